@@ -1,0 +1,32 @@
+"""Fixtures of all tests; logging and devices are set up before TensorFlow starts."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Strategy tests need two devices. Logical devices can only be made before the
+# runtime starts, so every test process gets them.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration() for _ in range(2)],
+)
+
+
+@pytest.fixture
+def real_data() -> pathlib.Path:
+    """The folder of real records; skips the test where it is absent."""
+    default = ROOT.parent / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("YT8M_DISTILL_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(
+            "no real data: set YT8M_DISTILL_REAL_DATA to the folder that has "
+            "audioset_bal_train and yt8m_frame_level"
+        )
+    return folder

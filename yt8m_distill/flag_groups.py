@@ -1,0 +1,136 @@
+"""Settings to absl flags and back; what all four scripts share.
+
+Flags have the names, defaults and help texts of the fields in `settings`. They
+are made when a script runs, not on import, and TensorFlow is loaded only once
+they are right: `--help` and a wrong flag answer at once.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from yt8m_distill import settings
+
+RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
+
+# Defaults that a preset puts in the place of the ordinary ones. A flag that is
+# given wins over the preset.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's text; these are the ordinary defaults.
+    "paper": {},
+    # What produced the published numbers, as far as the authors' code shows.
+    "authors": {
+        "teacher": 'HierarchicalLSTM(num_blocks=20, head="moe", dropout=0.0)',
+        "frame_sampler": "uniform_stride",
+        "prediction_distance": "class_kl",
+        "regularization_scope": "classifier",
+        "classifier": "own",
+    },
+}
+
+
+def define(groups: Sequence[type], flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines a flag for every field of these settings classes."""
+    for group in groups:
+        for field in dataclasses.fields(group):
+            _define_one(field, flag_values)
+
+
+def _define_one(field: dataclasses.Field, flag_values: flags.FlagValues) -> None:
+    makers = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_bool,
+    }
+    # The module name makes them the script's own flags, which --help lists.
+    where = {"flag_values": flag_values, "module_name": sys.argv[0]}
+    help_text, choices = field.metadata["help"], field.metadata["choices"]
+    if choices:
+        flags.DEFINE_enum(field.name, field.default, list(choices), help_text, **where)
+    else:
+        makers[field.type](field.name, field.default, help_text, **where)
+
+
+def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines `--preset`."""
+    flags.DEFINE_enum(
+        "preset",
+        "paper",
+        list(PRESETS),
+        "Defaults to start from: paper (the text) or authors (what produced the "
+        "published numbers, as far as their code shows). Flags win over it.",
+        flag_values=flag_values,
+        module_name=sys.argv[0],
+    )
+
+
+def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
+    """The settings object of a class, from the flags.
+
+    Raises:
+        ValueError: if a value breaks a rule.
+    """
+    values = {}
+    preset = PRESETS[flag_values.preset] if "preset" in flag_values else {}
+    for field in dataclasses.fields(group):
+        flag = flag_values[field.name]
+        use_preset = field.name in preset and not flag.present
+        values[field.name] = preset[field.name] if use_preset else flag.value
+    return group(**values)
+
+
+def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSettings:
+    """The settings of a training run, from the flags."""
+    fields = dataclasses.fields(settings.RunSettings)
+    return settings.RunSettings(**{f.name: read(f.type, flag_values) for f in fields})
+
+
+def _one_line(error: BaseException) -> str:
+    """An error as one line for the person at the keyboard."""
+    from yt8m_distill.data import records  # Loads TensorFlow: only for its errors.
+
+    described = None if isinstance(error, ValueError) else records.describe_error(error)
+    text = described or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -> None:
+    """Defines the flags, parses the command line and runs `main`.
+
+    An error of the user's or of the data's is one line and exit code 1, without a
+    traceback; `--verbosity=1` shows the traceback too.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    define(groups)
+    if preset:
+        define_preset()
+
+    def guarded(argv: list[str]) -> None:
+        script = os.path.basename(argv[0])
+        logging.use_absl_handler()
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
+            main()
+        except Exception as error:
+            if not _is_expected(error) or flags.FLAGS.verbosity > 0:
+                raise
+            print(f"{script}: {_one_line(error)}", file=sys.stderr)
+            sys.exit(1)
+
+    logging.set_verbosity(logging.INFO)
+    app.run(guarded)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Whether an error speaks of settings, data or the disk, not of a defect."""
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return True
+    # Without loading TensorFlow for errors that cannot be its own.
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)

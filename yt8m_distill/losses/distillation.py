@@ -1,0 +1,122 @@
+"""Losses against the teacher. Each gives one number a video, [B].
+
+The teacher is a constant in all of them: no gradient reaches it.
+"""
+
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
+from yt8m_distill.losses import registered
+
+
+@registered.LOSSES.register("rep")
+def make_representation_loss() -> registered.Loss:
+    """`rep`: L_REP between the final encodings."""
+    return registered.Loss(representation_loss, needs="teacher")
+
+
+@registered.LOSSES.register("rep_intermediate")
+def make_intermediate_loss() -> registered.Loss:
+    """`rep_intermediate`: L_REP^I between the states at the sampled frames."""
+    return registered.Loss(intermediate_loss, needs="teacher_states")
+
+
+@registered.LOSSES.register("pred")
+def make_prediction_loss(
+    distance: str = "binary_kl", temperature: float = 1.0
+) -> registered.Loss:
+    """`pred`: L_PRED, the distance d of the predictions.
+
+    Args:
+        distance: `binary_kl`, `class_kl` or `squared`.
+        temperature: divides both networks' logits.
+    """
+    if distance not in DISTANCES:
+        raise ValueError(
+            f"distance={distance!r} is not one of "
+            f"{', '.join(settings.PREDICTION_DISTANCES)}."
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} is not above 0.")
+
+    def prediction_loss(student, teacher):
+        teacher_logits = tf.stop_gradient(teacher.logits)
+        return DISTANCES[distance](
+            student.logits / temperature, teacher_logits / temperature
+        )
+
+    return registered.Loss(prediction_loss, needs="teacher")
+
+
+def _check_widths(what: str, student: tf.Tensor, teacher: tf.Tensor) -> None:
+    if student.shape[-1] != teacher.shape[-1]:
+        raise ValueError(
+            f"The student's {what} has width {student.shape[-1]}, the teacher's "
+            f"{teacher.shape[-1]}."
+        )
+
+
+def representation_loss(
+    student: structures.Outputs, teacher: structures.Outputs
+) -> tf.Tensor:
+    """Squared distance between the two video encodings (L_REP, eq. 2).
+
+    Args:
+        student: encoding (E_S) is [B, E], before dropout.
+        teacher: encoding (E_T) is [B, E]; E must match the student's.
+
+    Returns:
+        [B] float32, summed over E, not averaged: the weight in the objective is
+        per video and does not depend on E.
+
+    Raises:
+        ValueError: if the encodings have different widths.
+    """
+    _check_widths("encoding", student.encoding, teacher.encoding)
+    difference = student.encoding - tf.stop_gradient(teacher.encoding)
+    return tf.reduce_sum(tf.square(difference), axis=1)
+
+
+def intermediate_loss(
+    student: structures.Outputs, teacher: structures.Outputs
+) -> tf.Tensor:
+    """Squared distance of the lower LSTM's states at the sampled frames (L_REP^I, eq. 3).
+
+    Args:
+        student: states (I_S) is [B, S, M], 0 behind the valid sampled frames.
+        teacher: states (I_T) at the same frames, likewise.
+
+    Returns:
+        [B] float32, summed over the sampled frames and M.
+
+    Raises:
+        ValueError: if the states have different widths.
+    """
+    _check_widths("intermediate state", student.states, teacher.states)
+    difference = student.states - tf.stop_gradient(teacher.states)
+    return tf.reduce_sum(tf.square(difference), axis=[1, 2])
+
+
+def binary_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
+    """Sum over classes of KL(Bernoulli(p_T) || Bernoulli(p_S)): [B, C] → [B]."""
+    p = tf.sigmoid(teacher_logits)
+    log_sigmoid = tf.math.log_sigmoid
+    yes = log_sigmoid(teacher_logits) - log_sigmoid(student_logits)
+    no = log_sigmoid(-teacher_logits) - log_sigmoid(-student_logits)
+    return tf.reduce_sum(p * yes + (1 - p) * no, axis=1)
+
+
+def class_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
+    """KL of the probabilities renormalised over the classes: [B, C] → [B]."""
+    log_p = tf.nn.log_softmax(tf.math.log_sigmoid(teacher_logits))
+    log_q = tf.nn.log_softmax(tf.math.log_sigmoid(student_logits))
+    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=1)
+
+
+def squared(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
+    """Sum over classes of (p_T - p_S)^2: [B, C] → [B]."""
+    difference = tf.sigmoid(teacher_logits) - tf.sigmoid(student_logits)
+    return tf.reduce_sum(tf.square(difference), axis=1)
+
+
+DISTANCES = {"binary_kl": binary_kl, "class_kl": class_kl, "squared": squared}

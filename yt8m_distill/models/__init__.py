@@ -1,0 +1,1 @@
+"""Networks that classify a video from its frames."""

@@ -1,0 +1,173 @@
+"""VideoClassifier: what every network of the package is.
+
+To add an architecture: a subclass with `encode`, and
+`@MODELS.register("Name")`. Its constructor arguments are its settings, so that
+`--student="Name(width=3)"` reaches them without a new flag.
+"""
+
+import abc
+import math
+
+import keras
+import tensorflow as tf
+
+from yt8m_distill import registry, structures
+from yt8m_distill.data import features
+from yt8m_distill.models import heads, lstm
+
+MODELS = registry.Registry("model")
+
+
+def num_weights(variables: list) -> int:
+    """Numbers in all the variables."""
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+class VideoClassifier(keras.Model, abc.ABC):
+    """A network from the frames of a video to the logits of its classes.
+
+    All variables exist once the constructor has run. A subclass makes its
+    encoder's and then calls `build_classifier`.
+
+    Args:
+        feature_size: D, the width of a frame.
+        num_classes: C.
+        max_frames: T, the width of the view that the network sees.
+        head: the classifier, `"logistic"` or `"moe(num_mixtures=2)"`.
+        dropout: share of the encoding that is dropped in training, before the
+            classifier.
+        encoding_size: if given, a learned linear map brings the encoding to this
+            width; so a narrow student meets the encoding of a wide teacher.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        head: str = "logistic",
+        dropout: float = 0.5,
+        encoding_size: int | None = None,
+    ):
+        super().__init__(dtype="float32")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} is not in [0, 1).")
+        self.feature_size = feature_size
+        self.num_classes = num_classes
+        self.max_frames = max_frames
+        self.encoding_size = encoding_size
+        self.dropout_rate = dropout
+        self.head = heads.HEADS.create(head, num_classes=num_classes)
+        self.bridge = None
+
+    def build_classifier(self, encoder_size: int) -> None:
+        """Makes the bridge (if asked for) and the head for an encoder's output."""
+        if self.encoding_size and self.encoding_size != encoder_size:
+            self.bridge = self.add_weight(
+                name="bridge",
+                shape=(encoder_size, self.encoding_size),
+                initializer="glorot_uniform",
+            )
+        self.encoding_size = self.encoding_size or encoder_size
+        self.head.build((None, self.encoding_size))
+        self.built = True
+
+    @classmethod
+    @abc.abstractmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        """Width of the encoder's output under these constructor arguments."""
+
+    @abc.abstractmethod
+    def encode(
+        self,
+        frames: tf.Tensor,
+        num_frames: tf.Tensor,
+        state_indices: tf.Tensor | None,
+        training: bool,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The encoding of each video, and its states at some frames.
+
+        Args:
+            frames: [B, T, D] float32, normalised, 0 behind the last valid frame.
+            num_frames: [B] int32.
+            state_indices: [B, S] int32 positions in the view, or None.
+            training: whether a backward pass follows.
+
+        Returns:
+            The encoding [B, E], and states [B, S, M] or None.
+        """
+
+    @abc.abstractmethod
+    def encoder_kernels(self) -> list:
+        """The encoder's weight matrices, for the L2 penalty."""
+
+    @abc.abstractmethod
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        """Multiply-adds for one video of that many frames, part by part."""
+
+    def kernels(self, scope: str = "all") -> list:
+        """Weight matrices under the L2 penalty: `all` or the `classifier`'s."""
+        if scope == "classifier":
+            return self.head.kernels()
+        bridge = [] if self.bridge is None else [self.bridge]
+        return self.encoder_kernels() + bridge + self.head.kernels()
+
+    def classifier_multiply_adds(self) -> dict[str, int]:
+        """Multiply-adds a video of what stands behind the encoder."""
+        bridge = [] if self.bridge is None else [self.bridge]
+        return {
+            "bridge": num_weights(bridge),
+            "classifier": num_weights(self.head.kernels()),
+        }
+
+    def classify(
+        self,
+        encoding: tf.Tensor,
+        training: bool = False,
+        dropout_noise: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Dropout and the head: [B, E] → logits [B, C].
+
+        Args:
+            encoding: [B, E].
+            training: with dropout or without.
+            dropout_noise: [B, E] uniform in [0, 1); a number is dropped where it is
+                below the rate. None: drawn from TensorFlow's global generator.
+        """
+        rate = self.dropout_rate
+        if training and rate > 0:
+            if dropout_noise is None:
+                dropout_noise = tf.random.uniform(tf.shape(encoding))
+            encoding = tf.where(dropout_noise >= rate, encoding / (1 - rate), 0.0)
+        return self.head(encoding)
+
+    def call(self, inputs: dict, training: bool = False) -> structures.Outputs:
+        """Classifies a view.
+
+        Args:
+            inputs: a View: `frames` [B, T, D] uint8 or float32, `num_frames` [B].
+                Optionally `state_indices` [B, S] int32 and `num_states` [B], the
+                frames whose intermediate states are wanted, and `dropout_noise`
+                (see `classify`).
+            training: with dropout or without.
+
+        Raises:
+            ValueError: if the frames have another width than the network.
+        """
+        frames = inputs[structures.FRAMES]
+        num_frames = inputs[structures.NUM_FRAMES]
+        if frames.shape[-1] != self.feature_size:
+            raise ValueError(
+                f"The frames are {frames.shape[-1]} wide, the network reads "
+                f"{self.feature_size}."
+            )
+        frames = features.l2_normalize(features.dequantize(frames, num_frames))
+        indices = inputs.get("state_indices")
+        encoding, states = self.encode(frames, num_frames, indices, training)
+        if states is not None:
+            valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
+            states = tf.where(valid[..., tf.newaxis], states, 0.0)
+        if self.bridge is not None:
+            encoding = lstm.multiply(encoding, tf.convert_to_tensor(self.bridge))
+        logits = self.classify(encoding, training, inputs.get("dropout_noise"))
+        return structures.Outputs(logits, encoding, states)

@@ -1,0 +1,50 @@
+"""FrameLevelLogisticModel: a classifier on the mean of the frames."""
+
+import tensorflow as tf
+
+from yt8m_distill.models import base
+
+
+@base.MODELS.register("FrameLevelLogisticModel")
+class FrameLevelLogisticModel(base.VideoClassifier):
+    """The starter code's bag of frames: the encoding is the mean frame [B, D].
+
+    Also the network for video-level records, whose one frame is its own mean.
+
+    Args:
+        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
+            VideoClassifier.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        head: str = "logistic",
+        dropout: float = 0.0,
+        encoding_size: int | None = None,
+    ):
+        super().__init__(
+            feature_size, num_classes, max_frames, head, dropout, encoding_size
+        )
+        self.build_classifier(feature_size)
+
+    @classmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        return feature_size
+
+    def encoder_kernels(self) -> list:
+        return []
+
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        return self.classifier_multiply_adds()
+
+    def encode(self, frames, num_frames, state_indices, training):
+        if state_indices is not None:
+            raise ValueError(
+                "FrameLevelLogisticModel has no intermediate states: use "
+                "--match=final."
+            )
+        count = tf.cast(tf.maximum(num_frames, 1), tf.float32)
+        return tf.reduce_sum(frames, axis=1) / count[:, tf.newaxis], None

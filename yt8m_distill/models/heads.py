@@ -1,0 +1,116 @@
+"""Classifiers on top of an encoding. Each returns logits [B, C].
+
+To add one: a keras layer with `num_classes` as its first argument, `kernels()`,
+and `@HEADS.register("name")`.
+"""
+
+import keras
+import tensorflow as tf
+
+from yt8m_distill import registry
+from yt8m_distill.models import lstm
+
+HEADS = registry.Registry("head")
+
+
+@HEADS.register("logistic")
+class LogisticHead(keras.layers.Layer):
+    """One sigmoid unit a class (the paper's W).
+
+    Args:
+        num_classes: C.
+        bias_init: initial bias of all classes. 0 starts at probability 0.5, as
+            the starter code does; the log-odds of a typical class shorten the
+            start on small data.
+    """
+
+    def __init__(self, num_classes: int, bias_init: float = 0.0):
+        super().__init__(dtype="float32")
+        self.num_classes = num_classes
+        self.bias_init = bias_init
+
+    def build(self, input_shape) -> None:
+        """Makes the variables for encodings [B, E]."""
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[-1], self.num_classes),
+            initializer="glorot_uniform",
+        )
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(self.num_classes,),
+            initializer=keras.initializers.Constant(self.bias_init),
+        )
+        self.built = True
+
+    def kernels(self) -> list:
+        """The weight matrices under the L2 penalty."""
+        return [self.kernel]
+
+    def call(self, encoding: tf.Tensor) -> tf.Tensor:
+        """[B, E] → logits [B, C] float32."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        return lstm.multiply(encoding, kernel) + self.bias
+
+
+@HEADS.register("moe")
+class MixtureOfExpertsHead(keras.layers.Layer):
+    """A mixture of logistic experts for each class, as in the starter code.
+
+    p = sum over m of softmax(gates)_m * sigmoid(experts)_m. The last gate is a
+    dummy whose expert always says 0. The logits are the exact log-odds of p.
+
+    Args:
+        num_classes: C.
+        num_mixtures: experts a class, without the dummy.
+        bias_init: initial bias of the experts.
+    """
+
+    def __init__(
+        self, num_classes: int, num_mixtures: int = 2, bias_init: float = 0.0
+    ):
+        super().__init__(dtype="float32")
+        self.num_classes = num_classes
+        self.num_mixtures = num_mixtures
+        self.bias_init = bias_init
+
+    def build(self, input_shape) -> None:
+        """Makes the variables for encodings [B, E]; columns are class-major."""
+        size, classes, experts = input_shape[-1], self.num_classes, self.num_mixtures
+        self.gate_kernel = self.add_weight(
+            name="gate_kernel",
+            shape=(size, classes * (experts + 1)),
+            initializer="glorot_uniform",
+        )
+        self.expert_kernel = self.add_weight(
+            name="expert_kernel",
+            shape=(size, classes * experts),
+            initializer="glorot_uniform",
+        )
+        self.expert_bias = self.add_weight(
+            name="expert_bias",
+            shape=(classes * experts,),
+            initializer=keras.initializers.Constant(self.bias_init),
+        )
+        self.built = True
+
+    def kernels(self) -> list:
+        """The weight matrices under the L2 penalty."""
+        return [self.gate_kernel, self.expert_kernel]
+
+    def call(self, encoding: tf.Tensor) -> tf.Tensor:
+        """[B, E] → logits [B, C] float32."""
+        classes, experts = self.num_classes, self.num_mixtures
+        gates = lstm.multiply(encoding, tf.convert_to_tensor(self.gate_kernel))
+        gates = tf.reshape(gates, [-1, classes, experts + 1])
+        votes = lstm.multiply(encoding, tf.convert_to_tensor(self.expert_kernel))
+        votes = tf.reshape(votes + self.expert_bias, [-1, classes, experts])
+        log_gates = tf.nn.log_softmax(gates)
+        dummy = log_gates[..., experts:]  # [B, C, 1]
+        log_gates = log_gates[..., :experts]
+        log_yes = tf.reduce_logsumexp(log_gates + tf.math.log_sigmoid(votes), axis=-1)
+        log_no = tf.reduce_logsumexp(
+            tf.concat([log_gates + tf.math.log_sigmoid(-votes), dummy], axis=-1),
+            axis=-1,
+        )
+        return log_yes - log_no

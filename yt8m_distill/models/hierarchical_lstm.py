@@ -1,0 +1,152 @@
+"""HierarchicalLSTM: an LSTM over the frames of a block, one over the blocks."""
+
+import tensorflow as tf
+
+from yt8m_distill.models import base, lstm
+
+
+def to_blocks(frames: tf.Tensor, block_len: int) -> tf.Tensor:
+    """Cuts videos into blocks of frames, time first.
+
+    Args:
+        frames: [B, T, D]; T is filled up with zeros to a multiple of the block.
+        block_len: L.
+
+    Returns:
+        [L, B * blocks, D]; the blocks of a video stand side by side.
+    """
+    size = frames.shape[-1]
+    total = tf.shape(frames)[1] if frames.shape[1] is None else frames.shape[1]
+    missing = -total % block_len
+    frames = tf.pad(frames, [[0, 0], [0, missing], [0, 0]])
+    blocks = tf.reshape(frames, [-1, block_len, size])  # [B * blocks, L, D]
+    return tf.transpose(blocks, [1, 0, 2])
+
+
+def block_lengths(num_frames: tf.Tensor, blocks: tf.Tensor, block_len: int):
+    """Valid frames of each block: [B] int32 → [B, blocks] int32, 0 to L."""
+    starts = tf.range(blocks) * block_len
+    return tf.clip_by_value(num_frames[:, tf.newaxis] - starts, 0, block_len)
+
+
+@base.MODELS.register("HierarchicalLSTM")
+class HierarchicalLSTM(base.VideoClassifier):
+    """The paper's network: a video is a sequence of blocks of frames.
+
+    The lower LSTM encodes every block, its weights shared by all blocks; the
+    upper one reads the encodings of the non-empty blocks. An encoding is the
+    concatenated final state [c1, h1, c2, h2]: 4096 numbers at paper size, for a
+    block as for the video (E_T, E_S). Empty blocks are left out of the
+    computation, so a short video costs less.
+
+    Args:
+        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
+            VideoClassifier.
+        cells: cells of each LSTM layer.
+        layers: layers of the lower and of the upper LSTM.
+        block_len: frames a block (the paper's l).
+        num_blocks: blocks of a full video instead, each ceil(max_frames /
+            num_blocks) frames long (the authors' code).
+        implementation: of the LSTM; `auto`, `hoisted` or `keras`.
+
+    Raises:
+        ValueError: unless exactly one of block_len and num_blocks is given.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        cells: int = 1024,
+        layers: int = 2,
+        block_len: int | None = None,
+        num_blocks: int | None = None,
+        head: str = "logistic",
+        dropout: float = 0.5,
+        encoding_size: int | None = None,
+        implementation: str = "auto",
+    ):
+        super().__init__(
+            feature_size, num_classes, max_frames, head, dropout, encoding_size
+        )
+        if (block_len is None) == (num_blocks is None):
+            raise ValueError(
+                "HierarchicalLSTM takes block_len or num_blocks, one of them; "
+                f"received block_len={block_len}, num_blocks={num_blocks}."
+            )
+        given = block_len if num_blocks is None else num_blocks
+        if given < 1:
+            raise ValueError(f"HierarchicalLSTM cannot have blocks of {given}.")
+        # A block longer than the view would only be padding.
+        self.block_len = (
+            min(block_len, max_frames)
+            if num_blocks is None
+            else -(-max_frames // num_blocks)
+        )
+        self.lower = lstm.StackedLSTM(cells, layers, implementation)
+        self.upper = lstm.StackedLSTM(cells, layers, implementation)
+        self.lower.build((None, None, feature_size))
+        self.upper.build((None, None, self.lower.state_size))
+        self.build_classifier(self.upper.state_size)
+
+    @classmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        return 2 * arguments["layers"] * arguments["cells"]
+
+    def encoder_kernels(self) -> list:
+        return self.lower.kernels() + self.upper.kernels()
+
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        blocks = -(-num_frames // self.block_len)
+        return {
+            "lower": num_frames * base.num_weights(self.lower.kernels()),
+            "upper": blocks * base.num_weights(self.upper.kernels()),
+            **self.classifier_multiply_adds(),
+        }
+
+    def encode(self, frames, num_frames, state_indices, training):
+        x = to_blocks(frames, self.block_len)  # [L, B * blocks, D]
+        batch = tf.shape(frames)[0]
+        blocks = -(-tf.shape(frames)[1] // self.block_len)
+        lengths = block_lengths(num_frames, blocks, self.block_len)  # [B, blocks]
+        flat = tf.reshape(lengths, [-1])
+        # Row 0 stays even if it is empty: no kernel sees a batch without rows.
+        rows = tf.where((flat > 0) | (tf.range(tf.size(flat)) == 0))[:, 0]
+        x = tf.gather(x, rows, axis=1)  # [L, R, D], R non-empty blocks
+        row_lengths = tf.gather(flat, rows)
+        states = None
+        if state_indices is None:
+            encoded = self.lower(x, row_lengths, training=training)
+        else:
+            sequences = self.lower.sequences(x, training)
+            encoded = self.lower.final_states(sequences, row_lengths)
+            states = self._states_at(sequences, state_indices, rows, blocks)
+        width = self.lower.state_size
+        encoded = tf.scatter_nd(
+            rows[:, tf.newaxis], encoded, tf.cast([batch * blocks, width], tf.int64)
+        )
+        encoded = tf.reshape(encoded, [batch, blocks, width])
+        used = tf.reduce_sum(tf.cast(lengths > 0, tf.int32), axis=1)
+        upper = tf.transpose(encoded, [1, 0, 2])  # [blocks, B, width]
+        return self.upper(upper, used, training=training), states
+
+    def _states_at(self, sequences, indices, rows, blocks) -> tf.Tensor:
+        """[c1, h1, c2, h2] of the lower LSTM at frames [B, S]: [B, S, 4 * cells]."""
+        batch, count = tf.shape(indices)[0], tf.shape(indices)[1]
+        flat = tf.range(batch)[:, tf.newaxis] * blocks + indices // self.block_len
+        # Position of every block among the non-empty ones; empty blocks are asked
+        # for only by invalid frames, whose states the caller drops.
+        place = tf.scatter_nd(
+            rows[:, tf.newaxis],
+            tf.range(tf.size(rows)),
+            tf.cast([batch * blocks], tf.int64),
+        )
+        places = tf.reshape(tf.gather(place, flat), [-1])
+        steps = tf.reshape(indices % self.block_len, [-1])
+        states = tf.concat(
+            [lstm.at_step(s, steps, places) for pair in sequences for s in pair],
+            axis=1,
+        )
+        return tf.reshape(states, [batch, count, self.lower.state_size])
+

@@ -1,0 +1,311 @@
+"""Stacked LSTM layers whose large products are large.
+
+One layer, gate by gate, with x_t [N, D] and h_0 = c_0 = 0:
+
+    i_t = sigmoid(x_t W_i + h_{t-1} U_i + b_i)
+    f_t = sigmoid(x_t W_f + h_{t-1} U_f + b_f)
+    g_t = tanh   (x_t W_g + h_{t-1} U_g + b_g)
+    o_t = sigmoid(x_t W_o + h_{t-1} U_o + b_o)
+    c_t = f_t * c_{t-1} + i_t * g_t
+    h_t = o_t * tanh(c_t)
+
+The kernels hold the gates in Keras' order, W = [W_i, W_f, W_g, W_o].
+
+Two implementations compute the same numbers from the same variables:
+
+*   `hoisted` projects all steps at once (x W + b is one product), so that only
+    h U is left in the loop, and its gradient collects dz_t of all steps first:
+    dW, dU and dx are one product each, not one a step.
+*   `keras` is `keras.layers.LSTM`, which runs the cuDNN kernel on a GPU.
+
+`auto` takes `keras` where a GPU is visible, `hoisted` elsewhere.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+IMPLEMENTATIONS = ("auto", "hoisted", "keras")
+
+
+class Sequences(NamedTuple):
+    """Cell states and outputs at all steps, time first.
+
+    Attributes:
+        c: [T, N, H] float32.
+        h: [T, N, H] float32. Behind a row's length both carry no meaning.
+    """
+
+    c: tf.Tensor
+    h: tf.Tensor
+
+
+def product_dtype() -> tf.DType:
+    """The dtype of matrix products under the global Keras dtype policy."""
+    return tf.as_dtype(keras.mixed_precision.global_policy().compute_dtype)
+
+
+def multiply(x: tf.Tensor, kernel: tf.Tensor, **transpose: bool) -> tf.Tensor:
+    """x @ kernel in the policy's dtype, returned as float32."""
+    dtype = product_dtype()
+    product = tf.matmul(tf.cast(x, dtype), tf.cast(kernel, dtype), **transpose)
+    return tf.cast(product, tf.float32)
+
+
+def _step(z: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """One step from pre-activations z [N, 4H]: (i, f, g, o, c_t, h_t)."""
+    z_i, z_f, z_g, z_o = tf.split(z, 4, axis=1)
+    i, f, o = tf.sigmoid(z_i), tf.sigmoid(z_f), tf.sigmoid(z_o)
+    g = tf.tanh(z_g)
+    c = f * c + i * g
+    return i, f, g, o, c, o * tf.tanh(c)
+
+
+def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
+    """Runs the recurrence over x W + b.
+
+    Args:
+        projected: [T, N, 4H] float32.
+        kernel: U, [H, 4H].
+        keep_gates: whether to return the activated gates, which a backward
+            pass needs.
+
+    Returns:
+        Sequences, and the gates [i, f, g, o] as [T, N, 4H] or None.
+    """
+    steps = tf.shape(projected)[0]
+    rows = tf.shape(projected)[1]
+    size = kernel.shape[0]
+    kernel = tf.cast(kernel, product_dtype())
+
+    def array() -> tf.TensorArray:
+        return tf.TensorArray(tf.float32, size=steps, element_shape=None)
+
+    arrays = (array(), array()) + ((array(),) if keep_gates else ())
+    zeros = tf.zeros([rows, size])
+
+    def body(t, c, h, arrays):
+        i, f, g, o, c, h = _step(projected[t] + multiply(h, kernel), c)
+        values = (c, h) + ((tf.concat([i, f, g, o], axis=1),) if keep_gates else ())
+        written = tuple(a.write(t, v) for a, v in zip(arrays, values, strict=True))
+        return t + 1, c, h, written
+
+    *_, arrays = tf.while_loop(
+        lambda t, *_: t < steps, body, (0, zeros, zeros, arrays)
+    )
+    c, h, *gates = (a.stack() for a in arrays)
+    c = tf.ensure_shape(c, [projected.shape[0], projected.shape[1], size])
+    h = tf.ensure_shape(h, c.shape)
+    return Sequences(c, h), gates[0] if keep_gates else None
+
+
+def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
+    """dz of all steps, [T, N, 4H], from the gradients of c and h at all steps."""
+    steps = tf.shape(gates)[0]
+    rows = tf.shape(gates)[1]
+    size = kernel.shape[0]
+    kernel = tf.cast(kernel, product_dtype())
+    array = tf.TensorArray(tf.float32, size=steps, element_shape=None)
+    zeros = tf.zeros([rows, size])
+
+    def body(t, dc, dh, array):
+        i, f, g, o = tf.split(gates[t], 4, axis=1)
+        c_before = tf.cond(t > 0, lambda: sequences.c[t - 1], lambda: zeros)
+        tanh_c = tf.tanh(sequences.c[t])
+        dh += d_sequences.h[t]
+        dc += d_sequences.c[t] + dh * o * (1 - tanh_c * tanh_c)
+        dz = tf.concat(
+            [
+                dc * g * i * (1 - i),
+                dc * c_before * f * (1 - f),
+                dc * i * (1 - g * g),
+                dh * tanh_c * o * (1 - o),
+            ],
+            axis=1,
+        )
+        return t - 1, dc * f, multiply(dz, kernel, transpose_b=True), array.write(t, dz)
+
+    *_, array = tf.while_loop(
+        lambda t, *_: t >= 0, body, (steps - 1, zeros, zeros, array)
+    )
+    return array.stack()
+
+
+def _project(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """x W + b for all steps in one product: [T, N, D] → [T, N, 4H]."""
+    shape = tf.shape(x)
+    flat = multiply(tf.reshape(x, [-1, x.shape[-1]]), kernel) + bias
+    return tf.reshape(flat, [shape[0], shape[1], kernel.shape[1]])
+
+
+@tf.custom_gradient
+def _lstm_with_gradient(x, kernel, recurrent_kernel, bias):
+    """`lstm` whose backward pass does the weight gradients in one product each."""
+    sequences, gates = _forward(
+        _project(x, kernel, bias), recurrent_kernel, keep_gates=True
+    )
+
+    def gradient(d_c, d_h):
+        dz = _backward(gates, sequences, recurrent_kernel, Sequences(d_c, d_h))
+        flat = tf.reshape(dz, [-1, kernel.shape[1]])
+        d_x = tf.reshape(multiply(flat, kernel, transpose_b=True), tf.shape(x))
+        d_kernel = multiply(
+            tf.reshape(x, [-1, kernel.shape[0]]), flat, transpose_a=True
+        )
+        d_recurrent = multiply(
+            tf.reshape(sequences.h[:-1], [-1, recurrent_kernel.shape[0]]),
+            tf.reshape(dz[1:], [-1, kernel.shape[1]]),
+            transpose_a=True,
+        )
+        return d_x, d_kernel, d_recurrent, tf.reduce_sum(flat, axis=0)
+
+    return (sequences.c, sequences.h), gradient
+
+
+def lstm(
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
+    training: bool = False,
+) -> Sequences:
+    """One LSTM layer from zero states, by the equations above.
+
+    Args:
+        x: [T, N, D] float32, time first.
+        kernel: W, [D, 4H].
+        recurrent_kernel: U, [H, 4H].
+        bias: b, [4H].
+        training: keep what the fast backward pass needs. Gradients are right
+            without it too, only slower.
+
+    Returns:
+        Sequences, c and h [T, N, H].
+    """
+    weights = [tf.convert_to_tensor(w) for w in (kernel, recurrent_kernel, bias)]
+    if training:
+        return Sequences(*_lstm_with_gradient(x, *weights))
+    sequences, _ = _forward(
+        _project(x, weights[0], weights[2]), weights[1], keep_gates=False
+    )
+    return sequences
+
+
+def at_step(sequence: tf.Tensor, steps: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """sequence[steps, rows]: [T, N, H] at int32 [...] → [..., H]."""
+    return tf.gather_nd(sequence, tf.stack([steps, rows], axis=-1))
+
+
+class StackedLSTM(keras.layers.Layer):
+    """LSTM layers on top of each other; returns the final states of all of them.
+
+    Args:
+        cells: H, the cells of each layer.
+        layers: their number.
+        implementation: `auto`, `hoisted` or `keras`; see the module.
+    """
+
+    def __init__(self, cells: int, layers: int, implementation: str = "auto"):
+        super().__init__(dtype="float32")
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation={implementation!r} is not one of "
+                f"{', '.join(IMPLEMENTATIONS)}."
+            )
+        if cells < 1 or layers < 1:
+            raise ValueError(
+                f"An LSTM needs cells >= 1 and layers >= 1, not {cells} and {layers}."
+            )
+        self.cells = cells
+        self.num_layers = layers
+        self.implementation = implementation
+        policy = keras.mixed_precision.global_policy()
+        self.stack = [
+            keras.layers.LSTM(
+                cells, return_sequences=True, return_state=True, dtype=policy
+            )
+            for _ in range(layers)
+        ]
+
+    @property
+    def state_size(self) -> int:
+        """Width of the concatenated final states, 2 * layers * cells."""
+        return 2 * self.num_layers * self.cells
+
+    def build(self, input_shape) -> None:
+        """Makes the variables for inputs [N, T, D]."""
+        size = input_shape[-1]
+        for layer in self.stack:
+            layer.build((None, None, size))
+            size = self.cells
+        self.built = True
+
+    @property
+    def uses_keras(self) -> bool:
+        """Whether `keras.layers.LSTM` does the work."""
+        if self.implementation == "auto":
+            return bool(tf.config.list_logical_devices("GPU"))
+        return self.implementation == "keras"
+
+    def kernels(self) -> list:
+        """The weight matrices, without biases (what the L2 penalty is on)."""
+        return [
+            kernel
+            for layer in self.stack
+            for kernel in (layer.cell.kernel, layer.cell.recurrent_kernel)
+        ]
+
+    def sequences(self, x: tf.Tensor, training: bool = False) -> list[Sequences]:
+        """States of every layer at all steps.
+
+        Args:
+            x: [T, N, D] float32, time first.
+            training: whether a backward pass follows.
+        """
+        found = []
+        for layer in self.stack:
+            cell = layer.cell
+            weights = (cell.kernel, cell.recurrent_kernel, cell.bias)
+            found.append(lstm(x, *weights, training=training))
+            x = found[-1].h
+        return found
+
+    def final_states(
+        self, sequences: list[Sequences], lengths: tf.Tensor
+    ) -> tf.Tensor:
+        """[c1, h1, c2, h2, ...] at each row's last valid step, 0 where empty.
+
+        Args:
+            sequences: of every layer.
+            lengths: [N] int32.
+
+        Returns:
+            [N, 2 * layers * cells] float32.
+        """
+        last = tf.maximum(lengths - 1, 0)
+        rows = tf.range(tf.shape(lengths)[0])
+        states = tf.concat(
+            [at_step(s, last, rows) for pair in sequences for s in pair], axis=1
+        )
+        return tf.where(lengths[:, tf.newaxis] > 0, states, 0.0)
+
+    def call(self, x: tf.Tensor, lengths: tf.Tensor, training: bool = False):
+        """Final states of [T, N, D] inputs whose rows have `lengths` valid steps.
+
+        Returns:
+            [N, 2 * layers * cells] float32: [c1, h1, c2, h2] for two layers, and
+            zeros for a row of length 0.
+        """
+        if not self.uses_keras:
+            return self.final_states(self.sequences(x, training), lengths)
+        x = tf.transpose(x, [1, 0, 2])  # [N, T, D]
+        # cuDNN refuses a row without a valid step: step 1 counts as one here, and
+        # such rows are emptied below.
+        mask = tf.sequence_mask(tf.maximum(lengths, 1), tf.shape(x)[1])
+        states = []
+        for layer in self.stack:
+            x, h, c = layer(x, mask=mask, training=training)
+            states += [tf.cast(c, tf.float32), tf.cast(h, tf.float32)]
+        states = tf.concat(states, axis=1)
+        return tf.where(lengths[:, tf.newaxis] > 0, states, 0.0)

@@ -1,0 +1,106 @@
+"""TeacherStudent: the networks of a run, each on its own view of the video."""
+
+import keras
+import tensorflow as tf
+
+from yt8m_distill import structures
+from yt8m_distill.models import base
+
+
+class TeacherStudent(keras.Model):
+    """The teacher, which reads every frame, and the student, which reads k.
+
+    Either may be absent: a baseline is a student without a teacher.
+
+    Args:
+        networks: role (`teacher`, `student`) → VideoClassifier.
+        views: role → name of the view that its network reads.
+        share_classifier: the student uses the teacher's classifier: one layer
+            with one set of variables.
+
+    Raises:
+        ValueError: if a classifier is to be shared or copied between networks
+            whose classifiers differ.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, base.VideoClassifier],
+        views: dict[str, str],
+        share_classifier: bool = False,
+    ):
+        super().__init__(dtype="float32")
+        self.teacher = networks.get("teacher")
+        self.student = networks.get("student")
+        self.views = dict(views)
+        if share_classifier:
+            self._check_classifiers("shared")
+            self.student.head = self.teacher.head
+        self.built = True
+
+    def network(self, role: str) -> base.VideoClassifier:
+        """The network of a role."""
+        return getattr(self, role)
+
+    def _check_classifiers(self, how: str) -> None:
+        shapes = [
+            [tuple(v.shape) for v in network.head.trainable_variables]
+            for network in (self.student, self.teacher)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"--classifier={how} needs two classifiers of the same shape; the "
+                f"student's variables are {shapes[0]}, the teacher's {shapes[1]}. "
+                "Give both networks the same head, or --classifier=own."
+            )
+
+    def copy_classifier(self) -> None:
+        """Sets the student's classifier to the teacher's present values."""
+        self._check_classifiers("copied")
+        pairs = zip(
+            self.student.head.trainable_variables,
+            self.teacher.head.trainable_variables,
+            strict=True,
+        )
+        for mine, theirs in pairs:
+            mine.assign(theirs)
+
+    def forward(
+        self,
+        role: str,
+        views: dict[str, structures.View],
+        training: bool = False,
+        with_states: bool = False,
+        dropout_noise: tf.Tensor | None = None,
+    ) -> structures.Outputs:
+        """One role's network on its view.
+
+        Args:
+            role: `teacher` or `student`.
+            views: of the batch; `sampled` is needed too for states.
+            training: with dropout or without.
+            with_states: also the intermediate states (the paper's I) at the frames
+                of the view `sampled`, in the order in which the student sees them.
+            dropout_noise: [B, E] uniform numbers in [0, 1) that decide the dropout.
+        """
+        view = views[self.views[role]]
+        inputs = {key: view[key] for key in (structures.FRAMES, structures.NUM_FRAMES)}
+        if with_states:
+            sampled = views[structures.SAMPLED]
+            positions = sampled[structures.FRAME_INDICES]
+            if self.views[role] == structures.SAMPLED:
+                own = tf.range(tf.shape(positions)[1])
+                positions = tf.broadcast_to(own, tf.shape(positions))
+            inputs["state_indices"] = positions
+            inputs["num_states"] = sampled[structures.NUM_FRAMES]
+        if dropout_noise is not None:
+            inputs["dropout_noise"] = dropout_noise
+        return self.network(role)(inputs, training=training)
+
+    def call(self, inputs: dict, training: bool = False) -> dict:
+        """Batch → Outputs of every role."""
+        roles = [role for role in self.views if self.network(role) is not None]
+        return {
+            role: self.forward(role, inputs[structures.VIEWS], training)
+            for role in roles
+        }

@@ -1,0 +1,128 @@
+"""Names to objects: `"HierarchicalLSTM(block_len=5)"` becomes a configured call.
+
+A specification is a name, or a call whose arguments are Python literals. It is
+parsed as a syntax tree and never evaluated, so flag text cannot run code.
+"""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T", bound=Callable)
+
+
+@dataclasses.dataclass(frozen=True)
+class Specification:
+    """A parsed specification: a registered name and its keyword arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        if not self.arguments:
+            return self.name
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
+        return f"{self.name}({inside})"
+
+    def with_defaults(self, **defaults: Any) -> "Specification":
+        """The same specification with `defaults` where it says nothing."""
+        return Specification(self.name, {**defaults, **self.arguments})
+
+
+def parse(text: str) -> Specification:
+    """Parses `"name"` or `"name(key=literal, ...)"`.
+
+    Raises:
+        ValueError: if `text` is anything else; the message repeats it.
+    """
+    rule = f"{text!r} must be a name or a call such as 'Name(key=1)'"
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{rule}.") from error
+    if isinstance(node, ast.Name):
+        return Specification(node.id, {})
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise ValueError(f"{rule}.")
+    if node.args:
+        raise ValueError(f"{rule}: arguments need their names.")
+    arguments = {}
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg in arguments:
+            raise ValueError(f"{rule}: each argument once, by its name.")
+        try:
+            arguments[keyword.arg] = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError, SyntaxError) as error:
+            raise ValueError(f"{rule}: {keyword.arg} is not a literal.") from error
+    return Specification(node.func.id, arguments)
+
+
+class Registry(Generic[T]):
+    """A table of named callables of one kind ("sampler", "model", ...)."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that adds a callable under `name`, which must be new."""
+
+        def add(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice.")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def get(self, name: str) -> T:
+        """The callable of that name.
+
+        Raises:
+            ValueError: if there is none; the message lists the known names.
+        """
+        if name not in self._entries:
+            known = ", ".join(sorted(self._entries))
+            raise ValueError(f"Unknown {self.kind} {name!r}. Known: {known}.")
+        return self._entries[name]
+
+    def accepts(self, name: str, argument: str) -> bool:
+        """Whether the callable of that name takes an argument so named."""
+        parameters = inspect.signature(self.get(name)).parameters
+        return argument in parameters
+
+    def arguments(self, spec: str | Specification) -> dict[str, Any]:
+        """The arguments of a specification, defaults of its entry included."""
+        spec = parse(spec) if isinstance(spec, str) else spec
+        parameters = inspect.signature(self.get(spec.name)).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return {**defaults, **spec.arguments}
+
+    def create(self, spec: str | Specification, **extra: Any) -> Any:
+        """Calls the entry that `spec` names with its arguments and `extra`.
+
+        Raises:
+            ValueError: for an unknown name, or an argument it does not take.
+        """
+        spec = parse(spec) if isinstance(spec, str) else spec
+        entry = self.get(spec.name)
+        parameters = inspect.signature(entry).parameters
+        unknown = [key for key in spec.arguments if key not in parameters]
+        if unknown:
+            known = ", ".join(key for key in parameters if key not in extra)
+            raise ValueError(
+                f"{self.kind} {spec} does not take {', '.join(unknown)}; "
+                f"it takes: {known}."
+            )
+        clash = sorted(set(spec.arguments) & set(extra))
+        if clash:
+            raise ValueError(
+                f"{self.kind} {spec}: {', '.join(clash)} follows from other "
+                "settings and cannot be given here."
+            )
+        return entry(**spec.arguments, **extra)

@@ -1,0 +1,446 @@
+"""Every setting once: default, unit, help and rule.
+
+Frozen dataclasses, one a concern. `flag_groups` turns their fields into absl
+flags of the same name and flags back into them; nothing here knows of flags,
+but the messages speak their language, since that is where the value came from.
+"""
+
+import dataclasses
+from typing import Any
+
+MODES = ("teacher", "baseline", "serial", "parallel")
+GUIDED_MODES = ("serial", "parallel")
+CLASSIFIERS = ("auto", "shared", "copied", "own")
+MATCHES = ("final", "intermediate", "both")
+PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
+REGULARIZATION_SCOPES = ("all", "classifier")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+NETWORKS = ("auto", "teacher", "student")
+SCHEDULES = ("exponential", "cosine")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A dataclass field with the help text and the rule of its flag."""
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "minimum": minimum,
+            "maximum": maximum,
+        },
+    )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`"rgb, audio"` → `("rgb", "audio")`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of all groups: checks each field's rule, then the group's own."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            rule = field.metadata
+            where = f"--{field.name}={value}"
+            if rule.get("choices") and value not in rule["choices"]:
+                raise ValueError(f"{where} is not one of {', '.join(rule['choices'])}.")
+            if rule.get("minimum") is not None and not value >= rule["minimum"]:
+                raise ValueError(f"{where} is less than {rule['minimum']}.")
+            if rule.get("maximum") is not None and not value <= rule["maximum"]:
+                raise ValueError(f"{where} is more than {rule['maximum']}.")
+        self.check()
+
+    def check(self) -> None:
+        """Rules between fields; raises ValueError."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings(Settings):
+    """What the records hold."""
+
+    feature_names: str = setting(
+        "rgb,audio",
+        "Names of the features to read, comma separated, in the order in which "
+        "they are concatenated.",
+    )
+    feature_sizes: str = setting(
+        "1024,128", "Width of each feature, comma separated, in the same order."
+    )
+    num_classes: int = setting(
+        3862,
+        "Number of classes: 4800 (YouTube-8M 2016), 4716 (2017), 3862 (2018 on), "
+        "527 (AudioSet).",
+        minimum=1,
+    )
+    max_frames: int = setting(
+        300, "Frames of a video that are read at most; the rest is cut.", minimum=1
+    )
+    video_id_key: str = setting(
+        "id", "Context key of the video's id: 'id', or 'video_id' (AudioSet)."
+    )
+    frame_features: bool = setting(
+        True,
+        "True: SequenceExamples with uint8 frames. False: video-level Examples "
+        "with float features, such as --feature_names=mean_rgb,mean_audio.",
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return split_names(self.feature_names)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in split_names(self.feature_sizes))
+
+    @property
+    def feature_size(self) -> int:
+        """Width of a frame, all features together."""
+        return sum(self.sizes)
+
+    def check(self) -> None:
+        try:
+            sizes = self.sizes
+        except ValueError as error:
+            raise ValueError(
+                f"--feature_sizes={self.feature_sizes} is not a comma separated "
+                "list of whole numbers."
+            ) from error
+        if not self.names:
+            raise ValueError("--feature_names is empty.")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"--feature_names={self.feature_names} repeats a name.")
+        if len(self.names) != len(sizes):
+            raise ValueError(
+                f"--feature_names={self.feature_names} has {len(self.names)} entries, "
+                f"--feature_sizes={self.feature_sizes} has {len(sizes)}."
+            )
+        if min(sizes) < 1:
+            raise ValueError(f"--feature_sizes={self.feature_sizes} has a size below 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings(Settings):
+    """Which frames the student sees."""
+
+    student_k: int = setting(30, "Frames of a video that the student sees.", minimum=1)
+    frame_sampler: str = setting(
+        "uniform",
+        "How they are chosen: uniform, uniform_stride, random, first, middle, last, "
+        "last_padded, first_middle_last, all.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings(Settings):
+    """The two networks."""
+
+    teacher: str = setting(
+        "HierarchicalLSTM(block_len=20)",
+        "The teacher: a registered model and its arguments, such as "
+        "'HierarchicalLSTM(cells=512, num_blocks=20, head=\"moe\")'.",
+    )
+    student: str = setting(
+        "",
+        "The student, likewise. Empty: the teacher's model and arguments with "
+        "block_len 5 (3 at k=6), or 5 blocks (3 at k=6) where the teacher gives "
+        "num_blocks.",
+    )
+    dtype_policy: str = setting(
+        "float32",
+        "Precision of the matrix products; variables and losses are float32 always.",
+        choices=DTYPE_POLICIES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationSettings(Settings):
+    """How the student learns."""
+
+    mode: str = setting(
+        "serial",
+        "teacher: the teacher alone. baseline: a network on k frames from scratch. "
+        "serial: a trained, frozen teacher guides the student. parallel: both learn "
+        "in the same steps.",
+        choices=MODES,
+    )
+    student_loss: str = setting(
+        "ce + rep + pred",
+        "The student's objective: a sum of ce, rep, rep_intermediate and pred with "
+        "weights, such as 'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by "
+        "fine-tuning.",
+    )
+    match: str = setting(
+        "final",
+        "Which encodings 'rep' compares: the final one, the intermediate ones at "
+        "the sampled frames, or both.",
+        choices=MATCHES,
+    )
+    prediction_distance: str = setting(
+        "binary_kl",
+        "Distance of the predictions in 'pred'.",
+        choices=PREDICTION_DISTANCES,
+    )
+    temperature: float = setting(
+        1.0, "Divides the logits of both networks in 'pred'.", minimum=1e-3
+    )
+    classifier: str = setting(
+        "auto",
+        "The student's classifier: shared with the teacher's, copied from it at the "
+        "start, or its own. auto: shared in parallel mode, copied in serial mode.",
+        choices=CLASSIFIERS,
+    )
+    teacher_checkpoint: str = setting(
+        "",
+        "Serial mode: a finished run's train_dir, or a checkpoint prefix, whose "
+        "teacher is used. Empty: the teacher of --train_dir, trained first where "
+        "there is none.",
+    )
+    finetune_epochs: int = setting(
+        1,
+        "Epochs of the second stage with L_CE, which follows --student_loss=rep.",
+        minimum=0,
+    )
+    student_epochs: int = setting(
+        0, "Serial mode: epochs of the student. 0: as --num_epochs.", minimum=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationSettings(Settings):
+    """The optimizer and its schedule."""
+
+    optimizer: str = setting(
+        "Adam",
+        "Adam, AdamW, SGD, RMSprop, Adagrad; with the extra [addons] also those of "
+        "TensorFlow Addons, such as tfa.LAMB. Arguments in brackets.",
+    )
+    base_learning_rate: float = setting(0.001, "Initial learning rate.", minimum=0)
+    learning_rate_schedule: str = setting(
+        "exponential",
+        "exponential: times --learning_rate_decay per --learning_rate_decay_examples, "
+        "in steps. cosine: from the base rate to 0 over the phase.",
+        choices=SCHEDULES,
+    )
+    learning_rate_decay: float = setting(
+        0.95, "Factor of the exponential schedule.", minimum=0, maximum=1
+    )
+    learning_rate_decay_examples: float = setting(
+        4_000_000, "Examples after which it is applied once more.", minimum=1
+    )
+    warmup_examples: float = setting(
+        0, "Examples over which the rate rises linearly from 0.", minimum=0
+    )
+    clip_gradient_norm: float = setting(
+        1.0,
+        "Largest global norm of a network's gradient, summed over replicas. 0: no "
+        "clipping.",
+        minimum=0,
+    )
+    regularization_penalty: float = setting(
+        2.0,
+        "L2 penalty, in units of 1e-8: penalty * 1e-8 * sum(w^2) / 2.",
+        minimum=0,
+    )
+    regularization_scope: str = setting(
+        "all",
+        "Kernels under the penalty: all, or the classifier's only.",
+        choices=REGULARIZATION_SCOPES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """The run."""
+
+    train_dir: str = setting("", "Directory of the run: checkpoints, logs, settings.")
+    train_data_pattern: str = setting(
+        "", "Glob of the training shards; several separated by commas."
+    )
+    validation_data_pattern: str = setting(
+        "",
+        "Glob of the validation shards, evaluated after every epoch to keep the best "
+        "by GAP. Empty: no validation, the last epoch is kept.",
+    )
+    train_fraction: float = setting(
+        1.0,
+        "Share of the training videos that is used, the same ones in every epoch.",
+        minimum=1e-6,
+        maximum=1,
+    )
+    batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
+    num_epochs: int = setting(5, "Passes over the training data.", minimum=1)
+    max_steps: int = setting(
+        0, "Steps after which a phase ends at the latest. 0: no limit.", minimum=0
+    )
+    seed: int = setting(0, "Seed of weights, order, dropout and sampling.", minimum=0)
+    deterministic: bool = setting(
+        False, "Only deterministic kernels: the same run gives the same bits."
+    )
+    num_readers: int = setting(8, "Shards read side by side.", minimum=1)
+    shuffle_buffer_size: int = setting(
+        2048, "Records among which the next one is drawn. 0: no shuffling.", minimum=0
+    )
+    steps_per_loop: int = setting(
+        20, "Steps inside one tf.function call.", minimum=1
+    )
+    log_steps: int = setting(
+        10, "Steps between two log lines and TensorBoard points.", minimum=1
+    )
+    save_checkpoint_minutes: float = setting(
+        10.0, "Minutes between checkpoints within an epoch.", minimum=0
+    )
+    max_checkpoints: int = setting(3, "Checkpoints kept of each phase.", minimum=1)
+    start_new_model: bool = setting(
+        False, "Remove what an earlier run wrote to --train_dir and begin anew."
+    )
+    num_gpus: int = setting(
+        -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
+    )
+    top_k: int = setting(20, "Predictions a video that the metrics use.", minimum=1)
+
+    def check(self) -> None:
+        if not self.train_dir:
+            raise ValueError("--train_dir is empty: name the directory of the run.")
+        if not self.train_data_pattern:
+            raise ValueError("--train_data_pattern is empty: name the training shards.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """All that defines a training run; stored as model_flags.json."""
+
+    data: DataSettings
+    sampling: SamplingSettings
+    networks: NetworkSettings
+    distillation: DistillationSettings
+    optimization: OptimizationSettings
+    training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        k, max_frames = self.sampling.student_k, self.data.max_frames
+        if k > max_frames:
+            raise ValueError(
+                f"--student_k={k} is more than --max_frames={max_frames}."
+            )
+        if self.distillation.teacher_checkpoint and self.distillation.mode != "serial":
+            raise ValueError(
+                "--teacher_checkpoint goes with --mode=serial; received "
+                f"--mode={self.distillation.mode}."
+            )
+        if (
+            self.distillation.mode == "serial"
+            and self.distillation.classifier == "shared"
+        ):
+            raise ValueError(
+                "--classifier=shared goes with --mode=parallel: in serial mode the "
+                "teacher is frozen. Use copied or own."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat, name → value; names are unique over all groups."""
+        return {
+            field.name: getattr(group, field.name)
+            for group in (getattr(self, g.name) for g in dataclasses.fields(self))
+            for field in dataclasses.fields(group)
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunSettings":
+        """The inverse of `to_dict`; a missing name takes its default.
+
+        Raises:
+            ValueError: if `values` has a name that no group knows.
+        """
+        groups, left = {}, dict(values)
+        for group in dataclasses.fields(cls):
+            known = [f.name for f in dataclasses.fields(group.type)]
+            groups[group.name] = group.type(
+                **{name: left.pop(name) for name in known if name in left}
+            )
+        if left:
+            raise ValueError(f"Unknown settings: {', '.join(sorted(left))}.")
+        return cls(**groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings(Settings):
+    """Which trained network a script reads."""
+
+    train_dir: str = setting("", "Directory of the training run.")
+    network: str = setting(
+        "auto",
+        "Which network. auto: the student, or the teacher where there is none.",
+        choices=NETWORKS,
+    )
+    checkpoint: str = setting(
+        "best",
+        "Which weights: best (by validation GAP), latest, or a checkpoint prefix.",
+    )
+    video_id_key: str = setting(
+        "", "Context key of the video's id in this data. Empty: as in training."
+    )
+    batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
+    num_readers: int = setting(8, "Shards read side by side.", minimum=1)
+    top_k: int = setting(20, "Predictions a video.", minimum=1)
+    num_gpus: int = setting(
+        -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
+    )
+
+    def check(self) -> None:
+        if not self.train_dir:
+            raise ValueError("--train_dir is empty: name the directory of the run.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings(Settings):
+    """eval.py."""
+
+    eval_data_pattern: str = setting(
+        "", "Glob of the shards to evaluate; several separated by commas."
+    )
+    run_once: bool = setting(
+        False, "Evaluate once and stop; otherwise wait for new checkpoints."
+    )
+    eval_interval_secs: float = setting(
+        30.0, "Seconds between two looks for a new checkpoint.", minimum=0.1
+    )
+
+    def check(self) -> None:
+        if not self.eval_data_pattern:
+            raise ValueError("--eval_data_pattern is empty: name the shards.")
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings(Settings):
+    """inference.py."""
+
+    input_data_pattern: str = setting(
+        "", "Glob of the shards to predict; several separated by commas."
+    )
+    output_file: str = setting("", "The CSV to write.")
+
+    def check(self) -> None:
+        if not self.input_data_pattern:
+            raise ValueError("--input_data_pattern is empty: name the shards.")
+        if not self.output_file:
+            raise ValueError("--output_file is empty: name the CSV to write.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings(Settings):
+    """export_model.py."""
+
+    export_dir: str = setting(
+        "", "Where the SavedModel goes. Empty: <train_dir>/export/<network>."
+    )

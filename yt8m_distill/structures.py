@@ -1,0 +1,60 @@
+"""Batch and Outputs: the contract between the layers of the package.
+
+A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
+
+| key        | shape, dtype       | meaning                                      |
+|------------|--------------------|----------------------------------------------|
+| `video_id` | [B] string         | empty for the rows that fill up a last batch |
+| `labels`   | [B, C] float32     | multi-hot, 0 or 1                            |
+| `weights`  | [B] float32        | 1 for a video, 0 for a filling row           |
+| `views`    | name -> View       | `all`, `sampled`                             |
+
+Every batch has the same B: the last one is filled up with rows of weight 0, so
+that nothing is dropped, nothing is traced twice, and every replica gets the
+same number of rows.
+
+A `View` is a dict too:
+
+| key             | shape, dtype               | meaning                           |
+|-----------------|----------------------------|-----------------------------------|
+| `frames`        | [B, T, D] uint8 or float32 | quantised or dequantised features |
+| `num_frames`    | [B] int32                  | valid frames, at the front        |
+| `frame_indices` | [B, T] int32               | position of each in the video     |
+
+Frames behind `num_frames` are 0 and carry no meaning; neither do their indices.
+"""
+
+from typing import Any, NamedTuple
+
+Batch = dict[str, Any]
+View = dict[str, Any]
+
+VIDEO_ID = "video_id"
+LABELS = "labels"
+WEIGHTS = "weights"
+VIEWS = "views"
+
+FRAMES = "frames"
+NUM_FRAMES = "num_frames"
+FRAME_INDICES = "frame_indices"
+
+# Names of the views.
+ALL = "all"
+SAMPLED = "sampled"
+
+
+class Outputs(NamedTuple):
+    """What a VideoClassifier returns for a batch.
+
+    Attributes:
+        logits: [B, C] float32, unbounded; sigmoid(logits) is the probability of
+            each class. A mixture of experts gives the exact log-odds of its
+            mixture, so that every loss can start from logits.
+        encoding: [B, E] float32, before dropout (the paper's E_T or E_S).
+        states: [B, S, 4 * cells] float32 or None: the lower LSTM's
+            [c1, h1, c2, h2] at the requested frames (the paper's I).
+    """
+
+    logits: Any
+    encoding: Any
+    states: Any = None
