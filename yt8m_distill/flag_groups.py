@@ -6,12 +6,15 @@ they are right: `--help` and a wrong flag answer at once.
 """
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+import tqdm
+from absl import app, flags
+from absl import logging as absl_logging
 
 from yt8m_distill import settings
 
@@ -92,11 +95,55 @@ def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSetting
 
 def _one_line(error: BaseException) -> str:
     """An error as one line for the person at the keyboard."""
-    from yt8m_distill.data import records  # Loads TensorFlow: only for its errors.
+    text = str(error) or type(error).__name__
+    if _is_of_tensorflow(error):
+        from yt8m_distill.data import records  # TensorFlow is loaded already.
 
-    described = None if isinstance(error, ValueError) else records.describe_error(error)
-    text = described or str(error) or type(error).__name__
+        text = records.describe_error(error) or text
+    if hasattr(error, "ag_error_metadata"):
+        # Raised while a graph was traced: AutoGraph puts the call stack before it.
+        text = text.strip().splitlines()[-1].strip()
     return " ".join(text.split())
+
+
+def _is_of_tensorflow(error: BaseException) -> bool:
+    # Without loading TensorFlow for an error that cannot be its own.
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+
+
+class _ProgressBarHandler(logging.Handler):
+    """Log lines to standard error, above a progress bar rather than through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _start_logging() -> None:
+    """Shows this package's log lines; TensorFlow's only from warnings on."""
+    handler = _ProgressBarHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("yt8m_distill")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow without the messages of its native start-up.
+
+    They come before any logging can be configured (seen in 2.21), and on a machine
+    without a GPU they look like errors.
+    """
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
 
 
 def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -> None:
@@ -112,7 +159,8 @@ def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -
 
     def guarded(argv: list[str]) -> None:
         script = os.path.basename(argv[0])
-        logging.use_absl_handler()
+        if not flags.FLAGS["verbosity"].present:
+            absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             if len(argv) > 1:
                 raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
@@ -123,14 +171,11 @@ def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -
             print(f"{script}: {_one_line(error)}", file=sys.stderr)
             sys.exit(1)
 
-    logging.set_verbosity(logging.INFO)
+    _start_logging()
     app.run(guarded)
 
 
 def _is_expected(error: BaseException) -> bool:
     """Whether an error speaks of settings, data or the disk, not of a defect."""
-    if isinstance(error, ValueError | OSError | FloatingPointError):
-        return True
-    # Without loading TensorFlow for errors that cannot be its own.
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+    ordinary = isinstance(error, ValueError | OSError | FloatingPointError)
+    return ordinary or _is_of_tensorflow(error)

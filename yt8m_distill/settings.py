@@ -126,7 +126,9 @@ class DataSettings(Settings):
                 f"--feature_sizes={self.feature_sizes} has {len(sizes)}."
             )
         if min(sizes) < 1:
-            raise ValueError(f"--feature_sizes={self.feature_sizes} has a size below 1.")
+            raise ValueError(
+                f"--feature_sizes={self.feature_sizes} has a size below 1."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,9 +293,7 @@ class TrainingSettings(Settings):
     shuffle_buffer_size: int = setting(
         2048, "Records among which the next one is drawn. 0: no shuffling.", minimum=0
     )
-    steps_per_loop: int = setting(
-        20, "Steps inside one tf.function call.", minimum=1
-    )
+    steps_per_loop: int = setting(20, "Steps inside one tf.function call.", minimum=1)
     log_steps: int = setting(
         10, "Steps between two log lines and TensorBoard points.", minimum=1
     )
@@ -330,9 +330,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         k, max_frames = self.sampling.student_k, self.data.max_frames
         if k > max_frames:
-            raise ValueError(
-                f"--student_k={k} is more than --max_frames={max_frames}."
-            )
+            raise ValueError(f"--student_k={k} is more than --max_frames={max_frames}.")
         if self.distillation.teacher_checkpoint and self.distillation.mode != "serial":
             raise ValueError(
                 "--teacher_checkpoint goes with --mode=serial; received "

@@ -80,7 +80,7 @@ def representation_loss(
 def intermediate_loss(
     student: structures.Outputs, teacher: structures.Outputs
 ) -> tf.Tensor:
-    """Squared distance of the lower LSTM's states at the sampled frames (L_REP^I, eq. 3).
+    """Squared distance of the states at the sampled frames (L_REP^I, eq. 3).
 
     Args:
         student: states (I_S) is [B, S, M], 0 behind the valid sampled frames.

@@ -54,9 +54,7 @@ class Objective:
 
 def _split_sum(text: str) -> list[tuple[float, str]]:
     """`"ce + 0.1*rep"` → [(1.0, "ce"), (0.1, "rep")], parsed, never evaluated."""
-    rule = (
-        f"--student_loss={text} must be a sum such as 'ce + 0.001*rep + 0.01*pred'"
-    )
+    rule = f"--student_loss={text} must be a sum such as 'ce + 0.001*rep + 0.01*pred'"
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -131,6 +129,8 @@ def cross_entropy_objective() -> Objective:
 
 def is_representation_only(distillation_settings) -> bool:
     """Whether the objective is `rep` alone, which is followed by fine-tuning."""
-    parts = [registry.parse(part).name for _, part in
-             _split_sum(distillation_settings.student_loss)]
+    parts = [
+        registry.parse(part).name
+        for _, part in _split_sum(distillation_settings.student_loss)
+    ]
     return all(name in ("rep", "rep_intermediate") for name in parts)

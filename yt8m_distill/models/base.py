@@ -33,7 +33,8 @@ class VideoClassifier(keras.Model, abc.ABC):
         feature_size: D, the width of a frame.
         num_classes: C.
         max_frames: T, the width of the view that the network sees.
-        head: the classifier, `"logistic"` or `"moe(num_mixtures=2)"`.
+        head: the classifier, `"logistic"` or `"moe(num_mixtures=2)"`, or another
+            network's head, which is then shared with it.
         dropout: share of the encoding that is dropped in training, before the
             classifier.
         encoding_size: if given, a learned linear map brings the encoding to this
@@ -45,7 +46,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         feature_size: int,
         num_classes: int,
         max_frames: int,
-        head: str = "logistic",
+        head: str | keras.layers.Layer = "logistic",
         dropout: float = 0.5,
         encoding_size: int | None = None,
     ):
@@ -57,7 +58,9 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.max_frames = max_frames
         self.encoding_size = encoding_size
         self.dropout_rate = dropout
-        self.head = heads.HEADS.create(head, num_classes=num_classes)
+        if isinstance(head, str):
+            head = heads.HEADS.create(head, num_classes=num_classes)
+        self.head = head
         self.bridge = None
 
     def build_classifier(self, encoder_size: int) -> None:
@@ -69,7 +72,8 @@ class VideoClassifier(keras.Model, abc.ABC):
                 initializer="glorot_uniform",
             )
         self.encoding_size = self.encoding_size or encoder_size
-        self.head.build((None, self.encoding_size))
+        if not self.head.built:
+            self.head.build((None, self.encoding_size))
         self.built = True
 
     @classmethod

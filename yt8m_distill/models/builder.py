@@ -1,11 +1,14 @@
 """From settings to networks."""
 
+from collections.abc import Sequence
+
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.models import (  # noqa: F401 (registers the models)
     base,
     frame_average,
     hierarchical_lstm,
     lstm_model,
+    teacher_student,
 )
 
 # The view of each role.
@@ -54,11 +57,34 @@ def _encoder_size(spec: registry.Specification, run: settings.RunSettings) -> in
     return entry.encoder_size(run.data.feature_size, arguments)
 
 
-def build_network(role: str, run: settings.RunSettings) -> base.VideoClassifier:
+def _share_head(
+    spec: registry.Specification, teacher: base.VideoClassifier, run
+) -> registry.Specification:
+    """The student's specification with the teacher's own head layer in it."""
+    wanted = base.MODELS.arguments(run.networks.teacher)["head"]
+    given = base.MODELS.arguments(spec)["head"]
+    if given != wanted:
+        raise ValueError(
+            f"--classifier=shared needs the teacher's head {wanted!r}; the student's "
+            f"is {given!r}. Give both the same head, or --classifier=own."
+        )
+    return registry.Specification(spec.name, {**spec.arguments, "head": teacher.head})
+
+
+def build_network(
+    role: str,
+    run: settings.RunSettings,
+    sharing: base.VideoClassifier | None = None,
+) -> base.VideoClassifier:
     """Makes the network of a role, with its variables.
 
     A student that is compared with a wider or narrower teacher, or takes its
     classifier, gets a learned linear map to the teacher's width.
+
+    Args:
+        role: `teacher` or `student`.
+        run: the settings.
+        sharing: the teacher whose classifier a student is to use, or None.
 
     Raises:
         ValueError: for an unknown model or argument; the message lists the known.
@@ -69,15 +95,36 @@ def build_network(role: str, run: settings.RunSettings) -> base.VideoClassifier:
         width = run.data.max_frames if role == "teacher" else run.sampling.student_k
         if not run.data.frame_features:
             width = 1
+        full = spec
         if role == "student" and _needs_equal_widths(run):
             wanted = _encoder_size(teacher, run)
             if _encoder_size(spec, run) != wanted:
-                spec = spec.with_defaults(encoding_size=wanted)
+                full = full.with_defaults(encoding_size=wanted)
+        if sharing is not None:
+            full = _share_head(full, sharing, run)
         return base.MODELS.create(
-            spec,
+            full,
             feature_size=run.data.feature_size,
             num_classes=run.data.num_classes,
             max_frames=width,
         )
     except ValueError as error:
         raise ValueError(f"--{role}={spec}: {error}") from error
+
+
+def build_networks(
+    run: settings.RunSettings, roles: Sequence[str], share_classifier: bool = False
+) -> teacher_student.TeacherStudent:
+    """New networks of these roles; call it in the strategy's scope.
+
+    Args:
+        run: the settings.
+        roles: `teacher`, `student` or both.
+        share_classifier: both networks use one head with one set of variables.
+    """
+    networks: dict[str, base.VideoClassifier] = {}
+    for role in sorted(roles, key=("teacher", "student").index):
+        shares = share_classifier and role == "student"
+        sharing = networks["teacher"] if shares else None
+        networks[role] = build_network(role, run, sharing)
+    return teacher_student.TeacherStudent(networks, {r: VIEWS[r] for r in roles})

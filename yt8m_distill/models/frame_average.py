@@ -43,8 +43,7 @@ class FrameLevelLogisticModel(base.VideoClassifier):
     def encode(self, frames, num_frames, state_indices, training):
         if state_indices is not None:
             raise ValueError(
-                "FrameLevelLogisticModel has no intermediate states: use "
-                "--match=final."
+                "FrameLevelLogisticModel has no intermediate states: use --match=final."
             )
         count = tf.cast(tf.maximum(num_frames, 1), tf.float32)
         return tf.reduce_sum(frames, axis=1) / count[:, tf.newaxis], None

@@ -66,9 +66,7 @@ class MixtureOfExpertsHead(keras.layers.Layer):
         bias_init: initial bias of the experts.
     """
 
-    def __init__(
-        self, num_classes: int, num_mixtures: int = 2, bias_init: float = 0.0
-    ):
+    def __init__(self, num_classes: int, num_mixtures: int = 2, bias_init: float = 0.0):
         super().__init__(dtype="float32")
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures

@@ -149,4 +149,3 @@ class HierarchicalLSTM(base.VideoClassifier):
             axis=1,
         )
         return tf.reshape(states, [batch, count, self.lower.state_size])
-

@@ -91,9 +91,7 @@ def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
         written = tuple(a.write(t, v) for a, v in zip(arrays, values, strict=True))
         return t + 1, c, h, written
 
-    *_, arrays = tf.while_loop(
-        lambda t, *_: t < steps, body, (0, zeros, zeros, arrays)
-    )
+    *_, arrays = tf.while_loop(lambda t, *_: t < steps, body, (0, zeros, zeros, arrays))
     c, h, *gates = (a.stack() for a in arrays)
     c = tf.ensure_shape(c, [projected.shape[0], projected.shape[1], size])
     h = tf.ensure_shape(h, c.shape)
@@ -271,9 +269,7 @@ class StackedLSTM(keras.layers.Layer):
             x = found[-1].h
         return found
 
-    def final_states(
-        self, sequences: list[Sequences], lengths: tf.Tensor
-    ) -> tf.Tensor:
+    def final_states(self, sequences: list[Sequences], lengths: tf.Tensor) -> tf.Tensor:
         """[c1, h1, c2, h2, ...] at each row's last valid step, 0 where empty.
 
         Args:

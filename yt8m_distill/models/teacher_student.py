@@ -15,55 +15,41 @@ class TeacherStudent(keras.Model):
     Args:
         networks: role (`teacher`, `student`) → VideoClassifier.
         views: role → name of the view that its network reads.
-        share_classifier: the student uses the teacher's classifier: one layer
-            with one set of variables.
-
-    Raises:
-        ValueError: if a classifier is to be shared or copied between networks
-            whose classifiers differ.
     """
 
     def __init__(
         self,
         networks: dict[str, base.VideoClassifier],
         views: dict[str, str],
-        share_classifier: bool = False,
     ):
         super().__init__(dtype="float32")
         self.teacher = networks.get("teacher")
         self.student = networks.get("student")
         self.views = dict(views)
-        if share_classifier:
-            self._check_classifiers("shared")
-            self.student.head = self.teacher.head
         self.built = True
 
     def network(self, role: str) -> base.VideoClassifier:
         """The network of a role."""
         return getattr(self, role)
 
-    def _check_classifiers(self, how: str) -> None:
-        shapes = [
-            [tuple(v.shape) for v in network.head.trainable_variables]
-            for network in (self.student, self.teacher)
-        ]
+    def copy_classifier(self) -> None:
+        """Sets the student's classifier to the teacher's present values.
+
+        Raises:
+            ValueError: if the two classifiers differ in shape.
+        """
+        mine, theirs = (
+            network.head.trainable_variables for network in (self.student, self.teacher)
+        )
+        shapes = [[tuple(v.shape) for v in variables] for variables in (mine, theirs)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"--classifier={how} needs two classifiers of the same shape; the "
+                "--classifier=copied needs two classifiers of the same shape; the "
                 f"student's variables are {shapes[0]}, the teacher's {shapes[1]}. "
                 "Give both networks the same head, or --classifier=own."
             )
-
-    def copy_classifier(self) -> None:
-        """Sets the student's classifier to the teacher's present values."""
-        self._check_classifiers("copied")
-        pairs = zip(
-            self.student.head.trainable_variables,
-            self.teacher.head.trainable_variables,
-            strict=True,
-        )
-        for mine, theirs in pairs:
-            mine.assign(theirs)
+        for variable, value in zip(mine, theirs, strict=True):
+            variable.assign(value)
 
     def forward(
         self,

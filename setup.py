@@ -1,0 +1,77 @@
+"""Packaging: `pip install .`, with extras as in `pip install -e ".[dev]"`."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """`__version__` of the package, from its text: no import before the install."""
+    text = (ROOT / "yt8m_distill" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise ValueError('yt8m_distill/__init__.py has no line __version__ = "...".')
+    return found.group(1)
+
+
+setuptools.setup(
+    name="yt8m-distill",
+    version=read_version(),
+    description=(
+        "Distils a video classifier that sees every frame into one that sees a "
+        "tenth of them, on YouTube-8M features with TensorFlow."
+    ),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=[
+        "video classification",
+        "knowledge distillation",
+        "YouTube-8M",
+        "AudioSet",
+        "TensorFlow",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=setuptools.find_packages(include=["yt8m_distill", "yt8m_distill.*"]),
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        # Keras comes with TensorFlow, in the version that fits it.
+        "tensorflow>=2.15.1,<2.22",
+        "numpy>=1.23.5,<3",
+        "absl-py>=1.4,<3",
+        "tensorboard>=2.15,<2.22",
+        "tqdm>=4.64,<5",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.15.1,<2.22"],
+        # The last pair that works together; Python 3.10 or 3.11. Its TensorBoard
+        # needs pkg_resources, which later setuptools no longer has.
+        "addons": [
+            "tensorflow==2.15.1",
+            "tensorflow-addons==0.23.0",
+            "setuptools<81",
+        ],
+        "dev": ["ruff", "pytest", "scikit-learn", "matplotlib"],
+    },
+    entry_points={
+        "console_scripts": [
+            "yt8m-train=yt8m_distill.train:run",
+            "yt8m-eval=yt8m_distill.eval:run",
+            "yt8m-inference=yt8m_distill.inference:run",
+            "yt8m-export=yt8m_distill.export_model:run",
+        ]
+    },
+)

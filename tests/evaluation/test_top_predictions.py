@@ -1,0 +1,157 @@
+"""The in-graph half of the metrics."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill.evaluation import average_precision, top_predictions
+
+SEEDS = range(4)
+
+
+def run(probabilities, labels, k, weights=None, dtype=tf.float32):
+    """As the evaluator does: inside a tf.function, numpy out."""
+    weights = np.ones(len(labels)) if weights is None else weights
+
+    @tf.function
+    def step(probabilities, labels, weights):
+        return top_predictions.top_predictions(probabilities, labels, weights, k)
+
+    result = step(
+        tf.constant(probabilities, dtype),
+        tf.constant(labels, tf.float32),
+        tf.constant(weights, tf.float32),
+    )
+    return result._replace(
+        **{n: v.numpy() for n, v in result._asdict().items() if v is not None}
+    )
+
+
+def test_a_case_by_hand():
+    result = run(
+        probabilities=[[0.1, 0.9, 0.5, 0.7], [0.8, 0.2, 0.6, 0.4]],
+        labels=[[1, 0, 1, 1], [0, 0, 0, 1]],
+        k=2,
+    )
+    np.testing.assert_array_equal(result.classes, [[1, 3], [0, 2]])
+    np.testing.assert_array_equal(result.scores, np.float32([[0.9, 0.7], [0.8, 0.6]]))
+    np.testing.assert_array_equal(result.hits, [[False, True], [False, False]])
+    np.testing.assert_array_equal(result.num_labels, [3, 1])
+    # Video 0 has 3 labels, two of them among its best three (1, 3, 2): more than k.
+    np.testing.assert_array_equal(result.perr, np.float32([2 / 3, 0]))
+    np.testing.assert_array_equal(result.class_positives, [1, 0, 1, 2])
+    np.testing.assert_array_equal(result.weights, [1, 1])
+    assert result.loss is None and result.video_ids is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("k", [1, 5, 12, 20])
+def test_every_column_follows_its_definition(seed, k):
+    random = np.random.default_rng(seed)
+    labels = (random.random((16, 12)) < 0.3).astype(np.float32)
+    labels[0], labels[1] = 0, 1  # none, and all
+    probabilities = np.float32(random.integers(0, 9, labels.shape) / 8)  # ties
+    weights = np.float32(random.random(16) < 0.8)
+    result = run(probabilities, labels, k, weights)
+    for i, (row, truth) in enumerate(zip(probabilities, labels, strict=True)):
+        # Highest first; of equal scores the lower class first.
+        best = sorted(range(12), key=lambda c, row=row: (-row[c], c))
+        n = int(truth.sum())
+        assert result.classes[i].tolist() == best[:k]
+        assert result.scores[i].tolist() == row[best[:k]].tolist()
+        assert result.hits[i].tolist() == (truth[best[:k]] == 1).tolist()
+        assert result.num_labels[i] == n
+        expected = truth[best[:n]].sum() / n if n else 0
+        assert result.perr[i] == pytest.approx(expected, abs=1e-7)  # float32
+    np.testing.assert_array_equal(
+        result.class_positives, labels[weights == 1].sum(axis=0)
+    )
+
+
+@pytest.mark.parametrize("k", [2, 20])
+def test_one_trace_serves_any_batch_size_with_static_width(k):
+    num_classes, width = 6, min(k, 6)
+    traces = []
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, num_classes]),
+            tf.TensorSpec([None, num_classes]),
+            tf.TensorSpec([None]),
+        ]
+    )
+    def step(probabilities, labels, weights):
+        result = top_predictions.top_predictions(probabilities, labels, weights, k)
+        traces.append([x.shape.as_list() for x in result[:3]])
+        return result
+
+    for rows in (0, 1, 5):
+        result = step(
+            tf.random.stateless_uniform([rows, num_classes], [0, rows]),
+            tf.ones([rows, num_classes]),
+            tf.ones([rows]),
+        )
+        assert result.scores.shape == (rows, width)
+    assert traces == [[[None, width]] * 3]
+
+
+def test_static_batch_size_stays_static():
+    @tf.function
+    def step():
+        result = top_predictions.top_predictions(
+            tf.ones([3, 6]), tf.ones([3, 6]), tf.ones([3]), 2
+        )
+        assert result.scores.shape == result.hits.shape == (3, 2)
+        assert result.perr.shape == (3,)
+        return result
+
+    step()
+
+
+def test_a_nan_anywhere_marks_its_video_and_no_other():
+    # Class 2 of video 1 would be far from the top 1.
+    probabilities = [[0.3, 0.9, 0.1], [0.9, 0.3, np.nan], [0.2, 0.1, 0.8]]
+    result = run(probabilities, np.zeros([3, 3]), k=1)
+    np.testing.assert_array_equal(np.isnan(result.scores), [[False], [True], [False]])
+    ids = np.array([b"first", b"second", b"third"], object)
+    accumulator = average_precision.MetricsAccumulator(3, 1)
+    with pytest.raises(ValueError, match="video 'second' is NaN"):
+        accumulator.update(result._replace(video_ids=ids))
+
+
+def test_half_precision_leaves_as_float32():
+    result = run([[0.25, 0.75]], [[0, 1]], k=2, dtype=tf.bfloat16)
+    assert result.scores.dtype == np.float32
+    np.testing.assert_array_equal(result.scores, [[0.75, 0.25]])
+
+
+def test_k_below_one_is_refused():
+    with pytest.raises(ValueError, match="top_k=0 is less than 1"):
+        run([[0.5]], [[1]], k=0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_graph_and_accumulator_together_give_gap_over_the_pool(seed):
+    random = np.random.default_rng(seed)
+    labels = (random.random((40, 30)) < 0.1).astype(np.float32)
+    probabilities = np.float32(random.random((40, 30)) * (1 + labels) / 2)
+    accumulator = average_precision.MetricsAccumulator(30, 20)
+    for begin in range(0, 40, 16):  # the last batch has 8 videos and 8 filling rows
+        rows = np.arange(begin, begin + 16) % 40
+        weights = np.float32(np.arange(begin, begin + 16) < 40)
+        accumulator.update(run(probabilities[rows], labels[rows], 20, weights))
+    metrics = accumulator.result()
+
+    # The pool, in plain numpy: random float32 scores do not tie within a video.
+    best = np.argsort(-probabilities, axis=1)[:, :20]
+    scores = np.take_along_axis(probabilities, best, 1).ravel()
+    hits = np.take_along_axis(labels, best, 1).ravel()[np.argsort(-scores)]
+    ranks = np.arange(1, hits.size + 1)
+    expected = np.sum(hits * np.cumsum(hits) / ranks) / labels.sum()
+    assert metrics.num_videos == 40
+    # The sum above treats equal scores of two videos one by one; at 800 float32
+    # scores such a pair is rare and moves the value by less than 1/800.
+    assert metrics.gap == pytest.approx(expected, abs=1e-3)
+    assert metrics.hit_at_one == np.mean(
+        labels[np.arange(40), best[:, 0]], dtype=np.float64
+    )

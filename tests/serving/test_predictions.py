@@ -1,0 +1,256 @@
+"""The Kaggle CSV."""
+
+import csv
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill.evaluation import average_precision
+from yt8m_distill.serving import predictions
+
+HEADER = b"VideoId,LabelConfidencePairs\n"
+
+
+def write(path, ids, classes, scores):
+    with predictions.PredictionWriter(path) as writer:
+        writer.write(ids, np.array(classes), np.array(scores, np.float32))
+
+
+def test_the_format_to_the_byte(tmp_path):
+    path = tmp_path / "out.csv"
+    with predictions.PredictionWriter(path) as writer:
+        writer.write(
+            tf.constant([b"ab", b"-c"]),
+            tf.constant([[3, 0], [12, 7]]),
+            tf.constant([[0.5, 0.25], [1.0, 1e-5]]),
+        )
+        writer.write([b"d"], np.array([[1, 2]]), np.float32([[1 / 3, 0]]))
+    # %g: six significant digits, no trailing zeros.
+    assert path.read_bytes() == HEADER + (
+        b"ab,3 0.5 0 0.25\n-c,12 1 7 1e-05\nd,1 0.333333 2 0\n"
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_round_trip_keeps_six_digits(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    classes = random.integers(0, 3862, (50, 20))
+    scores = -np.sort(-np.float32(random.random((50, 20)) ** 8), axis=1)
+    ids = [b"video%d" % i for i in range(50)]
+    path = os.fspath(tmp_path / "out.csv")
+    write(path, ids, classes, scores)
+    read_ids, read_classes, read_scores = predictions.read_predictions(path)
+    assert read_ids.tolist() == ids
+    np.testing.assert_array_equal(read_classes, classes)
+    assert read_classes.dtype == np.int32 and read_scores.dtype == np.float32
+    # Half a unit of the sixth digit is at most 5e-6 of the value.
+    np.testing.assert_allclose(read_scores, scores, rtol=5.1e-6)
+
+
+def test_gap_of_the_csv_is_gap_of_the_scores(tmp_path):
+    random = np.random.default_rng(0)
+    scores = -np.sort(-np.float32(random.random((400, 20)) ** 4), axis=1)
+    hits = random.random(scores.shape) < scores
+    path = tmp_path / "out.csv"
+    write(path, [b"v"] * 400, np.tile(np.arange(20), [400, 1]), scores)
+    _, _, read = predictions.read_predictions(path)
+    num_positives = int(hits.sum()) + 50
+    before = average_precision.global_average_precision(scores, hits, num_positives)
+    after = average_precision.global_average_precision(read, hits, num_positives)
+    # Rounding swaps or ties neighbours only; three digits are printed.
+    assert after == pytest.approx(before, abs=1e-4)
+
+
+def test_awkward_ids_survive_and_plain_csv_readers_see_two_columns(tmp_path):
+    ids = [
+        b"comma,comma",
+        b'quote"quote',
+        b"line\nbreak",
+        b"carriage\r\nreturn",
+        b"\xff\xfe not utf-8",
+        "naïve ✓".encode(),
+        b"",
+        b" space ",
+        b'"',
+        b"=1+1",
+    ]
+    path = tmp_path / "out.csv"
+    count = len(ids)
+    write(path, ids, [[1, 2]] * count, [[0.5, 0.25]] * count)
+    assert predictions.read_predictions(path)[0].tolist() == ids
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+    assert {tuple(row[1:]) for row in rows[1:]} == {("1 0.5 2 0.25",)}
+    # Ids that need no quotes have none.
+    assert b"\n=1+1,1 0.5" in path.read_bytes()
+
+
+def test_text_ids_are_utf_8(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, ["é", "b"], [[1], [1]], [[0.5], [0.5]])
+    assert path.read_bytes() == HEADER + b"\xc3\xa9,1 0.5\nb,1 0.5\n"
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        with predictions.PredictionWriter(path) as writer:
+            writer.write([b"a"], np.array([[1]]), np.array([[0.5]]))
+            assert path.read_text() == "old"
+            assert len(os.listdir(tmp_path)) == 2  # the temporary one is beside it
+            raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_last_step_leaves_the_old_file(tmp_path, monkeypatch, step):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match="out.csv cannot be written: No space left"):
+        with predictions.PredictionWriter(path) as writer:
+            writer.write([b"a"], np.array([[1]]), np.array([[0.5]]))
+            monkeypatch.setattr(predictions.os, step, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def test_the_target_appears_only_at_the_end(tmp_path):
+    path = tmp_path / "out.csv"
+    with predictions.PredictionWriter(path):
+        assert not path.exists()
+    assert path.read_bytes() == HEADER
+    assert os.listdir(tmp_path) == ["out.csv"]
+    ids, classes, scores = predictions.read_predictions(path)
+    assert len(ids) == 0 and classes.shape == scores.shape == (0, 0)
+
+
+def test_a_link_stays_a_link(tmp_path):
+    target, link = tmp_path / "target.csv", tmp_path / "link.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+    write(link, [b"a"], [[1]], [[0.5]])
+    assert link.is_symlink()
+    assert target.read_bytes() == HEADER + b"a,1 0.5\n"
+
+
+def test_a_relative_path_without_a_folder_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("out.csv", [b"a"], [[1]], [[0.5]])
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_gfile_paths_work_and_clean_up():
+    folder = "ram://test_predictions"
+    path = f"{folder}/out.csv"
+    write(path, [b"a"], [[1, 2]], [[0.5, 0.25]])
+    with pytest.raises(ZeroDivisionError):
+        with predictions.PredictionWriter(path) as writer:
+            writer.write([b"b"], np.array([[1, 2]]), np.array([[0.5, 0.25]]))
+            raise ZeroDivisionError
+    ids, classes, _ = predictions.read_predictions(path)
+    assert ids.tolist() == [b"a"] and classes.tolist() == [[1, 2]]
+    assert tf.io.gfile.glob(f"{folder}/*") == [path]
+
+
+def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, reason in (
+        (tmp_path / "absent" / "out.csv", "there is no directory .*absent"),
+        (tmp_path / "file" / "out.csv", "there is no directory .*file"),
+        (tmp_path, "it is a directory"),
+        (os.devnull, "it is not a regular file"),
+    ):
+        with pytest.raises(ValueError, match=reason) as caught:
+            predictions.PredictionWriter(path)
+        assert str(caught.value).startswith(f"--output_file={path} cannot be written")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="cannot be written.*scheme 'nowhere'"):
+        with predictions.PredictionWriter("nowhere://a/out.csv"):
+            pass
+
+
+def test_a_read_only_directory_is_refused(tmp_path, monkeypatch):
+    # Root may write anywhere, so the answer of the system is put in its mouth.
+    monkeypatch.setattr(predictions.os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match="is read-only"):
+        predictions.PredictionWriter(tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize(
+    "ids, classes, scores, message",
+    [
+        ([b"a", b"b"], [[1, 2]], [[0.5, 0.2]], "2 video ids for 1 predictions"),
+        ([b"a"], [[1, 2]], [[0.5]], r"\(1, 2\) and \(1, 1\)"),
+        ([b"a"], [1], [0.5], "must both be"),
+        ([b"a"], [[1, 2]], [[0.2, 0.5]], "video 'a' are not descending"),
+        ([b"\xff"], [[1, 2]], [[0.2, np.nan]], r"video '\\\\xff' are not"),
+        ([b"a"], [[1]], [[np.nan]], "video 'a' are not"),
+    ],
+)
+def test_bad_predictions_are_refused(tmp_path, ids, classes, scores, message):
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "out.csv", ids, classes, scores)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_number_of_predictions_must_stay(tmp_path):
+    with pytest.raises(ValueError, match="1 predictions a video after 2"):
+        with predictions.PredictionWriter(tmp_path / "out.csv") as writer:
+            writer.write([b"a"], np.array([[1, 2]]), np.array([[0.5, 0.2]]))
+            writer.write([b"a"], np.array([[1]]), np.array([[0.5]]))
+
+
+def test_writing_outside_the_block_is_refused(tmp_path):
+    writer = predictions.PredictionWriter(tmp_path / "out.csv")
+    with pytest.raises(ValueError, match="with block"):
+        writer.write([b"a"], np.array([[1]]), np.array([[0.5]]))
+
+
+def test_a_batch_without_videos_writes_nothing(tmp_path):
+    write(tmp_path / "out.csv", [], np.zeros([0, 2], int), np.zeros([0, 2]))
+    assert (tmp_path / "out.csv").read_bytes() == HEADER
+
+
+@pytest.mark.parametrize(
+    "content, line, message",
+    [
+        (b"", 1, "the header must be VideoId,LabelConfidencePairs"),
+        (b"a,1 0.5\n", 1, "the header must be"),
+        (HEADER + b"a,1 0.5\nb 1 0.5\n", 3, "2 columns are expected; received 1"),
+        (HEADER + b"a,1 0.5\n\n", 3, "2 columns are expected; received 0"),
+        (HEADER + b"a,1 0.5\nb,1 0.5 2\n", 3, "received 3 numbers"),
+        (HEADER + b"a,\n", 2, "received 0 numbers"),
+        (HEADER + b"a,1.5 0.5\n", 2, "'1.5'"),
+        (HEADER + b"a,1 x\n", 2, "'x'"),
+        (HEADER + b"a,-1 0.5\n", 2, "class -1 is not in"),
+        (HEADER + b"a,99999999999 0.5\n", 2, "class 99999999999 is not in"),
+        (HEADER + b"a,1 nan\n", 2, "a score is NaN or infinite"),
+        (HEADER + b"a,1 1e999\n", 2, "a score is NaN or infinite"),
+        (HEADER + b"a,1 0.5\nb,1 0.5 2 0.2\n", 3, "2 predictions after lines with 1"),
+        # The id of the first video takes lines 2 and 3.
+        (HEADER + b'"a\nb",1 0.5\nc,1\n', 4, "received 1 numbers"),
+        (HEADER + b'"a,1 0.5\n', 2, "unexpected end of data"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, content, line, message):
+    path = tmp_path / "in.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        predictions.read_predictions(path)
+    assert str(caught.value).startswith(f"{path}, line {line}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    for path in (tmp_path / "absent.csv", "ram://nowhere/absent.csv"):
+        with pytest.raises(ValueError, match="absent.csv cannot be read") as caught:
+            predictions.read_predictions(path)
+        assert "\n" not in str(caught.value)

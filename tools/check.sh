@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Passes all checks of the project, from a fresh clone on: sets up what it needs, then
+# ruff and pytest on the current TensorFlow, then pytest on the [addons] stack.
+#
+#   tools/check.sh [--fast] [-- PYTEST_ARGUMENT...]
+#
+#   --fast    without the addons stack and without the tests marked slow
+#   --help    this text
+#
+# What follows -- goes to pytest on both stacks. Ends with a line for each stage, and
+# with status 1 if any of them failed.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tools/environment.sh
+source tools/environment.sh
+
+stages=()
+closing_lines=()
+failures=0
+
+main() {
+  local pytest_arguments=(--durations=10) fast=false status=0
+  while (($# > 0)); do
+    case $1 in
+      --fast)
+        fast=true
+        pytest_arguments+=(-m "not slow")
+        ;;
+      --help | -h)
+        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+        return 0
+        ;;
+      --)
+        shift
+        pytest_arguments+=("$@")
+        break
+        ;;
+      *)
+        echo "Unknown argument $1; tools/check.sh --help shows the known ones." >&2
+        return 2
+        ;;
+    esac
+    shift
+  done
+
+  if stage "environment" ensure_current_environment; then
+    stage "ruff check" "$CURRENT_VENV/bin/python" -m ruff check . || true
+    stage "ruff format" "$CURRENT_VENV/bin/python" -m ruff format --check . || true
+    stage "pytest" run_pytest "$CURRENT_VENV" "${pytest_arguments[@]}" || true
+  fi
+  if [[ $fast == false ]]; then
+    stage "addons: environment" ensure_addons_environment || status=$?
+    if ((status == 0)); then
+      stage "addons: pytest" run_pytest "$ADDONS_VENV" "${pytest_arguments[@]}" || true
+    fi
+  fi
+  summarize
+}
+
+# stage NAME COMMAND...: runs the command under a heading and keeps its outcome and
+# time. Status 2 of an addons environment means that this machine has no Python for it,
+# which fails nothing.
+stage() {
+  local name=$1 start=$SECONDS outcome=passed status=0
+  shift
+  printf '\n== %s\n' "$name"
+  "$@" || status=$?
+  if ((status == 2)) && [[ $name == "addons: environment" ]]; then
+    outcome=skipped
+    echo "The addons stack is not tested here."
+  elif ((status != 0)); then
+    outcome=FAILED
+    failures=$((failures + 1))
+  fi
+  stages+=("$(printf '%-8s %5d s  %s' "$outcome" "$((SECONDS - start))" "$name")")
+  return "$status"
+}
+
+# run_pytest VENV ARGUMENT...: also keeps pytest's closing line for the summary.
+run_pytest() {
+  local venv=$1 status=0 closing
+  shift
+  "$venv/bin/python" -m pytest "$@" 2>&1 | tee "$log" || status=$?
+  closing=$(grep -E '^(=+ )?([0-9]+ [a-z]+|no tests ran).* in [0-9.]+s' "$log" |
+    tail -n 1) ||
+    closing="pytest ended with status $status and without a closing line."
+  closing_lines+=("$closing")
+  return "$status"
+}
+
+summarize() {
+  printf '\n== Summary (%d s)\n' "$SECONDS"
+  printf '%s\n' "${stages[@]}"
+  if ((${#closing_lines[@]} > 0)); then
+    printf '%s\n' "${closing_lines[@]}"
+  fi
+  ((failures == 0))
+}
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# pytest handles an interrupt and returns; without this the next stage would start.
+trap 'exit 130' INT
+main "$@"

@@ -1,0 +1,86 @@
+"""Prints a table of runs: model, frames, GAP, mAP, Hit@1, ms a video.
+
+    python tools/summarize_runs.py run1 run2 ...
+
+A row is the newest evaluation of a network in <run>/eval/metrics.jsonl, so every
+number comes from eval.py.
+"""
+
+import json
+import pathlib
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("markdown", False, "Print the table as Markdown.")
+
+HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms a video")
+
+
+def read_rows(train_dir: pathlib.Path) -> list[tuple[str, ...]]:
+    """The rows of one run, teacher first.
+
+    Raises:
+        ValueError: if the run was never evaluated.
+    """
+    path = train_dir / "eval" / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: run eval.py on {train_dir} first.")
+    newest = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        newest[record["network"]] = record
+    manifest = json.loads((train_dir / "manifest.json").read_text())
+    mode = manifest["settings"]["mode"]
+    frames = {
+        name: network["frames"]
+        for phase in manifest["phases"].values()
+        for name, network in phase["networks"].items()
+    }
+    rows = []
+    for network in sorted(newest, reverse=True):  # teacher, student
+        record = newest[network]
+        sampler = manifest["settings"]["frame_sampler"]
+        student = f"{sampler} baseline" if mode == "baseline" else f"{mode} student"
+        name = f"{mode} teacher" if network == "teacher" else student
+        rows.append(
+            (
+                name,
+                str(frames[network]),
+                f"{record['gap']:.3f}",
+                f"{record['map']:.3f}",
+                f"{record['hit_at_one']:.3f}",
+                f"{1000 / record['videos_per_second']:.2f}",
+            )
+        )
+    return rows
+
+
+def format_table(rows: list[tuple[str, ...]], markdown: bool = False) -> str:
+    """Rows under the header, in columns; the first is left aligned."""
+    table = [HEADER, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+
+    def line(row):
+        cells = [row[0].ljust(widths[0])]
+        cells += [
+            cell.rjust(width)
+            for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        text = (" | " if markdown else "  ").join(cells)
+        return f"| {text} |" if markdown else text
+
+    rule = ["-" * width for width in widths]
+    return "\n".join(line(row) for row in (HEADER, rule, *rows))
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table of the runs named on the command line."""
+    if len(argv) < 2:
+        raise app.UsageError("Name one train_dir or more.")
+    rows = [row for folder in argv[1:] for row in read_rows(pathlib.Path(folder))]
+    print(format_table(rows, FLAGS.markdown))
+
+
+if __name__ == "__main__":
+    app.run(main)

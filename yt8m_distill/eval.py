@@ -1,0 +1,88 @@
+"""Evaluates a trained network: GAP@20, mAP, Hit@1, PERR.
+
+    python yt8m_distill/eval.py --train_dir=run --run_once \\
+        --eval_data_pattern='validate*.tfrecord'
+
+Each evaluation is printed, appended to <train_dir>/eval/metrics.jsonl as one JSON
+object, and written for TensorBoard.
+"""
+
+import logging
+import os
+import sys
+import time
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import flag_groups, settings
+
+_LOG = logging.getLogger(__name__)
+
+
+def evaluate_once(trained, checkpoint, evaluation, log) -> None:
+    """Evaluates the loaded checkpoint and writes down what came out."""
+    from yt8m_distill.evaluation import evaluator
+    from yt8m_distill.training import actions
+
+    judge = evaluator.Evaluator(
+        trained.networks,
+        trained.role,
+        trained.strategy,
+        trained.run.data.num_classes,
+        checkpoint.top_k,
+    )
+    dataset = trained.dataset(
+        evaluation.eval_data_pattern, checkpoint.batch_size, checkpoint.num_readers
+    )
+    numbers = judge.evaluate(dataset, progress=sys.stderr.isatty()).to_dict()
+    found = trained.found
+    line = {"network": trained.role, "checkpoint": found.prefix, **numbers}
+    log.line("evaluation", found.step, line)
+    log.scalars(actions.evaluation_scalars(numbers), max(found.step, 0))
+    log.flush()
+    prefix = f"step {found.step} | {trained.role}"
+    print(actions.evaluation_line(prefix, numbers), flush=True)
+
+
+def main() -> None:
+    """Flags → network → metrics, once or at every new checkpoint."""
+    checkpoint = flag_groups.read(settings.CheckpointSettings)
+    evaluation = flag_groups.read(settings.EvalSettings)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    import tensorflow as tf
+
+    from yt8m_distill.data import records
+    from yt8m_distill.training import actions, checkpoints
+    from yt8m_distill.training import trained as trained_networks
+
+    records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
+    trained = trained_networks.open_network(checkpoint, wait=not evaluation.run_once)
+    folder = os.path.join(checkpoint.train_dir, "eval")
+    tf.io.gfile.makedirs(folder)
+    log = actions.MetricsLog(folder)
+    if evaluation.run_once:
+        evaluate_once(trained, checkpoint, evaluation, log)
+        return
+    _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
+    seen = None
+    while True:
+        found = checkpoints.find(
+            checkpoint.train_dir, trained.run, trained.role, checkpoint.checkpoint
+        )
+        if found and found != seen:
+            trained.load(found)
+            evaluate_once(trained, checkpoint, evaluation, log)
+            seen = found
+        time.sleep(evaluation.eval_interval_secs)
+
+
+def run() -> None:
+    """Console entry point."""
+    groups = (settings.CheckpointSettings, settings.EvalSettings)
+    flag_groups.run_script(main, groups, preset=False)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""GAP, mAP, Hit@1 and PERR over a data set."""

@@ -1,0 +1,395 @@
+"""GAP, mAP, Hit@1 and PERR over the top predictions of all videos (numpy only).
+
+Ties: predictions of equal score pass a threshold together, so a group of them
+counts with the precision at its end. This is the convention of sklearn's
+`average_precision_score`; where no scores are equal it is the usual sum of
+hits_so_far / rank. No metric here therefore depends on the order of the videos
+or on how they were batched, not in the last bit either.
+
+Denominators count *all* positives, also those that no top-k list holds: a video
+with 25 labels of which the top 20 are predicted perfectly scores 0.8.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class TopPredictions(NamedTuple):
+    """What leaves the graph of a batch: k numbers a video and one [C] vector.
+
+    Attributes:
+        scores: [B, k] float32, descending; a row with a NaN is a video whose
+            prediction is undefined.
+        classes: [B, k] int32, the class of each score.
+        hits: [B, k] bool, whether that class is a label of the video.
+        num_labels: [B] int32, labels of the video, in its top k or not.
+        perr: [B] float32, share of the video's top n that are its n labels.
+        class_positives: [C] float32, videos of the batch with each label, without
+            the rows of weight 0.
+        weights: [B], 1 for a video, 0 for a filling row; None: all are videos.
+        loss: [B] float32 or None.
+        video_ids: [B] bytes or None; only the message about a NaN needs them.
+    """
+
+    scores: Any
+    classes: Any
+    hits: Any
+    num_labels: Any
+    perr: Any
+    class_positives: Any
+    weights: Any = None
+    loss: Any = None
+    video_ids: Any = None
+
+
+class Metrics(NamedTuple):
+    """The metrics of a data set; all in [0, 1] but `loss` and `num_videos`.
+
+    Attributes:
+        gap: average precision over the pooled top-k predictions of all videos.
+        map: mean of the classes' average precisions over the same predictions,
+            classes without positives left out.
+        map_all_classes: likewise, but classes without positives count 0.
+        hit_at_one: share of videos whose highest-scored class is a label.
+        perr: mean precision at a video's number of labels.
+        loss: mean over videos, None where no batch had one.
+        num_videos: videos evaluated, filling rows not counted.
+
+    Videos without labels count 0 in `hit_at_one` and `perr`. Where there is no
+    label at all, `gap` and both means are 0.
+    """
+
+    gap: float
+    map: float
+    map_all_classes: float
+    hit_at_one: float
+    perr: float
+    loss: float | None
+    num_videos: int
+
+
+def average_precision(
+    scores: np.ndarray, labels: np.ndarray, num_positives: int | None = None
+) -> float:
+    """Sum over thresholds of precision times the recall gained there.
+
+    Every distinct score of a positive is a threshold t; it contributes
+    (positives of score t) * (positives >= t) / (predictions >= t).
+
+    Args:
+        scores: [N], in any order.
+        labels: [N] bool or 0/1, whether the prediction is right.
+        num_positives: the denominator, where there are positives outside of
+            `scores`. Default: the positives in `labels`.
+
+    Returns:
+        In [0, 1]; 0 where there are no positives.
+
+    Raises:
+        ValueError: for a NaN, shapes that differ, or a denominator smaller than
+            the number of positives in `labels`.
+    """
+    scores, hits = np.asarray(scores), np.asarray(labels, bool)
+    if scores.ndim != 1 or scores.shape != hits.shape:
+        raise ValueError(
+            "scores and labels must be vectors of one length; received shapes "
+            f"{scores.shape} and {hits.shape}."
+        )
+    undefined = np.isnan(scores)
+    if undefined.any():
+        raise ValueError(f"scores[{undefined.argmax()}] is NaN.")
+    num_hits = np.count_nonzero(hits)
+    if num_positives is None:
+        num_positives = num_hits
+    if not num_positives >= num_hits:
+        raise ValueError(
+            f"num_positives={num_positives} is less than the {num_hits} positives "
+            "in labels."
+        )
+    if not num_hits:
+        return 0.0
+    thresholds, gained = np.unique(scores[hits], return_counts=True)
+    hits_above = np.cumsum(gained[::-1])[::-1]
+    predictions_above = scores.size - np.searchsorted(np.sort(scores), thresholds)
+    return float(np.sum(gained * (hits_above / predictions_above)) / num_positives)
+
+
+def global_average_precision(
+    scores: np.ndarray, hits: np.ndarray, num_positives: int
+) -> float:
+    """GAP@k: average precision over the pooled top-k lists of all videos.
+
+    Args:
+        scores: [N, k], the best k scores of each video.
+        hits: [N, k] bool, whether each is a label of its video.
+        num_positives: all labels of all videos, in a top-k list or not.
+
+    Returns:
+        In [0, 1]; 0 where there are no positives.
+
+    Raises:
+        ValueError: as `average_precision`.
+    """
+    return average_precision(np.ravel(scores), np.ravel(hits), num_positives)
+
+
+def class_average_precisions(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    hits: np.ndarray,
+    class_positives: np.ndarray,
+) -> np.ndarray:
+    """Average precision of each class over the predictions that name it.
+
+    Args:
+        scores: [N, k], the best k scores of each video.
+        classes: [N, k] int in [0, C), the class of each score.
+        hits: [N, k] bool, whether each is a label of its video.
+        class_positives: [C], all videos with that label.
+
+    Returns:
+        [C] float64; NaN for a class without positives, 0 for one with positives
+        that no top-k list names.
+
+    Raises:
+        ValueError: for a class outside [0, C) or with more hits than positives,
+            or as `average_precision`.
+    """
+    scores, classes = np.ravel(scores), np.ravel(classes)
+    hits, class_positives = (
+        np.ravel(hits).astype(bool, copy=False),
+        np.asarray(class_positives),
+    )
+    num_classes = class_positives.size
+    _check_classes(classes, num_classes)
+    class_hits = np.bincount(classes[hits], minlength=num_classes)
+    if np.any(class_hits > class_positives):
+        index = int(np.argmax(class_hits > class_positives))
+        raise ValueError(
+            f"Class {index} has {class_hits[index]} hits but "
+            f"class_positives={class_positives[index]:g}."
+        )
+    ends = np.cumsum(np.bincount(classes, minlength=num_classes))
+    begins = np.concatenate([[0], ends[:-1]])
+    order = np.argsort(classes, kind="stable")
+    scores, hits = scores[order], hits[order]
+    del order  # the largest array here: 8 bytes a prediction
+    result = np.full(num_classes, np.nan)
+    for index in np.flatnonzero(class_positives):
+        part = slice(begins[index], ends[index])
+        result[index] = average_precision(
+            scores[part], hits[part], class_positives[index]
+        )
+    return result
+
+
+def mean_average_precision(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    hits: np.ndarray,
+    class_positives: np.ndarray,
+    all_classes: bool = False,
+) -> float:
+    """mAP over the same top-k predictions as GAP.
+
+    Args:
+        scores: [N, k], the best k scores of each video.
+        classes: [N, k] int in [0, C), the class of each score.
+        hits: [N, k] bool, whether each is a label of its video.
+        class_positives: [C], all videos with that label.
+        all_classes: False leaves classes without positives out of the mean (the
+            starter code's figure), True counts them as 0 (the authors' figure).
+
+    Returns:
+        In [0, 1]; 0 where there are no positives.
+
+    Raises:
+        ValueError: as `class_average_precisions`.
+    """
+    precisions = class_average_precisions(scores, classes, hits, class_positives)
+    return _mean_over_classes(precisions, all_classes)
+
+
+def _mean_over_classes(precisions: np.ndarray, all_classes: bool) -> float:
+    with_positives = ~np.isnan(precisions)
+    count = precisions.size if all_classes else np.count_nonzero(with_positives)
+    return float(np.sum(precisions[with_positives]) / max(count, 1))
+
+
+def _check_classes(classes: np.ndarray, num_classes: int) -> None:
+    if classes.size and not (0 <= classes.min() and classes.max() < num_classes):
+        raise ValueError(
+            f"classes go from {classes.min()} to {classes.max()}; they must lie in "
+            f"[0, {num_classes})."
+        )
+
+
+class MetricsAccumulator:
+    """Collects the top predictions of all batches; the metrics come at the end.
+
+    Each prediction is held in 7 bytes (float32 score, uint16 class, bool hit), so
+    1.1 million videos with 20 predictions take 155 MB, and about four times that
+    while `result` sorts them. Counts and sums are integers or float64.
+    """
+
+    def __init__(self, num_classes: int, top_k: int = 20) -> None:
+        """Starts with no videos.
+
+        Args:
+            num_classes: C.
+            top_k: predictions a video; more than C means C.
+
+        Raises:
+            ValueError: if either is less than 1.
+        """
+        for name, value in (("num_classes", num_classes), ("top_k", top_k)):
+            if value < 1:
+                raise ValueError(f"{name}={value} is less than 1.")
+        self.num_classes = num_classes
+        self.top_k = min(top_k, num_classes)
+        self._class_dtype = np.uint16 if num_classes <= 2**16 else np.int32
+        self._scores: list[np.ndarray] = []
+        self._classes: list[np.ndarray] = []
+        self._hits: list[np.ndarray] = []
+        self._perr: list[np.ndarray] = []
+        self._loss: list[np.ndarray] = []
+        self._class_positives = np.zeros(num_classes, np.float64)
+        self._num_positives = 0
+        self._num_hits_at_one = 0
+        self._num_videos = 0
+
+    def update(self, batch: TopPredictions) -> None:
+        """Adds a batch; its rows of weight 0 are dropped.
+
+        Raises:
+            ValueError: for a NaN score, naming the video; for shapes or classes
+                that do not fit, weights other than 0 and 1, a loss in some
+                batches only, or label counts that contradict each other. The
+                batch then is not added.
+        """
+        num_rows = len(batch.num_labels)
+        rows = _rows_of_videos(batch.weights, num_rows)
+        keep = _column_reader(rows, num_rows)
+        shape = (self.top_k,)
+        scores = keep("scores", batch.scores, np.float32, shape)
+        classes = keep("classes", batch.classes, None, shape)
+        hits = keep("hits", batch.hits, bool, shape)
+        num_labels = keep("num_labels", batch.num_labels, np.int64)
+        perr = keep("perr", batch.perr, np.float32)
+        loss = [] if batch.loss is None else [keep("loss", batch.loss, np.float32)]
+        self._check_scores(scores, batch.video_ids, rows)
+        _check_classes(classes, self.num_classes)
+        positives = self._checked_positives(batch.class_positives, num_labels, hits)
+        if self._perr and bool(loss) != bool(self._loss):
+            raise ValueError("loss must be given in all batches or in none.")
+
+        self._scores.append(scores)
+        self._classes.append(classes.astype(self._class_dtype))
+        self._hits.append(hits)
+        self._perr.append(perr)
+        self._loss.extend(loss)
+        self._class_positives += positives
+        self._num_positives += int(num_labels.sum())
+        best = scores.argmax(axis=1)
+        self._num_hits_at_one += int(hits[np.arange(rows.size), best].sum())
+        self._num_videos += rows.size
+
+    def result(self) -> Metrics:
+        """The metrics of all videos so far; more batches may follow.
+
+        Raises:
+            ValueError: if there was no video.
+        """
+        if not self._num_videos:
+            raise ValueError("There is no video to evaluate.")
+        scores, hits = _joined(self._scores), _joined(self._hits)
+        precisions = class_average_precisions(
+            scores, _joined(self._classes), hits, self._class_positives
+        )
+        return Metrics(
+            gap=global_average_precision(scores, hits, self._num_positives),
+            map=_mean_over_classes(precisions, all_classes=False),
+            map_all_classes=_mean_over_classes(precisions, all_classes=True),
+            hit_at_one=self._num_hits_at_one / self._num_videos,
+            perr=math.fsum(_joined(self._perr)) / self._num_videos,
+            loss=math.fsum(_joined(self._loss)) / self._num_videos
+            if self._loss
+            else None,
+            num_videos=self._num_videos,
+        )
+
+    def _check_scores(
+        self, scores: np.ndarray, video_ids: Any, rows: np.ndarray
+    ) -> None:
+        undefined = np.isnan(scores).any(axis=1)
+        if not undefined.any():
+            return
+        position = int(undefined.argmax())
+        if video_ids is None:
+            name = f"number {self._num_videos + position}, counted from 0,"
+        else:
+            name = _readable(np.asarray(video_ids)[rows[position]])
+        raise ValueError(f"The score of video {name} is NaN.")
+
+    def _checked_positives(
+        self, class_positives: Any, num_labels: np.ndarray, hits: np.ndarray
+    ) -> np.ndarray:
+        """[C] float64; both denominators come from labels and must agree."""
+        positives = np.asarray(class_positives, np.float64)
+        if positives.shape != (self.num_classes,):
+            raise ValueError(
+                f"class_positives must have shape ({self.num_classes},); received "
+                f"{positives.shape}."
+            )
+        if positives.sum() != num_labels.sum():
+            raise ValueError(
+                f"class_positives count {positives.sum():g} labels, num_labels "
+                f"{num_labels.sum()}; were rows of weight 0 left out of the former?"
+            )
+        if np.any(hits.sum(axis=1) > num_labels):
+            raise ValueError("A video has more hits than num_labels.")
+        return positives
+
+
+def _rows_of_videos(weights: Any, num_rows: int) -> np.ndarray:
+    """Indices of the rows whose weight is 1; the others must weigh 0."""
+    if weights is None:
+        return np.arange(num_rows)
+    weights = np.asarray(weights)
+    if weights.shape != (num_rows,) or not np.isin(weights, (0, 1)).all():
+        raise ValueError(
+            f"weights must be {num_rows} numbers, each 0 or 1; received {weights}."
+        )
+    return np.flatnonzero(weights)
+
+
+def _column_reader(rows: np.ndarray, num_rows: int) -> Callable[..., np.ndarray]:
+    """A function that checks a column's shape and copies the given rows of it.
+
+    The copy matters: the column may share the memory of a tensor.
+    """
+
+    def keep(name: str, value: Any, dtype: Any, shape: tuple = ()) -> np.ndarray:
+        column = np.asarray(value, dtype)
+        if column.shape != (num_rows, *shape):
+            raise ValueError(
+                f"{name} must have shape {(num_rows, *shape)}; received {column.shape}."
+            )
+        return column[rows]
+
+    return keep
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The concatenation of `parts`, which it replaces so that one copy remains."""
+    parts[:] = [np.concatenate(parts)]
+    return parts[0]
+
+
+def _readable(video_id: Any) -> str:
+    if isinstance(video_id, bytes):
+        video_id = video_id.decode("utf-8", errors="backslashreplace")
+    return repr(str(video_id))

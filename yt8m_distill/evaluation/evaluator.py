@@ -1,0 +1,149 @@
+"""Evaluates a network on a data set; knows nothing of training."""
+
+import time
+from typing import NamedTuple
+
+import tensorflow as tf
+import tqdm
+
+from yt8m_distill import structures
+from yt8m_distill.evaluation import average_precision, top_predictions
+from yt8m_distill.losses import classification
+from yt8m_distill.models import teacher_student
+
+
+class Evaluation(NamedTuple):
+    """Metrics of a data set and how fast they came.
+
+    Attributes:
+        metrics: GAP, mAP, Hit@1, PERR, loss.
+        videos_per_second: end to end, from the shards to the metrics; the first
+            batch, during which the graph is traced, is left out where there are
+            more.
+    """
+
+    metrics: average_precision.Metrics
+    videos_per_second: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers by name."""
+        numbers = {k: _plain(v) for k, v in self.metrics._asdict().items()}
+        return {**numbers, "videos_per_second": round(self.videos_per_second, 2)}
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else value
+
+
+class _Clock:
+    """Videos a second, without the first batch where there are more."""
+
+    def __init__(self):
+        self._since = time.perf_counter()
+        self._videos = 0
+        self._batches = 0
+        self._rate = 0.0
+
+    def batch_done(self, videos: int) -> None:
+        """Counts a batch that ended just now."""
+        now = time.perf_counter()
+        self._videos += videos
+        self._rate = self._videos / max(now - self._since, 1e-9)
+        self._batches += 1
+        if self._batches == 1:
+            self._since, self._videos = now, 0
+
+    @property
+    def videos_per_second(self) -> float:
+        """The rate so far."""
+        return self._rate
+
+
+class Evaluator:
+    """Runs one role's network over batches and pools its predictions.
+
+    The graph returns the top k of every video and one number a class, nothing of
+    the size B x C.
+
+    Args:
+        networks: of the run; only the role's is used.
+        role: `teacher` or `student`.
+        strategy: the devices.
+        num_classes: C.
+        top_k: predictions a video.
+    """
+
+    def __init__(
+        self,
+        networks: teacher_student.TeacherStudent,
+        role: str,
+        strategy: tf.distribute.Strategy,
+        num_classes: int,
+        top_k: int = 20,
+    ):
+        self.networks = networks
+        self.role = role
+        self.strategy = strategy
+        self.num_classes = num_classes
+        self.top_k = top_k
+        self._step = tf.function(self._distributed_step)
+
+    def _replica_step(self, batch: structures.Batch):
+        outputs = self.networks.forward(self.role, batch[structures.VIEWS])
+        found = top_predictions.top_predictions(
+            tf.sigmoid(outputs.logits),
+            batch[structures.LABELS],
+            batch[structures.WEIGHTS],
+            self.top_k,
+        )
+        return found._replace(
+            # One row a replica, so that the rows can be gathered like all others.
+            class_positives=found.class_positives[tf.newaxis],
+            loss=classification.cross_entropy(outputs, batch[structures.LABELS]),
+        )
+
+    def _distributed_step(self, batch):
+        results = self.strategy.run(self._replica_step, args=(batch,))
+        return tf.nest.map_structure(
+            lambda x: None if x is None else self.strategy.gather(x, axis=0), results
+        )
+
+    def evaluate(
+        self, dataset, num_batches: int | None = None, progress: bool = False
+    ) -> Evaluation:
+        """Metrics over all batches of a distributed dataset.
+
+        Args:
+            dataset: yields global batches, see distribution.distribute.
+            num_batches: for the progress bar.
+            progress: whether to show it.
+
+        Raises:
+            ValueError: for a score that is not a number; the message names the
+                video where one process sees all of them.
+        """
+        pool = average_precision.MetricsAccumulator(self.num_classes, self.top_k)
+        clock = _Clock()
+        bar = tqdm.tqdm(
+            dataset, total=num_batches, disable=not progress, unit="batch", leave=False
+        )
+        for batch in bar:
+            found = self._step(batch)
+            positives = tf.reduce_sum(found.class_positives, axis=0)
+            found = found._replace(class_positives=positives)
+            arrays = [None if x is None else x.numpy() for x in found]
+            weights = found.weights.numpy()
+            pool.update(
+                average_precision.TopPredictions(*arrays)._replace(
+                    video_ids=self._video_ids(batch, len(arrays[0]))
+                )
+            )
+            clock.batch_done(int(weights.sum()))
+        metrics = pool.result()
+        return Evaluation(metrics, clock.videos_per_second)
+
+    def _video_ids(self, batch, rows: int):
+        """Ids of the rows, or None where other processes have some of them."""
+        local = self.strategy.experimental_local_results(batch[structures.VIDEO_ID])
+        ids = tf.concat(local, axis=0).numpy()
+        return ids if len(ids) == rows else None

@@ -1,0 +1,49 @@
+"""Exports a trained network as a SavedModel for serving.
+
+python yt8m_distill/export_model.py --train_dir=run --export_dir=run/export
+"""
+
+import logging
+import os
+import sys
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import flag_groups, settings
+
+_LOG = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Flags → network → SavedModel."""
+    # A model traced with GPUs in sight holds cuDNN kernels, which no CPU can run.
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    checkpoint = flag_groups.read(settings.CheckpointSettings)
+    given = flag_groups.read(settings.ExportSettings)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    import tensorflow as tf
+
+    from yt8m_distill.serving import export
+    from yt8m_distill.training import trained as trained_networks
+
+    # Plain variables: a SavedModel has no use for mirrored ones.
+    strategy = tf.distribute.get_strategy()
+    trained = trained_networks.open_network(checkpoint, strategy=strategy)
+    (view,) = trained.views.values()
+    folder = given.export_dir or os.path.join(
+        checkpoint.train_dir, "export", trained.role
+    )
+    export.export(trained.network, trained.run.data, view, folder, checkpoint.top_k)
+    _LOG.info("The %s of %s is in %s.", trained.role, trained.found.prefix, folder)
+
+
+def run() -> None:
+    """Console entry point."""
+    groups = (settings.CheckpointSettings, settings.ExportSettings)
+    flag_groups.run_script(main, groups, preset=False)
+
+
+if __name__ == "__main__":
+    run()

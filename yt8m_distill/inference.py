@@ -1,0 +1,61 @@
+"""Writes a network's predictions as a Kaggle CSV.
+
+    python yt8m_distill/inference.py --train_dir=run \\
+        --input_data_pattern='test*.tfrecord' --output_file=predictions.csv
+"""
+
+import logging
+import os
+import sys
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import flag_groups, settings
+
+_LOG = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Flags → network → CSV."""
+    checkpoint = flag_groups.read(settings.CheckpointSettings)
+    inference = flag_groups.read(settings.InferenceSettings)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    import tqdm
+
+    from yt8m_distill.data import records
+    from yt8m_distill.serving import predictions, predictor
+    from yt8m_distill.training import trained as trained_networks
+
+    pattern = inference.input_data_pattern
+    total = records.count_records(
+        records.expand_patterns(pattern, "input_data_pattern")
+    )
+    trained = trained_networks.open_network(checkpoint)
+    predict = predictor.Predictor(
+        trained.networks, trained.role, trained.strategy, checkpoint.top_k
+    ).predict
+    dataset = trained.dataset(pattern, checkpoint.batch_size, checkpoint.num_readers)
+    bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
+    with predictions.PredictionWriter(inference.output_file) as writer, bar:
+        for found in predict(dataset):
+            writer.write(found.video_ids, found.classes, found.scores)
+            bar.update(len(found.video_ids))
+    _LOG.info(
+        "%d videos in %s, by the %s of %s.",
+        bar.n if total is None else total,
+        inference.output_file,
+        trained.role,
+        trained.found.prefix,
+    )
+
+
+def run() -> None:
+    """Console entry point."""
+    groups = (settings.CheckpointSettings, settings.InferenceSettings)
+    flag_groups.run_script(main, groups, preset=False)
+
+
+if __name__ == "__main__":
+    run()

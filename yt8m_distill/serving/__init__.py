@@ -1,0 +1,1 @@
+"""Predictions as CSV and as a SavedModel."""

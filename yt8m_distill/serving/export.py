@@ -1,0 +1,99 @@
+"""A network as a SavedModel: from serialized records to its top classes."""
+
+import os
+
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
+from yt8m_distill.data import pipeline
+from yt8m_distill.models import base
+
+
+class ServingModel(tf.Module):
+    """The graph that is exported.
+
+    Signatures:
+        serving_default: `example_bytes` string [N], serialized records of the
+            kind it was trained on → `video_id` string [N], `class_indexes` int32
+            [N, k], `predictions` float32 [N, k], best first. It picks the
+            network's frames by itself; labels in the records are ignored.
+        frames: `frames` float32 [N, T, D], dequantised, and `num_frames` int32
+            [N] → `class_indexes`, `predictions`. All T frames are taken, so a
+            student is given the k it is to look at.
+
+    Args:
+        network: with its variables.
+        data: what the records hold.
+        view: which frames the network reads.
+        top_k: predictions a video, cut to the number of classes.
+    """
+
+    def __init__(
+        self,
+        network: base.VideoClassifier,
+        data: settings.DataSettings,
+        view: pipeline.ViewSpec,
+        top_k: int = 20,
+    ):
+        super().__init__()
+        self.network = network
+        self._data = data
+        self._view = view
+        self._top_k = min(top_k, data.num_classes)
+        size = data.feature_size
+        self.serve_records = tf.function(
+            self._serve_records,
+            input_signature=[tf.TensorSpec([None], tf.string, name="example_bytes")],
+        )
+        self.serve_frames = tf.function(
+            self._serve_frames,
+            input_signature=[
+                tf.TensorSpec([None, None, size], tf.float32, name="frames"),
+                tf.TensorSpec([None], tf.int32, name="num_frames"),
+            ],
+        )
+
+    def _top(self, view: structures.View) -> dict[str, tf.Tensor]:
+        logits = self.network(view, training=False).logits
+        scores, classes = tf.math.top_k(tf.sigmoid(logits), self._top_k)
+        return {"class_indexes": classes, "predictions": scores}
+
+    def _serve_records(self, example_bytes):
+        video_ids, view = pipeline.read_view(example_bytes, self._data, self._view)
+        return {"video_id": video_ids, **self._top(view)}
+
+    def _serve_frames(self, frames, num_frames):
+        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        return self._top(view)
+
+
+def export(
+    network: base.VideoClassifier,
+    data: settings.DataSettings,
+    view: pipeline.ViewSpec,
+    folder: str,
+    top_k: int = 20,
+) -> None:
+    """Writes a SavedModel, which appears under its name only once it is whole.
+
+    Args:
+        network, data, view, top_k: see ServingModel.
+        folder: of the SavedModel; must not exist, or be one.
+
+    Raises:
+        ValueError: if something else stands there.
+    """
+    folder = folder.rstrip("/")
+    is_model = tf.io.gfile.exists(os.path.join(folder, "saved_model.pb"))
+    if tf.io.gfile.exists(folder) and not is_model:
+        raise ValueError(f"--export_dir={folder} exists and is not a SavedModel.")
+    model = ServingModel(network, data, view, top_k)
+    signatures = {
+        "serving_default": model.serve_records.get_concrete_function(),
+        "frames": model.serve_frames.get_concrete_function(),
+    }
+    temporary = f"{folder}.tmp-{os.getpid()}"
+    tf.saved_model.save(model, temporary, signatures=signatures)
+    if is_model:
+        tf.io.gfile.rmtree(folder)
+    tf.io.gfile.rename(temporary, folder)

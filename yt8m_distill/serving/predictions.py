@@ -1,0 +1,316 @@
+"""The Kaggle CSV of predictions: `VideoId,LabelConfidencePairs`.
+
+A line is `id,class score class score ...`, best class first, written with
+`%i %g`: scores keep six significant digits.
+
+Ids are written byte for byte as they stand in the records, so an id that is not
+UTF-8 survives the round trip (read such a file with
+`errors="surrogateescape"`). An id with a comma, a quote or a line break is
+quoted as in RFC 4180: such an id may span lines.
+"""
+
+import array
+import contextlib
+import csv
+import io
+import math
+import os
+import re
+import types
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import tensorflow as tf
+
+HEADER = ("VideoId", "LabelConfidencePairs")
+
+_NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
+_BUFFER_BYTES = 1 << 20
+_MAX_CLASS = np.iinfo(np.int32).max
+_FILE_ERRORS = (OSError, tf.errors.OpError)
+
+
+class PredictionWriter:
+    """Writes the CSV under a temporary name and renames it at the end.
+
+    Use it as a context manager. The target appears, or is replaced, only when the
+    block ends without an exception; otherwise the temporary file is removed and
+    an older target stays as it was. A killed process leaves
+    `<path>.<8 digits>.tmp` behind.
+
+    `path` is a local path or one that tf.io.gfile knows by its scheme. A symbolic
+    link is followed, so that the file behind it is replaced.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Checks that the file can be written; nothing is created yet.
+
+        Raises:
+            ValueError: if the directory is missing or read-only, or the path is
+                that of a directory or a device.
+        """
+        self.path = os.fspath(path)
+        self._target = self.path
+        if not _is_remote(self.path):
+            self._target = os.path.realpath(self.path)
+            _check_local_target(self.path, self._target)
+        self._temporary = f"{self._target}.{uuid.uuid4().hex[:8]}.tmp"
+        self._file: Any = None
+        self._width: int | None = None
+
+    def __enter__(self) -> "PredictionWriter":
+        """Opens the temporary file and writes the header.
+
+        Raises:
+            ValueError: if the file system refuses.
+        """
+        try:
+            with self._one_line_errors():
+                self._file = _open_new(self._temporary)
+                self._file.write((",".join(HEADER) + "\n").encode())
+                self._file.flush()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def write(
+        self, video_ids: Iterable[Any], classes: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Appends a line per video. Rows that fill up a batch must be left out.
+
+        Args:
+            video_ids: [B] bytes or str.
+            classes: [B, k] int.
+            scores: [B, k] float, descending in each row.
+
+        Raises:
+            ValueError: for shapes that differ, a score that is NaN, infinite or out of
+                order (naming the video), or if the file system refuses.
+        """
+        if self._file is None:
+            raise ValueError("PredictionWriter is used outside its with block.")
+        ids = [_as_bytes(video_id) for video_id in np.asarray(video_ids, object)]
+        classes, scores = np.asarray(classes), np.asarray(scores)
+        self._check(ids, classes, scores)
+        with self._one_line_errors():
+            self._file.write(_format_lines(ids, classes, scores))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        """Renames the finished file, or removes it after an exception."""
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            with self._one_line_errors():
+                self._commit()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _check(self, ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> None:
+        if classes.ndim != 2 or classes.shape != scores.shape:
+            raise ValueError(
+                "classes and scores must both be [B, k]; received shapes "
+                f"{classes.shape} and {scores.shape}."
+            )
+        if len(ids) != len(classes):
+            raise ValueError(f"{len(ids)} video ids for {len(classes)} predictions.")
+        if classes.shape[1] != (self._width or classes.shape[1]):
+            raise ValueError(
+                f"{classes.shape[1]} predictions a video after {self._width}."
+            )
+        self._width = classes.shape[1]
+        ordered = (scores[:, :-1] >= scores[:, 1:]).all(axis=1)
+        bad = ~(ordered & np.isfinite(scores).all(axis=1))
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"The scores of video {_readable(ids[row])} are not descending "
+                f"finite numbers: {scores[row].tolist()}."
+            )
+
+    def _commit(self) -> None:
+        if _is_remote(self.path):
+            self._file.close()
+            tf.io.gfile.rename(self._temporary, self._target, overwrite=True)
+        else:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self._target)
+        self._file = None
+
+    def _discard(self) -> None:
+        """Removes the temporary file; what led here is the error worth raising."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with contextlib.suppress(*_FILE_ERRORS):
+            file.close()
+        with contextlib.suppress(*_FILE_ERRORS):
+            tf.io.gfile.remove(self._temporary)
+
+    @contextlib.contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except _FILE_ERRORS as error:
+            raise ValueError(_cannot_write(self.path, _reason(error))) from error
+
+
+def read_predictions(
+    path: str | os.PathLike,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads a CSV that `PredictionWriter` wrote.
+
+    Args:
+        path: a local path or one that tf.io.gfile knows.
+
+    Returns:
+        ids [N] of bytes (dtype object), classes [N, k] int32, scores [N, k]
+        float32, in the order of the file.
+
+    Raises:
+        ValueError: if the file is missing or malformed; the message names the line.
+    """
+    path = os.fspath(path)
+    ids: list[bytes] = []
+    classes, scores = array.array("i"), array.array("f")
+    width = None
+    with _open_text(path) as file:
+        reader = csv.reader(file, strict=True)
+        line = 1
+        try:
+            _check_header(next(reader, []))
+            line = reader.line_num + 1
+            for row in reader:
+                video_id, row_classes, row_scores = _parse_row(row)
+                if width not in (None, len(row_classes)):
+                    raise ValueError(
+                        f"{len(row_classes)} predictions after lines with {width}"
+                    )
+                width = len(row_classes)
+                ids.append(video_id)
+                classes.extend(row_classes)
+                scores.extend(row_scores)
+                line = reader.line_num + 1
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {line}: {error}.") from error
+    shape = (len(ids), width or 0)
+    id_column = np.empty(len(ids), object)
+    id_column[:] = ids
+    return (
+        id_column,
+        np.asarray(classes, np.int32).reshape(shape),
+        np.asarray(scores, np.float32).reshape(shape),
+    )
+
+
+def _check_header(row: list[str]) -> None:
+    if tuple(row) != HEADER:
+        raise ValueError(
+            f"the header must be {','.join(HEADER)}; received {','.join(row)[:80]!r}"
+        )
+
+
+def _parse_row(row: list[str]) -> tuple[bytes, list[int], list[float]]:
+    if len(row) != 2:
+        raise ValueError(f"2 columns are expected; received {len(row)}")
+    video_id, pairs = row
+    numbers = pairs.split()
+    if not numbers or len(numbers) % 2:
+        raise ValueError(
+            "pairs of a class and a score are expected; received "
+            f"{len(numbers)} numbers"
+        )
+    classes, scores = list(map(int, numbers[::2])), list(map(float, numbers[1::2]))
+    for extreme in (min(classes), max(classes)):
+        if not 0 <= extreme <= _MAX_CLASS:
+            raise ValueError(f"class {extreme} is not in [0, {_MAX_CLASS}]")
+    if not all(map(math.isfinite, scores)):
+        raise ValueError("a score is NaN or infinite")
+    return video_id.encode("utf-8", "surrogateescape"), classes, scores
+
+
+def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> bytes:
+    """All lines of a batch. One template a batch is what makes this fast."""
+    num_rows, k = classes.shape
+    template = ",".join(("%s", " ".join(["%i %g"] * k))) + "\n"
+    values = np.empty([num_rows, 1 + 2 * k], object)
+    values[:, 0] = [_quoted(video_id) for video_id in ids]
+    values[:, 1::2] = classes
+    values[:, 2::2] = scores
+    text = (template * num_rows) % tuple(values.ravel().tolist())
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _quoted(video_id: bytes) -> str:
+    if _NEEDS_QUOTES.search(video_id):
+        video_id = b'"' + video_id.replace(b'"', b'""') + b'"'
+    return video_id.decode("utf-8", "surrogateescape")
+
+
+def _as_bytes(video_id: Any) -> bytes:
+    if isinstance(video_id, bytes):
+        return video_id
+    return str(video_id).encode("utf-8", "surrogateescape")
+
+
+def _readable(video_id: bytes) -> str:
+    return repr(video_id.decode("utf-8", "backslashreplace"))
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _cannot_write(path: str, reason: str) -> str:
+    return f"--output_file={path} cannot be written: {reason}."
+
+
+def _reason(error: Exception) -> str:
+    """What the file system said, in one line; some TF errors carry no message."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0].rstrip(".")
+
+
+def _check_local_target(path: str, target: str) -> None:
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise ValueError(_cannot_write(path, f"there is no directory {folder}"))
+    if os.path.isdir(target):
+        raise ValueError(_cannot_write(path, "it is a directory"))
+    if os.path.exists(target) and not os.path.isfile(target):
+        # A rename would put a file in the place of, say, /dev/null.
+        raise ValueError(_cannot_write(path, "it is not a regular file"))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(_cannot_write(path, f"the directory {folder} is read-only"))
+
+
+def _open_new(path: str) -> BinaryIO:
+    if _is_remote(path):
+        return tf.io.gfile.GFile(path, "wb")
+    return open(path, "xb", buffering=_BUFFER_BYTES)
+
+
+def _open_text(path: str) -> io.TextIOWrapper:
+    """Opens for the csv module: no newline translation, every byte accepted."""
+    try:
+        if _is_remote(path):
+            with tf.io.gfile.GFile(path, "rb") as file:
+                binary: BinaryIO = io.BytesIO(file.read())
+        else:
+            binary = open(path, "rb", buffering=_BUFFER_BYTES)
+    except _FILE_ERRORS as error:
+        raise ValueError(f"{path} cannot be read: {_reason(error)}.") from error
+    return io.TextIOWrapper(
+        binary, encoding="utf-8", errors="surrogateescape", newline=""
+    )

@@ -1,0 +1,80 @@
+"""The top classes of every video of a data set, batch by batch."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import structures
+from yt8m_distill.models import teacher_student
+
+
+class Predictions(NamedTuple):
+    """The top k of some videos, best first.
+
+    Attributes:
+        video_ids: [N] bytes.
+        classes: [N, k] int32.
+        scores: [N, k] float32 in [0, 1].
+    """
+
+    video_ids: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+class Predictor:
+    """Runs one role's network and keeps the top k of every video.
+
+    Args:
+        networks: of the run; only the role's is used.
+        role: `teacher` or `student`.
+        strategy: the devices.
+        top_k: predictions a video, cut to the number of classes.
+    """
+
+    def __init__(
+        self,
+        networks: teacher_student.TeacherStudent,
+        role: str,
+        strategy: tf.distribute.Strategy,
+        top_k: int = 20,
+    ):
+        self.networks = networks
+        self.role = role
+        self.strategy = strategy
+        self.top_k = min(top_k, networks.network(role).num_classes)
+        self._step = tf.function(self._distributed_step)
+
+    def _distributed_step(self, batch):
+        def replica_step(batch):
+            outputs = self.networks.forward(self.role, batch[structures.VIEWS])
+            return tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
+
+        return self.strategy.run(replica_step, args=(batch,))
+
+    def predict(self, dataset) -> Iterator[Predictions]:
+        """Predictions of each batch of a distributed dataset, in its order.
+
+        Raises:
+            ValueError: for a score that is not a number, naming the video.
+        """
+        for batch in dataset:
+            scores, classes = self._step(batch)
+            keep = self._local(batch[structures.WEIGHTS]) > 0
+            found = Predictions(
+                self._local(batch[structures.VIDEO_ID])[keep],
+                self._local(classes)[keep],
+                self._local(scores)[keep],
+            )
+            bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
+            if bad.size:
+                name = found.video_ids[bad[0]].decode(errors="replace")
+                raise ValueError(f"Video {name} has a score that is not a number.")
+            yield found
+
+    def _local(self, value) -> np.ndarray:
+        """The rows of all replicas of this process."""
+        parts = self.strategy.experimental_local_results(value)
+        return np.concatenate([part.numpy() for part in parts])

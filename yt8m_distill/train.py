@@ -1,0 +1,36 @@
+"""Trains a teacher, a baseline, or a teacher and a student.
+
+    python yt8m_distill/train.py --mode=serial --student_k=30 \\
+        --train_data_pattern='train*.tfrecord' \\
+        --validation_data_pattern='validate*.tfrecord' --train_dir=run
+"""
+
+import os
+import sys
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import flag_groups
+
+
+def main() -> None:
+    """Flags → settings → all phases of the mode."""
+    run_settings = flag_groups.read_run()
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    from yt8m_distill.training import distribution, trainer
+
+    policy = run_settings.networks.dtype_policy
+    distribution.prepare_runtime(policy, run_settings.training.deterministic)
+    strategy = distribution.build_strategy(run_settings.training.num_gpus)
+    trainer.train(run_settings, strategy)
+
+
+def run() -> None:
+    """Console entry point."""
+    flag_groups.run_script(main, flag_groups.RUN_GROUPS, preset=True)
+
+
+if __name__ == "__main__":
+    run()

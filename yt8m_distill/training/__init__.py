@@ -1,0 +1,1 @@
+"""Modes, steps and the loops around them."""

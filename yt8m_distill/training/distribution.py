@@ -1,0 +1,102 @@
+"""Where a run computes: devices, replicas, and each replica's rows."""
+
+import json
+import os
+
+import keras
+import tensorflow as tf
+
+
+def build_strategy(num_gpus: int = -1) -> tf.distribute.Strategy:
+    """MirroredStrategy over this machine's GPUs, or over its CPU without any.
+
+    With TF_CONFIG in the environment: MultiWorkerMirroredStrategy.
+
+    Args:
+        num_gpus: how many GPUs; -1: all; 0: the CPU.
+
+    Raises:
+        ValueError: if there are fewer GPUs than asked for, or TF_CONFIG is not
+            JSON.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if num_gpus > len(gpus):
+        raise ValueError(
+            f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs here."
+        )
+    if num_gpus >= 0:
+        tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
+        gpus = gpus[:num_gpus]
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    cluster = os.environ.get("TF_CONFIG")
+    if cluster:
+        try:
+            json.loads(cluster)
+        except ValueError as error:
+            raise ValueError(f"TF_CONFIG is not JSON: {cluster}") from error
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = [f"GPU:{i}" for i in range(len(gpus))] or ["CPU:0"]
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the files of the run."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    return resolver.task_type == "chief" or (
+        resolver.task_type == "worker"
+        and resolver.task_id == 0
+        and "chief" not in resolver.cluster_spec().as_dict()
+    )
+
+
+def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises ValueError unless every replica gets the same number of videos."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ValueError(
+            f"--batch_size={batch_size} is not divisible by the {replicas} replicas."
+        )
+
+
+def distribute(strategy: tf.distribute.Strategy, make_dataset):
+    """A dataset whose elements are global batches, split over the replicas.
+
+    Args:
+        strategy: the strategy in use.
+        make_dataset: (input_shard: (index, count)) → dataset of the rows that
+            this process has of every global batch. Every process reads the same
+            records and parses only its own, so that the global batches are the
+            same whatever the number of processes.
+
+    Returns:
+        The distributed dataset. Replica r sees the r-th slice of each batch.
+    """
+
+    def split(batch, parts: int) -> tf.data.Dataset:
+        def cut(x):
+            shape = tf.concat([[parts, x.shape[0] // parts], tf.shape(x)[1:]], 0)
+            cut_shape = [parts, x.shape[0] // parts, *x.shape[1:]]
+            return tf.ensure_shape(tf.reshape(x, shape), cut_shape)
+
+        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(cut, batch))
+
+    def from_context(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        processes = context.num_input_pipelines
+        dataset = make_dataset((context.input_pipeline_id, processes))
+        local = context.num_replicas_in_sync // processes
+        if local > 1:
+            dataset = dataset.flat_map(lambda batch: split(batch, local))
+            dataset = dataset.prefetch(local)
+        return dataset
+
+    return strategy.distribute_datasets_from_function(from_context)
+
+
+def prepare_runtime(dtype_policy: str, deterministic: bool = False) -> None:
+    """Sets the precision of products and, if wanted, deterministic kernels."""
+    keras.mixed_precision.set_global_policy(dtype_policy)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()

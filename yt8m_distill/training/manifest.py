@@ -1,0 +1,219 @@
+"""What a run writes about itself: settings, versions, progress, results.
+
+Files of a train_dir:
+
+    model_flags.json         the settings of the newest command
+    manifest.json            settings, versions, data, networks, results
+    <phase>/settings.json    the settings that this phase depends on
+    <phase>/metrics.jsonl    one JSON object a log line and an evaluation
+    <phase>/best/<role>/     the best network by validation GAP
+    <phase>/checkpoints/     the whole state, to resume from
+"""
+
+import datetime
+import json
+import logging
+import os
+import platform
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import yt8m_distill
+from yt8m_distill import settings
+
+_LOG = logging.getLogger(__name__)
+
+MODEL_FLAGS = "model_flags.json"
+MANIFEST = "manifest.json"
+PHASE_SETTINGS = "settings.json"
+
+# Settings under which the same training goes on all the same.
+_CHANGEABLE = (
+    "train_dir",
+    "mode",
+    "steps_per_loop",
+    "log_steps",
+    "save_checkpoint_minutes",
+    "max_checkpoints",
+    "start_new_model",
+    "num_gpus",
+    "deterministic",
+)
+# Settings that a phase without a student, or without a guide, does not see.
+_STUDENT_ONLY = ("student_k", "frame_sampler", "student")
+_GUIDED_ONLY = (
+    "student_loss",
+    "match",
+    "prediction_distance",
+    "temperature",
+    "classifier",
+    "teacher_checkpoint",
+    "student_epochs",
+    "finetune_epochs",
+)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes JSON under its final name only once it is whole."""
+    temporary = f"{path}.tmp-{os.getpid()}"
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def read_json(path: str) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ValueError: if the file is absent or is not JSON; the message names it.
+    """
+    if not tf.io.gfile.exists(path):
+        raise ValueError(f"{path} does not exist.")
+    with tf.io.gfile.GFile(path) as file:
+        try:
+            return json.loads(file.read())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def append_json_line(path: str, value: dict) -> None:
+    """Appends one JSON object as a line."""
+    with tf.io.gfile.GFile(path, "a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def read_run_settings(train_dir: str) -> settings.RunSettings:
+    """The settings of the run in a train_dir.
+
+    Raises:
+        ValueError: if there is no run, or it is not one of this package.
+    """
+    path = os.path.join(train_dir, MODEL_FLAGS)
+    if not tf.io.gfile.exists(path):
+        raise ValueError(
+            f"--train_dir={train_dir} has no {MODEL_FLAGS}: no run of train.py."
+        )
+    try:
+        return settings.RunSettings.from_dict(read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def phase_settings(run: settings.RunSettings, roles: tuple, guided: bool) -> dict:
+    """The settings that a phase with these role names depends on, name → value."""
+    left_out = set(_CHANGEABLE)
+    if "student" not in roles:
+        left_out |= {*_STUDENT_ONLY, *_GUIDED_ONLY}
+    if "teacher" not in roles and not guided:
+        left_out |= {"teacher"} if run.networks.student else set()
+        left_out |= set(_GUIDED_ONLY)
+    return {k: v for k, v in run.to_dict().items() if k not in left_out}
+
+
+def check_same_settings(folder: str, wanted: dict) -> None:
+    """Compares with the settings under which a phase began.
+
+    Raises:
+        ValueError: if some differ; the message lists them.
+    """
+    path = os.path.join(folder, PHASE_SETTINGS)
+    if not tf.io.gfile.exists(path):
+        return
+    stored = read_json(path)
+    different = [
+        f"--{key}: was {stored.get(key)!r}, is {wanted.get(key)!r}"
+        for key in sorted({*stored, *wanted})
+        if stored.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} was trained with other settings: {'; '.join(different)}. Use "
+            "the old ones, another --train_dir, or --start_new_model."
+        )
+
+
+# All that the scripts write to a train_dir, at its top.
+_OWN_FILES = (MODEL_FLAGS, MANIFEST)
+_OWN_FOLDERS = ("teacher", "baseline", "student", "parallel", "finetune", "eval")
+
+
+def remove_run(train_dir: str) -> None:
+    """Removes what earlier runs wrote to a train_dir, and nothing else.
+
+    Raises:
+        ValueError: if the folder holds anything that no run of this package wrote;
+            nothing is removed then.
+    """
+    if not tf.io.gfile.isdir(train_dir):
+        return
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(train_dir)]
+    strange = sorted(set(names) - {*_OWN_FILES, *_OWN_FOLDERS})
+    if strange:
+        raise ValueError(
+            f"--start_new_model: --train_dir={train_dir} holds what no run wrote: "
+            f"{', '.join(strange)}. Nothing was removed."
+        )
+    for name in names:
+        path = os.path.join(train_dir, name)
+        _LOG.info("--start_new_model removes %s.", path)
+        if tf.io.gfile.isdir(path):
+            tf.io.gfile.rmtree(path)
+        else:
+            tf.io.gfile.remove(path)
+
+
+class Manifest:
+    """manifest.json of a run: what was asked, with what, and what came out.
+
+    Args:
+        train_dir: the run's folder.
+        run: its settings.
+        writes: False on the workers of a job that are not its chief.
+    """
+
+    def __init__(self, train_dir: str, run: settings.RunSettings, writes: bool = True):
+        self.path = os.path.join(train_dir, MANIFEST)
+        self.writes = writes
+        before = read_json(self.path) if tf.io.gfile.exists(self.path) else {}
+        self.content = {
+            "started": _now(),
+            "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+            "settings": run.to_dict(),
+            "versions": {
+                "yt8m_distill": yt8m_distill.__version__,
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "python": platform.python_version(),
+            },
+            "machine": {
+                "processors": os.cpu_count(),
+                "gpus": len(tf.config.list_physical_devices("GPU")),
+            },
+            "phases": before.get("phases", {}),
+        }
+
+    def update(self, phase: str, **values: Any) -> None:
+        """Merges values into a phase's entry and writes the file."""
+        entry = self.content["phases"].setdefault(phase, {})
+        entry.update(values, updated=_now())
+        self.write()
+
+    def forget(self, phase: str) -> None:
+        """Drops a phase's entry."""
+        self.content["phases"].pop(phase, None)
+
+    def phase(self, name: str) -> dict:
+        """A phase's entry."""
+        return self.content["phases"].get(name, {})
+
+    def write(self) -> None:
+        """Writes the file."""
+        if self.writes:
+            write_json(self.path, self.content)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

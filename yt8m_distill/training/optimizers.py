@@ -1,0 +1,119 @@
+"""Optimizers by name, their learning rates, and applying summed gradients."""
+
+import keras
+import tensorflow as tf
+
+from yt8m_distill import registry, settings
+
+OPTIMIZERS = registry.Registry("optimizer")
+
+for _name in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Nadam", "Lion"):
+    if hasattr(keras.optimizers, _name):
+        OPTIMIZERS.register(_name)(getattr(keras.optimizers, _name))
+
+try:  # The extra [addons]; TensorFlow Addons does not import beyond TF 2.15.
+    import tensorflow_addons as tfa
+except ImportError:
+    tfa = None
+
+_ADDONS = ("LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "AdaBelief")
+
+
+def _spec(text: str) -> registry.Specification:
+    """Parses an optimizer; `tfa.LAMB(...)` becomes the name `tfa_LAMB`."""
+    return registry.parse(text.replace("tfa.", "tfa_", 1))
+
+
+if tfa is not None:
+    for _name in _ADDONS:
+        OPTIMIZERS.register(f"tfa_{_name}")(getattr(tfa.optimizers, _name))
+
+
+@keras.utils.register_keras_serializable("yt8m_distill")
+class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate at a step: warm-up, then decay.
+
+    Args:
+        optimization: the settings; examples are turned into steps.
+        batch_size: videos a step, over all replicas.
+        total_steps: steps of the phase, which the cosine schedule needs.
+    """
+
+    def __init__(
+        self,
+        optimization: settings.OptimizationSettings,
+        batch_size: int,
+        total_steps: int,
+    ):
+        self.optimization = optimization
+        self.batch_size = batch_size
+        self.total_steps = total_steps
+
+    def __call__(self, step) -> tf.Tensor:
+        """Step (from 0) → rate, float32 scalar."""
+        given = self.optimization
+        examples = tf.cast(step, tf.float32) * self.batch_size
+        if given.learning_rate_schedule == "cosine":
+            share = tf.cast(step, tf.float32) / max(self.total_steps, 1)
+            factor = 0.5 * (1 + tf.cos(3.141592653589793 * tf.minimum(share, 1.0)))
+        else:
+            times = tf.floor(examples / given.learning_rate_decay_examples)
+            factor = tf.pow(given.learning_rate_decay, times)
+        if given.warmup_examples:
+            warm = (examples + self.batch_size) / given.warmup_examples
+            factor *= tf.minimum(warm, 1.0)
+        return given.base_learning_rate * factor
+
+    def get_config(self) -> dict:
+        """The constructor arguments."""
+        return {
+            "optimization": self.optimization,
+            "batch_size": self.batch_size,
+            "total_steps": self.total_steps,
+        }
+
+
+def build_optimizer(
+    optimization: settings.OptimizationSettings, learning_rate: LearningRate
+):
+    """The optimizer that `--optimizer` names. Clipping is the training step's.
+
+    Raises:
+        ValueError: for an unknown name or argument; an optimizer of TensorFlow
+            Addons needs the extra [addons].
+    """
+    text = optimization.optimizer
+    spec = _spec(text)
+    if spec.name.startswith("tfa_") and tfa is None:
+        raise ValueError(
+            f"--optimizer={text} needs TensorFlow Addons: pip install "
+            "'yt8m_distill[addons]' (TF 2.15.1, Python 3.10 or 3.11)."
+        )
+    entry = OPTIMIZERS.get(spec.name)
+    try:
+        return entry(learning_rate=learning_rate, **spec.arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--optimizer={text}: {error}") from error
+
+
+def build_variables(optimizer, variables: list) -> None:
+    """Makes the optimizer's slots now, so that a checkpoint finds them."""
+    if hasattr(optimizer, "build"):
+        optimizer.build(variables)
+    else:  # Keras' legacy class, which TensorFlow Addons builds on.
+        optimizer._create_all_weights(variables)
+
+
+def apply_summed(optimizer, gradients: list, variables: list) -> None:
+    """Applies gradients that are already summed over the replicas.
+
+    Keras optimizers clip before they sum, so the training step sums and clips by
+    itself. Their own sum must then not happen again: Keras 2.15 has an argument
+    for that; Keras 3 has none (seen in 3.15), so its hook is made the identity.
+    """
+    pairs = list(zip(gradients, variables, strict=True))
+    if hasattr(optimizer, "_all_reduce_sum_gradients"):
+        optimizer._all_reduce_sum_gradients = list
+        optimizer.apply_gradients(pairs)
+    else:
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)

@@ -1,0 +1,250 @@
+"""One training step: forward, objectives, gradients, sum, clip, apply.
+
+The loss of a step is the mean over the videos of the *global* batch. A replica
+divides the sum over its own rows by the number of videos of all replicas, and
+gradients are summed over the replicas before they are clipped: the step is the
+same on one device and on many.
+"""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
+from yt8m_distill.evaluation import top_predictions
+from yt8m_distill.models import teacher_student
+from yt8m_distill.training import modes, optimizers
+
+# L2 penalties are given in this unit (the paper's "penalty of 2").
+REGULARIZATION_UNIT = 1e-8
+
+
+def _all_reduce_sum(value):
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def _l2_penalty(kernels: list, scale: float) -> tf.Tensor:
+    """scale * sum(w^2) / 2 over all kernels, a scalar."""
+    total = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in kernels])
+    return scale * total
+
+
+def batch_gap(scores: tf.Tensor, hits: tf.Tensor, num_labels: tf.Tensor) -> tf.Tensor:
+    """GAP of one batch in the graph, for the log (evaluation has the exact one).
+
+    Args:
+        scores: [B, k] float32.
+        hits: [B, k] bool.
+        num_labels: [B], all labels of each video.
+
+    Returns:
+        A float32 scalar.
+    """
+    order = tf.argsort(tf.reshape(scores, [-1]), direction="DESCENDING", stable=True)
+    hit = tf.cast(tf.gather(tf.reshape(hits, [-1]), order), tf.float32)
+    precision = tf.cumsum(hit) / tf.range(1, tf.size(hit) + 1, dtype=tf.float32)
+    positives = tf.reduce_sum(tf.cast(num_labels, tf.float32))
+    return tf.math.divide_no_nan(tf.reduce_sum(precision * hit), positives)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """A role that learns in this phase, and what it learns with."""
+
+    role: modes.Role
+    optimizer: Any
+    variables: list
+    kernels: list
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the numbers that a step gives for this role."""
+        parts = [term.name for term in self.role.objective.terms]
+        names = [*(f"{part}_loss" for part in parts), "label_loss", "reg_loss"]
+        names += ["loss", "gradient_norm", "Hit@1", "PERR", "GAP"]
+        return [f"{self.role.name}/{name}" for name in names]
+
+
+def trained_variables(network, role: modes.Role) -> list:
+    """The variables that a role's optimizer owns."""
+    if role.trains_classifier:
+        return list(network.trainable_variables)
+    classifier = {id(v) for v in network.head.trainable_variables}
+    return [v for v in network.trainable_variables if id(v) not in classifier]
+
+
+def trained_kernels(network, role: modes.Role, scope: str) -> list:
+    """The kernels under the L2 penalty, as far as the role trains them."""
+    if role.trains_classifier:
+        return network.kernels(scope)
+    if scope == "classifier":
+        return []
+    return [
+        k for k in network.kernels() if all(k is not h for h in network.head.kernels())
+    ]
+
+
+class TrainStep:
+    """Computes and applies the gradients of all learners of a phase.
+
+    Args:
+        networks: of all roles.
+        phase: its roles, guides first.
+        learners: one for each role that is not frozen.
+        optimization: clipping and penalty.
+        batch_size: of all replicas.
+        seed: of the dropout; with the step it decides which numbers are dropped,
+            whatever the number of replicas and however often a run was resumed.
+        top_k: of the logged GAP.
+        loss_scale: None, or the factor on the loss under mixed_float16.
+    """
+
+    def __init__(
+        self,
+        networks: teacher_student.TeacherStudent,
+        phase: modes.Phase,
+        learners: list[Learner],
+        optimization: settings.OptimizationSettings,
+        batch_size: int,
+        seed: int,
+        top_k: int = 20,
+        loss_scale: tf.Variable | None = None,
+    ):
+        self.networks = networks
+        self.phase = phase
+        self.learners = {learner.role.name: learner for learner in learners}
+        self.optimization = optimization
+        self.batch_size = batch_size
+        self.seed = seed
+        self.top_k = top_k
+        self.loss_scale = loss_scale
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the numbers in the vector that `compute` returns."""
+        learners = self.learners.values()
+        return [name for learner in learners for name in learner.metric_names]
+
+    def _dropout_noise(self, role: modes.Role, rows: int, step: tf.Tensor):
+        """This replica's rows of the global batch's noise, or None."""
+        network = self.networks.network(role.name)
+        if role.frozen or network.dropout_rate == 0:
+            return None
+        index = [r.name for r in self.phase.roles].index(role.name)
+        seed = tf.stack([self.seed * 2 + index, tf.cast(step, tf.int32)])
+        noise = tf.random.stateless_uniform(
+            [self.batch_size, network.encoding_size], seed
+        )
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        start = tf.cast(replica, tf.int32) * rows
+        return noise[start : start + rows]
+
+    def compute(self, batch: structures.Batch, step: tf.Tensor):
+        """Gradients of the global batch, clipped; runs in a replica.
+
+        Args:
+            batch: this replica's rows.
+            step: int64 scalar, steps done before.
+
+        Returns:
+            Role → gradients; a float32 vector of `metric_names`, means over the
+            global batch; whether all gradients are finite.
+        """
+        weights = batch[structures.WEIGHTS]
+        count = tf.maximum(_all_reduce_sum(tf.reduce_sum(weights)), 1.0)
+        with_states = any(
+            learner.role.objective.needs_states for learner in self.learners.values()
+        )
+        outputs, gradients, metrics, finite = {}, {}, [], tf.constant(True)
+        for role in self.phase.roles:
+            noise = self._dropout_noise(role, weights.shape[0], step)
+            with tf.GradientTape() as tape:
+                outputs[role.name] = self.networks.forward(
+                    role.name,
+                    batch[structures.VIEWS],
+                    training=not role.frozen,
+                    with_states=with_states,
+                    dropout_noise=noise,
+                )
+                if role.frozen:
+                    continue
+                losses = self._losses(role, outputs, batch, count)
+                target = losses["loss"]
+                if self.loss_scale is not None:
+                    target *= self.loss_scale
+            learner = self.learners[role.name]
+            mine = tape.gradient(target, learner.variables)
+            mine, norm = self._sum_and_clip(mine)
+            gradients[role.name] = mine
+            finite = tf.logical_and(finite, tf.math.is_finite(norm))
+            summed = _all_reduce_sum(list(losses.values()))
+            quality = self._batch_quality(outputs[role.name], batch)
+            metrics += [*summed, norm, *quality]
+        return gradients, tf.stack(metrics), finite
+
+    def _losses(self, role, outputs, batch, count) -> dict[str, tf.Tensor]:
+        """This replica's share of every part, and their sum: scalars by name."""
+        weights = batch[structures.WEIGHTS]
+        labels = batch[structures.LABELS]
+        learner = self.learners[role.name]
+        mine = outputs[role.name]
+        guide = outputs.get(role.guide)
+
+        def share(per_video):
+            # where, not only a product: a filling row may hold anything.
+            kept = tf.where(weights > 0, per_video * weights, 0.0)
+            return tf.reduce_sum(kept) / count
+
+        parts = role.objective(mine, labels, guide)
+        parts = {name: share(values) for name, values in parts.items()}
+        losses = {f"{name}_loss": value for name, value in parts.items()}
+        losses["label_loss"] = tf.add_n(list(parts.values()))
+        losses["reg_loss"] = tf.constant(0.0)
+        penalty = self.optimization.regularization_penalty * REGULARIZATION_UNIT
+        if penalty and learner.kernels:
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            losses["reg_loss"] = _l2_penalty(learner.kernels, penalty / replicas)
+        losses["loss"] = losses["label_loss"] + losses["reg_loss"]
+        return losses
+
+    def _sum_and_clip(self, gradients: list) -> tuple[list, tf.Tensor]:
+        """Sums over the replicas, unscales, clips by the global norm."""
+        gradients = _all_reduce_sum([tf.convert_to_tensor(g) for g in gradients])
+        if self.loss_scale is not None:
+            gradients = [g / self.loss_scale for g in gradients]
+        norm = tf.linalg.global_norm(gradients)
+        limit = self.optimization.clip_gradient_norm
+        if limit:
+            gradients, _ = tf.clip_by_global_norm(gradients, limit, use_norm=norm)
+        return gradients, norm
+
+    def _batch_quality(self, outputs, batch) -> list[tf.Tensor]:
+        """Hit@1, PERR and GAP of the global batch: scalars."""
+        found = top_predictions.top_predictions(
+            tf.sigmoid(outputs.logits),
+            batch[structures.LABELS],
+            batch[structures.WEIGHTS],
+            self.top_k,
+        )
+        context = tf.distribute.get_replica_context()
+        gather = [found.scores, tf.cast(found.hits, tf.int32), found.num_labels]
+        gather += [found.perr, batch[structures.WEIGHTS]]
+        scores, hits, num_labels, perr, weights = (
+            context.all_gather(value, axis=0) for value in gather
+        )
+        valid = weights > 0
+        hits = tf.logical_and(hits > 0, valid[:, tf.newaxis])
+        scores = tf.where(valid[:, tf.newaxis], scores, -1.0)
+        labels = tf.where(valid, num_labels, 0)
+        count = tf.maximum(tf.reduce_sum(weights), 1.0)
+        hit_at_one = tf.reduce_sum(tf.cast(hits[:, 0], tf.float32)) / count
+        perr = tf.reduce_sum(tf.where(valid, perr, 0.0)) / count
+        return [hit_at_one, perr, batch_gap(scores, hits, labels)]
+
+    def apply(self, gradients: dict[str, list]) -> None:
+        """Updates the variables of every learner; runs in a replica."""
+        for name, mine in gradients.items():
+            learner = self.learners[name]
+            optimizers.apply_summed(learner.optimizer, mine, learner.variables)

@@ -1,0 +1,108 @@
+"""A trained network out of a train_dir, ready to be used."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from yt8m_distill import settings
+from yt8m_distill.models import builder, teacher_student
+from yt8m_distill.training import (
+    checkpoints,
+    distribution,
+    manifest,
+    modes,
+    trainer,
+)
+
+
+@dataclasses.dataclass
+class TrainedNetwork:
+    """A network with what is needed to feed it.
+
+    Attributes:
+        networks: holds the role's network alone.
+        role: `teacher` or `student`.
+        run: the settings of its training; the data's id key is this script's.
+        views: name → pipeline.ViewSpec of the view it reads.
+        strategy: the devices.
+        found: the checkpoint in its variables.
+    """
+
+    networks: teacher_student.TeacherStudent
+    role: str
+    run: settings.RunSettings
+    views: dict[str, Any]
+    strategy: tf.distribute.Strategy
+    found: checkpoints.Found | None
+
+    @property
+    def network(self):
+        """The VideoClassifier."""
+        return self.networks.network(self.role)
+
+    def load(self, found: checkpoints.Found) -> None:
+        """Takes the variables from a checkpoint."""
+        checkpoints.restore_network(found.prefix, self.role, self.network)
+        self.found = found
+
+    def dataset(self, pattern: str, batch_size: int, num_readers: int):
+        """The videos of a pattern, each once, distributed."""
+        return trainer.evaluation_dataset(
+            self.strategy, pattern, self.run.data, self.views, batch_size, num_readers
+        )
+
+
+def resolve_role(run: settings.RunSettings, network: str) -> str:
+    """`auto`, `teacher` or `student` → the role.
+
+    Raises:
+        ValueError: if the mode of the run trains no such network.
+    """
+    trained = [r for r in ("student", "teacher") if modes.phases_of(run, r)]
+    role = trained[0] if network == "auto" else network
+    if role not in trained:
+        raise ValueError(
+            f"--network={network}: a run with --mode={run.distillation.mode} trains "
+            f"no {role}."
+        )
+    return role
+
+
+def open_network(
+    given: settings.CheckpointSettings,
+    wait: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+) -> TrainedNetwork:
+    """Builds the network that a train_dir describes and loads its variables.
+
+    Args:
+        given: the train_dir, which network, which checkpoint.
+        wait: without a checkpoint, return the network unloaded (`found` is None)
+            instead of raising.
+        strategy: the devices; None: all that the flags allow.
+
+    Raises:
+        ValueError: if there is no run, no such network or no checkpoint yet.
+    """
+    run = manifest.read_run_settings(given.train_dir)
+    if given.video_id_key:
+        data = dataclasses.replace(run.data, video_id_key=given.video_id_key)
+        run = dataclasses.replace(run, data=data)
+    role = resolve_role(run, given.network)
+    found = checkpoints.find(given.train_dir, run, role, given.checkpoint)
+    if found is None and not wait:
+        raise ValueError(
+            f"--train_dir={given.train_dir} has no {given.checkpoint} checkpoint of "
+            f"the {role} yet."
+        )
+    distribution.prepare_runtime(run.networks.dtype_policy)
+    strategy = strategy or distribution.build_strategy(given.num_gpus)
+    distribution.check_batch_size(given.batch_size, strategy)
+    with strategy.scope():
+        networks = builder.build_networks(run, [role])
+    views = trainer.views_of(run, [role])
+    trained = TrainedNetwork(networks, role, run, views, strategy, None)
+    if found:
+        trained.load(found)
+    return trained

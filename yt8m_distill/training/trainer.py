@@ -1,0 +1,508 @@
+"""The loops around the steps.
+
+The inner loop is one tf.function over many steps; the outer one logs, saves and
+evaluates between its calls. A run is a list of phases (see modes); each leaves
+its checkpoints, its best networks and its logs in a folder of its own.
+"""
+
+import logging
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from yt8m_distill import settings, structures
+from yt8m_distill.data import pipeline, records
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import builder
+from yt8m_distill.training import (
+    actions,
+    checkpoints,
+    distribution,
+    manifest,
+    modes,
+    optimizers,
+    steps,
+)
+
+_LOG = logging.getLogger(__name__)
+
+# Loss scaling under mixed_float16: halved when a gradient overflows, doubled
+# after this many steps without.
+_INITIAL_LOSS_SCALE = 2.0**15
+_STEPS_UNTIL_DOUBLED = 2000
+
+
+def views_of(run: settings.RunSettings, roles: list[str]) -> dict:
+    """The views that the roles' networks read, name → pipeline.ViewSpec."""
+    sampling = run.sampling
+    views = {
+        structures.ALL: pipeline.ViewSpec("all", run.data.max_frames),
+        structures.SAMPLED: pipeline.ViewSpec(
+            sampling.frame_sampler, sampling.student_k
+        ),
+    }
+    return {builder.VIEWS[role]: views[builder.VIEWS[role]] for role in roles}
+
+
+class InnerLoop:
+    """Many training steps in one tf.function.
+
+    Args:
+        step: the step of one replica.
+        strategy: the devices.
+        counter: int64 variable, steps done; the loop moves it.
+        loss_scale: float32 variable under mixed_float16, or None.
+    """
+
+    def __init__(self, step: steps.TrainStep, strategy, counter, loss_scale=None):
+        self.step = step
+        self.strategy = strategy
+        self.counter = counter
+        self.loss_scale = loss_scale
+        self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.run = tf.function(self._run)
+
+    def _one_step(self, iterator):
+        """One step on all replicas: its metrics [M], and whether it was finite."""
+        batch = next(iterator)
+        gradients, metrics, finite = self.strategy.run(
+            self.step.compute, args=(batch, self.counter)
+        )
+        # All replicas have the same sums, so the first speaks for all.
+        metrics = self.strategy.experimental_local_results(metrics)[0]
+        finite = self.strategy.experimental_local_results(finite)[0]
+        if self.loss_scale is None:
+            self.strategy.run(self.step.apply, args=(gradients,))
+        else:
+            if finite:
+                self.strategy.run(self.step.apply, args=(gradients,))
+            self._rescale(finite)
+        self.counter.assign_add(1)
+        return metrics, finite
+
+    def _rescale(self, finite):
+        """Moves the loss scale after a step."""
+        good = tf.where(finite, self.good_steps + 1, 0)
+        double = good >= _STEPS_UNTIL_DOUBLED
+        factor = tf.where(finite, tf.where(double, 2.0, 1.0), 0.5)
+        self.loss_scale.assign(tf.maximum(self.loss_scale * factor, 1.0))
+        self.good_steps.assign(tf.where(double, tf.zeros_like(good), good))
+
+    def _run(self, iterator, num_steps):
+        """Runs `num_steps` steps, fewer if a number is no longer finite.
+
+        Returns:
+            The means of the metrics [M], of the last step alone if that one was
+            not finite; and that step's number, or -1.
+        """
+        total = tf.zeros([len(self.step.metric_names)])
+        bad_step = tf.constant(-1, tf.int64)
+        done = tf.constant(0.0)
+        for _ in tf.range(num_steps):
+            metrics, finite = self._one_step(iterator)
+            if self.loss_scale is None:
+                finite = tf.logical_and(
+                    finite, tf.reduce_all(tf.math.is_finite(metrics))
+                )
+            else:  # An overflow is skipped and scaled away, not an error.
+                metrics = tf.where(finite, metrics, tf.zeros_like(metrics))
+                finite = tf.constant(True)
+            total += metrics
+            done += 1.0
+            if not finite:
+                bad_step = self.counter - 1
+                total, done = metrics, tf.constant(1.0)
+                break
+        return total / done, bad_step
+
+
+class PhaseRunner:
+    """Trains the learners of one phase, from its start or from where it stopped.
+
+    Args:
+        phase: its roles.
+        run: the settings.
+        strategy: the devices.
+        record: the run's manifest.
+        num_videos: in the training data (as far as train_fraction takes them).
+    """
+
+    def __init__(self, phase, run, strategy, record, num_videos: int):
+        self.phase = phase
+        self.run_settings = run
+        self.strategy = strategy
+        self.record = record
+        self.folder = os.path.join(run.training.train_dir, phase.name)
+        self.chief = distribution.is_chief(strategy)
+        self.num_videos = num_videos
+        self.batches = -(-num_videos // run.training.batch_size)
+        steps_planned = self.batches * phase.epochs
+        limit = run.training.max_steps
+        self.total_steps = min(steps_planned, limit) if limit else steps_planned
+
+    def run(self) -> None:
+        """Trains until the phase is finished, and says so in the manifest."""
+        phase = self.phase
+        if self.record.phase(phase.name).get("finished"):
+            _LOG.info("Phase %s is finished: its networks are reused.", phase.name)
+            return
+        self._build()
+        if self.chief:
+            tf.io.gfile.makedirs(self.folder)
+            path = os.path.join(self.folder, manifest.PHASE_SETTINGS)
+            manifest.write_json(path, phase_settings(phase, self.run_settings))
+        resumed = self.state.restore()
+        if resumed:
+            _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
+        else:
+            self._initialize()
+        self.record.update(
+            phase.name, finished=False, networks=self._describe_networks()
+        )
+        self._train()
+        self.record.update(phase.name, finished=True)
+
+    def _build(self) -> None:
+        """Makes networks, optimizers and state."""
+        run, phase = self.run_settings, self.phase
+        # A phase's weights do not depend on what ran before it in the process.
+        keras.utils.set_random_seed(run.training.seed)
+        rate = optimizers.LearningRate(
+            run.optimization, run.training.batch_size, self.total_steps
+        )
+        self.learning_rate = rate
+        scaled = run.networks.dtype_policy == "mixed_float16"
+        with self.strategy.scope():
+            names = [role.name for role in phase.roles]
+            self.networks = builder.build_networks(run, names, phase.share_classifier)
+            learners = [self._build_learner(role, rate) for role in phase.trained]
+            scale = None
+            if scaled:
+                scale = tf.Variable(
+                    _INITIAL_LOSS_SCALE,
+                    trainable=False,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
+        objects = {name: self.networks.network(name) for name in names}
+        objects |= {f"{x.role.name}_optimizer": x.optimizer for x in learners}
+        self.state = checkpoints.State(
+            self.folder,
+            objects | ({"loss_scale": scale} if scaled else {}),
+            run.training.max_checkpoints,
+        )
+        self.step = steps.TrainStep(
+            self.networks,
+            phase,
+            learners,
+            run.optimization,
+            run.training.batch_size,
+            run.training.seed,
+            run.training.top_k,
+            scale,
+        )
+        self.loop = InnerLoop(self.step, self.strategy, self.state.step, scale)
+        self.evaluators = {
+            role.name: evaluator.Evaluator(
+                self.networks,
+                role.name,
+                self.strategy,
+                run.data.num_classes,
+                run.training.top_k,
+            )
+            for role in phase.trained
+        }
+        self.log = actions.MetricsLog(self.folder, self.chief)
+
+    def _build_learner(self, role: modes.Role, rate) -> steps.Learner:
+        network = self.networks.network(role.name)
+        variables = steps.trained_variables(network, role)
+        scope = self.run_settings.optimization.regularization_scope
+        optimizer = optimizers.build_optimizer(self.run_settings.optimization, rate)
+        optimizers.build_variables(optimizer, variables)
+        kernels = steps.trained_kernels(network, role, scope)
+        return steps.Learner(role, optimizer, variables, kernels)
+
+    def _initialize(self) -> None:
+        """Takes the networks that the phase starts from out of earlier ones."""
+        run = self.run_settings
+        for role in self.phase.roles:
+            if role.initial is None:
+                continue
+            if role.initial == modes.EXTERNAL:
+                prefix = find_teacher(run)
+            else:
+                train_dir = run.training.train_dir
+                found = checkpoints.read_best(train_dir, role.initial, role.name)
+                if found is None:
+                    raise ValueError(
+                        f"{train_dir}/{role.initial} has no finished {role.name}."
+                    )
+                prefix = found.prefix
+            network = self.networks.network(role.name)
+            checkpoints.restore_network(prefix, role.name, network)
+            _LOG.info("The %s starts from %s.", role.name, prefix)
+        if any(role.copies_classifier for role in self.phase.roles):
+            self.networks.copy_classifier()
+
+    def _describe_networks(self) -> dict:
+        """Parameters and multiply-adds of each network, for the manifest."""
+        described = {}
+        for role in self.phase.roles:
+            network = self.networks.network(role.name)
+            size = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+            described[role.name] = {
+                "parameters": size,
+                "frames": network.max_frames,
+                "multiply_adds": network.multiply_adds(network.max_frames),
+            }
+        return described
+
+    def _dataset(self, epoch: int, skip_batches: int):
+        run = self.run_settings
+        views = views_of(run, [role.name for role in self.phase.roles])
+        if any(
+            role.objective and role.objective.needs_states for role in self.phase.roles
+        ):
+            views |= views_of(run, ["student"])
+
+        def make(shard):
+            return pipeline.build_dataset(
+                run.training.train_data_pattern,
+                run.data,
+                views,
+                batch_size=run.training.batch_size,
+                training=True,
+                seed=run.training.seed,
+                epoch=epoch,
+                num_readers=run.training.num_readers,
+                shuffle_buffer_size=run.training.shuffle_buffer_size,
+                train_fraction=run.training.train_fraction,
+                skip_batches=skip_batches,
+                input_shard=shard,
+            )
+
+        return distribution.distribute(self.strategy, make)
+
+    def _train(self) -> None:
+        state, epochs = self.state, self.phase.epochs
+        bar = tqdm.tqdm(
+            total=self.total_steps,
+            initial=int(state.step.numpy()),
+            desc=self.phase.name,
+            unit="step",
+            disable=not (self.chief and sys.stderr.isatty()),
+        )
+        self.saved_at = time.monotonic()
+        with bar:
+            while state.step.numpy() < self.total_steps and state.epoch < epochs:
+                self._train_epoch(bar)
+                self._finish_epoch()
+        self.log.flush()
+
+    def _train_epoch(self, bar) -> None:
+        """The rest of the present epoch."""
+        state, training = self.state, self.run_settings.training
+        done = int(state.batch.numpy())
+        iterator = iter(self._dataset(int(state.epoch.numpy()), done))
+        pending, pending_steps, began = None, 0, time.perf_counter()
+        while done < self.batches and state.step.numpy() < self.total_steps:
+            step = int(state.step.numpy())
+            # Up to the next log line, the end of the epoch or of the phase.
+            count = min(
+                training.steps_per_loop,
+                training.log_steps - step % training.log_steps,
+                self.batches - done,
+                self.total_steps - step,
+            )
+            means, bad_step = self.loop.run(iterator, tf.constant(count))
+            names = self.step.metric_names
+            means = dict(zip(names, means.numpy().tolist(), strict=True))
+            actions.check_finite(means, int(bad_step.numpy()))
+            done += count
+            state.batch.assign(done)
+            bar.update(count)
+            pending = _weighted_sum(pending, means, count)
+            pending_steps += count
+            step += count
+            if step % training.log_steps == 0 or done == self.batches:
+                seconds = time.perf_counter() - began
+                speed = pending_steps * training.batch_size / seconds
+                logged = {
+                    name: value / pending_steps for name, value in pending.items()
+                }
+                self._log(step, logged, speed)
+                pending, pending_steps, began = None, 0, time.perf_counter()
+            self._save_if_due()
+
+    def _log(self, step: int, means: dict[str, float], speed: float) -> None:
+        rate = float(self.learning_rate(step - 1))
+        scalars = actions.training_scalars(means, rate, speed)
+        self.log.scalars(scalars, step)
+        self.log.line("training", step, {k: _rounded(v) for k, v in scalars.items()})
+        actions.log_training(step, means, speed)
+
+    def _save_if_due(self) -> None:
+        minutes = self.run_settings.training.save_checkpoint_minutes
+        if time.monotonic() - self.saved_at >= 60 * minutes:
+            self.state.save()
+            self.saved_at = time.monotonic()
+
+    def _finish_epoch(self) -> None:
+        """Validates, keeps the best networks, saves."""
+        state = self.state
+        state.epoch.assign_add(1)
+        state.batch.assign(0)
+        step, epoch = int(state.step.numpy()), int(state.epoch.numpy())
+        notes = state.read_notes()
+        for role in self.phase.trained:
+            numbers = self._validate(role, step, epoch)
+            entry = notes.setdefault(role.name, {"best": None, "epochs": []})
+            entry["epochs"].append({"epoch": epoch, "step": step, **numbers})
+            best = entry["best"]
+            if best is None or numbers.get("gap", epoch) > best.get("gap", 0):
+                entry["best"] = {"epoch": epoch, "step": step, **numbers}
+                if self.chief:
+                    folder = checkpoints.best_folder(
+                        self.run_settings.training.train_dir,
+                        self.phase.name,
+                        role.name,
+                    )
+                    network = self.networks.network(role.name)
+                    checkpoints.write_best(folder, role.name, network, entry["best"])
+        state.write_notes(notes)
+        state.save()
+        self.saved_at = time.monotonic()
+        self.record.update(self.phase.name, step=step, results=notes)
+
+    def _validate(self, role: modes.Role, step: int, epoch: int) -> dict:
+        """Metrics on the validation data; empty without such data."""
+        run = self.run_settings
+        pattern = run.training.validation_data_pattern
+        if not pattern:
+            return {}
+        dataset = evaluation_dataset(
+            self.strategy,
+            pattern,
+            run.data,
+            views_of(run, [role.name]),
+            run.training.batch_size,
+            run.training.num_readers,
+        )
+        result = self.evaluators[role.name].evaluate(dataset)
+        numbers = result.to_dict()
+        scalars = actions.evaluation_scalars(numbers)
+        self.log.scalars(scalars, step, subfolder=f"validation_{role.name}")
+        line = {"network": role.name, "epoch": epoch, **numbers}
+        self.log.line("validation", step, line)
+        prefix = f"epoch {epoch} | step {step} | {role.name}"
+        _LOG.info("%s", actions.evaluation_line(prefix, numbers))
+        return numbers
+
+
+def _weighted_sum(total, means: dict[str, float], count: int) -> dict[str, float]:
+    total = total or dict.fromkeys(means, 0.0)
+    return {name: total[name] + value * count for name, value in means.items()}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def evaluation_dataset(
+    strategy, pattern: str, data, views: dict, batch_size: int, num_readers: int
+):
+    """A distributed dataset for evaluation: every video once, in order."""
+    return distribution.distribute(
+        strategy,
+        lambda shard: pipeline.build_dataset(
+            pattern,
+            data,
+            views,
+            batch_size=batch_size,
+            training=False,
+            num_readers=num_readers,
+            input_shard=shard,
+        ),
+    )
+
+
+def find_teacher(run: settings.RunSettings) -> str:
+    """The prefix that `--teacher_checkpoint` stands for.
+
+    Raises:
+        ValueError: if there is no teacher, or it is another network than
+            `--teacher` describes.
+    """
+    given = run.distillation.teacher_checkpoint
+    if tf.io.gfile.exists(f"{given}.index"):
+        return given
+    if not tf.io.gfile.isdir(given):
+        raise ValueError(
+            f"--teacher_checkpoint={given} is neither a train_dir nor a checkpoint "
+            "prefix."
+        )
+    theirs = manifest.read_run_settings(given)
+    if theirs.networks.teacher != run.networks.teacher:
+        raise ValueError(
+            f"--teacher_checkpoint={given} was trained with --teacher="
+            f"{theirs.networks.teacher!r}, this command says "
+            f"{run.networks.teacher!r}."
+        )
+    found = checkpoints.find(given, theirs, "teacher")
+    if found is None:
+        raise ValueError(f"--teacher_checkpoint={given} has no trained teacher yet.")
+    return found.prefix
+
+
+def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
+    """The settings that a phase depends on, name → value."""
+    names = tuple(role.name for role in phase.roles)
+    guided = any(role.guide or role.initial for role in phase.roles)
+    return manifest.phase_settings(run, names, guided)
+
+
+def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
+    """Runs all phases of a mode; the phases' entries of the manifest come back.
+
+    Raises:
+        ValueError: for settings that do not fit the data or an earlier run.
+        FloatingPointError: if a loss or gradient is no longer a number.
+    """
+    distribution.check_batch_size(run.training.batch_size, strategy)
+    plan = modes.phases(run)
+    train_dir = run.training.train_dir
+    if run.training.start_new_model:
+        manifest.remove_run(train_dir)
+    # Before anything is written: a refused command leaves the run as it was.
+    for phase in plan:
+        folder = os.path.join(train_dir, phase.name)
+        manifest.check_same_settings(folder, phase_settings(phase, run))
+    chief = distribution.is_chief(strategy)
+    files = records.expand_patterns(
+        run.training.train_data_pattern, "train_data_pattern"
+    )
+    if run.training.validation_data_pattern:
+        records.expand_patterns(
+            run.training.validation_data_pattern, "validation_data_pattern"
+        )
+    num_videos = pipeline.count_videos(files, run.training.train_fraction)
+    if num_videos == 0:
+        raise ValueError(
+            f"--train_data_pattern={run.training.train_data_pattern} has no videos."
+        )
+    if chief:
+        tf.io.gfile.makedirs(train_dir)
+        path = os.path.join(train_dir, manifest.MODEL_FLAGS)
+        manifest.write_json(path, run.to_dict())
+    record = manifest.Manifest(train_dir, run, chief)
+    record.content["data"] = {"files": len(files), "videos": num_videos}
+    record.content["replicas"] = strategy.num_replicas_in_sync
+    record.write()
+    for phase in plan:
+        PhaseRunner(phase, run, strategy, record, num_videos).run()
+    return record.content["phases"]
