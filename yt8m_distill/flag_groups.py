@@ -99,11 +99,23 @@ def _one_line(error: BaseException) -> str:
     if _is_of_tensorflow(error):
         from yt8m_distill.data import records  # TensorFlow is loaded already.
 
-        text = records.describe_error(error) or text
+        text = records.describe_error(error, _shards()) or text
     if hasattr(error, "ag_error_metadata"):
         # Raised while a graph was traced: AutoGraph puts the call stack before it.
         text = text.strip().splitlines()[-1].strip()
     return " ".join(text.split())
+
+
+def _shards() -> list[str]:
+    """The shards that the flags name, among which a damaged one is looked for."""
+    from yt8m_distill.data import records
+
+    patterns = {
+        name: flags.FLAGS[name].value
+        for name in flags.FLAGS
+        if name.endswith("data_pattern") and flags.FLAGS[name].value
+    }
+    return [p for n, v in patterns.items() for p in records.expand_patterns(v, n)]
 
 
 def _is_of_tensorflow(error: BaseException) -> bool:

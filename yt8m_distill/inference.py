@@ -29,16 +29,17 @@ def main() -> None:
     from yt8m_distill.training import trained as trained_networks
 
     pattern = inference.input_data_pattern
-    total = records.count_records(
-        records.expand_patterns(pattern, "input_data_pattern")
-    )
+    files = records.expand_patterns(pattern, "input_data_pattern")
+    total = records.count_records(files)
+    # Checks the path now, before the network is loaded.
+    predictions_file = predictions.PredictionWriter(inference.output_file)
     trained = trained_networks.open_network(checkpoint)
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
     dataset = trained.dataset(pattern, checkpoint.batch_size, checkpoint.num_readers)
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
-    with predictions.PredictionWriter(inference.output_file) as writer, bar:
+    with predictions_file as writer, bar:
         for found in predict(dataset):
             writer.write(found.video_ids, found.classes, found.scores)
             bar.update(len(found.video_ids))

@@ -37,7 +37,18 @@ def build_strategy(num_gpus: int = -1) -> tf.distribute.Strategy:
             raise ValueError(f"TF_CONFIG is not JSON: {cluster}") from error
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = [f"GPU:{i}" for i in range(len(gpus))] or ["CPU:0"]
-    return tf.distribute.MirroredStrategy(devices)
+    return mirrored_strategy(devices)
+
+
+def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
+    """MirroredStrategy over these devices, such as ["CPU:0", "CPU:1"].
+
+    Several CPU devices sum on one of them: TensorFlow's collective operations mixed
+    up their messages there when a step had two learners (seen in 2.21).
+    """
+    on_cpu = all("CPU" in device.upper() for device in devices)
+    operations = tf.distribute.ReductionToOneDevice() if on_cpu else None
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=operations)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

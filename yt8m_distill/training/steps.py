@@ -63,7 +63,7 @@ class Learner:
         """Names of the numbers that a step gives for this role."""
         parts = [term.name for term in self.role.objective.terms]
         names = [*(f"{part}_loss" for part in parts), "label_loss", "reg_loss"]
-        names += ["loss", "gradient_norm", "Hit@1", "PERR", "GAP"]
+        names += ["loss", "Hit@1", "PERR", "GAP", "gradient_norm"]
         return [f"{self.role.name}/{name}" for name in names]
 
 
@@ -157,7 +157,7 @@ class TrainStep:
         with_states = any(
             learner.role.objective.needs_states for learner in self.learners.values()
         )
-        outputs, gradients, metrics, finite = {}, {}, [], tf.constant(True)
+        outputs, gradients, numbers = {}, {}, {}
         for role in self.phase.roles:
             noise = self._dropout_noise(role, weights.shape[0], step)
             with tf.GradientTape() as tape:
@@ -174,14 +174,19 @@ class TrainStep:
                 target = losses["loss"]
                 if self.loss_scale is not None:
                     target *= self.loss_scale
-            learner = self.learners[role.name]
-            mine = tape.gradient(target, learner.variables)
-            mine, norm = self._sum_and_clip(mine)
-            gradients[role.name] = mine
+            variables = self.learners[role.name].variables
+            gradients[role.name] = [
+                tf.convert_to_tensor(g) for g in tape.gradient(target, variables)
+            ]
+            quality = self._batch_quality(outputs[role.name], batch, count)
+            numbers[role.name] = [*losses.values(), *quality]
+        # One sum over the replicas for everything: few, large messages.
+        gradients, numbers = _all_reduce_sum((gradients, numbers))
+        metrics, finite = [], tf.constant(True)
+        for name in self.learners:
+            gradients[name], norm = self._clip(gradients[name])
             finite = tf.logical_and(finite, tf.math.is_finite(norm))
-            summed = _all_reduce_sum(list(losses.values()))
-            quality = self._batch_quality(outputs[role.name], batch)
-            metrics += [*summed, norm, *quality]
+            metrics += [*numbers[name], norm]
         return gradients, tf.stack(metrics), finite
 
     def _losses(self, role, outputs, batch, count) -> dict[str, tf.Tensor]:
@@ -209,9 +214,8 @@ class TrainStep:
         losses["loss"] = losses["label_loss"] + losses["reg_loss"]
         return losses
 
-    def _sum_and_clip(self, gradients: list) -> tuple[list, tf.Tensor]:
-        """Sums over the replicas, unscales, clips by the global norm."""
-        gradients = _all_reduce_sum([tf.convert_to_tensor(g) for g in gradients])
+    def _clip(self, gradients: list) -> tuple[list, tf.Tensor]:
+        """Unscales summed gradients and clips them by their global norm."""
         if self.loss_scale is not None:
             gradients = [g / self.loss_scale for g in gradients]
         norm = tf.linalg.global_norm(gradients)
@@ -220,28 +224,24 @@ class TrainStep:
             gradients, _ = tf.clip_by_global_norm(gradients, limit, use_norm=norm)
         return gradients, norm
 
-    def _batch_quality(self, outputs, batch) -> list[tf.Tensor]:
-        """Hit@1, PERR and GAP of the global batch: scalars."""
+    def _batch_quality(self, outputs, batch, count) -> list[tf.Tensor]:
+        """This replica's share of Hit@1, PERR and GAP, for the log: scalars.
+
+        Their sums are the global batch's Hit@1 and PERR, and the mean of the
+        replicas' GAPs.
+        """
+        weights = batch[structures.WEIGHTS]
         found = top_predictions.top_predictions(
-            tf.sigmoid(outputs.logits),
-            batch[structures.LABELS],
-            batch[structures.WEIGHTS],
-            self.top_k,
-        )
-        context = tf.distribute.get_replica_context()
-        gather = [found.scores, tf.cast(found.hits, tf.int32), found.num_labels]
-        gather += [found.perr, batch[structures.WEIGHTS]]
-        scores, hits, num_labels, perr, weights = (
-            context.all_gather(value, axis=0) for value in gather
+            tf.sigmoid(outputs.logits), batch[structures.LABELS], weights, self.top_k
         )
         valid = weights > 0
-        hits = tf.logical_and(hits > 0, valid[:, tf.newaxis])
-        scores = tf.where(valid[:, tf.newaxis], scores, -1.0)
-        labels = tf.where(valid, num_labels, 0)
-        count = tf.maximum(tf.reduce_sum(weights), 1.0)
+        hits = tf.logical_and(found.hits, valid[:, tf.newaxis])
+        scores = tf.where(valid[:, tf.newaxis], found.scores, -1.0)
         hit_at_one = tf.reduce_sum(tf.cast(hits[:, 0], tf.float32)) / count
-        perr = tf.reduce_sum(tf.where(valid, perr, 0.0)) / count
-        return [hit_at_one, perr, batch_gap(scores, hits, labels)]
+        perr = tf.reduce_sum(tf.where(valid, found.perr, 0.0)) / count
+        gap = batch_gap(scores, hits, tf.where(valid, found.num_labels, 0))
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return [hit_at_one, perr, gap / replicas]
 
     def apply(self, gradients: dict[str, list]) -> None:
         """Updates the variables of every learner; runs in a replica."""

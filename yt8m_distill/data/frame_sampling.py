@@ -1,0 +1,135 @@
+"""Which frames of a video a view holds.
+
+A sampler works on a whole batch at once:
+
+    sampler(num_frames [B], k, max_frames, keys [B]) -> indices [B, k], valid [B]
+
+`keys` is a hash of each video, mixed with seed and epoch in training; only
+`random` looks at it. Indices behind `valid` are 0 and carry no meaning. To add a
+sampler: a function of this form with `@SAMPLERS.register("name")`.
+"""
+
+import tensorflow as tf
+
+from yt8m_distill import registry
+
+SAMPLERS = registry.Registry("sampler")
+
+
+def _positions(k: int) -> tf.Tensor:
+    return tf.range(k, dtype=tf.int32)[tf.newaxis]  # [1, k]
+
+
+def _finish(indices, valid):
+    """Sets the indices behind `valid` to 0."""
+    inside = tf.sequence_mask(valid, tf.shape(indices)[1])
+    return tf.where(inside, indices, 0), valid
+
+
+def _from_start(num_frames, k, start):
+    """k consecutive frames from `start` [B], or all of a shorter video."""
+    valid = tf.minimum(num_frames, k)
+    return _finish(start[:, tf.newaxis] + _positions(k), valid)
+
+
+@SAMPLERS.register("all")
+def all_frames(num_frames, k, max_frames, keys):
+    """Every frame; k is not looked at."""
+    del k, keys
+    return _from_start(num_frames, max_frames, tf.zeros_like(num_frames))
+
+
+@SAMPLERS.register("uniform")
+def uniform(num_frames, k, max_frames, keys):
+    """Frames floor(i * n / k), i = 0..k-1; all n where n <= k."""
+    del max_frames, keys
+    spread = _positions(k) * num_frames[:, tf.newaxis] // k
+    few = num_frames[:, tf.newaxis] <= k
+    indices = tf.where(few, _positions(k), spread)
+    return _finish(indices, tf.minimum(num_frames, k))
+
+
+@SAMPLERS.register("uniform_stride")
+def uniform_stride(num_frames, k, max_frames, keys):
+    """Every (max_frames / k)-th position of the padded video (the authors' way)."""
+    del keys
+    stride = max(max_frames // k, 1)
+    valid = tf.minimum(-(-num_frames // stride), k)
+    return _finish(
+        tf.zeros_like(num_frames)[:, tf.newaxis] + _positions(k) * stride, valid
+    )
+
+
+@SAMPLERS.register("first")
+def first(num_frames, k, max_frames, keys):
+    """The first k frames."""
+    del max_frames, keys
+    return _from_start(num_frames, k, tf.zeros_like(num_frames))
+
+
+@SAMPLERS.register("middle")
+def middle(num_frames, k, max_frames, keys):
+    """The k frames around the middle."""
+    del max_frames, keys
+    return _from_start(num_frames, k, tf.maximum(num_frames - k, 0) // 2)
+
+
+@SAMPLERS.register("last")
+def last(num_frames, k, max_frames, keys):
+    """The last k valid frames."""
+    del max_frames, keys
+    return _from_start(num_frames, k, tf.maximum(num_frames - k, 0))
+
+
+@SAMPLERS.register("last_padded")
+def last_padded(num_frames, k, max_frames, keys):
+    """The last k positions of the padded video, of which few videos have any."""
+    del keys
+    start = tf.zeros_like(num_frames) + max(max_frames - k, 0)
+    valid = tf.clip_by_value(num_frames - start, 0, k)
+    return _finish(start[:, tf.newaxis] + _positions(k), valid)
+
+
+@SAMPLERS.register("first_middle_last")
+def first_middle_last(num_frames, k, max_frames, keys):
+    """k split over start, middle and end; extras to the first, then the middle."""
+    del max_frames, keys
+    sizes = [k // 3 + (k % 3 > part) for part in range(3)]
+    n = num_frames[:, tf.newaxis]
+    parts = [
+        _positions(sizes[0]) + tf.zeros_like(n),
+        tf.clip_by_value(
+            (n - sizes[1]) // 2, sizes[0], tf.maximum(n - sizes[1] - sizes[2], sizes[0])
+        )
+        + _positions(sizes[1]),
+        n - sizes[2] + _positions(sizes[2]),
+    ]
+    indices = tf.where(n <= k, _positions(k), tf.concat(parts, axis=1))
+    return _finish(indices, tf.minimum(num_frames, k))
+
+
+@SAMPLERS.register("random")
+def random(num_frames, k, max_frames, keys):
+    """k frames without replacement, in time order, decided by the video's key."""
+    times = tf.range(max_frames, dtype=tf.int64)[tf.newaxis]
+    scores = _mix(_mix(keys[:, tf.newaxis]) + times * 0x9E3779B97F4A7C1)
+    scores = tf.bitwise.right_shift(tf.bitwise.bitwise_and(scores, 2**62 - 1), 10)
+    inside = tf.sequence_mask(num_frames, max_frames)
+    scores = tf.where(inside, scores, -1)
+    _, chosen = tf.math.top_k(scores, k)  # [B, k], the valid ones first
+    valid = tf.minimum(num_frames, k)
+    late = tf.sequence_mask(valid, k)
+    chosen = tf.sort(tf.where(late, chosen, max_frames), axis=1)
+    return _finish(chosen, valid)
+
+
+def _mix(x: tf.Tensor) -> tf.Tensor:
+    """A bijective scrambling of int64 numbers (xor-shift and multiply)."""
+    for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
+        x = (
+            tf.bitwise.bitwise_xor(
+                x, tf.bitwise.right_shift(x, tf.cast(shift, tf.int64))
+            )
+            * factor
+        )
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.cast(31, tf.int64)))

@@ -1,0 +1,311 @@
+"""What a native record holds, and what is wrong with one that does not hold it.
+
+A frame-level record is a tf.train.SequenceExample: context `id` and `labels`,
+and a feature list a feature with one byte string a frame. A video-level record is
+a tf.train.Example: `id`, `labels` and a float vector a feature.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings
+
+# What stands between these in an error of the graph is meant for the user.
+_BEGIN, _END = "<<<", ">>>"
+
+
+class Parsed(NamedTuple):
+    """A batch of records before any frame is decoded.
+
+    Attributes:
+        video_ids: [B] string.
+        labels: ragged [B, None] int64, unsorted, repeats possible.
+        frames: for each feature, in the order of its flag, the byte strings of
+            all frames: ragged [B, None] string. Video-level: [B, size] float32.
+        num_frames: [B] int32, of the shortest feature; 1 for video-level records.
+    """
+
+    video_ids: tf.Tensor
+    labels: tf.RaggedTensor
+    frames: tuple
+    num_frames: tf.Tensor
+
+
+def quantize(values: np.ndarray) -> np.ndarray:
+    """Floats to uint8 as in YouTube-8M: clipped to [-2, 2], truncated."""
+    return ((np.clip(values, -2, 2) + 2) * (255 / 4)).astype(np.uint8)
+
+
+def dequantize(values: np.ndarray) -> np.ndarray:
+    """The numpy twin of features.dequantize, without the mask."""
+    return values.astype(np.float32) * np.float32(4 / 255) + np.float32(4 / 512 - 2)
+
+
+def expand_patterns(patterns: str, flag: str) -> list[str]:
+    """Comma separated globs to sorted file names.
+
+    Raises:
+        ValueError: if a glob matches nothing; names the flag.
+    """
+    files: list[str] = []
+    for pattern in settings.split_names(patterns):
+        try:
+            found = tf.io.gfile.glob(pattern)
+        except tf.errors.OpError as error:
+            raise ValueError(f"--{flag}={pattern}: {error.message}") from error
+        if not found:
+            raise ValueError(f"--{flag}={pattern} matches no file.")
+        files.extend(found)
+    if not files:
+        raise ValueError(f"--{flag} is empty: name the shards.")
+    return sorted(set(files))
+
+
+def count_records(files: Sequence[str]) -> int:
+    """Records in local TFRecord files, from the lengths in their headers alone.
+
+    Remote files are read whole.
+
+    Raises:
+        ValueError: for a file that ends inside a record, or is no TFRecord file.
+    """
+    return sum(_count_in_file(path) for path in files)
+
+
+def _count_in_file(path: str) -> int:
+    if not os.path.isfile(path):
+        return int(
+            tf.data.TFRecordDataset(path).reduce(np.int64(0), lambda n, _: n + 1)
+        )
+    size, position, count = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        while position < size:
+            header = file.read(12)
+            if len(header) < 12:
+                break
+            (length,) = struct.unpack("<Q", header[:8])
+            position += length + 16
+            if position > size:
+                break
+            file.seek(position)
+            count += 1
+    if position != size:
+        raise ValueError(
+            f"{path} ends inside record {count} (counted from 0): it is truncated or "
+            "not a TFRecord file."
+        )
+    return count
+
+
+def _require(condition: tf.Tensor, video_ids: tf.Tensor, what: list) -> tf.Operation:
+    """Fails on the first row where `condition` [B] is false, naming its video.
+
+    Args:
+        condition: [B] bool.
+        video_ids: [B] string.
+        what: strings, and [B] tensors of which the row's value is shown.
+    """
+    row = tf.argmin(tf.cast(condition, tf.int32))
+    row = tf.minimum(row, tf.cast(tf.size(condition), tf.int64) - 1)
+
+    def message():
+        parts = [
+            part if isinstance(part, str) else tf.strings.as_string(part[row])
+            for part in what
+        ]
+        return tf.strings.join([_BEGIN, "Video ", video_ids[row], ": ", *parts, _END])
+
+    ok = tf.reduce_all(condition)
+    shown = tf.cond(ok, lambda: tf.constant(""), message)
+    return tf.debugging.Assert(ok, [shown])
+
+
+def parse_batch(
+    serialized: tf.Tensor, data: settings.DataSettings, is_video: tf.Tensor
+) -> Parsed:
+    """Parses a batch of serialized records.
+
+    Args:
+        serialized: [B] string.
+        data: what the records hold.
+        is_video: [B] bool, False for the filling rows, which are not checked.
+
+    Raises (when the graph runs):
+        tf.errors.InvalidArgumentError: for a record that is not of its kind;
+            `describe_error` turns it into one line.
+    """
+    if data.frame_features:
+        return _parse_frame_level(serialized, data, is_video)
+    return _parse_video_level(serialized, data, is_video)
+
+
+def _context(data: settings.DataSettings) -> dict:
+    return {
+        data.video_id_key: tf.io.FixedLenFeature([], tf.string, default_value=""),
+        "labels": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+    }
+
+
+def _parse_frame_level(serialized, data, is_video) -> Parsed:
+    context, lists, _ = tf.io.parse_sequence_example(
+        serialized,
+        context_features=_context(data),
+        sequence_features={
+            name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
+            for name in data.names
+        },
+    )
+    video_ids = context[data.video_id_key]
+    frames = tuple(
+        _checked_frames(lists[name], name, size, video_ids, is_video)
+        for name, size in zip(data.names, data.sizes, strict=True)
+    )
+    num_frames = tf.reduce_min(tf.stack([f.row_lengths() for f in frames]), axis=0)
+    num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
+    return Parsed(video_ids, context["labels"], frames, num_frames)
+
+
+def _checked_frames(
+    feature: tf.RaggedTensor, name: str, size: int, video_ids, is_video
+) -> tf.RaggedTensor:
+    """A feature's byte strings [B, None], one a frame, all of the right width."""
+    splits = feature.row_splits
+    values = feature.values.row_lengths()  # Byte strings in each frame: 1.
+    strings = feature.flat_values
+
+    def all_of(frame_is_right: tf.Tensor) -> tf.Tensor:
+        right = tf.cast(frame_is_right, tf.int32)
+        rows = tf.RaggedTensor.from_row_splits(right, splits, validate=False)
+        return tf.reduce_min(rows, axis=1) > 0  # [B]; True without frames
+
+    some = _require(
+        (feature.row_lengths() > 0) | ~is_video,
+        video_ids,
+        [
+            f"feature {name} has no frames. Is --feature_names right, and is this "
+            "frame-level data?"
+        ],
+    )
+    single = _require(
+        all_of(values == 1),
+        video_ids,
+        [f"a frame of feature {name} is not one byte string."],
+    )
+    with tf.control_dependencies([some, single]):
+        width = _require(
+            all_of(tf.strings.length(strings) == size),
+            video_ids,
+            [
+                f"a frame of feature {name} is not {size} bytes wide, the width in "
+                "--feature_sizes."
+            ],
+        )
+    with tf.control_dependencies([width]):
+        strings = tf.identity(strings)
+    return tf.RaggedTensor.from_row_splits(strings, splits, validate=False)
+
+
+def _parse_video_level(serialized, data, is_video) -> Parsed:
+    parsed = tf.io.parse_example(
+        serialized,
+        {
+            **_context(data),
+            **{
+                name: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)
+                for name in data.names
+            },
+        },
+    )
+    video_ids = parsed[data.video_id_key]
+    vectors, checks = [], []
+    for name, size in zip(data.names, data.sizes, strict=True):
+        widths = parsed[name].row_lengths()
+        checks.append(
+            _require(
+                (widths == size) | ~is_video,
+                video_ids,
+                [
+                    f"feature {name} has ",
+                    widths,
+                    f" numbers, not the {size} of "
+                    "--feature_sizes. Is --feature_names right, and is this "
+                    "video-level data?",
+                ],
+            )
+        )
+        with tf.control_dependencies(checks):
+            vectors.append(parsed[name].to_tensor(shape=[None, size]))
+    return Parsed(
+        video_ids, parsed["labels"], tuple(vectors), tf.cast(is_video, tf.int32)
+    )
+
+
+def multi_hot(parsed: Parsed, num_classes: int) -> tf.Tensor:
+    """[B, C] float32 of 0 and 1; repeated labels count once.
+
+    Raises (when the graph runs):
+        tf.errors.InvalidArgumentError: for a label outside [0, C).
+    """
+    labels = parsed.labels
+    outside = (labels.values < 0) | (labels.values >= num_classes)
+    # Per video: its largest offence, or -1. (A row without labels has neither.)
+    offence = tf.where(outside, tf.abs(labels.values), tf.constant(-1, tf.int64))
+    offence = tf.maximum(tf.reduce_max(labels.with_values(offence), axis=1), -1)
+    check = _require(
+        offence < 0,
+        parsed.video_ids,
+        [
+            "label ",
+            offence,
+            f" (or minus that) is not in 0..{num_classes - 1}, the range of "
+            "--num_classes.",
+        ],
+    )
+    with tf.control_dependencies([check]):
+        rows = labels.value_rowids()
+    indices = tf.stack([rows, labels.values], axis=1)
+    shape = tf.stack([labels.nrows(), num_classes])
+    hot = tf.scatter_nd(indices, tf.ones_like(rows, tf.float32), shape)
+    return tf.ensure_shape(
+        tf.minimum(hot, 1.0), [parsed.video_ids.shape[0], num_classes]
+    )
+
+
+def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
+    """One line for the user about a TensorFlow error, or None.
+
+    Args:
+        error: as caught.
+        files: the shards that were read: a damaged one is looked for and named.
+    """
+    text = str(error)
+    marked = re.search(f"{_BEGIN}(.*?){_END}", text, re.DOTALL)
+    if marked:
+        return marked.group(1)
+    if isinstance(error, tf.errors.DataLossError) or "Could not parse" in text:
+        for path in files:
+            problem = _damage(path)
+            if problem:
+                return problem
+        return text.splitlines()[0]
+    return None
+
+
+def _damage(path: str) -> str | None:
+    """What is wrong with a shard: the first record that cannot be read or parsed."""
+    number = 0
+    try:
+        for record in tf.data.TFRecordDataset(path):
+            tf.train.SequenceExample.FromString(record.numpy())
+            number += 1
+    except tf.errors.OpError as error:
+        return f"{path}: record {number} (counted from 0) is damaged: {error.message}"
+    except Exception as error:  # protobuf's DecodeError has no public home
+        return f"{path}: record {number} (counted from 0) is not an example: {error}"
+    return None
