@@ -219,12 +219,18 @@ class StackedLSTM(keras.layers.Layer):
         self.num_layers = layers
         self.implementation = implementation
         policy = keras.mixed_precision.global_policy()
-        self.stack = [
-            keras.layers.LSTM(
+        # An attribute each: Keras 3 (3.15) hides layers in a list from
+        # tf.train.Checkpoint, which would then save nothing of them, silently.
+        for number in range(layers):
+            layer = keras.layers.LSTM(
                 cells, return_sequences=True, return_state=True, dtype=policy
             )
-            for _ in range(layers)
-        ]
+            setattr(self, f"layer_{number + 1}", layer)
+
+    @property
+    def stack(self) -> list:
+        """The layers, the lowest first."""
+        return [getattr(self, f"layer_{n + 1}") for n in range(self.num_layers)]
 
     @property
     def state_size(self) -> int:

@@ -36,12 +36,28 @@ def best_folder(train_dir: str, phase: str, role: str) -> str:
     return os.path.join(train_dir, phase, BEST, role)
 
 
+def _check_complete(prefix: str, role: str, network) -> None:
+    """Raises RuntimeError unless a checkpoint just written has every variable.
+
+    tf.train.Checkpoint saves what it finds by following attributes; a variable
+    behind one that it does not follow would be lost without a word.
+    """
+    saved = [name for name, _ in tf.train.list_variables(prefix)]
+    count = sum(name.startswith(f"{role}/") for name in saved)
+    if count < len(network.trainable_variables):
+        raise RuntimeError(
+            f"{prefix} holds {count} of the {len(network.trainable_variables)} variables of "
+            f"the {role}."
+        )
+
+
 def write_best(folder: str, role: str, network, info: dict) -> None:
     """Writes a network and then, at last, the file that points to it."""
     tf.io.gfile.makedirs(folder)
     name = f"{_BEST_PREFIX}-{info['step']}"
     prefix = os.path.join(folder, name)
     tf.train.Checkpoint(**{role: network}).write(prefix)
+    _check_complete(prefix, role, network)
     manifest.write_json(os.path.join(folder, "best.json"), {"name": name, **info})
     for path in tf.io.gfile.glob(os.path.join(folder, f"{_BEST_PREFIX}-*")):
         if not os.path.basename(path).startswith(f"{name}."):

@@ -1,0 +1,170 @@
+"""heads.py: the probabilities of both classifiers, through their logits."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill.models import heads
+
+SEEDS = range(3)
+
+
+def make_head(text: str, size: int = 4, classes: int = 3):
+    head = heads.HEADS.create(text, num_classes=classes)
+    head.build((None, size))
+    return head
+
+
+def make_encoding(seed: int, rows: int = 5, size: int = 4):
+    values = np.random.default_rng(seed).normal(size=(rows, size))
+    return tf.constant(values, tf.float32)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def num_variables(head) -> int:
+    return sum(math.prod(variable.shape) for variable in head.trainable_variables)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_logistic_head_is_one_affine_map(oracle, seed):
+    head = make_head("logistic")
+    oracle.randomize(head, seed)
+    encoding = make_encoding(seed)
+    expected = encoding.numpy() @ head.kernel.numpy() + head.bias.numpy()
+    logits = head(encoding)
+    assert (logits.shape, logits.dtype) == ((5, 3), tf.float32)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mixtures", [1, 2, 4])
+def test_the_mixture_is_gates_times_experts_class_by_class(oracle, seed, mixtures):
+    head = make_head(f"moe(num_mixtures={mixtures})")
+    oracle.randomize(head, seed)
+    encoding = make_encoding(seed)
+    e = encoding.numpy().astype(np.float64)
+    gates = e @ head.gate_kernel.numpy()
+    experts = e @ head.expert_kernel.numpy() + head.expert_bias.numpy()
+    probabilities = np.zeros((5, 3))
+    for row, c in np.ndindex(5, 3):
+        # Class-major: the columns of a class stand side by side.
+        g = np.exp(gates[row, c * (mixtures + 1) : (c + 1) * (mixtures + 1)])
+        votes = sigmoid(experts[row, c * mixtures : (c + 1) * mixtures])
+        # The last gate has no expert: its share goes to "no".
+        probabilities[row, c] = np.sum(g[:mixtures] / g.sum() * votes)
+    logits = head(encoding)
+    assert (logits.shape, logits.dtype) == ((5, 3), tf.float32)
+    np.testing.assert_allclose(tf.sigmoid(logits), probabilities, rtol=1e-5)
+    expected = np.log(probabilities / (1 - probabilities))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "gates, expert, expected",
+    [
+        # p = sigmoid(-80) / 2, and 1 - p = 1: log(e^-80 / 2).
+        ([0.0, 0.0], -80.0, -80 - math.log(2)),
+        # Both factors are 1 - e^-80, so 1 - p = 2 e^-80, which float32 cannot tell
+        # from 0 once p is written down.
+        ([80.0, 0.0], 80.0, 80 - math.log(2)),
+        # The dummy gate has it all: p = e^-300 * 1/2.
+        ([-150.0, 150.0], 0.0, -300 - math.log(2)),
+        # 1 - p is the dummy's share alone, e^-1000.
+        ([1000.0, 0.0], 5000.0, 1000.0),
+        ([0.0, 0.0], 5000.0, 0.0),  # p = 1/2 * 1
+    ],
+)
+def test_the_mixtures_logit_is_the_exact_log_odds_at_extremes(gates, expert, expected):
+    head = make_head("moe(num_mixtures=1)", size=1, classes=1)
+    head.gate_kernel.assign([gates])
+    head.expert_kernel.assign([[expert]])
+    with tf.GradientTape() as tape:
+        logit = head(tf.ones([1, 1]))
+    assert logit.numpy().item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    for gradient in tape.gradient(logit, head.trainable_variables):
+        assert np.isfinite(gradient).all()
+
+
+def test_a_class_has_its_own_columns():
+    head = make_head("moe")
+    encoding = make_encoding(seed=0)
+    before = head(encoding).numpy()
+    kernel = head.expert_kernel.numpy()
+    kernel[:, 2:4] += 1.0  # the two experts of class 1
+    head.expert_kernel.assign(kernel)
+    changed = np.any(head(encoding).numpy() != before, axis=0)
+    np.testing.assert_array_equal(changed, [False, True, False])
+
+
+@pytest.mark.parametrize(
+    "text, scale",
+    [
+        ("logistic(bias_init=-3.0)", 1.0),
+        # With zero kernels all gates are equal; two of three stand for an expert.
+        ("moe(bias_init=-3.0)", 2 / 3),
+        ("moe(num_mixtures=4, bias_init=-3.0)", 4 / 5),
+    ],
+)
+def test_bias_init_sets_the_first_probability_of_all_classes(text, scale):
+    logits = make_head(text)(tf.zeros([1, 4]))
+    np.testing.assert_allclose(
+        tf.sigmoid(logits), np.full((1, 3), scale * sigmoid(-3)), rtol=1e-5
+    )
+
+
+def test_the_default_logistic_head_starts_at_one_half():
+    np.testing.assert_array_equal(make_head("logistic")(tf.zeros([2, 4])), 0.0)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("logistic", 4 * 3 + 3),
+        # Gates: 4 * 3 * (2 + 1), without bias; experts: 4 * 3 * 2 and their biases.
+        ("moe", 36 + 24 + 6),
+        ("moe(num_mixtures=1)", 24 + 12 + 3),
+    ],
+)
+def test_number_of_variables(text, expected):
+    head = make_head(text)
+    assert num_variables(head) == expected
+    head(make_encoding(seed=0))
+    assert num_variables(head) == expected, "a call makes no more"
+
+
+@pytest.mark.parametrize("text, kernels", [("logistic", 1), ("moe", 2)])
+def test_kernels_leave_out_the_biases(text, kernels):
+    found = make_head(text).kernels()
+    assert len(found) == kernels
+    assert all(len(kernel.shape) == 2 for kernel in found)
+
+
+def test_an_unknown_head_lists_the_known_ones():
+    with pytest.raises(ValueError) as caught:
+        heads.HEADS.create("softmax", num_classes=3)
+    assert str(caught.value) == "Unknown head 'softmax'. Known: logistic, moe."
+
+
+def test_a_mixture_needs_an_expert():
+    with pytest.raises(ValueError, match="num_mixtures=0"):
+        heads.HEADS.create("moe(num_mixtures=0)", num_classes=3)
+
+
+@pytest.mark.parametrize("text", ["logistic", "moe"])
+def test_a_mixed_policy_rounds_the_products_only(oracle, use_policy, text):
+    head = make_head(text)
+    oracle.randomize(head, seed=0)
+    encoding = make_encoding(seed=0)
+    exact = head(encoding).numpy()
+    use_policy("mixed_bfloat16")
+    logits = head(encoding)
+    assert logits.dtype == tf.float32
+    # Products of four pairs, each number rounded by 2^-9 and the sum again: the
+    # logits are some units large, so they move by a few hundredths at most.
+    error = np.abs(logits - exact).max()
+    assert 0 < error < 0.05

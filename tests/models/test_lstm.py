@@ -1,0 +1,287 @@
+"""lstm.py: the equations, its two implementations, and what padding may not do."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill.models import lstm
+
+SEEDS = range(3)
+# float32 against float64 over at most seven steps of numbers around 1: some dozens
+# of roundings of 6e-8.
+CLOSE = {"rtol": 1e-5, "atol": 2e-6}
+# Gradients add up products of such numbers over all rows and steps.
+GRADIENTS_CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+# Name of the implementation, training.
+PATHS = [("hoisted", False), ("hoisted", True), ("keras", False), ("keras", True)]
+
+LENGTHS = [7, 1, 0, 4, 6]
+
+
+def make_stack(oracle, implementation="hoisted", layers=2, seed=0):
+    stack = lstm.StackedLSTM(cells=3, layers=layers, implementation=implementation)
+    stack.build((None, None, 4))
+    oracle.randomize(stack, seed)
+    return stack
+
+
+def make_input(seed=0, lengths=LENGTHS, steps=7):
+    """[T, N, 4] without padding zeros: what is behind a row's length is garbage."""
+    x = np.random.default_rng(seed).normal(size=(steps, len(lengths), 4))
+    return tf.constant(x, tf.float32), tf.constant(lengths, tf.int32)
+
+
+def test_two_steps_of_one_cell_by_hand():
+    # A number of its own for each gate, so that any other order gives other values.
+    w = {"i": 1.0, "f": -2.0, "g": 0.5, "o": 3.0}
+    u = {"i": 0.1, "f": 0.2, "g": -0.3, "o": 0.4}
+    b = {"i": 0.01, "f": 1.0, "g": 0.03, "o": -0.04}
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    x1, x2 = 0.6, -0.7
+    # h_0 = c_0 = 0, so the first step has neither u nor the forget gate.
+    c1 = sigmoid(x1 * w["i"] + b["i"]) * math.tanh(x1 * w["g"] + b["g"])
+    h1 = sigmoid(x1 * w["o"] + b["o"]) * math.tanh(c1)
+    z = {gate: x2 * w[gate] + h1 * u[gate] + b[gate] for gate in "ifgo"}
+    c2 = sigmoid(z["f"]) * c1 + sigmoid(z["i"]) * math.tanh(z["g"])
+    h2 = sigmoid(z["o"]) * math.tanh(c2)
+
+    for training in (False, True):
+        c, h = lstm.lstm(
+            tf.constant([[[x1]], [[x2]]]),
+            *(tf.constant([[p[gate] for gate in "ifgo"]]) for p in (w, u)),
+            tf.constant([b[gate] for gate in "ifgo"]),
+            training=training,
+        )
+        np.testing.assert_allclose(tf.squeeze(c), [c1, c2], rtol=1e-6)
+        np.testing.assert_allclose(tf.squeeze(h), [h1, h2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("training", [False, True])
+def test_one_layer_follows_the_equations_at_all_steps(oracle, seed, training):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(7, 3, 4))
+    weights = [random.normal(size=shape) for shape in ((4, 20), (5, 20), (20,))]
+    found = lstm.lstm(
+        *(tf.constant(value, tf.float32) for value in (x, *weights)), training=training
+    )
+    for row in range(3):
+        c, h = oracle.lstm(x[:, row], *weights)
+        np.testing.assert_allclose(found.c[:, row], c, **CLOSE)
+        np.testing.assert_allclose(found.h[:, row], h, **CLOSE)
+
+
+@pytest.mark.parametrize("implementation, training", PATHS)
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_final_states_are_those_of_each_rows_last_valid_step(
+    oracle, implementation, training, layers
+):
+    stack = make_stack(oracle, implementation, layers)
+    x, lengths = make_input()
+    found = stack(x, lengths, training=training)
+    assert found.dtype == tf.float32
+    assert found.shape == (len(LENGTHS), 2 * layers * 3) == (5, stack.state_size)
+    for row, length in enumerate(LENGTHS):
+        expected = oracle.final(x[:length, row].numpy(), oracle.layers(stack))
+        np.testing.assert_allclose(found[row], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("implementation, training", PATHS)
+def test_a_row_of_length_0_gives_zeros_and_no_gradient(
+    oracle, implementation, training
+):
+    stack = make_stack(oracle, implementation)
+    x, lengths = make_input(lengths=[0, 0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        states = stack(x, lengths, training=training)
+    np.testing.assert_array_equal(states, np.zeros((2, 12)))
+    gradients = tape.gradient(states, [x, *stack.trainable_variables])
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+
+def gradients_of(stack, x, lengths, training, seed):
+    """Of a random combination of the final states: outputs, then gradients."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        states = stack(x, lengths, training=training)
+        direction = np.random.default_rng(seed).normal(size=states.shape)
+        loss = tf.reduce_sum(states * tf.constant(direction, tf.float32))
+    return states, tape.gradient(loss, [x, *stack.trainable_variables])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_all_implementations_agree_in_outputs_and_gradients(oracle, seed):
+    results = []
+    for implementation, training in PATHS:
+        stack = make_stack(oracle, implementation, seed=seed)
+        x, lengths = make_input(seed)
+        results.append(gradients_of(stack, x, lengths, training, seed))
+    states, gradients = results[0]
+    assert all(np.abs(gradient).max() > 0.01 for gradient in gradients)
+    for other_states, others in results[1:]:
+        np.testing.assert_allclose(other_states, states, **CLOSE)
+        for gradient, other in zip(gradients, others, strict=True):
+            np.testing.assert_allclose(other, gradient, **GRADIENTS_CLOSE)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_are_the_slopes_of_the_equations(oracle, training):
+    random = np.random.default_rng(0)
+    values = [random.normal(size=s) for s in ((5, 1, 2), (2, 12), (3, 12), (12,))]
+    # Directions of c and of h at all five steps, so every path of the gradient counts.
+    directions = random.normal(size=(2, 5, 3))
+
+    def loss(x, *weights):
+        return np.sum(directions * np.stack(oracle.lstm(x[:, 0], *weights)))
+
+    tensors = [tf.constant(value, tf.float32) for value in values]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        found = tf.stack([s[:, 0] for s in lstm.lstm(*tensors, training=training)])
+        total = tf.reduce_sum(found * tf.constant(directions, tf.float32))
+    gradients = tape.gradient(total, tensors)
+
+    step = 1e-5  # central differences in float64: their own error is about 1e-10
+    for value, gradient in zip(values, gradients, strict=True):
+        for index in np.ndindex(value.shape):
+            middle = value[index]
+            value[index] = middle + step
+            above = loss(*values)
+            value[index] = middle - step
+            below = loss(*values)
+            value[index] = middle
+            slope = (above - below) / (2 * step)
+            assert gradient[index].numpy() == pytest.approx(slope, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("implementation, training", PATHS)
+def test_what_stands_behind_a_rows_length_is_not_read(oracle, implementation, training):
+    stack = make_stack(oracle, implementation)
+    x, lengths = make_input()
+    behind = np.arange(7)[:, np.newaxis] >= np.array(LENGTHS)
+    other = np.where(behind[..., np.newaxis], 1e3, x)
+    states, gradients = gradients_of(stack, x, lengths, training, seed=1)
+    others, _ = gradients_of(stack, tf.constant(other), lengths, training, seed=1)
+    np.testing.assert_array_equal(others, states)
+    np.testing.assert_array_equal(gradients[0].numpy()[behind], 0.0)
+
+
+@pytest.mark.parametrize("implementation, training", PATHS)
+def test_a_row_does_not_depend_on_the_padding_or_the_rows_beside_it(
+    oracle, implementation, training
+):
+    stack = make_stack(oracle, implementation)
+    x, lengths = make_input()
+    together = stack(x, lengths, training=training)
+    for row, length in enumerate(LENGTHS):
+        steps = max(length, 1)
+        alone = stack(
+            x[:steps, row : row + 1], lengths[row : row + 1], training=training
+        )
+        # Products of another shape may add in another order: a rounding apart.
+        np.testing.assert_allclose(alone[0], together[row], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation, training", PATHS)
+def test_a_graph_of_unknown_shape_gives_the_same_states(
+    oracle, implementation, training
+):
+    stack = make_stack(oracle, implementation)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, 4], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def run(x, lengths):
+        with tf.GradientTape() as tape:
+            states = stack(x, lengths, training=training)
+            loss = tf.reduce_sum(states)
+        return states, tape.gradient(loss, stack.trainable_variables)
+
+    for lengths, steps in ((LENGTHS, 7), ([2, 3], 3), ([1], 1)):
+        x, lengths = make_input(lengths=lengths, steps=steps)
+        states, gradients = run(x, lengths)
+        with tf.GradientTape() as tape:
+            expected = stack(x, lengths, training=training)
+            loss = tf.reduce_sum(expected)
+        expected_gradients = tape.gradient(loss, stack.trainable_variables)
+        np.testing.assert_allclose(states, expected, **CLOSE)
+        for found, eager in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(found, eager, **GRADIENTS_CLOSE)
+
+
+@pytest.mark.parametrize("implementation", ["hoisted", "keras"])
+def test_its_variables_are_there_once_it_is_built(implementation):
+    stack = lstm.StackedLSTM(cells=3, layers=2, implementation=implementation)
+    stack.build((None, None, 4))
+    before = [id(v) for v in stack.weights]
+    # A layer has 4H(D + H + 1) numbers; the second one reads D = H.
+    expected = 4 * 3 * (4 + 3 + 1) + 4 * 3 * (3 + 3 + 1)
+    assert sum(math.prod(v.shape) for v in stack.trainable_variables) == expected
+    stack(*make_input(), training=True)
+    assert [id(v) for v in stack.weights] == before
+
+
+def test_the_kernels_are_the_weights_without_the_biases(oracle):
+    stack = make_stack(oracle)
+    shapes = [tuple(kernel.shape) for kernel in stack.kernels()]
+    assert shapes == [(4, 12), (3, 12), (3, 12), (3, 12)]
+
+
+def test_the_forget_gate_starts_open():
+    stack = lstm.StackedLSTM(cells=2, layers=1)
+    stack.build((None, None, 4))
+    expected = [0, 0, 1, 1, 0, 0, 0, 0]  # i, f, g, o
+    np.testing.assert_array_equal(stack.stack[0].cell.bias.numpy(), expected)
+
+
+def test_auto_takes_keras_only_where_a_gpu_is_visible(monkeypatch):
+    stack = lstm.StackedLSTM(cells=2, layers=1)
+    for devices in ([], ["GPU:0"]):
+        monkeypatch.setattr(
+            tf.config, "list_logical_devices", lambda kind, found=devices: found
+        )
+        assert stack.uses_keras == bool(devices)
+
+
+def test_an_unknown_implementation_lists_the_known_ones():
+    with pytest.raises(ValueError) as caught:
+        lstm.StackedLSTM(cells=2, layers=1, implementation="fast")
+    assert str(caught.value) == (
+        "implementation='fast' is not one of auto, hoisted, keras."
+    )
+
+
+@pytest.mark.parametrize("cells, layers", [(0, 1), (1, 0), (-1, 2)])
+def test_cells_and_layers_are_at_least_1(cells, layers):
+    with pytest.raises(ValueError, match=f"not {cells} and {layers}"):
+        lstm.StackedLSTM(cells, layers)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("implementation, training", PATHS)
+def test_a_mixed_policy_rounds_products_only(
+    oracle, use_policy, implementation, training, policy
+):
+    x, lengths = make_input()
+    exact = make_stack(oracle, implementation)(x, lengths, training=training)
+    use_policy(policy)
+    stack = make_stack(oracle, implementation)
+    assert {v.dtype for v in stack.trainable_variables} <= {"float32", tf.float32}
+    states, gradients = gradients_of(stack, x, lengths, training, seed=0)
+    assert states.dtype == tf.float32
+    assert all(gradient.dtype == tf.float32 for gradient in gradients)
+    error = np.abs(states - exact).max()
+    # The weights are rounded by a factor of 2^-9 (bfloat16) or 2^-12 (float16); some
+    # seven steps of two layers multiply that by a few tens at most.
+    unit = {"mixed_bfloat16": 2**-9, "mixed_float16": 2**-12}[policy]
+    assert 0 < error < 40 * unit
