@@ -64,8 +64,7 @@ def format_table(rows: list[tuple[str, ...]], markdown: bool = False) -> str:
     def line(row):
         cells = [row[0].ljust(widths[0])]
         cells += [
-            cell.rjust(width)
-            for cell, width in zip(row[1:], widths[1:], strict=True)
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
         ]
         text = (" | " if markdown else "  ").join(cells)
         return f"| {text} |" if markdown else text

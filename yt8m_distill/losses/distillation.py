@@ -99,11 +99,12 @@ def intermediate_loss(
 
 def binary_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
     """Sum over classes of KL(Bernoulli(p_T) || Bernoulli(p_S)): [B, C] → [B]."""
-    p = tf.sigmoid(teacher_logits)
+    # 1 - p would lose the doubt of a teacher that is nearly sure.
+    p, not_p = tf.sigmoid(teacher_logits), tf.sigmoid(-teacher_logits)
     log_sigmoid = tf.math.log_sigmoid
     yes = log_sigmoid(teacher_logits) - log_sigmoid(student_logits)
     no = log_sigmoid(-teacher_logits) - log_sigmoid(-student_logits)
-    return tf.reduce_sum(p * yes + (1 - p) * no, axis=1)
+    return tf.reduce_sum(p * yes + not_p * no, axis=1)
 
 
 def class_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:

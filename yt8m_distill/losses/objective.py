@@ -52,8 +52,27 @@ class Objective:
         }
 
 
-def _split_sum(text: str) -> list[tuple[float, str]]:
-    """`"ce + 0.1*rep"` → [(1.0, "ce"), (0.1, "rep")], parsed, never evaluated."""
+def _parse_term(node: ast.expr, rule: str) -> tuple[float, registry.Specification]:
+    """`0.1*rep` → its weight and what it weighs."""
+    weight = 1.0
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        left = node.left
+        is_number = isinstance(left, ast.Constant) and type(left.value) in (int, float)
+        if not is_number:
+            raise ValueError(f"{rule}: a weight is a number on the left of a *.")
+        weight, node = left.value, node.right
+    if not isinstance(node, ast.Name | ast.Call):
+        raise ValueError(f"{rule}.")
+    try:
+        return weight, registry.parse(ast.unparse(node))
+    except RecursionError as error:  # ast.unparse gives up before ast.parse does
+        raise ValueError(f"{rule}.") from error
+    except ValueError as error:
+        raise ValueError(f"{rule}: {error}") from error
+
+
+def _parse_sum(text: str) -> list[tuple[float, registry.Specification]]:
+    """`"ce + 0.1*rep"` → [(1.0, ce), (0.1, rep)], parsed, never evaluated."""
     rule = f"--student_loss={text} must be a sum such as 'ce + 0.001*rep + 0.01*pred'"
     try:
         node = ast.parse(text.strip(), mode="eval").body
@@ -64,21 +83,7 @@ def _split_sum(text: str) -> list[tuple[float, str]]:
         found.append(node.right)
         node = node.left
     found.append(node)
-    terms = []
-    for node in reversed(found):
-        weight = 1.0
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            left = node.left
-            is_number = isinstance(left, ast.Constant) and (
-                type(left.value) in (int, float)
-            )
-            if not is_number:
-                raise ValueError(f"{rule}: a weight is a number on the left of a *.")
-            weight, node = float(left.value), node.right
-        if not isinstance(node, ast.Name | ast.Call):
-            raise ValueError(f"{rule}.")
-        terms.append((weight, ast.unparse(node)))
-    return terms
+    return [_parse_term(node, rule) for node in reversed(found)]
 
 
 # What --match makes of `rep`.
@@ -89,36 +94,50 @@ _MATCHED = {
 }
 
 
-def build_objective(distillation_settings: settings.DistillationSettings) -> Objective:
-    """The student's objective as the settings describe it.
-
-    Raises:
-        ValueError: for a malformed sum, an unknown or repeated loss, or a weight
-            that is not positive.
-    """
-    text = distillation_settings.student_loss
+def _make_terms(
+    weight: float,
+    spec: registry.Specification,
+    distillation_settings: settings.DistillationSettings,
+) -> list[Term]:
+    """The losses of one part of the sum: two for `rep` with --match=both."""
+    if not 0 < weight <= float(tf.float32.max):
+        raise ValueError(f"weight {weight} is not a finite number above 0.")
     defaults = {
         "distance": distillation_settings.prediction_distance,
         "temperature": distillation_settings.temperature,
     }
+    is_rep = spec.name == "rep"
+    names = _MATCHED[distillation_settings.match] if is_rep else (spec.name,)
+    terms = []
+    for name in names:
+        accepted = {
+            key: value
+            for key, value in defaults.items()
+            if registered.LOSSES.accepts(name, key)
+        }
+        full = registry.Specification(name, spec.arguments).with_defaults(**accepted)
+        terms.append(Term(float(weight), name, registered.LOSSES.create(full)))
+    return terms
+
+
+def build_objective(distillation_settings: settings.DistillationSettings) -> Objective:
+    """The student's objective as the settings describe it.
+
+    Raises:
+        ValueError: for a malformed sum, an unknown or repeated loss, an argument
+            that it does not take, or a weight that is not positive.
+    """
+    text = distillation_settings.student_loss
     terms: dict[str, Term] = {}
-    for weight, part in _split_sum(text):
-        if not 0 < weight < float("inf"):
-            raise ValueError(f"--student_loss={text}: weight {weight} is not above 0.")
-        spec = registry.parse(part)
-        is_rep = spec.name == "rep"
-        names = _MATCHED[distillation_settings.match] if is_rep else (spec.name,)
-        for name in names:
-            if name in terms:
-                raise ValueError(f"--student_loss={text} has {name} twice.")
-            accepted = {
-                key: value
-                for key, value in defaults.items()
-                if name in registered.LOSSES and registered.LOSSES.accepts(name, key)
-            }
-            full = registry.Specification(name, spec.arguments)
-            loss = registered.LOSSES.create(full.with_defaults(**accepted))
-            terms[name] = Term(weight, name, loss)
+    for weight, spec in _parse_sum(text):
+        try:
+            found = _make_terms(weight, spec, distillation_settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"--student_loss={text}: {error}") from error
+        for term in found:
+            if term.name in terms:
+                raise ValueError(f"--student_loss={text} has {term.name} twice.")
+            terms[term.name] = term
     return Objective(tuple(terms.values()))
 
 
@@ -129,8 +148,5 @@ def cross_entropy_objective() -> Objective:
 
 def is_representation_only(distillation_settings) -> bool:
     """Whether the objective is `rep` alone, which is followed by fine-tuning."""
-    parts = [
-        registry.parse(part).name
-        for _, part in _split_sum(distillation_settings.student_loss)
-    ]
-    return all(name in ("rep", "rep_intermediate") for name in parts)
+    parts = _parse_sum(distillation_settings.student_loss)
+    return all(spec.name in ("rep", "rep_intermediate") for _, spec in parts)

@@ -64,7 +64,11 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.bridge = None
 
     def build_classifier(self, encoder_size: int) -> None:
-        """Makes the bridge (if asked for) and the head for an encoder's output."""
+        """Makes the bridge (if asked for) and the head for an encoder's output.
+
+        Raises:
+            ValueError: if a shared head was made for another width.
+        """
         if self.encoding_size and self.encoding_size != encoder_size:
             self.bridge = self.add_weight(
                 name="bridge",
@@ -74,6 +78,12 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.encoding_size = self.encoding_size or encoder_size
         if not self.head.built:
             self.head.build((None, self.encoding_size))
+        head_size = self.head.kernels()[0].shape[0]
+        if head_size != self.encoding_size:
+            raise ValueError(
+                f"The shared head reads encodings of width {head_size}; this "
+                f"network's has width {self.encoding_size}."
+            )
         self.built = True
 
     @classmethod

@@ -27,11 +27,21 @@ def default_block_len(student_k: int) -> int:
     return 3 if student_k % 5 and student_k % 3 == 0 else 5
 
 
+def _parse(role: str, text: str) -> registry.Specification:
+    """The specification in a role's flag, of a model that exists."""
+    try:
+        spec = registry.parse(text)
+        base.MODELS.get(spec.name)
+    except ValueError as error:
+        raise ValueError(f"--{role}={text}: {error}") from error
+    return spec
+
+
 def student_specification(run: settings.RunSettings) -> registry.Specification:
     """The student as `--student` gives it, or the teacher's with short blocks."""
     if run.networks.student:
-        return registry.parse(run.networks.student)
-    teacher = registry.parse(run.networks.teacher)
+        return _parse("student", run.networks.student)
+    teacher = _parse("teacher", run.networks.teacher)
     arguments = dict(teacher.arguments)
     k = run.sampling.student_k
     if "num_blocks" in arguments:
@@ -87,9 +97,10 @@ def build_network(
         sharing: the teacher whose classifier a student is to use, or None.
 
     Raises:
-        ValueError: for an unknown model or argument; the message lists the known.
+        ValueError: for an unknown model or argument; the message names the flag
+            and lists the known.
     """
-    teacher = registry.parse(run.networks.teacher)
+    teacher = _parse("teacher", run.networks.teacher)
     spec = teacher if role == "teacher" else student_specification(run)
     try:
         width = run.data.max_frames if role == "teacher" else run.sampling.student_k
@@ -108,7 +119,7 @@ def build_network(
             num_classes=run.data.num_classes,
             max_frames=width,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"--{role}={spec}: {error}") from error
 
 

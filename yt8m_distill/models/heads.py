@@ -68,6 +68,8 @@ class MixtureOfExpertsHead(keras.layers.Layer):
 
     def __init__(self, num_classes: int, num_mixtures: int = 2, bias_init: float = 0.0):
         super().__init__(dtype="float32")
+        if num_mixtures < 1:
+            raise ValueError(f"moe needs num_mixtures >= 1, not {num_mixtures}.")
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
         self.bias_init = bias_init

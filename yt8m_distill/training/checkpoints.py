@@ -44,10 +44,10 @@ def _check_complete(prefix: str, role: str, network) -> None:
     """
     saved = [name for name, _ in tf.train.list_variables(prefix)]
     count = sum(name.startswith(f"{role}/") for name in saved)
-    if count < len(network.trainable_variables):
+    wanted = len(network.trainable_variables)
+    if count < wanted:
         raise RuntimeError(
-            f"{prefix} holds {count} of the {len(network.trainable_variables)} variables of "
-            f"the {role}."
+            f"{prefix} holds {count} of the {wanted} variables of the {role}."
         )
 
 

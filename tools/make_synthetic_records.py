@@ -1,0 +1,348 @@
+"""Makes a synthetic data set in YouTube-8M's native format.
+
+    python tools/make_synthetic_records.py --output_dir=data --num_train=4000
+
+A video is a sequence of shots. It opens with a title and ends with credits, which
+say nothing; of the shots between, some show one of its labels and some none of
+them. Classes are Zipf distributed and come in topics, so that labels co-occur.
+A frame is its shot's content plus noise that lasts a little (lag-1 correlation
+about .5); features have a decaying spectrum and fill the byte range as the real
+ones do (mean 127, standard deviation 64). Frame counts follow YouTube-8M: 29 % of
+the videos have the maximum, the mean is 77 % of it.
+
+So more frames see more shots and average more noise away, evenly spread frames see
+more of them than neighbouring ones, and the beginning and the end show little.
+
+Every video depends on the seed, its split and its number alone: the same videos
+come out whatever the number of shards and processes.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import app, flags
+
+from yt8m_distill import settings
+from yt8m_distill.data import records
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output_dir", None, "Folder of the data set.", required=True)
+flags.DEFINE_integer("num_train", 2000, "Training videos.", lower_bound=0)
+flags.DEFINE_integer("num_validate", 500, "Validation videos.", lower_bound=0)
+flags.DEFINE_integer("num_test", 200, "Test videos, with labels.", lower_bound=0)
+flags.DEFINE_integer("num_classes", 200, "Classes.", lower_bound=2)
+flags.DEFINE_integer("max_frames", 300, "Frames of the longest videos.", lower_bound=4)
+flags.DEFINE_string("feature_names", "rgb,audio", "Names of the features.")
+flags.DEFINE_string("feature_sizes", "1024,128", "Their widths, bytes a frame.")
+flags.DEFINE_string("video_id_key", "id", "Context key of the video's id.")
+flags.DEFINE_integer("videos_per_shard", 250, "Videos in a shard.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
+flags.DEFINE_float("signal", 0.55, "Strength of a label in its shots.", lower_bound=0)
+flags.DEFINE_float(
+    "shot_length", 10.0, "Mean frames a shot, at 300 frames a video.", lower_bound=1
+)
+flags.DEFINE_float(
+    "empty_shots", 0.5, "Share of shots without a label.", lower_bound=0, upper_bound=1
+)
+flags.DEFINE_bool("video_level", False, "Also write <output_dir>/video_level.")
+flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
+flags.DEFINE_bool("overwrite", False, "Replace a data set with other settings.")
+
+SPLITS = ("train", "validate", "test")
+DESCRIPTION = "dataset.json"
+
+_LATENT = 64  # Dimensions in which content lives.
+_TOPIC = 8  # Classes a topic, on average.
+_FULL_LENGTH = 0.29  # Share of videos with max_frames frames.
+_TITLE, _CREDITS = 0.08, 0.12  # Shares of a video without content.
+_FRAME_CORRELATION = 0.7  # Of the noise in content from frame to frame.
+_WHITE = 0.6  # Standard deviation of each number's own noise.
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What all videos of a data set have in common.
+
+    Attributes:
+        prototypes: [C, latent], the look of each class.
+        mixing: for each feature, [latent, size]: what it makes of a look.
+        popularity: [C], how often a class is the main one.
+        topics: [C], the topic of each class.
+    """
+
+    prototypes: np.ndarray
+    mixing: tuple[np.ndarray, ...]
+    popularity: np.ndarray
+    topics: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The flags that decide what the videos are."""
+
+    seed: int
+    num_classes: int
+    max_frames: int
+    feature_names: str
+    feature_sizes: str
+    video_id_key: str
+    signal: float
+    shot_length: float
+    empty_shots: float
+    videos_per_shard: int
+    video_level: bool
+    num_train: int
+    num_validate: int
+    num_test: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Width of each feature."""
+        return [int(size) for size in settings.split_names(self.feature_sizes)]
+
+
+def make_world(recipe: Recipe) -> World:
+    """Draws the classes and features of a data set."""
+    rng = np.random.default_rng([recipe.seed, 99])
+    classes = recipe.num_classes
+    topics = rng.integers(max(classes // _TOPIC, 1), size=classes)
+    centres = rng.standard_normal((topics.max() + 1, _LATENT))
+    looks = 0.5 * centres[topics] + rng.standard_normal((classes, _LATENT))
+    looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+    spectrum = (1 + np.arange(_LATENT)) ** -0.35
+    mixing = []
+    for size in recipe.sizes:
+        matrix = rng.standard_normal((_LATENT, size)) * spectrum[:, np.newaxis]
+        # Content of unit variance a latent number gives unit variance a feature.
+        mixing.append((matrix / np.sqrt((matrix**2).sum(0))).astype(np.float32))
+    popularity = (1.0 + np.arange(classes)) ** -0.8
+    prototypes = looks * np.sqrt(_LATENT)
+    return World(prototypes, tuple(mixing), popularity / popularity.sum(), topics)
+
+
+def draw_labels(rng: np.random.Generator, world: World) -> np.ndarray:
+    """One main class, and others, of its topic more often than not."""
+    main = rng.choice(len(world.popularity), p=world.popularity)
+    labels = {int(main)}
+    friends = np.flatnonzero(world.topics == world.topics[main])
+    for _ in range(min(rng.poisson(2.0), 8)):
+        if rng.random() < 0.6:
+            labels.add(int(rng.choice(friends)))
+        else:
+            labels.add(int(rng.choice(len(world.popularity), p=world.popularity)))
+    return np.array(sorted(labels))
+
+
+def draw_num_frames(rng: np.random.Generator, max_frames: int) -> int:
+    """Frames of a video: the maximum, or spread evenly over 35 % to 100 % of it."""
+    if rng.random() < _FULL_LENGTH:
+        return max_frames
+    return max(int(max_frames * rng.uniform(0.35, 1.0)), 1)
+
+
+def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> np.ndarray:
+    """What each frame shows, before noise: [num_frames, latent]."""
+    mean_shot = max(recipe.shot_length * recipe.max_frames / 300, 1.0)
+    content = np.zeros((num_frames, _LATENT))
+    title = int(np.ceil(_TITLE * num_frames * rng.uniform(0.5, 1.5)))
+    ending = num_frames - int(np.ceil(_CREDITS * num_frames * rng.uniform(0.5, 1.5)))
+    start, shots = 0, []
+    while start < num_frames:
+        bounds = [edge for edge in (title, ending) if edge > start]
+        end = min([start + 1 + rng.poisson(mean_shot - 1), num_frames, *bounds])
+        shots.append((start, end))
+        start = end
+    seen = list(rng.permutation(labels))  # Every label is shown once at least ...
+    order = rng.permutation(len(shots))
+    for number in order:
+        start, end = shots[number]
+        look = rng.standard_normal(_LATENT) * 0.5
+        if title <= start < ending:
+            if seen:
+                label = seen.pop()
+            elif rng.random() < recipe.empty_shots:
+                label = None
+            else:  # ... and the first ones drawn more often.
+                label = rng.choice(labels)
+            if label is not None:
+                look += recipe.signal * world.prototypes[label]
+        content[start:end] = look
+    return content
+
+
+def make_frames(rng, world: World, recipe: Recipe, labels, num_frames) -> list:
+    """The quantised features of a video: [num_frames, size] uint8 each."""
+    content = draw_content(rng, world, recipe, labels, num_frames)
+    noise = rng.standard_normal(content.shape)
+    rho = _FRAME_CORRELATION
+    for t in range(1, num_frames):
+        noise[t] = rho * noise[t - 1] + np.sqrt(1 - rho**2) * noise[t]
+    shown = (content + 0.7 * noise).astype(np.float32)
+    frames = []
+    for matrix in world.mixing:
+        values = shown @ matrix
+        white = rng.standard_normal(values.shape, dtype=np.float32)
+        frames.append(records.quantize(values * 0.85 + _WHITE * white))
+    return frames
+
+
+def _bytes_feature(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def make_video(world: World, recipe: Recipe, split: str, number: int):
+    """Video id, labels and frames of one video."""
+    rng = np.random.default_rng([recipe.seed, SPLITS.index(split), number])
+    labels = draw_labels(rng, world)
+    num_frames = draw_num_frames(rng, recipe.max_frames)
+    frames = make_frames(rng, world, recipe, labels, num_frames)
+    return f"{split[:2]}{number:06d}".encode(), labels, frames
+
+
+def frame_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes:
+    """A serialized SequenceExample."""
+    context = {
+        recipe.video_id_key: _bytes_feature(video_id),
+        "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
+    }
+    names = settings.split_names(recipe.feature_names)
+    lists = {
+        name: tf.train.FeatureList(feature=[_bytes_feature(row.tobytes()) for row in f])
+        for name, f in zip(names, frames, strict=True)
+    }
+    return tf.train.SequenceExample(
+        context=tf.train.Features(feature=context),
+        feature_lists=tf.train.FeatureLists(feature_list=lists),
+    ).SerializeToString()
+
+
+def video_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes:
+    """A serialized Example with the mean of each feature."""
+    feature = {
+        recipe.video_id_key: _bytes_feature(video_id),
+        "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
+    }
+    names = settings.split_names(recipe.feature_names)
+    for name, values in zip(names, frames, strict=True):
+        mean = records.dequantize(values).mean(axis=0)
+        floats = tf.train.FloatList(value=mean)
+        feature[f"mean_{name}"] = tf.train.Feature(float_list=floats)
+    features = tf.train.Features(feature=feature)
+    return tf.train.Example(features=features).SerializeToString()
+
+
+def write_shard(recipe: Recipe, folder: str, split: str, shard: int, count: int) -> int:
+    """Writes one shard under its final name once it is whole; returns its videos."""
+    world = make_world(recipe)
+    makers = {pathlib.Path(folder): frame_level_record}
+    if recipe.video_level:
+        makers[pathlib.Path(folder) / "video_level"] = video_level_record
+    name = f"{split}{shard:04d}.tfrecord"
+    writers = {
+        place: tf.io.TFRecordWriter(str(place / f"{name}.tmp")) for place in makers
+    }
+    first = shard * recipe.videos_per_shard
+    for number in range(first, first + count):
+        video = make_video(world, recipe, split, number)
+        for place, make in makers.items():
+            writers[place].write(make(recipe, *video))
+    for place, writer in writers.items():
+        writer.close()
+        os.replace(place / f"{name}.tmp", place / name)
+    return count
+
+
+def plan_shards(recipe: Recipe) -> list[tuple[str, int, int]]:
+    """(split, shard, videos) of every shard."""
+    plan = []
+    for split in SPLITS:
+        total, size = getattr(recipe, f"num_{split}"), recipe.videos_per_shard
+        for shard in range(-(-total // size)):
+            plan.append((split, shard, min(size, total - shard * size)))
+    return plan
+
+
+def suggested_flags(recipe: Recipe, folder: pathlib.Path) -> str:
+    """The flags of train.py that fit the data set."""
+    return " ".join(
+        [
+            f"--train_data_pattern='{folder}/train*.tfrecord'",
+            f"--validation_data_pattern='{folder}/validate*.tfrecord'",
+            f"--feature_names={recipe.feature_names}",
+            f"--feature_sizes={recipe.feature_sizes}",
+            f"--num_classes={recipe.num_classes}",
+            f"--max_frames={recipe.max_frames}",
+            f"--video_id_key={recipe.video_id_key}",
+        ]
+    )
+
+
+def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bool:
+    """Whether this very data set stands there.
+
+    Raises:
+        ValueError: if another one does and may not be replaced.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file() or overwrite:
+        return False
+    stored = json.loads(path.read_text())["recipe"]
+    wanted = dataclasses.asdict(recipe)
+    different = sorted(k for k in wanted if stored.get(k) != wanted[k])
+    if different:
+        raise ValueError(
+            f"--output_dir={folder} holds a data set with another "
+            f"{', '.join(different)}. Use --overwrite or another folder."
+        )
+    return True
+
+
+def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
+    """Writes all shards, then the description that marks the data set as whole."""
+    for place in [folder, *([folder / "video_level"] if recipe.video_level else [])]:
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob("*.tfrecord"):
+            old.unlink()
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    plan = plan_shards(recipe)
+    bar = tqdm.tqdm(total=sum(count for *_, count in plan), unit="video")
+    # spawn: TensorFlow's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with bar, concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+        tasks = [pool.submit(write_shard, recipe, str(folder), *job) for job in plan]
+        for task in concurrent.futures.as_completed(tasks):
+            bar.update(task.result())
+    description = {"recipe": dataclasses.asdict(recipe), "shards": len(plan)}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def main(argv: list[str]) -> None:
+    """Flags → data set."""
+    del argv
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    recipe = Recipe(**{name: FLAGS[name].value for name in names})
+    folder = pathlib.Path(FLAGS.output_dir)
+    try:
+        settings.DataSettings(recipe.feature_names, recipe.feature_sizes)
+        if is_made_already(recipe, folder, FLAGS.overwrite):
+            print(f"{folder} holds this data set already.")
+        else:
+            make_dataset(recipe, folder, FLAGS.jobs)
+    except (ValueError, OSError) as error:
+        sys.exit(f"make_synthetic_records.py: {error}")
+    print(f"Flags for train.py: {suggested_flags(recipe, folder)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
