@@ -6,7 +6,9 @@ parsed as a syntax tree and never evaluated, so flag text cannot run code.
 
 import ast
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -57,6 +59,16 @@ def parse(text: str) -> Specification:
         except (ValueError, TypeError, SyntaxError) as error:
             raise ValueError(f"{rule}: {keyword.arg} is not a literal.") from error
     return Specification(node.func.id, arguments)
+
+
+def import_modules(package: str) -> None:
+    """Imports every module of a package, so that all its entries are registered.
+
+    This is why a new file with a `register` decorator needs no edit elsewhere.
+    """
+    folders = importlib.import_module(package).__path__
+    for module in pkgutil.iter_modules(folders, prefix=f"{package}."):
+        importlib.import_module(module.name)
 
 
 class Registry(Generic[T]):
@@ -125,4 +137,7 @@ class Registry(Generic[T]):
                 f"{self.kind} {spec}: {', '.join(clash)} follows from other "
                 "settings and cannot be given here."
             )
-        return entry(**spec.arguments, **extra)
+        try:
+            return entry(**spec.arguments, **extra)
+        except TypeError as error:
+            raise ValueError(f"{self.kind} {spec}: {error}") from error

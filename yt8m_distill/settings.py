@@ -329,7 +329,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         k, max_frames = self.sampling.student_k, self.data.max_frames
-        if k > max_frames:
+        if k > max_frames and self.distillation.mode != "teacher":
             raise ValueError(f"--student_k={k} is more than --max_frames={max_frames}.")
         if self.distillation.teacher_checkpoint and self.distillation.mode != "serial":
             raise ValueError(

@@ -6,11 +6,9 @@ import dataclasses
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.losses import (  # noqa: F401 (registers the losses)
-    classification,
-    distillation,
-    registered,
-)
+from yt8m_distill.losses import registered
+
+registry.import_modules("yt8m_distill.losses")
 
 
 @dataclasses.dataclass(frozen=True)

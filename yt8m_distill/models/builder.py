@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.models import (  # noqa: F401 (registers the models)
-    base,
-    frame_average,
-    hierarchical_lstm,
-    lstm_model,
-    teacher_student,
-)
+from yt8m_distill.models import base, teacher_student
+
+registry.import_modules("yt8m_distill.models")
 
 # The view of each role.
 VIEWS = {"teacher": structures.ALL, "student": structures.SAMPLED}
