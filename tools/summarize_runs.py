@@ -8,11 +8,18 @@ number comes from eval.py.
 
 import json
 import pathlib
+import re
 
 from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("markdown", False, "Print the table as Markdown.")
+flags.DEFINE_string(
+    "write_to",
+    "",
+    "Markdown file in which the table is put between <!-- NAME --> and <!-- /NAME -->.",
+)
+flags.DEFINE_string("section", "results", "NAME of that place.")
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms a video")
 
@@ -73,12 +80,29 @@ def format_table(rows: list[tuple[str, ...]], markdown: bool = False) -> str:
     return "\n".join(line(row) for row in (HEADER, rule, *rows))
 
 
+def replace_section(text: str, name: str, table: str) -> str:
+    """The text with the table between its two marks.
+
+    Raises:
+        ValueError: if the marks are not there.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"There is no {begin} ... {end} in the file.")
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
+
+
 def main(argv: list[str]) -> None:
     """Prints the table of the runs named on the command line."""
     if len(argv) < 2:
         raise app.UsageError("Name one train_dir or more.")
     rows = [row for folder in argv[1:] for row in read_rows(pathlib.Path(folder))]
-    print(format_table(rows, FLAGS.markdown))
+    table = format_table(rows, FLAGS.markdown or bool(FLAGS.write_to))
+    print(table)
+    if FLAGS.write_to:
+        path = pathlib.Path(FLAGS.write_to)
+        path.write_text(replace_section(path.read_text(), FLAGS.section, table))
 
 
 if __name__ == "__main__":

@@ -181,7 +181,9 @@ def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -
             if not _is_expected(error) or flags.FLAGS.verbosity > 0:
                 raise
             print(f"{script}: {_one_line(error)}", file=sys.stderr)
-            sys.exit(1)
+            # 128 plus the number is the convention after a signal.
+            stopped_by = getattr(error, "signal_number", None)
+            sys.exit(1 if stopped_by is None else 128 + stopped_by)
 
     _start_logging()
     app.run(guarded)
@@ -190,4 +192,5 @@ def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -
 def _is_expected(error: BaseException) -> bool:
     """Whether an error speaks of settings, data or the disk, not of a defect."""
     ordinary = isinstance(error, ValueError | OSError | FloatingPointError)
+    ordinary = ordinary or hasattr(error, "signal_number")
     return ordinary or _is_of_tensorflow(error)

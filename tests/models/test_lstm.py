@@ -269,7 +269,7 @@ def test_cells_and_layers_are_at_least_1(cells, layers):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("implementation, training", PATHS)
-def test_a_mixed_policy_rounds_products_only(
+def test_a_mixed_policy_stays_close_to_float32(
     oracle, use_policy, implementation, training, policy
 ):
     x, lengths = make_input()

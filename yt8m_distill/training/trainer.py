@@ -7,6 +7,7 @@ its checkpoints, its best networks and its logs in a folder of its own.
 
 import logging
 import os
+import signal
 import sys
 import time
 
@@ -23,6 +24,7 @@ from yt8m_distill.training import (
     actions,
     checkpoints,
     distribution,
+    interruption,
     manifest,
     modes,
     optimizers,
@@ -298,7 +300,7 @@ class PhaseRunner:
             disable=not (self.chief and sys.stderr.isatty()),
         )
         self.saved_at = time.monotonic()
-        with bar:
+        with bar, interruption.Watch() as self.watch:
             while state.step.numpy() < self.total_steps and state.epoch < epochs:
                 self._train_epoch(bar)
                 self._finish_epoch()
@@ -338,6 +340,7 @@ class PhaseRunner:
                 self._log(step, logged, speed)
                 pending, pending_steps, began = None, 0, time.perf_counter()
             self._save_if_due()
+            self._stop_if_asked()
 
     def _log(self, step: int, means: dict[str, float], speed: float) -> None:
         rate = float(self.learning_rate(step - 1))
@@ -351,6 +354,23 @@ class PhaseRunner:
         if time.monotonic() - self.saved_at >= 60 * minutes:
             self.state.save()
             self.saved_at = time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        """Saves and stops after a signal.
+
+        Raises:
+            interruption.Interrupted: if there was one.
+        """
+        if self.watch.received is None:
+            return
+        self.state.save()
+        self.log.flush()
+        name = signal.Signals(self.watch.received).name
+        raise interruption.Interrupted(
+            self.watch.received,
+            f"stopped by {name}: phase {self.phase.name} is saved at step "
+            f"{self.state.step.numpy()}. The same command goes on from there.",
+        )
 
     def _finish_epoch(self) -> None:
         """Validates, keeps the best networks, saves."""

@@ -1,0 +1,274 @@
+"""objective.py: what --student_loss and its neighbours mean."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
+from yt8m_distill.losses import classification, distillation, objective
+
+LABELS = tf.constant([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+
+
+def build(text: str, **others) -> objective.Objective:
+    return objective.build_objective(
+        settings.DistillationSettings(student_loss=text, **others)
+    )
+
+
+def refuse(text: str, **others) -> str:
+    """The message with which an objective is refused; always one line."""
+    with pytest.raises(ValueError) as caught:
+        build(text, **others)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def make_outputs(seed: int) -> structures.Outputs:
+    random = np.random.default_rng(seed)
+    shapes = ((2, 3), (2, 4), (2, 2, 5))
+    return structures.Outputs(
+        *(tf.constant(random.normal(size=s), tf.float32) for s in shapes)
+    )
+
+
+def weights(built: objective.Objective) -> list:
+    return [(term.weight, term.name) for term in built.terms]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("ce", [(1.0, "ce")]),
+        ("ce + rep + pred", [(1.0, "ce"), (1.0, "rep"), (1.0, "pred")]),
+        (
+            "ce + 0.001*rep + 0.01*pred",
+            [(1.0, "ce"), (0.001, "rep"), (0.01, "pred")],
+        ),
+        ("  2 *ce+1e-3* rep ", [(2.0, "ce"), (1e-3, "rep")]),
+        ("pred + ce", [(1.0, "pred"), (1.0, "ce")]),
+        ("rep_intermediate + 3*rep()", [(1.0, "rep_intermediate"), (3.0, "rep")]),
+        ("(ce + 0.5*pred)", [(1.0, "ce"), (0.5, "pred")]),
+    ],
+)
+def test_a_sum_is_read_term_by_term_in_its_order(text, expected):
+    assert weights(build(text)) == expected
+
+
+def test_the_parts_are_named_weighted_and_still_one_number_a_video():
+    student, teacher = make_outputs(0), make_outputs(1)
+    parts = build("ce + 0.25*rep + 4*pred")(student, LABELS, teacher)
+    expected = {
+        "ce": classification.cross_entropy(student, LABELS),
+        "rep": 0.25 * distillation.representation_loss(student, teacher),
+        "pred": 4 * distillation.binary_kl(student.logits, teacher.logits),
+    }
+    assert list(parts) == list(expected)
+    for name, value in expected.items():
+        assert parts[name].shape == (2,)
+        np.testing.assert_allclose(parts[name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text, needs_teacher, needs_states",
+    [
+        ("ce", False, False),
+        ("ce + rep", True, False),
+        ("pred", True, False),
+        ("ce + rep_intermediate", True, True),
+    ],
+)
+def test_it_knows_what_it_compares_with(text, needs_teacher, needs_states):
+    built = build(text)
+    assert built.needs_teacher == needs_teacher
+    assert built.needs_states == needs_states
+
+
+@pytest.mark.parametrize(
+    "match, expected",
+    [
+        ("final", ["ce", "rep"]),
+        ("intermediate", ["ce", "rep_intermediate"]),
+        ("both", ["ce", "rep", "rep_intermediate"]),
+    ],
+)
+def test_match_says_what_rep_compares(match, expected):
+    built = build("ce + 0.5*rep", match=match)
+    assert [term.name for term in built.terms] == expected
+    assert {term.weight for term in built.terms[1:]} == {0.5}
+    assert built.needs_states == (match != "final")
+
+
+@pytest.mark.parametrize("match", settings.MATCHES)
+def test_match_leaves_the_named_intermediate_loss_alone(match):
+    assert weights(build("rep_intermediate", match=match)) == [
+        (1.0, "rep_intermediate")
+    ]
+
+
+def prediction(built: objective.Objective, student, teacher):
+    return built(student, LABELS, teacher)["pred"]
+
+
+def test_the_flags_are_the_defaults_of_a_terms_arguments():
+    student, teacher = make_outputs(0), make_outputs(1)
+    others = {"prediction_distance": "squared", "temperature": 2.0}
+    found = prediction(build("pred", **others), student, teacher)
+    expected = distillation.squared(student.logits / 2, teacher.logits / 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_arguments_in_a_term_win_over_the_flags():
+    student, teacher = make_outputs(0), make_outputs(1)
+    others = {"prediction_distance": "class_kl", "temperature": 2.0}
+    built = build("ce + 3*pred(distance='squared')", **others)
+    expected = 3 * distillation.squared(student.logits / 2, teacher.logits / 2)
+    np.testing.assert_allclose(prediction(built, student, teacher), expected, rtol=1e-6)
+    built = build("pred(distance='squared', temperature=1.0)", **others)
+    expected = distillation.squared(student.logits, teacher.logits)
+    np.testing.assert_allclose(prediction(built, student, teacher), expected, rtol=1e-6)
+
+
+def test_the_cross_entropy_objective_is_ce_alone():
+    built = objective.cross_entropy_objective()
+    assert weights(built) == [(1.0, "ce")]
+    assert not built.needs_teacher
+    student = make_outputs(0)
+    expected = classification.cross_entropy(student, LABELS)
+    np.testing.assert_array_equal(built(student, LABELS)["ce"], expected)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("rep", True),
+        ("0.1 * rep", True),
+        ("rep_intermediate", True),
+        ("rep + rep_intermediate", True),
+        ("ce", False),
+        ("ce + rep", False),
+        ("rep + pred", False),
+    ],
+)
+def test_representation_only_is_rep_and_nothing_else(text, expected):
+    given = settings.DistillationSettings(student_loss=text)
+    assert objective.is_representation_only(given) == expected
+
+
+# ----------------------------------------------------------------- bad input
+
+
+def test_an_unknown_loss_lists_the_known_ones():
+    assert refuse("ce + recall") == (
+        "--student_loss=ce + recall: Unknown loss 'recall'. "
+        "Known: ce, pred, rep, rep_intermediate."
+    )
+
+
+def test_an_argument_that_a_loss_does_not_take_is_named():
+    message = refuse("ce + pred(power=2)")
+    assert message.startswith("--student_loss=ce + pred(power=2): ")
+    assert "does not take power" in message
+
+
+@pytest.mark.parametrize(
+    "term", ["pred(temperature='2')", "pred(distance=['squared'])", "pred(distance=2)"]
+)
+def test_an_argument_of_the_wrong_type_is_refused_too(term):
+    assert refuse(f"ce + {term}").startswith(f"--student_loss=ce + {term}: ")
+
+
+@pytest.mark.parametrize(
+    "text, match, name",
+    [
+        ("ce + rep + ce", "final", "ce"),
+        ("pred + 2*pred(distance='squared')", "final", "pred"),
+        ("rep + rep_intermediate", "both", "rep_intermediate"),
+        ("rep_intermediate + rep", "intermediate", "rep_intermediate"),
+    ],
+)
+def test_a_loss_stands_once(text, match, name):
+    assert refuse(text, match=match) == f"--student_loss={text} has {name} twice."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0*rep", "0.0*rep", "1e-400*rep", "1e400*rep", "1e39*rep", "9" * 400 + "*rep"],
+    ids=lambda text: text[:9],
+)
+def test_a_weight_is_a_finite_number_above_0(text):
+    message = refuse(f"ce + {text}")
+    assert message.startswith(f"--student_loss=ce + {text}: weight ")
+    assert message.endswith(" is not a finite number above 0.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["-1*rep", "nan*rep", "rep*2", "True*rep", "'2'*rep", "2j*rep", "2*3*rep"]
+    + ["(1 + 1)*rep", "__import__('os')*rep", "10**9*rep", "None*rep"],
+)
+def test_a_weight_is_written_as_a_number_on_the_left(text):
+    message = refuse(f"ce + {text}")
+    assert message.startswith(f"--student_loss=ce + {text} must be a sum such as ")
+    assert "a weight is a number on the left of a *" in message
+
+
+HOSTILE = [
+    "__import__('os').mkdir('ran')",
+    "ce + __import__('os').mkdir('ran')",
+    "ce + pred(distance=__import__('os').mkdir('ran'))",
+    "__import__('os')",
+    "ce + (lambda: rep)()",
+    "[ce for ce in (1,)]",
+    "ce - rep",
+    "ce * rep",
+    "ce / 2",
+    "-rep",
+    "ce + 1",
+    "ce + 'rep'",
+    "2*(ce + rep)",
+    "ce + (rep + pred)",
+    "ce + rep.real",
+    "ce + rep()()",
+    "ce + pred('squared')",
+    "ce + pred(**{'distance': 'squared'})",
+    "ce + pred(distance='squared', distance='squared')",
+    "ce := rep",
+    "ce; rep",
+    "ce,",
+    "ce +",
+    "",
+    "   ",
+    "ce\0",
+    "(" * 5000 + "ce" + ")" * 5000,
+    "+" * 50000 + "ce",
+    "ce" + " + ce" * 50000,
+    "pred(temperature=" + "-" * 50000 + "1)",
+    "pred(temperature=" + "-" * 500 + "1)",
+    "ce + pred(temperature=" + "~" * 1000 + "1)",
+    "pred(distance=" + "(" * 150 + "1" + ",)" * 150 + ")",
+    "pred(temperature=" + "9" * 5000 + ")",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:30]))
+def test_anything_else_is_refused_and_never_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refuse(text).startswith(f"--student_loss={text}")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:30]))
+def test_asking_for_rep_only_gives_no_other_error(text):
+    given = settings.DistillationSettings(student_loss=text)
+    try:
+        answer = objective.is_representation_only(given)
+    except ValueError as error:
+        assert str(error).startswith(f"--student_loss={text} must be a sum such as ")
+    else:
+        # Well-formed, and refused only for the value of an argument.
+        assert not answer
+        assert refuse(text).startswith(f"--student_loss={text}: ")

@@ -1,0 +1,300 @@
+"""builder.py: which networks the settings ask for."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill import registry, settings, structures
+from yt8m_distill.models import (
+    base,
+    builder,
+    frame_average,
+    hierarchical_lstm,
+    lstm_model,
+)
+
+TEACHER = "HierarchicalLSTM(cells=3, block_len=4)"
+ROLES = ("teacher", "student")
+
+
+def make_run(
+    teacher=TEACHER, student="", k=10, frame_features=True, **distillation
+) -> settings.RunSettings:
+    return settings.RunSettings(
+        data=settings.DataSettings(
+            feature_names="rgb,audio",
+            feature_sizes="4,1",
+            num_classes=2,
+            max_frames=40,
+            frame_features=frame_features,
+        ),
+        sampling=settings.SamplingSettings(student_k=k),
+        networks=settings.NetworkSettings(teacher=teacher, student=student),
+        distillation=settings.DistillationSettings(**distillation),
+        optimization=settings.OptimizationSettings(),
+        training=settings.TrainingSettings(
+            train_dir="run", train_data_pattern="train*"
+        ),
+    )
+
+
+# ------------------------------------------------------- the student by default
+
+
+@pytest.mark.parametrize(
+    "k, block_len",
+    # 3 where it divides k and 5 does not, as the paper's k = 6; 5 otherwise.
+    [(6, 3), (3, 3), (9, 3), (10, 5), (15, 5), (20, 5), (30, 5), (7, 5), (1, 5)],
+)
+def test_the_default_student_is_the_teacher_with_short_blocks(k, block_len):
+    found = builder.student_specification(make_run(k=k))
+    expected = {"cells": 3, "block_len": block_len}
+    assert found == registry.Specification("HierarchicalLSTM", expected)
+
+
+@pytest.mark.parametrize("k, num_blocks", [(6, 3), (10, 5), (15, 5), (30, 5)])
+def test_the_default_student_of_a_teacher_in_blocks_has_fewer(k, num_blocks):
+    teacher = 'HierarchicalLSTM(cells=3, num_blocks=20, head="moe")'
+    found = builder.student_specification(make_run(teacher=teacher, k=k))
+    assert found.arguments == {"cells": 3, "num_blocks": num_blocks, "head": "moe"}
+
+
+@pytest.mark.parametrize("teacher", ["FrameLevelLogisticModel", "LstmModel(cells=3)"])
+def test_the_default_student_of_a_teacher_without_blocks_is_the_same(teacher):
+    found = builder.student_specification(make_run(teacher=teacher))
+    assert found == registry.parse(teacher)
+
+
+def test_a_given_student_is_taken_as_it_is():
+    student = "HierarchicalLSTM(cells=2, block_len=7)"
+    found = builder.student_specification(make_run(student=student, k=6))
+    assert found == registry.parse(student)
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        ("parallel", "shared"),
+        ("serial", "copied"),
+        ("teacher", "own"),
+        ("baseline", "own"),
+    ],
+)
+def test_the_classifier_of_each_mode(mode, expected):
+    assert builder.classifier_of(make_run(mode=mode)) == expected
+
+
+@pytest.mark.parametrize("mode", settings.MODES)
+@pytest.mark.parametrize("classifier", ["copied", "own"])
+def test_a_given_classifier_wins(mode, classifier):
+    run = make_run(mode=mode, classifier=classifier)
+    assert builder.classifier_of(run) == classifier
+
+
+# ------------------------------------------------------------------ the networks
+
+
+def test_the_roles_read_views_of_their_own_length():
+    networks = builder.build_networks(make_run(), ROLES)
+    assert (networks.teacher.max_frames, networks.student.max_frames) == (40, 10)
+    assert (networks.teacher.block_len, networks.student.block_len) == (4, 5)
+    assert networks.views == {
+        "teacher": structures.ALL,
+        "student": structures.SAMPLED,
+    }
+    for network in (networks.teacher, networks.student):
+        assert isinstance(network, hierarchical_lstm.HierarchicalLSTM)
+        assert (network.feature_size, network.num_classes) == (5, 2)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_only_the_roles_asked_for_are_made(role):
+    networks = builder.build_networks(make_run(), [role])
+    (other,) = set(ROLES) - {role}
+    assert networks.network(role) is not None
+    assert networks.network(other) is None
+    assert list(networks.views) == [role]
+
+
+def test_a_network_on_video_level_records_reads_one_frame():
+    run = make_run(teacher="FrameLevelLogisticModel", frame_features=False)
+    networks = builder.build_networks(run, ROLES)
+    assert (networks.teacher.max_frames, networks.student.max_frames) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [
+        ("HierarchicalLSTM(cells=2, num_blocks=2)", hierarchical_lstm.HierarchicalLSTM),
+        ("LstmModel(cells=2)", lstm_model.LstmModel),
+        ("FrameLevelLogisticModel", frame_average.FrameLevelLogisticModel),
+    ],
+)
+def test_every_model_can_teach_and_learn(text, kind):
+    networks = builder.build_networks(make_run(teacher=text), ROLES)
+    assert type(networks.teacher) is type(networks.student) is kind
+
+
+def test_the_width_known_beforehand_is_the_width_of_the_encoding():
+    for text in (TEACHER, "LstmModel(cells=2, layers=3)", "FrameLevelLogisticModel"):
+        network = builder.build_network("teacher", make_run(teacher=text))
+        spec = registry.parse(text)
+        arguments = base.MODELS.arguments(spec)
+        assert network.encoder_size(5, arguments) == network.encoding_size
+
+
+# ----------------------------------------------------------- sharing and bridging
+
+
+def make_views(rows=2) -> dict:
+    def view(steps):
+        random = np.random.default_rng(0)
+        frames = random.integers(0, 256, (rows, steps, 5), dtype=np.uint8)
+        return {
+            "frames": tf.constant(frames),
+            "num_frames": tf.fill([rows], steps),
+        }
+
+    return {structures.ALL: view(40), structures.SAMPLED: view(10)}
+
+
+def test_a_shared_classifier_is_one_set_of_variables():
+    run = make_run(mode="parallel")
+    networks = builder.build_networks(run, ROLES, share_classifier=True)
+    assert networks.student.head is networks.teacher.head
+    unshared = builder.build_networks(run, ROLES)
+    assert unshared.student.head is not unshared.teacher.head
+
+
+def test_a_narrower_student_shares_through_a_bridge():
+    run = make_run(student="HierarchicalLSTM(cells=2, block_len=5)", mode="parallel")
+    networks = builder.build_networks(run, ROLES, share_classifier=True)
+    assert networks.student.head is networks.teacher.head
+    assert tuple(networks.student.bridge.shape) == (8, 12)
+    outputs = networks({structures.VIEWS: make_views()})
+    assert outputs["student"].encoding.shape == outputs["teacher"].encoding.shape
+    # Whatever the order of the roles is called in.
+    again = builder.build_networks(run, ROLES[::-1], share_classifier=True)
+    assert again.student.head is again.teacher.head
+
+
+@pytest.mark.parametrize(
+    "mode, classifier, student_loss, bridged",
+    [
+        ("serial", "auto", "ce + rep + pred", True),
+        ("parallel", "auto", "ce + rep + pred", True),
+        ("serial", "own", "ce + rep", True),
+        ("serial", "own", "rep", True),
+        ("serial", "copied", "ce + pred", True),  # the classifier reads that width
+        ("parallel", "shared", "ce", True),
+        ("serial", "own", "ce + pred", False),
+        ("parallel", "own", "ce + 0.1*pred", False),
+        ("baseline", "auto", "ce + rep + pred", False),
+        ("teacher", "auto", "ce + rep + pred", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "student", ["HierarchicalLSTM(cells=2, block_len=5)", "FrameLevelLogisticModel"]
+)
+def test_a_bridge_is_built_where_the_encodings_have_to_meet(
+    mode, classifier, student_loss, bridged, student
+):
+    run = make_run(
+        student=student, mode=mode, classifier=classifier, student_loss=student_loss
+    )
+    network = builder.build_network("student", run)
+    assert (network.bridge is not None) == bridged
+    width = 8 if "cells=2" in student else 5
+    assert network.encoding_size == (12 if bridged else width)
+
+
+def test_equal_widths_need_no_bridge_and_a_teacher_never_has_one():
+    run = make_run(student="HierarchicalLSTM(cells=3, block_len=2)")
+    networks = builder.build_networks(run, ROLES)
+    assert networks.student.bridge is None
+    assert networks.teacher.bridge is None
+    narrow = make_run(student="HierarchicalLSTM(cells=2, block_len=2)")
+    assert builder.build_network("teacher", narrow).bridge is None
+
+
+def test_the_student_meets_a_teacher_that_has_a_bridge_itself():
+    run = make_run(
+        teacher="HierarchicalLSTM(cells=3, block_len=4, encoding_size=7)",
+        student="HierarchicalLSTM(cells=2, block_len=5)",
+    )
+    networks = builder.build_networks(run, ROLES)
+    assert networks.teacher.encoding_size == networks.student.encoding_size == 7
+    networks.copy_classifier()
+
+
+# -------------------------------------------------------------------- bad input
+
+
+def refuse(run, roles=ROLES, **arguments) -> str:
+    with pytest.raises(ValueError) as caught:
+        builder.build_networks(run, roles, **arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+KNOWN = "Known: FrameLevelLogisticModel, HierarchicalLSTM, LstmModel."
+
+
+@pytest.mark.parametrize("roles", [ROLES, ["teacher"], ["student"]])
+def test_an_unknown_teacher_names_its_flag_even_where_only_the_student_is_made(roles):
+    message = refuse(make_run(teacher="Transformer(cells=3)"), roles)
+    assert message == (
+        f"--teacher=Transformer(cells=3): Unknown model 'Transformer'. {KNOWN}"
+    )
+
+
+def test_an_unknown_student_names_its_flag():
+    message = refuse(make_run(student="Transformer"))
+    assert message == f"--student=Transformer: Unknown model 'Transformer'. {KNOWN}"
+
+
+@pytest.mark.parametrize("flag", ROLES)
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("HierarchicalLSTM(", "must be a name or a call"),
+        ("__import__('os').mkdir('ran')", "must be a name or a call"),
+        ("HierarchicalLSTM(cell=3, block_len=4)", "does not take cell; it takes: "),
+        ("HierarchicalLSTM(cells=3)", "block_len or num_blocks, one of them"),
+        ("HierarchicalLSTM(cells=0, block_len=4)", "cells >= 1"),
+        ("HierarchicalLSTM(cells='x', block_len=4)", ""),
+        ("HierarchicalLSTM(cells=3, block_len=4, head='svm')", "Unknown head 'svm'"),
+        ("HierarchicalLSTM(cells=3, block_len=4, num_classes=3)", "num_classes"),
+        ("LstmModel(cells=3, dropout=1.0)", "dropout=1.0 is not in [0, 1)"),
+        ("LstmModel(cells=3, implementation='fast')", "auto, hoisted, keras"),
+    ],
+)
+def test_a_bad_argument_names_its_flag(flag, text, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refuse(make_run(**{flag: text}))
+    assert message.startswith(f"--{flag}={text}: ")
+    assert reason in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shared_classifier_needs_the_same_head():
+    run = make_run(
+        student="HierarchicalLSTM(cells=3, block_len=5, head='moe')", mode="parallel"
+    )
+    message = refuse(run, share_classifier=True)
+    assert message == (
+        "--student=HierarchicalLSTM(cells=3, block_len=5, head='moe'): "
+        "--classifier=shared needs the teacher's head 'logistic'; the student's is "
+        "'moe'. Give both the same head, or --classifier=own."
+    )
+
+
+def test_a_shared_classifier_needs_the_same_width():
+    run = make_run(
+        student="HierarchicalLSTM(cells=3, block_len=5, encoding_size=7)",
+        mode="parallel",
+    )
+    message = refuse(run, share_classifier=True)
+    assert message.startswith("--student=HierarchicalLSTM(")
+    assert "reads encodings of width 12; this network's has width 7." in message

@@ -1,0 +1,188 @@
+"""FrameLevelLogisticModel; and, on this plain network, what all networks do."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill.models import base, frame_average
+
+D, C, T = 5, 4, 6
+LENGTHS = [0, 1, 4, 6]
+
+
+def make_network(**arguments):
+    tf.random.set_seed(0)
+    return frame_average.FrameLevelLogisticModel(D, C, T, **arguments)
+
+
+def make_view(seed=0, lengths=LENGTHS) -> dict:
+    random = np.random.default_rng(seed)
+    frames = random.integers(0, 256, (len(lengths), T, D), dtype=np.uint8)
+    return {"frames": tf.constant(frames), "num_frames": tf.constant(lengths)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_encoding_is_the_mean_of_the_valid_normalised_frames(oracle, seed):
+    network = make_network()
+    oracle.randomize(network, seed)
+    view = make_view(seed)
+    outputs = network(view)
+    for row, n in enumerate(LENGTHS):
+        frames = oracle.normalize(view["frames"].numpy()[row, :n])
+        expected = frames.mean(axis=0) if n else np.zeros(D)
+        np.testing.assert_allclose(
+            outputs.encoding[row], expected, rtol=1e-5, atol=1e-6
+        )
+    kernel, bias = network.head.kernel.numpy(), network.head.bias.numpy()
+    expected = outputs.encoding.numpy() @ kernel + bias
+    np.testing.assert_allclose(outputs.logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_video_level_record_is_its_own_mean():
+    vectors = tf.constant([[[3.0, 0.0, 0.0, 4.0, 0.0]], [[0.0, 0.0, -2.0, 0.0, 0.0]]])
+    outputs = make_network()({"frames": vectors, "num_frames": tf.constant([1, 1])})
+    expected = [[0.6, 0, 0, 0.8, 0], [0, 0, -1, 0, 0]]  # of length 1
+    np.testing.assert_allclose(outputs.encoding, expected, rtol=1e-6)
+
+
+def test_frames_behind_the_last_valid_one_are_not_read():
+    network = make_network()
+    view = make_view()
+    behind = (np.arange(T) >= np.array(LENGTHS)[:, np.newaxis])[..., np.newaxis]
+    garbage = tf.constant(np.where(behind, np.uint8(200), view["frames"]))
+    found = network(view | {"frames": garbage}).encoding
+    np.testing.assert_array_equal(found, network(view).encoding)
+
+
+def test_parameters_and_multiply_adds():
+    network = make_network()
+    assert base.num_weights(network.trainable_variables) == D * C + C
+    assert network.multiply_adds(6) == {"bridge": 0, "classifier": D * C}
+    assert len(network.kernels()) == len(network.kernels("classifier")) == 1
+
+
+def test_it_has_no_intermediate_states_and_says_what_to_do():
+    view = make_view() | {
+        "state_indices": tf.zeros([4, 1], tf.int32),
+        "num_states": tf.zeros([4], tf.int32),
+    }
+    with pytest.raises(ValueError, match="no intermediate states: use --match=final"):
+        make_network()(view)
+
+
+# ------------------------------------------------ base.VideoClassifier: dropout
+
+
+def noise_of(shape, seed=0):
+    return tf.constant(np.random.default_rng(seed).uniform(size=shape), tf.float32)
+
+
+def test_there_is_no_dropout_outside_training():
+    network = make_network(dropout=0.5)
+    view = make_view()
+    expected = network.head(network(view).encoding)
+    for _ in range(3):
+        np.testing.assert_array_equal(network(view).logits, expected)
+    noise = view | {"dropout_noise": tf.zeros([4, D])}  # would drop everything
+    np.testing.assert_array_equal(network(noise).logits, expected)
+
+
+def test_dropout_noise_below_the_rate_drops_and_the_rest_is_scaled_up():
+    network = make_network(dropout=0.25)
+    network.head.kernel.assign(np.eye(D)[:, :C])  # logits are the encoding's first 4
+    encoding = tf.constant([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    noise = tf.constant([[0.0, 0.2499, 0.25, 0.99, 0.5]])
+    logits = network.classify(encoding, training=True, dropout_noise=noise)
+    np.testing.assert_allclose(logits, [[0, 0, 3 / 0.75, 4 / 0.75]], rtol=1e-6)
+
+
+def test_dropout_reaches_the_classifier_but_not_the_encoding():
+    network = make_network(dropout=0.5)
+    view = make_view()
+    noise = noise_of((4, D))
+    outputs = network(view | {"dropout_noise": noise}, training=True)
+    np.testing.assert_array_equal(outputs.encoding, network(view).encoding)
+    kept = np.where(noise >= 0.5, outputs.encoding * 2, 0.0)
+    np.testing.assert_allclose(outputs.logits, network.head(kept), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])
+def test_dropout_keeps_the_expectation(rate):
+    network = make_network(dropout=rate)
+    encoding = tf.ones([1, D])
+    kernel = np.ones((D, C), np.float32)
+    network.head.kernel.assign(kernel)
+    # Noise 0, 1/n, 2/n, ...: a share of exactly `rate` is dropped, so the mean is
+    # exact up to rounding.
+    steps = 100
+    noise = (np.arange(steps) + 0.5) / steps
+    logits = [
+        network.classify(encoding, True, tf.fill([1, D], tf.constant(n, tf.float32)))
+        for n in noise
+    ]
+    expected = network.classify(encoding, training=False)
+    np.testing.assert_allclose(np.mean(logits, axis=0), expected, rtol=1e-4)
+
+
+def test_dropout_without_given_noise_is_drawn_from_the_global_generator():
+    network = make_network(dropout=0.5)
+    encoding = noise_of((50, D))
+    drawn = []
+    for seed in (1, 1, 2):
+        tf.random.set_seed(seed)
+        drawn.append(network.classify(encoding, training=True).numpy())
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.any(drawn[0] != drawn[2])
+    without = network.classify(encoding).numpy()
+    assert np.any(drawn[0] != without)
+
+
+def test_a_rate_of_0_is_no_dropout():
+    network = make_network(dropout=0.0)
+    encoding = noise_of((3, D))
+    found = network.classify(encoding, True, tf.zeros([3, D]))
+    np.testing.assert_array_equal(found, network.classify(encoding))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1, 1.5, float("nan")])
+def test_a_dropout_rate_is_below_1(dropout):
+    with pytest.raises(ValueError, match=rf"dropout={dropout} is not in \[0, 1\)"):
+        make_network(dropout=dropout)
+
+
+# ------------------------------------------------- base.VideoClassifier: others
+
+
+def test_the_bridge_is_a_learned_linear_map_in_front_of_the_classifier():
+    network = make_network(encoding_size=7)
+    view = make_view()
+    outputs = network(view)
+    expected = make_network()(view).encoding.numpy() @ network.bridge.numpy()
+    np.testing.assert_allclose(outputs.encoding, expected, rtol=1e-5, atol=1e-6)
+    assert network.head.kernel.shape == (7, C)
+    assert any(v is network.bridge for v in network.trainable_variables)
+    assert any(kernel is network.bridge for kernel in network.kernels())
+    assert network.multiply_adds(1) == {"bridge": 5 * 7, "classifier": 7 * C}
+
+
+def test_all_variables_exist_before_the_first_call():
+    network = make_network(head="moe", encoding_size=7)
+    before = [id(v) for v in network.weights]
+    assert len(before) == 1 + 3
+    network(make_view(), training=True)
+    assert [id(v) for v in network.weights] == before
+
+
+def test_a_head_of_another_width_cannot_be_shared():
+    wide = make_network(encoding_size=7)
+    with pytest.raises(ValueError) as caught:
+        make_network(head=wide.head)
+    assert str(caught.value) == (
+        "The shared head reads encodings of width 7; this network's has width 5."
+    )
+
+
+def test_frames_of_another_width_are_refused():
+    view = make_view()
+    with pytest.raises(ValueError, match="The frames are 4 wide, the network reads 5"):
+        make_network()(view | {"frames": view["frames"][..., 1:]})
