@@ -99,14 +99,23 @@ class Evaluator:
         return found._replace(
             # One row a replica, so that the rows can be gathered like all others.
             class_positives=found.class_positives[tf.newaxis],
+            # The gathering operation knows no booleans.
+            hits=tf.cast(found.hits, tf.int32),
             loss=classification.cross_entropy(outputs, batch[structures.LABELS]),
         )
 
     def _distributed_step(self, batch):
-        results = self.strategy.run(self._replica_step, args=(batch,))
-        return tf.nest.map_structure(
-            lambda x: None if x is None else self.strategy.gather(x, axis=0), results
-        )
+        found = self.strategy.run(self._replica_step, args=(batch,))
+        return tf.nest.map_structure(self._gather, found)
+
+    def _gather(self, value):
+        """The rows of all replicas of all processes; None stays None."""
+        if value is None:
+            return None
+        local = self.strategy.experimental_local_results(value)
+        if len(local) == self.strategy.num_replicas_in_sync:
+            return tf.concat(local, axis=0)
+        return self.strategy.gather(value, axis=0)
 
     def evaluate(
         self, dataset, num_batches: int | None = None, progress: bool = False

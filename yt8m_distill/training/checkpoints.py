@@ -132,9 +132,11 @@ class State:
         folder: of the phase.
         objects: name → trackable: networks and optimizers.
         max_to_keep: how many checkpoints stay.
+        worker: number of this process if it is not the chief. All processes take
+            part in a save; what the others write is thrown away.
     """
 
-    def __init__(self, folder: str, objects: dict, max_to_keep: int):
+    def __init__(self, folder: str, objects: dict, max_to_keep: int, worker: int = 0):
         def counter():
             return tf.Variable(
                 0,
@@ -155,31 +157,36 @@ class State:
             notes=self.notes,
             **objects,
         )
+        self._folder = os.path.join(folder, CHECKPOINTS)
+        self._scratch = f"{self._folder}.worker-{worker}" if worker else None
         self.manager = tf.train.CheckpointManager(
             self.checkpoint,
-            os.path.join(folder, CHECKPOINTS),
+            self._scratch or self._folder,
             max_to_keep=max_to_keep,
             checkpoint_name="ckpt",
         )
 
     def restore(self) -> str | None:
         """Restores the newest checkpoint that is whole; returns its prefix."""
-        for prefix in reversed(self.manager.checkpoints):
+        state = tf.train.get_checkpoint_state(self._folder)
+        prefixes = list(state.all_model_checkpoint_paths) if state else []
+        for prefix in reversed(prefixes):
             try:
                 self.checkpoint.restore(prefix).assert_existing_objects_matched()
                 return prefix
             except (tf.errors.OpError, AssertionError, ValueError) as error:
                 first = str(error).strip().splitlines()[0]
                 _LOG.warning("Checkpoint %s is passed over: %s", prefix, first)
-        if self.manager.checkpoints:
-            raise ValueError(
-                f"None of the checkpoints in {self.manager.directory} can be read."
-            )
+        if prefixes:
+            raise ValueError(f"None of the checkpoints in {self._folder} can be read.")
         return None
 
     def save(self) -> str:
         """Writes a checkpoint named after the step; returns its prefix."""
-        return self.manager.save(checkpoint_number=int(self.step.numpy()))
+        prefix = self.manager.save(checkpoint_number=int(self.step.numpy()))
+        if self._scratch:
+            tf.io.gfile.rmtree(self._scratch)
+        return prefix
 
     def read_notes(self) -> dict:
         """The notes as a dict."""

@@ -63,6 +63,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     )
 
 
+def worker_number(strategy: tf.distribute.Strategy) -> int:
+    """0 in the chief and in a job of one process; 1, 2, ... in the other ones."""
+    if is_chief(strategy):
+        return 0
+    resolver = strategy.cluster_resolver
+    return max(int(resolver.task_id), 1)
+
+
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
     """Raises ValueError unless every replica gets the same number of videos."""
     replicas = strategy.num_replicas_in_sync

@@ -127,7 +127,7 @@ class TrainStep:
         learners = self.learners.values()
         return [name for learner in learners for name in learner.metric_names]
 
-    def _dropout_noise(self, role: modes.Role, rows: int, step: tf.Tensor):
+    def _dropout_noise(self, role: modes.Role, step: tf.Tensor):
         """This replica's rows of the global batch's noise, or None."""
         network = self.networks.network(role.name)
         if role.frozen or network.dropout_rate == 0:
@@ -138,6 +138,8 @@ class TrainStep:
             [self.batch_size, network.encoding_size], seed
         )
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        rows = self.batch_size // replicas
         start = tf.cast(replica, tf.int32) * rows
         return noise[start : start + rows]
 
@@ -159,7 +161,7 @@ class TrainStep:
         )
         outputs, gradients, numbers = {}, {}, {}
         for role in self.phase.roles:
-            noise = self._dropout_noise(role, weights.shape[0], step)
+            noise = self._dropout_noise(role, step)
             with tf.GradientTape() as tape:
                 outputs[role.name] = self.networks.forward(
                     role.name,

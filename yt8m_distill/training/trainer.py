@@ -196,6 +196,7 @@ class PhaseRunner:
             self.folder,
             objects | ({"loss_scale": scale} if scaled else {}),
             run.training.max_checkpoints,
+            distribution.worker_number(self.strategy),
         )
         self.step = steps.TrainStep(
             self.networks,
