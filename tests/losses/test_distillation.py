@@ -69,9 +69,8 @@ def test_frames_whose_states_are_zero_on_both_sides_cost_nothing():
 @pytest.mark.parametrize(
     "distance, expected",
     [
-        # KL(1/2 || 1/4) = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3);
-        # KL(3/4 || 1/2) = 3/4 log(3/2) + 1/4 log(1/2) = log(27/16) / 4 + ... in full:
-        # (3 log 3 - 4 log 2) / 4.
+        # KL(1/2 || 1/4) = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3), and
+        # KL(3/4 || 1/2) = 3/4 log(3/2) + 1/4 log(1/2) = (3 log 3 - 4 log 2) / 4.
         ("binary_kl", math.log(4 / 3) / 2 + (3 * math.log(3) - 4 * math.log(2)) / 4),
         # Teacher (1/2, 3/4) / (5/4) = (2/5, 3/5), student (1/4, 1/2) / (3/4) =
         # (1/3, 2/3): 2/5 log(6/5) + 3/5 log(9/10).
@@ -222,8 +221,8 @@ def test_logits_of_100_are_no_trouble(distance, student, teacher, expected):
 
 
 def test_a_sure_teacher_keeps_its_small_doubt():
-    # Teacher 1 - p = e^-20, student p = e^-20 likewise at "no": 20 (1 - 2 e^-20). What
-    # counts is the gradient at an equal student: 0, not the rounding of 1 - p.
+    # 1 - p is e^-20, which float32 loses in 1.0 - p: then an equal student would be
+    # pulled upwards, with a gradient of -e^-20 for ever.
     logits = tf.constant([[20.0]])
     with tf.GradientTape() as tape:
         tape.watch(logits)

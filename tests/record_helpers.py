@@ -1,0 +1,130 @@
+"""Small native records and shards for tests.
+
+Frame t of video v carries t, so that a mistake in the order of frames shows: its
+bytes are (t + 16 * feature) everywhere, except the first, which is the video's own.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings
+
+# Two narrow features instead of rgb and audio.
+SIZES = {"rgb": 4, "audio": 3}
+
+
+def data_settings(**changes) -> settings.DataSettings:
+    """DataSettings that fit the records below."""
+    values = {
+        "feature_names": ",".join(SIZES),
+        "feature_sizes": ",".join(str(size) for size in SIZES.values()),
+        "num_classes": 5,
+        "max_frames": 12,
+    }
+    return settings.DataSettings(**{**values, **changes})
+
+
+def frames_of(num_frames: int, size: int, feature: int = 0, video: int = 0):
+    """[num_frames, size] uint8 as the module's docstring describes."""
+    frames = np.arange(num_frames, dtype=np.uint8)[:, np.newaxis] + 16 * feature
+    frames = np.repeat(frames, size, axis=1)
+    frames[:, 0] = video
+    return frames
+
+
+def bytes_feature(*values: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def int64_feature(values: Sequence[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def float_feature(values: Sequence[float]) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+
+def context_of(video_id: str | None, labels, id_key: str = "id") -> dict:
+    """Context features; without an id where `video_id` is None."""
+    context = {"labels": int64_feature(labels)}
+    if video_id is not None:
+        context[id_key] = bytes_feature(video_id.encode())
+    return context
+
+
+def frame_level(
+    video_id: str | None,
+    labels: Sequence[int],
+    frames: Mapping[str, Sequence],
+    id_key: str = "id",
+    **context: tf.train.Feature,
+) -> bytes:
+    """A serialized SequenceExample.
+
+    Args:
+        video_id: None for a record without an id.
+        labels: of the video.
+        frames: feature → rows, uint8 arrays or whole tf.train.Features.
+        id_key: context key of the id.
+        **context: more context features.
+    """
+    lists = {
+        name: tf.train.FeatureList(
+            feature=[
+                row
+                if isinstance(row, tf.train.Feature)
+                else bytes_feature(np.asarray(row, np.uint8).tobytes())
+                for row in rows
+            ]
+        )
+        for name, rows in frames.items()
+    }
+    features = {**context_of(video_id, labels, id_key), **context}
+    return tf.train.SequenceExample(
+        context=tf.train.Features(feature=features),
+        feature_lists=tf.train.FeatureLists(feature_list=lists),
+    ).SerializeToString()
+
+
+def video(number: int, num_frames: int, labels: Sequence[int] = (1,)) -> bytes:
+    """Video `number`, called v<number>, with frames that tell their time."""
+    frames = {
+        name: frames_of(num_frames, size, feature, number)
+        for feature, (name, size) in enumerate(SIZES.items())
+    }
+    return frame_level(f"v{number}", labels, frames)
+
+
+def video_level(
+    video_id: str | None, labels: Sequence[int], vectors: Mapping[str, Sequence[float]]
+) -> bytes:
+    """A serialized Example."""
+    features = context_of(video_id, labels)
+    features |= {name: float_feature(vector) for name, vector in vectors.items()}
+    return tf.train.Example(
+        features=tf.train.Features(feature=features)
+    ).SerializeToString()
+
+
+def write_shard(path: pathlib.Path, serialized: Sequence[bytes]) -> str:
+    """Writes a TFRecord file and returns its name."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in serialized:
+            writer.write(record)
+    return str(path)
+
+
+def write_shards(folder: pathlib.Path, per_shard: Sequence[int]) -> list[str]:
+    """Shards of videos v0, v1, ...: video v has 1 + v % 11 frames, label v % 5."""
+    files, first = [], 0
+    for shard, count in enumerate(per_shard):
+        videos = [
+            video(number, 1 + number % 11, [number % 5])
+            for number in range(first, first + count)
+        ]
+        files.append(write_shard(folder / f"shard{shard}.tfrecord", videos))
+        first += count
+    return files

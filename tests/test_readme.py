@@ -1,0 +1,66 @@
+"""README.md: its commands parse, its files exist, its tables are filled."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl import flags
+
+from yt8m_distill import flag_groups, settings
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GROUPS = {
+    "train.py": flag_groups.RUN_GROUPS,
+    "eval.py": (settings.CheckpointSettings, settings.EvalSettings),
+    "inference.py": (settings.CheckpointSettings, settings.InferenceSettings),
+    "export_model.py": (settings.CheckpointSettings, settings.ExportSettings),
+}
+
+
+def script_commands() -> list[list[str]]:
+    """Every `python yt8m_distill/...` command in the code blocks, as words."""
+    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.startswith("python yt8m_distill/")]
+    return [shlex.split(command)[1:] for command in commands]
+
+
+def test_there_is_a_command_for_every_script():
+    assert {pathlib.Path(words[0]).name for words in script_commands()} == set(GROUPS)
+
+
+@pytest.mark.parametrize("words", script_commands(), ids=lambda words: words[0])
+def test_a_command_parses_and_its_settings_hold(words):
+    script = pathlib.Path(words[0]).name
+    values = flags.FlagValues()
+    flag_groups.define(GROUPS[script], values)
+    left = values(words)
+    assert left == words[:1]
+    for group in GROUPS[script]:
+        flag_groups.read(group, values)
+
+
+def test_every_linked_file_exists():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_every_table_of_results_is_filled_by_the_tool():
+    for name in ("demo", "audioset"):
+        table = re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", README, re.DOTALL)
+        assert table and table.group(1).count("\n|") >= 4, name
+
+
+def test_every_flag_that_the_text_names_exists():
+    values = flags.FlagValues()
+    for group in {group for groups in GROUPS.values() for group in groups}:
+        for field in [f.name for f in group.__dataclass_fields__.values()]:
+            if field not in values:
+                flags.DEFINE_string(field, "", "", flag_values=values)
+    tools_own = {"write_to", "section", "data_pattern", "logdir", "preset", "help"}
+    named = set(re.findall(r"--(?:no(?=frame))?([a-z_]+)", README))
+    assert not {name for name in named if name not in values} - tools_own

@@ -1,0 +1,137 @@
+"""Modes: which phases a run has, and what each role does in them."""
+
+import pytest
+
+from tests import training_helpers as helpers
+from yt8m_distill.training import modes
+
+
+def make_run(**changes):
+    return helpers.make_run("run", "data", **changes)
+
+
+def plan(**changes) -> list[modes.Phase]:
+    return modes.phases(make_run(**changes))
+
+
+def parts(role: modes.Role) -> list[str]:
+    return [term.name for term in role.objective.terms]
+
+
+@pytest.mark.parametrize(
+    "mode, role, view",
+    [("teacher", "teacher", "all"), ("baseline", "student", "sampled")],
+)
+def test_one_network_alone_learns_from_the_labels(mode, role, view):
+    (phase,) = plan(mode=mode, num_epochs=3)
+    (found,) = phase.roles
+    assert (phase.name, phase.epochs, phase.share_classifier) == (mode, 3, False)
+    assert (found.name, found.view, found.guide, found.initial) == (
+        role,
+        view,
+        None,
+        None,
+    )
+    assert parts(found) == ["ce"]
+    assert not found.frozen and found.trains_classifier
+
+
+def test_serial_trains_the_teacher_and_then_the_student_under_it():
+    first, second = plan(mode="serial", student_loss="ce + 0.1*rep", num_epochs=2)
+    assert [first.name, second.name] == ["teacher", "student"]
+    assert [role.name for role in first.trained] == ["teacher"]
+    teacher, student = second.roles
+    assert (teacher.name, teacher.frozen, teacher.initial) == (
+        "teacher",
+        True,
+        "teacher",
+    )
+    assert (student.name, student.guide, student.initial) == (
+        "student",
+        "teacher",
+        None,
+    )
+    assert parts(student) == ["ce", "rep"]
+    assert second.trained == (student,)
+
+
+def test_student_epochs_are_the_students_alone():
+    first, second = plan(mode="serial", num_epochs=2, student_epochs=7)
+    assert [first.epochs, second.epochs] == [2, 7]
+    assert [p.epochs for p in plan(mode="serial", num_epochs=2)] == [2, 2]
+
+
+def test_a_given_teacher_is_not_trained():
+    (phase,) = plan(mode="serial", teacher_checkpoint="elsewhere")
+    assert phase.roles[0].frozen and phase.roles[0].initial == modes.EXTERNAL
+
+
+def test_parallel_trains_both_in_one_phase_the_guide_first():
+    (phase,) = plan(mode="parallel", student_loss="ce + pred")
+    teacher, student = phase.roles
+    assert phase.trained == (teacher, student)
+    assert parts(teacher) == ["ce"] and teacher.guide is None
+    assert parts(student) == ["ce", "pred"] and student.guide == "teacher"
+
+
+@pytest.mark.parametrize(
+    "mode, classifier, shared, copied",
+    [
+        ("serial", "auto", False, True),
+        ("serial", "copied", False, True),
+        ("serial", "own", False, False),
+        ("parallel", "auto", True, False),
+        ("parallel", "shared", True, False),
+        ("parallel", "copied", False, True),
+        ("parallel", "own", False, False),
+    ],
+)
+def test_the_students_classifier(mode, classifier, shared, copied):
+    phase = plan(mode=mode, classifier=classifier)[-1]
+    assert phase.share_classifier is shared
+    assert phase.roles[-1].copies_classifier is copied
+
+
+@pytest.mark.parametrize("mode", ["serial", "parallel"])
+@pytest.mark.parametrize("loss", ["rep", "0.1*rep", "rep + rep_intermediate"])
+def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):
+    before, tuning = plan(mode=mode, student_loss=loss, finetune_epochs=4)[-2:]
+    assert not before.roles[-1].trains_classifier
+    (student,) = tuning.roles
+    assert (tuning.name, tuning.epochs) == ("finetune", 4)
+    assert (student.name, student.initial) == ("student", before.name)
+    assert parts(student) == ["ce"]
+    assert student.trains_classifier and student.guide is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"finetune_epochs": 0}, {"student_loss": "ce+rep"}]
+)
+def test_no_fine_tuning_without_need(changes):
+    found = plan(**{"mode": "serial", "student_loss": "rep", **changes})
+    assert [phase.name for phase in found] == ["teacher", "student"]
+
+
+def test_match_both_adds_the_intermediate_states():
+    student = plan(mode="parallel", student_loss="ce + rep", match="both")[0].roles[-1]
+    assert parts(student) == ["ce", "rep", "rep_intermediate"]
+    assert student.objective.needs_states
+
+
+@pytest.mark.parametrize(
+    "changes, network, names",
+    [
+        ({"mode": "teacher"}, "teacher", ["teacher"]),
+        ({"mode": "teacher"}, "student", []),
+        ({"mode": "baseline"}, "student", ["baseline"]),
+        ({"mode": "baseline"}, "teacher", []),
+        # The frozen teacher of phase `student` is not one that the phase trains.
+        ({"mode": "serial"}, "teacher", ["teacher"]),
+        ({"mode": "serial", "student_loss": "rep"}, "student", ["finetune", "student"]),
+        ({"mode": "parallel"}, "teacher", ["parallel"]),
+        ({"mode": "serial", "teacher_checkpoint": "x"}, "teacher", []),
+    ],
+)
+def test_phases_that_train_a_network_the_last_one_first(changes, network, names):
+    found = modes.phases_of(make_run(**changes), network)
+    assert [phase.name for phase in found] == names

@@ -1,0 +1,251 @@
+"""Small records, settings and a quick network for the tests of training."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings
+from yt8m_distill.models import base
+from yt8m_distill.training import checkpoints, distribution, trainer
+
+NAMES, SIZES, NUM_CLASSES = ("rgb", "audio"), (8, 4), 10
+MIN_FRAMES, MAX_FRAMES, STUDENT_K = 12, 20, 6
+LSTM_TEACHER = "HierarchicalLSTM(cells=4, block_len=5, dropout=0.3)"
+LSTM_STUDENT = "HierarchicalLSTM(cells=4, block_len=3, dropout=0.3)"
+
+
+@base.MODELS.register("MeanTanh")
+class MeanTanh(base.VideoClassifier):
+    """Mean of tanh(W x_t): everything a network has, and traced in no time."""
+
+    def __init__(
+        self,
+        feature_size,
+        num_classes,
+        max_frames,
+        units=6,
+        head="logistic",
+        dropout=0.5,
+        encoding_size=None,
+    ):
+        super().__init__(
+            feature_size, num_classes, max_frames, head, dropout, encoding_size
+        )
+        self.kernel = self.add_weight(
+            name="kernel", shape=(feature_size, units), initializer="glorot_uniform"
+        )
+        self.build_classifier(units)
+
+    @classmethod
+    def encoder_size(cls, feature_size, arguments):
+        return arguments["units"]
+
+    def encoder_kernels(self):
+        return [self.kernel]
+
+    def multiply_adds(self, num_frames):
+        size = base.num_weights([self.kernel])
+        return {"frames": num_frames * size, **self.classifier_multiply_adds()}
+
+    def encode(self, frames, num_frames, state_indices, training):
+        x = tf.tanh(4 * tf.matmul(frames, tf.convert_to_tensor(self.kernel)))
+        count = tf.cast(tf.maximum(num_frames, 1), tf.float32)
+        encoding = tf.reduce_sum(x, axis=1) / count[:, tf.newaxis]
+        if state_indices is None:
+            return encoding, None
+        return encoding, tf.gather(x, state_indices, batch_dims=1)
+
+
+def make_example(video_id: str, labels, frames, sizes=SIZES, id_key="id") -> bytes:
+    """One frame-level record; frames [T, D] uint8 holds all features side by side."""
+    example = tf.train.SequenceExample()
+    example.context.feature[id_key].bytes_list.value.append(video_id.encode())
+    example.context.feature["labels"].int64_list.value.extend(labels)
+    parts = np.split(frames, np.cumsum(sizes)[:-1], axis=1)
+    for name, part in zip(NAMES, parts, strict=True):
+        steps = example.feature_lists.feature_list[name].feature
+        for row in part:
+            steps.add().bytes_list.value.append(row.tobytes())
+    return example.SerializeToString()
+
+
+def make_videos(count: int, seed: int, prefix: str = "v") -> list:
+    """(id, labels, frames [T, 12] uint8) of videos whose frames tell their labels."""
+    width = sum(SIZES)
+    directions = np.random.default_rng(0).normal(size=(NUM_CLASSES, width))
+    random = np.random.default_rng(seed)
+    videos = []
+    for number in range(count):
+        # Few classes are frequent, as in real data: a prior to be better than.
+        odds = 0.8 ** np.arange(NUM_CLASSES)
+        labels = random.choice(
+            NUM_CLASSES, random.integers(1, 4), replace=False, p=odds / odds.sum()
+        )
+        length = random.integers(MIN_FRAMES, MAX_FRAMES + 1)
+        noise = random.normal(size=(length, width))
+        frames = 128 + 40 * directions[labels].sum(axis=0) + 25 * noise
+        frames = np.clip(frames, 0, 255).astype(np.uint8)
+        videos.append((f"{prefix}{number:03d}", labels.tolist(), frames))
+    return videos
+
+
+def write_shard(path, videos) -> str:
+    """Writes videos as a TFRecord file."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for video in videos:
+            writer.write(make_example(*video))
+    return str(path)
+
+
+def write_data(folder: pathlib.Path, num_train: int = 36, num_valid: int = 12) -> None:
+    """Two training shards and one for validation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = make_videos(num_train, seed=1, prefix="t")
+    write_shard(folder / "train-0.tfrecord", videos[: num_train // 2])
+    write_shard(folder / "train-1.tfrecord", videos[num_train // 2 :])
+    write_shard(folder / "validate-0.tfrecord", make_videos(num_valid, 2, "e"))
+
+
+def make_run(train_dir, data, **changes) -> settings.RunSettings:
+    """Settings of a small run on the data of `write_data`."""
+    values = {
+        "feature_names": ",".join(NAMES),
+        "feature_sizes": ",".join(map(str, SIZES)),
+        "num_classes": NUM_CLASSES,
+        "max_frames": MAX_FRAMES,
+        "student_k": STUDENT_K,
+        "teacher": "MeanTanh(units=6)",
+        "mode": "teacher",
+        "train_dir": str(train_dir),
+        "train_data_pattern": f"{data}/train-*.tfrecord",
+        "validation_data_pattern": f"{data}/validate-*.tfrecord",
+        "batch_size": 8,
+        "num_epochs": 2,
+        "base_learning_rate": 0.02,
+        "shuffle_buffer_size": 16,
+        "num_readers": 2,
+        "steps_per_loop": 2,
+        "log_steps": 2,
+        "top_k": 5,
+    }
+    return settings.RunSettings.from_dict({**values, **changes})
+
+
+def cpus(count: int) -> tf.distribute.Strategy:
+    """A strategy over that many logical CPUs."""
+    return distribution.mirrored_strategy([f"CPU:{i}" for i in range(count)])
+
+
+def train(run: settings.RunSettings, replicas: int = 1) -> dict:
+    """Trains a run."""
+    return trainer.train(run, cpus(replicas))
+
+
+def change(run: settings.RunSettings, **changes) -> settings.RunSettings:
+    """The run with some settings changed."""
+    return settings.RunSettings.from_dict({**run.to_dict(), **changes})
+
+
+def latest(train_dir, phase: str) -> str:
+    """Prefix of a phase's newest checkpoint."""
+    return tf.train.latest_checkpoint(f"{train_dir}/{phase}/{checkpoints.CHECKPOINTS}")
+
+
+def best(train_dir, phase: str, role: str) -> str:
+    """Prefix of a phase's best network."""
+    return checkpoints.read_best(str(train_dir), phase, role).prefix
+
+
+def read_variables(prefix: str) -> dict[str, np.ndarray]:
+    """Name → value of the numbers in a checkpoint."""
+    reader = tf.train.load_checkpoint(prefix)
+    names = reader.get_variable_to_shape_map()
+    values = {name: np.asarray(reader.get_tensor(name)) for name in names}
+    return {
+        name: value
+        for name, value in values.items()
+        # Texts (the graph, the notes) and the count of saves are no weights.
+        if value.dtype.kind in "fiu" and not name.startswith("save_counter")
+    }
+
+
+def of(values: dict, part: str) -> dict:
+    """The entries whose name begins with `part`, without it."""
+    cut = len(part)
+    return {k[cut:]: v for k, v in values.items() if k.startswith(part)}
+
+
+def assert_identical(a: dict, b: dict) -> None:
+    """Same names, and the same bits under each."""
+    assert a.keys() == b.keys()
+    assert a, "nothing was compared"
+    different = [k for k in a if not np.array_equal(a[k], b[k])]
+    assert not different
+
+
+class Stop(Exception):
+    """Stands for whatever ends a process."""
+
+
+@contextlib.contextmanager
+def stopped(monkeypatch, phase: str, step: int, save: bool):
+    """Within it, a run ends at that step of that phase, with a checkpoint or without.
+
+    Used as `with stopped(...): train(run)`; the end is checked.
+    """
+    original = trainer.PhaseRunner._save_if_due
+
+    def stop(self):
+        if self.phase.name == phase and self.state.step.numpy() >= step:
+            if save:
+                self.state.save()
+            raise Stop
+        original(self)
+
+    ended = False
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.PhaseRunner, "_save_if_due", stop)
+        try:
+            yield
+        except Stop:
+            ended = True
+    assert ended, "the run ended by itself"
+
+
+def read_lines(path) -> list[dict]:
+    """The objects of a JSON-lines file."""
+    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def snapshot(folder) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    paths = sorted(pathlib.Path(folder).rglob("*"))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.is_file()}
+
+
+Fake = collections.namedtuple("Fake", ["gap"])
+
+
+@dataclasses.dataclass
+class FakeEvaluator:
+    """An Evaluator whose GAPs are given."""
+
+    gaps: list[float]
+
+    def evaluate(self, dataset):
+        """The next GAP; all other metrics are 0."""
+        numbers = dict.fromkeys(
+            ["hit_at_one", "perr", "map", "map_all_classes", "loss", "num_videos"], 0.0
+        )
+        gap = self.gaps.pop(0)
+
+        class Result:
+            def to_dict(self):
+                return {**numbers, "gap": gap, "videos_per_second": 1.0}
+
+        return Result()
