@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings, structures
+from yt8m_distill import registry, settings, structures
 from yt8m_distill.data import frame_sampling, records
+
+registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
 _HASH_BUCKETS = 1 << 30
 
@@ -30,6 +32,24 @@ class ViewSpec(NamedTuple):
 
     sampler: str
     k: int
+
+
+def sampled_view(sampling: settings.SamplingSettings) -> ViewSpec:
+    """The student's view.
+
+    Raises:
+        ValueError: for an unknown sampler or argument; the message lists the known.
+    """
+    text = sampling.frame_sampler
+    try:
+        spec = registry.parse(text)
+        for argument in spec.arguments:
+            if not frame_sampling.SAMPLERS.accepts(spec.name, argument):
+                raise ValueError(f"{spec.name} takes no {argument}.")
+        frame_sampling.SAMPLERS.get(spec.name)
+    except ValueError as error:
+        raise ValueError(f"--frame_sampler={text}: {error}") from error
+    return ViewSpec(text, sampling.student_k)
 
 
 def _select_fraction(dataset: tf.data.Dataset, fraction: float) -> tf.data.Dataset:
@@ -186,7 +206,7 @@ def _make_view(parsed, data, view: ViewSpec, keys) -> structures.View:
             structures.NUM_FRAMES: parsed.num_frames,
             structures.FRAME_INDICES: tf.zeros_like(parsed.num_frames)[:, tf.newaxis],
         }
-    spec = frame_sampling.registry.parse(view.sampler)
+    spec = registry.parse(view.sampler)
     sampler = frame_sampling.SAMPLERS.get(spec.name)
     indices, valid = sampler(
         parsed.num_frames, view.k, data.max_frames, keys, **spec.arguments

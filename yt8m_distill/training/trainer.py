@@ -41,12 +41,9 @@ _STEPS_UNTIL_DOUBLED = 2000
 
 def views_of(run: settings.RunSettings, roles: list[str]) -> dict:
     """The views that the roles' networks read, name → pipeline.ViewSpec."""
-    sampling = run.sampling
     views = {
         structures.ALL: pipeline.ViewSpec("all", run.data.max_frames),
-        structures.SAMPLED: pipeline.ViewSpec(
-            sampling.frame_sampler, sampling.student_k
-        ),
+        structures.SAMPLED: pipeline.sampled_view(run.sampling),
     }
     return {builder.VIEWS[role]: views[builder.VIEWS[role]] for role in roles}
 
@@ -487,6 +484,25 @@ def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
     return manifest.phase_settings(run, names, guided)
 
 
+def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
+    """Makes the views and networks of every phase once and drops them.
+
+    A mistake in the student's settings must not show only when the teacher has been
+    trained for days.
+
+    Raises:
+        ValueError: if a phase cannot be built.
+    """
+    for phase in plan:
+        roles = [role.name for role in phase.roles]
+        views_of(run, roles)
+        networks = builder.build_networks(run, roles, phase.share_classifier)
+        if any(role.copies_classifier for role in phase.roles):
+            networks.copy_classifier()
+    if run.distillation.teacher_checkpoint:
+        find_teacher(run)
+
+
 def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     """Runs all phases of a mode; the phases' entries of the manifest come back.
 
@@ -511,6 +527,7 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         records.expand_patterns(
             run.training.validation_data_pattern, "validation_data_pattern"
         )
+    rehearse(plan, run)
     num_videos = pipeline.count_videos(files, run.training.train_fraction)
     if num_videos == 0:
         raise ValueError(
