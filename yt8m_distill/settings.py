@@ -138,8 +138,13 @@ class SamplingSettings(Settings):
     student_k: int = setting(30, "Frames of a video that the student sees.", minimum=1)
     frame_sampler: str = setting(
         "uniform",
-        "How they are chosen: uniform, uniform_stride, random, first, middle, last, "
-        "last_padded, first_middle_last, all.",
+        "How they are chosen: uniform, uniform_stride, uniform_jitter, random, first, "
+        "middle, last, last_padded, first_middle_last, all.",
+    )
+    train_frame_sampler: str = setting(
+        "",
+        "How they are chosen in training, where that is to differ: uniform_jitter or "
+        "random show other frames in every epoch. Empty: as --frame_sampler.",
     )
 
 

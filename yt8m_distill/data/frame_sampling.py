@@ -15,6 +15,9 @@ from yt8m_distill import registry
 
 SAMPLERS = registry.Registry("sampler")
 
+# An odd number with no pattern in its bits: multiples of it differ everywhere.
+_ODD = 0x9E3779B97F4A7C1
+
 
 def _positions(k: int) -> tf.Tensor:
     return tf.range(k, dtype=tf.int32)[tf.newaxis]  # [1, k]
@@ -108,11 +111,29 @@ def first_middle_last(num_frames, k, max_frames, keys):
     return _finish(indices, tf.minimum(num_frames, k))
 
 
+@SAMPLERS.register("uniform_jitter")
+def uniform_jitter(num_frames, k, max_frames, keys):
+    """One frame from each of k equal parts of the video, decided by its key.
+
+    For `--train_frame_sampler`: the student sees other frames in every epoch, as
+    evenly spread as those of `uniform`.
+    """
+    del max_frames
+    n = num_frames[:, tf.newaxis]
+    starts = _positions(k) * n // k
+    lengths = tf.maximum((_positions(k) + 1) * n // k - starts, 1)
+    parts = tf.cast(_positions(k), tf.int64) * _ODD
+    drawn = tf.bitwise.bitwise_and(_mix(_mix(keys)[:, tf.newaxis] + parts), 2**31 - 1)
+    jitter = tf.cast(drawn % tf.cast(lengths, tf.int64), tf.int32)
+    indices = tf.where(n <= k, _positions(k), starts + jitter)
+    return _finish(indices, tf.minimum(num_frames, k))
+
+
 @SAMPLERS.register("random")
 def random(num_frames, k, max_frames, keys):
     """k frames without replacement, in time order, decided by the video's key."""
     times = tf.range(max_frames, dtype=tf.int64)[tf.newaxis]
-    scores = _mix(_mix(keys[:, tf.newaxis]) + times * 0x9E3779B97F4A7C1)
+    scores = _mix(_mix(keys[:, tf.newaxis]) + times * _ODD)
     scores = tf.bitwise.right_shift(tf.bitwise.bitwise_and(scores, 2**62 - 1), 10)
     inside = tf.sequence_mask(num_frames, max_frames)
     scores = tf.where(inside, scores, -1)

@@ -26,7 +26,7 @@ class ViewSpec(NamedTuple):
     """How a view is made.
 
     Attributes:
-        sampler: a registered sampler, maybe with arguments.
+        sampler: name of a registered sampler.
         k: frames it picks.
     """
 
@@ -34,22 +34,20 @@ class ViewSpec(NamedTuple):
     k: int
 
 
-def sampled_view(sampling: settings.SamplingSettings) -> ViewSpec:
-    """The student's view.
+def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpec:
+    """The student's view, in training or elsewhere.
 
     Raises:
-        ValueError: for an unknown sampler or argument; the message lists the known.
+        ValueError: for an unknown sampler; the message lists the known.
     """
-    text = sampling.frame_sampler
+    flag, name = "frame_sampler", sampling.frame_sampler
+    if training and sampling.train_frame_sampler:
+        flag, name = "train_frame_sampler", sampling.train_frame_sampler
     try:
-        spec = registry.parse(text)
-        for argument in spec.arguments:
-            if not frame_sampling.SAMPLERS.accepts(spec.name, argument):
-                raise ValueError(f"{spec.name} takes no {argument}.")
-        frame_sampling.SAMPLERS.get(spec.name)
+        frame_sampling.SAMPLERS.get(name)
     except ValueError as error:
-        raise ValueError(f"--frame_sampler={text}: {error}") from error
-    return ViewSpec(text, sampling.student_k)
+        raise ValueError(f"--{flag}={name}: {error}") from error
+    return ViewSpec(name, sampling.student_k)
 
 
 def _select_fraction(dataset: tf.data.Dataset, fraction: float) -> tf.data.Dataset:
@@ -206,11 +204,8 @@ def _make_view(parsed, data, view: ViewSpec, keys) -> structures.View:
             structures.NUM_FRAMES: parsed.num_frames,
             structures.FRAME_INDICES: tf.zeros_like(parsed.num_frames)[:, tf.newaxis],
         }
-    spec = registry.parse(view.sampler)
-    sampler = frame_sampling.SAMPLERS.get(spec.name)
-    indices, valid = sampler(
-        parsed.num_frames, view.k, data.max_frames, keys, **spec.arguments
-    )
+    sampler = frame_sampling.SAMPLERS.get(view.sampler)
+    indices, valid = sampler(parsed.num_frames, view.k, data.max_frames, keys)
     inside = tf.sequence_mask(valid, tf.shape(indices)[1])
     frames = [
         _decode(ragged, indices, inside, valid, size)

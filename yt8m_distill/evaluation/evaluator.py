@@ -3,6 +3,7 @@
 import time
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 import tqdm
 
@@ -86,9 +87,12 @@ class Evaluator:
         self.strategy = strategy
         self.num_classes = num_classes
         self.top_k = top_k
+        self._policy = keras.mixed_precision.global_policy()
         self._step = tf.function(self._distributed_step)
 
     def _replica_step(self, batch: structures.Batch):
+        # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
+        keras.mixed_precision.set_global_policy(self._policy)
         outputs = self.networks.forward(self.role, batch[structures.VIEWS])
         found = top_predictions.top_predictions(
             tf.sigmoid(outputs.logits),

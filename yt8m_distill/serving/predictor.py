@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -45,10 +46,14 @@ class Predictor:
         self.role = role
         self.strategy = strategy
         self.top_k = min(top_k, networks.network(role).num_classes)
+        self._policy = keras.mixed_precision.global_policy()
         self._step = tf.function(self._distributed_step)
 
     def _distributed_step(self, batch):
         def replica_step(batch):
+            # Keras 3 (3.15) has a policy a thread; replicas run in threads of their
+            # own.
+            keras.mixed_precision.set_global_policy(self._policy)
             outputs = self.networks.forward(self.role, batch[structures.VIEWS])
             return tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
 

@@ -43,7 +43,7 @@ _CHANGEABLE = (
     "deterministic",
 )
 # Settings that a phase without a student, or without a guide, does not see.
-_STUDENT_ONLY = ("student_k", "frame_sampler", "student")
+_STUDENT_ONLY = ("student_k", "frame_sampler", "train_frame_sampler", "student")
 _GUIDED_ONLY = (
     "student_loss",
     "match",

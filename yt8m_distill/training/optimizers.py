@@ -89,8 +89,8 @@ def build_optimizer(
             f"--optimizer={text} needs TensorFlow Addons: pip install "
             "'yt8m_distill[addons]' (TF 2.15.1, Python 3.10 or 3.11)."
         )
-    entry = OPTIMIZERS.get(spec.name)
     try:
+        entry = OPTIMIZERS.get(spec.name)
         return entry(learning_rate=learning_rate, **spec.arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--optimizer={text}: {error}") from error

@@ -9,6 +9,7 @@ same on one device and on many.
 import dataclasses
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
@@ -120,6 +121,7 @@ class TrainStep:
         self.seed = seed
         self.top_k = top_k
         self.loss_scale = loss_scale
+        self.policy = keras.mixed_precision.global_policy()
 
     @property
     def metric_names(self) -> list[str]:
@@ -154,6 +156,8 @@ class TrainStep:
             Role → gradients; a float32 vector of `metric_names`, means over the
             global batch; whether all gradients are finite.
         """
+        # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
+        keras.mixed_precision.set_global_policy(self.policy)
         weights = batch[structures.WEIGHTS]
         count = tf.maximum(_all_reduce_sum(tf.reduce_sum(weights)), 1.0)
         with_states = any(

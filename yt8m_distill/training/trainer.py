@@ -39,11 +39,13 @@ _INITIAL_LOSS_SCALE = 2.0**15
 _STEPS_UNTIL_DOUBLED = 2000
 
 
-def views_of(run: settings.RunSettings, roles: list[str]) -> dict:
+def views_of(
+    run: settings.RunSettings, roles: list[str], training: bool = False
+) -> dict:
     """The views that the roles' networks read, name → pipeline.ViewSpec."""
     views = {
         structures.ALL: pipeline.ViewSpec("all", run.data.max_frames),
-        structures.SAMPLED: pipeline.sampled_view(run.sampling),
+        structures.SAMPLED: pipeline.sampled_view(run.sampling, training),
     }
     return {builder.VIEWS[role]: views[builder.VIEWS[role]] for role in roles}
 
@@ -80,7 +82,12 @@ class InnerLoop:
         else:
             if finite:
                 self.strategy.run(self.step.apply, args=(gradients,))
+            # An overflow is skipped and scaled away; at scale 1 it is an error.
+            can_shrink = self.loss_scale > 1.0
+            skipped = tf.logical_and(tf.logical_not(finite), can_shrink)
+            metrics = tf.where(skipped, tf.zeros_like(metrics), metrics)
             self._rescale(finite)
+            finite = tf.logical_or(finite, skipped)
         self.counter.assign_add(1)
         return metrics, finite
 
@@ -104,13 +111,7 @@ class InnerLoop:
         done = tf.constant(0.0)
         for _ in tf.range(num_steps):
             metrics, finite = self._one_step(iterator)
-            if self.loss_scale is None:
-                finite = tf.logical_and(
-                    finite, tf.reduce_all(tf.math.is_finite(metrics))
-                )
-            else:  # An overflow is skipped and scaled away, not an error.
-                metrics = tf.where(finite, metrics, tf.zeros_like(metrics))
-                finite = tf.constant(True)
+            finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(metrics)))
             total += metrics
             done += 1.0
             if not finite:
@@ -206,6 +207,8 @@ class PhaseRunner:
             scale,
         )
         self.loop = InnerLoop(self.step, self.strategy, self.state.step, scale)
+        if scaled:
+            self.state.checkpoint.good_steps = self.loop.good_steps
         self.evaluators = {
             role.name: evaluator.Evaluator(
                 self.networks,
@@ -264,11 +267,11 @@ class PhaseRunner:
 
     def _dataset(self, epoch: int, skip_batches: int):
         run = self.run_settings
-        views = views_of(run, [role.name for role in self.phase.roles])
+        views = views_of(run, [role.name for role in self.phase.roles], training=True)
         if any(
             role.objective and role.objective.needs_states for role in self.phase.roles
         ):
-            views |= views_of(run, ["student"])
+            views |= views_of(run, ["student"], training=True)
 
         def make(shard):
             return pipeline.build_dataset(
@@ -299,9 +302,13 @@ class PhaseRunner:
         )
         self.saved_at = time.monotonic()
         with bar, interruption.Watch() as self.watch:
-            while state.step.numpy() < self.total_steps and state.epoch < epochs:
+            # A run can have stopped between the last step and its validation.
+            while state.epoch < epochs and (
+                state.step.numpy() < self.total_steps or state.batch.numpy() > 0
+            ):
                 self._train_epoch(bar)
                 self._finish_epoch()
+                self._stop_if_asked()
         self.log.flush()
 
     def _train_epoch(self, bar) -> None:
@@ -485,7 +492,7 @@ def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
 
 
 def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
-    """Makes the views and networks of every phase once and drops them.
+    """Makes the views, networks and optimizer of every phase once and drops them.
 
     A mistake in the student's settings must not show only when the teacher has been
     trained for days.
@@ -496,11 +503,21 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
     for phase in plan:
         roles = [role.name for role in phase.roles]
         views_of(run, roles)
+        views_of(run, roles, training=True)
         networks = builder.build_networks(run, roles, phase.share_classifier)
         if any(role.copies_classifier for role in phase.roles):
             networks.copy_classifier()
+    optimizers.build_optimizer(
+        run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
+    )
     if run.distillation.teacher_checkpoint:
-        find_teacher(run)
+        found, train_dir = find_teacher(run), os.path.abspath(run.training.train_dir)
+        inside = os.path.abspath(found).startswith(os.path.join(train_dir, ""))
+        if inside and run.training.start_new_model:
+            raise ValueError(
+                "--start_new_model would remove "
+                f"--teacher_checkpoint={run.distillation.teacher_checkpoint}."
+            )
 
 
 def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
@@ -513,10 +530,9 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     distribution.check_batch_size(run.training.batch_size, strategy)
     plan = modes.phases(run)
     train_dir = run.training.train_dir
-    if run.training.start_new_model:
-        manifest.remove_run(train_dir)
-    # Before anything is written: a refused command leaves the run as it was.
-    for phase in plan:
+    # Before anything is written or removed: a refused command leaves the run as it
+    # was.
+    for phase in plan if not run.training.start_new_model else ():
         folder = os.path.join(train_dir, phase.name)
         manifest.check_same_settings(folder, phase_settings(phase, run))
     chief = distribution.is_chief(strategy)
@@ -533,6 +549,8 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
+    if run.training.start_new_model:
+        manifest.remove_run(train_dir)
     if chief:
         tf.io.gfile.makedirs(train_dir)
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
