@@ -24,6 +24,18 @@ flags.DEFINE_string("section", "results", "NAME of that place.")
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms a video")
 
 
+def describe(network: str, settings: dict) -> str:
+    """What a network of a run is: `serial student (ce + pred)`."""
+    mode = settings["mode"]
+    if network == "teacher":
+        return "teacher" if mode in ("teacher", "serial") else f"{mode} teacher"
+    other_frames = settings.get("train_frame_sampler", "")
+    suffix = f", {other_frames} frames in training" if other_frames else ""
+    if mode == "baseline":
+        return f"{settings['frame_sampler']} baseline{suffix}"
+    return f"{mode} student ({settings['student_loss']}){suffix}"
+
+
 def read_rows(train_dir: pathlib.Path) -> list[tuple[str, ...]]:
     """The rows of one run, teacher first.
 
@@ -38,7 +50,6 @@ def read_rows(train_dir: pathlib.Path) -> list[tuple[str, ...]]:
         record = json.loads(line)
         newest[record["network"]] = record
     manifest = json.loads((train_dir / "manifest.json").read_text())
-    mode = manifest["settings"]["mode"]
     frames = {
         name: network["frames"]
         for phase in manifest["phases"].values()
@@ -47,9 +58,7 @@ def read_rows(train_dir: pathlib.Path) -> list[tuple[str, ...]]:
     rows = []
     for network in sorted(newest, reverse=True):  # teacher, student
         record = newest[network]
-        sampler = manifest["settings"]["frame_sampler"]
-        student = f"{sampler} baseline" if mode == "baseline" else f"{mode} student"
-        name = f"{mode} teacher" if network == "teacher" else student
+        name = describe(network, manifest["settings"])
         rows.append(
             (
                 name,
