@@ -72,9 +72,13 @@ def main() -> None:
             checkpoint.train_dir, trained.run, trained.role, checkpoint.checkpoint
         )
         if found and found != seen:
-            trained.load(found)
-            evaluate_once(trained, checkpoint, evaluation, log)
             seen = found
+            try:
+                trained.load(found)
+            except ValueError as error:  # Training has replaced it just now.
+                _LOG.warning("%s", error)
+                continue
+            evaluate_once(trained, checkpoint, evaluation, log)
         time.sleep(evaluation.eval_interval_secs)
 
 

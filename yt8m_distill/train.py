@@ -23,7 +23,9 @@ def main() -> None:
 
     policy = run_settings.networks.dtype_policy
     distribution.prepare_runtime(policy, run_settings.training.deterministic)
-    strategy = distribution.build_strategy(run_settings.training.num_gpus)
+    strategy = distribution.build_strategy(
+        run_settings.training.num_gpus, several_machines=True
+    )
     trainer.train(run_settings, strategy)
 
 

@@ -317,3 +317,16 @@ def test_replicas_share_the_videos_of_a_batch(data):
     whole = next(iter(make_runner(run, 1)._dataset(0, 0)))["video_id"]
 
     np.testing.assert_array_equal(np.concatenate([r.numpy() for r in rows]), whole)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_products_have_the_policys_precision_in_every_replica(
+    data, use_policy, replicas
+):
+    run = make_run(data)
+    _, exact = gradients_of_the_first_batch(run, replicas)
+    use_policy("mixed_bfloat16")
+    _, mixed = gradients_of_the_first_batch(run, replicas)
+    error = abs(mixed["teacher/ce_loss"] / exact["teacher/ce_loss"] - 1)
+    # bfloat16 has 8 bits, float32 24: two roundings to 2^-9 show, and are all.
+    assert 2**-20 < error < 2**-6

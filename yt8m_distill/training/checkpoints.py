@@ -16,6 +16,9 @@ CHECKPOINTS = "checkpoints"
 BEST = "best"
 _BEST_PREFIX = "network"
 
+# What reading a damaged or foreign checkpoint raises; IndexError: one cut short.
+_UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError)
+
 
 class Found(NamedTuple):
     """A network's checkpoint.
@@ -118,7 +121,7 @@ def restore_network(found_prefix: str, role: str, network) -> None:
         status = checkpoint.read(found_prefix)
         status.expect_partial()
         status.assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except _UNREADABLE as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
             f"The checkpoint {found_prefix} does not hold this {role}: {first}"
@@ -174,7 +177,7 @@ class State:
             try:
                 self.checkpoint.restore(prefix).assert_existing_objects_matched()
                 return prefix
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+            except _UNREADABLE as error:
                 first = str(error).strip().splitlines()[0]
                 _LOG.warning("Checkpoint %s is passed over: %s", prefix, first)
         if prefixes:

@@ -7,13 +7,15 @@ import keras
 import tensorflow as tf
 
 
-def build_strategy(num_gpus: int = -1) -> tf.distribute.Strategy:
+def build_strategy(
+    num_gpus: int = -1, several_machines: bool = False
+) -> tf.distribute.Strategy:
     """MirroredStrategy over this machine's GPUs, or over its CPU without any.
-
-    With TF_CONFIG in the environment: MultiWorkerMirroredStrategy.
 
     Args:
         num_gpus: how many GPUs; -1: all; 0: the CPU.
+        several_machines: with TF_CONFIG in the environment, be one process of a
+            MultiWorkerMirroredStrategy.
 
     Raises:
         ValueError: if there are fewer GPUs than asked for, or TF_CONFIG is not
@@ -30,7 +32,7 @@ def build_strategy(num_gpus: int = -1) -> tf.distribute.Strategy:
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     cluster = os.environ.get("TF_CONFIG")
-    if cluster:
+    if cluster and several_machines:
         try:
             json.loads(cluster)
         except ValueError as error:

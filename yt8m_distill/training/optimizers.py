@@ -83,7 +83,10 @@ def build_optimizer(
             Addons needs the extra [addons].
     """
     text = optimization.optimizer
-    spec = _spec(text)
+    try:
+        spec = _spec(text)
+    except ValueError as error:
+        raise ValueError(f"--optimizer={text}: {error}") from error
     if spec.name.startswith("tfa_") and tfa is None:
         raise ValueError(
             f"--optimizer={text} needs TensorFlow Addons: pip install "

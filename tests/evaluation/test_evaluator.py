@@ -1,0 +1,150 @@
+"""The evaluator's metrics are those of the data set, however it is cut."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill import structures
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import builder
+from yt8m_distill.training import trainer
+
+TOP_K = 4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Settings, and 21 videos, of which the last has no label."""
+    folder = tmp_path_factory.mktemp("data")
+    videos = helpers.make_videos(21, seed=5)
+    videos[-1] = (videos[-1][0], [], videos[-1][2])
+    helpers.write_shard(folder / "train-0.tfrecord", videos)
+    return helpers.make_run(
+        "unused",
+        folder,
+        mode="parallel",
+        teacher=helpers.LSTM_TEACHER,
+        student=helpers.LSTM_STUDENT,
+        top_k=TOP_K,
+    )
+
+
+def make_networks(run, strategy):
+    with strategy.scope():
+        networks = builder.build_networks(run, ["teacher", "student"])
+    random = np.random.default_rng(3)
+    for variable in networks.weights:
+        variable.assign(random.normal(0, 1, variable.shape))
+    return networks
+
+
+def dataset_of(run, strategy, batch_size: int):
+    return trainer.evaluation_dataset(
+        strategy,
+        run.training.train_data_pattern,
+        run.data,
+        trainer.views_of(run, ["teacher", "student"]),
+        batch_size,
+        2,
+    )
+
+
+def evaluate(run, replicas: int, batch_size: int, role: str = "student"):
+    strategy = helpers.cpus(replicas)
+    networks = make_networks(run, strategy)
+    judge = evaluator.Evaluator(
+        networks, role, strategy, helpers.NUM_CLASSES, top_k=TOP_K
+    )
+    return judge.evaluate(dataset_of(run, strategy, batch_size))
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """Metrics of the student with all 21 videos in one batch."""
+    return evaluate(run, 1, 21).metrics
+
+
+@pytest.mark.parametrize("replicas, batch_size", [(1, 4), (1, 32), (2, 8)])
+def test_metrics_depend_neither_on_batches_nor_on_replicas(
+    run, whole, replicas, batch_size
+):
+    found = evaluate(run, replicas, batch_size).metrics
+    assert found.num_videos == 21
+    # The ranking decides all but the loss, so a score's last bit does not show.
+    assert found._replace(loss=0) == whole._replace(loss=0)
+    # float32 losses of products that are summed in another order.
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_metrics_are_those_computed_from_all_logits(run, whole, role):
+    found = whole if role == "student" else evaluate(run, 1, 21, role).metrics
+    strategy = tf.distribute.get_strategy()
+    networks = make_networks(run, strategy)
+    (batch,) = dataset_of(run, strategy, 21)
+    logits = networks.forward(role, batch[structures.VIEWS]).logits.numpy()
+    labels = batch[structures.LABELS].numpy().astype(np.float64)
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+    def average_precision(pairs, positives):
+        """Pairs (score, hit); the mean of the precisions at the hits."""
+        seen, total = 0, 0.0
+        for rank, (_, hit) in enumerate(sorted(pairs, reverse=True), start=1):
+            seen += hit
+            total += hit * seen / rank
+        return total / positives
+
+    pool = []
+    for video, row in enumerate(scores):
+        top = np.argsort(-row)[:TOP_K]
+        pool += [(row[c], labels[video, c], c) for c in top]
+    gap = average_precision([p[:2] for p in pool], labels.sum())
+    assert found.gap == pytest.approx(gap, rel=1e-9)
+    per_class = {
+        c: average_precision([p[:2] for p in pool if p[2] == c], labels[:, c].sum())
+        for c in range(helpers.NUM_CLASSES)
+        if labels[:, c].any()
+    }
+    assert found.map == pytest.approx(np.mean(list(per_class.values())), rel=1e-9)
+    assert found.map_all_classes == pytest.approx(
+        sum(per_class.values()) / helpers.NUM_CLASSES, rel=1e-9
+    )
+    hit = labels[np.arange(21), scores.argmax(axis=1)]
+    assert found.hit_at_one == pytest.approx(hit.mean(), rel=1e-9)
+    perr = [
+        labels[v, np.argsort(-scores[v])[:n]].mean() if n else 0.0
+        for v, n in enumerate(labels.sum(axis=1).astype(int))
+    ]
+    assert found.perr == pytest.approx(np.mean(perr), rel=1e-6)
+    entropy = np.logaddexp(0, logits) - labels * logits
+    assert found.loss == pytest.approx(entropy.sum(axis=1).mean(), rel=1e-5)
+
+
+def test_the_numbers_are_plain_and_named(run, whole):
+    found = evaluator.Evaluation(whole, 12.3456).to_dict()
+    assert found["videos_per_second"] == 12.35
+    assert set(found) == {*whole._fields, "videos_per_second"}
+    assert {type(v) for v in found.values()} <= {int, float}
+
+
+def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
+    strategy = helpers.cpus(1)
+    networks = make_networks(run, strategy)
+    networks.student.head.kernel.assign(
+        np.full(networks.student.head.kernel.shape, np.nan, np.float32)
+    )
+    judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
+    with pytest.raises(ValueError, match="v000"):
+        judge.evaluate(dataset_of(run, strategy, 7))
+
+
+def test_products_have_the_policys_precision_in_every_replica(run, whole):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        found = evaluate(run, 2, 22).metrics
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    # bfloat16 has 8 bits, float32 24; some roundings to 2^-9 follow each other.
+    assert 2**-18 < abs(found.loss / whole.loss - 1) < 2**-4

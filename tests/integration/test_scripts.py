@@ -1,0 +1,407 @@
+"""The four scripts as processes: what a user types, sees, and finds on disk."""
+
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill.serving import predictions
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SECONDS = 300
+NUM_VALID = 30
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if k not in ("TF_CONFIG", "PYTHONPATH")},
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
+
+
+def command(script: str, *arguments: str, module: bool = False) -> list[str]:
+    if module:
+        return [sys.executable, "-m", f"yt8m_distill.{script}", *arguments]
+    return [sys.executable, f"yt8m_distill/{script}.py", *arguments]
+
+
+def call(script: str, *arguments: str, module: bool = False):
+    """A script's process, ended."""
+    return subprocess.run(
+        command(script, *arguments, module=module),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+def succeed(script: str, *arguments: str, module: bool = False) -> str:
+    """Standard output of a script that must end well."""
+    done = call(script, *arguments, module=module)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def refuse(script: str, *arguments: str) -> str:
+    """The one line of a script that must refuse its arguments."""
+    done = call(script, *arguments)
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [x for x in done.stderr.splitlines() if x.startswith(f"{script}.py: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0].removeprefix(f"{script}.py: ")
+
+
+def training_flags(data, train_dir, *changes: str) -> list[str]:
+    return [
+        f"--train_dir={train_dir}",
+        f"--train_data_pattern={data}/train-*.tfrecord",
+        f"--validation_data_pattern={data}/validate-*.tfrecord",
+        "--feature_names=rgb,audio",
+        "--feature_sizes=8,4",
+        "--num_classes=10",
+        "--max_frames=20",
+        "--student_k=6",
+        "--teacher=HierarchicalLSTM(cells=8, block_len=5)",
+        "--student=HierarchicalLSTM(cells=8, block_len=3)",
+        "--batch_size=8",
+        "--num_epochs=1",
+        "--base_learning_rate=0.01",
+        "--num_gpus=0",
+        *changes,
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("data")
+    helpers.write_data(folder, num_train=40, num_valid=NUM_VALID)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def validation(data) -> list:
+    """(id, labels, frames) of the validation videos."""
+    return helpers.make_videos(NUM_VALID, 2, "e")
+
+
+@pytest.fixture(scope="module")
+def train_dir(data, tmp_path_factory) -> pathlib.Path:
+    """A finished serial run, trained by the script."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    done = call("train", *training_flags(data, folder, "--mode=serial"))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    # The starter's line, once a log point.
+    assert re.search(
+        r"training step 5 \| student \| Loss: \S+ Examples/sec: \S+ \| "
+        r"Hit@1: \d\.\d{3} PERR: \d\.\d{3} GAP: \d\.\d{3}",
+        done.stderr,
+    ), done.stderr
+    return folder
+
+
+def read_evaluations(train_dir) -> list[dict]:
+    return helpers.read_lines(train_dir / "eval" / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def evaluation(data, train_dir) -> tuple[str, dict]:
+    """What eval.py --run_once printed about the student, and its JSON object."""
+    printed = succeed(
+        "eval",
+        f"--train_dir={train_dir}",
+        f"--eval_data_pattern={data}/validate-*.tfrecord",
+        "--run_once",
+        "--batch_size=7",
+    )
+    return printed, read_evaluations(train_dir)[-1]
+
+
+@pytest.fixture(scope="module")
+def csv(data, train_dir, tmp_path_factory) -> pathlib.Path:
+    """What inference.py wrote, started as a module."""
+    path = tmp_path_factory.mktemp("csv") / "predictions.csv"
+    succeed(
+        "inference",
+        f"--train_dir={train_dir}",
+        f"--input_data_pattern={data}/validate-*.tfrecord",
+        f"--output_file={path}",
+        "--batch_size=8",
+        module=True,
+    )
+    return path
+
+
+def test_training_leaves_what_it_promises(train_dir):
+    assert sorted(os.listdir(train_dir)) == sorted(
+        {"manifest.json", "model_flags.json", "student", "teacher"}
+        | set(os.listdir(train_dir)) & {"eval", "export"}
+    )
+    content = json.loads((train_dir / "manifest.json").read_text())
+    assert content["command"][0] == "train.py"
+    assert all(phase["finished"] for phase in content["phases"].values())
+    for role in ("teacher", "student"):
+        assert (train_dir / role / "best" / role / "best.json").exists()
+
+
+def test_a_finished_run_is_left_as_it_is(data, train_dir):
+    before = helpers.snapshot(train_dir / "student")
+    done = call("train", *training_flags(data, train_dir, "--mode=serial"))
+    assert done.returncode == 0, done.stderr
+    assert "Phase teacher is finished" in done.stderr
+    assert helpers.snapshot(train_dir / "student") == before
+
+
+def test_eval_prints_the_starters_line_and_writes_one_object(evaluation):
+    printed, numbers = evaluation
+    assert printed == (
+        f"step 5 | student | Avg_Hit@1: {numbers['hit_at_one']:.3f} | Avg_PERR: "
+        f"{numbers['perr']:.3f} | MAP: {numbers['map']:.3f} | GAP: "
+        f"{numbers['gap']:.3f} | Avg_Loss: {numbers['loss']:.4f}\n"
+    )
+    assert {
+        *("step", "network", "gap", "map", "map_all_classes", "hit_at_one"),
+        *("perr", "loss", "num_videos", "videos_per_second"),
+    } <= numbers.keys()
+    assert (numbers["step"], numbers["network"]) == (5, "student")
+    assert numbers["num_videos"] == NUM_VALID
+    assert all(math.isfinite(numbers[k]) for k in ("gap", "map", "loss"))
+    assert numbers["videos_per_second"] > 0
+
+
+def test_eval_agrees_with_the_validation_of_training(train_dir, evaluation):
+    # Another batch size, another process: the same numbers.
+    info = json.loads((train_dir / "student/best/student/best.json").read_text())
+    for name in ("gap", "map", "hit_at_one", "perr"):
+        assert evaluation[1][name] == pytest.approx(info[name], rel=1e-6)
+
+
+def test_gap_of_the_csv_is_evals_to_the_printed_digits(csv, validation, evaluation):
+    ids, classes, scores = predictions.read_predictions(csv)
+    labels = {video_id: set(given) for video_id, given, _ in validation}
+    assert [i.decode() for i in ids] == [video[0] for video in validation]
+    assert classes.shape == (NUM_VALID, 10)  # 20 asked for, 10 classes.
+    hits = [
+        [c in labels[i.decode()] for c in row]
+        for i, row in zip(ids, classes, strict=True)
+    ]
+    order = np.argsort(-scores.ravel(), kind="stable")
+    hit = np.array(hits).ravel()[order]
+    precision = np.cumsum(hit) / np.arange(1, hit.size + 1)
+    gap = (precision * hit).sum() / sum(map(len, labels.values()))
+    assert f"{gap:.3f}" == f"{evaluation[1]['gap']:.3f}"
+    # Six digits of each score are kept; near ties can swap places.
+    assert gap == pytest.approx(evaluation[1]["gap"], abs=2e-4)
+
+
+def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
+    folder = tmp_path / "model"
+    succeed("export_model", f"--train_dir={train_dir}", f"--export_dir={folder}")
+    model = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    records = [
+        record.numpy()
+        for record in tf.data.TFRecordDataset(str(data / "validate-0.tfrecord"))
+    ]
+    found = model(example_bytes=tf.constant(records))
+    ids, classes, scores = predictions.read_predictions(csv)
+    np.testing.assert_array_equal(found["video_id"], ids)
+    np.testing.assert_array_equal(found["class_indexes"], classes)
+    # %g keeps six digits.
+    np.testing.assert_allclose(found["predictions"], scores, rtol=6e-6)
+
+
+def test_the_teacher_can_be_asked_for(data, train_dir):
+    printed = succeed(
+        "eval",
+        f"--train_dir={train_dir}",
+        f"--eval_data_pattern={data}/validate-*.tfrecord",
+        "--run_once",
+        "--network=teacher",
+        "--checkpoint=latest",
+        module=True,
+    )
+    assert printed.startswith("step 5 | teacher | ")
+    assert read_evaluations(train_dir)[-1]["network"] == "teacher"
+
+
+def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation):
+    before = len(read_evaluations(train_dir))
+    process = subprocess.Popen(
+        command(
+            "eval",
+            f"--train_dir={train_dir}",
+            f"--eval_data_pattern={data}/validate-*.tfrecord",
+            "--eval_interval_secs=0.2",
+        ),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("step 5 | student | ")
+        time.sleep(1)  # Some looks later the same checkpoint is not new.
+        assert process.poll() is None
+        assert len(read_evaluations(train_dir)) == before + 1
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+
+
+# -------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "script, flag",
+    [
+        ("train", "--student_k"),
+        ("eval", "--run_once"),
+        ("inference", "--output_file"),
+        ("export_model", "--export_dir"),
+    ],
+)
+def test_help_shows_the_flags_at_once(script, flag):
+    # A package called tensorflow that cannot be imported stands before the real one.
+    began = time.monotonic()
+    done = call(script, "--help")
+    assert flag in done.stdout
+    assert "default:" in done.stdout
+    assert done.stderr == ""
+    # Importing TensorFlow takes longer than everything else here together.
+    assert time.monotonic() - began < 30
+
+
+def test_help_does_not_load_tensorflow(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('loaded')")
+    done = subprocess.run(
+        command("train", "--help", module=True),
+        cwd=ROOT,
+        env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert "--student_k" in done.stdout and "loaded" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments, message",
+    [
+        ("train", ["--train_dir="], "--train_dir is empty: name the directory"),
+        ("train", ["--train_dir=x"], "--train_data_pattern is empty"),
+        (
+            "train",
+            ["--train_dir=x", "--train_data_pattern=y", "--student_k=301"],
+            "--student_k=301 is more than --max_frames=300.",
+        ),
+        ("eval", ["--train_dir=x"], "--eval_data_pattern is empty"),
+        ("inference", ["--train_dir=x"], "--input_data_pattern is empty"),
+        ("export_model", [], "--train_dir is empty"),
+        ("eval", ["--train_dir=x", "oops"], "Not a flag: oops"),
+    ],
+)
+def test_a_missing_or_wrong_setting_is_one_line(script, arguments, message):
+    assert refuse(script, *arguments).startswith(message)
+
+
+@pytest.mark.parametrize("argument", ["--mode=sideways", "--frobnicate=1"])
+def test_a_flag_that_cannot_be_parsed_is_named(argument):
+    done = call("train", argument)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert argument.split("=")[0].strip("-") in done.stderr
+
+
+def test_a_pattern_that_matches_nothing_is_one_line(data, train_dir, tmp_path):
+    nowhere = f"{tmp_path}/*.tfrecord"
+    line = refuse(
+        "train", *training_flags(data, tmp_path), f"--train_data_pattern={nowhere}"
+    )
+    assert line == f"--train_data_pattern={nowhere} matches no file."
+    line = refuse("eval", f"--train_dir={train_dir}", f"--eval_data_pattern={nowhere}")
+    assert line == f"--eval_data_pattern={nowhere} matches no file."
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    line = refuse("export_model", f"--train_dir={tmp_path}")
+    assert (
+        line == f"--train_dir={tmp_path} has no model_flags.json: no run of train.py."
+    )
+
+
+def test_another_setting_is_refused_in_one_line(data, train_dir):
+    before = (train_dir / "model_flags.json").read_bytes()
+    flags = training_flags(data, train_dir, "--mode=serial", "--batch_size=4")
+    line = refuse("train", *flags)
+    assert "--batch_size: was 8, is 4" in line
+    assert (train_dir / "model_flags.json").read_bytes() == before
+
+
+@pytest.fixture
+def truncated(data, tmp_path) -> pathlib.Path:
+    """A shard that ends within its last record."""
+    path = tmp_path / "validate-cut.tfrecord"
+    path.write_bytes((data / "validate-0.tfrecord").read_bytes()[:-9])
+    return path
+
+
+def test_a_truncated_shard_is_one_line_and_leaves_the_old_output(
+    train_dir, truncated, tmp_path
+):
+    output = tmp_path / "predictions.csv"
+    output.write_text("from last week")
+    line = refuse(
+        "inference",
+        f"--train_dir={train_dir}",
+        f"--input_data_pattern={truncated}",
+        f"--output_file={output}",
+    )
+    assert str(truncated) in line and "record 29" in line
+    line = refuse(
+        "eval",
+        f"--train_dir={train_dir}",
+        f"--eval_data_pattern={truncated}",
+        "--run_once",
+    )
+    assert str(truncated) in line and "record 29" in line
+    assert output.read_text() == "from last week"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "predictions.csv",
+        "validate-cut.tfrecord",
+    ]
+
+
+def test_a_bad_record_is_one_line_and_leaves_the_old_output(
+    train_dir, validation, tmp_path
+):
+    shard = tmp_path / "bad.tfrecord"
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for video in validation[:9]:
+            writer.write(helpers.make_example(*video))
+        writer.write(helpers.make_example("narrow", [1], validation[0][2], (4, 8)))
+    output = tmp_path / "predictions.csv"
+    output.write_text("from last week")
+    line = refuse(
+        "inference",
+        f"--train_dir={train_dir}",
+        f"--input_data_pattern={shard}",
+        f"--output_file={output}",
+        "--batch_size=4",  # Two batches are written before the bad one.
+    )
+    assert line.startswith("Video narrow: a frame of feature rgb is not 8 bytes wide")
+    assert output.read_text() == "from last week"
+    assert sorted(os.listdir(tmp_path)) == ["bad.tfrecord", "predictions.csv"]

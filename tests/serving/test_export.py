@@ -1,0 +1,270 @@
+"""The SavedModel gives the numbers of inference, by itself, and nothing else."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill.data import records
+from yt8m_distill.models import builder
+from yt8m_distill.serving import export, predictor
+from yt8m_distill.training import trainer
+
+TOP_K = 4
+NUM_VIDEOS = 7
+
+
+@dataclasses.dataclass
+class Case:
+    """A network, and the SavedModel made of it."""
+
+    run: object
+    role: str
+    networks: object
+    videos: list
+    folder: str
+
+    @property
+    def view(self):
+        (view,) = trainer.views_of(self.run, [self.role]).values()
+        return view
+
+    def serialized(self) -> list[bytes]:
+        return [helpers.make_example(*video) for video in self.videos]
+
+    def load(self):
+        return tf.saved_model.load(self.folder).signatures
+
+
+@pytest.fixture(scope="module", params=["student", "teacher"])
+def case(request, tmp_path_factory) -> Case:
+    folder = tmp_path_factory.mktemp(request.param)
+    videos = helpers.make_videos(NUM_VIDEOS, seed=8)
+    # Fewer frames than the student sees, and more than the teacher reads.
+    videos[1] = (*videos[1][:2], videos[1][2][:4])
+    videos[2] = (*videos[2][:2], np.tile(videos[2][2], (2, 1)))
+    helpers.write_shard(folder / "train-0.tfrecord", videos)
+    run = helpers.make_run(
+        "unused",
+        folder,
+        mode="parallel",
+        teacher=helpers.LSTM_TEACHER,
+        student=helpers.LSTM_STUDENT,
+    )
+    # Both networks of a run with one classifier: only one may be exported.
+    networks = builder.build_networks(run, ["teacher", "student"], True)
+    random = np.random.default_rng(1)
+    for variable in networks.weights:
+        variable.assign(random.normal(0, 1, variable.shape))
+    made = Case(run, request.param, networks, videos, str(folder / "model"))
+    network = networks.network(request.param)
+    export.export(network, run.data, made.view, made.folder, TOP_K)
+    return made
+
+
+@pytest.fixture(scope="module")
+def inferred(case) -> predictor.Predictions:
+    """What inference says of the videos, in batches of 4."""
+    strategy = helpers.cpus(1)
+    found = predictor.Predictor(case.networks, case.role, strategy, TOP_K).predict(
+        trainer.evaluation_dataset(
+            strategy,
+            case.run.training.train_data_pattern,
+            case.run.data,
+            trainer.views_of(case.run, [case.role]),
+            4,
+            2,
+        )
+    )
+    return predictor.Predictions(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def assert_same(found: dict, inferred: predictor.Predictions) -> None:
+    assert found["class_indexes"].dtype == tf.int32
+    assert found["predictions"].dtype == tf.float32
+    np.testing.assert_array_equal(found["class_indexes"], inferred.classes)
+    # float32 products of other batches; six digits reach a CSV.
+    np.testing.assert_allclose(found["predictions"], inferred.scores, rtol=2e-6)
+
+
+def test_serialized_records_give_the_numbers_of_inference(case, inferred):
+    signature = case.load()["serving_default"]
+    found = signature(example_bytes=tf.constant(case.serialized()))
+    assert found.keys() == {"video_id", "class_indexes", "predictions"}
+    np.testing.assert_array_equal(found["video_id"], inferred.video_ids)
+    assert found["predictions"].shape == (NUM_VIDEOS, TOP_K)
+    assert_same(found, inferred)
+    assert (np.diff(found["predictions"], axis=1) <= 0).all()
+
+
+def test_one_record_alone_gives_the_same(case, inferred):
+    signature = case.load()["serving_default"]
+    for row in (1, 2):
+        found = signature(example_bytes=tf.constant(case.serialized()[row : row + 1]))
+        assert_same(found, predictor.Predictions(*(x[row : row + 1] for x in inferred)))
+
+
+def test_frames_already_extracted_give_the_same(case, inferred):
+    width = 20 if case.role == "teacher" else helpers.STUDENT_K
+    frames = np.zeros([NUM_VIDEOS, width, 12], np.float32)
+    counts = []
+    for row, (_, _, stored) in enumerate(case.videos):
+        n = min(len(stored), helpers.MAX_FRAMES)
+        taken = range(n)
+        if case.role == "student" and n > width:
+            taken = [i * n // width for i in range(width)]
+        frames[row, : len(taken)] = records.dequantize(stored[list(taken)])
+        counts.append(len(taken))
+    frames[1, counts[1] :] = 77.0  # What stands behind a short video is not read.
+    signature = case.load()["frames"]
+    found = signature(
+        frames=tf.constant(frames), num_frames=tf.constant(counts, tf.int32)
+    )
+    assert found.keys() == {"class_indexes", "predictions"}
+    assert_same(found, inferred)
+
+
+def test_the_labels_of_a_record_do_not_matter(case, inferred):
+    stripped = [
+        helpers.make_example(video_id, [], frames)
+        for video_id, _, frames in case.videos
+    ]
+    found = case.load()["serving_default"](example_bytes=tf.constant(stripped))
+    assert_same(found, inferred)
+
+
+def test_it_contains_the_one_network_alone(case):
+    prefix = f"{case.folder}/variables/variables"
+    stored = helpers.read_variables(prefix).values()
+    network = case.networks.network(case.role)
+    shapes = sorted(v.shape for v in stored if v.size)
+    assert shapes == sorted(tuple(v.shape) for v in network.trainable_variables)
+
+
+def test_a_record_of_another_kind_is_a_clear_error(case):
+    good = case.serialized()[0]
+    narrow = helpers.make_example("narrow one", [1], case.videos[0][2], sizes=(4, 8))
+    signature = case.load()["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        signature(example_bytes=tf.constant([good, narrow]))
+    line = records.describe_error(error.value)
+    assert line == (
+        "Video narrow one: a frame of feature rgb is not 8 bytes wide, the width in "
+        "--feature_sizes."
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Invalid protocol"):
+        signature(example_bytes=tf.constant([good, b"\xff\xff\xff"]))
+
+
+SCRIPT = """
+import json, sys
+import tensorflow as tf
+
+folder, shard = sys.argv[1:]
+model = tf.saved_model.load(folder)
+records = [record.numpy() for record in tf.data.TFRecordDataset(shard)]
+found = model.signatures["serving_default"](example_bytes=tf.constant(records))
+print(json.dumps({
+    "ids": [i.decode() for i in found["video_id"].numpy()],
+    "classes": found["class_indexes"].numpy().tolist(),
+    "scores": found["predictions"].numpy().tolist(),
+    "package": [m for m in sys.modules if m.startswith("yt8m_distill")],
+}))
+"""
+
+
+def test_another_process_needs_nothing_of_this_package(case, inferred, tmp_path):
+    if case.role == "teacher":
+        pytest.skip("the student's case shows it; a process costs some seconds")
+    environment = {
+        key: value for key, value in os.environ.items() if key != "PYTHONPATH"
+    }
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    shard = case.run.training.train_data_pattern.replace("*", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, case.folder, shard],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["package"] == []
+    assert found["ids"] == [i.decode() for i in inferred.video_ids]
+    assert found["classes"] == inferred.classes.tolist()
+    np.testing.assert_allclose(found["scores"], inferred.scores, rtol=2e-6)
+
+
+class Tiny:
+    """The quickest network to export, twice with other weights."""
+
+    def __init__(self, folder):
+        self.run = helpers.make_run("unused", "data", mode="baseline")
+        self.network = builder.build_network("student", self.run)
+        self.folder = str(folder)
+
+    def export(self, top_k: int = TOP_K):
+        (view,) = trainer.views_of(self.run, ["student"]).values()
+        export.export(self.network, self.run.data, view, self.folder, top_k)
+        loaded = tf.saved_model.load(self.folder).signatures["frames"]
+        frames = tf.ones([1, helpers.STUDENT_K, 12])
+        return loaded(frames=frames, num_frames=tf.constant([3]))["predictions"]
+
+
+def test_a_saved_model_is_replaced(tmp_path):
+    tiny = Tiny(tmp_path / "model")
+    first = tiny.export()
+    tiny.network.head.bias.assign(np.full([10], -9.0, np.float32))
+    second = tiny.export()
+    assert (second.numpy() < 0.01).all() and (first.numpy() > 0.01).all()
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_k_is_cut_to_the_number_of_classes(tmp_path):
+    assert Tiny(tmp_path / "deep" / "er" / "model").export(50).shape == (1, 10)
+
+
+def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("x")
+    with pytest.raises(ValueError) as error:
+        Tiny(folder).export()
+    assert str(error.value) == (
+        f"--export_dir={folder} exists and is not a SavedModel."
+    )
+    assert os.listdir(tmp_path) == ["thesis"]
+    assert os.listdir(folder) == ["chapter.tex"]
+
+
+def test_inference_has_the_policys_precision_in_every_replica(case, inferred):
+    strategy = helpers.cpus(2)
+    previous = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        (found,) = predictor.Predictor(
+            case.networks, case.role, strategy, TOP_K
+        ).predict(
+            trainer.evaluation_dataset(
+                strategy,
+                case.run.training.train_data_pattern,
+                case.run.data,
+                trainer.views_of(case.run, [case.role]),
+                8,
+                2,
+            )
+        )
+    finally:
+        keras.mixed_precision.set_global_policy(previous)
+    error = np.abs(found.scores[:, 0] / inferred.scores[:, 0] - 1).max()
+    # bfloat16 has 8 bits, float32 24; some roundings to 2^-9 follow each other.
+    assert 2**-16 < error < 0.3

@@ -1,0 +1,182 @@
+"""Settings become flags and come back; errors become one line."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from yt8m_distill import flag_groups, settings
+
+GIVEN = ("--train_dir=run", "--train_data_pattern=train*")
+
+
+def parse(*arguments: str, preset: bool = True) -> flags.FlagValues:
+    """The flags of train.py after such a command line."""
+    flag_values = flags.FlagValues()
+    flag_groups.define(flag_groups.RUN_GROUPS, flag_values)
+    if preset:
+        flag_groups.define_preset(flag_values)
+    flag_values(["train.py", *GIVEN, *arguments])
+    return flag_values
+
+
+def test_every_setting_is_a_flag_with_its_default_and_its_help():
+    flag_values = parse()
+    for group in flag_groups.RUN_GROUPS:
+        for field in dataclasses.fields(group):
+            flag = flag_values[field.name]
+            assert flag.default == field.default or field.name in (
+                "train_dir",
+                "train_data_pattern",
+            )
+            assert flag.help.startswith(field.metadata["help"])
+            assert field.metadata["help"].endswith("."), field.name
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        (settings.CheckpointSettings, settings.EvalSettings),
+        (settings.CheckpointSettings, settings.InferenceSettings),
+        (settings.CheckpointSettings, settings.ExportSettings),
+    ],
+)
+def test_the_other_scripts_flags_can_be_defined_side_by_side(groups):
+    flag_values = flags.FlagValues()
+    flag_groups.define(groups, flag_values)
+    names = [f.name for group in groups for f in dataclasses.fields(group)]
+    assert len(names) == len(set(names))
+    assert all(name in flag_values for name in names)
+
+
+def test_defaults_give_the_default_settings():
+    run = flag_groups.read_run(parse())
+    expected = settings.RunSettings.from_dict(
+        {"train_dir": "run", "train_data_pattern": "train*"}
+    )
+    assert run == expected
+
+
+def test_values_come_back_with_their_types():
+    run = flag_groups.read_run(
+        parse(
+            "--mode=parallel",
+            "--batch_size=64",
+            "--base_learning_rate=1e-2",
+            "--start_new_model",
+            "--noframe_features",
+            "--feature_names=mean_rgb,mean_audio",
+            '--teacher=HierarchicalLSTM(cells=4, head="moe")',
+        )
+    )
+    assert run.distillation.mode == "parallel"
+    assert run.training.batch_size == 64
+    assert run.optimization.base_learning_rate == 0.01
+    assert run.training.start_new_model is True
+    assert run.data.frame_features is False
+    assert run.data.names == ("mean_rgb", "mean_audio")
+    assert run.networks.teacher == 'HierarchicalLSTM(cells=4, head="moe")'
+
+
+def test_the_paper_is_what_the_defaults_are():
+    assert flag_groups.read_run(parse("--preset=paper")) == flag_groups.read_run(
+        parse()
+    )
+
+
+def test_the_authors_preset_changes_what_it_lists_and_nothing_else():
+    before = flag_groups.read_run(parse()).to_dict()
+    after = flag_groups.read_run(parse("--preset=authors")).to_dict()
+    changed = {k: v for k, v in after.items() if v != before[k]}
+    assert changed == flag_groups.PRESETS["authors"]
+
+
+def test_a_flag_wins_over_the_preset_even_with_its_default():
+    run = flag_groups.read_run(parse("--preset=authors", "--frame_sampler=uniform"))
+    assert run.sampling.frame_sampler == "uniform"
+    assert run.networks.teacher == flag_groups.PRESETS["authors"]["teacher"]
+
+
+@pytest.mark.parametrize("preset", flag_groups.PRESETS)
+def test_presets_name_settings_that_exist(preset):
+    known = settings.RunSettings.from_dict(
+        {"train_dir": "run", "train_data_pattern": "train*"}
+    ).to_dict()
+    assert flag_groups.PRESETS[preset].keys() <= known.keys()
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--batch_size=0", "--batch_size=0 is less than 1."),
+        ("--student_k=400", "--student_k=400 is more than --max_frames=300."),
+        ("--train_fraction=1.5", "--train_fraction=1.5 is more than 1."),
+        ("--train_dir=", "--train_dir is empty: name the directory of the run."),
+    ],
+)
+def test_a_broken_rule_is_one_line(argument, message):
+    with pytest.raises(ValueError) as error:
+        flag_groups.read_run(parse(argument))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("argument", ["--mode=sideways", "--batch_size=x", "--nope=1"])
+def test_a_value_that_is_none_is_refused_while_parsing(argument):
+    with pytest.raises(flags.Error, match=argument.split("=")[0].strip("-")):
+        parse(argument)
+
+
+def test_an_error_is_shown_as_one_line():
+    assert flag_groups._one_line(ValueError("two\n  lines")) == "two lines"
+    assert flag_groups._one_line(KeyError()) == "KeyError"
+
+
+def test_an_error_while_tracing_is_shown_without_the_call_stack():
+    @tf.function
+    def broken(x):
+        if x > 0:  # Makes AutoGraph rewrite the function.
+            x = x + 1
+        raise ValueError("--student_k=3 is odd.")
+
+    with pytest.raises(ValueError) as error:
+        broken(tf.constant(1))
+    assert flag_groups._one_line(error.value).endswith("--student_k=3 is odd.")
+    assert "in user code" not in flag_groups._one_line(error.value)
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (ValueError("x"), True),
+        (OSError("x"), True),
+        (FloatingPointError("x"), True),
+        (tf.errors.DataLossError(None, None, "x"), True),
+        (KeyError("x"), False),
+        (TypeError("x"), False),
+        (RuntimeError("x"), False),
+    ],
+)
+def test_a_defect_keeps_its_traceback(error, expected):
+    assert flag_groups._is_expected(error) is expected
+
+
+def test_settings_and_flags_load_without_tensorflow():
+    code = (
+        "import sys; from yt8m_distill import flag_groups;"
+        "from yt8m_distill import train, inference, export_model;"
+        "import yt8m_distill.eval;"
+        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "False False", done.stderr

@@ -1,0 +1,188 @@
+"""What a run writes about itself, and what it reads back."""
+
+import json
+import platform
+
+import keras
+import pytest
+import tensorflow as tf
+
+import yt8m_distill
+from tests import training_helpers as helpers
+from yt8m_distill.training import manifest, modes, trainer
+
+
+@pytest.fixture
+def content(serial_run) -> dict:
+    return manifest.read_json(f"{serial_run.training.train_dir}/manifest.json")
+
+
+def test_the_manifest_says_what_was_asked_with_what_on_what(content, serial_run):
+    assert content["settings"] == serial_run.to_dict()
+    assert content["versions"] == {
+        "yt8m_distill": yt8m_distill.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }
+    assert content["data"] == {"files": 2, "videos": 36}
+    assert content["replicas"] == 1
+    assert content["machine"]["processors"] >= 1
+    assert isinstance(content["command"], list)
+
+
+def test_the_manifest_counts_parameters_and_multiply_adds(content):
+    teacher = content["phases"]["teacher"]["networks"]["teacher"]
+    # Frames of 12 numbers, 6 units, 10 classes with a bias each.
+    assert teacher["parameters"] == 12 * 6 + 6 * 10 + 10
+    assert teacher["frames"] == helpers.MAX_FRAMES
+    assert teacher["multiply_adds"] == {
+        "frames": helpers.MAX_FRAMES * 12 * 6,
+        "bridge": 0,
+        "classifier": 6 * 10,
+    }
+    networks = content["phases"]["student"]["networks"]
+    assert networks.keys() == {"teacher", "student"}
+    assert networks["student"]["frames"] == helpers.STUDENT_K
+    frames = networks["student"]["multiply_adds"]["frames"]
+    assert frames == helpers.STUDENT_K * 12 * 6
+
+
+def test_the_manifest_holds_the_results_of_every_epoch(content):
+    for phase, role in (("teacher", "teacher"), ("student", "student")):
+        entry = content["phases"][phase]
+        assert entry["finished"] is True and entry["step"] == 10
+        (results,) = entry["results"].values()
+        assert entry["results"].keys() == {role}
+        assert [(e["epoch"], e["step"]) for e in results["epochs"]] == [(1, 5), (2, 10)]
+        assert results["best"] in results["epochs"]
+        gaps = [e["gap"] for e in results["epochs"]]
+        assert results["best"]["gap"] == max(gaps)
+
+
+def test_it_is_written_before_the_first_step(data, tmp_path, monkeypatch):
+    def stop(self, bar):
+        raise helpers.Stop
+
+    monkeypatch.setattr(trainer.PhaseRunner, "_train_epoch", stop)
+    run = helpers.make_run(tmp_path / "run", data)
+    with pytest.raises(helpers.Stop):
+        helpers.train(run)
+    written = manifest.read_json(str(tmp_path / "run" / "manifest.json"))
+    assert written["settings"] == run.to_dict()
+    assert written["phases"]["teacher"]["finished"] is False
+    assert written["phases"]["teacher"]["networks"]["teacher"]["parameters"] == 142
+    assert manifest.read_run_settings(str(tmp_path / "run")) == run
+
+
+def phase_of(index: int = -1, **changes) -> set:
+    """Names of the settings on which a phase of a run depends."""
+    run = helpers.make_run("run", "data", **changes)
+    return set(trainer.phase_settings(modes.phases(run)[index], run))
+
+
+def test_a_phase_depends_only_on_what_changes_its_result():
+    everything = set(helpers.make_run("run", "data").to_dict())
+    free = {"train_dir", "log_steps", "steps_per_loop", "num_gpus", "max_checkpoints"}
+    guided = {"student_loss", "match", "temperature", "classifier", "student_epochs"}
+    sampled = {"student_k", "frame_sampler", "student"}
+    teacher = phase_of(mode="teacher")
+    assert not teacher & (free | guided | sampled)
+    assert {"teacher", "batch_size", "num_epochs", "seed", "max_steps"} <= teacher
+    assert phase_of(0, mode="serial") == teacher
+    baseline = phase_of(mode="baseline")
+    assert sampled <= baseline and not baseline & guided
+    # Without --student the baseline is the teacher's model.
+    assert "teacher" in baseline
+    assert "teacher" not in phase_of(mode="baseline", student="MeanTanh()")
+    for changes in (
+        {"mode": "serial"},
+        {"mode": "parallel"},
+        {"mode": "serial", "student_loss": "rep"},
+    ):
+        found = phase_of(**changes)
+        assert guided | sampled | {"teacher"} <= found <= everything - free
+
+
+def test_the_differences_are_listed(tmp_path):
+    manifest.check_same_settings(str(tmp_path), {"a": 1})  # Nothing began here.
+    path = str(tmp_path / manifest.PHASE_SETTINGS)
+    manifest.write_json(path, {"a": 1, "b": "x", "gone": 2.5})
+    manifest.check_same_settings(str(tmp_path), {"gone": 2.5, "b": "x", "a": 1})
+    with pytest.raises(ValueError) as error:
+        manifest.check_same_settings(str(tmp_path), {"a": 2, "b": "x", "new": True})
+    message = str(error.value)
+    assert (
+        "--a: was 1, is 2; --gone: was 2.5, is None; --new: was None, is True."
+        in message
+    )
+    assert "--b" not in message and "--start_new_model" in message
+
+
+def test_json_appears_only_whole(tmp_path):
+    path = tmp_path / "x.json"
+    manifest.write_json(str(path), {"a": 1})
+    with pytest.raises(TypeError):
+        manifest.write_json(str(path), {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_lines_are_appended(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    manifest.append_json_line(str(path), {"a": 1})
+    manifest.append_json_line(str(path), {"b": [2.5]})
+    assert helpers.read_lines(path) == [{"a": 1}, {"b": [2.5]}]
+
+
+def test_files_that_are_absent_or_broken_are_named(tmp_path):
+    path = tmp_path / "x.json"
+    with pytest.raises(ValueError, match=f"{path} does not exist"):
+        manifest.read_json(str(path))
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"{path} is not JSON"):
+        manifest.read_json(str(path))
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"--train_dir={tmp_path} has no model_flags"):
+        manifest.read_run_settings(str(tmp_path))
+    (tmp_path / manifest.MODEL_FLAGS).write_text('{"mode": "serial", "frobnicate": 1}')
+    with pytest.raises(ValueError, match="model_flags.json: .*frobnicate|--train_dir"):
+        manifest.read_run_settings(str(tmp_path))
+
+
+def test_only_what_runs_write_is_removed(tmp_path):
+    train_dir = tmp_path / "run"
+    manifest.remove_run(str(train_dir))  # Nothing is there.
+    for name in ("teacher", "student", "parallel", "finetune", "baseline", "eval"):
+        (train_dir / name).mkdir(parents=True)
+        (train_dir / name / "file").write_text("x")
+    for name in (manifest.MODEL_FLAGS, manifest.MANIFEST):
+        (train_dir / name).write_text("{}")
+    (train_dir / "notes.txt").write_text("mine")
+    before = helpers.snapshot(train_dir)
+    with pytest.raises(ValueError, match="notes.txt. Nothing was removed."):
+        manifest.remove_run(str(train_dir))
+    assert helpers.snapshot(train_dir) == before
+    (train_dir / "notes.txt").unlink()
+    manifest.remove_run(str(train_dir))
+    assert list(train_dir.iterdir()) == []
+
+
+def test_an_entry_is_merged_and_survives_the_next_command(tmp_path):
+    run = helpers.make_run(tmp_path, "data")
+    record = manifest.Manifest(str(tmp_path), run)
+    record.update("teacher", finished=True)
+    record.update("teacher", step=3)
+    again = manifest.Manifest(str(tmp_path), run)
+    entry = again.phase("teacher")
+    assert (entry["finished"], entry["step"]) == (True, 3)
+    assert again.phase("student") == {}
+
+
+def test_workers_that_are_not_the_chief_write_nothing(tmp_path):
+    run = helpers.make_run(tmp_path, "data")
+    record = manifest.Manifest(str(tmp_path), run, writes=False)
+    record.update("teacher", finished=True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,718 @@
+"""Runs from start to end: phases, stops, refusals, the best network, precision."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.training import checkpoints, manifest, modes, trainer
+
+# ------------------------------------------------------------------- stops
+
+
+def state_of(train_dir, phase: str) -> dict:
+    """All numbers in a phase's newest checkpoint, and its best networks."""
+    found = helpers.read_variables(helpers.latest(train_dir, phase))
+    for role in os.listdir(f"{train_dir}/{phase}/best"):
+        prefix = helpers.best(train_dir, phase, role)
+        variables = helpers.read_variables(prefix)
+        found |= {f"best {role}/{k}": v for k, v in variables.items()}
+        found[f"best {role} step"] = int(prefix.rsplit("-", 1)[1])
+    return found
+
+
+def curve(train_dir, phase: str) -> list:
+    """The validation results of a phase, as the manifest has them."""
+    content = manifest.read_json(f"{train_dir}/manifest.json")
+    results = content["phases"][phase]["results"]
+    return [
+        {k: v for k, v in epoch.items() if k != "videos_per_second"}
+        for role in results.values()
+        for epoch in role["epochs"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def representation_run(data, tmp_path_factory):
+    """Serial, L_REP alone, then fine-tuning."""
+    train_dir = tmp_path_factory.mktemp("representation") / "run"
+    run = helpers.make_run(
+        train_dir, data, mode="serial", student_loss="rep", finetune_epochs=1
+    )
+    helpers.train(run)
+    return run
+
+
+def copy_without(run, train_dir: pathlib.Path, phase: str):
+    """A copy of a finished run in which a phase, and what follows, never began."""
+    shutil.copytree(run.training.train_dir, train_dir)
+    content = manifest.read_json(f"{train_dir}/manifest.json")
+    names = [p.name for p in modes.phases(run)]
+    for name in names[names.index(phase) :]:
+        shutil.rmtree(train_dir / name)
+        del content["phases"][name]
+    manifest.write_json(f"{train_dir}/manifest.json", content)
+    return helpers.change(run, train_dir=str(train_dir))
+
+
+def assert_resumes(whole, monkeypatch, tmp_path, phase, step, save) -> None:
+    """A run that stops there, and then goes on, ends like the one that did not."""
+    train_dir = tmp_path / "run"
+    run = copy_without(whole, train_dir, phase)
+    names = [p.name for p in modes.phases(run)]
+    done, left = names[: names.index(phase)], names[names.index(phase) :]
+    before = {name: helpers.snapshot(train_dir / name) for name in done}
+    with helpers.stopped(monkeypatch, phase, step, save):
+        helpers.train(run)
+    entry = manifest.read_json(f"{train_dir}/manifest.json")["phases"][phase]
+    assert entry["finished"] is False
+    helpers.train(run)
+    for name in left:
+        original = whole.training.train_dir
+        helpers.assert_identical(state_of(original, name), state_of(train_dir, name))
+        assert curve(original, name) == curve(train_dir, name)
+    # What was finished is used as it is.
+    assert before == {name: helpers.snapshot(train_dir / name) for name in done}
+
+
+# An epoch has 5 steps, and two steps are done between two looks at the clock.
+@pytest.mark.parametrize(
+    "phase, step, save",
+    [
+        ("teacher", 2, True),
+        # Killed in the second epoch: back to the end of the first.
+        ("student", 7, False),
+        # Killed before anything was saved.
+        ("student", 2, False),
+    ],
+)
+def test_a_resumed_serial_run_ends_like_one_without_a_stop(
+    serial_run, monkeypatch, tmp_path, phase, step, save
+):
+    assert_resumes(serial_run, monkeypatch, tmp_path, phase, step, save)
+
+
+def test_a_resumed_parallel_run_ends_like_one_without_a_stop(
+    parallel_run, monkeypatch, tmp_path
+):
+    assert_resumes(parallel_run, monkeypatch, tmp_path, "parallel", 7, True)
+
+
+def test_resumed_fine_tuning_ends_like_one_without_a_stop(
+    representation_run, monkeypatch, tmp_path
+):
+    assert_resumes(representation_run, monkeypatch, tmp_path, "finetune", 2, True)
+
+
+def test_a_stop_between_the_last_step_and_its_validation_loses_neither(
+    data, monkeypatch, tmp_path
+):
+    run = helpers.make_run(tmp_path / "run", data, num_epochs=1)
+    # With steps_per_loop 2 the fifth step, the last, has a look of its own.
+    with helpers.stopped(monkeypatch, "teacher", 5, save=True):
+        helpers.train(run)
+    entry = helpers.train(run)["teacher"]
+    assert entry["finished"] and entry["step"] == 5
+    assert entry["results"]["teacher"]["best"]["step"] == 5
+    assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-5")
+
+
+def test_max_steps_ends_a_phase_within_an_epoch(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, max_steps=3)
+    entry = helpers.train(run)["teacher"]
+    assert (entry["finished"], entry["step"]) == (True, 3)
+    assert len(entry["results"]["teacher"]["epochs"]) == 1
+
+
+# ----------------------------------------------------------------- serial
+
+
+def test_serial_leaves_the_teacher_bit_identical(serial_run):
+    train_dir = serial_run.training.train_dir
+    trained = helpers.read_variables(helpers.best(train_dir, "teacher", "teacher"))
+    after = helpers.read_variables(helpers.latest(train_dir, "student"))
+    helpers.assert_identical(
+        helpers.of(trained, "teacher/"), helpers.of(after, "teacher/")
+    )
+
+
+def test_a_teacher_alone_and_one_of_a_serial_run_are_the_same(serial_run):
+    alone = helpers.change(serial_run, mode="teacher")
+    (phase,) = modes.phases(alone)
+    assert phase == modes.phases(serial_run)[0]
+    folder = f"{serial_run.training.train_dir}/teacher"
+    # So --mode=serial goes on after --mode=teacher in the same train_dir.
+    manifest.check_same_settings(folder, trainer.phase_settings(phase, alone))
+
+
+def initialized(run, phase: str, monkeypatch):
+    """The networks of a phase as they stand before its first step."""
+    found = {}
+
+    def look(self):
+        if self.phase.name == phase:
+            found["networks"] = self.networks
+            raise helpers.Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.PhaseRunner, "_train", look)
+        with pytest.raises(helpers.Stop):
+            helpers.train(run)
+    return found["networks"]
+
+
+def values(variables) -> list:
+    return [v.numpy() for v in variables]
+
+
+def assert_holds(network, prefix: str, role: str) -> None:
+    """The network has the values of a checkpoint."""
+    stored = helpers.of(helpers.read_variables(prefix), f"{role}/")
+    mine = sorted(v.tobytes() for v in values(network.trainable_variables))
+    assert mine == sorted(v.tobytes() for v in stored.values())
+
+
+@pytest.mark.parametrize("as_prefix", [False, True])
+def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix):
+    other = serial_run.training.train_dir
+    prefix = helpers.best(other, "teacher", "teacher")
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        teacher_checkpoint=prefix if as_prefix else other,
+    )
+    networks = initialized(run, "student", monkeypatch)
+    assert_holds(networks.teacher, prefix, "teacher")
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_the_copied_classifier_starts_equal_and_is_another(
+    serial_run, tmp_path, monkeypatch
+):
+    other = {
+        "train_dir": str(tmp_path / "run"),
+        "teacher_checkpoint": serial_run.training.train_dir,
+    }
+    run = helpers.change(serial_run, **other)
+    networks = initialized(run, "student", monkeypatch)
+    teacher, student = (
+        n.head.trainable_variables for n in (networks.teacher, networks.student)
+    )
+    for a, b in zip(teacher, student, strict=True):
+        assert a is not b
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    own = initialized(
+        helpers.change(run, classifier="own", start_new_model=True),
+        "student",
+        monkeypatch,
+    )
+    assert not np.array_equal(own.teacher.head.kernel, own.student.head.kernel)
+
+
+def test_a_narrow_student_meets_the_teacher_over_a_bridge(
+    serial_run, tmp_path, monkeypatch
+):
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        teacher_checkpoint=serial_run.training.train_dir,
+        student="MeanTanh(units=3)",
+        max_steps=2,
+    )
+    entry = helpers.train(run)["student"]
+    stored = helpers.read_variables(
+        helpers.best(tmp_path / "run", "student", "student")
+    )
+    assert sorted(v.shape for v in stored.values()) == [(3, 6), (6, 10), (10,), (12, 3)]
+    assert entry["networks"]["student"]["parameters"] == 12 * 3 + 3 * 6 + 6 * 10 + 10
+
+
+def test_the_representation_alone_leaves_the_classifier_to_fine_tuning(
+    representation_run,
+):
+    train_dir = representation_run.training.train_dir
+    teacher = helpers.read_variables(helpers.best(train_dir, "teacher", "teacher"))
+    first = helpers.read_variables(helpers.latest(train_dir, "student"))
+    tuned = helpers.read_variables(helpers.latest(train_dir, "finetune"))
+    head = helpers.of(teacher, "teacher/head/")
+    helpers.assert_identical(head, helpers.of(first, "student/head/"))
+    after = helpers.of(tuned, "student/head/")
+    assert after.keys() == head.keys()
+    assert all(not np.array_equal(head[k], after[k]) for k in head)
+
+
+def test_fine_tuning_starts_from_the_best_student_of_the_first_stage(
+    representation_run,
+):
+    train_dir = representation_run.training.train_dir
+    phase = modes.phases(representation_run)[-1]
+    runner = trainer.PhaseRunner(
+        phase, representation_run, helpers.cpus(1), None, num_videos=36
+    )
+    runner._build()
+    runner._initialize()
+    networks = runner.networks
+    prefix = helpers.best(train_dir, "student", "student")
+    assert_holds(networks.student, prefix, "student")
+    assert networks.teacher is None
+
+
+def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
+    def refused(**changes) -> str:
+        train_dir = tmp_path / "run"
+        run = helpers.change(serial_run, train_dir=str(train_dir), **changes)
+        with pytest.raises(ValueError) as error:
+            helpers.train(run)
+        shutil.rmtree(train_dir, ignore_errors=True)
+        return str(error.value)
+
+    missing = str(tmp_path / "nothing")
+    assert refused(teacher_checkpoint=missing) == (
+        f"--teacher_checkpoint={missing} is neither a train_dir nor a checkpoint "
+        "prefix."
+    )
+    other = serial_run.training.train_dir
+    message = refused(teacher_checkpoint=other, teacher="MeanTanh(units=5)")
+    assert "MeanTanh(units=5)" in message and "MeanTanh(units=6)" in message
+    prefix = helpers.best(other, "teacher", "teacher")
+    message = refused(teacher_checkpoint=prefix, teacher="MeanTanh(units=5)")
+    assert "does not hold this teacher" in message and "\n" not in message
+
+
+# --------------------------------------------------------------- parallel
+
+
+def test_the_shared_classifier_is_one_set_of_variables(
+    parallel_run, tmp_path, monkeypatch
+):
+    run = helpers.change(parallel_run, train_dir=str(tmp_path / "run"))
+    networks = initialized(run, "parallel", monkeypatch)
+    assert networks.student.head is networks.teacher.head
+    assert networks.student.kernel is not networks.teacher.kernel
+    size = 12 * 6 + 12 * 6 + 6 * 10 + 10
+    assert sum(np.prod(v.shape) for v in networks.trainable_variables) == size
+
+
+def test_both_best_networks_contain_the_shared_classifier(parallel_run):
+    train_dir = parallel_run.training.train_dir
+    for role in ("teacher", "student"):
+        stored = helpers.read_variables(helpers.best(train_dir, "parallel", role))
+        shapes = sorted(v.shape for v in helpers.of(stored, f"{role}/").values())
+        assert shapes == [(6, 10), (10,), (12, 6)]
+
+
+@pytest.mark.parametrize(
+    "match, parts",
+    [
+        ("final", ["rep_loss"]),
+        ("intermediate", ["rep_intermediate_loss"]),
+        ("both", ["rep_loss", "rep_intermediate_loss"]),
+    ],
+)
+def test_match_decides_which_encodings_are_compared(
+    parallel_run, tmp_path, match, parts
+):
+    run = parallel_run
+    if match != run.distillation.match:
+        run = helpers.change(
+            run,
+            train_dir=str(tmp_path / "run"),
+            match=match,
+            max_steps=2,
+            validation_data_pattern="",
+        )
+        helpers.train(run)
+    line = helpers.read_lines(f"{run.training.train_dir}/parallel/metrics.jsonl")[0]
+    found = [k for k in line if k.startswith("student/rep")]
+    assert found == [f"student/{part}" for part in parts]
+    assert all(line[name] > 0 for name in found)
+
+
+# --------------------------------------------------------------- refusals
+
+
+def test_other_settings_are_refused_and_nothing_is_written(serial_run):
+    train_dir = serial_run.training.train_dir
+    before = helpers.snapshot(train_dir)
+    run = helpers.change(serial_run, batch_size=4, student_loss="ce")
+    with pytest.raises(ValueError) as error:
+        helpers.train(run)
+    message = str(error.value)
+    assert "--batch_size: was 8, is 4" in message and "\n" not in message
+    with pytest.raises(ValueError) as error:
+        helpers.train(helpers.change(serial_run, student_loss="ce", student_k=5))
+    message = str(error.value)
+    assert "--student_loss: was 'ce + 0.5*rep + 0.5*pred', is 'ce'" in message
+    assert "--student_k: was 6, is 5" in message
+    assert helpers.snapshot(train_dir) == before
+
+
+def test_settings_that_change_no_result_may_differ(serial_run, tmp_path):
+    run = helpers.change(
+        serial_run, log_steps=5, steps_per_loop=7, max_checkpoints=2, num_gpus=0
+    )
+    for phase in modes.phases(run):
+        folder = f"{run.training.train_dir}/{phase.name}"
+        manifest.check_same_settings(folder, trainer.phase_settings(phase, run))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"train_data_pattern": "nowhere/*.tfrecord"},
+            "--train_data_pattern=nowhere/*.tfrecord matches no file.",
+        ),
+        (
+            {"validation_data_pattern": "nowhere/*"},
+            "--validation_data_pattern=nowhere/* matches no file.",
+        ),
+        ({"student_loss": "ce + nothing"}, "nothing"),
+        ({"teacher": "Nothing()"}, "--teacher=Nothing()"),
+        ({"optimizer": "Nothing"}, "--optimizer=Nothing"),
+        ({"frame_sampler": "nothing"}, "nothing"),
+        ({"mode": "serial", "teacher_checkpoint": "nowhere"}, "neither"),
+    ],
+)
+def test_a_wrong_setting_writes_nothing_and_removes_nothing(
+    data, tmp_path, changes, message
+):
+    train_dir = tmp_path / "run"
+    train_dir.mkdir()
+    (train_dir / manifest.MODEL_FLAGS).write_text("{}")
+    before = helpers.snapshot(train_dir)
+    run = helpers.make_run(
+        train_dir,
+        data,
+        **{"mode": "parallel", "start_new_model": True, **changes},
+    )
+    with pytest.raises(ValueError) as error:
+        helpers.train(run)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert helpers.snapshot(train_dir) == before
+
+
+def test_an_empty_shard_is_refused(tmp_path):
+    helpers.write_shard(tmp_path / "train-0.tfrecord", [])
+    run = helpers.make_run(tmp_path / "run", tmp_path, validation_data_pattern="")
+    with pytest.raises(ValueError, match="has no videos"):
+        helpers.train(run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_must_be_divisible_by_the_replicas(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, batch_size=7)
+    with pytest.raises(ValueError, match="--batch_size=7 .* 2 replicas"):
+        helpers.train(run, replicas=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_start_new_model_begins_anew(data, tmp_path):
+    train_dir = tmp_path / "run"
+    run = helpers.make_run(train_dir, data, num_epochs=1, max_steps=2)
+    helpers.train(run)
+    again = helpers.change(run, base_learning_rate=0.5, start_new_model=True)
+    entry = helpers.train(again)["teacher"]
+    assert entry["finished"] and entry["step"] == 2
+    stored = manifest.read_json(f"{train_dir}/teacher/settings.json")
+    assert stored["base_learning_rate"] == 0.5
+    lines = helpers.read_lines(train_dir / "teacher" / "metrics.jsonl")
+    assert len(lines) == 2  # One training line and one validation, of one run.
+
+
+def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
+    train_dir = serial_run.training.train_dir
+    before = helpers.snapshot(train_dir)
+    run = helpers.change(serial_run, teacher_checkpoint=train_dir, start_new_model=True)
+    with pytest.raises(ValueError, match="would remove --teacher_checkpoint"):
+        helpers.train(run)
+    assert helpers.snapshot(train_dir) == before
+
+
+def test_start_new_model_refuses_a_folder_with_other_things(data, tmp_path):
+    train_dir = tmp_path / "run"
+    helpers.train(helpers.make_run(train_dir, data, num_epochs=1, max_steps=1))
+    (train_dir / "thesis.tex").write_text("years of work")
+    before = helpers.snapshot(train_dir)
+    run = helpers.make_run(train_dir, data, num_epochs=1, start_new_model=True)
+    with pytest.raises(ValueError, match="thesis.tex. Nothing was removed."):
+        helpers.train(run)
+    assert helpers.snapshot(train_dir) == before
+
+
+# ------------------------------------------------------- the best network
+
+
+def fake_gaps(monkeypatch, gaps: list[float]) -> None:
+    fake = helpers.FakeEvaluator(list(gaps))
+    monkeypatch.setattr(evaluator, "Evaluator", lambda *args: fake)
+
+
+def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
+    fake_gaps(monkeypatch, [0.5, 0.7, 0.6])
+    run = helpers.make_run(tmp_path / "run", data, num_epochs=3)
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert [e["gap"] for e in entry["epochs"]] == [0.5, 0.7, 0.6]
+    assert (entry["best"]["epoch"], entry["best"]["step"]) == (2, 10)
+    folder = tmp_path / "run" / "teacher" / "best" / "teacher"
+    assert sorted(os.listdir(folder)) == [
+        "best.json",
+        "network-10.data-00000-of-00001",
+        "network-10.index",
+    ]
+    info = json.loads((folder / "best.json").read_text())
+    assert (info["name"], info["epoch"], info["gap"]) == ("network-10", 2, 0.7)
+    # The weights are those of that epoch, not of the last.
+    found = helpers.read_variables(str(folder / "network-10"))
+    checkpoint = tmp_path / "run" / "teacher" / "checkpoints" / "ckpt-10"
+    then = helpers.of(helpers.read_variables(str(checkpoint)), "teacher/")
+    helpers.assert_identical(helpers.of(found, "teacher/"), then)
+    last = helpers.read_variables(helpers.latest(tmp_path / "run", "teacher"))
+    assert not np.array_equal(
+        last["teacher/kernel/" + _SUFFIX], then["kernel/" + _SUFFIX]
+    )
+
+
+_SUFFIX = ".ATTRIBUTES/VARIABLE_VALUE"
+
+
+def test_equal_gaps_keep_the_earlier_epoch(data, monkeypatch, tmp_path):
+    fake_gaps(monkeypatch, [0.0, 0.0])
+    run = helpers.make_run(tmp_path / "run", data)
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert entry["best"]["epoch"] == 1
+
+
+def test_parallel_keeps_the_best_of_each_network(data, monkeypatch, tmp_path):
+    # In every epoch the teacher is evaluated first.
+    fake_gaps(monkeypatch, [0.9, 0.1, 0.8, 0.2])
+    run = helpers.make_run(tmp_path / "run", data, mode="parallel")
+    results = helpers.train(run)["parallel"]["results"]
+    assert results["teacher"]["best"]["epoch"] == 1
+    assert results["student"]["best"]["epoch"] == 2
+    found = {
+        role: checkpoints.find(run.training.train_dir, run, role).step
+        for role in ("teacher", "student")
+    }
+    assert found == {"teacher": 5, "student": 10}
+
+
+def test_without_validation_the_last_epoch_is_kept(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, validation_data_pattern="")
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert entry["best"] == {"epoch": 2, "step": 10}
+    assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-10")
+
+
+# ------------------------------------------------------ numbers gone wrong
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(data, tmp_path):
+    train_dir = tmp_path / "run"
+    run = helpers.make_run(
+        train_dir,
+        data,
+        optimizer="SGD",
+        base_learning_rate=1e30,  # Finite once; its square in the penalty is not.
+        clip_gradient_norm=0,
+        steps_per_loop=1,
+        save_checkpoint_minutes=0,  # After every loop.
+    )
+    with pytest.raises(FloatingPointError) as error:
+        helpers.train(run)
+    message = str(error.value)
+    # Step 0 is the first one; what it did to the weights shows in step 1.
+    assert message.startswith("Step 1: ")
+    assert "teacher/reg_loss" in message and "--base_learning_rate" in message
+    prefix = helpers.latest(train_dir, "teacher")
+    assert prefix.endswith("ckpt-1")
+    for name, value in helpers.read_variables(prefix).items():
+        assert np.isfinite(value).all(), name
+
+
+@pytest.mark.parametrize(
+    "policy, teacher",
+    [
+        ("mixed_bfloat16", "MeanTanh(dropout=0.0)"),
+        ("mixed_float16", "HierarchicalLSTM(cells=4, block_len=5, dropout=0.0)"),
+    ],
+)
+def test_mixed_precision_learns(data, tmp_path, use_policy, policy, teacher):
+    use_policy(policy)
+    run = helpers.make_run(
+        tmp_path / "run",
+        data,
+        dtype_policy=policy,
+        teacher=teacher,
+        num_epochs=3,
+        steps_per_loop=5,
+        log_steps=5,
+        validation_data_pattern="",
+    )
+    helpers.train(run)
+    lines = helpers.read_lines(tmp_path / "run" / "teacher" / "metrics.jsonl")
+    losses = [line["teacher/ce_loss"] for line in lines]
+    assert len(losses) == 3
+    # 10 classes at probability 0.5 cost 10 ln 2 = 6.9.
+    assert 6 < losses[0] < 7.5 and losses[-1] < 0.9 * losses[0]
+    stored = helpers.read_variables(
+        helpers.best(tmp_path / "run", "teacher", "teacher")
+    )
+    assert {v.dtype for v in stored.values()} == {np.dtype(np.float32)}
+
+
+def make_scaled_runner(data, replicas: int):
+    run = helpers.make_run("unused", data, dtype_policy="mixed_float16")
+    (phase,) = modes.phases(run)
+    runner = trainer.PhaseRunner(phase, run, helpers.cpus(replicas), None, 36)
+    runner._build()
+    return runner
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_overflow_skips_the_step_and_halves_the_scale(data, use_policy, replicas):
+    use_policy("mixed_float16")
+    runner = make_scaled_runner(data, replicas)
+    scale = runner.loop.loss_scale
+    assert float(scale.numpy()) == 2.0**15
+    scale.assign(2.0**30)  # float16 ends at 65504.
+    before = [v.numpy() for v in runner.networks.weights]
+    iterator = iter(runner._dataset(0, 0))
+    _, bad = runner.loop.run(iterator, tf.constant(1))
+    assert int(bad) == -1
+    assert float(scale.numpy()) == 2.0**29
+    after = [v.numpy() for v in runner.networks.weights]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    scale.assign(2.0**10)
+    runner.loop.run(iterator, tf.constant(1))
+    assert float(scale.numpy()) == 2.0**10
+    assert not np.array_equal(before[0], runner.networks.weights[0].numpy())
+    assert int(runner.state.step.numpy()) == 2
+
+
+def test_the_scale_doubles_after_many_good_steps(data, use_policy):
+    use_policy("mixed_float16")
+    runner = make_scaled_runner(data, 1)
+    runner.loop.good_steps.assign(1998)
+    iterator = iter(runner._dataset(0, 0))
+    runner.loop.run(iterator, tf.constant(1))
+    assert float(runner.loop.loss_scale.numpy()) == 2.0**15
+    runner.loop.run(iterator, tf.constant(1))
+    assert float(runner.loop.loss_scale.numpy()) == 2.0**16
+    assert int(runner.loop.good_steps.numpy()) == 0
+
+
+def test_the_count_of_good_steps_is_part_of_the_state(data, use_policy, tmp_path):
+    use_policy("mixed_float16")
+    runner = make_scaled_runner(data, 1)
+    runner.loop.good_steps.assign(7)
+    prefix = runner.state.checkpoint.write(str(tmp_path / "state"))
+    stored = helpers.read_variables(prefix)
+    assert stored[f"good_steps/{_SUFFIX}"] == 7
+
+
+def test_float16_too_stops_at_a_loss_that_no_scale_saves(data, use_policy):
+    use_policy("mixed_float16")
+    runner = make_scaled_runner(data, 1)
+    runner.networks.teacher.kernel.assign(np.full([12, 6], np.nan, np.float32))
+    runner.loop.loss_scale.assign(4.0)
+    iterator = iter(runner._dataset(0, 0))
+    metrics, bad = runner.loop.run(iterator, tf.constant(5))
+    # 4, 2 and 1 are tried, in steps 0, 1 and 2.
+    assert int(bad) == 2
+    assert np.isnan(metrics.numpy()).any()
+
+
+# -------------------------------------------------------------------- logs
+
+STARTER_NAMES = {
+    "learning_rate",
+    "global_step/Examples/Second",
+    "label_loss",
+    "reg_loss",
+    "model/Training_Hit@1",
+    "model/Training_Perr",
+    "model/Training_GAP",
+}
+EVALUATION_NAMES = {
+    "Epoch/Eval_Avg_Hit@1",
+    "Epoch/Eval_Avg_Perr",
+    "Epoch/Eval_Avg_Loss",
+    "Epoch/Eval_MAP",
+    "Epoch/Eval_MAP_all_classes",
+    "Epoch/Eval_GAP",
+}
+
+
+def read_events(folder) -> dict[str, list]:
+    """Tag → (step, value) of the TensorBoard files right in a folder."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [
+            (e.step, float(tensor_util.make_ndarray(e.tensor_proto)))
+            for e in events.Tensors(tag)
+        ]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+def test_tensorboard_has_the_starters_names_and_one_a_loss_part(serial_run):
+    folder = pathlib.Path(serial_run.training.train_dir) / "student"
+    events = read_events(folder)
+    parts = {f"student/{p}_loss" for p in ("ce", "rep", "pred", "label", "reg")}
+    assert events.keys() >= STARTER_NAMES | parts | {"student/gradient_norm"}
+    # 10 steps; a point after every second one, and at the end of an epoch.
+    assert [step for step, _ in events["label_loss"]] == [2, 4, 5, 6, 8, 10]
+    assert events["label_loss"] == events["student/label_loss"]
+    for values in zip(*(events[f"student/{p}_loss"] for p in PARTS), strict=True):
+        *terms, total = (value for _, value in values)
+        assert sum(terms) == pytest.approx(total, rel=1e-5)
+
+
+PARTS = ("ce", "rep", "pred", "label")
+
+
+def test_tensorboard_has_the_validation_of_each_network(parallel_run):
+    folder = pathlib.Path(parallel_run.training.train_dir) / "parallel"
+    for role in ("teacher", "student"):
+        events = read_events(folder / f"validation_{role}")
+        assert events.keys() == EVALUATION_NAMES
+        assert [step for step, _ in events["Epoch/Eval_GAP"]] == [5, 10]
+
+
+def test_json_lines_hold_what_tensorboard_shows(parallel_run):
+    folder = pathlib.Path(parallel_run.training.train_dir) / "parallel"
+    lines = helpers.read_lines(folder / "metrics.jsonl")
+    training = [line for line in lines if line["kind"] == "training"]
+    assert [line["step"] for line in training] == [2, 4, 5, 6, 8, 10]
+    events = read_events(folder)
+    assert set(training[0]) == {"kind", "step", "time", *events}
+    for line, (_, value) in zip(training, events["teacher/loss"], strict=True):
+        assert line["teacher/loss"] == pytest.approx(value, rel=1e-5)
+    validation = [line for line in lines if line["kind"] == "validation"]
+    assert [(x["step"], x["network"]) for x in validation] == [
+        (5, "teacher"),
+        (5, "student"),
+        (10, "teacher"),
+        (10, "student"),
+    ]
+    assert all(line["num_videos"] == 12 for line in validation)
+
+
+def test_training_learns(serial_run):
+    """The teacher beats what chance gives: the rarest claim, but the first."""
+    lines = helpers.read_lines(f"{serial_run.training.train_dir}/teacher/metrics.jsonl")
+    losses = [x["teacher/ce_loss"] for x in lines if x["kind"] == "training"]
+    assert losses[-1] < losses[0]
