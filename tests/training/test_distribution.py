@@ -38,7 +38,7 @@ def test_gpus_that_are_not_there_are_refused(no_cluster):
 def test_a_cluster_that_is_no_json_is_refused(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "worker:0")
     with pytest.raises(ValueError, match="TF_CONFIG is not JSON: worker:0"):
-        distribution.build_strategy(0)
+        distribution.build_strategy(0, several_machines=True)
 
 
 class FakeStrategy:
