@@ -60,7 +60,7 @@ def frame_level(
     labels: Sequence[int],
     frames: Mapping[str, Sequence],
     id_key: str = "id",
-    **context: tf.train.Feature,
+    context: Mapping[str, tf.train.Feature] | None = None,
 ) -> bytes:
     """A serialized SequenceExample.
 
@@ -69,7 +69,7 @@ def frame_level(
         labels: of the video.
         frames: feature → rows, uint8 arrays or whole tf.train.Features.
         id_key: context key of the id.
-        **context: more context features.
+        context: more context features, or others instead.
     """
     lists = {
         name: tf.train.FeatureList(
@@ -82,7 +82,7 @@ def frame_level(
         )
         for name, rows in frames.items()
     }
-    features = {**context_of(video_id, labels, id_key), **context}
+    features = {**context_of(video_id, labels, id_key), **(context or {})}
     return tf.train.SequenceExample(
         context=tf.train.Features(feature=features),
         feature_lists=tf.train.FeatureLists(feature_list=lists),

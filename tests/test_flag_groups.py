@@ -33,7 +33,7 @@ def test_every_setting_is_a_flag_with_its_default_and_its_help():
                 "train_dir",
                 "train_data_pattern",
             )
-            assert flag.help.startswith(field.metadata["help"])
+            assert flag.help.endswith(field.metadata["help"])
             assert field.metadata["help"].endswith("."), field.name
 
 

@@ -37,27 +37,6 @@ from yt8m_distill import settings
 from yt8m_distill.data import records
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", None, "Folder of the data set.", required=True)
-flags.DEFINE_integer("num_train", 2000, "Training videos.", lower_bound=0)
-flags.DEFINE_integer("num_validate", 500, "Validation videos.", lower_bound=0)
-flags.DEFINE_integer("num_test", 200, "Test videos, with labels.", lower_bound=0)
-flags.DEFINE_integer("num_classes", 200, "Classes.", lower_bound=2)
-flags.DEFINE_integer("max_frames", 300, "Frames of the longest videos.", lower_bound=4)
-flags.DEFINE_string("feature_names", "rgb,audio", "Names of the features.")
-flags.DEFINE_string("feature_sizes", "1024,128", "Their widths, bytes a frame.")
-flags.DEFINE_string("video_id_key", "id", "Context key of the video's id.")
-flags.DEFINE_integer("videos_per_shard", 250, "Videos in a shard.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
-flags.DEFINE_float("signal", 0.55, "Strength of a label in its shots.", lower_bound=0)
-flags.DEFINE_float(
-    "shot_length", 10.0, "Mean frames a shot, at 300 frames a video.", lower_bound=1
-)
-flags.DEFINE_float(
-    "empty_shots", 0.5, "Share of shots without a label.", lower_bound=0, upper_bound=1
-)
-flags.DEFINE_bool("video_level", False, "Also write <output_dir>/video_level.")
-flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
-flags.DEFINE_bool("overwrite", False, "Replace a data set with other settings.")
 
 SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
@@ -327,6 +306,39 @@ def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
+def define_flags() -> None:
+    """Defines this program's flags; not on import, where they might meet others."""
+    flags.DEFINE_string("output_dir", None, "Folder of the data set.", required=True)
+    flags.DEFINE_integer("num_train", 2000, "Training videos.", lower_bound=0)
+    flags.DEFINE_integer("num_validate", 500, "Validation videos.", lower_bound=0)
+    flags.DEFINE_integer("num_test", 200, "Test videos, with labels.", lower_bound=0)
+    flags.DEFINE_integer("num_classes", 200, "Classes.", lower_bound=2)
+    flags.DEFINE_integer(
+        "max_frames", 300, "Frames of the longest videos.", lower_bound=4
+    )
+    flags.DEFINE_string("feature_names", "rgb,audio", "Names of the features.")
+    flags.DEFINE_string("feature_sizes", "1024,128", "Their widths, bytes a frame.")
+    flags.DEFINE_string("video_id_key", "id", "Context key of the video's id.")
+    flags.DEFINE_integer("videos_per_shard", 250, "Videos in a shard.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
+    flags.DEFINE_float(
+        "signal", 0.55, "Strength of a label in its shots.", lower_bound=0
+    )
+    flags.DEFINE_float(
+        "shot_length", 10.0, "Mean frames a shot, at 300 frames a video.", lower_bound=1
+    )
+    flags.DEFINE_float(
+        "empty_shots",
+        0.5,
+        "Share of shots without a label.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    flags.DEFINE_bool("video_level", False, "Also write <output_dir>/video_level.")
+    flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
+    flags.DEFINE_bool("overwrite", False, "Replace a data set with other settings.")
+
+
 def main(argv: list[str]) -> None:
     """Flags → data set."""
     del argv
@@ -345,4 +357,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -51,12 +51,15 @@ def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpe
 
 
 def _select_fraction(dataset: tf.data.Dataset, fraction: float) -> tf.data.Dataset:
-    """Keeps the same share of the records whatever their order."""
+    """Keeps the same share of the records whatever their order.
+
+    The serialized record is the last part of an element.
+    """
     if fraction >= 1:
         return dataset
     limit = int(fraction * _HASH_BUCKETS)
     return dataset.filter(
-        lambda record: tf.strings.to_hash_bucket_fast(record, _HASH_BUCKETS) < limit
+        lambda *parts: tf.strings.to_hash_bucket_fast(parts[-1], _HASH_BUCKETS) < limit
     )
 
 
@@ -120,16 +123,16 @@ def build_dataset(
     dataset = _select_fraction(dataset, train_fraction)
     if training and shuffle_buffer_size > 1:
         dataset = dataset.shuffle(shuffle_buffer_size, seed=_mixed(seed, epoch))
-    dataset = dataset.batch(batch_size).skip(skip_batches)
+    dataset = dataset.concatenate(_filling_rows(batch_size - 1))
+    dataset = dataset.skip(skip_batches * batch_size)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
     rows = batch_size // count
     salt = _mixed(seed, epoch) if training else 0
 
-    def make_batch(serialized):
-        serialized = serialized[index * rows : (index + 1) * rows]
-        videos = tf.size(serialized)
-        serialized = tf.pad(serialized, [[0, rows - videos]], constant_values="")
-        serialized = tf.ensure_shape(serialized, [rows])
-        return _make_batch(serialized, tf.range(rows) < videos, data, views, salt)
+    def make_batch(*parts):
+        if count > 1:
+            parts = [part[index * rows : (index + 1) * rows] for part in parts]
+        return _make_batch(*parts, data, views, salt)
 
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
@@ -143,27 +146,43 @@ def _mixed(seed: int, epoch: int) -> int:
 
 
 def _raw_records(files, training, seed, epoch, num_readers) -> tf.data.Dataset:
+    """(file, number in it, serialized record) of every record.
+
+    Outside of training in the order of the files, each read ahead.
+    """
     files = list(files)
     if training:
         np.random.default_rng([seed, epoch]).shuffle(files)
-    if len(files) == 1 or num_readers == 1:
-        return tf.data.TFRecordDataset(files, buffer_size=1 << 20)
-    if not training:
-        # In the order of the files, each read ahead.
-        return tf.data.TFRecordDataset(files, buffer_size=1 << 20)
+    num_readers = min(num_readers, len(files)) if training else 1
+
+    def read(path):
+        paths = tf.data.Dataset.from_tensors(path).repeat()
+        numbers = tf.data.Dataset.range(2**62)
+        serialized = tf.data.TFRecordDataset(path, buffer_size=1 << 20)
+        return tf.data.Dataset.zip((paths, numbers, serialized))
+
     return tf.data.Dataset.from_tensor_slices(files).interleave(
-        lambda path: tf.data.TFRecordDataset(path, buffer_size=1 << 20),
-        cycle_length=min(num_readers, len(files)),
-        num_parallel_calls=min(num_readers, len(files)),
+        read,
+        cycle_length=num_readers,
+        num_parallel_calls=num_readers,
         deterministic=True,
     )
 
 
-def _make_batch(serialized, is_video, data, views, salt) -> structures.Batch:
-    parsed = records.parse_batch(serialized, data, is_video)
-    keys = _video_keys(parsed.video_ids, salt)
+def _filling_rows(count: int) -> tf.data.Dataset:
+    """Records of no file. With B - 1 of them behind it, no video lacks a batch."""
+    return tf.data.Dataset.from_tensors(("", np.int64(0), "")).repeat(count)
+
+
+def _make_batch(paths, numbers, serialized, data, views, salt) -> structures.Batch:
+    is_video = paths != ""
+    numbers = tf.strings.as_string(numbers)
+    origins = tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
+    parsed = records.parse_batch(serialized, origins, data, is_video)
+    video_ids = records.required_ids(parsed, data, is_video)
+    keys = _video_keys(video_ids, salt)
     return {
-        structures.VIDEO_ID: parsed.video_ids,
+        structures.VIDEO_ID: video_ids,
         structures.LABELS: records.multi_hot(parsed, data.num_classes),
         structures.WEIGHTS: tf.cast(is_video, tf.float32),
         structures.VIEWS: {
@@ -183,15 +202,17 @@ def read_view(
 ) -> tuple[tf.Tensor, structures.View]:
     """Ids and one view of serialized records, as evaluation sees them.
 
-    Labels are not looked at.
+    Labels are not looked at; an id may be missing and is empty then.
 
     Args:
         serialized: [B] string.
         data: what the records hold.
         view: how the view is made.
     """
-    is_video = tf.ones(tf.shape(serialized), tf.bool)
-    parsed = records.parse_batch(serialized, data, is_video)
+    numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
+    origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
+    is_video = tf.ones_like(serialized, tf.bool)
+    parsed = records.parse_batch(serialized, origins, data, is_video)
     keys = _video_keys(parsed.video_ids, 0)
     return parsed.video_ids, _make_view(parsed, data, view, keys)
 

@@ -24,13 +24,15 @@ class Parsed(NamedTuple):
     """A batch of records before any frame is decoded.
 
     Attributes:
-        video_ids: [B] string.
+        origins: [B] string, where each record stands, for errors.
+        video_ids: [B] string, empty where there is none.
         labels: ragged [B, None] int64, unsorted, repeats possible.
         frames: for each feature, in the order of its flag, the byte strings of
             all frames: ragged [B, None] string. Video-level: [B, size] float32.
         num_frames: [B] int32, of the shortest feature; 1 for video-level records.
     """
 
+    origins: tf.Tensor
     video_ids: tf.Tensor
     labels: tf.RaggedTensor
     frames: tuple
@@ -103,11 +105,12 @@ def _count_in_file(path: str) -> int:
     return count
 
 
-def _require(condition: tf.Tensor, video_ids: tf.Tensor, what: list) -> tf.Operation:
-    """Fails on the first row where `condition` [B] is false, naming its video.
+def _require(condition, origins, video_ids, what: list) -> tf.Operation:
+    """Fails on the first row where `condition` is false, naming its record.
 
     Args:
         condition: [B] bool.
+        origins: [B] string.
         video_ids: [B] string.
         what: strings, and [B] tensors of which the row's value is shown.
     """
@@ -119,7 +122,8 @@ def _require(condition: tf.Tensor, video_ids: tf.Tensor, what: list) -> tf.Opera
             part if isinstance(part, str) else tf.strings.as_string(part[row])
             for part in what
         ]
-        return tf.strings.join([_BEGIN, "Video ", video_ids[row], ": ", *parts, _END])
+        names = [origins[row], ", video ", video_ids[row], ": "]
+        return tf.strings.join([_BEGIN, *names, *parts, _END])
 
     ok = tf.reduce_all(condition)
     shown = tf.cond(ok, lambda: tf.constant(""), message)
@@ -127,12 +131,16 @@ def _require(condition: tf.Tensor, video_ids: tf.Tensor, what: list) -> tf.Opera
 
 
 def parse_batch(
-    serialized: tf.Tensor, data: settings.DataSettings, is_video: tf.Tensor
+    serialized: tf.Tensor,
+    origins: tf.Tensor,
+    data: settings.DataSettings,
+    is_video: tf.Tensor,
 ) -> Parsed:
     """Parses a batch of serialized records.
 
     Args:
         serialized: [B] string.
+        origins: [B] string, what an error calls each record.
         data: what the records hold.
         is_video: [B] bool, False for the filling rows, which are not checked.
 
@@ -140,9 +148,8 @@ def parse_batch(
         tf.errors.InvalidArgumentError: for a record that is not of its kind;
             `describe_error` turns it into one line.
     """
-    if data.frame_features:
-        return _parse_frame_level(serialized, data, is_video)
-    return _parse_video_level(serialized, data, is_video)
+    parse = _parse_frame_level if data.frame_features else _parse_video_level
+    return parse(serialized, origins, data, is_video)
 
 
 def _context(data: settings.DataSettings) -> dict:
@@ -152,7 +159,7 @@ def _context(data: settings.DataSettings) -> dict:
     }
 
 
-def _parse_frame_level(serialized, data, is_video) -> Parsed:
+def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
     context, lists, _ = tf.io.parse_sequence_example(
         serialized,
         context_features=_context(data),
@@ -160,19 +167,20 @@ def _parse_frame_level(serialized, data, is_video) -> Parsed:
             name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
             for name in data.names
         },
+        example_names=tf.strings.join([_BEGIN, origins, _END]),
     )
     video_ids = context[data.video_id_key]
     frames = tuple(
-        _checked_frames(lists[name], name, size, video_ids, is_video)
+        _checked_frames(lists[name], name, size, origins, video_ids, is_video)
         for name, size in zip(data.names, data.sizes, strict=True)
     )
     num_frames = tf.reduce_min(tf.stack([f.row_lengths() for f in frames]), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
-    return Parsed(video_ids, context["labels"], frames, num_frames)
+    return Parsed(origins, video_ids, context["labels"], frames, num_frames)
 
 
 def _checked_frames(
-    feature: tf.RaggedTensor, name: str, size: int, video_ids, is_video
+    feature: tf.RaggedTensor, name: str, size: int, origins, video_ids, is_video
 ) -> tf.RaggedTensor:
     """A feature's byte strings [B, None], one a frame, all of the right width."""
     splits = feature.row_splits
@@ -186,6 +194,7 @@ def _checked_frames(
 
     some = _require(
         (feature.row_lengths() > 0) | ~is_video,
+        origins,
         video_ids,
         [
             f"feature {name} has no frames. Is --feature_names right, and is this "
@@ -194,12 +203,14 @@ def _checked_frames(
     )
     single = _require(
         all_of(values == 1),
+        origins,
         video_ids,
         [f"a frame of feature {name} is not one byte string."],
     )
     with tf.control_dependencies([some, single]):
         width = _require(
             all_of(tf.strings.length(strings) == size),
+            origins,
             video_ids,
             [
                 f"a frame of feature {name} is not {size} bytes wide, the width in "
@@ -211,7 +222,7 @@ def _checked_frames(
     return tf.RaggedTensor.from_row_splits(strings, splits, validate=False)
 
 
-def _parse_video_level(serialized, data, is_video) -> Parsed:
+def _parse_video_level(serialized, origins, data, is_video) -> Parsed:
     parsed = tf.io.parse_example(
         serialized,
         {
@@ -221,6 +232,7 @@ def _parse_video_level(serialized, data, is_video) -> Parsed:
                 for name in data.names
             },
         },
+        example_names=tf.strings.join([_BEGIN, origins, _END]),
     )
     video_ids = parsed[data.video_id_key]
     vectors, checks = [], []
@@ -229,6 +241,7 @@ def _parse_video_level(serialized, data, is_video) -> Parsed:
         checks.append(
             _require(
                 (widths == size) | ~is_video,
+                origins,
                 video_ids,
                 [
                     f"feature {name} has ",
@@ -241,9 +254,26 @@ def _parse_video_level(serialized, data, is_video) -> Parsed:
         )
         with tf.control_dependencies(checks):
             vectors.append(parsed[name].to_tensor(shape=[None, size]))
-    return Parsed(
-        video_ids, parsed["labels"], tuple(vectors), tf.cast(is_video, tf.int32)
+    num_frames = tf.cast(is_video, tf.int32)
+    return Parsed(origins, video_ids, parsed["labels"], tuple(vectors), num_frames)
+
+
+def required_ids(
+    parsed: Parsed, data: settings.DataSettings, is_video: tf.Tensor
+) -> tf.Tensor:
+    """[B] string.
+
+    Raises (when the graph runs):
+        tf.errors.InvalidArgumentError: for a video without an id.
+    """
+    check = _require(
+        (parsed.video_ids != "") | ~is_video,
+        parsed.origins,
+        parsed.video_ids,
+        [f"there is no id. Is --video_id_key={data.video_id_key} right?"],
     )
+    with tf.control_dependencies([check]):
+        return tf.identity(parsed.video_ids)
 
 
 def multi_hot(parsed: Parsed, num_classes: int) -> tf.Tensor:
@@ -254,17 +284,15 @@ def multi_hot(parsed: Parsed, num_classes: int) -> tf.Tensor:
     """
     labels = parsed.labels
     outside = (labels.values < 0) | (labels.values >= num_classes)
-    # Per video: its largest offence, or -1. (A row without labels has neither.)
-    offence = tf.where(outside, tf.abs(labels.values), tf.constant(-1, tf.int64))
-    offence = tf.maximum(tf.reduce_max(labels.with_values(offence), axis=1), -1)
+    shown = tf.where(outside, labels.values, labels.values.dtype.min)
     check = _require(
-        offence < 0,
+        ~tf.reduce_any(labels.with_values(outside), axis=1),
+        parsed.origins,
         parsed.video_ids,
         [
             "label ",
-            offence,
-            f" (or minus that) is not in 0..{num_classes - 1}, the range of "
-            "--num_classes.",
+            tf.reduce_max(labels.with_values(shown), axis=1),
+            f" is not in 0..{num_classes - 1}, the range of --num_classes.",
         ],
     )
     with tf.control_dependencies([check]):
@@ -286,8 +314,14 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
     """
     text = str(error)
     marked = re.search(f"{_BEGIN}(.*?){_END}", text, re.DOTALL)
+    kind = re.search(r"(?:feature|list|Key): (\S+?)[,.] .*Expected type: (\w+)", text)
+    if marked and kind:
+        name, expected = kind.groups()
+        return f"{marked[1]}: {name} is not of type {expected}."
+    if marked and "Invalid protocol message" in text:
+        return f"{marked[1]}: this is not an example."
     if marked:
-        return marked.group(1)
+        return marked[1]
     if isinstance(error, tf.errors.DataLossError) or "Could not parse" in text:
         for path in files:
             problem = _damage(path)

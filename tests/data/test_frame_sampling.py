@@ -1,0 +1,179 @@
+"""Samplers: hand-written cases, and what must hold for every length and key."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill.data import frame_sampling
+
+MAX_FRAMES = 12
+DRAWING = ("random", "uniform_jitter")
+
+
+def call(sampler, num_frames, k, max_frames=MAX_FRAMES, keys=None):
+    """The sampler's answer as numpy arrays; key i is i where none are given."""
+    keys = range(len(num_frames)) if keys is None else keys
+    indices, valid = frame_sampling.SAMPLERS.get(sampler)(
+        tf.constant(num_frames, tf.int32), k, max_frames, tf.constant(keys, tf.int64)
+    )
+    return indices.numpy(), valid.numpy()
+
+
+def pick(sampler, num_frames, k, max_frames=MAX_FRAMES, keys=None):
+    """For each video, the list of its chosen frames."""
+    indices, valid = call(sampler, num_frames, k, max_frames, keys)
+    return [row[:n].tolist() for row, n in zip(indices, valid, strict=True)]
+
+
+# k = 4 of at most 12 frames; n = 0, 1, k - 1, k, k + 1, a length between, the maximum.
+LENGTHS = [0, 1, 3, 4, 5, 10, 12]
+SHORT = [[], [0], [0, 1, 2], [0, 1, 2, 3]]  # What most give for n <= k.
+EXPECTED = {
+    # floor(i * n / 4): 0, 1.25, 2.5, 3.75; 0, 2.5, 5, 7.5; 0, 3, 6, 9.
+    "uniform": [*SHORT, [0, 1, 2, 3], [0, 2, 5, 7], [0, 3, 6, 9]],
+    # Positions 0, 3, 6, 9 of the padded video, where it has a frame.
+    "uniform_stride": [[], [0], [0], [0, 3], [0, 3], [0, 3, 6, 9], [0, 3, 6, 9]],
+    "first": [*SHORT, [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]],
+    "middle": [*SHORT, [0, 1, 2, 3], [3, 4, 5, 6], [4, 5, 6, 7]],
+    "last": [*SHORT, [1, 2, 3, 4], [6, 7, 8, 9], [8, 9, 10, 11]],
+    # Positions 8 to 11 of the padded video.
+    "last_padded": [[], [], [], [], [], [8, 9], [8, 9, 10, 11]],
+    # 2 at the start, 1 in the middle, 1 at the end.
+    "first_middle_last": [*SHORT, [0, 1, 2, 4], [0, 1, 4, 9], [0, 1, 5, 11]],
+    "all": [list(range(n)) for n in LENGTHS],
+}
+
+
+@pytest.mark.parametrize("sampler", EXPECTED)
+def test_the_frames_of_each_length_are_those_written_down(sampler):
+    assert pick(sampler, LENGTHS, 4) == EXPECTED[sampler]
+
+
+def test_every_sampler_has_its_cases():
+    assert set(frame_sampling.SAMPLERS) == {*EXPECTED, *DRAWING}
+
+
+@pytest.mark.parametrize("sampler", frame_sampling.SAMPLERS)
+@pytest.mark.parametrize("k", [1, 2, 4, 7, MAX_FRAMES])
+def test_frames_are_distinct_sorted_and_in_the_video(sampler, k):
+    lengths = list(range(MAX_FRAMES + 1))
+    indices, valid = call(sampler, lengths, k)
+    width = MAX_FRAMES if sampler == "all" else k
+    assert indices.shape == (len(lengths), width)
+    assert indices.dtype == valid.dtype == np.int32
+    for row, num_valid, n in zip(indices, valid, lengths, strict=True):
+        chosen = row[:num_valid].tolist()
+        assert chosen == sorted(set(chosen))
+        assert all(0 <= t < n for t in chosen)
+        assert not row[num_valid:].any()
+        if sampler not in ("uniform_stride", "last_padded"):
+            assert num_valid == min(n, width)  # Nothing that fits is left out.
+
+
+def test_uniform_is_exact_integer_arithmetic_for_every_length():
+    lengths = list(range(31, 301))
+    expected = [[i * n // 30 for i in range(30)] for n in lengths]
+    assert pick("uniform", lengths, 30, 300) == expected
+
+
+@pytest.mark.parametrize("k", [7, 30])
+def test_uniform_stride_has_the_ceiling_of_n_over_stride(k):
+    lengths = list(range(301))
+    stride = 300 // k
+    _, valid = call("uniform_stride", lengths, k, 300)
+    assert valid.tolist() == [min(int(np.ceil(n / stride)), k) for n in lengths]
+
+
+def test_last_padded_has_frames_only_in_videos_that_reach_the_end():
+    # Positions 270 to 299: 270 frames reach none of them, 271 reach one.
+    assert pick("last_padded", [269, 270, 271, 300], 30, 300) == [
+        [],
+        [],
+        [270],
+        list(range(270, 300)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("k", "sizes"),
+    [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (4, (2, 1, 1)), (5, (2, 2, 1))],
+)
+def test_first_middle_last_gives_extras_to_the_first_then_the_middle(k, sizes):
+    n = 40
+    (chosen,) = pick("first_middle_last", [n], k, 40)
+    first = chosen[: sizes[0]]
+    middle = chosen[sizes[0] : sizes[0] + sizes[1]]
+    last = chosen[sizes[0] + sizes[1] :]
+    assert first == list(range(sizes[0]))
+    start = (n - sizes[1]) // 2
+    assert middle == list(range(start, start + sizes[1]))
+    assert last == list(range(n - sizes[2], n))
+
+
+@pytest.mark.parametrize("extra", range(1, 6))
+@pytest.mark.parametrize("k", [4, 5, 6, 30])
+def test_first_middle_last_does_not_overlap_just_above_k(k, extra):
+    n = k + extra
+    (chosen,) = pick("first_middle_last", [n], k, n)
+    assert len(set(chosen)) == k
+    assert chosen == sorted(chosen)
+    assert chosen[0] == 0
+    assert chosen[-1] == n - 1
+
+
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_a_drawn_choice_changes_with_the_key(sampler):
+    rows = pick(sampler, [300] * 50, 30, 300)
+    assert len({tuple(row) for row in rows}) == 50
+
+
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_a_drawn_choice_depends_on_neither_batch_nor_position(sampler):
+    lengths, keys = [200, 300, 31, 45, 300], [5, 2**61 + 3, 7, 7, 11]
+    together = pick(sampler, lengths, 30, 300, keys)
+    alone = [
+        pick(sampler, [n], 30, 300, [key])[0]
+        for n, key in zip(lengths, keys, strict=True)
+    ]
+    turned = pick(sampler, lengths[::-1], 30, 300, keys[::-1])[::-1]
+    assert together == alone == turned
+
+
+def test_random_covers_all_frames_evenly():
+    n, k, videos = 20, 5, 4000
+    indices, valid = call("random", [n] * videos, k, n, keys=range(videos))
+    assert (valid == k).all()
+    shares = np.bincount(indices.ravel(), minlength=n) / videos
+    # Each frame is in a choice with p = 1/4: standard deviation
+    # sqrt(.25 * .75 / 4000) = .0068; five of them for the worst of 20.
+    np.testing.assert_allclose(shares, k / n, atol=0.035)
+
+
+def test_random_draws_pairs_of_frames_independently():
+    n, k, videos = 10, 2, 4500
+    indices, _ = call("random", [n] * videos, k, n, keys=range(videos))
+    pairs = np.bincount(indices[:, 0] * n + indices[:, 1], minlength=n * n)
+    counts = pairs.reshape(n, n)[np.triu_indices(n, 1)]
+    # 45 pairs, 100 of each expected: chi-squared with 44 degrees of freedom has
+    # mean 44 and standard deviation 9.4.
+    assert ((counts - 100) ** 2 / 100).sum() < 44 + 5 * 9.4
+
+
+def test_uniform_jitter_takes_one_frame_of_each_part_and_each_at_some_time():
+    n, k, videos = 23, 5, 400
+    indices, _ = call("uniform_jitter", [n] * videos, k, n, keys=range(videos))
+    edges = [i * n // k for i in range(k + 1)]
+    for part in range(k):
+        seen = set(indices[:, part].tolist())
+        assert seen == set(range(edges[part], edges[part + 1]))
+
+
+def test_all_looks_at_max_frames_and_not_at_k():
+    indices, valid = call("all", [2, 5], k=1, max_frames=5)
+    assert indices.tolist() == [[0, 1, 0, 0, 0], [0, 1, 2, 3, 4]]
+    assert valid.tolist() == [2, 5]
+
+
+def test_an_unknown_sampler_is_an_error_that_lists_the_known():
+    with pytest.raises(ValueError, match="'nope'.*first_middle_last.*uniform"):
+        frame_sampling.SAMPLERS.get("nope")

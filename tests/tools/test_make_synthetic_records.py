@@ -1,0 +1,125 @@
+"""tools/make_synthetic_records.py: the same videos, and statistics like the real."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tools import make_synthetic_records as synthetic
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def recipe(**changes) -> synthetic.Recipe:
+    values = {
+        "seed": 3,
+        "num_classes": 40,
+        "max_frames": 60,
+        "feature_names": "rgb,audio",
+        "feature_sizes": "64,16",
+        "video_id_key": "id",
+        "signal": 0.55,
+        "shot_length": 10.0,
+        "empty_shots": 0.5,
+        "videos_per_shard": 10,
+        "video_level": False,
+        "num_train": 20,
+        "num_validate": 5,
+        "num_test": 0,
+    }
+    return synthetic.Recipe(**{**values, **changes})
+
+
+def videos(count: int, made: synthetic.Recipe) -> list:
+    world = synthetic.make_world(made)
+    return [synthetic.make_video(world, made, "train", n) for n in range(count)]
+
+
+def test_a_video_depends_on_seed_split_and_number_alone():
+    first = videos(3, recipe())
+    again = videos(3, recipe(videos_per_shard=1, num_train=500))
+    for one, other in zip(first, again, strict=True):
+        assert one[0] == other[0]
+        np.testing.assert_array_equal(one[1], other[1])
+        for frames, same in zip(one[2], other[2], strict=True):
+            np.testing.assert_array_equal(frames, same)
+    other_seed = videos(1, recipe(seed=4))[0]
+    assert not np.array_equal(other_seed[2][0][:10], first[0][2][0][:10])
+
+
+def test_all_frames_of_a_video_differ():
+    for _, _, (rgb, _) in videos(5, recipe()):
+        assert len(np.unique(rgb, axis=0)) == len(rgb)
+
+
+def test_bytes_and_frame_counts_are_those_of_youtube_8m():
+    made = videos(200, recipe(max_frames=60))
+    lengths = np.array([len(frames[0]) for _, _, frames in made])
+    # 29 % at the maximum: three standard errors of a share over 200 videos.
+    assert abs((lengths == 60).mean() - 0.29) < 3 * np.sqrt(0.29 * 0.71 / 200)
+    # The mean of YouTube-8M is 230 of 300.
+    assert abs(lengths.mean() / 60 - 0.766) < 0.05
+    values = np.concatenate([frames[0].ravel() for _, _, frames in made])
+    assert abs(values.mean() - 127) < 4  # real: 127
+    assert abs(values.std() - 64) < 6  # real: 64
+
+
+def test_neighbouring_frames_are_as_alike_as_real_ones():
+    correlations = []
+    for _, _, (rgb, _) in videos(30, recipe(max_frames=300)):
+        x = rgb.astype(np.float64) - rgb.mean(axis=0)
+        correlations.append((x[1:] * x[:-1]).mean() / (x * x).mean())
+    assert abs(np.mean(correlations) - 0.48) < 0.12  # real: .48 in one video
+
+
+def test_classes_are_zipf_like_and_labels_repeat_in_company():
+    labels = [video_labels for _, video_labels, _ in videos(300, recipe())]
+    counts = np.bincount(np.concatenate(labels), minlength=40)
+    assert counts[:8].sum() > counts[20:].sum()
+    assert 1.5 < np.mean([len(found) for found in labels]) < 4
+
+
+def make(folder, *flags):
+    command = [
+        sys.executable,
+        str(ROOT / "tools/make_synthetic_records.py"),
+        f"--output_dir={folder}",
+        "--num_train=7",
+        "--num_validate=2",
+        "--num_test=2",
+        "--num_classes=5",
+        "--max_frames=8",
+        "--feature_sizes=8,4",
+        "--jobs=1",
+        *flags,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_as_a_process_it_writes_reuses_and_refuses(tmp_path):
+    folder = tmp_path / "data"
+    first = make(folder, "--videos_per_shard=4", "--video_level")
+    assert first.returncode == 0, first.stderr
+    names = {path.name for path in folder.glob("*.tfrecord")}
+    assert names == {
+        "train0000.tfrecord",
+        "train0001.tfrecord",
+        "validate0000.tfrecord",
+        "test0000.tfrecord",
+    }
+    assert {path.name for path in (folder / "video_level").glob("*")} == names
+    again = make(folder, "--videos_per_shard=4", "--video_level")
+    assert "holds this data set already" in again.stdout
+    refused = make(folder, "--videos_per_shard=4", "--video_level", "--seed=1")
+    assert refused.returncode == 1
+    assert (
+        refused.stderr.strip()
+        .splitlines()[-1]
+        .startswith(
+            f"make_synthetic_records.py: --output_dir={folder} holds a data set with "
+            "another seed."
+        )
+    )
