@@ -105,27 +105,32 @@ def _count_in_file(path: str) -> int:
     return count
 
 
-def _require(condition, origins, video_ids, what: list) -> tf.Operation:
-    """Fails on the first row where `condition` is false, naming its record.
+def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
+    """Fails where `condition` is false for the first time, naming the record.
 
     Args:
-        condition: [B] bool.
+        condition: [N] bool.
+        splits: [B + 1] int64, where each record's part of `condition` begins and
+            the last one ends; None where it has one entry each.
         origins: [B] string.
         video_ids: [B] string.
-        what: strings, and [B] tensors of which the row's value is shown.
+        what: strings, and [N] tensors of which the offending value is shown.
     """
-    row = tf.argmin(tf.cast(condition, tf.int32))
-    row = tf.minimum(row, tf.cast(tf.size(condition), tf.int64) - 1)
+    ok = tf.reduce_all(condition)
 
     def message():
+        at = tf.argmin(tf.cast(condition, tf.int32))
+        row = at
+        if splits is not None:
+            row = tf.searchsorted(splits, at[tf.newaxis], side="right")[0] - 1
         parts = [
-            part if isinstance(part, str) else tf.strings.as_string(part[row])
+            part if isinstance(part, str) else tf.strings.as_string(part[at])
             for part in what
         ]
         names = [origins[row], ", video ", video_ids[row], ": "]
         return tf.strings.join([_BEGIN, *names, *parts, _END])
 
-    ok = tf.reduce_all(condition)
+    # The search for the record is left to the branch that needs it.
     shown = tf.cond(ok, lambda: tf.constant(""), message)
     return tf.debugging.Assert(ok, [shown])
 
@@ -184,16 +189,11 @@ def _checked_frames(
 ) -> tf.RaggedTensor:
     """A feature's byte strings [B, None], one a frame, all of the right width."""
     splits = feature.row_splits
-    values = feature.values.row_lengths()  # Byte strings in each frame: 1.
+    counts = feature.values.row_lengths()  # Byte strings in each frame: 1.
     strings = feature.flat_values
-
-    def all_of(frame_is_right: tf.Tensor) -> tf.Tensor:
-        right = tf.cast(frame_is_right, tf.int32)
-        rows = tf.RaggedTensor.from_row_splits(right, splits, validate=False)
-        return tf.reduce_min(rows, axis=1) > 0  # [B]; True without frames
-
     some = _require(
         (feature.row_lengths() > 0) | ~is_video,
+        None,
         origins,
         video_ids,
         [
@@ -202,19 +202,23 @@ def _checked_frames(
         ],
     )
     single = _require(
-        all_of(values == 1),
+        counts == 1,
+        splits,
         origins,
         video_ids,
-        [f"a frame of feature {name} is not one byte string."],
+        [f"a frame of feature {name} is ", counts, " byte strings, not 1."],
     )
     with tf.control_dependencies([some, single]):
+        widths = tf.strings.length(strings)
         width = _require(
-            all_of(tf.strings.length(strings) == size),
+            widths == size,
+            splits,
             origins,
             video_ids,
             [
-                f"a frame of feature {name} is not {size} bytes wide, the width in "
-                "--feature_sizes."
+                f"a frame of feature {name} is ",
+                widths,
+                f" bytes wide, not the {size} of --feature_sizes.",
             ],
         )
     with tf.control_dependencies([width]):
@@ -241,6 +245,7 @@ def _parse_video_level(serialized, origins, data, is_video) -> Parsed:
         checks.append(
             _require(
                 (widths == size) | ~is_video,
+                None,
                 origins,
                 video_ids,
                 [
@@ -268,6 +273,7 @@ def required_ids(
     """
     check = _require(
         (parsed.video_ids != "") | ~is_video,
+        None,
         parsed.origins,
         parsed.video_ids,
         [f"there is no id. Is --video_id_key={data.video_id_key} right?"],
@@ -284,14 +290,14 @@ def multi_hot(parsed: Parsed, num_classes: int) -> tf.Tensor:
     """
     labels = parsed.labels
     outside = (labels.values < 0) | (labels.values >= num_classes)
-    shown = tf.where(outside, labels.values, labels.values.dtype.min)
     check = _require(
-        ~tf.reduce_any(labels.with_values(outside), axis=1),
+        ~outside,
+        labels.row_splits,
         parsed.origins,
         parsed.video_ids,
         [
             "label ",
-            tf.reduce_max(labels.with_values(shown), axis=1),
+            labels.values,
             f" is not in 0..{num_classes - 1}, the range of --num_classes.",
         ],
     )
@@ -339,7 +345,9 @@ def _damage(path: str) -> str | None:
             tf.train.SequenceExample.FromString(record.numpy())
             number += 1
     except tf.errors.OpError as error:
-        return f"{path}: record {number} (counted from 0) is damaged: {error.message}"
+        # Without the names of operations around the words that say what it is.
+        what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
+        return f"{path}: record {number} (counted from 0) is damaged: {what}."
     except Exception as error:  # protobuf's DecodeError has no public home
         return f"{path}: record {number} (counted from 0) is not an example: {error}"
     return None
