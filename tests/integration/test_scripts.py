@@ -73,8 +73,8 @@ def training_flags(data, train_dir, *changes: str) -> list[str]:
         "--num_classes=10",
         "--max_frames=20",
         "--student_k=6",
-        "--teacher=HierarchicalLSTM(cells=8, block_len=5)",
-        "--student=HierarchicalLSTM(cells=8, block_len=3)",
+        "--teacher=HierarchicalLSTM(cells=8, layers=1, block_len=5)",
+        "--student=HierarchicalLSTM(cells=8, layers=1, block_len=3)",
         "--batch_size=8",
         "--num_epochs=1",
         "--base_learning_rate=0.01",
@@ -339,6 +339,7 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
         f"--output_file={output}",
         "--batch_size=4",  # Two batches are written before the bad one.
     )
-    assert line.startswith("Video narrow: a frame of feature rgb is not 8 bytes wide")
+    assert str(shard) in line and "record 9" in line
+    assert "video narrow: a frame of feature rgb is not 8 bytes wide" in line
     assert output.read_text() == "from last week"
     assert sorted(os.listdir(tmp_path)) == ["bad.tfrecord", "predictions.csv"]

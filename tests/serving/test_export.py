@@ -155,10 +155,8 @@ def test_a_record_of_another_kind_is_a_clear_error(case):
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         signature(example_bytes=tf.constant([good, narrow]))
     line = records.describe_error(error.value)
-    assert line == (
-        "Video narrow one: a frame of feature rgb is not 8 bytes wide, the width in "
-        "--feature_sizes."
-    )
+    assert "video narrow one: a frame of feature rgb is not 8 bytes wide" in line
+    assert "\n" not in line
     with pytest.raises(tf.errors.InvalidArgumentError, match="Invalid protocol"):
         signature(example_bytes=tf.constant([good, b"\xff\xff\xff"]))
 

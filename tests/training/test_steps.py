@@ -85,9 +85,9 @@ def test_two_replicas_take_the_steps_of_one(data, name):
 def test_two_replicas_take_adams_steps_of_one_with_lstms(data):
     run = make_run(
         data,
-        **CASES["parallel, shared classifier"],
-        teacher=helpers.LSTM_TEACHER,
-        student=helpers.LSTM_STUDENT,
+        mode="parallel",
+        teacher="HierarchicalLSTM(cells=4, layers=1, block_len=5, dropout=0.3)",
+        student="HierarchicalLSTM(cells=4, layers=1, block_len=3, dropout=0.3)",
         optimizer="Adam",
         base_learning_rate=0.01,
     )
