@@ -24,16 +24,16 @@ from yt8m_distill.data import records
 
 FLAGS = flags.FLAGS
 
-# Published data sets: (features, largest label below) → classes.
-_KNOWN_CLASSES = (
-    ({"inc3"}, 4800),
-    ({"audio_embedding"}, 527),
-    ({"rgb", "audio", "mean_rgb", "mean_audio"}, 3862),
-    ({"rgb", "audio", "mean_rgb", "mean_audio"}, 4716),
-    ({"rgb", "audio", "mean_rgb", "mean_audio"}, 4800),
+# Published data sets: widths of their features, classes of their versions, frames.
+_PUBLISHED = (
+    ({"inc3": 1024, "mean_inc3": 1024}, (4800,), 300),
+    ({"rgb": 1024, "audio": 128}, (3862, 4716, 4800), 300),
+    ({"mean_rgb": 1024, "mean_audio": 128}, (3862, 4716, 4800), 300),
+    ({"audio_embedding": 128}, (527,), 10),
 )
 _ID_KEYS = ("id", "video_id")
 _BARS = 12
+_NO_EXAMPLE = "this is neither a SequenceExample nor an Example"
 
 
 @dataclasses.dataclass
@@ -45,6 +45,7 @@ class Findings:
         kind: `frame level` or `video level`.
         id_key: context key of the id.
         widths: feature → width → how many frames (or vectors) have it.
+        holders: feature → how many videos have it.
         frames: frames → how many videos have so many.
         labels: label → how many videos have it.
         labels_a_video: number of labels → how many videos.
@@ -56,6 +57,9 @@ class Findings:
     kind: str = ""
     id_key: str = ""
     widths: dict = dataclasses.field(default_factory=dict)
+    holders: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter
+    )
     frames: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     labels_a_video: collections.Counter = dataclasses.field(
@@ -76,14 +80,16 @@ class Findings:
         context = example.context.feature
         lists = example.feature_lists.feature_list
         if not context and not lists:
-            raise ValueError("is neither a SequenceExample nor an Example")
+            raise ValueError(_NO_EXAMPLE)
         self.videos += 1
         self._add_context(context, id_key)
-        if lists:
-            self.kind = "frame level"
+        kind = "frame level" if lists else "video level"
+        self.kind = self.kind or kind
+        if kind != self.kind:
+            self.problems[f"is {kind}, unlike the first"] += 1
+        elif lists:
             self._add_lists(lists)
         else:
-            self.kind = self.kind or "video level"
             self._add_vectors(context)
 
     def _add_context(self, context, id_key: str) -> None:
@@ -106,16 +112,13 @@ class Findings:
     def _add_lists(self, lists) -> None:
         lengths = set()
         for name, feature_list in lists.items():
-            widths = self.widths.setdefault(name, collections.Counter())
             found = [
                 len(value)
                 for frame in feature_list.feature
                 for value in frame.bytes_list.value
             ]
-            widths.update(found)
+            self._add_widths(name, found)
             lengths.add(len(found))
-            if len(set(found)) > 1:
-                self.problems[f"has frames of several widths in {name}"] += 1
         self.frames[min(lengths)] += 1
         if len(lengths) > 1:
             self.problems["has features of different length"] += 1
@@ -125,34 +128,50 @@ class Findings:
     def _add_vectors(self, context) -> None:
         for name, feature in context.items():
             if feature.WhichOneof("kind") == "float_list":
-                widths = self.widths.setdefault(name, collections.Counter())
-                widths[len(feature.float_list.value)] += 1
+                self._add_widths(name, [len(feature.float_list.value)])
+
+    def _add_widths(self, name: str, found: list[int]) -> None:
+        if not found:
+            return
+        self.holders[name] += 1
+        known = self.widths.setdefault(name, collections.Counter())
+        known.update(found)
+        if set(found) != {next(iter(known))}:
+            self.problems[f"has {name} of another width than the first"] += 1
+
+    def all_problems(self) -> dict[str, int]:
+        """What is odd → how many videos, the most frequent first."""
+        problems = collections.Counter(self.problems)
+        for name, count in self.holders.items():
+            if self.kind and count < self.videos:
+                problems[f"has no {name}"] = self.videos - count
+        return dict(problems.most_common())
 
     def suggestion(self) -> list[str]:
         """The flags of train.py for this data."""
-        order = sorted(self.widths, key=lambda name: ("audio" in name, name))
-        widths = [
-            self.widths[name].most_common(1)[0][0]
-            for name in order
-            if self.widths[name]
-        ]
+        widths = {
+            name: self.widths[name].most_common(1)[0][0]
+            for name in sorted(self.widths, key=lambda name: ("audio" in name, name))
+        }
+        num_classes, max_frames = self._published(widths)
         suggested = [
-            f"--feature_names={','.join(order)}",
-            f"--feature_sizes={','.join(map(str, widths))}",
-            f"--num_classes={self.num_classes()}",
+            f"--feature_names={','.join(widths)}",
+            f"--feature_sizes={','.join(map(str, widths.values()))}",
+            f"--num_classes={num_classes}",
             f"--video_id_key={self.id_key or 'id'}",
         ]
         if self.kind == "video level":
             return [*suggested, "--noframe_features"]
-        return [*suggested, f"--max_frames={min(max(self.frames), 300)}"]
+        return [*suggested, f"--max_frames={max_frames}"]
 
-    def num_classes(self) -> int:
-        """Classes of the published data set that this seems to be, or just enough."""
+    def _published(self, widths: dict[str, int]) -> tuple[int, int]:
+        """Classes and frames of the data set that this seems to be, or just enough."""
         needed = max(self.labels, default=0) + 1
-        for names, classes in _KNOWN_CLASSES:
-            if set(self.widths) <= names and needed <= classes:
-                return classes
-        return needed
+        for known, versions, max_frames in _PUBLISHED:
+            for classes in versions:
+                if widths.items() <= known.items() and 0 < needed <= classes:
+                    return classes, max_frames
+        return max(needed, 1), max(self.frames, default=1) or 1
 
     def to_dict(self) -> dict:
         """Plain numbers, for --json."""
@@ -165,7 +184,7 @@ class Findings:
             "labels": len(self.labels),
             "label_range": [min(self.labels), max(self.labels)] if self.labels else [],
             "labels_a_video": dict(sorted(self.labels_a_video.items())),
-            "problems": dict(self.problems),
+            "problems": self.all_problems(),
             "flags": self.suggestion(),
         }
 
@@ -175,7 +194,7 @@ def _parse(serialized: bytes) -> tf.train.SequenceExample:
     try:
         return tf.train.SequenceExample.FromString(serialized)
     except Exception as error:  # protobuf's DecodeError has no public home
-        raise ValueError("is neither a SequenceExample nor an Example") from error
+        raise ValueError(_NO_EXAMPLE) from error
 
 
 def histogram(counts: collections.Counter) -> list[str]:
@@ -216,7 +235,7 @@ def report(findings: Findings) -> str:
         total = sum(n * c for n, c in findings.frames.items())
         lines.append(f"frames: {total / findings.videos:.1f} a video")
         lines += histogram(findings.frames)
-    for problem, count in findings.problems.most_common():
+    for problem, count in findings.all_problems().items():
         lines.append(f"odd: {count} x a video {problem}")
     lines.append("flags: " + " ".join(findings.suggestion()))
     return "\n".join(lines)
@@ -239,10 +258,11 @@ def inspect(files: list[str], id_key: str = "", max_records: int = 0) -> Finding
                 try:
                     findings.add(record.numpy(), id_key)
                 except ValueError as error:
-                    raise ValueError(f"{path}: record {number} {error}.") from error
+                    where = f"{path}, record {number} (counted from 0)"
+                    raise ValueError(f"{where}: {error}.") from error
                 bar.update()
     if not findings.videos:
-        raise ValueError(f"{', '.join(files)}: no records.")
+        raise ValueError(f"{', '.join(files)}: there are no records.")
     return findings
 
 
@@ -262,9 +282,13 @@ def main(argv: list[str]) -> None:
     try:
         files = records.expand_patterns(patterns, "data_pattern")
         findings = inspect(files, FLAGS.video_id_key, FLAGS.max_records)
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        text = " ".join(str(error).split())
-        sys.exit(f"inspect_records.py: {text}")
+        if not findings.widths:
+            raise ValueError(f"{files[0]}: no record has a feature.")
+    except (ValueError, OSError) as error:
+        sys.exit(f"inspect_records.py: {error}")
+    except tf.errors.OpError as error:
+        text = records.describe_error(error, files) or str(error)
+        sys.exit(f"inspect_records.py: {' '.join(text.split())}")
     print(json.dumps(findings.to_dict()) if FLAGS.json else report(findings))
 
 

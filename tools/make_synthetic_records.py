@@ -200,10 +200,12 @@ def frame_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes
         name: tf.train.FeatureList(feature=[_bytes_feature(row.tobytes()) for row in f])
         for name, f in zip(names, frames, strict=True)
     }
-    return tf.train.SequenceExample(
+    example = tf.train.SequenceExample(
         context=tf.train.Features(feature=context),
         feature_lists=tf.train.FeatureLists(feature_list=lists),
-    ).SerializeToString()
+    )
+    # Otherwise the order of features changes from process to process.
+    return example.SerializeToString(deterministic=True)
 
 
 def video_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes:
@@ -218,7 +220,7 @@ def video_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes
         floats = tf.train.FloatList(value=mean)
         feature[f"mean_{name}"] = tf.train.Feature(float_list=floats)
     features = tf.train.Features(feature=feature)
-    return tf.train.Example(features=features).SerializeToString()
+    return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
 def write_shard(recipe: Recipe, folder: str, split: str, shard: int, count: int) -> int:

@@ -340,6 +340,6 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
         "--batch_size=4",  # Two batches are written before the bad one.
     )
     assert str(shard) in line and "record 9" in line
-    assert "video narrow: a frame of feature rgb is not 8 bytes wide" in line
+    assert "video narrow: a frame of feature rgb is 4 bytes wide, not the 8" in line
     assert output.read_text() == "from last week"
     assert sorted(os.listdir(tmp_path)) == ["bad.tfrecord", "predictions.csv"]

@@ -155,7 +155,7 @@ def test_a_record_of_another_kind_is_a_clear_error(case):
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         signature(example_bytes=tf.constant([good, narrow]))
     line = records.describe_error(error.value)
-    assert "video narrow one: a frame of feature rgb is not 8 bytes wide" in line
+    assert "video narrow one: a frame of feature rgb is 4 bytes wide, not the 8" in line
     assert "\n" not in line
     with pytest.raises(tf.errors.InvalidArgumentError, match="Invalid protocol"):
         signature(example_bytes=tf.constant([good, b"\xff\xff\xff"]))

@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tools import make_synthetic_records as synthetic
+from yt8m_distill.data import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -49,6 +51,44 @@ def test_a_video_depends_on_seed_split_and_number_alone():
     assert not np.array_equal(other_seed[2][0][:10], first[0][2][0][:10])
 
 
+def records_of(folder, split: str) -> list[bytes]:
+    files = sorted(str(path) for path in folder.glob(f"{split}*.tfrecord"))
+    return [record.numpy() for record in tf.data.TFRecordDataset(files)]
+
+
+def test_shards_of_any_length_hold_the_same_bytes(tmp_path):
+    found = []
+    for size in (1, 3, 10):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        made = recipe(videos_per_shard=size, num_train=7, num_validate=2, max_frames=8)
+        for split, shard, count in synthetic.plan_shards(made):
+            synthetic.write_shard(made, str(folder), split, shard, count)
+        found.append([records_of(folder, "train"), records_of(folder, "validate")])
+    assert [len(split) for split in found[0]] == [7, 2]
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_records_hold_the_video(tmp_path):
+    made = recipe(video_level=True, max_frames=8, video_id_key="key")
+    video_id, labels, frames = videos(1, made)[0]
+    (tmp_path / "video_level").mkdir()
+    synthetic.write_shard(made, str(tmp_path), "train", 0, 1)
+    (record,) = records_of(tmp_path, "train")
+    example = tf.train.SequenceExample.FromString(record)
+    assert example.context.feature["key"].bytes_list.value[:] == [video_id]
+    assert example.context.feature["labels"].int64_list.value[:] == labels.tolist()
+    for name, rows in zip(["rgb", "audio"], frames, strict=True):
+        stored = example.feature_lists.feature_list[name].feature
+        assert [f.bytes_list.value[0] for f in stored] == [r.tobytes() for r in rows]
+    (record,) = records_of(tmp_path / "video_level", "train")
+    feature = tf.train.Example.FromString(record).features.feature
+    assert feature["key"].bytes_list.value[:] == [video_id]
+    assert feature["labels"].int64_list.value[:] == labels.tolist()
+    mean = records.dequantize(frames[0]).mean(axis=0)
+    np.testing.assert_array_equal(feature["mean_rgb"].float_list.value[:], mean)
+
+
 def test_all_frames_of_a_video_differ():
     for _, _, (rgb, _) in videos(5, recipe()):
         assert len(np.unique(rgb, axis=0)) == len(rgb)
@@ -62,8 +102,8 @@ def test_bytes_and_frame_counts_are_those_of_youtube_8m():
     # The mean of YouTube-8M is 230 of 300.
     assert abs(lengths.mean() / 60 - 0.766) < 0.05
     values = np.concatenate([frames[0].ravel() for _, _, frames in made])
-    assert abs(values.mean() - 127) < 4  # real: 127
-    assert abs(values.std() - 64) < 6  # real: 64
+    assert abs(values.mean() - 127) < 3  # real: 127
+    assert abs(values.std() - 64) < 4  # real: 64
 
 
 def test_neighbouring_frames_are_as_alike_as_real_ones():
@@ -71,7 +111,7 @@ def test_neighbouring_frames_are_as_alike_as_real_ones():
     for _, _, (rgb, _) in videos(30, recipe(max_frames=300)):
         x = rgb.astype(np.float64) - rgb.mean(axis=0)
         correlations.append((x[1:] * x[:-1]).mean() / (x * x).mean())
-    assert abs(np.mean(correlations) - 0.48) < 0.12  # real: .48 in one video
+    assert abs(np.mean(correlations) - 0.48) < 0.1  # real: .48 in one video
 
 
 def test_classes_are_zipf_like_and_labels_repeat_in_company():
@@ -82,6 +122,7 @@ def test_classes_are_zipf_like_and_labels_repeat_in_company():
 
 
 def make(folder, *flags):
+    """The program's process, ended."""
     command = [
         sys.executable,
         str(ROOT / "tools/make_synthetic_records.py"),
@@ -92,7 +133,7 @@ def make(folder, *flags):
         "--num_classes=5",
         "--max_frames=8",
         "--feature_sizes=8,4",
-        "--jobs=1",
+        "--seed=5",
         *flags,
     ]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -111,6 +152,13 @@ def test_as_a_process_it_writes_reuses_and_refuses(tmp_path):
         "test0000.tfrecord",
     }
     assert {path.name for path in (folder / "video_level").glob("*")} == names
+    # The same bytes as in this process, in shards of another length.
+    made = recipe(
+        num_classes=5, max_frames=8, feature_sizes="8,4", seed=5, videos_per_shard=7
+    )
+    (tmp_path / "one").mkdir()
+    synthetic.write_shard(made, str(tmp_path / "one"), "train", 0, 7)
+    assert records_of(tmp_path / "one", "train") == records_of(folder, "train")
     again = make(folder, "--videos_per_shard=4", "--video_level")
     assert "holds this data set already" in again.stdout
     refused = make(folder, "--videos_per_shard=4", "--video_level", "--seed=1")

@@ -330,3 +330,16 @@ def test_products_have_the_policys_precision_in_every_replica(
     error = abs(mixed["teacher/ce_loss"] / exact["teacher/ce_loss"] - 1)
     # bfloat16 has 8 bits, float32 24: two roundings to 2^-9 show, and are all.
     assert 2**-20 < error < 2**-6
+
+
+def test_every_epoch_has_the_same_videos_in_another_order(data):
+    runner = make_runner(make_run(data), 1)
+
+    def ids(epoch: int, skip: int = 0) -> list[bytes]:
+        batches = [b["video_id"] for b in runner._dataset(epoch, skip)]
+        return [i for b in batches for i in b.numpy().tolist() if i]
+
+    first, second = ids(0), ids(1)
+    assert sorted(first) == sorted(second) and len(set(first)) == 36
+    assert first != second
+    assert ids(1, skip=2) == second[16:]

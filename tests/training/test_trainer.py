@@ -123,7 +123,9 @@ def test_a_stop_between_the_last_step_and_its_validation_loses_neither(
 
 
 def test_max_steps_ends_a_phase_within_an_epoch(data, tmp_path):
-    run = helpers.make_run(tmp_path / "run", data, max_steps=3)
+    run = helpers.make_run(
+        tmp_path / "run", data, max_steps=3, validation_data_pattern=""
+    )
     entry = helpers.train(run)["teacher"]
     assert (entry["finished"], entry["step"]) == (True, 3)
     assert len(entry["results"]["teacher"]["epochs"]) == 1
@@ -223,6 +225,7 @@ def test_a_narrow_student_meets_the_teacher_over_a_bridge(
         teacher_checkpoint=serial_run.training.train_dir,
         student="MeanTanh(units=3)",
         max_steps=2,
+        validation_data_pattern="",
     )
     entry = helpers.train(run)["student"]
     stored = helpers.read_variables(
@@ -415,7 +418,7 @@ def test_the_batch_must_be_divisible_by_the_replicas(data, tmp_path):
 
 def test_start_new_model_begins_anew(data, tmp_path):
     train_dir = tmp_path / "run"
-    run = helpers.make_run(train_dir, data, num_epochs=1, max_steps=2)
+    run = helpers.make_run(train_dir, data, max_steps=2, validation_data_pattern="")
     helpers.train(run)
     again = helpers.change(run, base_learning_rate=0.5, start_new_model=True)
     entry = helpers.train(again)["teacher"]
@@ -423,7 +426,7 @@ def test_start_new_model_begins_anew(data, tmp_path):
     stored = manifest.read_json(f"{train_dir}/teacher/settings.json")
     assert stored["base_learning_rate"] == 0.5
     lines = helpers.read_lines(train_dir / "teacher" / "metrics.jsonl")
-    assert len(lines) == 2  # One training line and one validation, of one run.
+    assert len(lines) == 1  # Of one run.
 
 
 def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
@@ -437,7 +440,9 @@ def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
 
 def test_start_new_model_refuses_a_folder_with_other_things(data, tmp_path):
     train_dir = tmp_path / "run"
-    helpers.train(helpers.make_run(train_dir, data, num_epochs=1, max_steps=1))
+    helpers.train(
+        helpers.make_run(train_dir, data, max_steps=1, validation_data_pattern="")
+    )
     (train_dir / "thesis.tex").write_text("years of work")
     before = helpers.snapshot(train_dir)
     run = helpers.make_run(train_dir, data, num_epochs=1, start_new_model=True)

@@ -145,7 +145,7 @@ def random(num_frames, k, max_frames, keys):
 
 
 def _mix(x: tf.Tensor) -> tf.Tensor:
-    """A bijective scrambling of int64 numbers (xor-shift and multiply)."""
+    """A scrambling of int64 numbers (xor-shift and multiply)."""
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
         x = (
             tf.bitwise.bitwise_xor(

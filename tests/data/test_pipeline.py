@@ -1,0 +1,364 @@
+"""Batches: every video once, the same for the same arguments, and the right frames."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import record_helpers as helpers
+from yt8m_distill import settings
+from yt8m_distill.data import frame_sampling, pipeline, records
+
+ALL = pipeline.ViewSpec("all", 0)
+UNIFORM = pipeline.ViewSpec("uniform", 4)
+RANDOM = pipeline.ViewSpec("random", 4)
+WIDTH = sum(helpers.SIZES.values())
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    """23 videos in shards of different length; see write_shards."""
+    return helpers.write_shards(tmp_path_factory.mktemp("shards"), [5, 9, 0, 2, 7])
+
+
+def read(files, views=None, data=None, **arguments) -> list[dict]:
+    """All batches, of four videos and in evaluation if nothing else is said."""
+    arguments = {"batch_size": 4, "training": False, **arguments}
+    dataset = pipeline.build_dataset(
+        files, data or helpers.data_settings(), views or {"all": ALL}, **arguments
+    )
+    return list(dataset.as_numpy_iterator())
+
+
+def train(files, views=None, **arguments) -> list[dict]:
+    """The same in training."""
+    defaults = {"training": True, "shuffle_buffer_size": 8, "num_readers": 3}
+    return read(files, views, **{**defaults, **arguments})
+
+
+def videos(batches) -> list[str]:
+    """The ids in their order, without filling rows."""
+    rows = [
+        (video_id.decode(), weight)
+        for batch in batches
+        for video_id, weight in zip(batch["video_id"], batch["weights"], strict=True)
+    ]
+    assert all((weight == 1) == (video_id != "") for video_id, weight in rows)
+    return [video_id for video_id, weight in rows if weight]
+
+
+def assert_equal(some: list[dict], others: list[dict]) -> None:
+    """The same batches, number for number."""
+    assert len(some) == len(others) > 0
+    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
+
+
+def rows_of(batches: list[dict]) -> list[dict]:
+    """The batches row by row."""
+    return [
+        tf.nest.map_structure(lambda x, row=row: x[row], batch)
+        for batch in batches
+        for row in range(len(batch["video_id"]))
+    ]
+
+
+NAMES = [f"v{number}" for number in range(23)]
+
+# ------------------------------------------------------------------ what is in them
+
+
+def test_a_batch_has_the_shapes_and_types_that_the_contract_says(shards):
+    views = {"all": ALL, "sampled": UNIFORM}
+    dataset = pipeline.build_dataset(
+        shards, helpers.data_settings(), views, batch_size=4, training=False
+    )
+
+    def view(frames):
+        return {
+            "frames": tf.TensorSpec([4, frames, WIDTH], tf.uint8),
+            "num_frames": tf.TensorSpec([4], tf.int32),
+            "frame_indices": tf.TensorSpec([4, frames], tf.int32),
+        }
+
+    assert dataset.element_spec == {
+        "video_id": tf.TensorSpec([4], tf.string),
+        "labels": tf.TensorSpec([4, 5], tf.float32),
+        "weights": tf.TensorSpec([4], tf.float32),
+        "views": {"all": view(12), "sampled": view(4)},
+    }
+
+
+def test_evaluation_keeps_the_order_of_files_and_records(shards):
+    assert videos(read(shards, num_readers=8)) == NAMES
+
+
+def test_a_glob_is_read_like_its_files(shards, tmp_path):
+    pattern = shards[0].replace("shard0", "shard*")
+    assert videos(read(pattern)) == NAMES
+    with pytest.raises(ValueError, match="matches no file"):
+        read(f"{tmp_path}/none*")
+
+
+def test_frames_are_those_that_were_written(shards):
+    for number, row in enumerate(rows_of(read(shards))[:23]):
+        n = 1 + number % 11
+        parts = [
+            helpers.frames_of(n, size, feature, number)
+            for feature, size in enumerate(helpers.SIZES.values())
+        ]
+        view = row["views"]["all"]
+        assert view["num_frames"] == n
+        np.testing.assert_array_equal(view["frames"][:n], np.concatenate(parts, 1))
+        assert not view["frames"][n:].any()
+        assert view["frame_indices"].tolist() == [*range(n), *[0] * (12 - n)]
+
+
+def test_features_stand_in_the_order_of_the_flag(shards):
+    turned = helpers.data_settings(feature_names="audio,rgb", feature_sizes="3,4")
+    straight = read(shards)[0]["views"]["all"]["frames"]
+    frames = read(shards, data=turned)[0]["views"]["all"]["frames"]
+    np.testing.assert_array_equal(frames, np.roll(straight, 3, axis=2))
+
+
+def test_one_feature_of_several_can_be_read(shards):
+    only = helpers.data_settings(feature_names="audio", feature_sizes="3")
+    frames = read(shards, data=only)[0]["views"]["all"]["frames"]
+    both = read(shards)[0]["views"]["all"]["frames"]
+    np.testing.assert_array_equal(frames, both[..., helpers.SIZES["rgb"] :])
+
+
+@pytest.mark.parametrize("lengths", [(5, 3), (3, 5)])
+def test_the_shortest_feature_rules_the_number_of_frames(tmp_path, lengths):
+    frames = {
+        name: helpers.frames_of(n, size, video=7)
+        for n, (name, size) in zip(lengths, helpers.SIZES.items(), strict=True)
+    }
+    shard = helpers.write_shard(
+        tmp_path / "a", [helpers.frame_level("a", [], frames), helpers.video(1, 6)]
+    )
+    first, second = rows_of(read([shard]))[:2]
+    assert first["views"]["all"]["num_frames"] == 3
+    assert first["views"]["all"]["frames"][:4, 1].tolist() == [0, 1, 2, 0]
+    # The longer feature's rest does not slip into the next video.
+    assert second["views"]["all"]["frames"][:6, 1].tolist() == list(range(6))
+
+
+def test_max_frames_cuts_before_frames_are_sampled(tmp_path):
+    shard = helpers.write_shard(tmp_path / "a", [helpers.video(0, 12)])
+    data = helpers.data_settings(max_frames=8)
+    (batch,) = read([shard], {"all": ALL, "sampled": UNIFORM}, data)
+    assert batch["views"]["all"]["frames"].shape[1] == 8
+    assert batch["views"]["all"]["num_frames"][0] == 8
+    assert batch["views"]["sampled"]["frame_indices"][0].tolist() == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([], []), ([3, 0], [0, 3]), ([4, 1, 4, 4], [1, 4]), ([0, 1, 2, 3, 4], range(5))],
+)
+def test_labels_may_be_unsorted_repeated_or_absent(tmp_path, labels, expected):
+    shard = helpers.write_shard(tmp_path / "a", [helpers.video(0, 2, labels)])
+    (batch,) = read([shard])
+    assert batch["labels"][0].tolist() == [float(c in expected) for c in range(5)]
+
+
+def test_a_record_without_the_labels_key_has_none(tmp_path):
+    frames = {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
+    example = tf.train.SequenceExample.FromString(helpers.frame_level("a", [], frames))
+    del example.context.feature["labels"]
+    shard = helpers.write_shard(tmp_path / "a", [example.SerializeToString()])
+    (batch,) = read([shard])
+    assert not batch["labels"].any()
+    assert videos([batch]) == ["a"]
+
+
+# ---------------------------------------------------------------------------- views
+
+
+def test_sampled_frames_are_the_whole_view_at_their_indices(shards):
+    samplers = set(frame_sampling.SAMPLERS) - {"all"}
+    views = {name: pipeline.ViewSpec(name, 4) for name in samplers}
+    for row in rows_of(train(shards, {"all": ALL, **views})):
+        every = row["views"]["all"]
+        for name in samplers:
+            some = row["views"][name]
+            n = some["num_frames"]
+            assert n <= every["num_frames"]
+            expected = every["frames"][some["frame_indices"][:n]]
+            np.testing.assert_array_equal(some["frames"][:n], expected)
+            assert not some["frames"][n:].any()
+
+
+def drawn(batches) -> dict:
+    """Video → the frames drawn from it."""
+    return {
+        row["video_id"]: tuple(row["views"]["sampled"]["frame_indices"])
+        for row in rows_of(batches)
+        if row["weights"]
+    }
+
+
+def test_random_frames_in_evaluation_depend_on_the_video_alone(shards):
+    views = {"sampled": RANDOM}
+    first = drawn(read(shards, views))
+    assert first == drawn(read(shards, views, batch_size=7, seed=5, epoch=3))
+    assert first == drawn(read(shards[::-1], views, batch_size=1))
+    assert first[b"v10"] != first[b"v21"]  # Both have 11 frames.
+
+
+def test_random_frames_in_training_change_with_epoch_and_seed(shards):
+    views = {"sampled": RANDOM}
+    first = drawn(train(shards, views))
+    # They do not depend on the order in which the videos come.
+    assert first == drawn(train(shards, views, shuffle_buffer_size=0, batch_size=5))
+    for change in ({"epoch": 1}, {"seed": 1}):
+        other = drawn(train(shards, views, **change))
+        assert other.keys() == first.keys()
+        assert other != first
+
+
+def test_read_view_gives_what_evaluation_sees(shards):
+    serialized = tf.stack(list(tf.data.TFRecordDataset(shards)))
+    data = helpers.data_settings()
+    video_ids, view = pipeline.read_view(serialized, data, RANDOM)
+    (batch,) = read(shards, {"sampled": RANDOM}, batch_size=23)
+    np.testing.assert_array_equal(video_ids, batch["video_id"])
+    tf.nest.map_structure(
+        np.testing.assert_array_equal, dict(view), batch["views"]["sampled"]
+    )
+
+
+def test_read_view_minds_neither_labels_nor_a_missing_id():
+    frames = {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
+    record = helpers.frame_level(None, [999], frames)
+    ids, view = pipeline.read_view(tf.constant([record]), helpers.data_settings(), ALL)
+    assert ids.numpy().tolist() == [b""]
+    assert view["num_frames"].numpy().tolist() == [2]
+
+
+def test_read_view_names_the_bad_record_of_a_request():
+    good, bad = helpers.video(1, 2), helpers.video_level("x", [1], {})
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        pipeline.read_view(tf.constant([good, bad]), helpers.data_settings(), ALL)
+    line = records.describe_error(caught.value)
+    assert line.startswith("record 1 (counted from 0), video x: feature rgb has no")
+
+
+def test_the_sampled_view_follows_the_settings():
+    sampling = settings.SamplingSettings(
+        student_k=6, frame_sampler="uniform", train_frame_sampler="random"
+    )
+    view = pipeline.sampled_view
+    assert view(sampling, training=True) == pipeline.ViewSpec("random", 6)
+    assert view(sampling, training=False) == pipeline.ViewSpec("uniform", 6)
+    for name in ("frame_sampler", "train_frame_sampler"):
+        wrong = settings.SamplingSettings(**{name: "nope"})
+        with pytest.raises(ValueError, match=f"^--{name}=nope: .*uniform_stride"):
+            view(wrong, training=True)
+
+
+# ------------------------------------------------------------------- the last batch
+
+
+@pytest.mark.parametrize("batch_size", [5, 23, 24, 60])
+def test_filling_rows_complete_the_last_batch_and_weigh_nothing(shards, batch_size):
+    batches = read(shards, batch_size=batch_size)
+    assert len(batches) == -(-23 // batch_size)
+    rows = rows_of(batches)
+    assert len(rows) == len(batches) * batch_size
+    assert [row["weights"] for row in rows] == [1] * 23 + [0] * (len(rows) - 23)
+    for row in rows[23:]:
+        assert row["video_id"] == b""
+        assert not row["labels"].any()
+        assert row["views"]["all"]["num_frames"] == 0
+        assert not row["views"]["all"]["frames"].any()
+
+
+def test_no_videos_give_no_batches(tmp_path):
+    assert read(helpers.write_shards(tmp_path, [0, 0])) == []
+
+
+# -------------------------------------------------------------------------- training
+
+
+def test_the_same_arguments_give_the_same_batches(shards):
+    views = {"all": ALL, "sampled": RANDOM}
+    arguments = {"seed": 3, "epoch": 2}
+    assert_equal(train(shards, views, **arguments), train(shards, views, **arguments))
+
+
+def test_epochs_and_seeds_differ_in_order_and_hold_every_video_once(shards):
+    changes = [{}, {"epoch": 1}, {"epoch": 2}, {"seed": 1}]
+    orders = [videos(train(shards, **change)) for change in changes]
+    for order in orders:
+        assert sorted(order) == sorted(NAMES)
+    assert len({tuple(order) for order in orders}) == len(orders)
+    assert tuple(NAMES) not in {tuple(order) for order in orders}
+
+
+@pytest.mark.parametrize("num_readers", [1, 2, 8])
+def test_every_number_of_readers_reads_every_video_once(shards, num_readers):
+    assert sorted(videos(train(shards, num_readers=num_readers))) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("skip", [1, 5, 6, 7])
+def test_skipping_batches_equals_dropping_them(shards, skip):
+    views = {"sampled": RANDOM}
+    whole = train(shards, views, epoch=1)
+    assert len(whole) == 6
+    rest = train(shards, views, epoch=1, skip_batches=skip)
+    assert len(rest) == max(6 - skip, 0)
+    if rest:
+        assert_equal(rest, whole[skip:])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_parts_of_all_processes_make_the_global_batch(shards, count):
+    views = {"all": ALL, "sampled": RANDOM}
+    whole = train(shards, views, batch_size=8, skip_batches=1)
+    parts = [
+        train(shards, views, batch_size=8, skip_batches=1, input_shard=(i, count))
+        for i in range(count)
+    ]
+    joined = [
+        tf.nest.map_structure(lambda *rows: np.concatenate(rows), *batches)
+        for batches in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, whole)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(shards):
+    with pytest.raises(ValueError, match="^--batch_size=4 is not divisible by 3 "):
+        read(shards, input_shard=(0, 3))
+
+
+# ---------------------------------------------------------------------- part of them
+
+
+def test_a_fraction_holds_the_same_videos_in_every_epoch_and_order(shards):
+    half = {"train_fraction": 0.5}
+    first = videos(train(shards, **half))
+    assert 0 < len(first) < 23
+    assert len(set(first)) == len(first)
+    for change in ({"epoch": 1}, {"seed": 9}, {"shuffle_buffer_size": 0}):
+        assert sorted(videos(train(shards, **half, **change))) == sorted(first)
+    smaller = videos(train(shards, train_fraction=0.25))
+    assert set(smaller) < set(first)
+
+
+def test_a_fraction_is_about_that_share(tmp_path):
+    total = 2000
+    short = [
+        helpers.video_level(f"v{n}", [n % 5], {"x": [float(n)]}) for n in range(total)
+    ]
+    shard = helpers.write_shard(tmp_path / "a", short)
+    for fraction in (0.1, 0.5, 0.9):
+        # Five standard errors of a binomial count.
+        slack = 5 * np.sqrt(total * fraction * (1 - fraction))
+        count = pipeline.count_videos([shard], fraction)
+        assert abs(count - fraction * total) < slack
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_the_count_of_videos_is_what_is_read(shards, fraction):
+    read_videos = videos(train(shards, train_fraction=fraction))
+    assert pipeline.count_videos(shards, fraction) == len(read_videos)
