@@ -28,6 +28,7 @@ OTHER = {
     "frame_features": False,
     "student_k": 6,
     "frame_sampler": "random",
+    "train_frame_sampler": "uniform_jitter",
     "teacher": "HierarchicalLSTM(cells=8, num_blocks=20)",
     "student": "HierarchicalLSTM(cells=4)",
     "dtype_policy": "mixed_bfloat16",
