@@ -110,15 +110,15 @@ def test_first_middle_last_gives_extras_to_the_first_then_the_middle(k, sizes):
     assert last == list(range(n - sizes[2], n))
 
 
-@pytest.mark.parametrize("extra", range(1, 6))
-@pytest.mark.parametrize("k", [4, 5, 6, 30])
-def test_first_middle_last_does_not_overlap_just_above_k(k, extra):
-    n = k + extra
-    (chosen,) = pick("first_middle_last", [n], k, n)
-    assert len(set(chosen)) == k
-    assert chosen == sorted(chosen)
-    assert chosen[0] == 0
-    assert chosen[-1] == n - 1
+@pytest.mark.parametrize("k", [3, 4, 5, 6, 7, 8, 30])
+def test_first_middle_last_does_not_overlap_just_above_k(k):
+    lengths = list(range(k + 1, k + 7))
+    rows = pick("first_middle_last", lengths, k, k + 6)
+    for n, chosen in zip(lengths, rows, strict=True):
+        assert len(set(chosen)) == k
+        assert chosen == sorted(chosen)
+        assert chosen[0] == 0
+        assert chosen[-1] == n - 1
 
 
 @pytest.mark.parametrize("sampler", DRAWING)

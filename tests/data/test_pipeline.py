@@ -295,6 +295,20 @@ def test_epochs_and_seeds_differ_in_order_and_hold_every_video_once(shards):
     assert tuple(NAMES) not in {tuple(order) for order in orders}
 
 
+def test_records_are_shuffled_anew_within_a_shard(shards):
+    first, second = (videos(train(shards[1:2], epoch=epoch)) for epoch in (0, 1))
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_shards_are_shuffled_anew_without_a_buffer(tmp_path):
+    files = helpers.write_shards(tmp_path, [1] * 9)
+    arguments = {"shuffle_buffer_size": 0, "num_readers": 1}
+    first, second = (videos(train(files, epoch=n, **arguments)) for n in (0, 1))
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
 @pytest.mark.parametrize("num_readers", [1, 2, 8])
 def test_every_number_of_readers_reads_every_video_once(shards, num_readers):
     assert sorted(videos(train(shards, num_readers=num_readers))) == sorted(NAMES)

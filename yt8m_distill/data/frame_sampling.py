@@ -99,12 +99,10 @@ def first_middle_last(num_frames, k, max_frames, keys):
     del max_frames, keys
     sizes = [k // 3 + (k % 3 > part) for part in range(3)]
     n = num_frames[:, tf.newaxis]
+    # Sizes differ by 1 at most: where n > k, the three do not overlap.
     parts = [
         _positions(sizes[0]) + tf.zeros_like(n),
-        tf.clip_by_value(
-            (n - sizes[1]) // 2, sizes[0], tf.maximum(n - sizes[1] - sizes[2], sizes[0])
-        )
-        + _positions(sizes[1]),
+        (n - sizes[1]) // 2 + _positions(sizes[1]),
         n - sizes[2] + _positions(sizes[2]),
     ]
     indices = tf.where(n <= k, _positions(k), tf.concat(parts, axis=1))

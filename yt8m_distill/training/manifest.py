@@ -137,7 +137,15 @@ def check_same_settings(folder: str, wanted: dict) -> None:
 
 # All that the scripts write to a train_dir, at its top.
 _OWN_FILES = (MODEL_FLAGS, MANIFEST)
-_OWN_FOLDERS = ("teacher", "baseline", "student", "parallel", "finetune", "eval")
+_OWN_FOLDERS = (
+    "teacher",
+    "baseline",
+    "student",
+    "parallel",
+    "finetune",
+    "eval",
+    "export",
+)
 
 
 def remove_run(train_dir: str) -> None:
@@ -150,7 +158,9 @@ def remove_run(train_dir: str) -> None:
     if not tf.io.gfile.isdir(train_dir):
         return
     names = [name.rstrip("/") for name in tf.io.gfile.listdir(train_dir)]
-    strange = sorted(set(names) - {*_OWN_FILES, *_OWN_FOLDERS})
+    # A folder without a run's settings is none of ours, whatever its parts are called.
+    own = {*_OWN_FILES, *_OWN_FOLDERS} if MODEL_FLAGS in names else set()
+    strange = sorted(set(names) - own)
     if strange:
         raise ValueError(
             f"--start_new_model: --train_dir={train_dir} holds what no run wrote: "
