@@ -321,7 +321,10 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
         return f"{marked[1]}: this is not an example."
     if marked:
         return marked[1]
-    if isinstance(error, tf.errors.DataLossError) or "Could not parse" in text:
+    # parse_example repeats the record in its message, and TensorFlow (seen in 2.15
+    # and 2.21) then fails to decode that as text.
+    damaged = isinstance(error, tf.errors.DataLossError | UnicodeDecodeError)
+    if damaged or "Could not parse" in text:
         for path in files:
             problem = _damage(path)
             if problem:
