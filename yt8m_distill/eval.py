@@ -4,9 +4,11 @@
         --eval_data_pattern='validate*.tfrecord'
 
 Each evaluation is printed, appended to <train_dir>/eval/metrics.jsonl as one JSON
-object, and written for TensorBoard.
+object, and written for TensorBoard. With --output_file=predictions.csv the same pass
+over the data also writes the Kaggle CSV of inference.py.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -21,8 +23,12 @@ from yt8m_distill import flag_groups, settings
 _LOG = logging.getLogger(__name__)
 
 
-def evaluate_once(trained, checkpoint, evaluation, log) -> None:
-    """Evaluates the loaded checkpoint and writes down what came out."""
+def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -> None:
+    """Evaluates the loaded checkpoint and writes down what came out.
+
+    The CSV, where there is a `predictions_file`, is complete before the metrics are
+    written; what keeps it from that ends the evaluation.
+    """
     from yt8m_distill.evaluation import evaluator
     from yt8m_distill.training import actions
 
@@ -36,7 +42,9 @@ def evaluate_once(trained, checkpoint, evaluation, log) -> None:
     dataset = trained.dataset(
         evaluation.eval_data_pattern, checkpoint.batch_size, checkpoint.num_readers
     )
-    numbers = judge.evaluate(dataset, progress=sys.stderr.isatty()).to_dict()
+    with predictions_file or contextlib.nullcontext() as writer:
+        result = judge.evaluate(dataset, progress=sys.stderr.isatty(), writer=writer)
+    numbers = result.to_dict()
     found = trained.found
     line = {"network": trained.role, "checkpoint": found.prefix, **numbers}
     log.line("evaluation", found.step, line)
@@ -54,16 +62,21 @@ def main() -> None:
     import tensorflow as tf
 
     from yt8m_distill.data import records
+    from yt8m_distill.serving import predictions
     from yt8m_distill.training import actions, checkpoints
     from yt8m_distill.training import trained as trained_networks
 
     records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
+    predictions_file = None
+    if evaluation.output_file:
+        # Checks the path now, before the network is loaded.
+        predictions_file = predictions.PredictionWriter(evaluation.output_file)
     trained = trained_networks.open_network(checkpoint, wait=not evaluation.run_once)
     folder = os.path.join(checkpoint.train_dir, "eval")
     tf.io.gfile.makedirs(folder)
     log = actions.MetricsLog(folder)
     if evaluation.run_once:
-        evaluate_once(trained, checkpoint, evaluation, log)
+        evaluate_once(trained, checkpoint, evaluation, log, predictions_file)
         return
     _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
     seen = None

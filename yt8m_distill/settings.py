@@ -418,10 +418,17 @@ class EvalSettings(Settings):
     eval_interval_secs: float = setting(
         30.0, "Seconds between two looks for a new checkpoint.", minimum=0.1
     )
+    output_file: str = setting(
+        "",
+        "With --run_once: also write the predictions to this CSV, in the same pass, as "
+        "inference.py does. Empty: no CSV.",
+    )
 
     def check(self) -> None:
         if not self.eval_data_pattern:
             raise ValueError("--eval_data_pattern is empty: name the shards.")
+        if self.output_file and not self.run_once:
+            raise ValueError(f"--output_file={self.output_file} goes with --run_once.")
 
 
 @dataclasses.dataclass(frozen=True)

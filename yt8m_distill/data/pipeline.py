@@ -1,13 +1,14 @@
 """From globs to a tf.data.Dataset of Batches.
 
-    files → records → shuffle → batches of raw bytes → own rows → parse → views
+    files → places of records → shuffle → batches → own rows → views
 
-Records stay serialized until their batch is known, so skipping batches on resume
-and leaving rows to other processes cost no parsing. The frames of a view are
-picked from the byte strings before they are decoded: a student does not pay for a
-frame that it does not see.
+No record is taken apart before its batch is known, so skipping batches on resume
+and leaving rows to other processes cost next to nothing. A view's frames are
+picked before they are copied: a student does not pay for a frame that it does not
+see.
 """
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,11 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_sampling, records
+from yt8m_distill.data import frame_access, frame_sampling, records
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
 _HASH_BUCKETS = 1 << 30
+_READ_BYTES = 1 << 20
+_GROUP = 16  # Records whose places are noted in one call.
+
+# A record in a TFRecord file stands between its length with a checksum and its own
+# checksum.
+_HEADER, _FRAMING = 12, 16
 
 
 class ViewSpec(NamedTuple):
@@ -50,17 +57,10 @@ def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpe
     return ViewSpec(name, sampling.student_k)
 
 
-def _select_fraction(dataset: tf.data.Dataset, fraction: float) -> tf.data.Dataset:
-    """Keeps the same share of the records whatever their order.
-
-    The serialized record is the last part of an element.
-    """
-    if fraction >= 1:
-        return dataset
-    limit = int(fraction * _HASH_BUCKETS)
-    return dataset.filter(
-        lambda *parts: tf.strings.to_hash_bucket_fast(parts[-1], _HASH_BUCKETS) < limit
-    )
+def _is_kept(serialized: tf.Tensor, fraction: float) -> tf.Tensor:
+    """Which records belong to a share of the data, whatever their order: [N] bool."""
+    buckets = tf.strings.to_hash_bucket_fast(serialized, _HASH_BUCKETS)
+    return buckets < int(fraction * _HASH_BUCKETS)
 
 
 def count_videos(files: Sequence[str], train_fraction: float = 1.0) -> int:
@@ -73,7 +73,7 @@ def count_videos(files: Sequence[str], train_fraction: float = 1.0) -> int:
     if train_fraction >= 1:
         return total
     dataset = tf.data.TFRecordDataset(list(files), num_parallel_reads=2)
-    dataset = _select_fraction(dataset, train_fraction)
+    dataset = dataset.filter(lambda record: _is_kept(record, train_fraction))
     return int(dataset.reduce(np.int64(0), lambda count, _: count + 1))
 
 
@@ -119,20 +119,20 @@ def build_dataset(
         raise ValueError(
             f"--batch_size={batch_size} is not divisible by {count} processes."
         )
-    dataset = _raw_records(files, training, seed, epoch, num_readers)
-    dataset = _select_fraction(dataset, train_fraction)
-    if training and shuffle_buffer_size > 1:
-        dataset = dataset.shuffle(shuffle_buffer_size, seed=_mixed(seed, epoch))
-    dataset = dataset.concatenate(_filling_rows(batch_size - 1))
-    dataset = dataset.skip(skip_batches * batch_size)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
     rows = batch_size // count
     salt = _mixed(seed, epoch) if training else 0
+    source = _open_source(list(files), data, views, salt, train_fraction)
+    dataset = _in_order(source, len(files), training, seed, epoch, num_readers)
+    if training and shuffle_buffer_size > 1:
+        dataset = dataset.shuffle(shuffle_buffer_size, seed=_mixed(seed, epoch))
+    dataset = dataset.concatenate(source.filling_rows(batch_size - 1))
+    dataset = dataset.skip(skip_batches * batch_size)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
 
     def make_batch(*parts):
-        if count > 1:
-            parts = [part[index * rows : (index + 1) * rows] for part in parts]
-        return _make_batch(*parts, data, views, salt)
+        return source.make_batch(
+            *(part[index * rows : (index + 1) * rows] for part in parts)
+        )
 
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
@@ -145,45 +145,194 @@ def _mixed(seed: int, epoch: int) -> int:
     return 1 + (seed * 1_000_003 + epoch) % (2**31 - 2)
 
 
-def _raw_records(files, training, seed, epoch, num_readers) -> tf.data.Dataset:
-    """(file, number in it, serialized record) of every record.
-
-    Outside of training in the order of the files, each read ahead.
-    """
-    files = list(files)
+def _in_order(
+    source, num_files: int, training, seed, epoch, num_readers
+) -> tf.data.Dataset:
+    """The elements of all shards; outside of training shard by shard, read ahead."""
+    files = np.arange(num_files)
     if training:
         np.random.default_rng([seed, epoch]).shuffle(files)
-    num_readers = min(num_readers, len(files)) if training else 1
-
-    def read(path):
-        paths = tf.data.Dataset.from_tensors(path).repeat()
-        numbers = tf.data.Dataset.range(2**62)
-        serialized = tf.data.TFRecordDataset(path, buffer_size=1 << 20)
-        return tf.data.Dataset.zip((paths, numbers, serialized))
-
+    num_readers = min(num_readers, num_files) if training else 1
     return tf.data.Dataset.from_tensor_slices(files).interleave(
-        read,
+        source.read,
         cycle_length=num_readers,
         num_parallel_calls=num_readers,
         deterministic=True,
     )
 
 
-def _filling_rows(count: int) -> tf.data.Dataset:
-    """Records of no file. With B - 1 of them behind it, no video lacks a batch."""
-    return tf.data.Dataset.from_tensors(("", np.int64(0), "")).repeat(count)
+def _open_source(files, data, views, salt, fraction):
+    """How the records of these shards become batches."""
+    arguments = (files, data, views, salt, fraction)
+    local = all(os.path.isfile(path) for path in files)
+    return (_ByReference if local and data.frame_features else _Parsed)(*arguments)
 
 
-def _make_batch(paths, numbers, serialized, data, views, salt) -> structures.Batch:
-    is_video = paths != ""
-    numbers = tf.strings.as_string(numbers)
-    origins = tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
+class _Source:
+    """What becomes of a shard and of a batch.
+
+    `read` makes a shard's dataset of elements, `filling_rows` one of elements that
+    are no record (with B - 1 of them behind the last video, none lacks a batch), and
+    `make_batch` turns B elements into a Batch.
+
+    Args:
+        files: the shards.
+        data: what the records hold.
+        views: name → how it is made.
+        salt: of the keys that `random` draws from.
+        fraction: share of the records that is used.
+    """
+
+    def __init__(self, files, data, views, salt, fraction):
+        self.files = files
+        self.data = data
+        self.views = views
+        self.salt = salt
+        self.fraction = fraction
+
+    def parsed(self, files, numbers, serialized) -> structures.Batch:
+        """The batch of serialized records, or the error that says what is wrong."""
+        is_video = files >= 0
+        paths = tf.gather(tf.constant(self.files), tf.maximum(files, 0))
+        numbers = tf.strings.as_string(numbers)
+        origins = tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
+        return _parsed_batch(
+            serialized, origins, is_video, self.data, self.views, self.salt
+        )
+
+
+class _Parsed(_Source):
+    """Records go through the dataset whole: video-level ones, remote shards.
+
+    Elements: file, number, serialized record.
+    """
+
+    def read(self, file):
+        records_ = tf.data.TFRecordDataset(
+            tf.gather(tf.constant(self.files), file), buffer_size=_READ_BYTES
+        )
+        numbers = tf.data.Dataset.range(2**62)
+        dataset = tf.data.Dataset.zip(
+            (tf.data.Dataset.from_tensors(file).repeat(), numbers, records_)
+        )
+        if self.fraction < 1:
+            dataset = dataset.filter(
+                lambda file, number, record: _is_kept(record, self.fraction)
+            )
+        return dataset
+
+    def filling_rows(self, count):
+        return tf.data.Dataset.from_tensors((np.int64(-1), np.int64(0), "")).repeat(
+            count
+        )
+
+    def make_batch(self, files, numbers, serialized):
+        return self.parsed(files, numbers, serialized)
+
+
+class _ByReference(_Source):
+    """Records are read and checked once, and then only their places are carried.
+
+    So a shuffle buffer holds a few numbers a video, and of a batch only the frames
+    of its views are copied. Elements: those of
+    frame_access.References.
+    """
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        shards = frame_access.Shards(self.files)
+        self.access = frame_access.RecordAccess(self.data, shards)
+
+    def read(self, file):
+        # In groups: a function call a record would cost as much as the reading.
+        groups = tf.data.TFRecordDataset(
+            tf.gather(tf.constant(self.files), file), buffer_size=_READ_BYTES
+        ).batch(_GROUP)
+
+        def places(state, serialized):
+            number, offset = state
+            lengths = tf.cast(tf.strings.length(serialized), tf.int64)
+            ends = offset + tf.cumsum(lengths + _FRAMING)
+            numbers = number + tf.range(tf.size(lengths, tf.int64))
+            found = (
+                tf.fill(tf.shape(lengths), file),
+                numbers,
+                ends - lengths - _FRAMING + _HEADER,
+                lengths,
+            )
+            if self.fraction < 1:
+                kept = _is_kept(serialized, self.fraction)
+                found = tuple(tf.boolean_mask(part, kept) for part in found)
+            return (numbers[-1] + 1, ends[-1]), found
+
+        start = (np.int64(0), np.int64(0))
+        return groups.scan(start, places).unbatch()
+
+    def filling_rows(self, count):
+        nothing = tuple(np.array([-1, 0, 0, 0]))
+        return tf.data.Dataset.from_tensors(nothing).repeat(count)
+
+    def make_batch(self, *parts):
+        references = frame_access.References(*parts)
+        located = self.access.locate(references)
+        return tf.cond(
+            located.usable,
+            lambda: _located_batch(
+                references.files >= 0,
+                self.access,
+                located,
+                self.data,
+                self.views,
+                self.salt,
+            ),
+            lambda: self.parsed(
+                references.files,
+                references.numbers,
+                self.access.serialized(references),
+            ),
+        )
+
+
+def _located_batch(is_video, access, located, data, views, salt) -> structures.Batch:
+    """The batch of records in which only the views' frames are looked at."""
+    names = list(views)
+    keys = _video_keys(located.video_ids, salt)
+    picks = [_pick(views[name], located.num_frames, data, keys) for name in names]
+    frames = access.gather(located.token, picks)
+    return {
+        structures.VIDEO_ID: located.video_ids,
+        structures.LABELS: records.multi_hot(
+            located.label_rows, located.labels, is_video.shape[0], data.num_classes
+        ),
+        structures.WEIGHTS: tf.cast(is_video, tf.float32),
+        structures.VIEWS: {
+            name: {
+                structures.FRAMES: view,
+                structures.NUM_FRAMES: valid,
+                structures.FRAME_INDICES: indices,
+            }
+            for name, view, (indices, valid) in zip(names, frames, picks, strict=True)
+        },
+    }
+
+
+def _pick(view: ViewSpec, num_frames, data, keys) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sampler's indices [B, K] and valid [B]."""
+    sampler = frame_sampling.SAMPLERS.get(view.sampler)
+    return sampler(num_frames, view.k, data.max_frames, keys)
+
+
+def _parsed_batch(serialized, origins, is_video, data, views, salt) -> structures.Batch:
+    """The batch of records that the parser reads whole; it finds what is wrong."""
     parsed = records.parse_batch(serialized, origins, data, is_video)
     video_ids = records.required_ids(parsed, data, is_video)
     keys = _video_keys(video_ids, salt)
+    labels = records.checked_labels(parsed, data.num_classes)
     return {
         structures.VIDEO_ID: video_ids,
-        structures.LABELS: records.multi_hot(parsed, data.num_classes),
+        structures.LABELS: records.multi_hot(
+            labels.value_rowids(), labels.values, video_ids.shape[0], data.num_classes
+        ),
         structures.WEIGHTS: tf.cast(is_video, tf.float32),
         structures.VIEWS: {
             name: _make_view(parsed, data, view, keys) for name, view in views.items()
@@ -225,8 +374,7 @@ def _make_view(parsed, data, view: ViewSpec, keys) -> structures.View:
             structures.NUM_FRAMES: parsed.num_frames,
             structures.FRAME_INDICES: tf.zeros_like(parsed.num_frames)[:, tf.newaxis],
         }
-    sampler = frame_sampling.SAMPLERS.get(view.sampler)
-    indices, valid = sampler(parsed.num_frames, view.k, data.max_frames, keys)
+    indices, valid = _pick(view, parsed.num_frames, data, keys)
     inside = tf.sequence_mask(valid, tf.shape(indices)[1])
     frames = [
         _decode(ragged, indices, inside, valid, size)

@@ -105,6 +105,11 @@ def _count_in_file(path: str) -> int:
     return count
 
 
+def marked(message: str) -> str:
+    """A message that `describe_error` finds in an error of the graph."""
+    return f"{_BEGIN}{message}{_END}"
+
+
 def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
     """Fails where `condition` is false for the first time, naming the record.
 
@@ -275,8 +280,8 @@ def required_ids(
         return tf.identity(parsed.video_ids)
 
 
-def multi_hot(parsed: Parsed, num_classes: int) -> tf.Tensor:
-    """[B, C] float32 of 0 and 1; repeated labels count once.
+def checked_labels(parsed: Parsed, num_classes: int) -> tf.RaggedTensor:
+    """The labels of parsed records.
 
     Raises (when the graph runs):
         tf.errors.InvalidArgumentError: for a label outside [0, C).
@@ -295,13 +300,22 @@ def multi_hot(parsed: Parsed, num_classes: int) -> tf.Tensor:
         ],
     )
     with tf.control_dependencies([check]):
-        rows = labels.value_rowids()
-    indices = tf.stack([rows, labels.values], axis=1)
-    shape = tf.stack([labels.nrows(), num_classes])
-    hot = tf.scatter_nd(indices, tf.ones_like(rows, tf.float32), shape)
-    return tf.ensure_shape(
-        tf.minimum(hot, 1.0), [parsed.video_ids.shape[0], num_classes]
-    )
+        values = tf.identity(labels.values)
+    return tf.RaggedTensor.from_row_splits(values, labels.row_splits, validate=False)
+
+
+def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):
+    """[B, C] float32 of 0 and 1; repeated labels count once.
+
+    Args:
+        rows: [L] int64 in [0, B), the video of each label.
+        labels: [L] int64 in [0, C).
+        size: B.
+        num_classes: C.
+    """
+    nothing = tf.zeros([size, num_classes])
+    ones = tf.ones_like(rows, tf.float32)
+    return tf.tensor_scatter_nd_update(nothing, tf.stack([rows, labels], 1), ones)
 
 
 def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:

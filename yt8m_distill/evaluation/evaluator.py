@@ -32,6 +32,17 @@ class Evaluation(NamedTuple):
         return {**numbers, "videos_per_second": round(self.videos_per_second, 2)}
 
 
+def _write(writer, top: average_precision.TopPredictions) -> None:
+    """Writes a batch's predictions, without its filling rows."""
+    if top.video_ids is None:
+        raise ValueError(
+            "Predictions are written by a single process, which sees all video ids; "
+            "several processes evaluate here."
+        )
+    keep = top.weights > 0
+    writer.write(top.video_ids[keep], top.classes[keep], top.scores[keep])
+
+
 def _plain(value):
     return value.item() if hasattr(value, "item") else value
 
@@ -122,7 +133,11 @@ class Evaluator:
         return self.strategy.gather(value, axis=0)
 
     def evaluate(
-        self, dataset, num_batches: int | None = None, progress: bool = False
+        self,
+        dataset,
+        num_batches: int | None = None,
+        progress: bool = False,
+        writer=None,
     ) -> Evaluation:
         """Metrics over all batches of a distributed dataset.
 
@@ -130,10 +145,13 @@ class Evaluator:
             dataset: yields global batches, see distribution.distribute.
             num_batches: for the progress bar.
             progress: whether to show it.
+            writer: an opened predictions.PredictionWriter; gets the top k of every
+                video, in the order of the dataset.
 
         Raises:
             ValueError: for a score that is not a number; the message names the
-                video where one process sees all of them.
+                video where one process sees all of them. For a `writer` where
+                several processes evaluate: none has the ids of all videos.
         """
         pool = average_precision.MetricsAccumulator(self.num_classes, self.top_k)
         clock = _Clock()
@@ -145,13 +163,12 @@ class Evaluator:
             positives = tf.reduce_sum(found.class_positives, axis=0)
             found = found._replace(class_positives=positives)
             arrays = [None if x is None else x.numpy() for x in found]
-            weights = found.weights.numpy()
-            pool.update(
-                average_precision.TopPredictions(*arrays)._replace(
-                    video_ids=self._video_ids(batch, len(arrays[0]))
-                )
-            )
-            clock.batch_done(int(weights.sum()))
+            top = average_precision.TopPredictions(*arrays)
+            top = top._replace(video_ids=self._video_ids(batch, len(top.scores)))
+            pool.update(top)
+            if writer:
+                _write(writer, top)
+            clock.batch_done(int(top.weights.sum()))
         metrics = pool.result()
         return Evaluation(metrics, clock.videos_per_second)
 

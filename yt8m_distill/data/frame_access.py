@@ -1,0 +1,296 @@
+"""The frames of a view without parsing the frames around them.
+
+TensorFlow's parser copies every frame of a record into a string of its own; for a
+student that looks at one frame in ten, that costs far more than all the rest. An
+access knows where the frames of a video stand in its shard (`locate`) and copies
+the chosen ones alone from there (`gather`). Between the two calls the sampler of
+the view runs, which knows nothing of either.
+
+Both calls are numpy functions inside the graph, on shards mapped into memory.
+`RecordAccess` looks at each record as it is read and checked; an index
+(frame_index.IndexAccess) says it without reading.
+"""
+
+import itertools
+import mmap
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings
+from yt8m_distill.data import records, wire
+
+
+class References(NamedTuple):
+    """Records that are not in memory: what a dataset carries instead of them.
+
+    Attributes:
+        files: [B] int64, positions in the list of shards, -1 for a filling row.
+        numbers: [B] int64, of each record in its shard, counted from 0.
+        offsets: [B] int64, where the record begins in its shard.
+        lengths: [B] int64, its bytes.
+    """
+
+    files: tf.Tensor
+    numbers: tf.Tensor
+    offsets: tf.Tensor
+    lengths: tf.Tensor
+
+
+class Located(NamedTuple):
+    """What is known of a batch of videos before any frame is read.
+
+    Attributes:
+        usable: bool scalar; False: a record is damaged or unusual, nothing else here
+            means anything, and the parser has to look at the records.
+        token: int64 scalar that names the batch to `gather`, once.
+        video_ids: [B] string.
+        label_rows: [L] int64, the video of each label.
+        labels: [L] int64, all in range.
+        num_frames: [B] int32, at most max_frames; 0 for a filling row.
+    """
+
+    usable: tf.Tensor
+    token: tf.Tensor
+    video_ids: tf.Tensor
+    label_rows: tf.Tensor
+    labels: tf.Tensor
+    num_frames: tf.Tensor
+
+
+_DTYPES = Located(tf.bool, tf.int64, tf.string, tf.int64, tf.int64, tf.int32)
+
+
+class Places(NamedTuple):
+    """Where the frames of a batch stand; F features.
+
+    Attributes:
+        references: of the records, as numpy arrays.
+        first: [B, F] int64, position of frame 0 in the shard.
+        stride: [B, F] int64, from a frame to the next. Where it is 0, `first` is the
+            position in `scattered` instead.
+        scattered: [S] int64, positions of frames that have no stride.
+    """
+
+    references: References
+    first: np.ndarray
+    stride: np.ndarray
+    scattered: np.ndarray
+
+
+class Shards:
+    """The bytes of some files, opened when they are first asked for.
+
+    Args:
+        paths: local files.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths = list(paths)
+        self._maps: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> mmap.mmap:
+        with self._lock:
+            if number not in self._maps:
+                with open(self.paths[number], "rb") as file:
+                    self._maps[number] = mmap.mmap(
+                        file.fileno(), 0, access=mmap.ACCESS_READ
+                    )
+            return self._maps[number]
+
+    def chunks(self, number: int, positions: np.ndarray, size: int):
+        """Frames of a file, and whether the bytes before each are a frame's header.
+
+        Args:
+            number: of the file.
+            positions: [R, K] int64, where each frame begins.
+            size: bytes of a frame.
+
+        Returns:
+            [R, K, size] uint8 and [R, K] bool.
+        """
+        data, header = self[number], wire.frame_header(size)
+        # Row p of this array is what stands from byte p on; nothing is copied yet.
+        width = len(header) + size
+        windows = np.ndarray((len(data) - width + 1, width), np.uint8, data, 0, (1, 1))
+        found = windows[positions - len(header)]
+        right = found[..., : len(header)] == np.frombuffer(header, np.uint8)
+        return found[..., len(header) :], right.all(axis=-1)
+
+
+class Access:
+    """Locates batches and gathers their frames; a subclass knows how to locate.
+
+    Args:
+        data: what the records hold.
+        shards: the bytes of the files, in the order of References.files.
+    """
+
+    def __init__(self, data: settings.DataSettings, shards):
+        self.data = data
+        self.shards = shards
+        self._tokens = itertools.count()
+        self._waiting: dict[int, Places] = {}
+        self._lock = threading.Lock()
+
+    def _locate(self, references: References) -> tuple | None:
+        """Places, and the fields of Located from `video_ids` on."""
+        raise NotImplementedError
+
+    def locate(self, references: References) -> Located:
+        """In the graph: where the frames of these records are."""
+        rows = references.files.shape[0]
+
+        def call(*parts):
+            found = self._locate(References(*parts))
+            if found is None:
+                none = np.zeros(0, np.int64)
+                ids, frames = np.full(rows, b"", object), np.zeros(rows, np.int32)
+                return (False, np.int64(-1), ids, none, none, frames)
+            with self._lock:
+                token = next(self._tokens)
+                self._waiting[token] = found[0]
+            return (True, np.int64(token), *found[1:])
+
+        located = Located(*tf.numpy_function(call, references, list(_DTYPES)))
+        shapes = Located([], [], [rows], [None], [None], [rows])
+        for value, shape in zip(located, shapes, strict=True):
+            value.set_shape(shape)
+        return located
+
+    def gather(self, token: tf.Tensor, picks: Sequence[tuple]) -> list[tf.Tensor]:
+        """In the graph: the frames of located videos.
+
+        Args:
+            token: of `Located`.
+            picks: for each view, indices [B, K] int32 and valid [B] int32.
+
+        Returns:
+            For each view [B, K, D] uint8, 0 behind the valid ones.
+        """
+
+        def call(token, *flat):
+            with self._lock:
+                places = self._waiting.pop(int(token))
+            picks = zip(flat[::2], flat[1::2], strict=True)
+            return [self._gather(places, *pick) for pick in picks]
+
+        flat = [tensor for pick in picks for tensor in pick]
+        views = tf.numpy_function(call, [token, *flat], [tf.uint8] * len(picks))
+        views = [views] if isinstance(views, tf.Tensor) else list(views)
+        for view, (indices, _) in zip(views, picks, strict=True):
+            view.set_shape([*indices.shape, self.data.feature_size])
+        return views
+
+    def serialized(self, references: References) -> tf.Tensor:
+        """In the graph: [B] string, the records themselves, for the parser."""
+
+        def call(files, numbers, offsets, lengths):
+            del numbers
+            spans = zip(files, offsets, lengths, strict=True)
+            records = [
+                self.shards[f][begin : begin + length] if f >= 0 else b""
+                for f, begin, length in spans
+            ]
+            return np.array(records, object)
+
+        strings = tf.numpy_function(call, references, tf.string)
+        strings.set_shape(references.files.shape)
+        return strings
+
+    def _gather(self, places: Places, indices, valid) -> np.ndarray:
+        """[B, K, D] uint8 from indices [B, K] and valid [B]."""
+        view = np.empty((*indices.shape, self.data.feature_size), np.uint8)
+        files, column = places.references.files, 0
+        for feature, size in enumerate(self.data.sizes):
+            positions = _positions(places, feature, indices)
+            columns = slice(column, column + size)
+            for file in np.unique(files[files >= 0]):
+                rows = np.flatnonzero(files == file)
+                # A slice where it can be: it makes no further copy of the frames.
+                rows = slice(None) if len(rows) == len(view) else rows
+                chunks, right = self.shards.chunks(file, positions[rows], size)
+                right |= places.stride[rows, feature, np.newaxis] == 0
+                if not right.all():
+                    self._refuse(places.references, rows, right, feature)
+                view[rows, :, columns] = chunks
+            column += size
+        for row in np.flatnonzero(valid < indices.shape[1]):
+            view[row, valid[row] :] = 0
+        return view
+
+    def _refuse(self, references, rows, right, feature) -> None:
+        """Raises the error about the first video that has a frame out of place."""
+        row = np.arange(len(references.files))[rows][(~right).any(axis=1).argmax()]
+        path = self.shards.paths[references.files[row]]
+        raise ValueError(
+            records.marked(
+                f"{path}, record {references.numbers[row]} (counted from 0): the "
+                f"frames of feature {self.data.names[feature]} are not all "
+                f"{self.data.sizes[feature]} bytes wide."
+            )
+        )
+
+
+def _positions(places: Places, feature: int, indices: np.ndarray) -> np.ndarray:
+    """[B, K] int64: where each frame stands in its shard."""
+    first = places.first[:, feature, np.newaxis]
+    stride = places.stride[:, feature, np.newaxis]
+    positions = first + indices * stride
+    for row in np.flatnonzero(stride == 0):
+        if places.references.files[row] >= 0:
+            positions[row] = places.scattered[first[row] + indices[row]]
+    return positions
+
+
+class RecordAccess(Access):
+    """Locates frames by looking at each record, which is mapped but not copied."""
+
+    def _locate(self, references):
+        data = self.data
+        rows, features = len(references.files), len(data.names)
+        ids, num_frames = np.full(rows, b"", object), np.zeros(rows, np.int32)
+        first = np.zeros([rows, features], np.int64)
+        stride = np.zeros([rows, features], np.int64)
+        scattered: list[int] = []
+        labels: list[int] = []
+        label_rows: list[int] = []
+        for row, (file, _, begin, length) in enumerate(
+            zip(*(part.tolist() for part in references), strict=True)
+        ):
+            if file < 0:
+                continue
+            with memoryview(self.shards[file]) as view:
+                layout = wire.locate(view[begin : begin + length])
+            video = layout and _read_video(layout, data)
+            if not video:
+                return None
+            ids[row], found, frames = video
+            labels += found
+            label_rows += [row] * len(found)
+            num_frames[row] = min(data.max_frames, *(f.count for f in frames))
+            for column, f in enumerate(frames):
+                first[row, column], stride[row, column] = begin + f.first, f.stride
+                if not f.stride:
+                    first[row, column] = len(scattered)
+                    scattered += [begin + position for position in f.positions]
+        places = Places(references, first, stride, np.array(scattered, np.int64))
+        label_rows, labels = (np.array(x, np.int64) for x in (label_rows, labels))
+        return places, ids, label_rows, labels, num_frames
+
+
+def _read_video(layout: wire.Layout, data: settings.DataSettings):
+    """(id, labels, Frames of each feature), or None if the parser would object."""
+    video_id = wire.context_id(layout.context, data.video_id_key)
+    labels = wire.context_labels(layout.context)
+    if not video_id or labels is None:
+        return None
+    if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
+        return None
+    frames = [layout.features.get(name) for name in data.names]
+    sizes = [f.size if f and f.count else None for f in frames]
+    return (video_id, labels, frames) if sizes == list(data.sizes) else None
