@@ -60,6 +60,8 @@ OTHER = {
     "seed": 5,
     "deterministic": True,
     "num_readers": 2,
+    "use_index": "never",
+    "index_dir": "indices",
     "shuffle_buffer_size": 0,
     "steps_per_loop": 4,
     "log_steps": 6,

@@ -39,9 +39,7 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
         trained.run.data.num_classes,
         checkpoint.top_k,
     )
-    dataset = trained.dataset(
-        evaluation.eval_data_pattern, checkpoint.batch_size, checkpoint.num_readers
-    )
+    dataset = trained.dataset(evaluation.eval_data_pattern, checkpoint)
     with predictions_file or contextlib.nullcontext() as writer:
         result = judge.evaluate(dataset, progress=sys.stderr.isatty(), writer=writer)
     numbers = result.to_dict()

@@ -37,7 +37,7 @@ def main() -> None:
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
-    dataset = trained.dataset(pattern, checkpoint.batch_size, checkpoint.num_readers)
+    dataset = trained.dataset(pattern, checkpoint)
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
     with predictions_file as writer, bar:
         for found in predict(dataset):

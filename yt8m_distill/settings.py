@@ -14,6 +14,7 @@ CLASSIFIERS = ("auto", "shared", "copied", "own")
 MATCHES = ("final", "intermediate", "both")
 PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
 REGULARIZATION_SCOPES = ("all", "classifier")
+USES_OF_INDEX = ("auto", "always", "never")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NETWORKS = ("auto", "teacher", "student")
 SCHEDULES = ("exponential", "cosine")
@@ -295,6 +296,15 @@ class TrainingSettings(Settings):
         False, "Only deterministic kernels: the same run gives the same bits."
     )
     num_readers: int = setting(8, "Shards read side by side.", minimum=1)
+    use_index: str = setting(
+        "auto",
+        "Read frames by the indices of tools/index_records.py, without the frames "
+        "around them. auto: where every shard has one; always: or stop; never.",
+        choices=USES_OF_INDEX,
+    )
+    index_dir: str = setting(
+        "", "Where the indices of the shards are. Empty: beside the shards."
+    )
     shuffle_buffer_size: int = setting(
         2048, "Records among which the next one is drawn. 0: no shuffling.", minimum=0
     )
@@ -395,6 +405,15 @@ class CheckpointSettings(Settings):
     )
     batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
     num_readers: int = setting(8, "Shards read side by side.", minimum=1)
+    use_index: str = setting(
+        "auto",
+        "Read frames by the indices of tools/index_records.py, without the frames "
+        "around them. auto: where every shard has one; always: or stop; never.",
+        choices=USES_OF_INDEX,
+    )
+    index_dir: str = setting(
+        "", "Where the indices of the shards are. Empty: beside the shards."
+    )
     top_k: int = setting(20, "Predictions a video.", minimum=1)
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1

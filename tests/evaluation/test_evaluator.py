@@ -1,5 +1,7 @@
 """The evaluator's metrics are those of the data set, however it is cut."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
+from yt8m_distill.serving import predictions, predictor
 from yt8m_distill.training import trainer
 
 TOP_K = 4
@@ -136,6 +139,57 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
     judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
     with pytest.raises(ValueError, match="v000"):
         judge.evaluate(dataset_of(run, strategy, 7))
+
+
+@pytest.mark.parametrize("replicas, batch_size", [(1, 4), (2, 24)])
+@pytest.mark.parametrize("top_k", [TOP_K, 20])  # 20 are more than the classes.
+def test_one_pass_gives_the_metrics_and_the_csv_of_the_predictor(
+    run, tmp_path, replicas, batch_size, top_k
+):
+    strategy = helpers.cpus(replicas)
+    networks = make_networks(run, strategy)
+    arguments = networks, "student", strategy
+    dataset = dataset_of(run, strategy, batch_size)
+    judge = evaluator.Evaluator(*arguments, helpers.NUM_CLASSES, top_k)
+    with predictions.PredictionWriter(tmp_path / "evaluator.csv") as writer:
+        found = judge.evaluate(dataset, writer=writer).metrics
+    assert found == judge.evaluate(dataset).metrics
+    with predictions.PredictionWriter(tmp_path / "predictor.csv") as writer:
+        for batch in predictor.Predictor(*arguments, top_k).predict(dataset):
+            writer.write(batch.video_ids, batch.classes, batch.scores)
+    written = (tmp_path / "evaluator.csv").read_bytes()
+    assert written == (tmp_path / "predictor.csv").read_bytes()
+    assert written.count(b"\n") == 1 + 21  # The filling rows are left out.
+
+
+def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
+    strategy = helpers.cpus(1)
+    networks = make_networks(run, strategy)
+    judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
+    files = []
+
+    def cut_short():
+        yield from list(dataset_of(run, strategy, 7))[:2]
+        files.extend(os.listdir(tmp_path))
+        raise ValueError("the third batch")
+
+    with pytest.raises(ValueError, match="the third batch"):
+        with predictions.PredictionWriter(tmp_path / "out.csv") as writer:
+            judge.evaluate(cut_short(), writer=writer)
+    assert len(files) == 1  # The temporary file, after two batches.
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_process_without_all_ids_writes_no_csv(run, tmp_path, monkeypatch):
+    strategy = helpers.cpus(1)
+    networks = make_networks(run, strategy)
+    judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
+    # So it is where other processes have some of the rows.
+    monkeypatch.setattr(judge, "_video_ids", lambda *_: None)
+    with pytest.raises(ValueError, match="several processes evaluate here"):
+        with predictions.PredictionWriter(tmp_path / "out.csv") as writer:
+            judge.evaluate(dataset_of(run, strategy, 7), writer=writer)
+    assert os.listdir(tmp_path) == []
 
 
 def test_products_have_the_policys_precision_in_every_replica(run, whole):

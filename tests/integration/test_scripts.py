@@ -198,6 +198,24 @@ def test_gap_of_the_csv_is_evals_to_the_printed_digits(csv, validation, evaluati
     assert gap == pytest.approx(evaluation[1]["gap"], abs=2e-4)
 
 
+def test_eval_writes_the_csv_of_inference_in_its_pass(
+    data, train_dir, csv, evaluation, tmp_path
+):
+    path = tmp_path / "predictions.csv"
+    succeed(
+        "eval",
+        f"--train_dir={train_dir}",
+        f"--eval_data_pattern={data}/validate-*.tfrecord",
+        "--run_once",
+        f"--output_file={path}",
+        "--batch_size=8",  # As inference had, so that sums have the same order.
+    )
+    assert path.read_bytes() == csv.read_bytes()
+    found = read_evaluations(train_dir)[-1]
+    for name in ("gap", "map", "hit_at_one", "perr", "num_videos"):
+        assert found[name] == pytest.approx(evaluation[1][name], rel=1e-6)
+
+
 def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
     folder = tmp_path / "model"
     succeed("export_model", f"--train_dir={train_dir}", f"--export_dir={folder}")
@@ -282,6 +300,11 @@ def test_help_shows_the_flags_and_loads_no_tensorflow(tmp_path, script, flag):
             "--student_k=301 is more than --max_frames=300.",
         ),
         ("eval", ["--train_dir=x"], "--eval_data_pattern is empty"),
+        (
+            "eval",
+            ["--train_dir=x", "--eval_data_pattern=y", "--output_file=z.csv"],
+            "--output_file=z.csv goes with --run_once.",
+        ),
         ("inference", ["--train_dir=x"], "--input_data_pattern is empty"),
         ("export_model", [], "--train_dir is empty"),
         ("eval", ["--train_dir=x", "oops"], "Not a flag: oops"),
@@ -322,8 +345,16 @@ def test_a_truncated_shard_is_one_line_that_names_it(
     assert read_evaluations(train_dir) == before
 
 
+@pytest.mark.parametrize(
+    "script, pattern, more",
+    [
+        ("inference", "--input_data_pattern", []),
+        ("eval", "--eval_data_pattern", ["--run_once"]),
+    ],
+    ids=["inference", "eval"],
+)
 def test_a_bad_record_is_one_line_and_leaves_the_old_output(
-    train_dir, validation, tmp_path
+    train_dir, validation, tmp_path, script, pattern, more
 ):
     shard = tmp_path / "bad.tfrecord"
     with tf.io.TFRecordWriter(str(shard)) as writer:
@@ -333,11 +364,12 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
     output = tmp_path / "predictions.csv"
     output.write_text("from last week")
     line = refuse(
-        "inference",
+        script,
         f"--train_dir={train_dir}",
-        f"--input_data_pattern={shard}",
+        f"{pattern}={shard}",
         f"--output_file={output}",
         "--batch_size=4",  # Two batches are written before the bad one.
+        *more,
     )
     assert str(shard) in line and "record 9" in line
     assert "video narrow: a frame of feature rgb is 4 bytes wide, not the 8" in line

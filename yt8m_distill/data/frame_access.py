@@ -14,7 +14,7 @@ Both calls are numpy functions inside the graph, on shards mapped into memory.
 import itertools
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,12 @@ import tensorflow as tf
 
 from yt8m_distill import settings
 from yt8m_distill.data import records, wire
+
+# What TensorFlow asks of memory that it does not copy, and more than any machine
+# needs.
+_ALIGNMENT = 128
+# Frames are copied twice, which costs little while they stay in a core's cache.
+_CACHED_BYTES = 1 << 20
 
 
 class References(NamedTuple):
@@ -102,24 +108,28 @@ class Shards:
                     )
             return self._maps[number]
 
-    def chunks(self, number: int, positions: np.ndarray, size: int):
-        """Frames of a file, and whether the bytes before each are a frame's header.
+    def _at(self, number: int, positions: np.ndarray, dtype: str) -> np.ndarray:
+        """What stands at each position of a file, as one item of the dtype."""
+        data, size = self[number], np.dtype(dtype).itemsize
+        # Item p of this array is what stands from byte p on; nothing is copied yet.
+        items = np.ndarray((max(len(data) - size + 1, 0),), dtype, data, 0, (1,))
+        return items[positions]
 
-        Args:
-            number: of the file.
-            positions: [R, K] int64, where each frame begins.
-            size: bytes of a frame.
+    def are_frames(self, number: int, positions: np.ndarray, size: int) -> np.ndarray:
+        """Whether the end of a frame's header stands before each position: bool."""
+        header = wire.frame_header(size)
+        dtype = "<u8" if len(header) >= 8 else "<u4"
+        expected = np.frombuffer(header[-np.dtype(dtype).itemsize :], dtype)
+        return self._at(number, positions - expected.nbytes, dtype) == expected
 
-        Returns:
-            [R, K, size] uint8 and [R, K] bool.
+    def frames(self, number: int, positions: np.ndarray, size: int) -> np.ndarray:
+        """The frames that begin at the positions [R, K] of a file, uint8 [R, K, size].
+
+        Raises:
+            IndexError: for a position outside of the file.
         """
-        data, header = self[number], wire.frame_header(size)
-        # Row p of this array is what stands from byte p on; nothing is copied yet.
-        width = len(header) + size
-        windows = np.ndarray((len(data) - width + 1, width), np.uint8, data, 0, (1, 1))
-        found = windows[positions - len(header)]
-        right = found[..., : len(header)] == np.frombuffer(header, np.uint8)
-        return found[..., len(header) :], right.all(axis=-1)
+        found = self._at(number, positions, f"V{size}")
+        return found.view(np.uint8).reshape(*positions.shape, size)
 
 
 class Access:
@@ -137,16 +147,16 @@ class Access:
         self._waiting: dict[int, Places] = {}
         self._lock = threading.Lock()
 
-    def _locate(self, references: References) -> tuple | None:
+    def _locate(self, *elements: np.ndarray) -> tuple | None:
         """Places, and the fields of Located from `video_ids` on."""
         raise NotImplementedError
 
-    def locate(self, references: References) -> Located:
-        """In the graph: where the frames of these records are."""
-        rows = references.files.shape[0]
+    def locate(self, *elements: tf.Tensor) -> Located:
+        """In the graph: where the frames of the videos behind these [B] are."""
+        rows = elements[0].shape[0]
 
-        def call(*parts):
-            found = self._locate(References(*parts))
+        def call(*elements):
+            found = self._locate(*elements)
             if found is None:
                 none = np.zeros(0, np.int64)
                 ids, frames = np.full(rows, b"", object), np.zeros(rows, np.int32)
@@ -156,7 +166,7 @@ class Access:
                 self._waiting[token] = found[0]
             return (True, np.int64(token), *found[1:])
 
-        located = Located(*tf.numpy_function(call, references, list(_DTYPES)))
+        located = Located(*tf.numpy_function(call, elements, list(_DTYPES)))
         shapes = Located([], [], [rows], [None], [None], [rows])
         for value, shape in zip(located, shapes, strict=True):
             value.set_shape(shape)
@@ -186,38 +196,22 @@ class Access:
             view.set_shape([*indices.shape, self.data.feature_size])
         return views
 
-    def serialized(self, references: References) -> tf.Tensor:
-        """In the graph: [B] string, the records themselves, for the parser."""
-
-        def call(files, numbers, offsets, lengths):
-            del numbers
-            spans = zip(files, offsets, lengths, strict=True)
-            records = [
-                self.shards[f][begin : begin + length] if f >= 0 else b""
-                for f, begin, length in spans
-            ]
-            return np.array(records, object)
-
-        strings = tf.numpy_function(call, references, tf.string)
-        strings.set_shape(references.files.shape)
-        return strings
-
     def _gather(self, places: Places, indices, valid) -> np.ndarray:
         """[B, K, D] uint8 from indices [B, K] and valid [B]."""
-        view = np.empty((*indices.shape, self.data.feature_size), np.uint8)
+        view = _aligned((*indices.shape, self.data.feature_size))
         files, column = places.references.files, 0
         for feature, size in enumerate(self.data.sizes):
             positions = _positions(places, feature, indices)
             columns = slice(column, column + size)
-            for file in np.unique(files[files >= 0]):
-                rows = np.flatnonzero(files == file)
-                # A slice where it can be: it makes no further copy of the frames.
-                rows = slice(None) if len(rows) == len(view) else rows
-                chunks, right = self.shards.chunks(file, positions[rows], size)
+            for rows in _groups(files, indices.shape[1] * size):
+                file = files[rows][0]
+                if file < 0:
+                    continue
+                right = self.shards.are_frames(file, positions[rows], size)
                 right |= places.stride[rows, feature, np.newaxis] == 0
                 if not right.all():
                     self._refuse(places.references, rows, right, feature)
-                view[rows, :, columns] = chunks
+                view[rows, :, columns] = self.shards.frames(file, positions[rows], size)
             column += size
         for row in np.flatnonzero(valid < indices.shape[1]):
             view[row, valid[row] :] = 0
@@ -236,6 +230,26 @@ class Access:
         )
 
 
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Room for bytes where TensorFlow takes it over without a copy."""
+    size = int(np.prod(shape))
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].reshape(shape)
+
+
+def _groups(files: np.ndarray, video_bytes: int) -> Iterator[np.ndarray | slice]:
+    """Rows of one file each, few enough that their frames stay in the cache."""
+    limit = max(_CACHED_BYTES // max(video_bytes, 1), 1)
+    for file in np.unique(files):
+        rows = np.flatnonzero(files == file)
+        whole = len(rows) == rows[-1] - rows[0] + 1
+        for start in range(0, len(rows), limit):
+            part = rows[start : start + limit]
+            # A slice where it can be: its frames are copied once less.
+            yield slice(part[0], part[-1] + 1) if whole else part
+
+
 def _positions(places: Places, feature: int, indices: np.ndarray) -> np.ndarray:
     """[B, K] int64: where each frame stands in its shard."""
     first = places.first[:, feature, np.newaxis]
@@ -248,10 +262,29 @@ def _positions(places: Places, feature: int, indices: np.ndarray) -> np.ndarray:
 
 
 class RecordAccess(Access):
-    """Locates frames by looking at each record, which is mapped but not copied."""
+    """Locates frames by looking at each record, which is mapped but not copied.
 
-    def _locate(self, references):
-        data = self.data
+    Its elements are those of References.
+    """
+
+    def serialized(self, references: References) -> tf.Tensor:
+        """In the graph: [B] string, the records themselves, for the parser."""
+
+        def call(files, numbers, offsets, lengths):
+            del numbers
+            spans = zip(files, offsets, lengths, strict=True)
+            found = [
+                self.shards[f][begin : begin + length] if f >= 0 else b""
+                for f, begin, length in spans
+            ]
+            return np.array(found, object)
+
+        strings = tf.numpy_function(call, references, tf.string)
+        strings.set_shape(references.files.shape)
+        return strings
+
+    def _locate(self, *elements):
+        data, references = self.data, References(*elements)
         rows, features = len(references.files), len(data.names)
         ids, num_frames = np.full(rows, b"", object), np.zeros(rows, np.int32)
         first = np.zeros([rows, features], np.int64)
@@ -266,7 +299,7 @@ class RecordAccess(Access):
                 continue
             with memoryview(self.shards[file]) as view:
                 layout = wire.locate(view[begin : begin + length])
-            video = layout and _read_video(layout, data)
+            video = layout and read_video(layout, data)
             if not video:
                 return None
             ids[row], found, frames = video
@@ -283,7 +316,7 @@ class RecordAccess(Access):
         return places, ids, label_rows, labels, num_frames
 
 
-def _read_video(layout: wire.Layout, data: settings.DataSettings):
+def read_video(layout: wire.Layout, data: settings.DataSettings):
     """(id, labels, Frames of each feature), or None if the parser would object."""
     video_id = wire.context_id(layout.context, data.video_id_key)
     labels = wire.context_labels(layout.context)

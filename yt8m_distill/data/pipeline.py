@@ -16,17 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_access, frame_sampling, records
+from yt8m_distill.data import frame_access, frame_index, frame_sampling, records
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
-_HASH_BUCKETS = 1 << 30
 _READ_BYTES = 1 << 20
 _GROUP = 16  # Records whose places are noted in one call.
-
-# A record in a TFRecord file stands between its length with a checksum and its own
-# checksum.
-_HEADER, _FRAMING = 12, 16
+_GROUPS_AHEAD = 16  # Read while the frames of others are copied.
 
 
 class ViewSpec(NamedTuple):
@@ -59,16 +55,27 @@ def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpe
 
 def _is_kept(serialized: tf.Tensor, fraction: float) -> tf.Tensor:
     """Which records belong to a share of the data, whatever their order: [N] bool."""
-    buckets = tf.strings.to_hash_bucket_fast(serialized, _HASH_BUCKETS)
-    return buckets < int(fraction * _HASH_BUCKETS)
+    buckets = tf.strings.to_hash_bucket_fast(serialized, records.HASH_BUCKETS)
+    return buckets < int(fraction * records.HASH_BUCKETS)
 
 
-def count_videos(files: Sequence[str], train_fraction: float = 1.0) -> int:
+def count_videos(
+    files: Sequence[str],
+    train_fraction: float = 1.0,
+    index: frame_index.IndexAccess | None = None,
+) -> int:
     """Videos of these shards that training uses.
+
+    Args:
+        files: the shards.
+        train_fraction: share of them.
+        index: of the shards; without one their records are counted.
 
     Raises:
         ValueError: for a truncated file.
     """
+    if index:
+        return len(index.rows(train_fraction))
     total = records.count_records(files)
     if train_fraction >= 1:
         return total
@@ -91,6 +98,8 @@ def build_dataset(
     train_fraction: float = 1.0,
     skip_batches: int = 0,
     input_shard: tuple[int, int] = (0, 1),
+    use_index: str = "auto",
+    index_dir: str = "",
 ) -> tf.data.Dataset:
     """One epoch of batches, the same ones for the same arguments.
 
@@ -108,30 +117,38 @@ def build_dataset(
         train_fraction: share of the videos, the same ones in every epoch.
         skip_batches: leaves out that many batches, to resume within an epoch.
         input_shard: (index, count): this process' part of the rows of each batch.
+        use_index: `auto`, `always` or `never`; see frame_index. The batches are the
+            same in any case.
+        index_dir: where the indices are; empty: beside the shards.
 
     Returns:
         A dataset of Batch dicts with B / count rows; see structures.
     """
     if isinstance(files, str):
         files = records.expand_patterns(files, "data_pattern")
-    index, count = input_shard
+    process, count = input_shard
     if batch_size % count:
         raise ValueError(
             f"--batch_size={batch_size} is not divisible by {count} processes."
         )
     rows = batch_size // count
     salt = _mixed(seed, epoch) if training else 0
-    source = _open_source(list(files), data, views, salt, train_fraction)
-    dataset = _in_order(source, len(files), training, seed, epoch, num_readers)
-    if training and shuffle_buffer_size > 1:
-        dataset = dataset.shuffle(shuffle_buffer_size, seed=_mixed(seed, epoch))
-    dataset = dataset.concatenate(source.filling_rows(batch_size - 1))
-    dataset = dataset.skip(skip_batches * batch_size)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    files = list(files)
+    index = frame_index.open_index(files, data, use_index, index_dir)
+    source = _open_source(files, data, views, salt, train_fraction, index)
+    if training:
+        dataset = source.interleaved(seed, epoch, num_readers)
+        if shuffle_buffer_size > 1:
+            dataset = dataset.shuffle(shuffle_buffer_size, seed=_mixed(seed, epoch))
+        dataset = dataset.concatenate(source.filling_rows(batch_size - 1))
+        dataset = dataset.skip(skip_batches * batch_size)
+        dataset = dataset.batch(batch_size, drop_remainder=True)
+    else:
+        dataset = source.in_order(batch_size).skip(skip_batches)
 
     def make_batch(*parts):
         return source.make_batch(
-            *(part[index * rows : (index + 1) * rows] for part in parts)
+            *(part[process * rows : (process + 1) * rows] for part in parts)
         )
 
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
@@ -145,25 +162,11 @@ def _mixed(seed: int, epoch: int) -> int:
     return 1 + (seed * 1_000_003 + epoch) % (2**31 - 2)
 
 
-def _in_order(
-    source, num_files: int, training, seed, epoch, num_readers
-) -> tf.data.Dataset:
-    """The elements of all shards; outside of training shard by shard, read ahead."""
-    files = np.arange(num_files)
-    if training:
-        np.random.default_rng([seed, epoch]).shuffle(files)
-    num_readers = min(num_readers, num_files) if training else 1
-    return tf.data.Dataset.from_tensor_slices(files).interleave(
-        source.read,
-        cycle_length=num_readers,
-        num_parallel_calls=num_readers,
-        deterministic=True,
-    )
-
-
-def _open_source(files, data, views, salt, fraction):
+def _open_source(files, data, views, salt, fraction, index=None):
     """How the records of these shards become batches."""
     arguments = (files, data, views, salt, fraction)
+    if index:
+        return _ByIndex(*arguments, index)
     local = all(os.path.isfile(path) for path in files)
     return (_ByReference if local and data.frame_features else _Parsed)(*arguments)
 
@@ -189,6 +192,35 @@ class _Source:
         self.views = views
         self.salt = salt
         self.fraction = fraction
+
+    def interleaved(self, seed, epoch, num_readers) -> tf.data.Dataset:
+        """The elements of all shards for training, several shards at a time."""
+        files = np.arange(len(self.files))
+        np.random.default_rng([seed, epoch]).shuffle(files)
+        num_readers = min(num_readers, len(files))
+        return tf.data.Dataset.from_tensor_slices(files).interleave(
+            self.read,
+            cycle_length=num_readers,
+            num_parallel_calls=num_readers,
+            deterministic=True,
+        )
+
+    def in_order(self, batch_size) -> tf.data.Dataset:
+        """Batches of elements, shard by shard, each read ahead."""
+        dataset = self._one_by_one(self.read)
+        dataset = dataset.concatenate(self.filling_rows(batch_size - 1))
+        return dataset.batch(batch_size, drop_remainder=True)
+
+    def _one_by_one(self, read) -> tf.data.Dataset:
+        return tf.data.Dataset.range(len(self.files)).interleave(
+            read, cycle_length=1, num_parallel_calls=1, deterministic=True
+        )
+
+    def located(self, access, located, is_video) -> structures.Batch:
+        """The batch of videos of which an access knows where their frames are."""
+        return _located_batch(
+            is_video, access, located, self.data, self.views, self.salt
+        )
 
     def parsed(self, files, numbers, serialized) -> structures.Batch:
         """The batch of serialized records, or the error that says what is wrong."""
@@ -244,6 +276,17 @@ class _ByReference(_Source):
         self.access = frame_access.RecordAccess(self.data, shards)
 
     def read(self, file):
+        return self._read_groups(file).unbatch()
+
+    def in_order(self, batch_size):
+        # Elements stay in groups: to handle them one by one takes half as long as to
+        # read their records.
+        rows = np.array([-1, 0, 0, 0])[:, np.newaxis].repeat(batch_size - 1, axis=1)
+        filling = tf.data.Dataset.from_tensors(tuple(rows))
+        dataset = self._one_by_one(self._read_groups).concatenate(filling)
+        return dataset.rebatch(batch_size, drop_remainder=True)
+
+    def _read_groups(self, file):
         # In groups: a function call a record would cost as much as the reading.
         groups = tf.data.TFRecordDataset(
             tf.gather(tf.constant(self.files), file), buffer_size=_READ_BYTES
@@ -252,12 +295,12 @@ class _ByReference(_Source):
         def places(state, serialized):
             number, offset = state
             lengths = tf.cast(tf.strings.length(serialized), tf.int64)
-            ends = offset + tf.cumsum(lengths + _FRAMING)
+            ends = offset + tf.cumsum(lengths + records.FRAMING)
             numbers = number + tf.range(tf.size(lengths, tf.int64))
             found = (
                 tf.fill(tf.shape(lengths), file),
                 numbers,
-                ends - lengths - _FRAMING + _HEADER,
+                ends - lengths - records.FRAMING + records.HEADER,
                 lengths,
             )
             if self.fraction < 1:
@@ -266,7 +309,7 @@ class _ByReference(_Source):
             return (numbers[-1] + 1, ends[-1]), found
 
         start = (np.int64(0), np.int64(0))
-        return groups.scan(start, places).unbatch()
+        return groups.scan(start, places).prefetch(_GROUPS_AHEAD)
 
     def filling_rows(self, count):
         nothing = tuple(np.array([-1, 0, 0, 0]))
@@ -274,23 +317,49 @@ class _ByReference(_Source):
 
     def make_batch(self, *parts):
         references = frame_access.References(*parts)
-        located = self.access.locate(references)
+        located = self.access.locate(*parts)
         return tf.cond(
             located.usable,
-            lambda: _located_batch(
-                references.files >= 0,
-                self.access,
-                located,
-                self.data,
-                self.views,
-                self.salt,
-            ),
+            lambda: self.located(self.access, located, references.files >= 0),
             lambda: self.parsed(
                 references.files,
                 references.numbers,
                 self.access.serialized(references),
             ),
         )
+
+
+class _ByIndex(_Source):
+    """Records are not read at all. Elements: the rows of frame_index.IndexAccess."""
+
+    def __init__(self, *arguments):
+        *arguments, self.access = arguments
+        super().__init__(*arguments)
+        self._rows = self.access.rows(self.fraction)
+        self._starts = np.searchsorted(self._rows, self.access.starts)
+
+    def read(self, file):
+        starts = tf.constant(self._starts, tf.int64)
+        dataset = tf.data.Dataset.range(starts[file], starts[file + 1])
+        if self.fraction >= 1:  # A place is its row.
+            return dataset
+        return dataset.map(lambda place: tf.gather(tf.constant(self._rows), place))
+
+    def in_order(self, batch_size):
+        count = len(self._rows)
+
+        def batch(number):
+            places = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+            rows = tf.gather(tf.constant(self._rows), tf.minimum(places, count - 1))
+            return (tf.where(places < count, rows, -1),)
+
+        return tf.data.Dataset.range(-(-count // batch_size)).map(batch)
+
+    def filling_rows(self, count):
+        return tf.data.Dataset.from_tensors(np.int64(-1)).repeat(count)
+
+    def make_batch(self, rows):
+        return self.located(self.access, self.access.locate(rows), rows >= 0)
 
 
 def _located_batch(is_video, access, located, data, views, salt) -> structures.Batch:

@@ -16,6 +16,16 @@ import tensorflow as tf
 
 from yt8m_distill import settings
 
+# A record in a TFRecord file stands behind its length with a checksum and before a
+# checksum of its own.
+HEADER, FRAMING = 12, 16
+
+# Which records belong to a share of the data is decided by their hash.
+HASH_BUCKETS = 1 << 30
+
+# Ends the name of a file that says where the frames of a shard are (frame_index).
+INDEX_SUFFIX = ".frame_index"
+
 # What stands between these in an error of the graph is meant for the user.
 _BEGIN, _END = "<<<", ">>>"
 
@@ -50,7 +60,7 @@ def dequantize(values: np.ndarray) -> np.ndarray:
 
 
 def expand_patterns(patterns: str, flag: str) -> list[str]:
-    """Comma separated globs to sorted file names.
+    """Comma separated globs to sorted file names; indices of shards are left out.
 
     Raises:
         ValueError: if a glob matches nothing; names the flag.
@@ -61,6 +71,7 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
             found = tf.io.gfile.glob(pattern)
         except tf.errors.OpError as error:
             raise ValueError(f"--{flag}={pattern}: {error.message}") from error
+        found = [path for path in found if not path.endswith(INDEX_SUFFIX)]
         if not found:
             raise ValueError(f"--{flag}={pattern} matches no file.")
         files.extend(found)

@@ -55,7 +55,11 @@ class Predictor:
             # own.
             keras.mixed_precision.set_global_policy(self._policy)
             outputs = self.networks.forward(self.role, batch[structures.VIEWS])
-            return tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
+            scores, classes = tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
+            # The logits leave the graph so that TensorFlow (2.21) does not fuse the
+            # sigmoid with the classifier's product, which changes last bits: so the
+            # scores are the Evaluator's, whose loss needs the logits.
+            return scores, classes, outputs.logits
 
         return self.strategy.run(replica_step, args=(batch,))
 
@@ -66,7 +70,7 @@ class Predictor:
             ValueError: for a score that is not a number, naming the video.
         """
         for batch in dataset:
-            scores, classes = self._step(batch)
+            scores, classes, _ = self._step(batch)
             keep = self._local(batch[structures.WEIGHTS]) > 0
             found = Predictions(
                 self._local(batch[structures.VIDEO_ID])[keep],

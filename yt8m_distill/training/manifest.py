@@ -41,6 +41,8 @@ _CHANGEABLE = (
     "start_new_model",
     "num_gpus",
     "deterministic",
+    "use_index",
+    "index_dir",
 )
 # Settings that a phase without a student, or without a guide, does not see.
 _STUDENT_ONLY = ("student_k", "frame_sampler", "train_frame_sampler", "student")

@@ -46,10 +46,15 @@ class TrainedNetwork:
         checkpoints.restore_network(found.prefix, self.role, self.network)
         self.found = found
 
-    def dataset(self, pattern: str, batch_size: int, num_readers: int):
+    def dataset(self, pattern: str, given: settings.CheckpointSettings):
         """The videos of a pattern, each once, distributed."""
         return trainer.evaluation_dataset(
-            self.strategy, pattern, self.run.data, self.views, batch_size, num_readers
+            self.strategy,
+            pattern,
+            self.run.data,
+            self.views,
+            given.batch_size,
+            trainer.reading(given),
         )
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import settings, structures
-from yt8m_distill.data import pipeline, records
+from yt8m_distill.data import frame_index, pipeline, records
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
@@ -282,7 +282,7 @@ class PhaseRunner:
                 training=True,
                 seed=run.training.seed,
                 epoch=epoch,
-                num_readers=run.training.num_readers,
+                **reading(run.training),
                 shuffle_buffer_size=run.training.shuffle_buffer_size,
                 train_fraction=run.training.train_fraction,
                 skip_batches=skip_batches,
@@ -416,7 +416,7 @@ class PhaseRunner:
             run.data,
             views_of(run, [role.name]),
             run.training.batch_size,
-            run.training.num_readers,
+            reading(run.training),
         )
         result = self.evaluators[role.name].evaluate(dataset)
         numbers = result.to_dict()
@@ -438,10 +438,25 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> dict:
+    """The arguments of pipeline.build_dataset that say how shards are read."""
+    return {
+        "num_readers": given.num_readers,
+        "use_index": given.use_index,
+        "index_dir": given.index_dir,
+    }
+
+
 def evaluation_dataset(
-    strategy, pattern: str, data, views: dict, batch_size: int, num_readers: int
+    strategy, pattern: str, data, views: dict, batch_size: int, how: dict
 ):
-    """A distributed dataset for evaluation: every video once, in order."""
+    """A distributed dataset for evaluation: every video once, in order.
+
+    Args:
+        strategy: the devices.
+        pattern, data, views, batch_size: as in pipeline.build_dataset.
+        how: see `reading`.
+    """
     return distribution.distribute(
         strategy,
         lambda shard: pipeline.build_dataset(
@@ -450,8 +465,8 @@ def evaluation_dataset(
             views,
             batch_size=batch_size,
             training=False,
-            num_readers=num_readers,
             input_shard=shard,
+            **how,
         ),
     )
 
@@ -544,7 +559,10 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
             run.training.validation_data_pattern, "validation_data_pattern"
         )
     rehearse(plan, run)
-    num_videos = pipeline.count_videos(files, run.training.train_fraction)
+    index = frame_index.open_index(
+        files, run.data, run.training.use_index, run.training.index_dir
+    )
+    num_videos = pipeline.count_videos(files, run.training.train_fraction, index)
     if num_videos == 0:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."

@@ -1,0 +1,440 @@
+"""tools/thin_records.py: reading its shards whole is sampling the full ones."""
+
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import record_helpers
+from tools import thin_records
+from yt8m_distill import settings
+from yt8m_distill.data import frame_sampling, pipeline
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+K = 4
+# Videos of 1 to 11 frames, of which the last one is cut.
+MAX_FRAMES = 10
+DATA = record_helpers.data_settings(max_frames=MAX_FRAMES)
+SAMPLERS = sorted(set(frame_sampling.SAMPLERS) - {"all"})
+# Of a video of at most k frames these two do not choose every one.
+NOT_ALL_OF_FEW = {"uniform_stride", "last_padded"}
+
+
+def view(sampler="uniform", k=K) -> pipeline.ViewSpec:
+    return pipeline.ViewSpec(sampler, k)
+
+
+def thin(files, folder, data=DATA, of=None, overwrite=False) -> list[str]:
+    """The thin shards of these files, made in this process."""
+    folder.mkdir(exist_ok=True)
+    for path in files:
+        count = len(records_of(path))
+        thin_records.thin_shard(path, count, str(folder), data, of or view(), overwrite)
+    return [str(folder / os.path.basename(path)) for path in files]
+
+
+def records_of(*files) -> list[bytes]:
+    return [record.numpy() for record in tf.data.TFRecordDataset(list(files))]
+
+
+def examples_of(*files) -> list[tf.train.SequenceExample]:
+    return [tf.train.SequenceExample.FromString(r) for r in records_of(*files)]
+
+
+def numbers(example, name) -> list[int]:
+    return list(example.context.feature[name].int64_list.value)
+
+
+def read(files, data, of) -> dict:
+    """What evaluation reads, all videos in one batch, as arrays by name."""
+    dataset = pipeline.build_dataset(
+        files,
+        data,
+        {"view": of},
+        batch_size=len(records_of(*files)),
+        training=False,
+    )
+    (batch,) = dataset
+    flat = {**batch, **batch["views"]["view"]}
+    del flat["views"]
+    return {name: value.numpy() for name, value in flat.items()}
+
+
+def whole(files, data=DATA, k=K) -> dict:
+    """What --frame_sampler=all --max_frames=k reads."""
+    cut = settings.DataSettings(
+        data.feature_names, data.feature_sizes, data.num_classes, k, data.video_id_key
+    )
+    return read(files, cut, view("all", k))
+
+
+def assert_same_videos(found: dict, expected: dict) -> None:
+    """Bit for bit; the positions in the full video are in the context alone."""
+    for name in ("video_id", "labels", "weights", "num_frames", "frames"):
+        np.testing.assert_array_equal(found[name], expected[name], name)
+
+
+def full_shards(folder, sampler) -> list[str]:
+    if sampler != "last_padded":  # It finds no frame in a video of 6 or fewer.
+        return record_helpers.write_shards(folder, [13, 9])
+    videos = [record_helpers.video(n, n, [n % 5, 0]) for n in range(7, 12)]
+    return [record_helpers.write_shard(folder / "long.tfrecord", videos)]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_thin_shards_read_whole_are_full_ones_sampled(tmp_path, sampler):
+    files = full_shards(tmp_path, sampler)
+    thinned = thin(files, tmp_path / "thin", of=view(sampler))
+    sampled = read(files, DATA, view(sampler))
+    assert_same_videos(whole(thinned), sampled)
+    for row, example in enumerate(examples_of(*thinned)):
+        positions = sampled["frame_indices"][row, : sampled["num_frames"][row]]
+        assert numbers(example, "frame_indices") == positions.tolist()
+        for name in record_helpers.SIZES:
+            frames = example.feature_lists.feature_list[name].feature
+            assert len(frames) == len(positions)
+    # The flags of the full shards read the same frames from the thin ones.
+    serialized = tf.constant(records_of(*thinned))
+    _, again = pipeline.read_view(serialized, DATA, view(sampler))
+    if sampler in NOT_ALL_OF_FEW:
+        assert sum(again["num_frames"].numpy()) < sampled["num_frames"].sum()
+    else:
+        for name in ("num_frames", "frames"):
+            np.testing.assert_array_equal(again[name], sampled[name])
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "random", "uniform_jitter", "last"])
+def test_thinning_again_with_the_same_k_changes_no_byte(tmp_path, sampler):
+    files = full_shards(tmp_path, sampler)
+    once = thin(files, tmp_path / "once", of=view(sampler))
+    twice = thin(once, tmp_path / "twice", of=view("uniform"))
+    assert records_of(*twice) == records_of(*once)
+
+
+def test_thinned_again_to_fewer_the_positions_are_of_the_full_video(tmp_path):
+    full = record_helpers.write_shard(
+        tmp_path / "a.tfrecord", [record_helpers.video(0, 11)]
+    )
+    # Of the 10 that max_frames leaves: floor(i * 10 / 4).
+    once = thin([full], tmp_path / "once")
+    (example,) = examples_of(*once)
+    assert numbers(example, "frame_indices") == [0, 2, 5, 7]
+    (example,) = examples_of(*thin(once, tmp_path / "twice", of=view("last", 2)))
+    assert numbers(example, "frame_indices") == [5, 7]
+    assert numbers(example, "num_frames") == [11]
+    kept = example.feature_lists.feature_list["audio"].feature
+    expected = record_helpers.frames_of(11, 3, 1)[[5, 7]]
+    assert [f.bytes_list.value[0] for f in kept] == [row.tobytes() for row in expected]
+
+
+def test_the_context_is_kept_and_only_the_named_features(tmp_path):
+    context = {
+        "id": record_helpers.bytes_feature(b"a", b"b"),  # not what is read as the id
+        "key": record_helpers.bytes_feature(b"the id"),
+        "start": record_helpers.float_feature([1.5]),
+        "num_frames": record_helpers.int64_feature([77]),
+    }
+    frames = {
+        "rgb": record_helpers.frames_of(9, 4),
+        "audio": record_helpers.frames_of(6, 3, 1),  # the shortest rules
+        "other": record_helpers.frames_of(6, 3),
+    }
+    labels = [3, 1, 3]
+    record = record_helpers.frame_level(None, labels, frames, context=context)
+    full = record_helpers.write_shard(tmp_path / "a.tfrecord", [record])
+    data = record_helpers.data_settings(video_id_key="key")
+    (example,) = examples_of(*thin([full], tmp_path / "thin", data))
+    assert numbers(example, "num_frames") == [6]
+    # floor(i * 6 / 4)
+    assert numbers(example, "frame_indices") == [0, 1, 3, 4]
+    assert sorted(example.feature_lists.feature_list) == ["audio", "rgb"]
+    before = tf.train.SequenceExample.FromString(record).context.feature
+    after = example.context.feature
+    assert set(after) == {*before, "frame_indices"}
+    for name in set(before) - {"num_frames"}:
+        assert after[name] == before[name]
+
+
+def test_the_starter_code_reads_thin_shards(tmp_path):
+    files = record_helpers.write_shards(tmp_path, [11])
+    thinned = records_of(*thin(files, tmp_path / "thin"))
+    for number, serialized in enumerate(thinned):
+        # As in its YT8MFrameFeatureReader.
+        context, lists = tf.io.parse_single_sequence_example(
+            serialized,
+            context_features={
+                "id": tf.io.FixedLenFeature([], tf.string),
+                "labels": tf.io.VarLenFeature(tf.int64),
+            },
+            sequence_features={
+                name: tf.io.FixedLenSequenceFeature([], tf.string)
+                for name in record_helpers.SIZES
+            },
+        )
+        assert context["id"].numpy() == f"v{number}".encode()
+        assert context["labels"].values.numpy().tolist() == [number % 5]
+        for name, size in record_helpers.SIZES.items():
+            frames = tf.reshape(tf.io.decode_raw(lists[name], tf.uint8), [-1, size])
+            assert len(frames) == min(number + 1, K)
+
+
+def test_the_size_falls_with_the_frames(tmp_path):
+    counts = range(20, 60, 2)
+    sizes = {"rgb": 1024, "audio": 128}
+    videos = [
+        record_helpers.frame_level(
+            f"v{n}", [1], {x: record_helpers.frames_of(n, s) for x, s in sizes.items()}
+        )
+        for n in counts
+    ]
+    full = record_helpers.write_shard(tmp_path / "a.tfrecord", videos)
+    (thinned,) = thin([full], tmp_path / "thin", settings.DataSettings(), view(k=6))
+    share = 6 / np.mean(counts)
+    before, after = os.path.getsize(full), os.path.getsize(thinned)
+    assert share * before < after < 1.2 * share * before
+
+
+def test_a_whole_shard_is_left_alone_and_a_damaged_one_mended(tmp_path):
+    (full,) = record_helpers.write_shards(tmp_path, [20])
+    folder = tmp_path / "thin"
+    (path,) = thin([full], folder)
+    content = pathlib.Path(path).read_bytes()
+    again = (full, 20, str(folder), DATA, view())
+    os.utime(path, (0, 0))
+    assert not thin_records.thin_shard(*again)
+    assert os.path.getmtime(path) == 0
+    assert thin_records.thin_shard(*again, overwrite=True)
+    assert os.path.getmtime(path) > 0
+    for left in (b"", content[:100], content[:-1]):
+        pathlib.Path(path).write_bytes(left)
+        assert thin_records.thin_shard(*again)
+        assert pathlib.Path(path).read_bytes() == content
+    fewer = record_helpers.write_shard(pathlib.Path(path), records_of(path)[:-1])
+    assert thin_records.thin_shard(*again)
+    assert pathlib.Path(fewer).read_bytes() == content
+    assert os.listdir(folder) == [os.path.basename(path)]
+
+
+@pytest.mark.parametrize("other", ["another k", "another sampler", "the full shard"])
+def test_another_shard_in_its_place_is_not_replaced(tmp_path, other):
+    (full,) = record_helpers.write_shards(tmp_path, [20])
+    folder = tmp_path / "thin"
+    if other == "the full shard":
+        folder.mkdir()
+        path = record_helpers.write_shard(
+            folder / os.path.basename(full), records_of(full)
+        )
+    else:
+        of = view(k=K - 1) if other == "another k" else view("first")
+        (path,) = thin([full], folder, of=of)
+    content = pathlib.Path(path).read_bytes()
+    with pytest.raises(ValueError, match="stands there with other records") as caught:
+        thin([full], folder)
+    assert str(caught.value).startswith(path)
+    assert pathlib.Path(path).read_bytes() == content
+    thin([full], folder, overwrite=True)
+    assert records_of(path) == records_of(*thin([full], tmp_path / "other"))
+
+
+def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    (full,) = record_helpers.write_shards(tmp_path, [5])
+    target = tmp_path / "thin" / os.path.basename(full)
+    real, seen = thin_records.thin_records, []
+
+    def watched(*arguments):
+        for record in real(*arguments):
+            seen.append(target.exists())
+            yield record
+
+    monkeypatch.setattr(thin_records, "thin_records", watched)
+    thin([full], tmp_path / "thin")
+    assert seen == [False] * 5
+    assert target.exists()
+
+
+def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path):
+    (full,) = record_helpers.write_shards(tmp_path, [50])
+    folder = tmp_path / "thin"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # bytes a file
+    try:
+        with pytest.raises(ValueError) as caught:
+            thin([full], folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(folder / os.path.basename(full)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(folder) == []
+
+
+def bad_video(what: str) -> bytes:
+    frames = {
+        n: record_helpers.frames_of(3, s) for n, s in record_helpers.SIZES.items()
+    }
+    context = {}
+    if what == "width":
+        frames["audio"] = record_helpers.frames_of(3, 5)
+    if what == "no frames":
+        frames["audio"] = []
+    if what == "positions":
+        context["num_frames"] = record_helpers.int64_feature([9])
+        context["frame_indices"] = record_helpers.int64_feature([0, 4])
+    video_id = None if what == "no id" else "bad"
+    return record_helpers.frame_level(video_id, [1], frames, context=context)
+
+
+@pytest.mark.parametrize(
+    ("what", "rule"),
+    [
+        (
+            "width",
+            "video bad: a frame of feature audio is 5 bytes wide, not the 3 of "
+            "--feature_sizes.",
+        ),
+        (
+            "no frames",
+            "video bad: feature audio has no frames. Is --feature_names right, and is "
+            "this frame-level data?",
+        ),
+        ("no id", "video : there is no id. Is --video_id_key=id right?"),
+        (
+            "positions",
+            "video bad: its context has 1 num_frames and 2 frame_indices, not 1 and 3 "
+            "as a record thinned to 3 frames.",
+        ),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path, monkeypatch, what, rule):
+    monkeypatch.setattr(thin_records, "_BATCH", 2)  # It stands in the third one.
+    videos = [record_helpers.video(n, 3) for n in range(5)]
+    full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(what)])
+    with pytest.raises(ValueError) as caught:
+        thin([full], tmp_path / "thin")
+    assert str(caught.value) == f"{full}, record 5 (counted from 0), {rule}"
+    assert os.listdir(tmp_path / "thin") == []
+
+
+def test_a_video_of_which_nothing_is_chosen_is_named(tmp_path):
+    full = record_helpers.write_shard(
+        tmp_path / "a", [record_helpers.video(0, 9), record_helpers.video(1, 6)]
+    )
+    with pytest.raises(ValueError) as caught:
+        thin([full], tmp_path / "thin", of=view("last_padded"))
+    assert str(caught.value) == (
+        f"{full}, record 1 (counted from 0), video v1: --frame_sampler=last_padded "
+        "chooses none of its frames, and a record needs one."
+    )
+
+
+def test_outputs_never_replace_inputs_or_each_other(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    files = [str(tmp_path / name / "x.tfrecord") for name in ("a", "b")]
+    for source, folder in (("a", "a"), ("a", "link"), ("link", "a"), ("a", "b/../a")):
+        path = str(tmp_path / source / "x.tfrecord")
+        with pytest.raises(ValueError, match=r"x\.tfrecord: name another one\.$"):
+            thin_records.check_places([path], str(tmp_path / folder))
+    thin_records.check_places(files[:1], str(tmp_path / "b"))
+    with pytest.raises(ValueError, match="have the same name"):
+        thin_records.check_places(files, str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "k", "text"),
+    [
+        ("all", 4, "--frame_sampler=all leaves no frame out"),
+        ("uniform", 11, "--student_k=11 is more than --max_frames=10."),
+        ("nearest", 4, "--frame_sampler=nearest: Unknown sampler 'nearest'."),
+    ],
+)
+def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
+    sampling = settings.SamplingSettings(k, sampler)
+    with pytest.raises(ValueError) as caught:
+        thin_records.view_to_keep(sampling, MAX_FRAMES)
+    assert str(caught.value).startswith(text)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools/thin_records.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_as_a_process_it_thins_goes_on_and_refuses(tmp_path):
+    files = record_helpers.write_shards(tmp_path, [7, 8, 0])
+    folder = tmp_path / "thin"
+    thin(files[:1], folder)
+    given = [
+        f"--input_data_pattern={tmp_path}/*.tfrecord",
+        f"--output_dir={folder}",
+        f"--student_k={K}",
+        f"--max_frames={MAX_FRAMES}",
+        "--feature_sizes=4,3",
+    ]
+    done = run(*given)
+    assert done.returncode == 0, done.stderr
+    targets = [str(folder / os.path.basename(path)) for path in files]
+    assert_same_videos(whole(targets), read(files, DATA, view()))
+    before, after = (sum(map(os.path.getsize, paths)) for paths in (files, targets))
+    assert done.stdout.splitlines() == [
+        f"15 videos, {before} bytes before, {after} after ({after / before:.1%}); "
+        "1 of 3 shards stood there already.",
+        "Flags for train.py: --mode=baseline --student_k=4 --max_frames=4 "
+        "--frame_sampler=all --feature_names=rgb,audio --feature_sizes=4,3 "
+        "--video_id_key=id",
+    ]
+
+
+@pytest.mark.slow
+def test_a_bad_record_is_one_line_and_status_1(tmp_path):
+    bad = record_helpers.write_shard(tmp_path / "bad", [bad_video("width")])
+    refused = run(
+        f"--input_data_pattern={bad}",
+        f"--output_dir={tmp_path}/thin",
+        "--feature_sizes=4,3",
+    )
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "Traceback" not in refused.stderr
+    assert refused.stderr.strip().splitlines()[-1] == (
+        f"thin_records.py: {bad}, record 0 (counted from 0), video bad: a frame of "
+        "feature audio is 5 bytes wide, not the 3 of --feature_sizes."
+    )
+    assert os.listdir(tmp_path / "thin") == []
+
+
+def test_a_truncated_shard_is_refused_before_any_is_written(tmp_path):
+    good, bad = record_helpers.write_shards(tmp_path, [7, 8])
+    os.truncate(bad, os.path.getsize(bad) - 5)
+    folder = tmp_path / "thin"
+    with pytest.raises(ValueError) as caught:
+        thin_records.thin_shards([good, bad], str(folder), DATA, view())
+    assert str(caught.value).startswith(f"{bad} ends inside record 7 (counted from 0)")
+    assert not folder.exists()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("sampler", ["uniform", "random"])
+def test_audioset_and_youtube8m_are_thinned(real_data, tmp_path, sampler):
+    audioset = settings.DataSettings("audio_embedding", "128", 527, 10, "video_id")
+    shards = {
+        "audioset_bal_train/bal_train-00015-of-00016.tfrecord": (audioset, 3),
+        "yt8m_frame_level/SjJ3.tfrecord": (settings.DataSettings(), 30),
+    }
+    for name, (data, k) in shards.items():
+        files = [str(real_data / name)]
+        thinned = thin(files, tmp_path / sampler, data, view(sampler, k))
+        sampled = read(files, data, view(sampler, k))
+        assert sampled["num_frames"].max() == k
+        assert_same_videos(whole(thinned, data, k), sampled)
+        for before, after in zip(
+            examples_of(*files), examples_of(*thinned), strict=True
+        ):
+            for feature, value in before.context.feature.items():
+                assert after.context.feature[feature] == value

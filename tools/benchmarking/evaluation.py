@@ -1,0 +1,291 @@
+"""What evaluating costs beside the networks: time, memory, and the CSV.
+
+    python tools/benchmarking/evaluation.py [--quick]
+
+`Evaluator.evaluate` runs as in eval.py, but random logits stand for the network's:
+what is measured is all the rest, which is the top k in the graph, the loss, pooling,
+the final metrics, and the CSV. Reading the shards is not part of it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+# Run as a file, the root is two folders up.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import tensorflow as tf
+
+from tools import paper_size_step
+from tools.benchmarking import results
+from yt8m_distill import structures
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import builder
+from yt8m_distill.serving import predictions
+from yt8m_distill.training import distribution
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOP_K = 20
+LABELS_PER_VIDEO = 3
+# Batches that are made beforehand; a longer data set repeats them.
+MADE = 8
+MEBIBYTE = 2**20
+
+
+class GivenLogits:
+    """Stands for the networks of a run: the logits come with the batch."""
+
+    def forward(self, role: str, views: dict) -> structures.Outputs:
+        """Logits [B, C]: those of the view, shifted by one number a video."""
+        view = views[role]
+        return structures.Outputs(view["logits"] + view["shifts"], encoding=None)
+
+
+class Kept:
+    """A writer that keeps what it is given: (video_ids, classes, scores) a batch."""
+
+    def __init__(self):
+        self.batches = []
+
+    def write(self, *columns: np.ndarray) -> None:
+        """Keeps a batch."""
+        self.batches.append(columns)
+
+
+def make_batches(batch_size: int, num_classes: int) -> list[structures.Batch]:
+    """Batches with logits such as a trained network's instead of frames.
+
+    Class c is a label about as often as 1 / (c + 10), a video has three, and a logit
+    is the class' log frequency, plus noise, plus 6 for a label.
+    """
+    random = np.random.default_rng(0)
+    frequencies = 1 / (np.arange(num_classes) + 10)
+    frequencies /= frequencies.sum()
+    batches = []
+    for number in range(MADE):
+        labels = np.zeros([batch_size, num_classes], np.float32)
+        for row in labels:
+            row[random.choice(num_classes, LABELS_PER_VIDEO, False, frequencies)] = 1
+        noise = random.normal(0, 1.5, labels.shape)
+        logits = np.log(LABELS_PER_VIDEO * frequencies) + noise + 6 * labels
+        ids = [f"{number * batch_size + row:04x}" for row in range(batch_size)]
+        batches.append(
+            {
+                structures.VIDEO_ID: tf.constant(ids),
+                structures.LABELS: tf.constant(labels),
+                structures.WEIGHTS: tf.ones([batch_size]),
+                structures.VIEWS: {
+                    "student": {"logits": tf.constant(logits, "float32")}
+                },
+            }
+        )
+    return batches
+
+
+def repeated(made: list[structures.Batch], count: int) -> Iterator[structures.Batch]:
+    """`count` batches: the given ones in turns, never with the same scores twice.
+
+    Without the shifts most of the pooled scores would be equal, and sorting them easy.
+    """
+    random = np.random.default_rng(1)
+    for number in range(count):
+        batch = made[number % len(made)]
+        logits = batch[structures.VIEWS]["student"]["logits"]
+        shifts = tf.constant(random.normal(0, 0.5, [len(logits), 1]), tf.float32)
+        views = {"student": {"logits": logits, "shifts": shifts}}
+        yield {**batch, structures.VIEWS: views}
+
+
+def make_evaluator(num_classes: int) -> evaluator.Evaluator:
+    """The evaluator of given logits, on the CPU."""
+    strategy = distribution.mirrored_strategy(["CPU:0"])
+    return evaluator.Evaluator(GivenLogits(), "student", strategy, num_classes, TOP_K)
+
+
+def forward_call(networks, role: str, batch: structures.Batch):
+    """A callable that runs one network forward over a batch, and nothing else."""
+    strategy = distribution.mirrored_strategy(["CPU:0"])
+
+    @tf.function
+    def forward(batch):
+        def in_replica(batch):
+            return networks.forward(role, batch[structures.VIEWS]).logits
+
+        return strategy.run(in_replica, args=(batch,))
+
+    return lambda: forward(batch).numpy()
+
+
+def share_rows(quick: bool) -> list[results.Row]:
+    """Evaluating, with the CSV, as a share of the time of each network."""
+    # As in eval.py, a batch has 256 videos.
+    cells, num_classes, batch_size, rounds = (
+        (8, 50, 4, 1) if quick else (1024, 3862, 256, 3)
+    )
+    given = argparse.Namespace(
+        mode="parallel",
+        cells=cells,
+        student_k=30,
+        max_frames=300,
+        feature_sizes="1024,128",
+        num_classes=num_classes,
+        batch_size=batch_size,
+        dtype_policy="float32",
+    )
+    run = paper_size_step.make_settings(given)
+    roles = ("teacher", "student")
+    networks = builder.build_networks(run, roles)
+    frames = paper_size_step.random_batch(run)
+    made = make_batches(batch_size, num_classes)
+    judge = make_evaluator(num_classes)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def evaluate():
+            path = os.path.join(folder, "predictions.csv")
+            with predictions.PredictionWriter(path) as writer:
+                judge.evaluate(repeated(made, MADE), writer=writer)
+
+        calls = {role: forward_call(networks, role, frames) for role in roles}
+        seconds = results.interleaved({**calls, "rest": evaluate}, rounds)
+    rest = seconds["rest"] / (MADE * batch_size)
+    rows = []
+    for role in roles:
+        forward = seconds[role] / batch_size
+        rows.append(
+            results.Row(
+                f"evaluating and CSV, as a share of the {role}'s forward pass",
+                rest / forward,
+                bar=None if quick else 0.05,
+                at_most=True,
+                detail=f"{1e3 * rest:.3f} ms a video beside {1e3 * forward:.2f} ms",
+            )
+        )
+    return rows
+
+
+def resident_bytes(peak: bool) -> int:
+    """Memory of this process: now, or the most so far.
+
+    On Linux ru_maxrss of a new process begins with the memory of the process that
+    started it, which would hide what this one takes; so /proc is read there. Other
+    systems tell the peak only.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return size if sys.platform == "darwin" else 1024 * size
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(lines["VmHWM" if peak else "VmRSS"].split()[0])
+
+
+def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dict:
+    """Seconds and memory of evaluating so many batches, and seconds of their CSV.
+
+    The process should do nothing else: its peak memory is taken.
+    """
+    made = make_batches(batch_size, num_classes)
+    judge = make_evaluator(num_classes)
+    kept = Kept()
+    judge.evaluate(repeated(made, MADE), writer=kept)  # Traces the graph.
+    before = resident_bytes(peak=False)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    found = judge.evaluate(repeated(made, num_batches)).metrics
+    seconds = time.perf_counter() - began
+    cpu_seconds = time.process_time() - cpu_began
+    memory = resident_bytes(peak=True) - before
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        path = os.path.join(folder, "predictions.csv")
+        with predictions.PredictionWriter(path) as writer:
+            for number in range(num_batches):
+                writer.write(*kept.batches[number % MADE])
+        csv_seconds = time.perf_counter() - began
+        csv_bytes = os.path.getsize(path)
+    return {
+        "num_videos": found.num_videos,
+        "gap": found.gap,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "memory": memory,
+        "csv_seconds": csv_seconds,
+        "csv_bytes": csv_bytes,
+    }
+
+
+def data_set_rows(quick: bool) -> list[results.Row]:
+    """Evaluating all of YouTube-8M's validation videos, in a process of its own."""
+    # 4297 * 256 is the first multiple of 256 above 1.1 million.
+    sizes = (40, 64, 50) if quick else (4297, 256, 3862)
+    done = subprocess.run(
+        [sys.executable, __file__, f"--data_set={','.join(map(str, sizes))}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    found = json.loads(done.stdout.splitlines()[-1])
+    data_set = f"{found['num_videos']:,} videos x {sizes[2]} classes, top {TOP_K}"
+    per_video = 1e6 / found["num_videos"]
+    return [
+        results.Row(
+            "evaluating a data set, without the model",
+            found["seconds"],
+            bar=None if quick else 60,
+            at_most=True,
+            unit="s",
+            detail=f"{data_set}; {per_video * found['seconds']:.1f} us a video, "
+            f"{found['cpu_seconds']:.0f} s of CPU time on {os.cpu_count()} cores; "
+            f"GAP of the random logits {found['gap']:.3f}",
+        ),
+        results.Row(
+            "memory of that, beyond the process before it",
+            found["memory"] / MEBIBYTE,
+            bar=None if quick else 1024,
+            at_most=True,
+            unit="MB",
+            detail=f"{data_set}; peak less what was resident at the start",
+        ),
+        results.Row(
+            "writing the CSV of that data set",
+            found["csv_seconds"],
+            unit="s",
+            detail=f"{found['csv_bytes'] / MEBIBYTE:.0f} MB; "
+            f"{per_video * found['csv_seconds']:.1f} us a video",
+        ),
+    ]
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    return [*share_rows(quick), *data_set_rows(quick)]
+
+
+def main() -> None:
+    """Prints the rows, or in the process started for it measures a data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--data_set", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.data_set:
+        sizes = map(int, given.data_set.split(","))
+        print(json.dumps(measure_data_set(*sizes)))
+        return
+    for row in rows(given.quick):
+        print(f"{row.name}: {row.value:.4g} {row.unit} (bar {row.bar}) | {row.detail}")
+
+
+if __name__ == "__main__":
+    main()
