@@ -40,6 +40,8 @@ OTHER = {
     "classifier": "own",
     "teacher_checkpoint": "",
     "finetune_epochs": 2,
+    "teacher_cache": "",
+    "teacher_cache_top_k": 100,
     "student_epochs": 3,
     "optimizer": "SGD(momentum=0.9)",
     "base_learning_rate": 0.0003,
@@ -264,10 +266,10 @@ def test_names_are_unique_over_all_groups_of_a_run():
 
 
 def test_a_run_survives_its_dictionary_and_json():
-    # OTHER differs from every default but one, so a setting that got lost on the way
-    # would come back as its default and show. teacher_checkpoint excludes parallel.
+    # OTHER differs from every default but two, so a setting that got lost on the way
+    # would come back as its default and show. Those exclude parallel.
     unchanged = [f.name for f in run_fields() if OTHER[f.name] == f.default]
-    assert unchanged == ["teacher_checkpoint"]
+    assert unchanged == ["teacher_checkpoint", "teacher_cache"]
     run = settings.RunSettings.from_dict(OTHER)
     assert run.to_dict() == OTHER
     stored = json.loads(json.dumps(run.to_dict()))

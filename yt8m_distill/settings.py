@@ -219,6 +219,17 @@ class DistillationSettings(Settings):
         "Epochs of the second stage with L_CE, which follows --student_loss=rep.",
         minimum=0,
     )
+    teacher_cache: str = setting(
+        "",
+        "Serial mode: a folder for what the frozen teacher says of every training "
+        "video, in float16. It is computed once and used in every epoch and run with "
+        "the same teacher. Empty: compute it in every step.",
+    )
+    teacher_cache_top_k: int = setting(
+        0,
+        "Logits a video in the teacher cache; the other classes get one mean. 0: all.",
+        minimum=0,
+    )
     student_epochs: int = setting(
         0, "Serial mode: epochs of the student. 0: as --num_epochs.", minimum=0
     )
@@ -350,6 +361,11 @@ class RunSettings:
             raise ValueError(
                 "--teacher_checkpoint goes with --mode=serial; received "
                 f"--mode={self.distillation.mode}."
+            )
+        if self.distillation.teacher_cache and self.distillation.mode != "serial":
+            raise ValueError(
+                "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
+                f"received --mode={self.distillation.mode}."
             )
         if (
             self.distillation.mode == "serial"

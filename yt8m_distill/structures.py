@@ -8,6 +8,7 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 | `labels`   | [B, C] float32     | multi-hot, 0 or 1                            |
 | `weights`  | [B] float32        | 1 for a video, 0 for a filling row           |
 | `views`    | name -> View       | `all`, `sampled`                             |
+| `guide`    | name -> [B, ...]   | with a teacher cache: see teacher_cache      |
 
 Every batch has the same B: the last one is filled up with rows of weight 0, so
 that nothing is dropped, nothing is traced twice, and every replica gets the
@@ -33,6 +34,7 @@ VIDEO_ID = "video_id"
 LABELS = "labels"
 WEIGHTS = "weights"
 VIEWS = "views"
+GUIDE = "guide"
 
 FRAMES = "frames"
 NUM_FRAMES = "num_frames"

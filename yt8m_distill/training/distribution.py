@@ -65,6 +65,15 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     )
 
 
+def num_processes(strategy: tf.distribute.Strategy) -> int:
+    """Processes of the job."""
+    resolver = strategy.cluster_resolver
+    if resolver is None:
+        return 1
+    tasks = resolver.cluster_spec().as_dict()
+    return max(sum(len(tasks.get(name, ())) for name in ("chief", "worker")), 1)
+
+
 def worker_number(strategy: tf.distribute.Strategy) -> int:
     """0 in the chief and in a job of one process; 1, 2, ... in the other ones."""
     if is_chief(strategy):

@@ -10,6 +10,7 @@ Files of a train_dir:
     <phase>/checkpoints/     the whole state, to resume from
 """
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -43,6 +44,7 @@ _CHANGEABLE = (
     "deterministic",
     "use_index",
     "index_dir",
+    "teacher_cache",
 )
 # Settings that a phase without a student, or without a guide, does not see.
 _STUDENT_ONLY = ("student_k", "frame_sampler", "train_frame_sampler", "student")
@@ -52,6 +54,7 @@ _GUIDED_ONLY = (
     "prediction_distance",
     "temperature",
     "classifier",
+    "teacher_cache_top_k",
     "teacher_checkpoint",
     "student_epochs",
     "finetune_epochs",
@@ -124,7 +127,8 @@ def check_same_settings(folder: str, wanted: dict) -> None:
     path = os.path.join(folder, PHASE_SETTINGS)
     if not tf.io.gfile.exists(path):
         return
-    stored = read_json(path)
+    # A setting that is newer than the run was at its default.
+    stored = {**_defaults(wanted), **read_json(path)}
     different = [
         f"--{key}: was {stored.get(key)!r}, is {wanted.get(key)!r}"
         for key in sorted({*stored, *wanted})
@@ -135,6 +139,12 @@ def check_same_settings(folder: str, wanted: dict) -> None:
             f"{folder} was trained with other settings: {'; '.join(different)}. Use "
             "the old ones, another --train_dir, or --start_new_model."
         )
+
+
+def _defaults(names) -> dict:
+    groups = [field.type for field in dataclasses.fields(settings.RunSettings)]
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    return {field.name: field.default for field in fields if field.name in names}
 
 
 # All that the scripts write to a train_dir, at its top.

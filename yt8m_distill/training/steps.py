@@ -15,7 +15,7 @@ import tensorflow as tf
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import top_predictions
 from yt8m_distill.models import teacher_student
-from yt8m_distill.training import modes, optimizers
+from yt8m_distill.training import modes, optimizers, teacher_cache
 
 # L2 penalties are given in this unit (the paper's "penalty of 2").
 REGULARIZATION_UNIT = 1e-8
@@ -165,6 +165,11 @@ class TrainStep:
         )
         outputs, gradients, numbers = {}, {}, {}
         for role in self.phase.roles:
+            if role.frozen and structures.GUIDE in batch:
+                classes = self.networks.network(role.name).num_classes
+                guide = batch[structures.GUIDE]
+                outputs[role.name] = teacher_cache.restored(guide, classes)
+                continue
             noise = self._dropout_noise(role, step)
             with tf.GradientTape() as tape:
                 outputs[role.name] = self.networks.forward(

@@ -29,6 +29,7 @@ from yt8m_distill.training import (
     modes,
     optimizers,
     steps,
+    teacher_cache,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -164,6 +165,7 @@ class PhaseRunner:
         self.record.update(
             phase.name, finished=False, networks=self._describe_networks()
         )
+        self.cache = self._open_cache()
         self._train()
         self.record.update(phase.name, finished=True)
 
@@ -265,16 +267,75 @@ class PhaseRunner:
             }
         return described
 
-    def _dataset(self, epoch: int, skip_batches: int):
+    @property
+    def _needs_states(self) -> bool:
+        """Whether a learner compares intermediate states."""
+        return any(role.objective.needs_states for role in self.phase.trained)
+
+    def _open_cache(self) -> teacher_cache.TeacherCache | None:
+        """The cache of the frozen teacher's outputs, filled and compared."""
         run = self.run_settings
-        views = views_of(run, [role.name for role in self.phase.roles], training=True)
-        if any(
-            role.objective and role.objective.needs_states for role in self.phase.roles
-        ):
+        frozen = [role for role in self.phase.roles if role.frozen]
+        if not (run.distillation.teacher_cache and frozen):
+            return None
+        states = self._needs_states
+        drawn = {run.sampling.frame_sampler, run.sampling.train_frame_sampler}
+        if states and drawn & {"random", "uniform_jitter"}:
+            raise ValueError(
+                "--teacher_cache cannot hold the intermediate states at frames that "
+                "change from epoch to epoch."
+            )
+        teacher = self.networks.network("teacher")
+        key = teacher_cache.describe(teacher, run, states)
+        cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
+        builder_ = teacher_cache.Builder(cache, self.networks, self.strategy, states)
+        views = views_of(run, ["teacher", *(["student"] if states else [])])
+        training = run.training
+        files = records.expand_patterns(
+            training.train_data_pattern, "train_data_pattern"
+        )
+        dataset = evaluation_dataset(
+            self.strategy,
+            files,
+            run.data,
+            views,
+            training.batch_size,
+            {**reading(training), "train_fraction": training.train_fraction},
+        )
+        data = teacher_cache.data_key(files, training.train_fraction)
+        began, before = time.monotonic(), len(cache)
+        if not cache.covers(data):
+            if distribution.num_processes(self.strategy) > 1:
+                raise ValueError(
+                    f"--teacher_cache={run.distillation.teacher_cache} does not cover "
+                    "the training data yet, and several processes cannot fill it: "
+                    "run the same command in one process first."
+                )
+            _LOG.info("The teacher's outputs are collected in %s.", cache.folder)
+            builder_.fill(dataset, self.num_videos)
+            cache.note_covered(data)
+        if distribution.num_processes(self.strategy) == 1:
+            builder_.check(next(iter(dataset)))
+        self.record.update(
+            self.phase.name,
+            teacher_cache={
+                "folder": cache.folder,
+                "videos": len(cache),
+                "computed": len(cache) - before,
+                "seconds": round(time.monotonic() - began, 3),
+            },
+        )
+        return cache
+
+    def _dataset(self, epoch: int, skip_batches: int):
+        run, cache = self.run_settings, self.cache
+        roles = self.phase.trained if cache else self.phase.roles
+        views = views_of(run, [role.name for role in roles], training=True)
+        if self._needs_states:
             views |= views_of(run, ["student"], training=True)
 
         def make(shard):
-            return pipeline.build_dataset(
+            dataset = pipeline.build_dataset(
                 run.training.train_data_pattern,
                 run.data,
                 views,
@@ -288,6 +349,7 @@ class PhaseRunner:
                 skip_batches=skip_batches,
                 input_shard=shard,
             )
+            return cache.attach(dataset) if cache else dataset
 
         return distribution.distribute(self.strategy, make)
 
@@ -448,7 +510,7 @@ def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> d
 
 
 def evaluation_dataset(
-    strategy, pattern: str, data, views: dict, batch_size: int, how: dict
+    strategy, pattern: str | list[str], data, views: dict, batch_size: int, how: dict
 ):
     """A distributed dataset for evaluation: every video once, in order.
 

@@ -1,0 +1,261 @@
+"""A cached teacher teaches what a present one does, or says why it cannot."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill import structures
+from yt8m_distill.training import manifest, teacher_cache, trainer
+
+KEY = {"top_k": 0, "dtype_policy": "float32", "teacher": "t"}
+
+
+def student_run(serial_run, folder, **changes):
+    """A student of the finished run's teacher, with a cache."""
+    return helpers.change(
+        serial_run,
+        **{
+            "train_dir": str(folder / "run"),
+            "teacher_checkpoint": serial_run.training.train_dir,
+            "teacher_cache": str(folder / "cache"),
+            **changes,
+        },
+    )
+
+
+def cache_entry(run) -> dict:
+    path = os.path.join(run.training.train_dir, manifest.MANIFEST)
+    return manifest.read_json(path)["phases"]["student"]["teacher_cache"]
+
+
+def weights(run) -> dict:
+    prefix = helpers.latest(run.training.train_dir, "student")
+    return helpers.of(helpers.read_variables(prefix), "student/")
+
+
+def assert_close(some: dict, others: dict, tolerance: float) -> None:
+    assert some.keys() == others.keys()
+    assert some
+    for name, value in some.items():
+        np.testing.assert_allclose(value, others[name], atol=tolerance, err_msg=name)
+
+
+def largest_change(some: dict, others: dict) -> float:
+    return max(np.abs(some[name] - others[name]).max() for name in some)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_cached_teacher_teaches_what_a_present_one_does(
+    serial_run, tmp_path, replicas
+):
+    cached = student_run(serial_run, tmp_path)
+    helpers.train(cached, replicas)
+    present = helpers.change(
+        cached, train_dir=str(tmp_path / "present"), teacher_cache=""
+    )
+    helpers.train(present, replicas)
+    blank = helpers.change(present, train_dir=str(tmp_path / "ce"), student_loss="ce")
+    helpers.train(blank, replicas)
+    assert_close(weights(cached), weights(present), 2e-3)
+    # Without the teacher's outputs they would be far away from that.
+    assert largest_change(weights(blank), weights(present)) > 2e-2
+    assert cache_entry(cached)["videos"] == cache_entry(cached)["computed"] == 36
+
+
+def test_the_teacher_is_not_asked_again(serial_run, tmp_path, monkeypatch):
+    run = student_run(serial_run, tmp_path)
+    helpers.train(run)
+    fills = []
+    monkeypatch.setattr(
+        teacher_cache.Builder, "fill", lambda *arguments: fills.append(arguments)
+    )
+    again = helpers.change(run, train_dir=str(tmp_path / "again"))
+    helpers.train(again)
+    assert not fills
+    assert cache_entry(again)["computed"] == 0
+    helpers.assert_identical(weights(again), weights(run))
+
+
+def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypatch):
+    views = []
+    original = trainer.pipeline.build_dataset
+
+    def build(files, data, wanted, **arguments):
+        if arguments["training"]:
+            views.append(set(wanted))
+        return original(files, data, wanted, **arguments)
+
+    monkeypatch.setattr(trainer.pipeline, "build_dataset", build)
+    helpers.train(student_run(serial_run, tmp_path))
+    assert views == [{structures.SAMPLED}] * 2  # epochs
+
+
+def test_another_teacher_gets_another_folder(serial_run, tmp_path):
+    run = student_run(serial_run, tmp_path)
+    helpers.train(run)
+    other = helpers.change(
+        run, train_dir=str(tmp_path / "other"), teacher_checkpoint="", seed=7
+    )
+    helpers.train(other)
+    assert cache_entry(other)["folder"] != cache_entry(run)["folder"]
+    assert cache_entry(other)["computed"] == 36
+
+
+def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
+    changes = {"match": "both", "student_loss": "ce + 0.5*rep"}
+    cached = student_run(serial_run, tmp_path, **changes)
+    helpers.train(cached)
+    present = helpers.change(
+        cached, train_dir=str(tmp_path / "present"), teacher_cache=""
+    )
+    helpers.train(present)
+    assert_close(weights(cached), weights(present), 5e-3)
+
+
+def test_states_at_changing_frames_are_refused(serial_run, tmp_path):
+    run = student_run(
+        serial_run, tmp_path, match="both", train_frame_sampler="uniform_jitter"
+    )
+    with pytest.raises(ValueError, match="--teacher_cache cannot hold"):
+        helpers.train(run)
+
+
+@pytest.mark.parametrize("mode", ["teacher", "baseline", "parallel"])
+def test_only_a_frozen_teacher_can_be_cached(data, tmp_path, mode):
+    with pytest.raises(ValueError, match="--teacher_cache goes with --mode=serial"):
+        helpers.make_run(tmp_path, data, mode=mode, teacher_cache="cache")
+
+
+def test_a_stopped_fill_goes_on_behind_its_last_part(serial_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "PART_VIDEOS", 8)
+    run = student_run(serial_run, tmp_path)
+    original, added = teacher_cache.TeacherCache.add, []
+
+    def add(self, ids, arrays):
+        if len(added) == 2:
+            raise helpers.Stop
+        added.append(list(ids))
+        original(self, ids, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_cache.TeacherCache, "add", add)
+        with pytest.raises(helpers.Stop):
+            helpers.train(run)
+    helpers.train(run)
+    assert cache_entry(run)["computed"] == 36 - 16
+    whole = student_run(serial_run, tmp_path / "whole")
+    helpers.train(whole)
+    helpers.assert_identical(weights(run), weights(whole))
+
+
+def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
+    pattern = serial_run.training.train_data_pattern
+    first = pattern.replace("train-*", "train-0")
+    half = student_run(serial_run, tmp_path, train_data_pattern=first)
+    helpers.train(half)
+    both = helpers.change(
+        half, train_data_pattern=pattern, train_dir=str(tmp_path / "both")
+    )
+    helpers.train(both)
+    assert cache_entry(half)["computed"] == cache_entry(both)["computed"] == 18
+
+
+def test_wrong_contents_are_found_before_training(serial_run, tmp_path):
+    run = student_run(serial_run, tmp_path)
+    helpers.train(run)
+    folder = pathlib.Path(cache_entry(run)["folder"])
+    path = folder / "00000.logits.npy"
+    np.save(path, np.load(path) + np.float16(0.5))
+    again = helpers.change(run, train_dir=str(tmp_path / "again"))
+    with pytest.raises(ValueError, match="logits differ by up to 0.5") as caught:
+        helpers.train(again)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_damaged_part_is_named(serial_run, tmp_path):
+    run = student_run(serial_run, tmp_path)
+    helpers.train(run)
+    folder = pathlib.Path(cache_entry(run)["folder"])
+    path = folder / "00000.encoding.npy"
+    path.write_bytes(path.read_bytes()[:50])
+    again = helpers.change(run, train_dir=str(tmp_path / "again"))
+    with pytest.raises(ValueError, match="00000.encoding.npy is damaged"):
+        helpers.train(again)
+
+
+def test_two_videos_of_one_id_are_refused(serial_run, tmp_path):
+    videos = helpers.make_videos(3, seed=5)
+    shard = helpers.write_shard(tmp_path / "twice.tfrecord", [*videos, videos[1]])
+    run = student_run(serial_run, tmp_path, train_data_pattern=shard)
+    with pytest.raises(ValueError, match="v001 is the id of more than one"):
+        helpers.train(run)
+
+
+def arrays(random, count: int, classes: int = 6) -> teacher_cache.Arrays:
+    """Outputs of some videos."""
+    values = {"encoding": random.normal(size=(count, 3)).astype(np.float16)}
+    values["logits"] = random.normal(size=(count, classes)).astype(np.float16)
+    return teacher_cache.Arrays(values)
+
+
+def test_rows_are_those_of_the_ids_in_every_order(tmp_path):
+    random = np.random.default_rng(0)
+    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    parts = [arrays(random, 3), arrays(random, 2)]
+    cache.add([b"a", b"b", b"c"], parts[0])
+    cache.add([b"d", b"\xff\x00"], parts[1])
+    again = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    found = again.rows([b"\xff\x00", b"b", b"", b"b"])
+    for name in ("encoding", "logits"):
+        first, second = (part.values[name] for part in parts)
+        expected = [second[1], first[1], np.zeros_like(first[1]), first[1]]
+        np.testing.assert_array_equal(found[name], expected)
+    with pytest.raises(KeyError, match="no outputs for video x"):
+        again.rows([b"x"])
+
+
+def test_a_part_without_its_ids_does_not_count(tmp_path):
+    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    cache.add([b"a"], arrays(np.random.default_rng(0), 1))
+    os.remove(os.path.join(cache.folder, "00000.ids.npz"))
+    assert len(teacher_cache.TeacherCache(str(tmp_path), KEY)) == 0
+
+
+def test_top_k_keeps_the_best_logits_and_the_mass_of_the_rest():
+    random = np.random.default_rng(3)
+    logits = random.normal(size=(4, 50)).astype(np.float32) * 3 - 4
+    outputs = structures.Outputs(tf.constant(logits), tf.zeros([4, 2]))
+    guide = teacher_cache._stored(outputs, 5)
+    back = teacher_cache.restored(guide, 50).logits.numpy()
+    best = np.argsort(-logits, axis=1)[:, :5]
+    np.testing.assert_allclose(
+        np.take_along_axis(back, best, 1),
+        np.take_along_axis(logits, best, 1),
+        rtol=1e-3,
+    )
+    mass = [(1 / (1 + np.exp(-x))).sum(axis=1) for x in (back, logits)]
+    np.testing.assert_allclose(*mass, rtol=5e-3)
+    others = np.ones_like(logits, bool)
+    np.put_along_axis(others, best, False, 1)
+    assert all(
+        len(np.unique(row[keep])) == 1 for row, keep in zip(back, others, strict=True)
+    )
+
+
+def test_top_k_of_all_classes_is_exact_to_float16():
+    logits = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)
+    outputs = structures.Outputs(tf.constant(logits), tf.zeros([3, 2]))
+    for top_k in (0, 7, 9):
+        back = teacher_cache.restored(teacher_cache._stored(outputs, top_k), 7)
+        np.testing.assert_array_equal(back.logits, logits.astype(np.float16))
+
+
+def test_top_k_trains(serial_run, tmp_path):
+    run = student_run(serial_run, tmp_path, teacher_cache_top_k=4)
+    helpers.train(run)
+    folder = pathlib.Path(cache_entry(run)["folder"])
+    assert np.load(folder / "00000.logits.npy").shape == (36, 4)

@@ -1,0 +1,402 @@
+"""The outputs of a frozen teacher, kept on disk.
+
+In serial mode the teacher says the same of a video in every epoch. A cache computes
+it once, and an epoch then costs what the student costs. It stands in a folder of its
+own for each teacher (by the values of its variables) and each way of feeding it:
+
+    <teacher_cache>/<key>/key.json          what the key stands for
+                         /00000.ids.npz     ids of the videos in part 0
+                         /00000.encoding.npy, .logits.npy, .states.npy
+                         /complete.json     data sets that are covered whole
+
+Parts are numpy arrays in float16 without pickles, mapped into memory when they are
+read. A part counts once its ids are there, so a killed run goes on behind its last
+part. With top_k the logits of all other classes are replaced by one number a video,
+the logit of their mean probability.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from yt8m_distill import settings, structures
+from yt8m_distill.training import manifest
+
+_LOG = logging.getLogger(__name__)
+
+VERSION = 1
+KEY, COMPLETE = "key.json", "complete.json"
+PART_VIDEOS = 4096
+
+# float16 has 11 bits: cached and fresh numbers differ by half a unit of them, and by
+# what another batch size does to a sum.
+_TOLERANCE = 2.0**-9
+
+
+def describe(
+    network: tf.keras.Model, run: settings.RunSettings, with_states: bool
+) -> dict:
+    """All that a teacher's outputs depend on.
+
+    Args:
+        network: with the teacher's variables.
+        run: names of the features, cuts and precision.
+        with_states: whether the states at the sampled frames are wanted.
+    """
+    digest = hashlib.sha256()
+    for variable in network.trainable_variables:
+        value = variable.numpy()
+        digest.update(str((value.shape, str(value.dtype))).encode())
+        digest.update(value.tobytes())
+    described = {
+        "version": VERSION,
+        "teacher": run.networks.teacher,
+        "variables": digest.hexdigest(),
+        "feature_names": run.data.feature_names,
+        "feature_sizes": run.data.feature_sizes,
+        "max_frames": run.data.max_frames,
+        "frame_features": run.data.frame_features,
+        "video_id_key": run.data.video_id_key,
+        "dtype_policy": run.networks.dtype_policy,
+        "top_k": run.distillation.teacher_cache_top_k,
+    }
+    if with_states:
+        described["states_of"] = [run.sampling.frame_sampler, run.sampling.student_k]
+    return described
+
+
+@dataclasses.dataclass
+class Arrays:
+    """Outputs of N videos as they are stored.
+
+    Attributes:
+        values: name (`encoding`, `logits`, `states`, and with top_k `classes` and
+            `rest`) → [N, ...].
+    """
+
+    values: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.values["encoding"])
+
+
+def _stored(outputs: structures.Outputs, top_k: int) -> dict[str, tf.Tensor]:
+    """In the graph: what is kept of a batch."""
+    kept = {"encoding": outputs.encoding}
+    if outputs.states is not None:
+        kept["states"] = outputs.states
+    logits, classes = outputs.logits, outputs.logits.shape[-1]
+    if top_k and top_k < classes:
+        best, chosen = tf.math.top_k(logits, top_k)
+        total = tf.reduce_sum(tf.sigmoid(logits), 1) - tf.reduce_sum(
+            tf.sigmoid(best), 1
+        )
+        mean = tf.clip_by_value(total / (classes - top_k), 1e-7, 1 - 1e-7)
+        kept["rest"] = tf.math.log(mean) - tf.math.log1p(-mean)
+        kept["logits"] = best
+        kept = {name: tf.cast(value, tf.float16) for name, value in kept.items()}
+        kept["classes"] = chosen
+        return kept
+    kept["logits"] = logits
+    return {name: tf.cast(value, tf.float16) for name, value in kept.items()}
+
+
+def restored(guide: dict[str, tf.Tensor], num_classes: int) -> structures.Outputs:
+    """In the graph: a batch's rows of the cache as the teacher's Outputs.
+
+    Args:
+        guide: name → [B, ...], as in `Arrays`.
+        num_classes: C.
+    """
+    values = {k: tf.cast(v, tf.float32) for k, v in guide.items() if k != "classes"}
+    logits = values["logits"]
+    if "classes" in guide:
+        rest = tf.repeat(values["rest"][:, tf.newaxis], num_classes, axis=1)
+        rows = tf.range(tf.shape(logits)[0])[:, tf.newaxis]
+        rows = tf.broadcast_to(rows, tf.shape(logits))
+        places = tf.stack([rows, guide["classes"]], axis=-1)
+        logits = tf.tensor_scatter_nd_update(rest, places, logits)
+    return structures.Outputs(logits, values["encoding"], values.get("states"))
+
+
+class TeacherCache:
+    """The parts of one teacher's cache.
+
+    Args:
+        directory: `--teacher_cache`.
+        key: see `describe`.
+
+    Raises:
+        ValueError: if a part is damaged, or an id is in it twice.
+    """
+
+    def __init__(self, directory: str, key: dict):
+        text = json.dumps(key, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = os.path.join(directory, name)
+        self.key = key
+        self.parts: list[Arrays] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._shapes: dict[str, tuple] = {}
+        while os.path.exists(self._path("ids.npz", len(self.parts))):
+            self._open_part()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, video_id: bytes) -> bool:
+        return video_id in self._places
+
+    def _path(self, name: str, part: int) -> str:
+        return os.path.join(self.folder, f"{part:05d}.{name}")
+
+    def _open_part(self) -> None:
+        part = len(self.parts)
+        path = self._path("ids.npz", part)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                text, ends = stored["id_bytes"].tobytes(), stored["id_ends"].tolist()
+                names = stored["names"].tolist()
+            arrays = {}
+            for name in names:
+                path = self._path(f"{name}.npy", part)
+                arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:
+            raise ValueError(f"{path} is damaged or missing: {error}.") from error
+        ids = [text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        if any(len(array) != len(ids) for array in arrays.values()):
+            raise ValueError(f"{self.folder}: part {part} has arrays of other lengths.")
+        for row, video_id in enumerate(ids):
+            if video_id in self._places:
+                raise ValueError(_repeated(video_id))
+            self._places[video_id] = (part, row)
+        self.parts.append(Arrays(arrays))
+        self._shapes = {n: (a.shape[1:], a.dtype) for n, a in arrays.items()}
+
+    def add(self, ids: Sequence[bytes], arrays: Arrays) -> None:
+        """Writes a part; it counts only once it is whole.
+
+        Raises:
+            ValueError: if an id is there already, or the disk refuses.
+        """
+        seen: set[bytes] = set()
+        for video_id in ids:
+            if video_id in seen or video_id in self._places:
+                raise ValueError(_repeated(video_id))
+            seen.add(video_id)
+        part = len(self.parts)
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            if not os.path.exists(os.path.join(self.folder, KEY)):
+                manifest.write_json(os.path.join(self.folder, KEY), self.key)
+            for name, value in arrays.values.items():
+                _save(self._path(f"{name}.npy", part), value)
+            ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
+            text = np.frombuffer(b"".join(ids), np.uint8)
+            names = np.array(list(arrays.values))
+            path = self._path("ids.npz", part)
+            with open(f"{path}.tmp", "wb") as file:
+                np.savez(file, id_bytes=text, id_ends=ends, names=names)
+                _to_disk(file)
+            os.replace(f"{path}.tmp", path)
+        except OSError as error:
+            raise ValueError(
+                f"--teacher_cache: {self.folder} cannot be written: {error.strerror}."
+            ) from error
+        self._open_part()
+
+    def covers(self, data: dict) -> bool:
+        """Whether every video of a data set is known to be here."""
+        path = os.path.join(self.folder, COMPLETE)
+        return os.path.exists(path) and data in manifest.read_json(path)
+
+    def note_covered(self, data: dict) -> None:
+        """Notes that every video of a data set is here."""
+        path = os.path.join(self.folder, COMPLETE)
+        known = manifest.read_json(path) if os.path.exists(path) else []
+        manifest.write_json(path, [*known, data])
+
+    def rows(self, video_ids: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Name → [B, ...]: the outputs of these videos, 0 for an empty id.
+
+        Raises:
+            KeyError: for a video that is not here, naming it.
+        """
+        found = {
+            name: np.zeros((len(video_ids), *shape), dtype)
+            for name, (shape, dtype) in self._shapes.items()
+        }
+        for row, video_id in enumerate(video_ids):
+            if not video_id:
+                continue
+            place = self._places.get(video_id)
+            if place is None:
+                name = video_id.decode(errors="backslashreplace")
+                raise KeyError(f"{self.folder} has no outputs for video {name}.")
+            part, source = place
+            for name, target in found.items():
+                target[row] = self.parts[part].values[name][source]
+        return found
+
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches with the teacher's outputs of their videos under GUIDE."""
+        names = list(self._shapes)
+        dtypes = [tf.as_dtype(dtype) for _, dtype in self._shapes.values()]
+
+        def look_up(batch):
+            video_ids = batch[structures.VIDEO_ID]
+            values = tf.numpy_function(
+                lambda ids: list(self.rows(ids).values()), [video_ids], dtypes
+            )
+            for name, value in zip(names, values, strict=True):
+                value.set_shape([*video_ids.shape, *self._shapes[name][0]])
+            guide = dict(zip(names, values, strict=True))
+            return {**batch, structures.GUIDE: guide}
+
+        return dataset.map(
+            look_up, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        ).prefetch(tf.data.AUTOTUNE)
+
+
+def _repeated(video_id: bytes) -> str:
+    name = video_id.decode(errors="backslashreplace")
+    return (
+        f"--teacher_cache goes by the ids of videos, and {name} is the id of more "
+        "than one."
+    )
+
+
+def _save(path: str, value: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, value, allow_pickle=False)
+        _to_disk(file)
+
+
+def _to_disk(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class Builder:
+    """Fills a cache with what the teacher says.
+
+    Args:
+        cache: to be filled.
+        networks: the run's; the teacher's is used.
+        strategy: the devices, of one process.
+        with_states: also the states at the frames of the view `sampled`.
+    """
+
+    def __init__(self, cache: TeacherCache, networks, strategy, with_states: bool):
+        self.cache = cache
+        self.networks = networks
+        self.strategy = strategy
+        self.with_states = with_states
+        self._step = tf.function(self._distributed_step)
+
+    def _distributed_step(self, batch):
+        def replica_step(batch):
+            outputs = self.networks.forward(
+                "teacher", batch[structures.VIEWS], with_states=self.with_states
+            )
+            return _stored(outputs, self.cache.key["top_k"])
+
+        return self.strategy.run(replica_step, args=(batch,))
+
+    def _local(self, value) -> np.ndarray:
+        parts = self.strategy.experimental_local_results(value)
+        return np.concatenate([part.numpy() for part in parts])
+
+    def outputs(self, batch) -> dict[str, np.ndarray]:
+        """What is kept of a batch, name → [B, ...]."""
+        return {name: self._local(v) for name, v in self._step(batch).items()}
+
+    def fill(self, dataset, num_videos: int) -> None:
+        """Adds the videos of a distributed dataset that are not there yet.
+
+        Raises:
+            ValueError: for an output that is not a number in float16, or an id that
+                occurs twice; both name the video.
+        """
+        bar = tqdm.tqdm(
+            total=num_videos,
+            desc="teacher cache",
+            unit="video",
+            disable=not sys.stderr.isatty(),
+        )
+        ids: list[bytes] = []
+        waiting: list[dict[str, np.ndarray]] = []
+        with bar:
+            for batch in dataset:
+                names = self._local(batch[structures.VIDEO_ID])
+                new = np.array([n != b"" and n not in self.cache for n in names])
+                bar.update(int((names != b"").sum()))
+                if not new.any():
+                    continue
+                found = {k: v[new] for k, v in self.outputs(batch).items()}
+                _check_finite(names[new], found)
+                ids += names[new].tolist()
+                waiting.append(found)
+                if len(ids) >= PART_VIDEOS:
+                    self._add(ids, waiting)
+            if ids:
+                self._add(ids, waiting)
+
+    def _add(self, ids: list, waiting: list) -> None:
+        arrays = {n: np.concatenate([w[n] for w in waiting]) for n in waiting[0]}
+        self.cache.add(ids, Arrays(arrays))
+        ids.clear()
+        waiting.clear()
+
+    def check(self, batch) -> None:
+        """Compares the cache with what the teacher says of a batch now.
+
+        Raises:
+            ValueError: if they differ by more than float16 explains.
+        """
+        names = self._local(batch[structures.VIDEO_ID])
+        kept, fresh = self.cache.rows(names), self.outputs(batch)
+        for name in ("encoding", "logits", "states"):
+            if name not in kept:
+                continue
+            real = names != b""
+            old, new = (x[name][real].astype(np.float32) for x in (kept, fresh))
+            slack = _TOLERANCE * (1 + np.abs(new).max(initial=0))
+            if self.cache.key["dtype_policy"] != "float32":
+                slack *= 16
+            worst = np.abs(old - new).max(initial=0)
+            if not worst <= slack:
+                raise ValueError(
+                    f"{self.cache.folder} does not hold what the teacher says: the "
+                    f"{name} differ by up to {worst:g}. Remove that folder."
+                )
+
+
+def _check_finite(names: np.ndarray, found: dict[str, np.ndarray]) -> None:
+    for name, values in found.items():
+        if values.dtype.kind != "f":
+            continue
+        flat = values.reshape(len(values), -1)
+        bad = ~np.isfinite(flat).all(axis=1)
+        if bad.any():
+            video = names[bad.argmax()].decode(errors="backslashreplace")
+            raise ValueError(
+                f"The teacher's {name} of video {video} do not fit float16."
+            )
+
+
+def data_key(files: Sequence[str], fraction: float) -> dict:
+    """What tells a data set from others: names, sizes and times of its shards."""
+    digest = hashlib.sha256()
+    for path in files:
+        found = tf.io.gfile.stat(path)
+        digest.update(f"{path} {found.length} {found.mtime_nsec}\n".encode())
+    return {"files": len(files), "digest": digest.hexdigest(), "fraction": fraction}
