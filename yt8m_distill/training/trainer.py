@@ -368,8 +368,9 @@ class PhaseRunner:
             while state.epoch < epochs and (
                 state.step.numpy() < self.total_steps or state.batch.numpy() > 0
             ):
+                began = time.perf_counter()
                 self._train_epoch(bar)
-                self._finish_epoch()
+                self._finish_epoch(time.perf_counter() - began)
                 self._stop_if_asked()
         self.log.flush()
 
@@ -439,8 +440,12 @@ class PhaseRunner:
             f"{self.state.step.numpy()}. The same command goes on from there.",
         )
 
-    def _finish_epoch(self) -> None:
-        """Validates, keeps the best networks, saves."""
+    def _finish_epoch(self, seconds: float) -> None:
+        """Validates, keeps the best networks, saves.
+
+        Args:
+            seconds: of the epoch's training, since the last start of the program.
+        """
         state = self.state
         state.epoch.assign_add(1)
         state.batch.assign(0)
@@ -449,7 +454,8 @@ class PhaseRunner:
         for role in self.phase.trained:
             numbers = self._validate(role, step, epoch)
             entry = notes.setdefault(role.name, {"best": None, "epochs": []})
-            entry["epochs"].append({"epoch": epoch, "step": step, **numbers})
+            trained = {"epoch": epoch, "step": step, "seconds": round(seconds, 3)}
+            entry["epochs"].append({**trained, **numbers})
             best = entry["best"]
             if best is None or numbers.get("gap", epoch) > best.get("gap", 0):
                 entry["best"] = {"epoch": epoch, "step": step, **numbers}

@@ -1,0 +1,127 @@
+"""Measures what the package promises about speed and prints it beside its bars.
+
+    python tools/benchmark.py                      all areas, some twenty minutes
+    python tools/benchmark.py --areas=reading      one of them
+    python tools/benchmark.py --quick              small sizes, no bars: does it run?
+
+Every number is a ratio within one run on one machine, mostly against what the
+machine can do at all; let nothing else run beside it. --output_dir writes the table
+as Markdown and JSON and a plot.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import tensorflow as tf
+import tqdm
+
+from tools.benchmarking import results
+
+AREAS = ("network", "reading", "evaluation", "end_to_end", "precision", "memory")
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    model = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return (
+        f"{os.cpu_count()} cores ({model}), TensorFlow {tf.__version__}, Python "
+        f"{platform.python_version()}"
+    )
+
+
+def markdown(rows: list[results.Row]) -> str:
+    """The table."""
+    lines = ["| what | measured | bar | met | made of |", "|---|---|---|---|---|"]
+    for row in rows:
+        bar = "" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
+        met = {None: "", True: "yes", False: "**no**"}[row.met]
+        value = f"{row.value:.3g} {row.unit}".strip()
+        lines.append(f"| {row.name} | {value} | {bar} | {met} | {row.detail} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[results.Row], path: str) -> None:
+    """How far every number is from its bar, as a factor: right of 1 it is met."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    shown = [row for row in rows if row.bar and row.value][::-1]
+    factors = [
+        row.bar / row.value if row.at_most else row.value / row.bar for row in shown
+    ]
+    figure, axes = pyplot.subplots(figsize=(9, 0.4 * len(shown) + 1.2))
+    colors = ["#2a7f62" if factor >= 1 else "#c2452d" for factor in factors]
+    axes.barh([row.name for row in shown], factors, color=colors, height=0.6)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    ticks = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+    axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("measured over bar (bar over measured for upper limits)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def write(rows: list[results.Row], folder: str, seconds: float) -> None:
+    """benchmark.md, benchmark.json and benchmark.svg."""
+    os.makedirs(folder, exist_ok=True)
+    text = (
+        f"# Benchmark\n\n{machine()}. {time.strftime('%Y-%m-%d')}, {seconds:.0f} s; "
+        f"made by `tools/benchmark.py`.\n\n{markdown(rows)}\n\n"
+        "![measured over bar](benchmark.svg)\n"
+    )
+    pathlib.Path(folder, "benchmark.md").write_text(text, "utf-8")
+    content = [{**vars(row), "met": row.met} for row in rows]
+    text = json.dumps({"machine": machine(), "rows": content}, indent=1)
+    pathlib.Path(folder, "benchmark.json").write_text(text + "\n", "utf-8")
+    plot(rows, os.path.join(folder, "benchmark.svg"))
+
+
+def main() -> None:
+    """Flags → areas → table; exit code 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--areas", default=",".join(AREAS), help="which, comma separated"
+    )
+    parser.add_argument("--quick", action="store_true", help="small, without bars")
+    parser.add_argument("--output_dir", default="", help="where the table is written")
+    given = parser.parse_args()
+    areas = [area.strip() for area in given.areas.split(",") if area.strip()]
+    unknown = [area for area in areas if area not in AREAS]
+    if unknown or not areas:
+        parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
+    rows, began = [], time.perf_counter()
+    bar = tqdm.tqdm(areas, disable=not sys.stderr.isatty(), unit="area")
+    for area in bar:
+        bar.set_description(area)
+        module = importlib.import_module(f"tools.benchmarking.{area}")
+        found = module.rows(given.quick)
+        rows += found
+        tqdm.tqdm.write(markdown(found), file=sys.stderr)
+    print(markdown(rows))
+    if given.output_dir:
+        write(rows, given.output_dir, time.perf_counter() - began)
+    missed = [row.name for row in rows if row.met is False]
+    if missed:
+        print(f"{len(missed)} of {sum(r.bar is not None for r in rows)} bars missed.")
+
+
+if __name__ == "__main__":
+    main()

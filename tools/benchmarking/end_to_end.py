@@ -1,0 +1,203 @@
+"""From shards to metrics and CSV, and through a training epoch: student and teacher."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import tensorflow as tf
+
+from tools.benchmarking import results, shards
+from yt8m_distill import settings
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import builder
+from yt8m_distill.serving import predictions
+from yt8m_distill.training import distribution, manifest, trainer
+
+
+def _settings(quick: bool, folder: str, pattern: str, **changes):
+    values = {
+        "teacher": "HierarchicalLSTM(block_len=20)",
+        "train_dir": os.path.join(folder, "unused"),
+        "train_data_pattern": pattern,
+        "student_k": 30,
+        "mode": "baseline",
+        "batch_size": 32,
+        "num_epochs": 3,
+        # What happens between epochs is not what is measured.
+        "log_steps": 1_000_000,
+        "steps_per_loop": 1_000_000,
+    }
+    small = {
+        "teacher": "HierarchicalLSTM(cells=8, block_len=20)",
+        "feature_sizes": "16,4",
+        "num_classes": 20,
+        "max_frames": 60,
+        "batch_size": 8,
+        "num_epochs": 2,
+    }
+    return settings.RunSettings.from_dict(
+        {**values, **(small if quick else {}), **changes}
+    )
+
+
+def _evaluation(run, role: str, paths, folder: str):
+    """A callable that evaluates a role's network and writes its CSV, as eval.py."""
+    strategy = distribution.mirrored_strategy(["CPU:0"])
+    with strategy.scope():
+        networks = builder.build_networks(run, [role])
+    judge = evaluator.Evaluator(networks, role, strategy, run.data.num_classes)
+    path = os.path.join(folder, f"{role}.csv")
+
+    def call():
+        # As eval.py does it: the dataset is made anew and read once.
+        dataset = trainer.evaluation_dataset(
+            strategy,
+            paths,
+            run.data,
+            trainer.views_of(run, [role]),
+            run.training.batch_size,
+            {"use_index": "always"},
+        )
+        with predictions.PredictionWriter(path) as writer:
+            judge.evaluate(dataset, writer=writer)
+
+    network = networks.network(role)
+    return call, sum(network.multiply_adds(network.max_frames).values())
+
+
+def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
+    """Evaluating a student over evaluating the teacher."""
+    run = _settings(quick, folder, "unused")
+    paths = shards.write(folder, 16 if quick else 256, run.data)
+    shards.index(paths, run.data)
+    calls, work = {}, {}
+    calls["teacher"], work["teacher"] = _evaluation(run, "teacher", paths, folder)
+    for k in (30, 10):
+        mine = _settings(quick, folder, "unused", student_k=k)
+        calls[k], work[k] = _evaluation(mine, "student", paths, folder)
+    seconds = results.interleaved(calls, 1 if quick else 3)
+    return [
+        results.Row(
+            f"evaluating a student of k={k} end to end, time over the teacher's",
+            seconds[k] / seconds["teacher"],
+            None if quick else round(work[k] / work["teacher"] + 0.03, 3),
+            at_most=True,
+            detail=f"{seconds[k]:.2f} s and {seconds['teacher']:.2f} s; multiply-adds "
+            f"{work[k] / work['teacher']:.3f} of the teacher's",
+        )
+        for k in (30, 10)
+    ]
+
+
+def _epochs(run) -> list[float]:
+    """Seconds of each epoch of the run's last phase, from its log."""
+    phases = manifest.read_json(
+        os.path.join(run.training.train_dir, manifest.MANIFEST)
+    )["phases"]
+    (student,) = list(phases.values())[-1]["results"].values()
+    return [epoch["seconds"] for epoch in student["epochs"]]
+
+
+def training_rows(quick: bool, folder: str) -> list[results.Row]:
+    """A serial epoch over an epoch of the baseline, with and without a cache."""
+    data = _settings(quick, folder, "unused").data
+    num_videos = 32 if quick else 256
+    paths = shards.write(folder, num_videos, data)
+    shards.index(paths, data)
+    pattern = ",".join(paths)
+    strategy = distribution.mirrored_strategy(["CPU:0"])
+    teacher = _settings(
+        quick,
+        folder,
+        pattern,
+        mode="teacher",
+        train_dir=os.path.join(folder, "teacher"),
+        max_steps=1,
+    )
+    trainer.train(teacher, strategy)
+    seconds = {}
+    variants = {
+        "baseline": {"mode": "baseline"},
+        "cache": {"mode": "serial", "teacher_cache": os.path.join(folder, "cache")},
+        "no cache": {"mode": "serial", "num_epochs": 2},
+    }
+    for name, changes in variants.items():
+        if changes["mode"] == "serial":
+            changes["teacher_checkpoint"] = teacher.training.train_dir
+        train_dir = os.path.join(folder, name.replace(" ", "_"))
+        run = _settings(quick, folder, pattern, train_dir=train_dir, **changes)
+        trainer.train(run, strategy)
+        # The first epoch has the tracing in it.
+        seconds[name] = min(_epochs(run)[1:])
+    return [
+        results.Row(
+            f"serial training epoch (k=30, ce + rep + pred) {what}, over the "
+            "baseline's",
+            seconds[name] / seconds["baseline"],
+            wanted if not quick else None,
+            at_most=True,
+            unit="x",
+            detail=f"{seconds[name]:.2f} s and {seconds['baseline']:.2f} s for "
+            f"{num_videos} videos",
+        )
+        for name, what, wanted in (
+            ("cache", "with a teacher cache", 1.3),
+            ("no cache", "without", None),
+        )
+    ]
+
+
+def start_rows(quick: bool, folder: str) -> list[results.Row]:
+    """From the command to the end of the first step."""
+    data = _settings(quick, folder, "unused").data
+    paths = shards.write(folder, 32, data)
+    root = pathlib.Path(__file__).resolve().parents[2]
+    train_dir = os.path.join(folder, "start")
+    command = [
+        sys.executable,
+        str(root / "yt8m_distill" / "train.py"),
+        f"--train_dir={train_dir}",
+        f"--train_data_pattern={','.join(paths)}",
+        "--mode=teacher",
+        "--batch_size=8",
+        "--max_steps=1",
+        "--log_steps=1",
+        "--num_gpus=0",
+    ]
+    if quick:
+        command += [
+            "--teacher=HierarchicalLSTM(cells=8, block_len=20)",
+            "--feature_sizes=16,4",
+            "--num_classes=20",
+            "--max_frames=60",
+        ]
+    began = time.time()
+    subprocess.run(command, check=True, capture_output=True)
+    path = os.path.join(train_dir, "teacher", "metrics.jsonl")
+    with open(path, encoding="utf-8") as file:
+        json.loads(file.readline())
+    first = os.path.getmtime(path) - began
+    whole = time.time() - began
+    return [
+        results.Row(
+            "train.py: from the command to the end of the first step",
+            first,
+            unit="s",
+            detail=f"teacher, batch 8, TensorFlow's import and tracing included; the "
+            f"whole command {whole:.1f} s",
+        )
+    ]
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    table = []
+    for part in (evaluation_rows, training_rows, start_rows):
+        with tempfile.TemporaryDirectory() as folder:
+            table += part(quick, folder)
+        tf.keras.backend.clear_session()
+    return table

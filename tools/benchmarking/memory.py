@@ -1,0 +1,118 @@
+"""Whether memory stays flat while the data grows."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+# Run as a file, the root is two folders up.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from tools.benchmarking import evaluation, results, shards
+from yt8m_distill import settings
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import builder
+from yt8m_distill.training import distribution, trainer
+
+GROWTH = (1, 4, 16)
+MEBIBYTE = 2**20
+
+
+def _settings(folder: str, paths: list[str]) -> settings.RunSettings:
+    # A small network: what is measured is what comes with the videos.
+    return settings.RunSettings.from_dict(
+        {
+            "mode": "baseline",
+            "teacher": "HierarchicalLSTM(cells=16, block_len=20)",
+            "student_k": 30,
+            "batch_size": 64,
+            "num_epochs": 1,
+            "train_dir": os.path.join(folder, "run"),
+            "train_data_pattern": ",".join(paths),
+        }
+    )
+
+
+def measure(what: str, folder: str, factor: int) -> int:
+    """Peak bytes of training or evaluating on the shards of a folder."""
+    paths = sorted(
+        os.path.join(folder, name)
+        for name in os.listdir(folder)
+        if name.endswith(".tfrecord")
+    )
+    # More data are the same shards under other names.
+    more = os.path.join(folder, f"{what}{factor}")
+    os.makedirs(more)
+    longer = []
+    for copy in range(factor):
+        for path in paths:
+            name = os.path.join(more, f"{copy:02d}{os.path.basename(path)}")
+            os.link(path, name)
+            longer.append(name)
+    run = _settings(more, longer)
+    strategy = distribution.mirrored_strategy(["CPU:0"])
+    if what == "training":
+        trainer.train(run, strategy)
+    else:
+        with strategy.scope():
+            networks = builder.build_networks(run, ["student"])
+        judge = evaluator.Evaluator(networks, "student", strategy, run.data.num_classes)
+        views = trainer.views_of(run, ["student"])
+        dataset = trainer.evaluation_dataset(
+            strategy, longer, run.data, views, 64, {"use_index": "never"}
+        )
+        judge.evaluate(dataset)
+    return evaluation.resident_bytes(peak=True)
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    growth = GROWTH[:2] if quick else GROWTH
+    videos = 16 if quick else 192
+    table = []
+    with tempfile.TemporaryDirectory() as folder:
+        shards.write(folder, videos, settings.DataSettings())
+        for what in ("training", "evaluation"):
+            peaks = []
+            for factor in growth:
+                done = subprocess.run(
+                    [sys.executable, __file__, what, folder, str(factor)],
+                    capture_output=True,
+                    text=True,
+                )
+                if done.returncode:
+                    raise RuntimeError(done.stderr)
+                peaks.append(json.loads(done.stdout.splitlines()[-1]) / MEBIBYTE)
+            sizes = ", ".join(f"{peak:.0f}" for peak in peaks)
+            table.append(
+                results.Row(
+                    f"peak memory of {what}, {growth[-1]} times the data over once",
+                    peaks[-1] / peaks[0],
+                    None if quick else 1.1,
+                    at_most=True,
+                    unit="x",
+                    detail=f"{sizes} MB for {', '.join(str(f) for f in growth)} times "
+                    f"{videos} videos",
+                )
+            )
+    return table
+
+
+def main() -> None:
+    """The process in which one size is measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("training", "evaluation"))
+    parser.add_argument("folder")
+    parser.add_argument("factor", type=int)
+    given = parser.parse_args()
+    print(json.dumps(measure(given.what, given.folder, given.factor)))
+
+
+if __name__ == "__main__":
+    main()

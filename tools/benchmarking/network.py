@@ -1,0 +1,168 @@
+"""How fast the network is: against matrix products, against stock Keras layers."""
+
+import keras
+import tensorflow as tf
+
+from tools.benchmarking import results
+from yt8m_distill.models import hierarchical_lstm
+
+# rows, inner, columns of the product that stands for the machine's rate.
+PRODUCT = (2048, 2048, 4096)
+
+
+class StockBlocks(keras.layers.Layer):
+    """keras.layers.LSTM over one block after the other, as it is usually written.
+
+    Shares the weights of a StackedLSTM, and takes and returns what that does.
+    """
+
+    def __init__(self, stacked, blocks: int):
+        super().__init__(dtype="float32")
+        self.stacked = stacked
+        self.blocks = blocks
+        self.state_size = stacked.state_size
+        self.kernels = stacked.kernels
+
+    def call(self, x, lengths, training=False):
+        """[T, N, D] → [N, 2 * layers * cells], N = videos * blocks."""
+        del lengths  # All blocks are full here.
+        videos = tf.transpose(x, [1, 0, 2])
+        videos = tf.reshape(videos, [-1, self.blocks, *videos.shape[1:]])
+        ends = []
+        for number in range(self.blocks):
+            block, states = videos[:, number], []
+            for layer in self.stacked.stack:
+                block, h, c = layer(block, training=training)
+                states += [c, h]
+            ends.append(tf.concat(states, axis=1))
+        return tf.reshape(tf.stack(ends, axis=1), [-1, ends[0].shape[-1]])
+
+
+class _Case:
+    """A network on one batch: its forward pass and its training step.
+
+    Args:
+        cells, block_len, frames, width, classes, batch: the size.
+        kind: `hoisted`, ours on a CPU; `batched`, stock layers over all blocks at
+            once; `blocks`, stock layers block by block.
+    """
+
+    def __init__(self, cells, block_len, frames, width, classes, batch, kind):
+        implementation = "hoisted" if kind == "hoisted" else "keras"
+        self.network = hierarchical_lstm.HierarchicalLSTM(
+            width, classes, frames, cells, block_len=block_len,
+            implementation=implementation,
+        )  # fmt: skip
+        if kind == "blocks":
+            blocks = -(-frames // block_len)
+            self.network.lower = StockBlocks(self.network.lower, blocks)
+        self.variables = list(self.network.trainable_variables)
+        values = tf.random.stateless_uniform([batch, frames, width], [1, 2], 0, 255)
+        self.inputs = {
+            "frames": tf.cast(values, tf.uint8),
+            "num_frames": tf.fill([batch], frames),
+        }
+        self.labels = tf.cast(
+            tf.random.stateless_uniform([batch, classes], [3, 4]) < 0.001, tf.float32
+        )
+        self.forward = tf.function(self._forward)
+        self.step = tf.function(self._step)
+
+    def _forward(self):
+        return self.network(self.inputs).logits
+
+    def _step(self):
+        with tf.GradientTape() as tape:
+            logits = self.network(self.inputs, training=True).logits
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(self.labels, logits)
+            loss = tf.reduce_sum(losses)
+        gradients = tape.gradient(loss, self.variables)
+        return tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
+
+    def floating_operations(self, step: bool) -> float:
+        """Of the matrix products; a step has no gradient for the frames."""
+        rows = self.inputs["frames"].shape[0]
+        parts = self.network.multiply_adds(self.network.max_frames)
+        forward = 2 * rows * sum(parts.values())
+        if not step:
+            return forward
+        frames = self.network.max_frames * rows
+        inputs, gates = self.network.lower.kernels()[0].shape
+        return 3 * forward - 2 * frames * inputs * gates
+
+
+def _product(dtype):
+    rows, inner, columns = PRODUCT
+    a = tf.cast(tf.random.stateless_uniform([rows, inner], [5, 6]), dtype)
+    b = tf.cast(tf.random.stateless_uniform([inner, columns], [7, 8]), dtype)
+
+    @tf.function
+    def product():
+        return tf.matmul(a, b)
+
+    return lambda: product()[0, 0].numpy()
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    size = (8, 5, 20, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
+    rounds = 2 if quick else 5
+    cases = {kind: _Case(*size, kind) for kind in ("hoisted", "batched", "blocks")}
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half = _Case(*size, "hoisted")
+        half.forward(), half.step()  # Traced under this policy.
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    calls = {"product": _product(tf.float32), "product bf16": _product(tf.bfloat16)}
+    for kind, case in {**cases, "bf16": half}.items():
+        calls[f"{kind} forward"] = lambda case=case: case.forward()[0, 0].numpy()
+        calls[f"{kind} step"] = lambda case=case: case.step().numpy()
+    seconds = results.interleaved(calls, rounds)
+    inner = PRODUCT[0] * PRODUCT[1] * PRODUCT[2]
+    rate = 2 * inner / seconds["product"]
+
+    def bar(value):
+        return None if quick else value
+
+    table = []
+    for step, name, wanted in ((False, "forward", 0.85), (True, "step", 0.75)):
+        case, time = cases["hoisted"], seconds[f"hoisted {name}"]
+        speed = case.floating_operations(step) / time
+        table.append(
+            results.Row(
+                f"{name} of the teacher, share of the float32 product rate",
+                speed / rate,
+                bar(wanted),
+                detail=f"{time:.3f} s for {size[-1]} videos; {speed / 1e9:.0f} of "
+                f"{rate / 1e9:.0f} GFLOP/s",
+            )
+        )
+    for kind, what, bars in (
+        ("blocks", "stock Keras LSTM layers, block by block", (1.8, 1.0)),
+        ("batched", "stock Keras LSTM layers, all blocks as one batch", (None, None)),
+    ):
+        for name, wanted in zip(("forward", "step"), bars, strict=True):
+            theirs, ours = seconds[f"{kind} {name}"], seconds[f"hoisted {name}"]
+            table.append(
+                results.Row(
+                    f"{name}: speed over {what}",
+                    theirs / ours,
+                    bar(wanted),
+                    unit="x",
+                    detail=f"{theirs:.3f} s and {ours:.3f} s",
+                )
+            )
+    for name, wanted in (("forward", 1.3), ("step", None)):
+        theirs, ours = seconds[f"hoisted {name}"], seconds[f"bf16 {name}"]
+        table.append(
+            results.Row(
+                f"{name} under mixed_bfloat16 over float32",
+                theirs / ours,
+                bar(wanted),
+                unit="x",
+                detail=f"{theirs:.3f} s and {ours:.3f} s; products alone run at "
+                f"{seconds['product'] / seconds['product bf16']:.2f}x",
+            )
+        )
+    return table

@@ -1,0 +1,113 @@
+"""How fast a student's frames come out of the shards, against reading them whole."""
+
+import os
+import tempfile
+
+import tensorflow as tf
+
+from tools.benchmarking import results, shards
+from yt8m_distill import settings
+from yt8m_distill.data import pipeline
+
+
+def _raw(paths):
+    """Reads all records and checks their checksums; what a reader cannot avoid."""
+    # In groups: to hand over records one by one would cost as much as reading them.
+    dataset = tf.data.TFRecordDataset(paths, buffer_size=1 << 20).batch(32)
+    dataset = dataset.map(tf.size)
+
+    def call():
+        for _ in dataset:
+            pass
+
+    return call
+
+
+def _starter(paths, data, k):
+    """Record by record, every frame decoded, as the starter code's reader does it."""
+
+    def decode(record):
+        _, lists = tf.io.parse_single_sequence_example(
+            record,
+            {"id": tf.io.FixedLenFeature([], tf.string)},
+            {name: tf.io.FixedLenSequenceFeature([], tf.string) for name in data.names},
+        )
+        frames = [
+            tf.reshape(tf.io.decode_raw(lists[name], tf.uint8), [-1, size])
+            for name, size in zip(data.names, data.sizes, strict=True)
+        ]
+        frames = tf.concat([tf.cast(f, tf.float32) for f in frames], axis=1)
+        return frames[: data.max_frames][:: data.max_frames // k]
+
+    dataset = tf.data.TFRecordDataset(paths).map(
+        decode, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    dataset = dataset.padded_batch(256).prefetch(2)
+
+    def call():
+        for _ in dataset:
+            pass
+
+    return call
+
+
+def _view(paths, data, view, use_index):
+    dataset = pipeline.build_dataset(
+        paths, data, {"view": view}, batch_size=256, training=False,
+        use_index=use_index,
+    )  # fmt: skip
+
+    def call():
+        for _ in dataset:
+            pass
+
+    return call
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    if quick:
+        data = settings.DataSettings(
+            feature_sizes="16,4", num_classes=20, max_frames=60
+        )
+        num_videos, times, rounds = 80, {"raw": 1, "index": 1}, 1
+    else:
+        # The same shards again and again: what is measured is page cache to batch.
+        data = settings.DataSettings()
+        num_videos, times, rounds = 1024, {"raw": 12, "index": 48}, 5
+    with tempfile.TemporaryDirectory() as folder:
+        paths = shards.write(folder, num_videos, data)
+        shards.index(paths, data)
+        size = sum(os.path.getsize(path) for path in paths)
+        longer, longest = paths * times["raw"], paths * times["index"]
+        uniform = {k: pipeline.ViewSpec("uniform", k) for k in (30, 10)}
+        everything = pipeline.ViewSpec("all", data.max_frames)
+        calls = {
+            "raw": _raw(longer),
+            "starter": _starter(longer, data, 30),
+            "k=30": _view(longer, data, uniform[30], "never"),
+            "k=10": _view(longer, data, uniform[10], "never"),
+            "all frames": _view(longer, data, everything, "never"),
+            "k=30, index": _view(longest, data, uniform[30], "always"),
+            "k=10, index": _view(longest, data, uniform[10], "always"),
+            "all frames, index": _view(longer, data, everything, "always"),
+        }
+        seconds = results.interleaved(calls, rounds)
+
+    def rate(name):
+        factor = times["index" if name.startswith("k=") and "," in name else "raw"]
+        return num_videos * factor / seconds[name]
+
+    bars = {"k=30": 0.9, "k=30, index": 5.0, "k=10, index": 10.0}
+    raw = rate("raw")
+    gigabytes = size * times["raw"] / seconds["raw"] / 1e9
+    return [
+        results.Row(
+            f"reading {name}, rate over reading and checking raw records",
+            rate(name) / raw,
+            None if quick else bars.get(name),
+            unit="x",
+            detail=f"{rate(name):.0f} and {raw:.0f} videos/s ({gigabytes:.2f} GB/s)",
+        )
+        for name in list(calls)[1:]
+    ]

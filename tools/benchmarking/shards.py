@@ -1,0 +1,43 @@
+"""Shards for the benchmarks: full-length videos of random bytes, and their indices."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings
+from yt8m_distill.data import frame_index
+
+VIDEOS_A_SHARD = 64
+
+
+def write(folder: str, num_videos: int, data: settings.DataSettings) -> list[str]:
+    """Native frame-level shards of videos with `max_frames` frames each."""
+    random = np.random.default_rng(0)
+    paths = []
+    for start in range(0, num_videos, VIDEOS_A_SHARD):
+        path = os.path.join(folder, f"shard{start // VIDEOS_A_SHARD:04d}.tfrecord")
+        with tf.io.TFRecordWriter(path) as writer:
+            for number in range(start, min(start + VIDEOS_A_SHARD, num_videos)):
+                writer.write(_video(f"{number:05d}", data, random))
+        paths.append(path)
+    return paths
+
+
+def _video(video_id: str, data: settings.DataSettings, random) -> bytes:
+    example = tf.train.SequenceExample()
+    example.context.feature["id"].bytes_list.value.append(video_id.encode())
+    labels = random.choice(data.num_classes, 3, replace=False)
+    example.context.feature["labels"].int64_list.value.extend(labels.tolist())
+    for name, size in zip(data.names, data.sizes, strict=True):
+        frames = random.integers(0, 256, (data.max_frames, size), np.uint8)
+        steps = example.feature_lists.feature_list[name].feature
+        for frame in frames:
+            steps.add().bytes_list.value.append(frame.tobytes())
+    return example.SerializeToString()
+
+
+def index(paths: list[str], data: settings.DataSettings) -> None:
+    """Writes the index of every shard."""
+    for path in paths:
+        frame_index.write(frame_index.build(path, data), frame_index.index_path(path))
