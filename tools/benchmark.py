@@ -27,7 +27,16 @@ import tqdm
 
 from tools.benchmarking import results
 
-AREAS = ("network", "reading", "evaluation", "end_to_end", "precision", "memory")
+AREAS = (
+    "network",
+    "reading",
+    "evaluation",
+    "end_to_end",
+    "precision",
+    "memory",
+    "profile",
+    "arithmetic",
+)
 
 
 def machine() -> str:
@@ -79,19 +88,29 @@ def plot(rows: list[results.Row], path: str) -> None:
     pyplot.close(figure)
 
 
-def write(rows: list[results.Row], folder: str, seconds: float) -> None:
-    """benchmark.md, benchmark.json and benchmark.svg."""
+def write(areas: dict[str, list[results.Row]], folder: str) -> None:
+    """benchmark.md, benchmark.json and benchmark.svg, other areas in them kept."""
     os.makedirs(folder, exist_ok=True)
-    text = (
-        f"# Benchmark\n\n{machine()}. {time.strftime('%Y-%m-%d')}, {seconds:.0f} s; "
-        f"made by `tools/benchmark.py`.\n\n{markdown(rows)}\n\n"
-        "![measured over bar](benchmark.svg)\n"
-    )
-    pathlib.Path(folder, "benchmark.md").write_text(text, "utf-8")
-    content = [{**vars(row), "met": row.met} for row in rows]
-    text = json.dumps({"machine": machine(), "rows": content}, indent=1)
-    pathlib.Path(folder, "benchmark.json").write_text(text + "\n", "utf-8")
-    plot(rows, os.path.join(folder, "benchmark.svg"))
+    store = pathlib.Path(folder, "benchmark.json")
+    content = json.loads(store.read_text("utf-8")) if store.exists() else {}
+    for area, rows in areas.items():
+        content[area] = {
+            "machine": machine(),
+            "date": time.strftime("%Y-%m-%d"),
+            "rows": [vars(row) for row in rows],
+        }
+    content = {area: content[area] for area in AREAS if area in content}
+    store.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    parts = ["# Benchmark\n\nMade by `tools/benchmark.py`; each area in one run.\n"]
+    everything = []
+    for area, found in content.items():
+        rows = [results.Row(**row) for row in found["rows"]]
+        everything += rows
+        head = f"## {area}\n\n{found['machine']}. {found['date']}.\n"
+        parts += [head, markdown(rows) + "\n"]
+    parts.append("![measured over bar](benchmark.svg)\n")
+    pathlib.Path(folder, "benchmark.md").write_text("\n".join(parts), "utf-8")
+    plot(everything, os.path.join(folder, "benchmark.svg"))
 
 
 def main() -> None:
@@ -107,17 +126,18 @@ def main() -> None:
     unknown = [area for area in areas if area not in AREAS]
     if unknown or not areas:
         parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
-    rows, began = [], time.perf_counter()
+    measured: dict[str, list[results.Row]] = {}
     bar = tqdm.tqdm(areas, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
         module = importlib.import_module(f"tools.benchmarking.{area}")
-        found = module.rows(given.quick)
-        rows += found
-        tqdm.tqdm.write(markdown(found), file=sys.stderr)
+        measured[area] = module.rows(given.quick)
+        tqdm.tqdm.write(f"{area}\n{markdown(measured[area])}", file=sys.stderr)
+        if given.output_dir:
+            # After each area: what was measured is kept whatever comes.
+            write(measured, given.output_dir)
+    rows = [row for found in measured.values() for row in found]
     print(markdown(rows))
-    if given.output_dir:
-        write(rows, given.output_dir, time.perf_counter() - began)
     missed = [row.name for row in rows if row.met is False]
     if missed:
         print(f"{len(missed)} of {sum(r.bar is not None for r in rows)} bars missed.")

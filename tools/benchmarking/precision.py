@@ -51,10 +51,11 @@ def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` takes seconds, at small sizes and without bars."""
     with tempfile.TemporaryDirectory() as folder:
         _make_data(folder, quick)
+        cells = 4 if quick else 128
         run = settings.RunSettings.from_dict(
             {
                 "mode": "teacher",
-                "teacher": f"HierarchicalLSTM(cells={4 if quick else 128}, block_len=20)",
+                "teacher": f"HierarchicalLSTM(cells={cells}, block_len=20)",
                 "feature_sizes": "128,32",
                 "num_classes": 50,
                 "max_frames": 20 if quick else 120,

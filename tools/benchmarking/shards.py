@@ -37,6 +37,19 @@ def _video(video_id: str, data: settings.DataSettings, random) -> bytes:
     return example.SerializeToString()
 
 
+def link(paths: list[str], times: int, folder: str) -> list[str]:
+    """The same shards under as many other names, with their indices."""
+    links = []
+    for copy in range(times):
+        os.makedirs(os.path.join(folder, str(copy)))
+        for path in paths:
+            name = os.path.join(folder, str(copy), os.path.basename(path))
+            os.link(path, name)
+            os.link(frame_index.index_path(path), frame_index.index_path(name))
+            links.append(name)
+    return links
+
+
 def index(paths: list[str], data: settings.DataSettings) -> None:
     """Writes the index of every shard."""
     for path in paths:

@@ -28,6 +28,8 @@ from yt8m_distill.data import records, wire
 _ALIGNMENT = 128
 # Frames are copied twice, which costs little while they stay in a core's cache.
 _CACHED_BYTES = 1 << 20
+# What Linux maps at once around a byte that is read.
+_MAPPED_AROUND = 1 << 16
 
 
 class References(NamedTuple):
@@ -88,25 +90,46 @@ class Places(NamedTuple):
 
 
 class Shards:
-    """The bytes of some files, opened when they are first asked for.
+    """The bytes of some files, mapped into memory when they are first asked for.
 
     Args:
         paths: local files.
+        budget: bytes that may stay mapped. What is behind it belongs to the system's
+            cache and not to the process, but would be counted as its memory.
     """
 
-    def __init__(self, paths: Sequence[str]):
+    def __init__(self, paths: Sequence[str], budget: int):
         self.paths = list(paths)
-        self._maps: dict[int, mmap.mmap] = {}
+        self.budget = budget
+        self._maps: dict[str, mmap.mmap] = {}
+        self._touched: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, number: int) -> mmap.mmap:
+        path = self.paths[number]
         with self._lock:
-            if number not in self._maps:
-                with open(self.paths[number], "rb") as file:
-                    self._maps[number] = mmap.mmap(
+            if path not in self._maps:
+                with open(path, "rb") as file:
+                    self._maps[path] = mmap.mmap(
                         file.fileno(), 0, access=mmap.ACCESS_READ
                     )
-            return self._maps[number]
+            return self._maps[path]
+
+    def _note_touched(self, number: int, positions: np.ndarray, size: int) -> None:
+        """Unmaps everything once about the budget is mapped; it comes back if read."""
+        if not (positions.size and hasattr(mmap, "MADV_DONTNEED")):
+            return
+        span = int(positions.max() - positions.min()) + size
+        touched = min(positions.size * _MAPPED_AROUND, span)
+        path = self.paths[number]
+        with self._lock:
+            touched += self._touched.get(path, 0)
+            self._touched[path] = min(touched, len(self._maps[path]))
+            if sum(self._touched.values()) <= self.budget:
+                return
+            self._touched.clear()
+            for mapped in self._maps.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     def _at(self, number: int, positions: np.ndarray, dtype: str) -> np.ndarray:
         """What stands at each position of a file, as one item of the dtype."""
@@ -129,6 +152,7 @@ class Shards:
             IndexError: for a position outside of the file.
         """
         found = self._at(number, positions, f"V{size}")
+        self._note_touched(number, positions, size)
         return found.view(np.uint8).reshape(*positions.shape, size)
 
 

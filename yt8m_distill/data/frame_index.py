@@ -30,6 +30,10 @@ _LOG = logging.getLogger(__name__)
 SUFFIX = records.INDEX_SUFFIX
 VERSION = 1
 
+# Bytes of shards that stay mapped. Small data sets are mapped once for all epochs.
+_BUILDING_BUDGET = 1 << 26
+_READING_BUDGET = 1 << 30
+
 
 class Index(NamedTuple):
     """The index of a shard of N videos with F features, as it is stored.
@@ -98,7 +102,7 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
     # The range of the labels is the reader's business.
     data = dataclasses.replace(data, num_classes=np.iinfo(np.int64).max)
     identity = _identity(shard)
-    shards = frame_access.Shards([shard])
+    shards = frame_access.Shards([shard], _BUILDING_BUDGET)
     videos, buckets = [], []
     offset = 0
     try:
@@ -275,7 +279,9 @@ class IndexAccess(frame_access.Access):
 
     def __init__(self, paths, indices: Sequence[Index], data: settings.DataSettings):
         local = all(os.path.isfile(path) for path in paths)
-        shards = frame_access.Shards(paths) if local else RemoteShards(paths)
+        shards = RemoteShards(paths)
+        if local:
+            shards = frame_access.Shards(paths, _READING_BUDGET)
         super().__init__(data, shards)
         counts = [len(index.id_ends) for index in indices]
         self.starts = np.cumsum([0, *counts], dtype=np.int64)  # Rows of each shard.

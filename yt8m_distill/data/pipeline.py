@@ -21,6 +21,7 @@ from yt8m_distill.data import frame_access, frame_index, frame_sampling, records
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
 _READ_BYTES = 1 << 20
+_MAPPED_BYTES = 1 << 26  # Of shards that are read from end to end.
 _GROUP = 16  # Records whose places are noted in one call.
 _GROUPS_AHEAD = 16  # Read while the frames of others are copied.
 
@@ -272,7 +273,7 @@ class _ByReference(_Source):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        shards = frame_access.Shards(self.files)
+        shards = frame_access.Shards(self.files, _MAPPED_BYTES)
         self.access = frame_access.RecordAccess(self.data, shards)
 
     def read(self, file):

@@ -1,0 +1,62 @@
+"""tools/benchmark.py: every area runs, and its table says what was measured."""
+
+import json
+import math
+
+import pytest
+
+from tools import benchmark
+from tools.benchmarking import arithmetic, network, reading, results
+
+
+@pytest.mark.parametrize("area", [network, reading])
+def test_an_area_gives_finite_numbers_without_bars(area):
+    rows = area.rows(quick=True)
+    assert rows
+    for row in rows:
+        assert math.isfinite(row.value)
+        assert row.value > 0
+        assert row.met is None
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "met"),
+    [(0.5, True, True), (0.7, True, False), (0.5, False, False), (0.7, False, True)],
+)
+def test_a_bar_is_a_limit_in_its_direction(value, at_most, met):
+    assert results.Row("x", value, bar=0.6, at_most=at_most).met is met
+
+
+def test_calls_are_timed_in_turns_and_once_before():
+    seen = []
+    calls = {name: lambda name=name: seen.append(name) for name in "ab"}
+    seconds = results.interleaved(calls, 2)
+    assert seen == list("ababab")
+    assert set(seconds) == {"a", "b"}
+
+
+def test_tables_of_several_runs_stand_side_by_side(tmp_path):
+    pytest.importorskip("matplotlib")
+    slow = [results.Row("slow", 0.5, bar=1.0, detail="half")]
+    fast = [results.Row("fast", 2.0, bar=1.0, unit="x")]
+    benchmark.write({"network": slow}, str(tmp_path))
+    benchmark.write({"reading": fast}, str(tmp_path))
+    text = (tmp_path / "benchmark.md").read_text("utf-8")
+    assert "| slow | 0.5 | ≥ 1 | **no** | half |" in text
+    assert "| fast | 2 x | ≥ 1 | yes |" in text
+    stored = json.loads((tmp_path / "benchmark.json").read_text("utf-8"))
+    assert list(stored) == ["network", "reading"]
+    assert "<svg" in (tmp_path / "benchmark.svg").read_text("utf-8")
+
+
+def test_the_arithmetic_is_that_of_the_closed_formula():
+    rows = {row.name: row for row in arithmetic.rows(quick=True)}
+    teacher = rows["teacher on 300 frames, forward, H100 SXM, bfloat16"].value
+    student = rows["student on 30 frames, forward, H100 SXM, bfloat16"].value
+    # Lower layers 1152 and 1024 wide beside 1024 cells; upper 4096 and 1024.
+    lower, upper = 4096 * (1152 + 3 * 1024), 4096 * (4096 + 3 * 1024)
+    classifier = 4096 * 3862
+    full = 300 * lower + 15 * upper + classifier
+    few = 30 * lower + 6 * upper + classifier
+    assert student / teacher == pytest.approx(full / few, rel=1e-9)
+    assert teacher == pytest.approx(0.4 * 989e12 / (2 * full), rel=1e-9)
