@@ -48,7 +48,6 @@ def dataset_of(run, strategy, batch_size: int):
         run.data,
         trainer.views_of(run, ["teacher", "student"]),
         batch_size,
-        2,
     )
 
 

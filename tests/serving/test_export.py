@@ -80,7 +80,6 @@ def inferred(case) -> predictor.Predictions:
             case.run.data,
             trainer.views_of(case.run, [case.role]),
             4,
-            2,
         )
     )
     return predictor.Predictions(*map(np.concatenate, zip(*found, strict=True)))
@@ -260,7 +259,6 @@ def test_inference_has_the_policys_precision_in_every_replica(case, inferred):
                 case.run.data,
                 trainer.views_of(case.run, [case.role]),
                 8,
-                2,
             )
         )
     finally:

@@ -516,7 +516,12 @@ def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> d
 
 
 def evaluation_dataset(
-    strategy, pattern: str | list[str], data, views: dict, batch_size: int, how: dict
+    strategy,
+    pattern: str | list[str],
+    data,
+    views: dict,
+    batch_size: int,
+    how: dict | None = None,
 ):
     """A distributed dataset for evaluation: every video once, in order.
 
@@ -534,7 +539,7 @@ def evaluation_dataset(
             batch_size=batch_size,
             training=False,
             input_shard=shard,
-            **how,
+            **(how or {}),
         ),
     )
 
