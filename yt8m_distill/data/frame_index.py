@@ -2,8 +2,8 @@
 
 With an index a batch is read without looking at anything but its frames: a student
 on k of 300 frames reads k / 300 of the bytes. The index is a file beside the shard
-(or in a folder of its own), `<shard>.frame_index`: a numpy .npz without pickles, of
-about 70 bytes a video. tools/index_records.py writes it.
+(or in a folder of its own), `<shard>.frame_index`: a compressed numpy .npz without
+pickles, some forty bytes a video. tools/index_records.py writes it.
 
 The checksums of the records are verified when the index is written, not again when
 it is used. An index knows the size and the time of its shard; of another shard it is
