@@ -99,8 +99,7 @@ def _epochs(run) -> list[float]:
     phases = manifest.read_json(
         os.path.join(run.training.train_dir, manifest.MANIFEST)
     )["phases"]
-    (student,) = list(phases.values())[-1]["results"].values()
-    return [epoch["seconds"] for epoch in student["epochs"]]
+    return list(phases.values())[-1]["epoch_seconds"]
 
 
 def training_rows(quick: bool, folder: str) -> list[results.Row]:

@@ -140,6 +140,7 @@ class PhaseRunner:
         self.record = record
         self.folder = os.path.join(run.training.train_dir, phase.name)
         self.chief = distribution.is_chief(strategy)
+        self.cache: teacher_cache.TeacherCache | None = None
         self.num_videos = num_videos
         self.batches = -(-num_videos // run.training.batch_size)
         steps_planned = self.batches * phase.epochs
@@ -454,8 +455,7 @@ class PhaseRunner:
         for role in self.phase.trained:
             numbers = self._validate(role, step, epoch)
             entry = notes.setdefault(role.name, {"best": None, "epochs": []})
-            trained = {"epoch": epoch, "step": step, "seconds": round(seconds, 3)}
-            entry["epochs"].append({**trained, **numbers})
+            entry["epochs"].append({"epoch": epoch, "step": step, **numbers})
             best = entry["best"]
             if best is None or numbers.get("gap", epoch) > best.get("gap", 0):
                 entry["best"] = {"epoch": epoch, "step": step, **numbers}
@@ -470,7 +470,13 @@ class PhaseRunner:
         state.write_notes(notes)
         state.save()
         self.saved_at = time.monotonic()
-        self.record.update(self.phase.name, step=step, results=notes)
+        before = self.record.phase(self.phase.name).get("epoch_seconds", [])
+        self.record.update(
+            self.phase.name,
+            step=step,
+            results=notes,
+            epoch_seconds=[*before[: epoch - 1], round(seconds, 3)],
+        )
 
     def _validate(self, role: modes.Role, step: int, epoch: int) -> dict:
         """Metrics on the validation data; empty without such data."""
