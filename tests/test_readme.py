@@ -62,6 +62,8 @@ def test_every_flag_that_the_text_names_exists():
             if field not in values:
                 flags.DEFINE_string(field, "", "", flag_values=values)
     tools_own = {"write_to", "section", "data_pattern", "logdir", "preset", "help"}
-    tools_own |= {"output_dir", "jobs", "overwrite"}
+    tools_own |= {"output_dir", "jobs", "overwrite", "table", "data", "seeds"}
+    tools_own |= {"base_flags", "dry_run", "frames", "methods", "report_only"}
+    tools_own |= {"test_data_pattern"}
     named = set(re.findall(r"--(?:no(?=frame))?([a-z_]+)", README))
     assert not {name for name in named if name not in values} - tools_own

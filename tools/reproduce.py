@@ -1,0 +1,199 @@
+"""Runs the experiments of the paper and writes a report.
+
+    python tools/reproduce.py --table=1 --data=data --output_dir=reproduction \\
+        --base_flags='flags/data_yt8m_2018.flags --num_gpus=1' --seeds=0,1,2
+
+--data is a folder with train*.tfrecord and valid*.tfrecord, or a flagfile that names
+the shards. Each cell of a table is a run of train.py with its flagfile in flags/; what
+is finished is not run again, and the same command goes on after an interruption.
+report.html and report.md in --output_dir have the tables of the paper with the numbers
+of these runs beside the published ones.
+"""
+
+import os
+import pathlib
+import shlex
+import sys
+
+# Run as a file, the root is one folder up.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from tools.reproduction import figures, plan, published
+from yt8m_distill import flag_groups
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list(
+    "table", ["all"], "Among 1, 2, 3, 4, figure2, figure3; all: every one of them."
+)
+flags.DEFINE_string("data", "", "Folder of shards, or a flagfile with their patterns.")
+flags.DEFINE_string("output_dir", "", "Where runs and reports go.")
+flags.DEFINE_list(
+    "frames",
+    list(map(str, published.FRAMES)),
+    "The k. The largest stands where the paper has k = 30.",
+)
+flags.DEFINE_list("seeds", ["0"], "Seeds: every cell is run with each of them.")
+flags.DEFINE_string(
+    "base_flags",
+    "",
+    "Flags of train.py for every run, in one string; a flagfile may stand there by its "
+    "name.",
+)
+flags.DEFINE_list(
+    "methods", [], "Flagfiles of flags/, without .flags, to run. Empty: all."
+)
+flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
+flags.DEFINE_string(
+    "test_data_pattern",
+    "",
+    "Shards on which eval.py scores every network; the reported numbers are those "
+    "then. Empty: they are those of the validation shards.",
+)
+flags.DEFINE_bool("dry_run", False, "Print the commands and stop.")
+flags.DEFINE_bool("report_only", False, "Run nothing: report on what is there.")
+
+
+def read_numbers(name: str) -> tuple[int, ...]:
+    """The numbers of a list flag, rising, each once.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return tuple(sorted({int(word) for word in FLAGS[name].value}))
+    except ValueError as error:
+        raise ValueError(
+            f"--{name}={','.join(FLAGS[name].value)} is not a list of whole numbers."
+        ) from error
+
+
+def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
+    """The grid of the flags; those that are not given are as stored.
+
+    Raises:
+        ValueError: for an unknown table or method.
+    """
+    tables = plan.TABLES if "all" in FLAGS.table else tuple(FLAGS.table)
+    given = {
+        "tables": ("table", tables),
+        "frames": ("frames", read_numbers("frames")),
+        "seeds": ("seeds", read_numbers("seeds")),
+        "methods": ("methods", tuple(FLAGS.methods)),
+    }
+    return plan.Grid(
+        **{
+            field: getattr(stored, field)
+            if stored and not FLAGS[flag].present
+            else value
+            for field, (flag, value) in given.items()
+        }
+    )
+
+
+def print_plan(experiments: list[plan.Experiment]) -> None:
+    """The commands, and what is finished."""
+    from tools.reproduction import cost, runner
+
+    finished = [runner.is_trained(e) for e in experiments]
+    for experiment, done in zip(experiments, finished, strict=True):
+        print(f"# {experiment.cell.name}{' (finished)' if done else ''}")
+        print(shlex.join(experiment.command))
+    costs = [sum(cost.training_cost(e.run).values()) for e in experiments]
+    left = sum(c for c, done in zip(costs, finished, strict=True) if not done)
+    print(
+        f"{len(experiments)} runs, {sum(finished)} of them finished; the others take "
+        f"{left / 1e9:.3g} G multiply-adds for each training video."
+    )
+
+
+def run_experiments(output_dir: str, grid: plan.Grid) -> int:
+    """Runs and measures; returns the exit status.
+
+    Raises:
+        ValueError: for settings or data with which nothing can run.
+    """
+    base = [*plan.data_flags(FLAGS.data), *plan.split_flags(FLAGS.base_flags)]
+    experiments = plan.make_experiments(grid, output_dir, base)
+    if not experiments:
+        raise ValueError("--methods has none of those in --table: nothing to run.")
+    common = plan.common_settings(output_dir, base)
+    plan.check_settings(output_dir, common, FLAGS.test_data_pattern)
+    flag_groups.load_tensorflow()
+    from tools.reproduction import measures, runner
+    from yt8m_distill.data import records
+
+    for name in plan.SHARDS:
+        records.expand_patterns(getattr(common.training, name), name)
+    if FLAGS.test_data_pattern:
+        records.expand_patterns(FLAGS.test_data_pattern, "test_data_pattern")
+    if FLAGS.dry_run:
+        print_plan(experiments)
+        return 0
+    plan.write(output_dir, grid, common, FLAGS.test_data_pattern)
+    work = runner.Runner(experiments, FLAGS.jobs, FLAGS.test_data_pattern)
+    failures = work.run()
+    # Before anything is measured, which takes a while and may fail by itself.
+    write_report(output_dir, grid, FLAGS.test_data_pattern)
+    if work.received is not None:
+        command = shlex.join([sys.executable, *sys.argv])
+        print(f"Stopped. This goes on from there:\n{command}", file=sys.stderr)
+        return 128 + work.received
+    try:
+        measures.make_all(grid, experiments, output_dir)
+    except (ValueError, OSError) as error:
+        failures.append(runner.Failure("Measuring", str(error)))
+    write_report(output_dir, grid, FLAGS.test_data_pattern)
+    print(f"The report is {os.path.join(output_dir, 'report.html')}")
+    for failure in failures:
+        print(f"{failure.name} failed: {failure.reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def write_report(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> None:
+    """report.md and report.html of what is in an output_dir."""
+    from tools.reproduction import document, report
+
+    blocks = report.make_report(grid, output_dir, test_data_pattern)
+    document.write(pathlib.Path(output_dir), blocks)
+
+
+def run_command() -> int:
+    """Flags → plan → runs → report; returns the exit status.
+
+    Raises:
+        ValueError: for flags, data or an output_dir with which nothing can be done.
+    """
+    if not FLAGS.output_dir:
+        raise ValueError("--output_dir is empty: name the folder of runs and reports.")
+    output_dir = os.path.abspath(FLAGS.output_dir)
+    figures.check_libraries()
+    if FLAGS.report_only:
+        grid, test_data_pattern = plan.read(output_dir)
+        flag_groups.load_tensorflow()
+        write_report(output_dir, read_grid(grid), test_data_pattern)
+        return 0
+    if not FLAGS.data:
+        raise ValueError("--data is empty: name a folder of shards or a flagfile.")
+    return run_experiments(output_dir, read_grid())
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command; an error of the user's is one line and exit status 1."""
+    if not FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
+        status = run_command()
+    except (ValueError, OSError) as error:
+        print(f"reproduce.py: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    app.run(main)

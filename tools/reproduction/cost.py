@@ -1,0 +1,106 @@
+"""What the networks cost, in multiply-adds, by closed formulas."""
+
+from typing import NamedTuple
+
+from yt8m_distill import registry, settings
+from yt8m_distill.models import base, builder, heads
+from yt8m_distill.training import modes
+
+# Backward is twice forward: one product for the inputs, one for the weights.
+_FORWARD, _FORWARD_AND_BACKWARD = 1, 3
+
+
+class PaperAccount(NamedTuple):
+    """The paper's "FLOPs" of Table 4: the lower LSTM alone, on frames of its width.
+
+    Attributes:
+        products: multiply-adds of the matrix products of a frame.
+        element_wise: 14 operations a cell and layer.
+    """
+
+    products: int
+    element_wise: int
+
+    def billions(self, num_frames: int) -> float:
+        """For a video of that many frames, in 1e9."""
+        return num_frames * (self.products + self.element_wise) / 1e9
+
+
+def paper_account(cells: int = 1024, layers: int = 2) -> PaperAccount:
+    """A frame's cost by the paper's own accounting.
+
+    Every layer multiplies an input and a state of `cells` numbers each by four
+    gates: 16.777 M multiply-adds a frame at 2 x 1024 cells.
+    """
+    return PaperAccount(layers * 4 * cells * (2 * cells), layers * 14 * cells)
+
+
+def frames_behind(billions: float) -> int:
+    """The number of frames that gives a published cost of Table 4."""
+    return round(billions / paper_account().billions(1))
+
+
+def lstm_weights(inputs: int, cells: int, layers: int) -> int:
+    """Weights of stacked LSTM layers without biases: 4 gates on input and state."""
+    first = 4 * cells * (inputs + cells)
+    return first + (layers - 1) * 4 * cells * (2 * cells)
+
+
+def _head_weights(head: str, encoding_size: int, num_classes: int) -> int:
+    """Of a logistic head, or of a mixture: gates with a dummy, and experts."""
+    arguments = heads.HEADS.arguments(head)
+    mixtures = arguments.get("num_mixtures", 0)
+    return encoding_size * num_classes * (2 * mixtures + 1)
+
+
+def lstm_size(run: settings.RunSettings, role: str) -> tuple[int, int] | None:
+    """(cells, layers) of a role's network; None if it is no HierarchicalLSTM."""
+    spec = _specification(run, role)
+    arguments = base.MODELS.arguments(spec)
+    is_it = spec.name == "HierarchicalLSTM"
+    return (arguments["cells"], arguments["layers"]) if is_it else None
+
+
+def _specification(run: settings.RunSettings, role: str) -> registry.Specification:
+    if role == "teacher":
+        return registry.parse(run.networks.teacher)
+    return builder.student_specification(run)
+
+
+def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
+    """Multiply-adds of a full-length video in a role's network, part by part.
+
+    A closed formula for the HierarchicalLSTM, without the map of a student whose
+    width is not the teacher's; any other network is built and asked.
+    """
+    spec = _specification(run, role)
+    frames = run.data.max_frames if role == "teacher" else run.sampling.student_k
+    if spec.name != "HierarchicalLSTM":
+        return builder.build_network(role, run).multiply_adds(frames)
+    arguments = base.MODELS.arguments(spec)
+    cells, layers = arguments["cells"], arguments["layers"]
+    state = 2 * layers * cells
+    block_len = arguments["block_len"] or -(-frames // arguments["num_blocks"])
+    blocks = -(-frames // min(block_len, frames))
+    return {
+        "lower": frames * lstm_weights(run.data.feature_size, cells, layers),
+        "upper": blocks * lstm_weights(state, cells, layers),
+        "classifier": _head_weights(arguments["head"], state, run.data.num_classes),
+    }
+
+
+def training_cost(run: settings.RunSettings) -> dict[str, float]:
+    """Phase → multiply-adds a video of the whole training set, over all its epochs.
+
+    Good for comparing runs on the same data; evaluations are left out.
+    """
+    forward = {role: sum(multiply_adds(run, role).values()) for role in builder.VIEWS}
+    return {
+        phase.name: phase.epochs
+        * run.training.train_fraction
+        * sum(
+            forward[role.name] * (_FORWARD if role.frozen else _FORWARD_AND_BACKWARD)
+            for role in phase.roles
+        )
+        for phase in modes.phases(run)
+    }

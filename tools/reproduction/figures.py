@@ -1,0 +1,286 @@
+"""The plots of the report, as SVG; and Figure 3's embedding."""
+
+import dataclasses
+import importlib.util
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from tools.reproduction import published
+
+EMBEDDING = "figure3"
+POINTS = "points.json"
+TEACHER, STUDENT = "teacher", "student"
+
+_TEACHER_COLOUR = "#222222"
+_TRAINING_COLOURS = {"Serial": "#c8501e", "Parallel": "#1f6fb4"}
+# (colour, marker, line): serial students are orange, parallel ones blue, the darker the
+# more parts their loss has.
+_LOOKS = {
+    published.UNIFORM: ("#222222", "o", "--"),
+    "baseline_random": ("#8a8a8a", "o", ":"),
+    "baseline_first": ("#8a8a8a", "s", ":"),
+    "baseline_middle": ("#8a8a8a", "D", ":"),
+    "baseline_last": ("#8a8a8a", "^", ":"),
+    "baseline_first_middle_last": ("#8a8a8a", "v", ":"),
+    "parallel_rep": ("#8cbbe4", "o", "-"),
+    "parallel_rep_ce": ("#3f88c8", "s", "-"),
+    "parallel_rep_pred_ce": ("#0d4a85", "D", "-"),
+    "serial_rep": ("#f3ac86", "o", "-"),
+    "serial_rep_ce": ("#dd6f38", "s", "-"),
+    "serial_rep_pred_ce": ("#97340a", "D", "-"),
+    "serial_pred": ("#e3b23c", "^", "-"),
+    "serial_pred_ce": ("#a67c14", "v", "-"),
+    published.BEST_PRESET: ("#2a8c4a", "*", "-"),
+}
+# Figure 3: (teacher, student), a dark and a light shade a class.
+_SHADES = (
+    ("#1f5f9e", "#9cc7ef"),
+    ("#b04a10", "#f8b583"),
+    ("#2a7d3c", "#9fdcab"),
+    ("#a32035", "#f2a0ac"),
+    ("#62489c", "#c6b4ea"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A line of a plot.
+
+    Attributes:
+        method: decides name and looks.
+        x, y: of its points.
+        spread: standard deviation of each y, 0 where it is unknown.
+    """
+
+    method: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    spread: tuple[float, ...]
+
+
+def check_libraries() -> None:
+    """Raises ValueError unless there is what the figures need."""
+    for module, name in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"The figures need {name}: pip install {name}")
+
+
+def _new_figure(width: float, height: float):
+    import matplotlib
+    import matplotlib.figure
+
+    matplotlib.rcParams.update(
+        {
+            "svg.hashsalt": "yt8m_distill",  # The same plot gives the same file.
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e4e4e4",
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "legend.frameon": False,
+        }
+    )
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure) -> bytes:
+    target = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(target, format="svg", metadata=nothing)
+    return target.getvalue()
+
+
+def _draw(axes, series: Sequence[Series], skyline: float | None) -> None:
+    for one in series:
+        colour, marker, line = _LOOKS[one.method]
+        axes.errorbar(
+            one.x,
+            one.y,
+            yerr=one.spread if any(one.spread) else None,
+            label=published.label(one.method),
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            color=colour,
+            marker=marker,
+            linestyle=line,
+        )
+    if skyline is not None:
+        label = published.label(published.TEACHER)
+        axes.axhline(skyline, color=_TEACHER_COLOUR, linewidth=1, label=label)
+    axes.set_ylabel("GAP")
+
+
+def _close_up(series: Sequence[Series]) -> list[Series]:
+    """Uniform-k and the students, between which the other baselines leave no room."""
+    wanted = [n for n, m in published.METHODS.items() if m.kind == "student"]
+    return [one for one in series if one.method in (published.UNIFORM, *wanted)]
+
+
+def _shared_legend(figure, every_axes) -> None:
+    """One legend for all axes, on the right."""
+    handles = {}
+    for axes in every_axes:
+        found, names = axes.get_legend_handles_labels()
+        new = dict(zip(names, found, strict=True))
+        handles |= {name: new[name] for name in names if name not in handles}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+
+
+def gap_against_frames(
+    ours: Sequence[Series],
+    our_skyline: float | None,
+    theirs: Sequence[Series],
+) -> bytes:
+    """GAP against k: these runs on the left, the published ones on the right.
+
+    Below each, the students alone, with the teacher and Uniform-k.
+    """
+    figure = _new_figure(10, 7.5)
+    every_axes = figure.subplots(2, 2)
+    sides = (ours, our_skyline, "these runs"), (theirs, published.SKYLINE.gap, "paper")
+    frames = sorted({k for one in (*ours, *theirs) for k in one.x})
+    for column, (series, skyline, title) in enumerate(sides):
+        above, below = every_axes[:, column]
+        _draw(above, series, skyline)
+        _draw(below, _close_up(series), skyline)
+        above.set_title(title)
+        below.set_xlabel("frames the student sees (k)")
+        for axes in (above, below):
+            axes.set_xticks(frames)
+    _shared_legend(figure, every_axes[0])
+    return _svg(figure)
+
+
+def gap_against_cost(
+    ours: Sequence[Series], teacher: tuple[float, float] | None
+) -> bytes:
+    """GAP against multiply-adds a video, on a logarithmic scale; students below.
+
+    Args:
+        ours: x in multiply-adds.
+        teacher: the skyline's multiply-adds and GAP.
+    """
+    import matplotlib.ticker
+
+    figure = _new_figure(8, 7)
+    every_axes = figure.subplots(2, 1)
+    for axes, series in zip(every_axes, (ours, _close_up(ours)), strict=True):
+        _draw(axes, series, None)
+        if teacher:
+            label = published.label(published.TEACHER)
+            axes.plot(*teacher, "P", color=_TEACHER_COLOUR, markersize=8, label=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    every_axes[1].set_xlabel("multiply-adds a video")
+    _shared_legend(figure, every_axes)
+    return _svg(figure)
+
+
+def gap_by_epoch(panels: dict[str, dict[str, Sequence[float]]]) -> bytes:
+    """Figure 2: GAP after each epoch.
+
+    Args:
+        panels: student loss → line (`Serial teacher`, `Parallel student`, ...) →
+            GAP after epochs 1, 2, ...
+    """
+    figure = _new_figure(3.4 * len(panels) + 1.6, 3.4)
+    every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (loss, lines) in zip(every_axes, panels.items(), strict=True):
+        for name, values in lines.items():
+            training, role = name.split()
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                color=_TRAINING_COLOURS[training],
+                linestyle="-" if role == STUDENT else "--",
+                marker="o" if role == STUDENT else "s",
+                markersize=4,
+                linewidth=1.2,
+                label=name,
+            )
+        axes.set(xlabel="epoch", title=loss)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    every_axes[0].set_ylabel("validation GAP")
+    _shared_legend(figure, every_axes)
+    return _svg(figure)
+
+
+def tsne(pair: np.ndarray) -> np.ndarray:
+    """t-SNE of both networks' encodings in one plane.
+
+    Args:
+        pair: [2, M, E]: the teacher's encodings and the student's.
+
+    Returns:
+        [2, M, 2].
+    """
+    import sklearn.decomposition
+    import sklearn.manifold
+
+    both = pair.reshape(-1, pair.shape[-1])
+    size = min(50, *both.shape)
+    both = sklearn.decomposition.PCA(size, random_state=0).fit_transform(both)
+    plane = sklearn.manifold.TSNE(
+        perplexity=min(30, (len(both) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(both)
+    return plane.reshape(*pair.shape[:2], 2)
+
+
+def embedding(points: np.ndarray, classes: Sequence[int]) -> bytes:
+    """Figure 3: dark shades are the teacher's encodings, light ones the student's.
+
+    Args:
+        points: [2, M, 2], teacher first.
+        classes: [M].
+    """
+    figure = _new_figure(7.5, 5)
+    axes = figure.subplots()
+    classes = np.asarray(classes)
+    for label, shades in zip(dict.fromkeys(classes.tolist()), _SHADES, strict=False):
+        of_class = classes == label
+        # The student's points are the smaller ones, so that both show where they meet.
+        for role, size, shade, plane in zip(
+            (TEACHER, STUDENT), (26, 8), shades, points, strict=True
+        ):
+            name = f"class {label}, {role}"
+            axes.scatter(*plane[of_class].T, s=size, color=shade, label=name)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    figure.legend(loc="outside right center")
+    return _svg(figure)
+
+
+def write_projector(
+    folder: pathlib.Path, pair: np.ndarray, classes: np.ndarray, ids: Sequence[str]
+) -> None:
+    """Files with which TensorBoard's projector shows the encodings themselves.
+
+    Args:
+        folder: TensorBoard's --logdir.
+        pair: [2, M, E], teacher first.
+        classes, ids: [M].
+    """
+    both = pair.reshape(-1, pair.shape[-1])
+    np.savetxt(folder / "tensors.tsv", both, fmt="%.5g", delimiter="\t")
+    rows = [
+        f"{' '.join(name.split())}\t{label}\t{role}"
+        for role in (TEACHER, STUDENT)
+        for name, label in zip(ids, classes, strict=True)
+    ]
+    text = "\n".join(["video\tclass\tnetwork", *rows]) + "\n"
+    (folder / "metadata.tsv").write_text(text)
+    (folder / "projector_config.pbtxt").write_text(
+        "embeddings {\n"
+        '  tensor_name: "encodings"\n'
+        '  tensor_path: "tensors.tsv"\n'
+        '  metadata_path: "metadata.tsv"\n'
+        "}\n"
+    )

@@ -1,0 +1,199 @@
+"""What trained networks are asked once all runs have ended: time, and encodings."""
+
+import itertools
+import pathlib
+import statistics
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tools.reproduction import figures, plan, published, runner, runs
+from yt8m_distill import settings, structures
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.training import manifest, trained
+
+TIMING = "timing.json"
+_ROUNDS = 7
+# Of a large data set, more would not change a rate or a figure.
+_TIMED_BATCHES = 50
+_MAX_ENCODED = 20_000
+# Figure 3: classes, and videos of each.
+NUM_CLASSES, VIDEOS_PER_CLASS = 5, 100
+
+
+def make_all(
+    grid: plan.Grid, experiments: list[plan.Experiment], output_dir: str
+) -> None:
+    """Measures what Table 4 and Figure 3 need, as far as the runs are finished."""
+    trained_ones = {e.cell: e for e in experiments if runner.is_trained(e)}
+    seed = grid.seeds[0]
+
+    def of(table):
+        cells = [plan.Cell(method, k, seed) for method, k in grid.rows(table)]
+        return [trained_ones[cell] for cell in cells if cell in trained_ones]
+
+    if "4" in grid.tables:
+        time_networks(of("4"), output_dir)
+    if "figure3" in grid.tables and len(of("figure3")) == 2:
+        embed(*of("figure3"), output_dir)
+
+
+def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
+    """An experiment's network and the validation shards for it."""
+    training = experiment.run.training
+    given = settings.CheckpointSettings(
+        train_dir=experiment.train_dir,
+        network=experiment.role,
+        batch_size=training.batch_size,
+        num_readers=training.num_readers,
+        num_gpus=training.num_gpus,
+    )
+    network = trained.open_network(given)
+    return network, network.dataset(training.validation_data_pattern, given)
+
+
+def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> float:
+    """Median seconds for a batch that is in memory already."""
+    strategy = network.strategy
+
+    @tf.function
+    def forward(batch):
+        def in_replica(batch):
+            views = batch[structures.VIEWS]
+            return tf.reduce_sum(network.networks.forward(network.role, views).logits)
+
+        return strategy.run(in_replica, args=(batch,))
+
+    seconds = []
+    for _ in range(_ROUNDS + 1):
+        began = time.perf_counter()
+        for value in strategy.experimental_local_results(forward(batch)):
+            value.numpy()  # Waits for the device.
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])  # The first one traced the graph.
+
+
+def time_network(experiment: plan.Experiment) -> dict:
+    """Times a trained network on the validation shards of its run.
+
+    Returns:
+        `checkpoint`, `batch_size`, and two rates: `model_videos_per_second`, of one
+        batch in memory; `videos_per_second`, end to end from the shards to the
+        metrics, as in eval.py.
+    """
+    network, dataset = _open(experiment)
+    data = experiment.run.data
+    judge = evaluator.Evaluator(
+        network.networks, network.role, network.strategy, data.num_classes
+    )
+    # The first time traces the graph and brings the shards into the disk's cache.
+    for _ in range(2):
+        result = judge.evaluate(itertools.islice(dataset, _TIMED_BATCHES))
+    batch_size = experiment.run.training.batch_size
+    seconds = _model_seconds(network, next(iter(dataset)))
+    return {
+        "checkpoint": network.found.prefix,
+        "batch_size": batch_size,
+        "model_videos_per_second": batch_size / seconds,
+        "videos_per_second": result.videos_per_second,
+    }
+
+
+def time_networks(experiments: list[plan.Experiment], output_dir: str) -> None:
+    """Times networks one after another; timing.json keeps what is up to date."""
+    path = str(pathlib.Path(output_dir) / TIMING)
+    times = manifest.read_json(path) if pathlib.Path(path).is_file() else {}
+    for experiment in experiments:
+        name = experiment.cell.name
+        prefix = runs.best_prefix(experiment.train_dir, experiment.role)
+        if times.get(name, {}).get("checkpoint") != prefix:
+            print(f"Timing {name}.", file=sys.stderr)
+            times[name] = time_network(experiment)
+            manifest.write_json(path, times)
+
+
+def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encodings [N, E], labels [N, C] bool and ids [N] of validation videos."""
+    network, dataset = _open(experiment)
+    batches = -(-_MAX_ENCODED // experiment.run.training.batch_size)
+    strategy = network.strategy
+
+    @tf.function
+    def forward(batch):
+        def in_replica(batch):
+            views = batch[structures.VIEWS]
+            return network.networks.forward(network.role, views).encoding
+
+        return strategy.run(in_replica, args=(batch,))
+
+    parts = []
+    for batch in itertools.islice(dataset, batches):
+        columns = (
+            forward(batch),
+            batch[structures.LABELS],
+            batch[structures.VIDEO_ID],
+            batch[structures.WEIGHTS],
+        )
+        encodings, labels, ids, weights = (
+            np.concatenate(
+                [v.numpy() for v in strategy.experimental_local_results(column)]
+            )
+            for column in columns
+        )
+        keep = weights > 0
+        parts.append((encodings[keep], labels[keep] > 0, ids[keep]))
+    encodings, labels, ids = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return encodings, labels, ids
+
+
+def choose_videos(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Videos that show exactly one of the most frequent classes.
+
+    Args:
+        labels: [N, C] bool.
+
+    Returns:
+        Indices of at most VIDEOS_PER_CLASS videos a class, and the class of each,
+        both [M].
+    """
+    frequent = np.argsort(-labels.sum(axis=0), kind="stable")[:NUM_CLASSES]
+    alone = labels[:, frequent].sum(axis=1) == 1
+    chosen = [
+        np.flatnonzero(alone & labels[:, label])[:VIDEOS_PER_CLASS]
+        for label in frequent
+    ]
+    return np.concatenate(chosen), np.repeat(frequent, [len(c) for c in chosen])
+
+
+def embed(teacher: plan.Experiment, student: plan.Experiment, output_dir: str) -> None:
+    """Figure 3's points, and the projector's files, unless they are up to date."""
+    folder = pathlib.Path(output_dir) / figures.EMBEDDING
+    source = [runs.best_prefix(e.train_dir, e.role) for e in (teacher, student)]
+    path = folder / figures.POINTS
+    if path.is_file() and manifest.read_json(str(path))["source"] == source:
+        return
+    print("Embedding the encodings of Figure 3.", file=sys.stderr)
+    teacher_encodings, labels, ids = encode(teacher)
+    student_encodings, _, student_ids = encode(student)
+    if not np.array_equal(ids, student_ids):
+        raise ValueError("The two networks saw the validation videos in other orders.")
+    rows, classes = choose_videos(labels)
+    if len(rows) < 3:
+        print("No Figure 3: too few videos with one frequent class.", file=sys.stderr)
+        return
+    pair = np.stack([teacher_encodings[rows], student_encodings[rows]])  # [2, M, E]
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [i.decode(errors="replace") for i in ids[rows]]
+    figures.write_projector(folder, pair, classes, names)
+    content = {
+        "source": source,
+        "classes": classes.tolist(),
+        "points": figures.tsne(pair).tolist(),
+        "student": published.label(student.cell.method),
+        "k": student.cell.k,
+    }
+    manifest.write_json(str(path), content)

@@ -1,0 +1,353 @@
+"""Which runs a table needs: cells, and the commands that fill them.
+
+A grid says what was asked for; its cells are the entries of tables and figures, each
+with its train_dir, and need no data to be named. An experiment is a cell with the
+settings and the command of its run.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import flags
+
+from tools.reproduction import published
+from yt8m_distill import flag_groups, settings
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FLAGFILES = ROOT / "flags"
+PLAN = "plan.json"
+TABLES = ("1", "2", "3", "4", "figure2", "figure3")
+# What make_synthetic_records.py and the YouTube-8M downloads call their shards.
+TRAIN_SHARDS, VALIDATION_SHARDS = "train*.tfrecord", "valid*.tfrecord"
+SHARDS = {
+    "train_data_pattern": TRAIN_SHARDS,
+    "validation_data_pattern": VALIDATION_SHARDS,
+}
+DATA_SET = "dataset.json"
+
+
+class Cell(NamedTuple):
+    """A method at k frames (None: all of them, the teacher) under a seed."""
+
+    method: str
+    k: int | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Also the run's folder: `serial_rep/k30/seed0`."""
+        frames = () if self.k is None else (f"k{self.k}",)
+        return "/".join((self.method, *frames, f"seed{self.seed}"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What is asked for.
+
+    Attributes:
+        tables: among TABLES.
+        frames: the k, rising; the largest one stands in Tables 2, 3 and the figures.
+        seeds: of the runs of every cell; Figure 3 takes the first.
+        methods: those that are to be run; empty: all of the paper's.
+    """
+
+    tables: tuple[str, ...] = TABLES
+    frames: tuple[int, ...] = published.FRAMES
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = known_methods()
+        for method in self.methods:
+            if method not in known:
+                raise ValueError(
+                    f"--methods={method} is unknown. Known: {', '.join(known)}."
+                )
+        for table in self.tables:
+            if table not in TABLES:
+                raise ValueError(
+                    f"--table={table} is none of {', '.join(TABLES)} and all."
+                )
+        if not self.frames or min(self.frames) < 1:
+            raise ValueError("--frames takes numbers from 1 on.")
+        if not self.seeds or min(self.seeds) < 0:
+            raise ValueError("--seeds takes numbers from 0 on.")
+
+    @property
+    def largest(self) -> int:
+        """The k of everything that the paper did at k = 30."""
+        return max(self.frames)
+
+    def rows(self, table: str) -> list[tuple[str, int | None]]:
+        """(method, k) of one table, as far as the methods are asked for."""
+        largest = self.largest
+        teacher = [(published.TEACHER, None)]
+        guided = [(m, largest) for m in published.TABLE_2]
+        main = published.MAIN_STUDENT
+        if table == "1":
+            best = [published.BEST_PRESET] if best_preset().is_file() else []
+            wished = [m for m in published.CVPR_2019 if m in self.methods]
+            names = [*published.TABLE_1, *wished, *best]
+            rows = teacher + [(m, k) for m in names for k in self.frames]
+        elif table == "2":
+            other = [(m + published.INTERMEDIATE, k) for m, k in guided]
+            rows = teacher + guided + other
+        elif table == "3":
+            rows = [
+                (f"{name}_{percent}_percent", largest)
+                for name in published.TABLE_3
+                for percent in published.PERCENTS
+            ]
+        elif table == "4":
+            rows = teacher + [(main, k) for k in self.frames]
+        elif table == "figure2":
+            rows = teacher + guided
+        else:
+            rows = [*teacher, (main, largest)]
+        return [row for row in rows if not self.methods or row[0] in self.methods]
+
+    def cells(self) -> list[Cell]:
+        """All cells of all tables, each once; the teachers of others come first."""
+        found: dict[Cell, None] = {}
+        for table in self.tables:
+            seeds = self.seeds[:1] if table == "figure3" else self.seeds
+            for method, k in self.rows(table):
+                found.update({Cell(method, k, seed): None for seed in seeds})
+        return sorted(found, key=lambda cell: cell.k is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run of train.py that fills a cell.
+
+    Attributes:
+        cell: what it fills.
+        train_dir: absolute.
+        command: words of the command.
+        run: the settings that the command gives.
+        teacher: the experiment whose teacher it uses, or None.
+    """
+
+    cell: Cell
+    train_dir: str
+    command: tuple[str, ...]
+    run: settings.RunSettings
+    teacher: "Experiment | None" = None
+
+    @property
+    def role(self) -> str:
+        """The network whose scores the cell shows."""
+        return "teacher" if self.cell.k is None else "student"
+
+
+def best_preset() -> pathlib.Path:
+    """The flagfile of the best student; it need not exist."""
+    return FLAGFILES / f"{published.BEST_PRESET}.flags"
+
+
+def known_methods() -> list[str]:
+    """Names that --methods takes: those of the flagfiles of experiments."""
+    names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
+    known = [name for name in names if not name.startswith(("data_", "preset_"))]
+    return known + [published.BEST_PRESET] * best_preset().is_file()
+
+
+def train_dir(output_dir: str, cell: Cell) -> pathlib.Path:
+    """Where a cell's run is."""
+    return pathlib.Path(output_dir) / "runs" / cell.name
+
+
+def data_flags(data: str) -> list[str]:
+    """The flags that `--data` stands for: a flagfile, or a folder of shards.
+
+    A folder that make_synthetic_records.py filled also says what its records hold.
+
+    Raises:
+        ValueError: if it is neither, or the folder lacks shards.
+    """
+    path = pathlib.Path(data).absolute()
+    if path.is_file():
+        return [f"--flagfile={path}"]
+    if not path.is_dir():
+        raise ValueError(f"--data={data} is neither a folder nor a flagfile.")
+    found = []
+    if (path / DATA_SET).is_file():
+        recipe = json.loads((path / DATA_SET).read_text()).get("recipe", {})
+        names = [field.name for field in dataclasses.fields(settings.DataSettings)]
+        found += [f"--{name}={recipe[name]}" for name in names if name in recipe]
+    for flag, pattern in SHARDS.items():
+        if not any(path.glob(pattern)):
+            raise ValueError(f"--data={data} has no {pattern}.")
+        found.append(f"--{flag}={path / pattern}")
+    return found
+
+
+def split_flags(text: str) -> list[str]:
+    """`--base_flags`: flags as in a shell; a file's name alone is a flagfile.
+
+    Raises:
+        ValueError: for quotes without an end.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"--base_flags={text}: {error}.") from error
+    return [
+        f"--flagfile={pathlib.Path(word).absolute()}"
+        if not word.startswith("-") and pathlib.Path(word).is_file()
+        else word
+        for word in words
+    ]
+
+
+def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
+    """The settings that a command line of train.py gives.
+
+    Raises:
+        ValueError: for a flag or a value that train.py would refuse.
+    """
+    values = flags.FlagValues()
+    flag_groups.define(flag_groups.RUN_GROUPS, values)
+    flag_groups.define_preset(values)
+    try:
+        strange = values(["train.py", *arguments])[1:]
+    except flags.Error as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if strange:
+        raise ValueError(f"--base_flags: not a flag: {' '.join(strange)}")
+    return flag_groups.read_run(values)
+
+
+def _experiment(
+    cell: Cell, output_dir: str, base: Sequence[str], teacher: Experiment | None
+) -> Experiment:
+    folder = str(train_dir(output_dir, cell))
+    arguments = [*base, f"--flagfile={FLAGFILES / cell.method}.flags"]
+    if cell.k is not None:
+        arguments.append(f"--student_k={cell.k}")
+    arguments += [f"--seed={cell.seed}", f"--train_dir={folder}"]
+    run = read_settings(arguments)
+    if teacher and _may_use(run, teacher.run):
+        arguments.append(f"--teacher_checkpoint={teacher.train_dir}")
+        run = read_settings(arguments)
+    else:
+        teacher = None
+    command = (sys.executable, str(ROOT / "yt8m_distill" / "train.py"), *arguments)
+    return Experiment(cell, folder, command, run, teacher)
+
+
+def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
+    """Whether a run can take its teacher from the skyline's.
+
+    Not in Table 3: there the teacher too sees a share of the training data.
+    """
+    return (
+        run.distillation.mode == "serial"
+        and run.networks.teacher == teacher.networks.teacher
+        and run.training.train_fraction == teacher.training.train_fraction
+    )
+
+
+def make_experiments(
+    grid: Grid, output_dir: str, base: Sequence[str]
+) -> list[Experiment]:
+    """The runs of a grid, each once, every teacher before its students.
+
+    Args:
+        grid: what is asked for.
+        output_dir: its folder `runs` holds the train_dirs.
+        base: flags of every run: data, sizes, epochs.
+
+    Raises:
+        ValueError: for settings that train.py would refuse.
+    """
+    teachers = {
+        seed: _experiment(Cell(published.TEACHER, None, seed), output_dir, base, None)
+        for seed in grid.seeds
+    }
+    made = [
+        teachers[cell.seed]
+        if cell.k is None
+        else _experiment(cell, output_dir, base, teachers[cell.seed])
+        for cell in grid.cells()
+    ]
+    # Serial students need theirs even where --methods leaves it out.
+    needed = [e.teacher for e in made if e.teacher]
+    return list({e.cell: e for e in [*needed, *made]}.values())
+
+
+def common_settings(output_dir: str, base: Sequence[str]) -> settings.RunSettings:
+    """The settings that all runs have in common, in those of a teacher.
+
+    Raises:
+        ValueError: for settings that train.py would refuse.
+    """
+    return read_settings([*base, "--mode=teacher", f"--train_dir={output_dir}"])
+
+
+def check_settings(
+    output_dir: str, run: settings.RunSettings, test_data_pattern: str
+) -> None:
+    """Compares with the settings under which an output_dir began.
+
+    Raises:
+        ValueError: if some differ; the message lists them.
+    """
+    path = pathlib.Path(output_dir) / PLAN
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text())
+    stored = settings.RunSettings.from_dict(before["settings"]).to_dict()
+    stored["test_data_pattern"] = before["test_data_pattern"] or test_data_pattern
+    wanted = {**run.to_dict(), "test_data_pattern": test_data_pattern}
+    different = [
+        f"--{name}: was {stored[name]!r}, is {wanted[name]!r}"
+        for name in wanted
+        if stored[name] != wanted[name] and name not in _CHANGEABLE
+    ]
+    if different:
+        raise ValueError(
+            f"--output_dir={output_dir} was made with other settings: "
+            f"{'; '.join(different)}. Use the old ones or another --output_dir."
+        )
+
+
+# Settings that change no result, and those that every cell has for itself.
+_CHANGEABLE = {
+    *("train_dir", "seed", "student_k", "num_gpus", "num_readers", "use_index"),
+    *("index_dir", "log_steps", "steps_per_loop", "save_checkpoint_minutes"),
+    *("max_checkpoints",),
+}
+
+
+def write(
+    output_dir: str, grid: Grid, run: settings.RunSettings, test_data_pattern: str
+) -> None:
+    """Notes in plan.json what was asked for, and the settings of every run."""
+    path = pathlib.Path(output_dir) / PLAN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "grid": dataclasses.asdict(grid),
+        "test_data_pattern": test_data_pattern,
+        "settings": run.to_dict(),
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read(output_dir: str) -> tuple[Grid, str]:
+    """The grid and the test_data_pattern of an output_dir.
+
+    Raises:
+        ValueError: if there was no plan yet.
+    """
+    path = pathlib.Path(output_dir) / PLAN
+    if not path.is_file():
+        raise ValueError(f"--output_dir={output_dir} has no {PLAN}: nothing ran there.")
+    content = json.loads(path.read_text())
+    grid = {name: tuple(value) for name, value in content["grid"].items()}
+    return Grid(**grid), content["test_data_pattern"]

@@ -1,0 +1,167 @@
+"""The paper's numbers, as data: the only figures of a report that are typed by hand.
+
+A method has the name of its flagfile. Scores are GAP and mAP on YouTube-8M's validate
+set; k counts the frames that the student sees.
+"""
+
+from typing import NamedTuple
+
+FRAMES = (6, 10, 15, 20, 30)
+# k of Tables 2 and 3; a grid without it takes its largest k in that place.
+LARGEST_K = 30
+
+
+class Score(NamedTuple):
+    """GAP and mAP, both in [0, 1]; mAP is None where it was not published."""
+
+    gap: float
+    map: float | None
+
+
+class Method(NamedTuple):
+    """A row of the tables.
+
+    Attributes:
+        label: as the report calls it.
+        kind: `teacher`, `baseline` or `student`.
+        training: `Serial`, `Parallel`, or empty.
+    """
+
+    label: str
+    kind: str
+    training: str = ""
+
+
+class Cost(NamedTuple):
+    """A row of Table 4.
+
+    Attributes:
+        hours: of evaluating the validate set on K80s.
+        billions: the "FLOPs": multiply-adds of the lower LSTM alone, in 1e9.
+    """
+
+    hours: float
+    billions: float
+
+
+def _scores(text: str) -> tuple[Score, ...]:
+    """`".715/.266 .722"` → scores; without a slash there is no mAP."""
+    pairs = [word.partition("/") for word in text.split()]
+    return tuple(Score(float(a), float(b) if b else None) for a, _, b in pairs)
+
+
+def _row(text: str) -> dict[int, Score]:
+    return dict(zip(FRAMES, _scores(text), strict=True))
+
+
+TEACHER = "teacher_skyline"
+UNIFORM = "baseline_uniform"
+# The student of Table 4 and Figure 3: the paper's best one.
+MAIN_STUDENT = "serial_rep_pred_ce"
+BEST_PRESET = "preset_best"
+
+METHODS = {
+    TEACHER: Method("Teacher-Skyline", "teacher"),
+    UNIFORM: Method("Uniform-k", "baseline"),
+    "baseline_random": Method("Random-k", "baseline"),
+    "baseline_first": Method("First-k", "baseline"),
+    "baseline_middle": Method("Middle-k", "baseline"),
+    "baseline_last": Method("Last-k", "baseline"),
+    "baseline_first_middle_last": Method("First-Middle-Last-k", "baseline"),
+    "parallel_rep": Method("Parallel rep", "student", "Parallel"),
+    "parallel_rep_ce": Method("Parallel rep, ce", "student", "Parallel"),
+    "parallel_rep_pred_ce": Method("Parallel rep, pred, ce", "student", "Parallel"),
+    "serial_rep": Method("Serial rep", "student", "Serial"),
+    "serial_rep_ce": Method("Serial rep, ce", "student", "Serial"),
+    "serial_rep_pred_ce": Method("Serial rep, pred, ce", "student", "Serial"),
+    "serial_pred": Method("Serial pred", "student", "Serial"),
+    "serial_pred_ce": Method("Serial pred, ce", "student", "Serial"),
+    BEST_PRESET: Method("best preset", "student"),
+}
+
+SKYLINE = Score(0.811, 0.414)
+
+TABLE_1 = {
+    "baseline_uniform": _row(".715/.266 .759/.324 .777/.350 .785/.363 .795/.378"),
+    "baseline_random": _row(".679/.246 .681/.254 .717/.268 .763/.329 .774/.339"),
+    "baseline_first": _row(".478/.133 .539/.163 .595/.199 .632/.223 .676/.258"),
+    "baseline_middle": _row(".577/.178 .600/.198 .620/.214 .638/.229 .665/.250"),
+    "baseline_last": _row(".255/.062 .267/.067 .282/.077 .294/.083 .317/.094"),
+    "baseline_first_middle_last": _row(
+        ".640/.215 .671/.242 .680/.249 .698/.268 .721/.287"
+    ),
+    "parallel_rep": _row(".724/.280 .762/.331 .785/.365 .794/.380 .803/.392"),
+    "parallel_rep_ce": _row(".726/.285 .766/.334 .785/.362 .795/.381 .804/.396"),
+    "parallel_rep_pred_ce": _row(".729/.292 .770/.337 .789/.371 .796/.388 .806/.404"),
+    "serial_rep": _row(".727/.288 .768/.339 .786/.365 .795/.381 .802/.394"),
+    "serial_rep_ce": _row(".728/.291 .769/.341 .786/.368 .794/.383 .803/.399"),
+    "serial_rep_pred_ce": _row(".731/.297 .771/.349 .789/.375 .798/.390 .806/.405"),
+}
+
+# Of the paper's CVPR 2019 version, GAP alone; run only when --methods names them.
+CVPR_2019 = {
+    "serial_pred": _row(".722 .766 .784 .793 .798"),
+    "serial_pred_ce": _row(".724 .763 .785 .795 .799"),
+}
+
+# Intermediate matching; the column "final" is Table 1's at k = 30. The paper's rows
+# "rep + pred" carry Table 1's numbers of rep, pred, ce.
+INTERMEDIATE = "_intermediate"
+TABLE_2 = dict(
+    zip(
+        (
+            "parallel_rep",
+            "parallel_rep_ce",
+            "parallel_rep_pred_ce",
+            "serial_rep",
+            "serial_rep_ce",
+            "serial_rep_pred_ce",
+        ),
+        _scores(".803/.393 .803/.396 .804/.400 .804/.395 .803/.397 .806/.405"),
+        strict=True,
+    )
+)
+
+# Per cent of the training data, for teacher and student alike.
+PERCENTS = (10, 25, 50)
+TABLE_3 = {
+    "serial": dict(
+        zip(PERCENTS, _scores(".774/.345 .788/.369 .796/.373"), strict=True)
+    ),
+    "uniform": dict(
+        zip(PERCENTS, _scores(".718/.220 .756/.301 .776/.349"), strict=True)
+    ),
+}
+
+# None: the teacher. By the formula that gives all four numbers, the rows k = 10 and
+# k = 20 are those of 9 and 15 frames.
+TABLE_4 = {
+    None: Cost(13.00, 5.042),
+    10: Cost(7.61, 0.151),
+    20: Cost(8.20, 0.252),
+    30: Cost(9.11, 0.504),
+}
+
+
+def score(method: str, k: int | None) -> Score | None:
+    """What was published for a method at k frames; None: nothing was."""
+    if method == TEACHER:
+        return SKYLINE
+    if method.endswith(INTERMEDIATE):
+        found = TABLE_2.get(method.removesuffix(INTERMEDIATE))
+        return found if k == LARGEST_K else None
+    name, _, rest = method.partition("_")
+    if rest.endswith("_percent"):
+        found = TABLE_3[name].get(int(rest.removesuffix("_percent")))
+        return found if k == LARGEST_K else None
+    return {**TABLE_1, **CVPR_2019}.get(method, {}).get(k)
+
+
+def label(method: str) -> str:
+    """A method's name for people."""
+    if method in METHODS:
+        return METHODS[method].label
+    if method.endswith(INTERMEDIATE):
+        return f"{label(method.removesuffix(INTERMEDIATE))}, intermediate"
+    name, percent, _ = method.split("_")
+    return f"{name.capitalize()}, {percent} % of the data"

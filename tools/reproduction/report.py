@@ -1,0 +1,620 @@
+"""The report: the paper's tables and figures with the numbers of a grid's runs.
+
+Every number of ours comes from the manifests, metrics and measurements in output_dir.
+What is missing shows as "–".
+"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from tools.reproduction import (
+    compare,
+    cost,
+    document,
+    figures,
+    measures,
+    plan,
+    published,
+    runs,
+)
+from yt8m_distill.training import modes
+
+MISSING = "–"
+TEACHER, STUDENT = "teacher", "student"
+
+
+class Results:
+    """The scores of a grid.
+
+    Args:
+        grid: what is reported.
+        output_dir: where its runs are.
+        on_test_data: take eval.py's numbers instead of the best epoch's on the
+            validation shards.
+    """
+
+    def __init__(self, grid: plan.Grid, output_dir: str, on_test_data: bool):
+        self.grid = grid
+        self.output_dir = pathlib.Path(output_dir)
+        self.on_test_data = on_test_data
+        self._runs: dict[plan.Cell, runs.Run] = {}
+
+    def run(self, cell: plan.Cell) -> runs.Run:
+        """A cell's run, which need not exist."""
+        if cell not in self._runs:
+            folder = plan.train_dir(str(self.output_dir), cell)
+            self._runs[cell] = runs.Run(folder)
+        return self._runs[cell]
+
+    def runs(self, method: str, k: int | None) -> list[runs.Run]:
+        """The runs of a method under all seeds."""
+        return [self.run(plan.Cell(method, k, seed)) for seed in self.grid.seeds]
+
+    def scores(
+        self, method: str, k: int | None, metric: str, role: str = ""
+    ) -> list[float]:
+        """A metric, `gap` or `map`, of the finished runs of a method.
+
+        Args:
+            role: of another network than the cell's; its validation scores.
+        """
+        of_cell = TEACHER if k is None else STUDENT
+        found = [
+            run.evaluation(of_cell)
+            if self.on_test_data and not role
+            else run.validation(role or of_cell)
+            for run in self.runs(method, k)
+        ]
+        return [numbers[metric] for numbers in found if numbers]
+
+    def mean(self, method: str, k: int | None, metric: str = "gap") -> float | None:
+        """The mean over seeds, or None."""
+        return compare.mean(self.scores(method, k, metric))
+
+    def network(self, method: str, k: int | None) -> dict | None:
+        """What the manifests say of a method's network, or None."""
+        role = TEACHER if k is None else STUDENT
+        found = (run.network(role) for run in self.runs(method, k))
+        return next((network for network in found if network), None)
+
+
+def spread_text(values: Sequence[float]) -> str:
+    """`0.803 ± 0.002`: mean and sample standard deviation; one value has none."""
+    if not values:
+        return MISSING
+    text = f"{statistics.fmean(values):.3f}"
+    if len(values) == 1:
+        return text
+    return f"{text} ± {compare.deviation(values):.3f}"
+
+
+def number_text(value: float | None, form: str = ".3f") -> str:
+    """A number, or the mark of a missing one."""
+    return MISSING if value is None else format(value, form)
+
+
+def count_text(value: float | None) -> str:
+    """`5.65 G`, `29.5 M`, `812`: three digits and a unit prefix."""
+    if value is None:
+        return MISSING
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _published(method: str, k: int | None, metric: str) -> float | None:
+    score = published.score(method, k)
+    return getattr(score, metric) if score else None
+
+
+def _pair_text(results: Results, method: str, k: int | None) -> str:
+    """`GAP / mAP` of ours."""
+    gap = spread_text(results.scores(method, k, "gap"))
+    return f"{gap} / {spread_text(results.scores(method, k, 'map'))}"
+
+
+def _published_pair(method: str, k: int | None) -> str:
+    gap = number_text(_published(method, k, "gap"))
+    return f"{gap} / {number_text(_published(method, k, 'map'))}"
+
+
+def _methods(results: Results, table: str, *kinds: str) -> list[str]:
+    """The methods of a table's rows, in its order, each once."""
+    names = dict.fromkeys(method for method, _ in results.grid.rows(table))
+    kind = {name: m.kind for name, m in published.METHODS.items()}
+    return [name for name in names if not kinds or kind.get(name) in kinds]
+
+
+def _frames_header(frames: Sequence[int], first: str = "model") -> list[str]:
+    columns = (column for k in frames for column in (f"k={k}", document.PAPER))
+    return [first, *columns]
+
+
+# ------------------------------------------------------------------------ Table 1
+
+
+def table_1(results: Results) -> list[document.Block]:
+    """Table 1, and what it is to show: shares of the gap, order, GAP against k."""
+    blocks: list[document.Block] = [
+        document.Heading(2, "Table 1: k frames, and all of them")
+    ]
+    for metric, name in (("gap", "GAP"), ("map", "mAP")):
+        blocks += [document.Heading(3, name), _table_of_scores(results, metric)]
+    blocks += [
+        document.Heading(3, "Share of the gap that a student closes"),
+        document.Text(
+            "(student − Uniform-k) / (teacher − Uniform-k), of the mean GAPs: 0 is "
+            "the baseline, 1 the teacher."
+        ),
+        _table_of_shares(results),
+        *_order_of_methods(results),
+        *_plots(results),
+    ]
+    return blocks
+
+
+def _table_of_scores(results: Results, metric: str) -> document.Table:
+    frames = results.grid.frames
+    rows = []
+    teacher = published.TEACHER
+    if (teacher, None) in results.grid.rows("1"):
+        # The teacher sees all frames: the same number whatever k is.
+        ours = spread_text(results.scores(teacher, None, metric))
+        theirs = number_text(_published(teacher, None, metric))
+        rows.append([published.label(teacher), *[ours, theirs] * len(frames)])
+    for method in _methods(results, "1", "baseline", "student"):
+        row = [published.label(method)]
+        for k in frames:
+            row.append(spread_text(results.scores(method, k, metric)))
+            row.append(number_text(_published(method, k, metric)))
+        rows.append(row)
+    return document.Table(_frames_header(frames), rows)
+
+
+def _share_of(results: Results, method: str, k: int) -> float | None:
+    return compare.gap_share(
+        results.mean(method, k),
+        results.mean(published.UNIFORM, k),
+        results.mean(published.TEACHER, None),
+    )
+
+
+def _published_share(method: str, k: int) -> float | None:
+    return compare.gap_share(
+        _published(method, k, "gap"),
+        _published(published.UNIFORM, k, "gap"),
+        published.SKYLINE.gap,
+    )
+
+
+def _table_of_shares(results: Results) -> document.Table:
+    frames = results.grid.frames
+    rows = []
+    for method in _methods(results, "1", "student"):
+        row = [published.label(method)]
+        for k in frames:
+            row.append(number_text(_share_of(results, method, k), ".2f"))
+            row.append(number_text(_published_share(method, k), ".2f"))
+        rows.append(row)
+    return document.Table(_frames_header(frames), rows)
+
+
+def _order_of_methods(results: Results) -> list[document.Block]:
+    """Whether the methods come in the order of the paper, by GAP at each k."""
+    methods = _methods(results, "1", "baseline", "student")
+    rows, contrary = [], []
+    for k in results.grid.frames:
+        ours = {m: results.scores(m, k, "gap") for m in methods}
+        theirs = {m: _published(m, k, "gap") for m in methods}
+        theirs = {m: gap for m, gap in theirs.items() if gap is not None}
+        found = compare.order(ours, theirs)
+        agreeing = sum(pair.as_published for pair in found.pairs)
+        compared = [m for m in methods if ours[m] and m in theirs]
+        rows.append(
+            [
+                f"k={k}",
+                str(len(compared)),
+                number_text(found.correlation, ".2f"),
+                str(len(found.pairs)),
+                str(agreeing),
+            ]
+        )
+        contrary += [
+            [
+                f"k={k}",
+                f"{published.label(pair.better)} > {published.label(pair.worse)}",
+                f"{spread_text(ours[pair.better])}, {spread_text(ours[pair.worse])}",
+                f"{theirs[pair.better]:.3f}, {theirs[pair.worse]:.3f}",
+            ]
+            for pair in found.pairs
+            if not pair.as_published
+        ]
+    header = ["", "methods", "rank correlation", "clear pairs", "as in the paper"]
+    blocks: list[document.Block] = [
+        document.Heading(3, "The order of the methods, by GAP"),
+        document.Text(
+            "Rank correlation is Spearman's, with the published order. A pair of "
+            "methods is clear if their means differ by more than the root of their "
+            "summed variances over seeds; with one seed, if they differ at all. Pairs "
+            "published as equal are left out."
+        ),
+        document.Table(header, rows),
+    ]
+    if contrary:
+        blocks += [
+            document.Text("Clear pairs whose order is not the paper's:"),
+            document.Table(["", "pair", "GAP", document.PAPER], contrary),
+        ]
+    return blocks
+
+
+def _series(results: Results, method: str, costs: bool) -> figures.Series:
+    """GAP at each k, against k or multiply-adds; only what has run."""
+    points = []
+    for k in results.grid.frames:
+        gaps = results.scores(method, k, "gap")
+        network = results.network(method, k)
+        if gaps and network:
+            x = sum(network["multiply_adds"].values()) if costs else k
+            points.append((x, statistics.fmean(gaps), compare.deviation(gaps)))
+    return figures.Series(method, *zip(*points, strict=True) if points else ((),) * 3)
+
+
+def _plots(results: Results) -> list[document.Block]:
+    methods = _methods(results, "1", "baseline", "student")
+    skyline = results.mean(published.TEACHER, None)
+    teacher = results.network(published.TEACHER, None)
+    against_k, against_cost = (
+        [s for s in (_series(results, m, costs) for m in methods) if s.x]
+        for costs in (False, True)
+    )
+    if not against_k:
+        return []
+    rows = {**published.TABLE_1, **published.CVPR_2019}
+    theirs = []
+    for method in methods:
+        gaps = {k: score.gap for k, score in rows.get(method, {}).items()}
+        if gaps:
+            zeros = (0.0,) * len(gaps)
+            theirs.append(
+                figures.Series(method, tuple(gaps), tuple(gaps.values()), zeros)
+            )
+    point = None
+    if teacher and skyline is not None:
+        point = (sum(teacher["multiply_adds"].values()), skyline)
+    return [
+        document.Figure(
+            "gap_against_frames",
+            "GAP against the frames that the student sees; below, the students, "
+            "Uniform-k and the teacher alone.",
+            figures.gap_against_frames(against_k, skyline, theirs),
+        ),
+        document.Figure(
+            "gap_against_cost",
+            "GAP against multiply-adds of a video of full length; below, the students, "
+            "Uniform-k and the teacher alone.",
+            figures.gap_against_cost(against_cost, point),
+        ),
+    ]
+
+
+# ------------------------------------------------------------------- Tables 2 and 3
+
+
+def table_2(results: Results) -> list[document.Block]:
+    """Table 2: intermediate against final encodings."""
+    k = results.grid.largest
+    header = ["model", "intermediate", document.PAPER, "final", document.PAPER]
+    rows = []
+    for method in published.TABLE_2:
+        row = [published.label(method)]
+        for name in (method + published.INTERMEDIATE, method):
+            row += [_pair_text(results, name, k), _published_pair(name, k)]
+        rows.append(row)
+    return [
+        document.Heading(2, f"Table 2: intermediate and final matching, k={k}"),
+        document.Text("GAP / mAP."),
+        document.Table(header, rows),
+    ]
+
+
+def _percent_method(name: str, percent: int) -> str:
+    return f"{name}_{percent}_percent"
+
+
+def table_3(results: Results) -> list[document.Block]:
+    """Table 3: a share of the training data, for teacher and student alike."""
+    k = results.grid.largest
+    columns = [c for p in published.PERCENTS for c in (f"{p} %", document.PAPER)]
+    rows = []
+    for name in published.TABLE_3:
+        row = [name.capitalize()]
+        for percent in published.PERCENTS:
+            method = _percent_method(name, percent)
+            row += [_pair_text(results, method, k), _published_pair(method, k)]
+        rows.append(row)
+    shares = ["share of the gap closed"]
+    for percent in published.PERCENTS:
+        serial, uniform = (_percent_method(n, percent) for n in published.TABLE_3)
+        means = (
+            compare.mean(results.scores(method, k, "gap", role))
+            for method, role in (
+                (serial, STUDENT),
+                (uniform, STUDENT),
+                (serial, TEACHER),
+            )
+        )
+        shares += [number_text(compare.gap_share(*means), ".2f"), MISSING]
+    return [
+        document.Heading(2, f"Table 3: less training data, k={k}"),
+        document.Text(
+            "GAP / mAP. The share is that of the mean GAPs on the validation shards, "
+            "with the teacher that was trained on as much data."
+        ),
+        document.Table(["model", *columns], [*rows, shares]),
+    ]
+
+
+# ------------------------------------------------------------------------ Table 4
+
+
+def table_4(results: Results) -> list[document.Block]:
+    """Table 4: what the networks cost, by formula and by the clock."""
+    rows = [(published.TEACHER, None)]
+    rows += [(published.MAIN_STUDENT, k) for k in results.grid.frames]
+    return [
+        document.Heading(2, "Table 4: cost"),
+        document.Text(
+            "Parameters and multiply-adds of a video of full length. The paper's "
+            "FLOPs count the lower LSTM alone, as if a frame had as many numbers as "
+            "the LSTM cells; `its frames` is the number of frames that gives the "
+            "published figure. The other columns count all products."
+        ),
+        _cost_table(results, rows),
+        document.Heading(3, "Time"),
+        document.Text(
+            "One network at a time: model, a batch in memory; end to end, from the "
+            "TFRecord shards to the metrics. The paper's hours are those of the "
+            "validate set on K80s, end to end."
+        ),
+        _time_table(results, rows),
+    ]
+
+
+def _model_name(k: int | None) -> str:
+    if k is None:
+        return published.label(published.TEACHER)
+    return f"k={k}"
+
+
+def _paper_account(results: Results, method: str, k: int | None) -> float | None:
+    """The cost of our network as the paper counts it, in 1e9."""
+    network = results.network(method, k)
+    begun = [run for run in results.runs(method, k) if run.begun]
+    if not network or not begun:
+        return None
+    size = cost.lstm_size(begun[0].settings, TEACHER if k is None else STUDENT)
+    return cost.paper_account(*size).billions(network["frames"]) if size else None
+
+
+def _cost_table(results: Results, rows: Sequence[tuple]) -> document.Table:
+    header = ["model", "frames", "GAP", "parameters", "lower", "upper", "classifier"]
+    header += ["total", "of the teacher's", "by the paper's account", document.PAPER]
+    header += ["its frames"]
+    teacher = results.network(published.TEACHER, None)
+    total = sum(teacher["multiply_adds"].values()) if teacher else None
+    lines = []
+    for method, k in rows:
+        network = results.network(method, k) or {}
+        parts = network.get("multiply_adds", {})
+        whole = sum(parts.values()) if parts else None
+        rest = {n: v for n, v in parts.items() if n not in ("lower", "upper")}
+        account = _paper_account(results, method, k)
+        theirs = published.TABLE_4.get(k)
+        lines.append(
+            [
+                _model_name(k),
+                str(network.get("frames", MISSING)),
+                spread_text(results.scores(method, k, "gap")),
+                count_text(network.get("parameters")),
+                count_text(parts.get("lower")),
+                count_text(parts.get("upper")),
+                count_text(sum(rest.values()) if rest else None),
+                count_text(whole),
+                number_text(whole / total if whole and total else None, ".1%"),
+                count_text(account * 1e9 if account else None),
+                f"{theirs.billions:.3f} G" if theirs else MISSING,
+                str(cost.frames_behind(theirs.billions)) if theirs else MISSING,
+            ]
+        )
+    return document.Table(header, lines)
+
+
+def _time_table(results: Results, rows: Sequence[tuple]) -> document.Table:
+    header = ["model", "model: ms a video", "videos/s", "end to end: ms a video"]
+    header += ["videos/s", "of the teacher's", document.PAPER, document.PAPER]
+    path = results.output_dir / measures.TIMING
+    times = json.loads(path.read_text()) if path.is_file() else {}
+    seed = results.grid.seeds[0]
+
+    def rates(method, k):
+        return times.get(plan.Cell(method, k, seed).name, {})
+
+    teacher = rates(published.TEACHER, None).get("videos_per_second")
+    lines = []
+    for method, k in rows:
+        model = rates(method, k).get("model_videos_per_second")
+        whole = rates(method, k).get("videos_per_second")
+        theirs = published.TABLE_4.get(k)
+        share = teacher / whole if teacher and whole else None
+        hours = published.TABLE_4[None].hours
+        lines.append(
+            [
+                _model_name(k),
+                number_text(1000 / model if model else None, ".3g"),
+                number_text(model, ".0f"),
+                number_text(1000 / whole if whole else None, ".3g"),
+                number_text(whole, ".0f"),
+                number_text(share, ".0%"),
+                f"{theirs.hours:.2f} h" if theirs else MISSING,
+                f"{theirs.hours / hours:.0%}" if theirs else MISSING,
+            ]
+        )
+    return document.Table(header, lines)
+
+
+# ------------------------------------------------------------------------ figures
+
+
+def _mean_curve(results: Results, method: str, k: int | None, role: str):
+    """Mean validation GAP after each epoch that all runs with an epoch have."""
+    curves = [[e["gap"] for e in r.epochs(role)] for r in results.runs(method, k)]
+    curves = [curve for curve in curves if curve]
+    return [statistics.fmean(gaps) for gaps in zip(*curves, strict=False)]
+
+
+def figure_2(results: Results) -> list[document.Block]:
+    """Figure 2: GAP by epoch, serial and parallel, teacher and student."""
+    k = results.grid.largest
+    skyline = _mean_curve(results, published.TEACHER, None, TEACHER)
+    panels = {}
+    for method in published.TABLE_2:
+        training = published.METHODS[method].training
+        loss = published.label(method).removeprefix(f"{training} ")
+        lines = panels.setdefault(loss, {"Serial teacher": skyline})
+        for role in (TEACHER, STUDENT):
+            # A serial student's teacher is the skyline.
+            if training == "Parallel" or role == STUDENT:
+                lines[f"{training} {role}"] = _mean_curve(results, method, k, role)
+    heading = document.Heading(2, f"Figure 2: GAP by epoch, k={k}")
+    if not any(curve for lines in panels.values() for curve in lines.values()):
+        return [heading, document.Text(MISSING)]
+    return [
+        heading,
+        document.Figure(
+            "figure2",
+            "Validation GAP after each epoch, mean over seeds. With the loss rep "
+            "alone, the epochs of fine-tuning stand at the end.",
+            figures.gap_by_epoch(panels),
+        ),
+    ]
+
+
+def figure_3(results: Results) -> list[document.Block]:
+    """Figure 3: encodings of teacher and student in one plane."""
+    heading = document.Heading(2, "Figure 3: encodings of teacher and student")
+    path = results.output_dir / figures.EMBEDDING / figures.POINTS
+    if not path.is_file():
+        return [heading, document.Text(MISSING)]
+    content = json.loads(path.read_text())
+    caption = (
+        f"t-SNE of E_T and E_S ({content['student']}, k={content['k']}) of validation "
+        "videos with exactly one of the five most frequent classes, both in one "
+        "embedding: dark shades are the teacher's, light ones the student's. "
+        f"`tensorboard --logdir={figures.EMBEDDING}` shows the encodings themselves."
+    )
+    points = np.asarray(content["points"])
+    svg = figures.embedding(points, content["classes"])
+    return [heading, document.Figure("figure3", caption, svg)]
+
+
+# ---------------------------------------------------------------- the whole report
+
+_SECTIONS = {
+    "1": table_1,
+    "2": table_2,
+    "3": table_3,
+    "4": table_4,
+    "figure2": figure_2,
+    "figure3": figure_3,
+}
+
+
+def _state(run: runs.Run) -> str:
+    """`finished`, `3 of 6 epochs`, `not begun`."""
+    if not run.begun:
+        return "not begun"
+    if run.finished:
+        return "finished"
+    phases = modes.phases(run.settings)
+    done = sum(run.epochs_done(phase) for phase in phases)
+    return f"{done} of {sum(phase.epochs for phase in phases)} epochs"
+
+
+def _all_runs(results: Results) -> list[document.Block]:
+    header = ["run", "state", "best epoch", "validation GAP", "mAP", "test GAP", "mAP"]
+    rows = []
+    for cell in results.grid.cells():
+        run = results.run(cell)
+        role = TEACHER if cell.k is None else STUDENT
+        best, test = run.validation(role) or {}, run.evaluation(role) or {}
+        row = [cell.name, _state(run), str(best.get("epoch", MISSING))]
+        for numbers in (best, test):
+            row += [number_text(numbers.get(metric)) for metric in ("gap", "map")]
+        rows.append(row)
+    return [document.Heading(2, "All runs"), document.Table(header, rows)]
+
+
+def _introduction(results: Results, test_data_pattern: str) -> list[document.Block]:
+    """Where the numbers come from."""
+    cells = results.grid.cells()
+    begun = [results.run(cell) for cell in cells if results.run(cell).begun]
+    finished = sum(run.finished for run in begun)
+    seeds = ", ".join(map(str, results.grid.seeds))
+    source = (
+        f"of the test shards {test_data_pattern}, at the best epoch by validation GAP"
+        if results.on_test_data
+        else "of the best epoch by GAP on the validation shards"
+    )
+    text = (
+        f"{finished} of {len(cells)} runs are finished; seeds {seeds}. Scores are "
+        f"those {source}, as mean ± sample standard deviation over seeds; the columns "
+        "`paper` are the published ones, on YouTube-8M. – marks what is missing."
+    )
+    blocks = [
+        document.Heading(1, "Efficient video classification using fewer frames"),
+        document.Text(text),
+    ]
+    if not begun:
+        return blocks
+    first = begun[0]
+    training, networks = first.settings.training, first.settings.networks
+    versions = [
+        " ".join(f"{name} {v}" for name, v in run.manifest["versions"].items())
+        for run in begun
+    ]
+    machines = [
+        ", ".join(f"{v} {name}" for name, v in run.manifest["machine"].items())
+        for run in begun
+    ]
+    facts = {
+        "training shards": training.train_data_pattern,
+        "validation shards": training.validation_data_pattern,
+        "training videos": str(max(r.manifest["data"]["videos"] for r in begun)),
+        "teacher": networks.teacher,
+        "epochs, batch": f"{training.num_epochs}, {training.batch_size}",
+        "versions": "; ".join(dict.fromkeys(versions)),
+        "machines": "; ".join(dict.fromkeys(machines)),
+    }
+    rows = [[name, value] for name, value in facts.items()]
+    return [*blocks, document.Table(["", "all runs"], rows)]
+
+
+def make_report(
+    grid: plan.Grid, output_dir: str, test_data_pattern: str
+) -> list[document.Block]:
+    """The blocks of the report, from what is in output_dir."""
+    results = Results(grid, output_dir, bool(test_data_pattern))
+    sections = (
+        _SECTIONS[table](results) for table in plan.TABLES if table in grid.tables
+    )
+    return [
+        *_introduction(results, test_data_pattern),
+        *(block for section in sections for block in section),
+        *_all_runs(results),
+    ]

@@ -1,0 +1,325 @@
+"""Runs experiments as processes: side by side, resumable, with a progress bar."""
+
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import tqdm
+
+from tools.reproduction import cost, plan, runs
+from yt8m_distill.training import manifest, modes
+
+LOG = "train.log"
+_LOOK_SECONDS = 0.5
+# Reading manifests for the progress bar need not happen at every look.
+_PROGRESS_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An experiment that did not end well."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass
+class _Job:
+    """A process at work on an experiment."""
+
+    experiment: plan.Experiment
+    process: subprocess.Popen
+    slot: int
+    signals_sent: int = 0
+
+
+def find_gpus() -> list[str]:
+    """The GPUs that jobs can be given, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return listed.stdout.split()
+
+
+def job_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Variables that give a job its share of the machine.
+
+    Args:
+        slot: number of the job, from 0.
+        jobs: how many run side by side; a single one gets everything.
+        gpus: see find_gpus. Without any, the processors are shared out.
+    """
+    if jobs == 1:
+        return {}
+    if gpus:
+        mine = gpus[slot::jobs] or [gpus[slot % len(gpus)]]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+    threads = str(max((os.cpu_count() or 1) // jobs, 1))
+    return {
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+    }
+
+
+def is_trained(experiment: plan.Experiment) -> bool:
+    """Whether its run is finished, under these settings.
+
+    The teacher may have been elsewhere: a whole output_dir can be moved.
+    """
+    run = runs.Run(experiment.train_dir)
+    if not run.finished:
+        return False
+    found, wanted = (
+        manifest.phase_settings(s, ("teacher", "student"), True)
+        for s in (run.settings, experiment.run)
+    )
+    return {**found, "teacher_checkpoint": wanted["teacher_checkpoint"]} == wanted
+
+
+def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, ...]:
+    """eval.py on the network whose scores the cell shows."""
+    training = experiment.run.training
+    return (
+        sys.executable,
+        str(plan.ROOT / "yt8m_distill" / "eval.py"),
+        "--run_once",
+        f"--train_dir={experiment.train_dir}",
+        f"--network={experiment.role}",
+        f"--eval_data_pattern={pattern}",
+        f"--batch_size={training.batch_size}",
+        f"--num_readers={training.num_readers}",
+        f"--num_gpus={training.num_gpus}",
+    )
+
+
+def last_line(path: pathlib.Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def duration_text(seconds: float) -> str:
+    """`about 3 h 22 min`."""
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    if not minutes:
+        return "less than a minute"
+    return f"about {hours} h {rest} min" if hours else f"about {minutes} min"
+
+
+class Runner:
+    """Runs what is not finished yet.
+
+    Args:
+        experiments: every teacher before its students.
+        jobs: processes side by side.
+        test_data_pattern: shards on which every network is evaluated at last; empty:
+            none.
+    """
+
+    def __init__(
+        self,
+        experiments: Sequence[plan.Experiment],
+        jobs: int = 1,
+        test_data_pattern: str = "",
+    ):
+        self.experiments = list(experiments)
+        self.jobs = jobs
+        self.pattern = test_data_pattern
+        self.gpus = find_gpus()
+        self.waiting: list[plan.Experiment] = []
+        self.running: list[_Job] = []
+        self.done: set[plan.Cell] = set()
+        self.failures: dict[plan.Cell, Failure] = {}
+        self.received: int | None = None
+        self._signals = 0
+        self._started: set[tuple[str, ...]] = set()
+        self._costs = {e.cell: cost.training_cost(e.run) for e in self.experiments}
+        self._looked = 0.0
+        self._began = time.monotonic()
+        self._cost_before = self._cost_done()
+
+    def run(self) -> list[Failure]:
+        """Runs everything; what failed comes back, and the rest is finished.
+
+        After SIGTERM or Ctrl-C the processes are asked to save and to end, and
+        `received` is the signal's number.
+        """
+        self.waiting = list(self.experiments)
+        before = {
+            number: signal.signal(number, self._stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            with self._progress_bar() as bar:
+                while self.running or (self.waiting and self.received is None):
+                    self._start_what_can()
+                    self._pass_signals_on()
+                    self._collect(bar)
+                    self._show(bar)
+                    if self.running:
+                        time.sleep(_LOOK_SECONDS)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return list(self.failures.values())
+
+    def _stop(self, number, frame) -> None:
+        del frame
+        self.received = number
+        self._signals += 1
+
+    def _pass_signals_on(self) -> None:
+        """The first one makes train.py save and end, a second one end at once."""
+        for job in self.running:
+            while job.signals_sent < self._signals:
+                job.process.send_signal(signal.SIGTERM)
+                job.signals_sent += 1
+
+    def _next_command(self, experiment: plan.Experiment) -> tuple[str, ...] | None:
+        """What is still to be done for an experiment; None: nothing."""
+        if not is_trained(experiment):
+            return experiment.command
+        evaluated = not self.pattern or runs.Run(experiment.train_dir).evaluation(
+            experiment.role
+        )
+        return None if evaluated else evaluation_command(experiment, self.pattern)
+
+    def _start_what_can(self) -> None:
+        for experiment in list(self.waiting):
+            if self.received is not None or len(self.running) >= self.jobs:
+                return
+            teacher = experiment.teacher
+            if teacher and teacher.cell in self.failures:
+                self.waiting.remove(experiment)
+                self._fail(experiment, f"its teacher {teacher.cell.name} failed")
+            elif not teacher or teacher.cell in self.done:
+                self.waiting.remove(experiment)
+                self._start(experiment)
+
+    def _start(self, experiment: plan.Experiment) -> None:
+        """Starts the next command of an experiment, or notes that all is done."""
+        command = self._next_command(experiment)
+        if command is None:
+            self.done.add(experiment.cell)
+            return
+        if command in self._started:
+            self._fail(experiment, f"{command[1]} ended without its result")
+            return
+        path = pathlib.Path(experiment.train_dir) / LOG
+        path.parent.mkdir(parents=True, exist_ok=True)
+        taken = {job.slot for job in self.running}
+        slot = next(i for i in range(self.jobs) if i not in taken)
+        with path.open("ab") as log:
+            # The process inherits the lock and holds it for as long as it lives,
+            # even if this program is killed.
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._fail(experiment, "another process is at work on it")
+                return
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **job_environment(slot, self.jobs, self.gpus)},
+                # Ctrl-C reaches it from here, once; twice would end it unsaved.
+                start_new_session=True,
+            )
+        self._started.add(command)
+        self.running.append(_Job(experiment, process, slot))
+
+    def _collect(self, bar: tqdm.tqdm) -> None:
+        """Deals with the processes that have ended."""
+        for job in list(self.running):
+            status = job.process.poll()
+            if status is None:
+                continue
+            self.running.remove(job)
+            experiment = job.experiment
+            if status != 0:
+                if self.received is None:
+                    line = last_line(pathlib.Path(experiment.train_dir) / LOG)
+                    self._fail(experiment, line or f"exit status {status}")
+                continue
+            if self.received is None:
+                self._start(experiment)
+            if experiment.cell in self.done:
+                self._report(experiment, bar)
+
+    def _fail(self, experiment: plan.Experiment, reason: str) -> None:
+        name = experiment.cell.name
+        self.failures[experiment.cell] = Failure(name, reason)
+        tqdm.tqdm.write(f"FAILED {name}: {reason}", file=sys.stderr)
+
+    def _report(self, experiment: plan.Experiment, bar: tqdm.tqdm) -> None:
+        """One line for a run that ended well."""
+        numbers = runs.Run(experiment.train_dir).validation(experiment.role)
+        self._show(bar, now=True)
+        left = duration_text(self._seconds_left())
+        tqdm.tqdm.write(
+            f"[{len(self.done)}/{len(self.experiments)}] {experiment.cell.name}: "
+            f"validation GAP {numbers['gap']:.3f}, mAP {numbers['map']:.3f}; "
+            f"{left} left",
+            file=sys.stderr,
+        )
+
+    def _progress_bar(self) -> tqdm.tqdm:
+        """In 1e9 multiply-adds a training video, over all runs; on terminals only."""
+        return tqdm.tqdm(
+            total=self._cost_total(),
+            initial=self._cost_before,
+            disable=None,
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def _cost_total(self) -> float:
+        return sum(sum(phases.values()) for phases in self._costs.values()) / 1e9
+
+    def _cost_done(self) -> float:
+        return sum(self._cost_of(e) for e in self.experiments) / 1e9
+
+    def _cost_of(self, experiment: plan.Experiment) -> float:
+        """Multiply-adds that an experiment has behind it."""
+        costs = self._costs[experiment.cell]
+        if experiment.cell in self.done:
+            return sum(costs.values())
+        run = runs.Run(experiment.train_dir)
+        return sum(
+            costs[phase.name] * run.epochs_done(phase) / phase.epochs
+            for phase in modes.phases(experiment.run)
+        )
+
+    def _show(self, bar: tqdm.tqdm, now: bool = False) -> None:
+        if not now and time.monotonic() - self._looked < _PROGRESS_SECONDS:
+            return
+        self._looked = time.monotonic()
+        bar.set_postfix_str(f"{len(self.done)} of {len(self.experiments)} runs")
+        bar.update(max(self._cost_done() - bar.n, 0.0))
+
+    def _seconds_left(self) -> float:
+        """From the costs of what was done since the start and of what is left."""
+        done = self._cost_done()
+        gained = done - self._cost_before
+        seconds = time.monotonic() - self._began
+        return seconds * (self._cost_total() - done) / gained if gained else 0.0

@@ -1,0 +1,95 @@
+"""What a run has come to, read from the files that it wrote."""
+
+import json
+import os
+import pathlib
+
+from yt8m_distill import settings
+from yt8m_distill.training import checkpoints, manifest, modes
+
+
+class Run:
+    """A train_dir: settings, phases, results; reads the files once.
+
+    Args:
+        train_dir: may be absent or hold a run that has not ended.
+    """
+
+    def __init__(self, train_dir: str | os.PathLike):
+        self.train_dir = pathlib.Path(train_dir)
+        path = self.train_dir / manifest.MANIFEST
+        self.manifest = json.loads(path.read_text()) if path.is_file() else {}
+        self.phases = self.manifest.get("phases", {})
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a manifest."""
+        return bool(self.manifest)
+
+    @property
+    def settings(self) -> settings.RunSettings:
+        """The settings of the run; only once it has begun."""
+        return settings.RunSettings.from_dict(self.manifest["settings"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all phases of its mode are."""
+        return self.begun and all(
+            self.phases.get(phase.name, {}).get("finished")
+            for phase in modes.phases(self.settings)
+        )
+
+    def epochs(self, role: str) -> list[dict]:
+        """Validation results of a role, epoch by epoch through all its phases."""
+        if not self.begun:
+            return []
+        phases = modes.phases_of(self.settings, role)[::-1]
+        return [epoch for p in phases for epoch in self._results(p.name, role)]
+
+    def _results(self, phase: str, role: str) -> list[dict]:
+        found = self.phases.get(phase, {}).get("results", {})
+        return found.get(role, {}).get("epochs", [])
+
+    def epochs_done(self, phase: modes.Phase) -> int:
+        """Epochs of a phase that have ended."""
+        return max(len(self._results(phase.name, r.name)) for r in phase.trained)
+
+    def validation(self, role: str) -> dict | None:
+        """The best epoch by validation GAP of a finished run's network, or None.
+
+        That of the last phase which trains the role: the network that eval.py takes.
+        """
+        if not self.finished:
+            return None
+        phases = modes.phases_of(self.settings, role)
+        found = self.phases[phases[0].name]["results"][role] if phases else {}
+        return found.get("best")
+
+    def evaluation(self, role: str) -> dict | None:
+        """eval.py's newest evaluation of that network, or None."""
+        path = self.train_dir / "eval" / "metrics.jsonl"
+        prefix = best_prefix(self.train_dir, role) if self.finished else None
+        if prefix is None or not path.is_file():
+            return None
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        # The folder may have been moved, or named otherwise, since.
+        tail = os.path.relpath(prefix, self.train_dir)
+        of_it = [
+            line
+            for line in lines
+            if line["network"] == role and line["checkpoint"].endswith(tail)
+        ]
+        return of_it[-1] if of_it else None
+
+    def network(self, role: str) -> dict | None:
+        """`parameters`, `frames` and `multiply_adds` of a network, or None."""
+        entries = [phase.get("networks", {}) for phase in self.phases.values()]
+        return next((e[role] for e in entries if role in e), None)
+
+
+def best_prefix(train_dir: str | os.PathLike, role: str) -> str | None:
+    """The checkpoint of a run's best network, or None."""
+    train_dir = str(train_dir)
+    run = manifest.read_run_settings(train_dir)
+    found = checkpoints.find(train_dir, run, role)
+    return found.prefix if found else None
