@@ -26,6 +26,7 @@ import tensorflow as tf
 import tqdm
 
 from tools.benchmarking import results
+from yt8m_distill import allocator
 
 AREAS = (
     "network",
@@ -34,6 +35,7 @@ AREAS = (
     "end_to_end",
     "precision",
     "memory",
+    "memory_kept",
     "profile",
     "arithmetic",
 )
@@ -126,6 +128,7 @@ def main() -> None:
     unknown = [area for area in areas if area not in AREAS]
     if unknown or not areas:
         parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
+    allocator.keep_freed_memory()  # As the scripts do.
     measured: dict[str, list[results.Row]] = {}
     bar = tqdm.tqdm(areas, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:

@@ -16,7 +16,7 @@ import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
 
-from yt8m_distill import settings
+from yt8m_distill import allocator, settings
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
 
@@ -142,11 +142,12 @@ def _start_logging() -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without the messages of its native start-up.
+    """Imports TensorFlow, set up to keep its memory, without its native messages.
 
     They come before any logging can be configured (seen in 2.21), and on a machine
     without a GPU they look like errors.
     """
+    allocator.keep_freed_memory()
     sys.stderr.flush()
     shown = os.dup(2)
     with open(os.devnull, "wb") as nothing:

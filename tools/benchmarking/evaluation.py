@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from tools import paper_size_step
 from tools.benchmarking import results
-from yt8m_distill import structures
+from yt8m_distill import allocator, structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
@@ -279,6 +279,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--data_set", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    allocator.keep_freed_memory()  # As the scripts do.
     if given.data_set:
         sizes = map(int, given.data_set.split(","))
         print(json.dumps(measure_data_set(*sizes)))
