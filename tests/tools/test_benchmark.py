@@ -20,6 +20,24 @@ def test_an_area_gives_finite_numbers_without_bars(area):
 
 
 @pytest.mark.parametrize(
+    ("flags", "found"),
+    [("fpu avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx2 sse", False)],
+)
+def test_bfloat16_is_measured_where_the_processor_has_it(tmp_path, flags, found):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    assert network.has_bfloat16(str(path)) is found
+    assert network.has_bfloat16(str(tmp_path / "absent"))
+
+
+def test_without_bfloat16_there_is_a_row_without_a_bar():
+    (row,) = network._half_precision_rows(
+        {"product": 1.0, "product bf16": 2.0}, None, lambda value: value
+    )
+    assert row.value == 0.5 and row.bar is None
+
+
+@pytest.mark.parametrize(
     ("value", "at_most", "met"),
     [(0.5, True, True), (0.7, True, False), (0.5, False, False), (0.7, False, True)],
 )

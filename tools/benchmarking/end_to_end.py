@@ -72,7 +72,7 @@ def _evaluation(run, role: str, paths, folder: str):
 def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
     """Evaluating a student over evaluating the teacher."""
     run = _settings(quick, folder, "unused")
-    num_videos = 16 if quick else 768
+    num_videos = 16 if quick else 320
     paths = shards.write(folder, num_videos, run.data)
     shards.index(paths, run.data)
     calls, work = {}, {}
@@ -105,7 +105,7 @@ def _epochs(run) -> list[float]:
 def training_rows(quick: bool, folder: str) -> list[results.Row]:
     """A serial epoch over an epoch of the baseline, with and without a cache."""
     data = _settings(quick, folder, "unused").data
-    num_videos = 32 if quick else 512
+    num_videos = 32 if quick else 256
     paths = shards.write(folder, num_videos, data)
     shards.index(paths, data)
     pattern = ",".join(paths)

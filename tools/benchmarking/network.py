@@ -1,5 +1,7 @@
 """How fast the network is: against matrix products, against stock Keras layers."""
 
+import pathlib
+
 import keras
 import tensorflow as tf
 
@@ -103,19 +105,63 @@ def _product(dtype):
     return lambda: product()[0, 0].numpy()
 
 
+def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bfloat16 numbers by itself.
+
+    Elsewhere TensorFlow converts them, which is slower than float32 and no measure of
+    anything. Where the system does not tell, they are taken to be there.
+    """
+    path = pathlib.Path(cpuinfo)
+    if not path.exists():
+        return True
+    found = path.read_text()
+    return any(flag in found for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+
+
+def _half_precision_rows(seconds: dict, case, bar) -> list[results.Row]:
+    """mixed_bfloat16 beside float32; `case` is None where the processor has none."""
+    products = seconds["product"] / seconds["product bf16"]
+    if case is None:
+        return [
+            results.Row(
+                "bfloat16 products, rate over float32 ones",
+                products,
+                unit="x",
+                detail="this processor has no bfloat16 instructions, so "
+                "mixed_bfloat16 and its bar (forward, 1.3x) are for another one",
+            )
+        ]
+    table = []
+    for name, wanted in (("forward", 1.3), ("step", None)):
+        theirs, ours = seconds[f"hoisted {name}"], seconds[f"bf16 {name}"]
+        table.append(
+            results.Row(
+                f"{name} under mixed_bfloat16 over float32",
+                theirs / ours,
+                bar(wanted),
+                unit="x",
+                detail=f"{theirs:.3f} s and {ours:.3f} s; products alone run at "
+                f"{products:.2f}x",
+            )
+        )
+    return table
+
+
 def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` takes seconds, at small sizes and without bars."""
     size = (8, 5, 20, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
     rounds = 2 if quick else 5
     cases = {kind: _Case(*size, kind) for kind in ("hoisted", "batched", "blocks")}
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        half = _Case(*size, "hoisted")
-        half.forward(), half.step()  # Traced under this policy.
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    half = None
+    if has_bfloat16() or quick:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+        try:
+            half = _Case(*size, "hoisted")
+            half.forward(), half.step()  # Traced under this policy.
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
     calls = {"product": _product(tf.float32), "product bf16": _product(tf.bfloat16)}
-    for kind, case in {**cases, "bf16": half}.items():
+    for kind, case in {**cases, **({"bf16": half} if half else {})}.items():
         calls[f"{kind} forward"] = lambda case=case: case.forward()[0, 0].numpy()
         calls[f"{kind} step"] = lambda case=case: case.step().numpy()
     seconds = results.interleaved(calls, rounds)
@@ -153,16 +199,4 @@ def rows(quick: bool) -> list[results.Row]:
                     detail=f"{theirs:.3f} s and {ours:.3f} s",
                 )
             )
-    for name, wanted in (("forward", 1.3), ("step", None)):
-        theirs, ours = seconds[f"hoisted {name}"], seconds[f"bf16 {name}"]
-        table.append(
-            results.Row(
-                f"{name} under mixed_bfloat16 over float32",
-                theirs / ours,
-                bar(wanted),
-                unit="x",
-                detail=f"{theirs:.3f} s and {ours:.3f} s; products alone run at "
-                f"{seconds['product'] / seconds['product bf16']:.2f}x",
-            )
-        )
-    return table
+    return table + _half_precision_rows(seconds, half, bar)
