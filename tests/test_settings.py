@@ -38,6 +38,7 @@ OTHER = {
     "prediction_distance": "squared",
     "temperature": 2.5,
     "classifier": "own",
+    "student_start": "new",
     "teacher_checkpoint": "",
     "finetune_epochs": 2,
     "teacher_cache": "",
@@ -226,6 +227,11 @@ def test_each_rule_of_a_group_names_flag_rule_and_value(group, values, message):
             "--classifier=shared goes with --mode=parallel: in serial mode the teacher "
             "is frozen. Use copied or own.",
         ),
+        (
+            {"mode": "parallel", "student_start": "teacher"},
+            "--student_start=teacher goes with --mode=serial: in parallel mode the "
+            "teacher has nothing to give at the start.",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -266,17 +272,18 @@ def test_names_are_unique_over_all_groups_of_a_run():
 
 
 def test_a_run_survives_its_dictionary_and_json():
-    # OTHER differs from every default but two, so a setting that got lost on the way
+    # OTHER differs from every default but three, so a setting that got lost on the way
     # would come back as its default and show. Those exclude parallel.
     unchanged = [f.name for f in run_fields() if OTHER[f.name] == f.default]
-    assert unchanged == ["teacher_checkpoint", "teacher_cache"]
+    assert unchanged == ["teacher_checkpoint", "student_start", "teacher_cache"]
     run = settings.RunSettings.from_dict(OTHER)
     assert run.to_dict() == OTHER
     stored = json.loads(json.dumps(run.to_dict()))
     assert settings.RunSettings.from_dict(stored) == run
 
-    serial = build_run(teacher_checkpoint="other/run")
+    serial = build_run(teacher_checkpoint="other/run", student_start="teacher")
     assert serial.to_dict()["teacher_checkpoint"] == "other/run"
+    assert serial.to_dict()["student_start"] == "teacher"
     assert settings.RunSettings.from_dict(serial.to_dict()) == serial
 
 

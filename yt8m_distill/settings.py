@@ -10,6 +10,7 @@ from typing import Any
 
 MODES = ("teacher", "baseline", "serial", "parallel")
 GUIDED_MODES = ("serial", "parallel")
+STUDENT_STARTS = ("new", "teacher")
 CLASSIFIERS = ("auto", "shared", "copied", "own")
 MATCHES = ("final", "intermediate", "both")
 PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
@@ -140,7 +141,7 @@ class SamplingSettings(Settings):
     frame_sampler: str = setting(
         "uniform",
         "How they are chosen: uniform, uniform_stride, uniform_jitter, random, first, "
-        "middle, last, last_padded, first_middle_last, all.",
+        "middle, last, last_padded, first_middle_last, uniform_center, all.",
     )
     train_frame_sampler: str = setting(
         "",
@@ -213,6 +214,12 @@ class DistillationSettings(Settings):
         "Serial mode: a finished run's train_dir, or a checkpoint prefix, whose "
         "teacher is used. Empty: the teacher of --train_dir, trained first where "
         "there is none.",
+    )
+    student_start: str = setting(
+        "new",
+        "Serial mode: the weights with which the student starts. new: random ones; "
+        "teacher: all of the teacher's, which needs two networks of the same cells.",
+        choices=STUDENT_STARTS,
     )
     finetune_epochs: int = setting(
         1,
@@ -366,6 +373,14 @@ class RunSettings:
             raise ValueError(
                 "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
                 f"received --mode={self.distillation.mode}."
+            )
+        if (
+            self.distillation.student_start == "teacher"
+            and self.distillation.mode == "parallel"
+        ):
+            raise ValueError(
+                "--student_start=teacher goes with --mode=serial: in parallel mode "
+                "the teacher has nothing to give at the start."
             )
         if (
             self.distillation.mode == "serial"

@@ -180,6 +180,37 @@ def test_a_mixture_is_copied_variable_by_variable(oracle):
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_a_copied_network_is_the_teacher_with_other_blocks(oracle):
+    pair = make_pair(oracle)
+    pair.copy_network()
+    for mine, theirs in zip(values(pair.student), values(pair.teacher), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    # A video of one block of either length: the same states, so the same answer.
+    view = make_views()[structures.SAMPLED] | {"num_frames": tf.fill([4], 3)}
+    mine, theirs = (n(view).logits for n in (pair.student, pair.teacher))
+    np.testing.assert_allclose(mine, theirs, **CLOSE)
+
+
+def test_networks_that_differ_are_not_copied(oracle):
+    pair = make_pair(oracle, cells=2)
+    before = values(pair.student)
+    with pytest.raises(ValueError, match="--student_start=teacher needs two networks"):
+        pair.copy_network()
+    for one, other in zip(before, values(pair.student), strict=True):
+        np.testing.assert_array_equal(one, other)
+    networks = {
+        "teacher": make_network(T, TEACHER_BLOCK),
+        "student": frame_average.FrameLevelLogisticModel(D, C, T),
+    }
+    pair = teacher_student.TeacherStudent(networks, {})
+    with pytest.raises(ValueError) as caught:
+        pair.copy_network()
+    assert str(caught.value) == (
+        "--student_start=teacher needs two networks of the same kind; the student is "
+        "a FrameLevelLogisticModel, the teacher a HierarchicalLSTM."
+    )
+
+
 @pytest.mark.parametrize(
     "arguments, shapes",
     [

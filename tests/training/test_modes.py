@@ -92,6 +92,13 @@ def test_the_students_classifier(mode, classifier, shared, copied):
     assert phase.roles[-1].copies_classifier is copied
 
 
+@pytest.mark.parametrize("start, copied", [("new", False), ("teacher", True)])
+def test_a_serial_student_may_start_as_its_teacher(start, copied):
+    first, second = plan(mode="serial", student_start=start)
+    assert not any(role.copies_network for role in first.roles)
+    assert [role.copies_network for role in second.roles] == [False, copied]
+
+
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
 @pytest.mark.parametrize("loss", ["rep", "0.1*rep", "rep + rep_intermediate"])
 def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):

@@ -52,6 +52,16 @@ def uniform(num_frames, k, max_frames, keys):
     return _finish(indices, tf.minimum(num_frames, k))
 
 
+@SAMPLERS.register("uniform_center")
+def uniform_center(num_frames, k, max_frames, keys):
+    """The middle of each of k equal parts: frames floor((2i + 1) * n / 2k)."""
+    del max_frames, keys
+    spread = (2 * _positions(k) + 1) * num_frames[:, tf.newaxis] // (2 * k)
+    few = num_frames[:, tf.newaxis] <= k
+    indices = tf.where(few, _positions(k), spread)
+    return _finish(indices, tf.minimum(num_frames, k))
+
+
 @SAMPLERS.register("uniform_stride")
 def uniform_stride(num_frames, k, max_frames, keys):
     """Every (max_frames / k)-th position of the padded video (the authors' way)."""

@@ -7,6 +7,19 @@ from yt8m_distill import structures
 from yt8m_distill.models import base
 
 
+def _copy(source, target, rule: str, advice: str) -> None:
+    """Assigns the variables of one layer to another; ValueError unless they fit."""
+    theirs, mine = source.trainable_variables, target.trainable_variables
+    shapes = [[tuple(v.shape) for v in variables] for variables in (mine, theirs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{rule} of the same shape; the student's variables are {shapes[0]}, the "
+            f"teacher's {shapes[1]}. {advice}"
+        )
+    for variable, value in zip(mine, theirs, strict=True):
+        variable.assign(value)
+
+
 class TeacherStudent(keras.Model):
     """The teacher, which reads every frame, and the student, which reads k.
 
@@ -38,18 +51,33 @@ class TeacherStudent(keras.Model):
         Raises:
             ValueError: if the two classifiers differ in shape.
         """
-        mine, theirs = (
-            network.head.trainable_variables for network in (self.student, self.teacher)
+        _copy(
+            self.teacher.head,
+            self.student.head,
+            "--classifier=copied needs two classifiers",
+            "Give both networks the same head, or --classifier=own.",
         )
-        shapes = [[tuple(v.shape) for v in variables] for variables in (mine, theirs)]
-        if shapes[0] != shapes[1]:
+
+    def copy_network(self) -> None:
+        """Sets all of the student's weights to the teacher's present values.
+
+        Blocks may differ in length: no weight belongs to a place in a block.
+
+        Raises:
+            ValueError: if the two networks differ in kind or shape.
+        """
+        if type(self.teacher) is not type(self.student):
             raise ValueError(
-                "--classifier=copied needs two classifiers of the same shape; the "
-                f"student's variables are {shapes[0]}, the teacher's {shapes[1]}. "
-                "Give both networks the same head, or --classifier=own."
+                "--student_start=teacher needs two networks of the same kind; the "
+                f"student is a {type(self.student).__name__}, the teacher a "
+                f"{type(self.teacher).__name__}."
             )
-        for variable, value in zip(mine, theirs, strict=True):
-            variable.assign(value)
+        _copy(
+            self.teacher,
+            self.student,
+            "--student_start=teacher needs two networks",
+            "Give both the same cells, layers and head, or --student_start=new.",
+        )
 
     def forward(
         self,

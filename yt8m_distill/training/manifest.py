@@ -54,6 +54,7 @@ _GUIDED_ONLY = (
     "prediction_distance",
     "temperature",
     "classifier",
+    "student_start",
     "teacher_cache_top_k",
     "teacher_checkpoint",
     "student_epochs",

@@ -22,6 +22,7 @@ class Role:
         initial: the phase whose best network of this role it starts from; None:
             from new weights.
         copies_classifier: it starts with the guide's classifier.
+        copies_network: it starts with all of the guide's weights.
         trains_classifier: False leaves the classifier as it is (L_REP alone
             says nothing about it).
     """
@@ -31,6 +32,7 @@ class Role:
     guide: str | None = None
     initial: str | None = None
     copies_classifier: bool = False
+    copies_network: bool = False
     trains_classifier: bool = True
 
     @property
@@ -86,6 +88,7 @@ def _student(run: settings.RunSettings) -> Role:
         objectives.build_objective(run.distillation),
         guide="teacher",
         copies_classifier=builder.classifier_of(run) == "copied",
+        copies_network=run.distillation.student_start == "teacher",
         trains_classifier=not objectives.is_representation_only(run.distillation),
     )
 

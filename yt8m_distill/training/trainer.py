@@ -252,8 +252,7 @@ class PhaseRunner:
             network = self.networks.network(role.name)
             checkpoints.restore_network(prefix, role.name, network)
             _LOG.info("The %s starts from %s.", role.name, prefix)
-        if any(role.copies_classifier for role in self.phase.roles):
-            self.networks.copy_classifier()
+        copy_from_guide(self.phase, self.networks)
 
     def _describe_networks(self) -> dict:
         """Parameters and multiply-adds of each network, for the manifest."""
@@ -585,6 +584,18 @@ def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
     return manifest.phase_settings(run, names, guided)
 
 
+def copy_from_guide(phase: modes.Phase, networks) -> None:
+    """Gives the student the weights of its guide that it starts with.
+
+    Raises:
+        ValueError: if the two networks do not fit.
+    """
+    if any(role.copies_classifier for role in phase.roles):
+        networks.copy_classifier()
+    if any(role.copies_network for role in phase.roles):
+        networks.copy_network()
+
+
 def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
     """Makes the views, networks and optimizer of every phase once and drops them.
 
@@ -599,8 +610,7 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
         views_of(run, roles)
         views_of(run, roles, training=True)
         networks = builder.build_networks(run, roles, phase.share_classifier)
-        if any(role.copies_classifier for role in phase.roles):
-            networks.copy_classifier()
+        copy_from_guide(phase, networks)
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )
