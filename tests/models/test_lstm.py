@@ -20,6 +20,43 @@ PATHS = [("hoisted", False), ("hoisted", True), ("keras", False), ("keras", True
 LENGTHS = [7, 1, 0, 4, 6]
 
 
+@pytest.fixture(params=["as wide as it is", "padded"], autouse=True)
+def width_of_products(request, monkeypatch):
+    """Every claim holds for kernels that are padded, as those of 1024 cells are."""
+    if request.param == "padded":
+        monkeypatch.setattr(lstm, "_ALIASING", 1)
+        monkeypatch.setattr(lstm, "_FEW_FRAMES", 0)
+
+
+@pytest.mark.parametrize(
+    "width, columns",
+    [(4096, 16), (1024, 16), (3072, 16), (4112, 0), (1152, 0), (12, 0)],
+)
+def test_only_rows_a_multiple_of_4_kilobytes_apart_are_padded(
+    width, columns, monkeypatch
+):
+    monkeypatch.setattr(lstm, "_ALIASING", 1024)
+    assert lstm.padding(width) == columns
+
+
+@pytest.mark.parametrize("limit, padded", [(7 * 3, True), (7 * 3 + 1, False)])
+def test_few_frames_are_not_worth_the_padding(monkeypatch, limit, padded):
+    monkeypatch.setattr(lstm, "_ALIASING", 4)
+    monkeypatch.setattr(lstm, "_FEW_FRAMES", limit)
+    random = np.random.default_rng(0)
+    shapes = ((7, 3, 2), (2, 12), (3, 12), (12,))
+    values = [tf.constant(random.normal(size=s), tf.float32) for s in shapes]
+    used = []
+    original = lstm._run_padded
+    monkeypatch.setattr(
+        lstm, "_run_padded", lambda *a, **k: used.append(1) or original(*a, **k)
+    )
+    found = lstm.lstm(*values)
+    assert bool(used) is padded
+    expected = lstm.lstm(*values, training=True)
+    np.testing.assert_allclose(found.h, expected.h, **CLOSE)
+
+
 def make_stack(oracle, implementation="hoisted", layers=2, seed=0):
     stack = lstm.StackedLSTM(cells=3, layers=layers, implementation=implementation)
     stack.build((None, None, 4))
