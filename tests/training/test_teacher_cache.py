@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -150,6 +151,26 @@ def test_a_stopped_fill_goes_on_behind_its_last_part(serial_run, tmp_path, monke
     whole = student_run(serial_run, tmp_path / "whole")
     helpers.train(whole)
     helpers.assert_identical(weights(run), weights(whole))
+
+
+def test_one_run_fills_and_the_others_wait_for_it(tmp_path):
+    random = np.random.default_rng(0)
+    mine, other = (teacher_cache.TeacherCache(str(tmp_path), KEY) for _ in range(2))
+    seen = []
+
+    def fill_too():
+        with other.filling():
+            seen.append(len(other))
+
+    with mine.filling():
+        thread = threading.Thread(target=fill_too)
+        thread.start()
+        mine.add([b"a", b"b"], arrays(random, 2))
+        thread.join(timeout=0.3)
+        assert thread.is_alive() and not seen
+    thread.join(timeout=30)
+    # Its turn came with the first one's part in place.
+    assert seen == [2] and b"b" in other
 
 
 def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):

@@ -20,6 +20,10 @@ from yt8m_distill.data import frame_access, frame_index, frame_sampling, records
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
+# Batches that are made side by side, and that wait for the network.
+PARALLEL_BATCHES = min(max(os.cpu_count() or 1, 2), 8)
+BATCHES_AHEAD = 4
+
 _READ_BYTES = 1 << 20
 _MAPPED_BYTES = 1 << 26  # Of shards that are read from end to end.
 _GROUP = 16  # Records whose places are noted in one call.
@@ -152,10 +156,13 @@ def build_dataset(
             *(part[process * rows : (process + 1) * rows] for part in parts)
         )
 
-    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(make_batch, num_parallel_calls=PARALLEL_BATCHES)
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    # The end of an iterator waits for the tuning thread to wake up, which sleeps twice
+    # as long each time: up to a minute at the end of every epoch (TensorFlow 2.21).
+    options.autotune.enabled = False
+    return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 
 
 def _mixed(seed: int, epoch: int) -> int:

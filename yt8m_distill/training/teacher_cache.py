@@ -8,30 +8,40 @@ own for each teacher (by the values of its variables) and each way of feeding it
                          /00000.ids.npz     ids of the videos in part 0
                          /00000.encoding.npy, .logits.npy, .states.npy
                          /complete.json     data sets that are covered whole
+                         /lock              held by the run that is filling it
 
 Parts are numpy arrays in float16 without pickles, mapped into memory when they are
 read. A part counts once its ids are there, so a killed run goes on behind its last
-part. With top_k the logits of all other classes are replaced by one number a video,
+part; of several runs side by side one fills the cache and the others wait for it. With
+top_k the logits of all other classes are replaced by one number a video,
 the logit of their mean probability.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
 from yt8m_distill import settings, structures
+from yt8m_distill.data import pipeline
 from yt8m_distill.training import manifest
+
+try:
+    import fcntl
+except ImportError:  # Windows, where one run at a time has to do.
+    fcntl = None
 
 _LOG = logging.getLogger(__name__)
 
+LOCK = "lock"
 VERSION = 1
 KEY, COMPLETE = "key.json", "complete.json"
 PART_VIDEOS = 4096
@@ -146,8 +156,41 @@ class TeacherCache:
         self.parts: list[Arrays] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         self._shapes: dict[str, tuple] = {}
+        self._open_new_parts()
+
+    def _open_new_parts(self) -> None:
         while os.path.exists(self._path("ids.npz", len(self.parts))):
             self._open_part()
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Holds the right to add parts; those that others have added are here then.
+
+        Waits for another run that has it. The system takes it back when a process
+        ends, however it ends.
+
+        Raises:
+            ValueError: if the disk refuses.
+        """
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            lock = open(os.path.join(self.folder, LOCK), "ab")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    _LOG.info("Another run is filling %s: waiting.", self.folder)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            self._open_new_parts()
+            yield
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"--teacher_cache: {self.folder} cannot be written: {error.strerror}."
+        )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -208,9 +251,7 @@ class TeacherCache:
                 _to_disk(file)
             os.replace(f"{path}.tmp", path)
         except OSError as error:
-            raise ValueError(
-                f"--teacher_cache: {self.folder} cannot be written: {error.strerror}."
-            ) from error
+            raise self._unwritable(error) from error
         self._open_part()
 
     def covers(self, data: dict) -> bool:
@@ -262,8 +303,8 @@ class TeacherCache:
             return {**batch, structures.GUIDE: guide}
 
         return dataset.map(
-            look_up, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        ).prefetch(tf.data.AUTOTUNE)
+            look_up, num_parallel_calls=pipeline.PARALLEL_BATCHES, deterministic=True
+        ).prefetch(pipeline.BATCHES_AHEAD)
 
 
 def _repeated(video_id: bytes) -> str:

@@ -303,7 +303,7 @@ class PhaseRunner:
             {**reading(training), "train_fraction": training.train_fraction},
         )
         data = teacher_cache.data_key(files, training.train_fraction)
-        began, before = time.monotonic(), len(cache)
+        began, computed = time.monotonic(), 0
         if not cache.covers(data):
             if distribution.num_processes(self.strategy) > 1:
                 raise ValueError(
@@ -311,9 +311,16 @@ class PhaseRunner:
                     "the training data yet, and several processes cannot fill it: "
                     "run the same command in one process first."
                 )
-            _LOG.info("The teacher's outputs are collected in %s.", cache.folder)
-            builder_.fill(dataset, self.num_videos)
-            cache.note_covered(data)
+            with cache.filling():
+                # Another run may have done it in the meantime.
+                if not cache.covers(data):
+                    _LOG.info(
+                        "The teacher's outputs are collected in %s.", cache.folder
+                    )
+                    before = len(cache)
+                    builder_.fill(dataset, self.num_videos)
+                    cache.note_covered(data)
+                    computed = len(cache) - before
         if distribution.num_processes(self.strategy) == 1:
             builder_.check(next(iter(dataset)))
         self.record.update(
@@ -321,7 +328,7 @@ class PhaseRunner:
             teacher_cache={
                 "folder": cache.folder,
                 "videos": len(cache),
-                "computed": len(cache) - before,
+                "computed": computed,
                 "seconds": round(time.monotonic() - began, 3),
             },
         )
