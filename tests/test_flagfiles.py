@@ -8,13 +8,16 @@ import pytest
 from absl import flags
 
 from tools import list_flagfiles
+from tools.reproduction import published
 from yt8m_distill import flag_groups, registry
 from yt8m_distill.models import builder
 from yt8m_distill.training import modes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "flags").glob("*.flags"))
-EXPERIMENTS = [path for path in FILES if not path.stem.startswith(("data_", "preset_"))]
+OTHER_KINDS = ("data_", "preset_", "training_", "ablation_")
+EXPERIMENTS = [path for path in FILES if not path.stem.startswith(OTHER_KINDS)]
+ABLATIONS = [path for path in FILES if path.stem.startswith("ablation_")]
 SETTINGS = ["--train_dir=x", "--train_data_pattern=y"]
 
 # The paper's tables: GAP/mAP at k = 6, 10, 15, 20, 30 (Table 1), and at k = 30.
@@ -81,6 +84,24 @@ def test_an_experiment_states_the_published_numbers(path):
     assert re.findall(r"\.\d{3}(?:/\.\d{3})?", published) == expected
     if len(expected) == 5:
         assert re.findall(r"k=(\d+)", published) == ["6", "10", "15", "20", "30"]
+
+
+def test_every_ablation_has_its_file_and_its_row():
+    assert {path.stem for path in ABLATIONS} == set(published.ABLATIONS)
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_changes_one_thing_of_the_best_preset(path):
+    best, other = (
+        flag_groups.read_run(parse(flag, *SETTINGS)).to_dict()
+        for flag in ("--preset=best", f"--flagfile={path}")
+    )
+    changed = {name for name in best if best[name] != other[name]}
+    if other["mode"] == "baseline":
+        # Without a teacher its loss and its weights go, too.
+        assert changed == {"mode", "student_loss", "student_start"}
+    else:
+        assert len(changed) == 1
 
 
 def test_every_experiment_of_the_tables_has_its_file():

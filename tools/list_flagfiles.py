@@ -8,6 +8,8 @@ import pathlib
 import sys
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "flags"
+# What a flagfile says it is, in its header.
+KINDS = ("Reproduces", "Data", "Preset", "Training", "Ablation")
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
 
 
@@ -27,9 +29,7 @@ def make_table() -> str:
     rows = ["| flagfile | what | published GAP/mAP |", "|---|---|---|"]
     for path in sorted(FOLDER.glob("*.flags")):
         header = read_header(path)
-        what = next(
-            header[name] for name in ("Reproduces", "Data", "Preset") if name in header
-        )
+        what = next(header[name] for name in KINDS if name in header)
         published = header.get("Published GAP/mAP", "").replace(" | ", ", ")
         rows.append(f"| [{path.stem}]({path.name}) | {what} | {published} |")
     return "\n".join(rows) + "\n"

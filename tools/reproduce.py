@@ -21,12 +21,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags
 from absl import logging as absl_logging
 
+from tools import summarize_runs
 from tools.reproduction import figures, plan, published
 from yt8m_distill import flag_groups
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
-    "table", ["all"], "Among 1, 2, 3, 4, figure2, figure3; all: every one of them."
+    "table",
+    ["all"],
+    "Among 1, 2, 3, 4, figure2, figure3; all: every one of them. ablation: what the "
+    "best preset is made of.",
 )
 flags.DEFINE_string("data", "", "Folder of shards, or a flagfile with their patterns.")
 flags.DEFINE_string("output_dir", "", "Where runs and reports go.")
@@ -52,6 +56,20 @@ flags.DEFINE_string(
     "Shards on which eval.py scores every network; the reported numbers are those "
     "then. Empty: they are those of the validation shards.",
 )
+flags.DEFINE_string(
+    "teacher_cache",
+    "",
+    "Folder in which the serial students of a seed find what their teacher says of the "
+    "training videos (train.py's --teacher_cache). Empty: each asks the teacher.",
+)
+flags.DEFINE_string("report_dir", "", "Where the report goes. Empty: --output_dir.")
+flags.DEFINE_string(
+    "write_to",
+    "",
+    "Markdown file in which a small table of Table 1 is put between <!-- NAME --> and "
+    "<!-- /NAME -->, where NAME is --section.",
+)
+flags.DEFINE_string("section", "results", "See --write_to.")
 flags.DEFINE_bool("dry_run", False, "Print the commands and stop.")
 flags.DEFINE_bool("report_only", False, "Run nothing: report on what is there.")
 
@@ -76,7 +94,9 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
     Raises:
         ValueError: for an unknown table or method.
     """
-    tables = plan.TABLES if "all" in FLAGS.table else tuple(FLAGS.table)
+    tables = tuple(FLAGS.table)
+    if "all" in tables:
+        tables = (*plan.PAPER, *(t for t in tables if t == plan.ABLATION))
     given = {
         "tables": ("table", tables),
         "frames": ("frames", read_numbers("frames")),
@@ -116,7 +136,8 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
         ValueError: for settings or data with which nothing can run.
     """
     base = [*plan.data_flags(FLAGS.data), *plan.split_flags(FLAGS.base_flags)]
-    experiments = plan.make_experiments(grid, output_dir, base)
+    cache = os.path.abspath(FLAGS.teacher_cache) if FLAGS.teacher_cache else ""
+    experiments = plan.make_experiments(grid, output_dir, base, cache)
     if not experiments:
         raise ValueError("--methods has none of those in --table: nothing to run.")
     common = plan.common_settings(output_dir, base)
@@ -146,7 +167,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     except (ValueError, OSError) as error:
         failures.append(runner.Failure("Measuring", str(error)))
     write_report(output_dir, grid, FLAGS.test_data_pattern)
-    print(f"The report is {os.path.join(output_dir, 'report.html')}")
+    print(f"The report is {os.path.join(report_dir(output_dir), 'report.html')}")
     for failure in failures:
         print(f"{failure.name} failed: {failure.reason}", file=sys.stderr)
     return 1 if failures else 0
@@ -157,7 +178,20 @@ def write_report(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> No
     from tools.reproduction import document, report
 
     blocks = report.make_report(grid, output_dir, test_data_pattern)
-    document.write(pathlib.Path(output_dir), blocks)
+    document.write(pathlib.Path(report_dir(output_dir)), blocks)
+    if FLAGS.write_to:
+        table = report.summary(grid, output_dir, bool(test_data_pattern))
+        path = pathlib.Path(FLAGS.write_to)
+        text = path.read_text(encoding="utf-8")
+        text = summarize_runs.replace_section(
+            text, FLAGS.section, document.to_markdown([table]).strip()
+        )
+        path.write_text(text, encoding="utf-8")
+
+
+def report_dir(output_dir: str) -> str:
+    """Where the report goes."""
+    return os.path.abspath(FLAGS.report_dir) if FLAGS.report_dir else output_dir
 
 
 def run_command() -> int:
@@ -170,6 +204,10 @@ def run_command() -> int:
         raise ValueError("--output_dir is empty: name the folder of runs and reports.")
     output_dir = os.path.abspath(FLAGS.output_dir)
     figures.check_libraries()
+    if FLAGS.write_to:
+        # Now, not after hours of training.
+        text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
+        summarize_runs.replace_section(text, FLAGS.section, "")
     if FLAGS.report_only:
         grid, test_data_pattern = plan.read(output_dir)
         flag_groups.load_tensorflow()

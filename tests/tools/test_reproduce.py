@@ -44,8 +44,12 @@ def no_best_preset(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "best_preset", lambda: tmp_path / "preset_best.flags")
 
 
-def experiments(output_dir="out", base=BASE, **grid) -> list[plan.Experiment]:
-    return plan.make_experiments(plan.Grid(**grid), str(output_dir), base)
+def experiments(
+    output_dir="out", base=BASE, teacher_cache="", **grid
+) -> list[plan.Experiment]:
+    return plan.make_experiments(
+        plan.Grid(**grid), str(output_dir), base, teacher_cache
+    )
 
 
 # ------------------------------------------------------------------ published numbers
@@ -60,7 +64,7 @@ def flagfile_scores(method: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("method", plan.known_methods())
 def test_the_published_numbers_are_those_of_the_flagfiles(method):
-    if method == published.BEST_PRESET:
+    if method == published.BEST_PRESET or method in published.ABLATIONS:
         pytest.skip("nothing is published of the best preset")
     found = flagfile_scores(method)
     assert found
@@ -163,6 +167,22 @@ def test_methods_restrict_the_runs_but_a_serial_student_keeps_its_teacher():
     assert cells("parallel_rep") == ["parallel_rep/k6/seed0"]
     # Of the CVPR 2019 version: on demand alone.
     assert cells("serial_pred")[1:] == ["serial_pred/k6/seed0"]
+
+
+def test_serial_students_of_one_teacher_share_its_cache():
+    made = experiments(tables=("1", "3"), frames=(6,), teacher_cache="cache")
+    cached = {e.cell.method for e in made if "--teacher_cache=cache" in e.command}
+    assert cached == {"serial_rep", "serial_rep_ce", "serial_rep_pred_ce"}
+    assert all(e.run.distillation.teacher_cache == "cache" for e in made if e.teacher)
+
+
+def test_the_ablation_stands_at_the_middle_k():
+    made = experiments(tables=("ablation",), frames=(3, 6, 9))
+    assert {e.cell.k for e in made} == {None, 6}
+    names = {"teacher_skyline", "baseline_uniform", "preset_best"}
+    assert {e.cell.method for e in made} == names | set(published.ABLATIONS)
+    # It is not the paper's.
+    assert "ablation" not in plan.Grid().tables
 
 
 def test_the_best_preset_is_a_student_of_table_1(tmp_path, monkeypatch):
@@ -475,7 +495,7 @@ def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
 
 
 def test_a_partly_finished_grid_has_a_report(tmp_path):
-    grid, made = make_grid(tmp_path, tables=plan.TABLES, methods=())
+    grid, made = make_grid(tmp_path, tables=plan.PAPER, methods=())
     by_method = {e.cell.method: e for e in made if e.cell.seed == 0}
     fabricate(by_method["serial_rep"], [0.1], finished=False)
     tables = tables_of(report.make_report(grid, str(tmp_path), ""))
@@ -545,7 +565,7 @@ def test_figure_2_shows_every_epoch_of_four_networks(tmp_path, monkeypatch):
 
 
 def test_the_html_page_needs_nothing_else(tmp_path):
-    grid, made = make_grid(tmp_path, tables=plan.TABLES, frames=(6,))
+    grid, made = make_grid(tmp_path, tables=plan.PAPER, frames=(6,))
     fabricate_all(made)
     blocks = report.make_report(grid, str(tmp_path), "")
     document.write(tmp_path, [*blocks, document.Text("<b> & |")])

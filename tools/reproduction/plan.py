@@ -21,7 +21,10 @@ from yt8m_distill import flag_groups, settings
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGFILES = ROOT / "flags"
 PLAN = "plan.json"
-TABLES = ("1", "2", "3", "4", "figure2", "figure3")
+# The paper's, and what the best preset is made of.
+PAPER = ("1", "2", "3", "4", "figure2", "figure3")
+ABLATION = "ablation"
+TABLES = (*PAPER, ABLATION)
 # What make_synthetic_records.py and the YouTube-8M downloads call their shards.
 TRAIN_SHARDS, VALIDATION_SHARDS = "train*.tfrecord", "valid*.tfrecord"
 SHARDS = {
@@ -29,6 +32,8 @@ SHARDS = {
     "validation_data_pattern": VALIDATION_SHARDS,
 }
 DATA_SET = "dataset.json"
+# Flagfiles that are no experiments by themselves.
+_NO_METHODS = ("data_", "preset_", "training_")
 
 
 class Cell(NamedTuple):
@@ -51,12 +56,13 @@ class Grid:
 
     Attributes:
         tables: among TABLES.
-        frames: the k, rising; the largest one stands in Tables 2, 3 and the figures.
+        frames: the k, rising; the largest one stands in Tables 2, 3 and the figures,
+            the middle one in the ablation.
         seeds: of the runs of every cell; Figure 3 takes the first.
         methods: those that are to be run; empty: all of the paper's.
     """
 
-    tables: tuple[str, ...] = TABLES
+    tables: tuple[str, ...] = PAPER
     frames: tuple[int, ...] = published.FRAMES
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()
@@ -83,6 +89,11 @@ class Grid:
         """The k of everything that the paper did at k = 30."""
         return max(self.frames)
 
+    @property
+    def middle(self) -> int:
+        """The k of the ablation."""
+        return self.frames[len(self.frames) // 2]
+
     def rows(self, table: str) -> list[tuple[str, int | None]]:
         """(method, k) of one table, as far as the methods are asked for."""
         largest = self.largest
@@ -107,6 +118,9 @@ class Grid:
             rows = teacher + [(main, k) for k in self.frames]
         elif table == "figure2":
             rows = teacher + guided
+        elif table == ABLATION:
+            names = (published.UNIFORM, published.BEST_PRESET, *published.ABLATIONS)
+            rows = teacher + [(m, self.middle) for m in names]
         else:
             rows = [*teacher, (main, largest)]
         return [row for row in rows if not self.methods or row[0] in self.methods]
@@ -153,7 +167,7 @@ def best_preset() -> pathlib.Path:
 def known_methods() -> list[str]:
     """Names that --methods takes: those of the flagfiles of experiments."""
     names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
-    known = [name for name in names if not name.startswith(("data_", "preset_"))]
+    known = [name for name in names if not name.startswith(_NO_METHODS)]
     return known + [published.BEST_PRESET] * best_preset().is_file()
 
 
@@ -224,7 +238,11 @@ def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
 
 
 def _experiment(
-    cell: Cell, output_dir: str, base: Sequence[str], teacher: Experiment | None
+    cell: Cell,
+    output_dir: str,
+    base: Sequence[str],
+    teacher: Experiment | None = None,
+    teacher_cache: str = "",
 ) -> Experiment:
     folder = str(train_dir(output_dir, cell))
     arguments = [*base, f"--flagfile={FLAGFILES / cell.method}.flags"]
@@ -234,6 +252,8 @@ def _experiment(
     run = read_settings(arguments)
     if teacher and _may_use(run, teacher.run):
         arguments.append(f"--teacher_checkpoint={teacher.train_dir}")
+        if teacher_cache:
+            arguments.append(f"--teacher_cache={teacher_cache}")
         run = read_settings(arguments)
     else:
         teacher = None
@@ -254,7 +274,7 @@ def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
 
 
 def make_experiments(
-    grid: Grid, output_dir: str, base: Sequence[str]
+    grid: Grid, output_dir: str, base: Sequence[str], teacher_cache: str = ""
 ) -> list[Experiment]:
     """The runs of a grid, each once, every teacher before its students.
 
@@ -262,18 +282,19 @@ def make_experiments(
         grid: what is asked for.
         output_dir: its folder `runs` holds the train_dirs.
         base: flags of every run: data, sizes, epochs.
+        teacher_cache: of the serial students that share a teacher; empty: none.
 
     Raises:
         ValueError: for settings that train.py would refuse.
     """
     teachers = {
-        seed: _experiment(Cell(published.TEACHER, None, seed), output_dir, base, None)
+        seed: _experiment(Cell(published.TEACHER, None, seed), output_dir, base)
         for seed in grid.seeds
     }
     made = [
         teachers[cell.seed]
         if cell.k is None
-        else _experiment(cell, output_dir, base, teachers[cell.seed])
+        else _experiment(cell, output_dir, base, teachers[cell.seed], teacher_cache)
         for cell in grid.cells()
     ]
     # Serial students need theirs even where --methods leaves it out.

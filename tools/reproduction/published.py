@@ -143,6 +143,17 @@ TABLE_4 = {
 }
 
 
+# Flagfile → what it changes of the best preset; nothing of this is published.
+ABLATIONS = {
+    "ablation_no_teacher": "no teacher: labels alone, frames that change",
+    "ablation_fixed_frames": "frames that do not change",
+    "ablation_new_weights": "new weights to start with",
+    "ablation_with_ce": "ce + pred",
+    "ablation_with_rep": "pred + 0.01*rep",
+    "ablation_paper_loss": "the paper's ce + rep + pred",
+}
+
+
 def score(method: str, k: int | None) -> Score | None:
     """What was published for a method at k frames; None: nothing was."""
     if method == TEACHER:
@@ -161,6 +172,8 @@ def label(method: str) -> str:
     """A method's name for people."""
     if method in METHODS:
         return METHODS[method].label
+    if method in ABLATIONS:
+        return f"best preset, but {ABLATIONS[method]}"
     if method.endswith(INTERMEDIATE):
         return f"{label(method.removesuffix(INTERMEDIATE))}, intermediate"
     name, percent, _ = method.split("_")

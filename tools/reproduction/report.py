@@ -468,6 +468,33 @@ def _time_table(results: Results, rows: Sequence[tuple]) -> document.Table:
     return document.Table(header, lines)
 
 
+# ----------------------------------------------------------------------- ablation
+
+
+def ablation(results: Results) -> list[document.Block]:
+    """What each part of the best preset is worth."""
+    k = results.grid.middle
+    rows = []
+    for method, frames in results.grid.rows(plan.ABLATION):
+        share = None if frames is None else _share_of(results, method, frames)
+        rows.append(
+            [
+                published.label(method),
+                spread_text(results.scores(method, frames, "gap")),
+                spread_text(results.scores(method, frames, "map")),
+                number_text(share, ".2f"),
+            ]
+        )
+    return [
+        document.Heading(2, f"Ablation of the best preset, k={k}"),
+        document.Text(
+            "Each row changes one thing of `--preset=best`. The share is that of the "
+            "gap between Uniform-k and the teacher, of the mean GAPs."
+        ),
+        document.Table(["model", "GAP", "mAP", "share of the gap closed"], rows),
+    ]
+
+
 # ------------------------------------------------------------------------ figures
 
 
@@ -532,6 +559,7 @@ _SECTIONS = {
     "4": table_4,
     "figure2": figure_2,
     "figure3": figure_3,
+    plan.ABLATION: ablation,
 }
 
 
@@ -560,6 +588,12 @@ def _all_runs(results: Results) -> list[document.Block]:
     return [document.Heading(2, "All runs"), document.Table(header, rows)]
 
 
+def _names(pattern: str) -> str:
+    """The patterns of a flag without their folders, which are this machine's."""
+    names = (pathlib.PurePath(part).name for part in pattern.split(","))
+    return ", ".join(dict.fromkeys(names))
+
+
 def _introduction(results: Results, test_data_pattern: str) -> list[document.Block]:
     """Where the numbers come from."""
     cells = results.grid.cells()
@@ -567,7 +601,8 @@ def _introduction(results: Results, test_data_pattern: str) -> list[document.Blo
     finished = sum(run.finished for run in begun)
     seeds = ", ".join(map(str, results.grid.seeds))
     source = (
-        f"of the test shards {test_data_pattern}, at the best epoch by validation GAP"
+        f"of the test shards {_names(test_data_pattern)}, at the best epoch by "
+        "validation GAP"
         if results.on_test_data
         else "of the best epoch by GAP on the validation shards"
     )
@@ -593,8 +628,8 @@ def _introduction(results: Results, test_data_pattern: str) -> list[document.Blo
         for run in begun
     ]
     facts = {
-        "training shards": training.train_data_pattern,
-        "validation shards": training.validation_data_pattern,
+        "training shards": _names(training.train_data_pattern),
+        "validation shards": _names(training.validation_data_pattern),
         "training videos": str(max(r.manifest["data"]["videos"] for r in begun)),
         "teacher": networks.teacher,
         "epochs, batch": f"{training.num_epochs}, {training.batch_size}",
@@ -603,6 +638,28 @@ def _introduction(results: Results, test_data_pattern: str) -> list[document.Blo
     }
     rows = [[name, value] for name, value in facts.items()]
     return [*blocks, document.Table(["", "all runs"], rows)]
+
+
+def summary(grid: plan.Grid, output_dir: str, on_test_data: bool) -> document.Table:
+    """Teacher, Uniform-k and the students in one small table: GAP / mAP, and shares.
+
+    The share is that of the gap in GAP between Uniform-k and the teacher.
+    """
+    results = Results(grid, output_dir, on_test_data)
+    teacher = published.TEACHER
+    skyline = _pair_text(results, teacher, None)
+    rows = [[published.label(teacher), *[skyline] * len(grid.frames)]]
+    for method in _methods(results, "1", "baseline", "student"):
+        cells = []
+        for k in grid.frames:
+            text = _pair_text(results, method, k)
+            share = _share_of(results, method, k)
+            if published.METHODS[method].kind == "student" and share is not None:
+                text += f" ({share:.0%})"
+            cells.append(text)
+        rows.append([published.label(method), *cells])
+    header = ["GAP / mAP (share of the gap closed)", *[f"k={k}" for k in grid.frames]]
+    return document.Table(header, rows)
 
 
 def make_report(
