@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags
 from absl import logging as absl_logging
 
-from tools import summarize_runs
+from tools import sections
 from tools.reproduction import figures, plan, published
 from yt8m_distill import flag_groups
 
@@ -183,7 +183,7 @@ def write_report(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> No
         table = report.summary(grid, output_dir, bool(test_data_pattern))
         path = pathlib.Path(FLAGS.write_to)
         text = path.read_text(encoding="utf-8")
-        text = summarize_runs.replace_section(
+        text = sections.replace_section(
             text, FLAGS.section, document.to_markdown([table]).strip()
         )
         path.write_text(text, encoding="utf-8")
@@ -207,7 +207,7 @@ def run_command() -> int:
     if FLAGS.write_to:
         # Now, not after hours of training.
         text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
-        summarize_runs.replace_section(text, FLAGS.section, "")
+        sections.replace_section(text, FLAGS.section, "")
     if FLAGS.report_only:
         grid, test_data_pattern = plan.read(output_dir)
         flag_groups.load_tensorflow()

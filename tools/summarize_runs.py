@@ -7,10 +7,16 @@ number comes from eval.py.
 """
 
 import json
+import os
 import pathlib
-import re
+import sys
+
+# Run as a file, the root is one folder up.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from absl import app, flags
+
+from tools import sections
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("markdown", False, "Print the table as Markdown.")
@@ -89,19 +95,6 @@ def format_table(rows: list[tuple[str, ...]], markdown: bool = False) -> str:
     return "\n".join(line(row) for row in (HEADER, rule, *rows))
 
 
-def replace_section(text: str, name: str, table: str) -> str:
-    """The text with the table between its two marks.
-
-    Raises:
-        ValueError: if the marks are not there.
-    """
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"There is no {begin} ... {end} in the file.")
-    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
-
-
 def main(argv: list[str]) -> None:
     """Prints the table of the runs named on the command line."""
     if len(argv) < 2:
@@ -111,7 +104,9 @@ def main(argv: list[str]) -> None:
     print(table)
     if FLAGS.write_to:
         path = pathlib.Path(FLAGS.write_to)
-        path.write_text(replace_section(path.read_text(), FLAGS.section, table))
+        path.write_text(
+            sections.replace_section(path.read_text(), FLAGS.section, table)
+        )
 
 
 if __name__ == "__main__":

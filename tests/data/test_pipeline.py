@@ -87,6 +87,15 @@ def test_a_batch_has_the_shapes_and_types_that_the_contract_says(shards):
     }
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_no_tuning_thread_is_there_for_an_iterator_to_wait_for(shards, training):
+    dataset = pipeline.build_dataset(
+        shards, helpers.data_settings(), {"all": ALL}, batch_size=4, training=training
+    )
+    assert dataset.options().autotune.enabled is False
+    assert dataset.options().deterministic is True
+
+
 def test_evaluation_keeps_the_order_of_files_and_records(shards):
     assert videos(read(shards, num_readers=8)) == NAMES
 
