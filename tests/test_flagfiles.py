@@ -98,7 +98,7 @@ def test_an_ablation_changes_one_thing_of_the_best_preset(path):
     )
     changed = {name for name in best if best[name] != other[name]}
     if other["mode"] == "baseline":
-        # Without a teacher its loss and its weights go, too.
+        # Without a teacher there is neither its loss nor its weights.
         assert changed == {"mode", "student_loss", "student_start"}
     else:
         assert len(changed) == 1

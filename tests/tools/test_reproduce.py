@@ -474,6 +474,40 @@ def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
     assert every["teacher_skyline/seed0"][:4] == ["finished", "2", "0.600", "0.300"]
 
 
+def test_the_summary_has_scores_and_shares(tmp_path):
+    grid, made = make_grid(tmp_path)
+    fabricate_all(made)
+    table = report.summary(grid, str(tmp_path), False)
+    assert table.header[1:] == ["k=6"]
+    rows = {row[0]: row[1] for row in table.rows}
+    assert rows["Uniform-k"] == "0.400 ± 0.028 / 0.200 ± 0.014"
+    assert rows["Serial rep, pred, ce"].endswith("(50%)")
+    assert rows["Parallel rep, pred, ce"].endswith("(-40%)")
+    assert rows["Teacher-Skyline"].startswith("0.600 ± 0.000 / ")
+
+
+def test_the_ablation_has_a_row_for_each_change(tmp_path):
+    grid, made = make_grid(tmp_path, tables=("ablation",), methods=(), frames=(6, 9))
+    gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.5)) | GAPS
+    fabricate_all(made, gaps)
+    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    (rows,) = tables["Ablation of the best preset, k=9"]
+    assert len(rows) == 3 + len(published.ABLATIONS)
+    assert rows["Teacher-Skyline"][-1] == report.MISSING
+    assert rows["best preset, but ce + pred"] == [
+        "0.500 ± 0.000",
+        "0.250 ± 0.000",
+        "0.50",
+    ]
+
+
+def test_a_report_names_shards_without_their_folders(tmp_path):
+    grid, made = make_grid(tmp_path)
+    fabricate_all(made)
+    text = document.to_markdown(report.make_report(grid, str(tmp_path), "/a/b/t*,/c/u"))
+    assert "/a/b" not in text and "t*, u" in text
+
+
 def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
     grid, made = make_grid(tmp_path, seeds=(0,))
     fabricate_all(made)
@@ -801,9 +835,16 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
         "--methods=teacher_skyline,baseline_uniform,serial_rep_pred_ce",
         f"--test_data_pattern={data}/valid*.tfrecord",
         "--jobs=2",
+        f"--teacher_cache={tmp_path / 'cache'}",
+        f"--report_dir={tmp_path / 'report'}",
+        f"--write_to={tmp_path / 'page.md'}",
+        "--section=table",
         "--base_flags=--feature_sizes=8,4 --num_classes=10 --max_frames=12 "
         f"--num_epochs=1 --batch_size=8 --num_gpus=0 --teacher='{SMALL}'",
     ]
+    refused = call(*arguments, "--dry_run")
+    assert refused.returncode == 1 and "page.md" in refused.stderr
+    (tmp_path / "page.md").write_text("A\n<!-- table -->\n<!-- /table -->\nB\n")
     planned = call(*arguments, "--dry_run")
     assert planned.returncode == 0, planned.stderr
     assert "3 runs, 0 of them finished" in planned.stdout
@@ -811,7 +852,12 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     done = call(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    (cache,) = (tmp_path / "cache").glob("*/complete.json")
+    assert len(json.loads(cache.read_text())) == 1
+    written = (tmp_path / "page.md").read_text()
+    assert written.startswith("A\n<!-- table -->\n| GAP / mAP")
+    assert written.endswith("<!-- /table -->\nB\n") and "| Uniform-k | " in written
     assert "3 of 3 runs are finished" in page
     grid, _ = plan.read(str(tmp_path / "out"))
     tables = tables_of(report.make_report(grid, str(tmp_path / "out"), "x"))
@@ -829,10 +875,10 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     assert len(rows) == len(tensors) + 1 and len(tensors) % 2 == 0
     assert len(tensors[0].split("\t")) == 16  # [c1, h1, c2, h2] of 4 cells
     # Again: nothing is left to do, and the report is the same.
-    before = (tmp_path / "out" / "report.md").read_text()
+    before = (tmp_path / "report" / "report.md").read_text()
     again = call(*arguments)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "out" / "report.md").read_text() == before
+    assert (tmp_path / "report" / "report.md").read_text() == before
     refused = call(*arguments[:-1], arguments[-1] + " --num_epochs=2")
     assert refused.returncode == 1
     assert "--num_epochs: was 1, is 2" in refused.stderr

@@ -147,6 +147,7 @@ TABLE_4 = {
 ABLATIONS = {
     "ablation_no_teacher": "no teacher: labels alone, frames that change",
     "ablation_fixed_frames": "frames that do not change",
+    "ablation_uniform_frames": "tested on the frames of Uniform-k",
     "ablation_new_weights": "new weights to start with",
     "ablation_with_ce": "ce + pred",
     "ablation_with_rep": "pred + 0.01*rep",
