@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill.data import records
-from yt8m_distill.models import builder
+from yt8m_distill.models import builder, lstm
 from yt8m_distill.serving import export, predictor
 from yt8m_distill.training import trainer
 
@@ -43,9 +43,10 @@ class Case:
         return tf.saved_model.load(self.folder).signatures
 
 
-@pytest.fixture(scope="module", params=["student", "teacher"])
+@pytest.fixture(scope="module", params=["student", "teacher", "padded teacher"])
 def case(request, tmp_path_factory) -> Case:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
+    role = request.param.split()[-1]
     videos = helpers.make_videos(NUM_VIDEOS, seed=8)
     # Fewer frames than the student sees, and more than the teacher reads.
     videos[1] = (*videos[1][:2], videos[1][2][:4])
@@ -63,9 +64,15 @@ def case(request, tmp_path_factory) -> Case:
     random = np.random.default_rng(1)
     for variable in networks.weights:
         variable.assign(random.normal(0, 1, variable.shape))
-    made = Case(run, request.param, networks, videos, str(folder / "model"))
-    network = networks.network(request.param)
-    export.export(network, run.data, made.view, made.folder, TOP_K)
+    made = Case(run, role, networks, videos, str(folder / "model"))
+    network = networks.network(role)
+    with pytest.MonkeyPatch.context() as patch:
+        if role != request.param:
+            # As with 256 cells and more: the model decides by the number of frames
+            # whether it pads, here between one video and all of them.
+            patch.setattr(lstm, "_ALIASING", 1)
+            patch.setattr(lstm, "_FEW_FRAMES", 20)
+        export.export(network, run.data, made.view, made.folder, TOP_K)
     return made
 
 
