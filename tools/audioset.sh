@@ -26,7 +26,7 @@ ensure_current_environment
 train="$data/bal_train-0000?-of-*,$data/bal_train-0001[0-3]-of-*"
 validate="$data/bal_train-0001[45]-of-*"
 ablation=$(cd flags && printf '%s,' ablation_*.flags | sed 's/\.flags//g; s/,$//')
-"$CURRENT_VENV/bin/python" tools/reproduce.py --table=1,ablation,4 \
+"$CURRENT_VENV/bin/python" tools/reproduce.py --table=1,ablation \
   --data=flags/data_audioset.flags \
   --base_flags="flags/training_audioset.flags '--train_data_pattern=$train' \
 '--validation_data_pattern=$validate'" \
