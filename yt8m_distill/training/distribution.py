@@ -102,7 +102,8 @@ def distribute(strategy: tf.distribute.Strategy, make_dataset):
             same whatever the number of processes.
 
     Returns:
-        The distributed dataset. Replica r sees the r-th slice of each batch.
+        The distributed dataset, or on one CPU the dataset itself. Replica r sees the
+        r-th slice of each batch.
     """
 
     def split(batch, parts: int) -> tf.data.Dataset:
@@ -122,20 +123,13 @@ def distribute(strategy: tf.distribute.Strategy, make_dataset):
             dataset = dataset.prefetch(local)
         return dataset
 
-    return strategy.distribute_datasets_from_function(
-        from_context,
-        tf.distribute.InputOptions(experimental_fetch_to_device=_has_accelerator()),
-    )
-
-
-def _has_accelerator() -> bool:
-    """Whether batches have a way to go before they are used.
-
-    Without one the iterators that would carry them are in the way: their end waits
-    for a tuning thread to wake up, which sleeps twice as long each time, up to a
-    minute at the end of an epoch (seen in TensorFlow 2.21).
-    """
-    return bool(tf.config.list_logical_devices("GPU"))
+    alone = strategy.num_replicas_in_sync == 1
+    if alone and not tf.config.list_logical_devices("GPU"):
+        # Nothing is to be divided or carried anywhere. The iterators that would do it
+        # cost time: their end waits for a tuning thread of their own to wake up,
+        # which sleeps twice as long each time (TensorFlow 2.21).
+        return make_dataset((0, 1))
+    return strategy.distribute_datasets_from_function(from_context)
 
 
 def prepare_runtime(dtype_policy: str, deterministic: bool = False) -> None:
