@@ -493,12 +493,22 @@ def test_the_ablation_has_a_row_for_each_change(tmp_path):
     tables = tables_of(report.make_report(grid, str(tmp_path), ""))
     (rows,) = tables["Ablation of the best preset, k=9"]
     assert len(rows) == 3 + len(published.ABLATIONS)
-    assert rows["Teacher-Skyline"][-1] == report.MISSING
+    assert rows["Teacher-Skyline"][-2:] == [report.MISSING, "2"]
     assert rows["best preset, but ce + pred"] == [
         "0.500 ± 0.000",
         "0.250 ± 0.000",
         "0.50",
+        "2",
     ]
+
+
+def test_a_share_is_that_of_the_seeds_which_a_row_has(tmp_path):
+    grid, made = make_grid(tmp_path)
+    fabricate_all([e for e in made if e.cell != ("serial_rep_pred_ce", 6, 1)])
+    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    (shares,) = tables["Share of the gap that a student closes"]
+    # Under seed 0 alone: (.52 - .38) / (.6 - .38) = .636.
+    assert shares["Serial rep, pred, ce"][0] == "0.64"
 
 
 def test_a_report_names_shards_without_their_folders(tmp_path):

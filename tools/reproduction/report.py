@@ -62,14 +62,20 @@ class Results:
         Args:
             role: of another network than the cell's; its validation scores.
         """
+        return list(self.by_seed(method, k, metric, role).values())
+
+    def by_seed(
+        self, method: str, k: int | None, metric: str, role: str = ""
+    ) -> dict[int, float]:
+        """Seed → score, of those that are finished; see `scores`."""
         of_cell = TEACHER if k is None else STUDENT
-        found = [
-            run.evaluation(of_cell)
+        found = {
+            seed: run.evaluation(of_cell)
             if self.on_test_data and not role
             else run.validation(role or of_cell)
-            for run in self.runs(method, k)
-        ]
-        return [numbers[metric] for numbers in found if numbers]
+            for seed, run in zip(self.grid.seeds, self.runs(method, k), strict=True)
+        }
+        return {seed: numbers[metric] for seed, numbers in found.items() if numbers}
 
     def mean(self, method: str, k: int | None, metric: str = "gap") -> float | None:
         """The mean over seeds, or None."""
@@ -177,10 +183,12 @@ def _table_of_scores(results: Results, metric: str) -> document.Table:
 
 
 def _share_of(results: Results, method: str, k: int) -> float | None:
+    """Of the means over the seeds that student, Uniform-k and teacher all have."""
+    rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
+    found = [results.by_seed(*row, "gap") for row in rows]
+    seeds = set.intersection(*map(set, found))
     return compare.gap_share(
-        results.mean(method, k),
-        results.mean(published.UNIFORM, k),
-        results.mean(published.TEACHER, None),
+        *(compare.mean([scores[seed] for seed in seeds]) for scores in found)
     )
 
 
@@ -483,15 +491,19 @@ def ablation(results: Results) -> list[document.Block]:
                 spread_text(results.scores(method, frames, "gap")),
                 spread_text(results.scores(method, frames, "map")),
                 number_text(share, ".2f"),
+                str(len(results.scores(method, frames, "gap"))),
             ]
         )
     return [
         document.Heading(2, f"Ablation of the best preset, k={k}"),
         document.Text(
             "Each row changes one thing of `--preset=best`. The share is that of the "
-            "gap between Uniform-k and the teacher, of the mean GAPs."
+            "gap between Uniform-k and the teacher, of the mean GAPs over the seeds "
+            "that a row has; `seeds` counts them."
         ),
-        document.Table(["model", "GAP", "mAP", "share of the gap closed"], rows),
+        document.Table(
+            ["model", "GAP", "mAP", "share of the gap closed", "seeds"], rows
+        ),
     ]
 
 
