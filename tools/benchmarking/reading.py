@@ -74,7 +74,7 @@ def rows(quick: bool) -> list[results.Row]:
     else:
         # The same shards again and again: what is measured is page cache to batch.
         data = settings.DataSettings()
-        num_videos, times, rounds = 1024, {"raw": 12, "index": 48}, 5
+        num_videos, times, rounds = 1024, {"raw": 6, "index": 32}, 4
     with tempfile.TemporaryDirectory() as folder:
         paths = shards.write(folder, num_videos, data)
         shards.index(paths, data)
