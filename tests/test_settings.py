@@ -204,6 +204,16 @@ def test_a_group_cannot_be_changed(group):
             {"output_file": ""},
             "--output_file is empty: name the CSV to write.",
         ),
+        (
+            settings.InferenceSettings,
+            {"num_shards": 4, "shard_index": 4},
+            "--shard_index=4 is not below --num_shards=4.",
+        ),
+        (
+            settings.InferenceSettings,
+            {"shard_index": 1},
+            "--shard_index=1 is not below --num_shards=1.",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -252,6 +262,13 @@ def test_each_rule_between_groups_names_flag_rule_and_value(values, message):
 def test_values_at_the_edge_of_the_rules_are_taken(values):
     run = build_run(**values)
     assert run.to_dict() | values == run.to_dict()
+
+
+def test_the_last_part_is_taken_and_one_part_is_the_default():
+    last = build(settings.InferenceSettings, num_shards=4, shard_index=3)
+    assert (last.shard_index, last.num_shards) == (3, 4)
+    whole = build(settings.InferenceSettings)
+    assert (whole.shard_index, whole.num_shards) == (0, 1)
 
 
 def test_features_are_split_in_order_and_their_widths_added_up():

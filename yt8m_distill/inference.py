@@ -2,6 +2,10 @@
 
     python yt8m_distill/inference.py --train_dir=run \\
         --input_data_pattern='test*.tfrecord' --output_file=predictions.csv
+
+With --num_shards=N --shard_index=I it predicts part I of N of the files, and
+tools/merge_predictions.py joins the CSVs of all parts to the one that a single process
+writes.
 """
 
 import logging
@@ -14,7 +18,8 @@ if __package__ in (None, ""):
 
 from yt8m_distill import flag_groups, settings
 
-_LOG = logging.getLogger(__name__)
+# By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
+_LOG = logging.getLogger("yt8m_distill.inference")
 
 
 def main() -> None:
@@ -25,19 +30,32 @@ def main() -> None:
     import tqdm
 
     from yt8m_distill.data import records
-    from yt8m_distill.serving import predictions, predictor
+    from yt8m_distill.serving import parts, predictions, predictor
     from yt8m_distill.training import trained as trained_networks
 
+    part = (inference.shard_index, inference.num_shards)
+    output_file = parts.part_path(inference.output_file, *part)
     pattern = inference.input_data_pattern
-    files = records.expand_patterns(pattern, "input_data_pattern")
+    found_files = records.expand_patterns(pattern, "input_data_pattern")
+    files = parts.files_of_part(found_files, *part)
     total = records.count_records(files)
     # Checks the path now, before the network is loaded.
-    predictions_file = predictions.PredictionWriter(inference.output_file)
+    predictions_file = predictions.PredictionWriter(output_file)
+    if not files:
+        with predictions_file:
+            pass
+        _LOG.info(
+            "Shard %d of %d has none of the %d input files: %s has the header alone.",
+            *part,
+            len(found_files),
+            output_file,
+        )
+        return
     trained = trained_networks.open_network(checkpoint)
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
-    dataset = trained.dataset(pattern, checkpoint)
+    dataset = trained.dataset(files, checkpoint)
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
     with predictions_file as writer, bar:
         for found in predict(dataset):
@@ -46,7 +64,7 @@ def main() -> None:
     _LOG.info(
         "%d videos in %s, by the %s of %s.",
         bar.n if total is None else total,
-        inference.output_file,
+        output_file,
         trained.role,
         trained.found.prefix,
     )

@@ -488,13 +488,34 @@ class InferenceSettings(Settings):
     input_data_pattern: str = setting(
         "", "Glob of the shards to predict; several separated by commas."
     )
-    output_file: str = setting("", "The CSV to write.")
+    output_file: str = setting(
+        "",
+        "The CSV to write. With --num_shards=10 the CSV of part 3 has "
+        "-00003-of-00010 before its extension.",
+    )
+    num_shards: int = setting(
+        1,
+        "Parts into which the files are divided, each predicted by a process of its "
+        "own; tools/merge_predictions.py joins their CSVs.",
+        minimum=1,
+        maximum=99_999,  # A part's name has five digits.
+    )
+    shard_index: int = setting(
+        0,
+        "The part to predict, counted from 0: a range of the sorted files.",
+        minimum=0,
+    )
 
     def check(self) -> None:
         if not self.input_data_pattern:
             raise ValueError("--input_data_pattern is empty: name the shards.")
         if not self.output_file:
             raise ValueError("--output_file is empty: name the CSV to write.")
+        if self.shard_index >= self.num_shards:
+            raise ValueError(
+                f"--shard_index={self.shard_index} is not below "
+                f"--num_shards={self.num_shards}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

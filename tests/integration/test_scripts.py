@@ -216,6 +216,64 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
         assert found[name] == pytest.approx(evaluation[1][name], rel=1e-6)
 
 
+def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp_path):
+    # The same videos in the same order as the one file of `csv`. By three parts the
+    # files are divided 1, 1, 2, so batches of 8 are cut elsewhere: behind videos 8
+    # and 3 of the first two, and 8 and 16 of the last.
+    first = 0
+    for number, last in enumerate([11, 14, 21, NUM_VALID]):
+        helpers.write_shard(tmp_path / f"{number}.tfrecord", validation[first:last])
+        first = last
+    for index in (2, 0, 1):
+        succeed(
+            "inference",
+            f"--train_dir={train_dir}",
+            f"--input_data_pattern={tmp_path}/*.tfrecord",
+            f"--output_file={tmp_path}/predictions.csv",
+            "--batch_size=8",
+            "--num_shards=3",
+            f"--shard_index={index}",
+        )
+    names = [f"predictions-0000{index}-of-00003.csv" for index in range(3)]
+    assert sorted(x for x in os.listdir(tmp_path) if "predictions" in x) == names
+    sizes = [len(predictions.read_predictions(tmp_path / x)[0]) for x in names]
+    assert sizes == [11, 3, 16]
+    merged = tmp_path / "merged.csv"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "tools/merge_predictions.py",
+            f"--input={tmp_path}/predictions.csv",
+            f"--output_file={merged}",
+        ],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{NUM_VALID} videos of 3 parts in {merged}.\n"
+    assert merged.read_bytes() == csv.read_bytes()
+
+
+def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path):
+    done = call(
+        "inference",
+        f"--train_dir={train_dir}",
+        f"--input_data_pattern={data}/validate-0.tfrecord",
+        f"--output_file={tmp_path}/predictions.csv",
+        "--num_shards=10",
+        "--shard_index=3",
+    )
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "predictions-00003-of-00010.csv"
+    assert path.read_bytes() == predictions.HEADER_LINE
+    assert os.listdir(tmp_path) == [path.name]
+    message = "Shard 3 of 10 has none of the 1 input files: "
+    assert f"{message}{path} has the header alone." in done.stderr
+
+
 def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
     folder = tmp_path / "model"
     succeed("export_model", f"--train_dir={train_dir}", f"--export_dir={folder}")
@@ -306,6 +364,14 @@ def test_help_shows_the_flags_and_loads_no_tensorflow(tmp_path, script, flag):
             "--output_file=z.csv goes with --run_once.",
         ),
         ("inference", ["--train_dir=x"], "--input_data_pattern is empty"),
+        (
+            "inference",
+            [
+                *("--train_dir=x", "--input_data_pattern=y", "--output_file=z.csv"),
+                *("--num_shards=4", "--shard_index=4"),
+            ],
+            "--shard_index=4 is not below --num_shards=4.",
+        ),
         ("export_model", [], "--train_dir is empty"),
         ("eval", ["--train_dir=x", "oops"], "Not a flag: oops"),
     ],

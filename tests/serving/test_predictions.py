@@ -219,6 +219,32 @@ def test_a_batch_without_videos_writes_nothing(tmp_path):
     assert (tmp_path / "out.csv").read_bytes() == HEADER
 
 
+def test_rows_keep_their_bytes_and_lines(tmp_path):
+    path = tmp_path / "in.csv"
+    rows = [b'"a\nb",1 0.5\n', b'"c",2 1\r\n', b"\xff,x\n", b"d,3 0.25"]
+    path.write_bytes(HEADER + b"".join(rows))
+    found = list(predictions.read_rows(path))
+    assert [row.text for row in found] == rows
+    # The id of the first video takes lines 2 and 3.
+    assert [row.line for row in found] == [2, 4, 5, 6]
+    assert [row.columns for row in found] == [
+        ["a\nb", "1 0.5"],
+        ["c", "2 1"],
+        ["\udcff", "x"],  # The pairs are not looked at.
+        ["d", "3 0.25"],
+    ]
+
+
+def test_lines_that_are_ready_are_appended_as_they_are(tmp_path):
+    path = tmp_path / "out.csv"
+    with predictions.PredictionWriter(path) as writer:
+        writer.write_text(b'"a,b",1 0.50\n')
+        writer.write([b"c"], np.array([[2]]), np.array([[0.5]]))
+    assert path.read_bytes() == HEADER + b'"a,b",1 0.50\nc,2 0.5\n'
+    with pytest.raises(ValueError, match="with block"):
+        writer.write_text(b"d,1 1\n")
+
+
 @pytest.mark.parametrize(
     "content, line, message",
     [

@@ -19,12 +19,13 @@ import re
 import types
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 HEADER = ("VideoId", "LabelConfidencePairs")
+HEADER_LINE = (",".join(HEADER) + "\n").encode()
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _BUFFER_BYTES = 1 << 20
@@ -69,7 +70,7 @@ class PredictionWriter:
         try:
             with self._one_line_errors():
                 self._file = _open_new(self._temporary)
-                self._file.write((",".join(HEADER) + "\n").encode())
+                self._file.write(HEADER_LINE)
                 self._file.flush()
         except BaseException:
             self._discard()
@@ -90,13 +91,21 @@ class PredictionWriter:
             ValueError: for shapes that differ, a score that is NaN, infinite or out of
                 order (naming the video), or if the file system refuses.
         """
-        if self._file is None:
-            raise ValueError("PredictionWriter is used outside its with block.")
         ids = [_as_bytes(video_id) for video_id in np.asarray(video_ids, object)]
         classes, scores = np.asarray(classes), np.asarray(scores)
         self._check(ids, classes, scores)
+        self.write_text(_format_lines(ids, classes, scores))
+
+    def write_text(self, lines: bytes) -> None:
+        """Appends lines that are in the format already, each with its end.
+
+        Raises:
+            ValueError: if the file system refuses.
+        """
+        if self._file is None:
+            raise ValueError("PredictionWriter is used outside its with block.")
         with self._one_line_errors():
-            self._file.write(_format_lines(ids, classes, scores))
+            self._file.write(lines)
 
     def __exit__(
         self,
@@ -166,6 +175,50 @@ class PredictionWriter:
             raise ValueError(_cannot_write(self.path, _reason(error))) from error
 
 
+class Row(NamedTuple):
+    """A video's row of the CSV.
+
+    Attributes:
+        line: where it begins, counted from 1; the header is line 1.
+        columns: the id, in which surrogates stand for bytes that are not UTF-8, and
+            the pairs.
+        text: its bytes in the file, with quotes and the end of the line.
+    """
+
+    line: int
+    columns: list[str]
+    text: bytes
+
+
+def read_rows(path: str | os.PathLike) -> Iterator[Row]:
+    """The rows below the header, one after another; the pairs are not looked at.
+
+    Args:
+        path: a local path or one that tf.io.gfile knows, which is read whole.
+
+    Raises:
+        ValueError: if the file is missing, the header is another, or a row has not
+            two columns; the message names the line.
+    """
+    path = os.fspath(path)
+    with _open_text(path) as file:
+        text: list[str] = []  # The lines of the row at hand.
+        reader = csv.reader(_noted(file, text), strict=True)
+        line = 1
+        try:
+            _check_header(next(reader, []))
+            line = reader.line_num + 1
+            text.clear()
+            for columns in reader:
+                if len(columns) != 2:
+                    raise ValueError(f"2 columns are expected; received {len(columns)}")
+                yield Row(line, columns, _encoded("".join(text)))
+                line = reader.line_num + 1
+                text.clear()
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {line}: {error}.") from error
+
+
 def read_predictions(
     path: str | os.PathLike,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -185,25 +238,19 @@ def read_predictions(
     ids: list[bytes] = []
     classes, scores = array.array("i"), array.array("f")
     width = None
-    with _open_text(path) as file:
-        reader = csv.reader(file, strict=True)
-        line = 1
+    for row in read_rows(path):
         try:
-            _check_header(next(reader, []))
-            line = reader.line_num + 1
-            for row in reader:
-                video_id, row_classes, row_scores = _parse_row(row)
-                if width not in (None, len(row_classes)):
-                    raise ValueError(
-                        f"{len(row_classes)} predictions after lines with {width}"
-                    )
-                width = len(row_classes)
-                ids.append(video_id)
-                classes.extend(row_classes)
-                scores.extend(row_scores)
-                line = reader.line_num + 1
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {line}: {error}.") from error
+            video_id, row_classes, row_scores = _parse_row(row.columns)
+            if width not in (None, len(row_classes)):
+                raise ValueError(
+                    f"{len(row_classes)} predictions after lines with {width}"
+                )
+        except ValueError as error:
+            raise ValueError(f"{path}, line {row.line}: {error}.") from error
+        width = len(row_classes)
+        ids.append(video_id)
+        classes.extend(row_classes)
+        scores.extend(row_scores)
     shape = (len(ids), width or 0)
     id_column = np.empty(len(ids), object)
     id_column[:] = ids
@@ -221,10 +268,14 @@ def _check_header(row: list[str]) -> None:
         )
 
 
-def _parse_row(row: list[str]) -> tuple[bytes, list[int], list[float]]:
-    if len(row) != 2:
-        raise ValueError(f"2 columns are expected; received {len(row)}")
-    video_id, pairs = row
+def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
+    for line in lines:
+        notes.append(line)
+        yield line
+
+
+def _parse_row(columns: list[str]) -> tuple[bytes, list[int], list[float]]:
+    video_id, pairs = columns
     numbers = pairs.split()
     if not numbers or len(numbers) % 2:
         raise ValueError(
@@ -237,7 +288,7 @@ def _parse_row(row: list[str]) -> tuple[bytes, list[int], list[float]]:
             raise ValueError(f"class {extreme} is not in [0, {_MAX_CLASS}]")
     if not all(map(math.isfinite, scores)):
         raise ValueError("a score is NaN or infinite")
-    return video_id.encode("utf-8", "surrogateescape"), classes, scores
+    return _encoded(video_id), classes, scores
 
 
 def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> bytes:
@@ -249,7 +300,7 @@ def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> 
     values[:, 1::2] = classes
     values[:, 2::2] = scores
     text = (template * num_rows) % tuple(values.ravel().tolist())
-    return text.encode("utf-8", "surrogateescape")
+    return _encoded(text)
 
 
 def _quoted(video_id: bytes) -> str:
@@ -261,7 +312,11 @@ def _quoted(video_id: bytes) -> str:
 def _as_bytes(video_id: Any) -> bytes:
     if isinstance(video_id, bytes):
         return video_id
-    return str(video_id).encode("utf-8", "surrogateescape")
+    return _encoded(str(video_id))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _readable(video_id: bytes) -> str:

@@ -46,11 +46,11 @@ class TrainedNetwork:
         checkpoints.restore_network(found.prefix, self.role, self.network)
         self.found = found
 
-    def dataset(self, pattern: str, given: settings.CheckpointSettings):
-        """The videos of a pattern, each once, distributed."""
+    def dataset(self, files: str | list[str], given: settings.CheckpointSettings):
+        """The videos of these globs or files, each once, distributed."""
         return trainer.evaluation_dataset(
             self.strategy,
-            pattern,
+            files,
             self.run.data,
             self.views,
             given.batch_size,

@@ -1,0 +1,148 @@
+"""tools/merge_predictions.py: the CSV of one process out of those of many."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tools import merge_predictions
+from yt8m_distill.serving import parts, predictions
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HEADER = predictions.HEADER_LINE
+
+
+def write_parts(folder, *rows: bytes) -> list[str]:
+    """The CSVs of parts that have these rows below their headers."""
+    count = len(rows)
+    paths = [parts.part_path(f"{folder}/x.csv", i, count) for i in range(count)]
+    for path, text in zip(paths, rows, strict=True):
+        pathlib.Path(path).write_bytes(HEADER + text)
+    return paths
+
+
+def error_of(folder, paths) -> str:
+    """The message of a refusal, which leaves last week's output and nothing else."""
+    output = folder / "merged.csv"
+    output.write_text("from last week")
+    before = sorted(os.listdir(folder))
+    with pytest.raises(ValueError) as caught:
+        merge_predictions.merge(paths, str(output))
+    assert output.read_text() == "from last week"
+    assert sorted(os.listdir(folder)) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_merged_csv_is_that_of_one_writer(tmp_path, count):
+    # Ids that need quotes, that span lines and that are not UTF-8.
+    ids = [b"a", b"b,c", b"d\ne", b"\xff", b'"', b"f\r\ng", b"", "é".encode()]
+    random = np.random.default_rng(count)
+    classes = random.integers(0, 3862, (len(ids), 5))
+    scores = -np.sort(-np.float32(random.random(classes.shape) ** 8), axis=1)
+    paths = [parts.part_path(f"{tmp_path}/x.csv", i, count) for i in range(count)]
+    rows = range(len(ids))
+    for index, path in enumerate(paths):
+        chosen = parts.files_of_part(rows, index, count)
+        with predictions.PredictionWriter(path) as writer:
+            writer.write([ids[i] for i in chosen], classes[chosen], scores[chosen])
+    with predictions.PredictionWriter(tmp_path / "one.csv") as writer:
+        writer.write(ids, classes, scores)
+    merged = tmp_path / "merged.csv"
+    assert merge_predictions.merge(paths, str(merged)) == len(ids)
+    assert merged.read_bytes() == (tmp_path / "one.csv").read_bytes()
+
+
+def test_parts_without_rows_add_nothing(tmp_path):
+    paths = write_parts(tmp_path, b"", b"a,1 0.5\n", b"")
+    assert merge_predictions.merge(paths, f"{tmp_path}/merged.csv") == 1
+    assert (tmp_path / "merged.csv").read_bytes() == HEADER + b"a,1 0.5\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"a,1 0.5\n", b"VideoId,Labels\n"])
+def test_a_wrong_header_is_refused(tmp_path, content):
+    paths = write_parts(tmp_path, b"a,1 0.5\n", b"")
+    pathlib.Path(paths[1]).write_bytes(content)
+    message = error_of(tmp_path, paths)
+    assert message.startswith(f"{paths[1]}, line 1: the header must be VideoId,Label")
+
+
+@pytest.mark.parametrize(
+    "row, received", [(b"c\n", 1), (b"c,1 0.5,2 0.2\n", 3), (b"\n", 0)]
+)
+def test_a_row_has_two_columns(tmp_path, row, received):
+    paths = write_parts(tmp_path, b"a,1 0.5\n", b"b,1 0.5\n" + row)
+    assert error_of(tmp_path, paths) == (
+        f"{paths[1]}, line 3: 2 columns are expected; received {received}."
+    )
+
+
+def test_a_cut_file_is_refused(tmp_path):
+    # Of c,1 0.25: two columns still, but a wrong score, and the next row behind it.
+    paths = write_parts(tmp_path, b"a,1 0.5\nc,1 0.2", b"b,1 0.5\n")
+    assert error_of(tmp_path, paths) == (
+        f"{paths[0]}, line 3: the file ends inside this line."
+    )
+
+
+def test_a_video_in_two_parts_is_refused_with_both(tmp_path):
+    paths = write_parts(tmp_path, b"a,1 0.5\nb,1 0.5\n", b"", b"c,1 0.5\nb,2 0.5\n")
+    message = error_of(tmp_path, paths)
+    assert message == f"Video 'b' is in {paths[0]} and in {paths[2]}."
+
+
+def test_a_video_twice_in_a_part_is_refused(tmp_path):
+    paths = write_parts(tmp_path, b'"b\nc",1 0.5\n"b\nc",1 0.5\n', b"")
+    message = error_of(tmp_path, paths)
+    assert message == f"Video 'b\\nc' is twice in {paths[0]}."
+
+
+def test_the_output_may_not_replace_a_part(tmp_path):
+    paths = write_parts(tmp_path, b"a,1 0.5\n", b"b,1 0.5\n")
+    output = tmp_path / "link.csv"
+    output.symlink_to(paths[1])
+    with pytest.raises(ValueError, match="link.csv is one of the parts"):
+        merge_predictions.merge(paths, str(output))
+    assert pathlib.Path(paths[1]).read_bytes() == HEADER + b"b,1 0.5\n"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools/merge_predictions.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_as_a_process_it_merges(tmp_path):
+    write_parts(tmp_path, b"b,1 0.5\n", b"a,2 0.25\n")
+    output = tmp_path / "x.csv"  # The name of the parts themselves is free.
+    done = run(f"--input={tmp_path}/x.csv", f"--output_file={output}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"2 videos of 2 parts in {output}.\n"
+    assert "%|" not in done.stderr  # No bar where no terminal is.
+    assert output.read_bytes() == HEADER + b"b,1 0.5\na,2 0.25\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--output_file=y.csv"], "--input is empty: name the CSV without its part."),
+        (["--input=x.csv"], "--output_file is empty: name the CSV to write."),
+        (["x.csv"], "Not a flag: x.csv"),
+        (
+            ["--input={}/x.csv", "--output_file=y.csv"],
+            "--input={}/x.csv: no file {}/x-?????-of-?????.csv.",
+        ),
+    ],
+    ids=["input", "output_file", "argument", "parts"],
+)
+def test_as_a_process_it_refuses_in_one_line(tmp_path, arguments, message):
+    done = run(*(argument.replace("{}", str(tmp_path)) for argument in arguments))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    message = message.replace("{}", str(tmp_path))
+    assert "Traceback" not in done.stderr
+    # TensorFlow may say before it that it finds no GPU.
+    assert done.stderr.splitlines()[-1] == f"merge_predictions.py: {message}"

@@ -1,0 +1,100 @@
+"""Joins the CSVs of inference in parts to the one that a single process writes.
+
+    python tools/merge_predictions.py --input=predictions.csv --output_file=merged.csv
+
+--input is the --output_file that every `inference.py --num_shards=N` had; the parts
+beside it are predictions-00000-of-0000N.csv and so on. Each part has a range of the
+sorted files, so its rows are copied, byte for byte, behind those of the part before.
+
+The parts must be of one N and complete, and no video may be in two of them. The
+output appears under its name only once it is whole. In memory are the videos' ids, not
+their predictions.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import tensorflow as tf
+import tqdm
+from absl import app, flags
+
+from yt8m_distill.serving import parts, predictions
+
+FLAGS = flags.FLAGS
+
+
+def merge(paths: list[str], output_file: str) -> int:
+    """Writes the rows of these CSVs into one, in their order.
+
+    Args:
+        paths: the CSVs of all parts.
+        output_file: the CSV to write; replaced if it is there.
+
+    Returns:
+        The number of videos.
+
+    Raises:
+        ValueError: if the output is one of the parts or cannot be written, or for a
+            part with another header, a row that has not two columns or no end, or a
+            video that an earlier row has. The output then stays as it was.
+    """
+    if os.path.realpath(output_file) in map(os.path.realpath, paths):
+        raise ValueError(f"--output_file={output_file} is one of the parts.")
+    part_of: dict[str, str] = {}  # Video id → the CSV that has it.
+    total = sum(tf.io.gfile.stat(path).length for path in paths)
+    bar = tqdm.tqdm(
+        total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
+    )
+    with predictions.PredictionWriter(output_file) as writer, bar:
+        for path in paths:
+            bar.update(len(predictions.HEADER_LINE))
+            for row in predictions.read_rows(path):
+                _check(row, path, part_of)
+                writer.write_text(row.text)
+                bar.update(len(row.text))
+    return len(part_of)
+
+
+def _check(row: predictions.Row, path: str, part_of: dict[str, str]) -> None:
+    """Raises a ValueError for a row without an end, or of a video that was before."""
+    if not row.text.endswith(b"\n"):
+        raise ValueError(f"{path}, line {row.line}: the file ends inside this line.")
+    video_id = row.columns[0]
+    if video_id in part_of:
+        other = part_of[video_id]
+        where = f"twice in {path}" if other == path else f"in {other} and in {path}"
+        raise ValueError(f"Video {video_id!r} is {where}.")
+    part_of[video_id] = path
+
+
+def define_flags() -> None:
+    """Defines this program's flags; not on import, where they might meet others."""
+    flags.DEFINE_string(
+        "input", "", "The --output_file of inference.py, without the number of a part."
+    )
+    flags.DEFINE_string("output_file", "", "The CSV to write.")
+
+
+def main(argv: list[str]) -> None:
+    """Flags → merged CSV."""
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
+        if not FLAGS.input:
+            raise ValueError("--input is empty: name the CSV without its part.")
+        if not FLAGS.output_file:
+            raise ValueError("--output_file is empty: name the CSV to write.")
+        paths = parts.find_parts(FLAGS.input)
+        videos = merge(paths, FLAGS.output_file)
+        print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
+    except (ValueError, OSError, tf.errors.OpError) as error:
+        sys.exit(f"merge_predictions.py: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
