@@ -65,6 +65,8 @@ OTHER = {
     "num_readers": 2,
     "use_index": "never",
     "index_dir": "indices",
+    "bad_records": "skip",
+    "max_bad_fraction": 0.25,
     "shuffle_buffer_size": 0,
     "steps_per_loop": 4,
     "log_steps": 6,

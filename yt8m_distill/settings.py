@@ -17,6 +17,7 @@ PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
 REGULARIZATION_SCOPES = ("all", "classifier")
 USES_OF_INDEX = ("auto", "always", "never")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+BAD_RECORDS = ("stop", "skip")
 NETWORKS = ("auto", "teacher", "student")
 SCHEDULES = ("exponential", "cosine")
 
@@ -323,6 +324,20 @@ class TrainingSettings(Settings):
     index_dir: str = setting(
         "", "Where the indices of the shards are. Empty: beside the shards."
     )
+    bad_records: str = setting(
+        "stop",
+        "What to do about a record that is damaged or not of its kind. stop: name it "
+        "and stop. skip: check all records first, leave the bad ones out and count "
+        "them.",
+        choices=BAD_RECORDS,
+    )
+    max_bad_fraction: float = setting(
+        0.01,
+        "With --bad_records=skip: share of bad records above which to stop all the "
+        "same.",
+        minimum=0,
+        maximum=1,
+    )
     shuffle_buffer_size: int = setting(
         2048, "Records among which the next one is drawn. 0: no shuffling.", minimum=0
     )
@@ -444,6 +459,20 @@ class CheckpointSettings(Settings):
     )
     index_dir: str = setting(
         "", "Where the indices of the shards are. Empty: beside the shards."
+    )
+    bad_records: str = setting(
+        "stop",
+        "What to do about a record that is damaged or not of its kind. stop: name it "
+        "and stop. skip: check all records first, leave the bad ones out and count "
+        "them.",
+        choices=BAD_RECORDS,
+    )
+    max_bad_fraction: float = setting(
+        0.01,
+        "With --bad_records=skip: share of bad records above which to stop all the "
+        "same.",
+        minimum=0,
+        maximum=1,
     )
     top_k: int = setting(20, "Predictions a video.", minimum=1)
     num_gpus: int = setting(

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
+from tools import fuzz_records
 from yt8m_distill.data import records
 from yt8m_distill.models import builder, lstm
 from yt8m_distill.serving import export, predictor
@@ -93,8 +94,8 @@ def inferred(case) -> predictor.Predictions:
 
 
 def assert_same(found: dict, inferred: predictor.Predictions) -> None:
-    assert found["class_indexes"].dtype == tf.int32
-    assert found["predictions"].dtype == tf.float32
+    assert found["class_indexes"].dtype == np.int32
+    assert found["predictions"].dtype == np.float32
     np.testing.assert_array_equal(found["class_indexes"], inferred.classes)
     # float32 products of other batches; six digits reach a CSV.
     np.testing.assert_allclose(found["predictions"], inferred.scores, rtol=2e-6)
@@ -103,7 +104,7 @@ def assert_same(found: dict, inferred: predictor.Predictions) -> None:
 def test_serialized_records_give_the_numbers_of_inference(case, inferred):
     signature = case.load()["serving_default"]
     found = signature(example_bytes=tf.constant(case.serialized()))
-    assert found.keys() == {"video_id", "class_indexes", "predictions"}
+    assert found.keys() == {"video_id", "class_indexes", "predictions", "error"}
     np.testing.assert_array_equal(found["video_id"], inferred.video_ids)
     assert found["predictions"].shape == (NUM_VIDEOS, TOP_K)
     assert_same(found, inferred)
@@ -154,17 +155,60 @@ def test_it_contains_the_one_network_alone(case):
     assert shapes == sorted(tuple(v.shape) for v in network.trainable_variables)
 
 
-def test_a_record_of_another_kind_is_a_clear_error(case):
+def bad_records(case) -> dict[str, bytes]:
+    """What is wrong → a record, the first of the case's videos in that way."""
+    name, labels, frames = case.videos[0]
     good = case.serialized()[0]
-    narrow = helpers.make_example("narrow one", [1], case.videos[0][2], sizes=(4, 8))
+    return {
+        "feature rgb has a frame that is not 8 bytes wide.": helpers.make_example(
+            name, labels, frames, sizes=(4, 8)
+        ),
+        "feature rgb has no frames.": b"",
+        "is not an example": b"\xff\xff\xff",
+        "is not an example ": good[:-9],
+        "a feature is of another type": good.replace(
+            b"\x0a\x0a\x0a\x08", b"\x1a\x0a\x0a\x08"
+        ),
+    }
+
+
+def test_a_bad_record_says_why_and_leaves_the_others_alone(case, inferred):
     signature = case.load()["serving_default"]
-    with pytest.raises(tf.errors.InvalidArgumentError) as error:
-        signature(example_bytes=tf.constant([good, narrow]))
-    line = records.describe_error(error.value)
-    assert "video narrow one: a frame of feature rgb is 4 bytes wide, not the 8" in line
-    assert "\n" not in line
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Invalid protocol"):
-        signature(example_bytes=tf.constant([good, b"\xff\xff\xff"]))
+    good, bad = case.serialized(), bad_records(case)
+    mixed, rows = [], []
+    for record in good:
+        rows.append(len(mixed))
+        mixed += [record, *bad.values()]
+    found = signature(example_bytes=tf.constant(mixed))
+    assert_same({k: v.numpy()[rows] for k, v in found.items()}, inferred)
+    assert found["video_id"].numpy()[rows].tolist() == list(inferred.video_ids)
+    errors = found["error"].numpy()
+    assert not any(errors[rows])
+    wrong = np.setdiff1d(np.arange(len(mixed)), rows)
+    for row, reason in zip(wrong, [*bad] * len(good), strict=True):
+        assert reason.strip().encode() in errors[row]
+    assert (found["class_indexes"].numpy()[wrong] == -1).all()
+    assert (found["predictions"].numpy()[wrong] == 0).all()
+    assert not any(found["video_id"].numpy()[wrong])
+
+
+def test_the_server_survives_mutated_records_of_a_request(case, inferred):
+    """Of 200 mutations of a record each is answered, and the good rows stay."""
+    signature = case.load()["serving_default"]
+    good = case.serialized()
+    mutated = list(fuzz_records.mutations(good, 200, seed=3))
+    found = signature(example_bytes=tf.constant([*good, *mutated]))
+    assert_same({k: v.numpy()[: len(good)] for k, v in found.items()}, inferred)
+    errors = found["error"].numpy()[len(good) :]
+    scores = found["predictions"].numpy()[len(good) :]
+    assert ((errors != b"") == (scores == 0).all(axis=1)).all()
+    assert 20 < np.count_nonzero(errors != b"") <= 200
+
+
+def test_a_request_of_nothing_but_bad_records_is_answered(case):
+    found = case.load()["serving_default"](example_bytes=tf.constant([b"x", b"y"]))
+    assert all(error for error in found["error"].numpy())
+    assert found["predictions"].shape == (2, TOP_K)
 
 
 SCRIPT = """

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import frame_access, records, wire
+from yt8m_distill.data import frame_access, records, validation
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ SUFFIX = records.INDEX_SUFFIX
 VERSION = 1
 
 # Bytes of shards that stay mapped. Small data sets are mapped once for all epochs.
-_BUILDING_BUDGET = 1 << 26
 _READING_BUDGET = 1 << 30
 
 
@@ -99,20 +98,27 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
     Raises:
         ValueError: for a record that is damaged or not of its kind, naming it.
     """
+    compression = records.compression_of(shard)
+    if compression:
+        raise ValueError(
+            f"{shard} is compressed ({compression}): its frames have no place. Unpack "
+            "it to index it; without index it is read as it is."
+        )
     # The range of the labels is the reader's business.
     data = dataclasses.replace(data, num_classes=np.iinfo(np.int64).max)
     identity = _identity(shard)
-    shards = frame_access.Shards([shard], _BUILDING_BUDGET)
     videos, buckets = [], []
-    offset = 0
     try:
-        for record in tf.data.TFRecordDataset(shard, buffer_size=1 << 20):
-            length = tf.strings.length(record).numpy()
-            offset += records.HEADER
-            videos.append(_locate(shards, shard, len(videos), offset, length, data))
-            bucket = tf.strings.to_hash_bucket_fast(record, records.HASH_BUCKETS)
-            buckets.append(bucket.numpy())
-            offset += length + records.FRAMING - records.HEADER
+        for record in validation.walk(shard, data):
+            if isinstance(record, validation.BadRecord):
+                raise ValueError(record.message)
+            if record.video is None:
+                raise ValueError(
+                    f"{shard}, record {record.number} (counted from 0): it is encoded "
+                    "in a way that cannot be indexed."
+                )
+            videos.append(_moved(record))
+            buckets.append(record.bucket)
             if progress:
                 progress(1)
     except tf.errors.OpError as error:
@@ -121,41 +127,17 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
     return _joined(videos, identity, data, np.array(buckets, np.int32))
 
 
-def _locate(shards, shard, number, offset, length, data):
+def _moved(record: validation.GoodRecord):
     """(id, labels, Frames of each feature at their place in the shard)."""
-    with memoryview(shards[0]) as view, view[offset : offset + length] as record:
-        layout = wire.locate(record)
-        video = layout and frame_access.read_video(layout, data)
-        if not video:
-            _explain(bytes(record), shard, number, data)
-    video_id, labels, features = video
-    moved = []
-    for frames, size in zip(features, data.sizes, strict=True):
-        frames = frames._replace(
-            first=frames.first + offset,
-            positions=tuple(offset + position for position in frames.positions),
+    video_id, labels, features = record.video
+    moved = [
+        frames._replace(
+            first=frames.first + record.offset,
+            positions=tuple(record.offset + at for at in frames.positions),
         )
-        if frames.stride:
-            positions = frames.first + np.arange(frames.count) * frames.stride
-            if not shards.are_frames(0, positions, size).all():
-                raise ValueError(
-                    f"{shard}, record {number} (counted from 0): its frames are not "
-                    f"all {size} bytes wide."
-                )
-        moved.append(frames)
+        for frames in features
+    ]
     return video_id, labels, moved
-
-
-def _explain(record: bytes, shard: str, number: int, data) -> None:
-    """Raises what the parser says of a record that cannot be indexed."""
-    origin = tf.constant([f"{shard}, record {number} (counted from 0)"])
-    is_video = tf.constant([True])
-    parsed = records.parse_batch(tf.constant([record]), origin, data, is_video)
-    records.required_ids(parsed, data, is_video)
-    raise ValueError(
-        f"{shard}, record {number} (counted from 0): it is encoded in a way that "
-        "cannot be indexed."
-    )
 
 
 def _joined(videos: list, identity, data, buckets) -> Index:
@@ -271,13 +253,22 @@ class IndexAccess(frame_access.Access):
         paths: the shards.
         indices: of each.
         data: what is to be read.
+        skip: leave out the videos with a label outside of num_classes; they are in
+            `bad`.
 
     Raises:
         Unusable: if an index is of other features or ids.
-        ValueError: for a label outside of num_classes, naming the video.
+        ValueError: for a label outside of num_classes, naming the video, unless such
+            videos are left out.
     """
 
-    def __init__(self, paths, indices: Sequence[Index], data: settings.DataSettings):
+    def __init__(
+        self,
+        paths,
+        indices: Sequence[Index],
+        data: settings.DataSettings,
+        skip: bool = False,
+    ):
         local = all(os.path.isfile(path) for path in paths)
         shards = RemoteShards(paths)
         if local:
@@ -301,28 +292,37 @@ class IndexAccess(frame_access.Access):
         ids = _concatenated([(i.id_bytes, i.id_ends) for i in indices])
         self._ids, self._id_splits = ids.values.tobytes(), ids.splits
         self._labels = _concatenated([(i.labels, i.label_ends) for i in indices])
-        self._check_labels(paths)
+        self.bad = self._bad_labels(paths)
+        if self.bad and not skip:
+            raise ValueError(self.bad[0].message)
+        self._good = np.ones(len(self._buckets), bool)
+        self._good[[self.starts[paths.index(b.path)] + b.number for b in self.bad]] = 0
 
     def rows(self, fraction: float = 1.0) -> np.ndarray:
         """[M] int64, ascending: the rows of a share of the videos."""
-        if fraction >= 1:
-            return np.arange(len(self._buckets))
-        return np.flatnonzero(self._buckets < int(fraction * records.HASH_BUCKETS))
+        kept = self._good
+        if fraction < 1:
+            kept = kept & (self._buckets < int(fraction * records.HASH_BUCKETS))
+        return np.flatnonzero(kept)
 
-    def _check_labels(self, paths) -> None:
-        labels = self._labels
+    def _bad_labels(self, paths) -> tuple[validation.BadRecord, ...]:
+        labels, bad = self._labels, {}
         wrong = (labels.values < 0) | (labels.values >= self.data.num_classes)
-        if not wrong.any():
-            return
-        at = int(wrong.argmax())
-        row = int(np.searchsorted(labels.splits, at, side="right")) - 1
-        file = self._files[row]
-        name = self._ids[self._id_splits[row] : self._id_splits[row + 1]]
-        raise ValueError(
-            f"{paths[file]}, record {row - self.starts[file]} (counted from 0), video "
-            f"{name.decode(errors='backslashreplace')}: label {labels.values[at]} is "
-            f"not in 0..{self.data.num_classes - 1}, the range of --num_classes."
-        )
+        for at in np.flatnonzero(wrong).tolist():
+            row = int(np.searchsorted(labels.splits, at, side="right")) - 1
+            if row in bad:
+                continue
+            path = paths[self._files[row]]
+            number = int(row - self.starts[self._files[row]])
+            name = self._ids[self._id_splits[row] : self._id_splits[row + 1]]
+            message = (
+                f"{path}, record {number} (counted from 0), video "
+                f"{name.decode(errors='replace')}: label {labels.values[at]} is not in "
+                f"0..{self.data.num_classes - 1}, the range of --num_classes."
+            )
+            begin = int(self._first[row].min())  # Of a frame: the index has no other.
+            bad[row] = validation.BadRecord(path, number, begin, name, message)
+        return tuple(bad.values())
 
     def _locate(self, rows):
         videos = np.flatnonzero(rows >= 0)
@@ -385,14 +385,18 @@ class RemoteShards:
 
 
 @functools.lru_cache(maxsize=4)
-def _open(paths: tuple, identities: tuple, data, index_dir: str) -> IndexAccess:
+def _open(paths: tuple, identities: tuple, data, index_dir, skip) -> IndexAccess:
     """Kept over the epochs of a run; `identities` tell whether a shard has changed."""
     del identities
-    return IndexAccess(paths, [read(path, index_dir) for path in paths], data)
+    return IndexAccess(paths, [read(path, index_dir) for path in paths], data, skip)
 
 
 def open_index(
-    paths: Sequence[str], data: settings.DataSettings, use_index: str, index_dir: str
+    paths: Sequence[str],
+    data: settings.DataSettings,
+    use_index: str,
+    index_dir: str,
+    skip: bool = False,
 ) -> IndexAccess | None:
     """The index of some shards, or None where the shards are to be read without.
 
@@ -401,6 +405,7 @@ def open_index(
         data: what is to be read.
         use_index: `always`; `auto`: if every shard has one; or `never`.
         index_dir: where the indices are; empty: beside the shards.
+        skip: see IndexAccess.
 
     Raises:
         ValueError: under `always` for an index that is missing, stale, damaged or of
@@ -414,7 +419,7 @@ def open_index(
         return None
     try:
         identities = tuple(_identity(path) for path in paths)
-        return _open(tuple(paths), identities, data, index_dir)
+        return _open(tuple(paths), identities, data, index_dir, skip)
     except Unusable as error:
         if use_index == "always":
             raise ValueError(f"--use_index=always: {error}") from error

@@ -16,7 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_access, frame_index, frame_sampling, records
+from yt8m_distill.data import (
+    frame_access,
+    frame_index,
+    frame_sampling,
+    records,
+    validation,
+)
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
@@ -68,6 +74,12 @@ def count_videos(
     files: Sequence[str],
     train_fraction: float = 1.0,
     index: frame_index.IndexAccess | None = None,
+    *,
+    data: settings.DataSettings | None = None,
+    use_index: str = "never",
+    index_dir: str = "",
+    bad_records: str = validation.STOP,
+    max_bad_fraction: float = 0.01,
 ) -> int:
     """Videos of these shards that training uses.
 
@@ -75,18 +87,94 @@ def count_videos(
         files: the shards.
         train_fraction: share of them.
         index: of the shards; without one their records are counted.
+        data, use_index, index_dir, bad_records, max_bad_fraction: how they are read,
+            as in build_dataset, where there is no `index` yet.
 
     Raises:
         ValueError: for a truncated file.
     """
+    if data is not None:
+        places = _open_places(
+            files, data, use_index, index_dir, bad_records, max_bad_fraction
+        )
+        if isinstance(places, frame_index.IndexAccess):
+            index = places
+        elif places is not None:
+            return len(places.rows(train_fraction))
     if index:
         return len(index.rows(train_fraction))
     total = records.count_records(files)
     if train_fraction >= 1:
         return total
-    dataset = tf.data.TFRecordDataset(list(files), num_parallel_reads=2)
+    paths = list(files)
+    compressions = [records.compression_of(path) for path in paths]
+    dataset = tf.data.Dataset.from_tensor_slices((paths, compressions))
+    dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=2)
     dataset = dataset.filter(lambda record: _is_kept(record, train_fraction))
     return int(dataset.reduce(np.int64(0), lambda count, _: count + 1))
+
+
+def find_skipped(
+    files: Sequence[str],
+    data: settings.DataSettings,
+    use_index: str = "auto",
+    index_dir: str = "",
+    bad_records: str = validation.SKIP,
+    max_bad_fraction: float = 0.01,
+) -> validation.Skipped | None:
+    """What is left out of these shards; None under `stop`, when nothing is checked.
+
+    Raises:
+        ValueError: if it is more than `max_bad_fraction` of them.
+    """
+    if bad_records == validation.STOP:
+        return None
+    places = _open_places(
+        files, data, use_index, index_dir, bad_records, max_bad_fraction
+    )
+    return validation.Skipped(len(places.rows()), places.bad)
+
+
+def _open_places(files, data, use_index, index_dir, bad_records, max_bad_fraction):
+    """Where the records are: an index, a list of the good ones, or None.
+
+    Raises:
+        ValueError: if too many are bad.
+    """
+    files = list(files)
+    skip = bad_records == validation.SKIP
+    index = frame_index.open_index(files, data, use_index, index_dir, skip)
+    places = index or (_Places(files, data) if skip else None)
+    if skip:
+        skipped = validation.Skipped(len(places.rows()), places.bad)
+        validation.check_fraction(skipped, max_bad_fraction)
+    return places
+
+
+class _Places:
+    """The good records of some shards, one behind the other.
+
+    Attributes:
+        starts: [shards + 1] int64, where each shard's begin.
+        columns: file, number, offset and length, each [N] int64.
+        bad: the others.
+    """
+
+    def __init__(self, files, data):
+        checks = [validation.check_shard(path, data) for path in files]
+        counts = [len(check.numbers) for check in checks]
+        self.starts = np.cumsum([0, *counts], dtype=np.int64)
+        self.columns = [np.repeat(np.arange(len(files)), counts)] + [
+            np.concatenate([check[column] for check in checks]) for column in range(3)
+        ]
+        self._buckets = np.concatenate([check.buckets for check in checks])
+        self.bad = tuple(bad for check in checks for bad in check.bad)
+
+    def rows(self, fraction: float = 1.0) -> np.ndarray:
+        """As frame_index.IndexAccess.rows."""
+        if fraction >= 1:
+            return np.arange(len(self._buckets))
+        return np.flatnonzero(self._buckets < int(fraction * records.HASH_BUCKETS))
 
 
 def build_dataset(
@@ -105,6 +193,8 @@ def build_dataset(
     input_shard: tuple[int, int] = (0, 1),
     use_index: str = "auto",
     index_dir: str = "",
+    bad_records: str = validation.STOP,
+    max_bad_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """One epoch of batches, the same ones for the same arguments.
 
@@ -125,9 +215,14 @@ def build_dataset(
         use_index: `auto`, `always` or `never`; see frame_index. The batches are the
             same in any case.
         index_dir: where the indices are; empty: beside the shards.
+        bad_records: `stop` at the first one, or `skip` them; see validation.
+        max_bad_fraction: share of them above which `skip` stops, too.
 
     Returns:
         A dataset of Batch dicts with B / count rows; see structures.
+
+    Raises:
+        ValueError: for a batch that cannot be shared, or too many bad records.
     """
     if isinstance(files, str):
         files = records.expand_patterns(files, "data_pattern")
@@ -139,8 +234,10 @@ def build_dataset(
     rows = batch_size // count
     salt = _mixed(seed, epoch) if training else 0
     files = list(files)
-    index = frame_index.open_index(files, data, use_index, index_dir)
-    source = _open_source(files, data, views, salt, train_fraction, index)
+    places = _open_places(
+        files, data, use_index, index_dir, bad_records, max_bad_fraction
+    )
+    source = _open_source(files, data, views, salt, train_fraction, places)
     if training:
         dataset = source.interleaved(seed, epoch, num_readers)
         if shuffle_buffer_size > 1:
@@ -170,13 +267,17 @@ def _mixed(seed: int, epoch: int) -> int:
     return 1 + (seed * 1_000_003 + epoch) % (2**31 - 2)
 
 
-def _open_source(files, data, views, salt, fraction, index=None):
+def _open_source(files, data, views, salt, fraction, places=None):
     """How the records of these shards become batches."""
     arguments = (files, data, views, salt, fraction)
-    if index:
-        return _ByIndex(*arguments, index)
-    local = all(os.path.isfile(path) for path in files)
-    return (_ByReference if local and data.frame_features else _Parsed)(*arguments)
+    if isinstance(places, frame_index.IndexAccess):
+        return _ByIndex(*arguments, places)
+    plain = all(
+        os.path.isfile(path) and not records.compression_of(path) for path in files
+    )
+    if places is not None:
+        return (_ByPlace if plain else _ParsedByPlace)(*arguments, places)
+    return (_ByReference if plain and data.frame_features else _Parsed)(*arguments)
 
 
 class _Source:
@@ -242,14 +343,20 @@ class _Source:
 
 
 class _Parsed(_Source):
-    """Records go through the dataset whole: video-level ones, remote shards.
+    """Records go through the dataset whole: video-level, remote or compressed ones.
 
     Elements: file, number, serialized record.
     """
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._compressions = [records.compression_of(path) for path in self.files]
+
     def read(self, file):
         records_ = tf.data.TFRecordDataset(
-            tf.gather(tf.constant(self.files), file), buffer_size=_READ_BYTES
+            tf.gather(tf.constant(self.files), file),
+            tf.gather(tf.constant(self._compressions), file),
+            buffer_size=_READ_BYTES,
         )
         numbers = tf.data.Dataset.range(2**62)
         dataset = tf.data.Dataset.zip(
@@ -325,6 +432,12 @@ class _ByReference(_Source):
 
     def make_batch(self, *parts):
         references = frame_access.References(*parts)
+        if not self.data.frame_features:
+            return self.parsed(
+                references.files,
+                references.numbers,
+                self.access.serialized(references),
+            )
         located = self.access.locate(*parts)
         return tf.cond(
             located.usable,
@@ -335,6 +448,56 @@ class _ByReference(_Source):
                 self.access.serialized(references),
             ),
         )
+
+
+class _ParsedByPlace(_Parsed):
+    """The same without the bad records, and only up to where a shard can be read."""
+
+    def __init__(self, *arguments):
+        *arguments, places = arguments
+        super().__init__(*arguments)
+        rows = places.rows(self.fraction)
+        files, numbers = (column[rows] for column in places.columns[:2])
+        lengths = [
+            1 + max(numbers[files == file], default=-1)
+            for file in range(len(self.files))
+        ]
+        self._lengths = np.array(lengths, np.int64)
+        self._starts = np.cumsum([0, *lengths], dtype=np.int64)
+        self._kept = np.zeros(self._starts[-1], bool)
+        self._kept[self._starts[files] + numbers] = True
+        self.fraction = 1.0  # `rows` has seen to it.
+
+    def read(self, file):
+        starts, lengths = tf.constant(self._starts), tf.constant(self._lengths)
+        kept = tf.constant(self._kept)
+        return (
+            super()
+            .read(file)
+            .take(lengths[file])
+            .filter(lambda file, number, record: kept[starts[file] + number])
+        )
+
+
+class _ByPlace(_ByReference):
+    """Records are known to be good: their places come from a list, none is read."""
+
+    def __init__(self, *arguments):
+        *arguments, places = arguments
+        super().__init__(*arguments)
+        self._rows = places.rows(self.fraction)
+        self._starts = np.searchsorted(self._rows, places.starts)
+        self._columns = [column[self._rows] for column in places.columns]
+
+    def read(self, file):
+        starts = tf.constant(self._starts, tf.int64)
+        dataset = tf.data.Dataset.range(starts[file], starts[file + 1])
+        return dataset.map(
+            lambda row: tuple(tf.gather(column, row) for column in self._columns)
+        )
+
+    def _read_groups(self, file):
+        return self.read(file).batch(_GROUP)
 
 
 class _ByIndex(_Source):
@@ -349,8 +512,6 @@ class _ByIndex(_Source):
     def read(self, file):
         starts = tf.constant(self._starts, tf.int64)
         dataset = tf.data.Dataset.range(starts[file], starts[file + 1])
-        if self.fraction >= 1:  # A place is its row.
-            return dataset
         return dataset.map(lambda place: tf.gather(tf.constant(self._rows), place))
 
     def in_order(self, batch_size):
@@ -424,7 +585,10 @@ def _video_keys(video_ids: tf.Tensor, salt: int) -> tf.Tensor:
 
 
 def read_view(
-    serialized: tf.Tensor, data: settings.DataSettings, view: ViewSpec
+    serialized: tf.Tensor,
+    data: settings.DataSettings,
+    view: ViewSpec,
+    is_video: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, structures.View]:
     """Ids and one view of serialized records, as evaluation sees them.
 
@@ -434,10 +598,13 @@ def read_view(
         serialized: [B] string.
         data: what the records hold.
         view: how the view is made.
+        is_video: [B] bool; where it is False the record must be empty, and gives no
+            frames. None: all are videos.
     """
     numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
     origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
-    is_video = tf.ones_like(serialized, tf.bool)
+    if is_video is None:
+        is_video = tf.ones_like(serialized, tf.bool)
     parsed = records.parse_batch(serialized, origins, data, is_video)
     keys = _video_keys(parsed.video_ids, 0)
     return parsed.video_ids, _make_view(parsed, data, view, keys)

@@ -80,10 +80,57 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
     return sorted(set(files))
 
 
+def _crc32c_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC32C = _crc32c_table()
+
+
+def masked_crc32c(content: bytes) -> int:
+    """The checksum of a TFRecord file; for a header's 8 bytes, not for a record's."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def header_length(header: bytes) -> int | None:
+    """The length of a record by the 12 bytes before it; None where they are none."""
+    if len(header) < HEADER:
+        return None
+    length, crc = struct.unpack("<QI", header)
+    return length if masked_crc32c(header[:8]) == crc else None
+
+
+def compression_of(path: str) -> str:
+    """How a shard is compressed, by its first bytes: `GZIP`, `ZLIB` or ``.
+
+    A checksum that fits comes first: a record can be as long as gzip's mark says.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            begin = file.read(HEADER)
+    except tf.errors.OpError:
+        return ""  # Whoever reads it says what is wrong.
+    if header_length(begin) is not None:
+        return ""
+    if begin[:3] == b"\x1f\x8b\x08":
+        return "GZIP"
+    zlib = len(begin) > 1 and begin[0] == 0x78 and (begin[0] * 256 + begin[1]) % 31 == 0
+    return "ZLIB" if zlib else ""
+
+
 def count_records(files: Sequence[str]) -> int:
     """Records in local TFRecord files, from the lengths in their headers alone.
 
-    Remote files are read whole.
+    Remote and compressed files are read whole.
 
     Raises:
         ValueError: for a file that ends inside a record, or is no TFRecord file.
@@ -92,10 +139,10 @@ def count_records(files: Sequence[str]) -> int:
 
 
 def _count_in_file(path: str) -> int:
-    if not os.path.isfile(path):
-        return int(
-            tf.data.TFRecordDataset(path).reduce(np.int64(0), lambda n, _: n + 1)
-        )
+    compression = compression_of(path)
+    if compression or not os.path.isfile(path):
+        dataset = tf.data.TFRecordDataset(path, compression)
+        return int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
     size, position, count = os.path.getsize(path), 0, 0
     with open(path, "rb") as file:
         while position < size:
@@ -139,7 +186,9 @@ def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
         part if isinstance(part, str) else tf.strings.as_string(tf.gather(part, at))
         for part in what
     ]
-    names = [tf.gather(origins, row), ", video ", tf.gather(video_ids, row), ": "]
+    # TensorFlow (seen in 2.15 and 2.21) cannot raise a message that is not UTF-8.
+    video_id = tf.strings.unicode_transcode(tf.gather(video_ids, row), "UTF-8", "UTF-8")
+    names = [tf.gather(origins, row), ", video ", video_id, ": "]
     message = tf.strings.join([_BEGIN, *names, *parts, _END])
     return tf.debugging.Assert(tf.reduce_all(condition), [message])
 
@@ -173,7 +222,8 @@ def _context(data: settings.DataSettings) -> dict:
     }
 
 
-def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
+def _read_frame_level(serialized, origins, data):
+    """Context and feature lists [B, frames, strings], as they are."""
     context, lists, _ = tf.io.parse_sequence_example(
         serialized,
         context_features=_context(data),
@@ -183,6 +233,98 @@ def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
         },
         example_names=tf.strings.join([_BEGIN, origins, _END]),
     )
+    return context, lists
+
+
+def _read_video_level(serialized, origins, data):
+    """Context and vectors [B, numbers], as they are."""
+    return tf.io.parse_example(
+        serialized,
+        {
+            **_context(data),
+            **{
+                name: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)
+                for name in data.names
+            },
+        },
+        example_names=tf.strings.join([_BEGIN, origins, _END]),
+    )
+
+
+# What is wrong with a record that the parser does not take.
+NOT_AN_EXAMPLE = (
+    "this is not an example of the expected kind, or a feature is of another type."
+)
+
+
+def find_faults(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
+    """What is wrong with each record, in the graph, without failing.
+
+    For a server: labels and ids are not looked at. The parser fails for a batch as a
+    whole, so each record is parsed alone in a dataset that leaves out failures.
+
+    Args:
+        serialized: [B] string.
+        data: what the records are to hold.
+
+    Returns:
+        [B] string, empty for a record that `parse_batch` takes.
+    """
+    check = _frame_level_faults if data.frame_features else _video_level_faults
+    dataset = tf.data.Dataset.from_tensor_slices(serialized).enumerate()
+    dataset = dataset.map(
+        lambda row, record: (row, check(record[tf.newaxis], data)[0]),
+        num_parallel_calls=2,
+    )
+    dataset = dataset.ignore_errors()
+    faults = tf.fill(tf.shape(serialized), NOT_AN_EXAMPLE)
+
+    def note(faults, found):
+        row, fault = found
+        return tf.tensor_scatter_nd_update(
+            faults, tf.reshape(row, [1, 1]), fault[tf.newaxis]
+        )
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options).reduce(faults, note)
+
+
+def _frame_level_faults(serialized, data) -> tf.Tensor:
+    """[B] string; fails for what is no SequenceExample."""
+    _, lists = _read_frame_level(serialized, tf.zeros_like(serialized), data)
+    faults = tf.zeros_like(serialized)
+    for name, size in zip(data.names, data.sizes, strict=True):
+        feature = lists[name]
+        frames = feature.with_values(feature.values.row_lengths() != 1)
+        widths = tf.strings.length(feature.flat_values) != size
+        widths = feature.with_flat_values(widths).merge_dims(1, 2)
+        for bad, what in (
+            (feature.row_lengths() == 0, "has no frames."),
+            (tf.reduce_any(frames, axis=1), "has a frame that is not 1 byte string."),
+            (
+                tf.reduce_any(widths, axis=1),
+                f"has a frame that is not {size} bytes wide.",
+            ),
+        ):
+            fault = tf.where(bad, f"feature {name} {what}", "")
+            faults = tf.where(faults == "", fault, faults)
+    return faults
+
+
+def _video_level_faults(serialized, data) -> tf.Tensor:
+    """[B] string; fails for what is no Example."""
+    parsed = _read_video_level(serialized, tf.zeros_like(serialized), data)
+    faults = tf.zeros_like(serialized)
+    for name, size in zip(data.names, data.sizes, strict=True):
+        bad = parsed[name].row_lengths() != size
+        fault = tf.where(bad, f"feature {name} has not {size} numbers.", "")
+        faults = tf.where(faults == "", fault, faults)
+    return faults
+
+
+def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
+    context, lists = _read_frame_level(serialized, origins, data)
     video_ids = context[data.video_id_key]
     frames = tuple(
         _checked_frames(lists[name], name, size, origins, video_ids, is_video)
@@ -236,17 +378,7 @@ def _checked_frames(
 
 
 def _parse_video_level(serialized, origins, data, is_video) -> Parsed:
-    parsed = tf.io.parse_example(
-        serialized,
-        {
-            **_context(data),
-            **{
-                name: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)
-                for name in data.names
-            },
-        },
-        example_names=tf.strings.join([_BEGIN, origins, _END]),
-    )
+    parsed = _read_video_level(serialized, origins, data)
     video_ids = parsed[data.video_id_key]
     vectors, checks = [], []
     for name, size in zip(data.names, data.sizes, strict=True):
@@ -344,8 +476,20 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
         return f"{marked[1]}: {name} is not of type {expected}."
     if marked and "Invalid protocol message" in text:
         return f"{marked[1]}: this is not an example."
+    broken = re.search(
+        r"sequence feature (\S+) in example|(?:elements in example)", text
+    )
+    if marked and broken:
+        what = f"feature {broken[1]}" if broken[1] else "a context feature"
+        return f"{marked[1]}: {what} is broken and cannot be parsed."
     if marked:
         return marked[1]
+    broken = re.search(r"Unexpected number of elements for feature (\S+)", text)
+    if broken:  # The one message of the parser (2.15, 2.21) without the record's name.
+        return (
+            f"A record cannot be parsed: feature {broken[1]} is broken. "
+            "--bad_records=skip names the record."
+        )
     # parse_example repeats the record in its message, and TensorFlow (seen in 2.15
     # and 2.21) then fails to decode that as text.
     damaged = isinstance(error, tf.errors.DataLossError | UnicodeDecodeError)
@@ -358,17 +502,53 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
     return None
 
 
-def _damage(path: str) -> str | None:
-    """What is wrong with a shard: the first record that cannot be read or parsed."""
-    number = 0
-    try:
-        for record in tf.data.TFRecordDataset(path):
-            tf.train.SequenceExample.FromString(record.numpy())
-            number += 1
-    except tf.errors.OpError as error:
+def damaged(
+    path: str, number: int, offset: int, error: tf.errors.OpError
+) -> tuple[str, int | None]:
+    """What is wrong where a shard cannot be read on, and where the next record is.
+
+    Args:
+        path: the shard.
+        number: of the record.
+        offset: where it begins, behind the unpacking of a compressed shard.
+        error: of the reader.
+
+    Returns:
+        One line, and the offset behind the record; None where its length is not to be
+        trusted, and nothing behind it can be read.
+    """
+    where = f"{path}: record {number} (counted from 0) is damaged"
+    if compression_of(path) or not os.path.isfile(path):
         # Without the names of operations around the words that say what it is.
         what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
-        return f"{path}: record {number} (counted from 0) is damaged: {what}."
+        return f"{where} at byte {offset}, and nothing behind it is read: {what}.", None
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        length = header_length(file.read(HEADER))
+    lost = f"the last {size - offset} bytes of the file are lost"
+    if length is None and offset == 0:
+        return f"{where} at byte 0: this is not a TFRecord file; {lost}.", None
+    if length is None and offset + HEADER > size:
+        return f"{where} at byte {offset}: the file is truncated; {lost}.", None
+    if length is None:
+        return f"{where} at byte {offset}: its length is not known; {lost}.", None
+    if offset + length + FRAMING > size:
+        return f"{where} at byte {offset}: the file is truncated; {lost}.", None
+    line = f"{where} at byte {offset}: its checksum does not fit."
+    return line, offset + length + FRAMING
+
+
+def _damage(path: str) -> str | None:
+    """What is wrong with a shard: the first record that cannot be read or parsed."""
+    number, offset, compression = 0, 0, compression_of(path)
+    try:
+        for record in tf.data.TFRecordDataset(path, compression):
+            tf.train.SequenceExample.FromString(record.numpy())
+            offset += len(record.numpy()) + FRAMING
+            number += 1
+    except tf.errors.OpError as error:
+        return damaged(path, number, offset, error)[0]
     except Exception as error:  # protobuf's DecodeError has no public home
         return f"{path}: record {number} (counted from 0) is not an example: {error}"
     return None

@@ -140,6 +140,19 @@ def _feature_lists(data: memoryview, begin: int, end: int) -> dict[str, Frames]:
     return found
 
 
+def _context(data: memoryview) -> tf.train.Features:
+    """Context features that every parser reads in the same way.
+
+    A key that comes twice, two kinds in one feature and unknown fields are dropped by
+    one parser and refused by another; without them the size is that of the bytes.
+    """
+    context = tf.train.Features.FromString(bytes(data))
+    context.DiscardUnknownFields()
+    if context.ByteSize() != len(data):
+        raise _Unusual
+    return context
+
+
 def locate(record: memoryview) -> Layout | None:
     """The layout of a serialized SequenceExample, or None where it is unusual.
 
@@ -152,7 +165,7 @@ def locate(record: memoryview) -> Layout | None:
             tag = record[at]
             begin, at = _inside(record, at, tag, end)
             if tag == _FIRST and context is None:
-                context = tf.train.Features.FromString(bytes(record[begin:at]))
+                context = _context(record[begin:at])
             elif tag == _SECOND and features is None:
                 features = _feature_lists(record, begin, at)
             else:

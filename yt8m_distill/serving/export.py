@@ -5,7 +5,7 @@ import os
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
-from yt8m_distill.data import pipeline
+from yt8m_distill.data import pipeline, records
 from yt8m_distill.models import base
 
 
@@ -15,8 +15,11 @@ class ServingModel(tf.Module):
     Signatures:
         serving_default: `example_bytes` string [N], serialized records of the
             kind it was trained on → `video_id` string [N], `class_indexes` int32
-            [N, k], `predictions` float32 [N, k], best first. It picks the
-            network's frames by itself; labels in the records are ignored.
+            [N, k], `predictions` float32 [N, k], best first, and `error` string [N].
+            It picks the network's frames by itself; labels in the records are
+            ignored. A record that cannot be read has its reason in `error`, which
+            is empty otherwise, class indexes -1, predictions 0 and no id; the other
+            records of the request are not touched by it.
         frames: `frames` float32 [N, T, D], dequantised, and `num_frames` int32
             [N] → `class_indexes`, `predictions`. All T frames are taken, so a
             student is given the k it is to look at.
@@ -59,8 +62,18 @@ class ServingModel(tf.Module):
         return {"class_indexes": classes, "predictions": scores}
 
     def _serve_records(self, example_bytes):
-        video_ids, view = pipeline.read_view(example_bytes, self._data, self._view)
-        return {"video_id": video_ids, **self._top(view)}
+        faults = records.find_faults(example_bytes, self._data)
+        good = faults == ""
+        readable = tf.where(good, example_bytes, "")
+        ids, view = pipeline.read_view(readable, self._data, self._view, good)
+        top = self._top(view)
+        good = good[:, tf.newaxis]
+        return {
+            "video_id": ids,
+            "class_indexes": tf.where(good, top["class_indexes"], -1),
+            "predictions": tf.where(good, top["predictions"], 0.0),
+            "error": faults,
+        }
 
     def _serve_frames(self, frames, num_frames):
         view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}

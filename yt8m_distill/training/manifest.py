@@ -44,6 +44,7 @@ _CHANGEABLE = (
     "deterministic",
     "use_index",
     "index_dir",
+    "max_bad_fraction",
     "teacher_cache",
 )
 # Settings that a phase without a student, or without a guide, does not see.

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import settings, structures
-from yt8m_distill.data import frame_index, pipeline, records
+from yt8m_distill.data import pipeline, records, validation
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
@@ -498,7 +498,11 @@ class PhaseRunner:
             run.training.batch_size,
             reading(run.training),
         )
-        result = self.evaluators[role.name].evaluate(dataset)
+        files = records.expand_patterns(pattern, "validation_data_pattern")
+        skipped = find_skipped(files, run.data, run.training)
+        result = self.evaluators[role.name].evaluate(
+            dataset, num_skipped=len(skipped.bad) if skipped else 0
+        )
         numbers = result.to_dict()
         scalars = actions.evaluation_scalars(numbers)
         self.log.scalars(scalars, step, subfolder=f"validation_{role.name}")
@@ -524,7 +528,16 @@ def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> d
         "num_readers": given.num_readers,
         "use_index": given.use_index,
         "index_dir": given.index_dir,
+        "bad_records": given.bad_records,
+        "max_bad_fraction": given.max_bad_fraction,
     }
+
+
+def find_skipped(files, data, given) -> validation.Skipped | None:
+    """What `--bad_records=skip` leaves out of some shards; None under `stop`."""
+    how = reading(given)
+    del how["num_readers"]
+    return pipeline.find_skipped(files, data, **how)
 
 
 def evaluation_dataset(
@@ -554,6 +567,12 @@ def evaluation_dataset(
             **(how or {}),
         ),
     )
+
+
+def _report_skipped(skipped: validation.Skipped) -> None:
+    """A line for each reason, before the training and at its end."""
+    for line in skipped.lines():
+        _LOG.warning("Training data: %s", line)
 
 
 def find_teacher(run: settings.RunSettings) -> str:
@@ -655,10 +674,12 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
             run.training.validation_data_pattern, "validation_data_pattern"
         )
     rehearse(plan, run)
-    index = frame_index.open_index(
-        files, run.data, run.training.use_index, run.training.index_dir
+    skipped = find_skipped(files, run.data, run.training)
+    how = reading(run.training)
+    del how["num_readers"]
+    num_videos = pipeline.count_videos(
+        files, run.training.train_fraction, data=run.data, **how
     )
-    num_videos = pipeline.count_videos(files, run.training.train_fraction, index)
     if num_videos == 0:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
@@ -671,8 +692,13 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         manifest.write_json(path, run.to_dict())
     record = manifest.Manifest(train_dir, run, chief)
     record.content["data"] = {"files": len(files), "videos": num_videos}
+    if skipped:
+        record.content["data"] |= skipped.to_dict()
+        _report_skipped(skipped)
     record.content["replicas"] = strategy.num_replicas_in_sync
     record.write()
     for phase in plan:
         PhaseRunner(phase, run, strategy, record, num_videos).run()
+    if skipped:
+        _report_skipped(skipped)
     return record.content["phases"]

@@ -1,0 +1,248 @@
+"""Feeds mutated records to the readers and looks for a crash or a wrong batch.
+
+    python tools/fuzz_records.py --count=100000 --seed=0
+
+Records as writers make them get bits flipped, pieces cut out, doubled or cut off,
+lengths and tags replaced; some shards are damaged themselves. Every outcome has to be
+either a batch that holds what the records hold, or a line that says what is wrong.
+Three judges have to agree about each record: the check of `--bad_records=skip`, the
+graph's parser and the faults that an exported model gives. The batches of the places
+reader must be those of TensorFlow's parser.
+"""
+
+import collections
+import os
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import app, flags
+
+from yt8m_distill import settings
+from yt8m_distill.data import pipeline, records, validation
+
+FLAGS = flags.FLAGS
+
+DATA = settings.DataSettings(
+    feature_names="rgb,audio", feature_sizes="16,4", num_classes=5, max_frames=12
+)
+VIEWS = {
+    "all": pipeline.ViewSpec("all", 12),
+    "sampled": pipeline.ViewSpec("uniform", 3),
+}
+PER_SHARD, BATCH = 500, 50
+
+# Numbers that stand where a length or a tag was: 0, small, wrong wire types, the ends
+# of 32 and 64 bits, and one that never ends.
+_VARINTS = (
+    b"\x00", b"\x01", b"\x09", b"\x0b", b"\x0d", b"\x12", b"\x7f", b"\x80\x01",
+    b"\xff\xff\x03", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f",
+    b"\xff" * 8 + b"\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 12,
+)  # fmt: skip
+
+
+def make_records(count: int, seed: int = 0) -> list[bytes]:
+    """Records of 1 to 14 frames with ids, some of them not UTF-8, and labels."""
+    random = np.random.default_rng([seed, 1])
+    made = []
+    for number in range(count):
+        example = tf.train.SequenceExample()
+        name = f"v{number}".encode() + (b"\xff\xfe" if number % 5 == 0 else b"")
+        example.context.feature["id"].bytes_list.value.append(name)
+        labels = random.integers(0, 5, random.integers(0, 4)).tolist()
+        example.context.feature["labels"].int64_list.value.extend(labels)
+        for feature, size in zip(DATA.names, DATA.sizes, strict=True):
+            for row in random.integers(0, 256, (random.integers(1, 15), size)):
+                steps = example.feature_lists.feature_list[feature].feature
+                steps.add().bytes_list.value.append(row.astype(np.uint8).tobytes())
+        made.append(example.SerializeToString())
+    return made
+
+
+def mutations(originals: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
+    """That many records, each an original with 1 to 3 changes."""
+    random = np.random.default_rng([seed, 2])
+    for _ in range(count):
+        changed = bytearray(originals[random.integers(len(originals))])
+        for _ in range(random.integers(1, 4)):
+            _change(changed, int(random.integers(7)), random)
+        yield bytes(changed)
+
+
+def _change(record: bytearray, kind: int, random) -> None:
+    if not record:
+        return
+    at = int(random.integers(len(record)))
+    if random.integers(2):  # Half of the changes near the front, where the context is.
+        at = min(at, int(random.integers(1, 60)))
+    size = int(random.integers(1, 40))
+    if kind == 0:
+        record[at % len(record)] ^= 1 << int(random.integers(8))
+    elif kind == 1:
+        del record[at : at + size]
+    elif kind == 2:
+        record[at:at] = record[at : at + size]
+    elif kind == 3:
+        del record[max(at, 1) :]
+    elif kind == 4:
+        record[at : at + 1] = _VARINTS[int(random.integers(len(_VARINTS)))]
+    elif kind == 5:
+        record[at:at] = _VARINTS[int(random.integers(len(_VARINTS)))]
+    else:
+        record[at % len(record)] = int(random.integers(256))
+
+
+def damage(path: str, random) -> None:
+    """Flips a byte of a shard, cuts it off, or gives a record a huge length."""
+    content = bytearray(pathlib.Path(path).read_bytes())
+    at, kind = int(random.integers(len(content))), int(random.integers(3))
+    if kind == 0:
+        content[at] ^= 1 << int(random.integers(8))
+    elif kind == 1:
+        del content[at:]
+    else:
+        # With a checksum that fits, as only a malicious writer makes it.
+        length = int(2 ** random.uniform(20, 63)).to_bytes(8, "little")
+        content[:12] = length + records.masked_crc32c(length).to_bytes(4, "little")
+    pathlib.Path(path).write_bytes(content)
+
+
+def _batches(files, **how) -> list[dict]:
+    dataset = pipeline.build_dataset(
+        files, DATA, VIEWS, batch_size=BATCH, training=False, **how
+    )
+    return list(dataset.as_numpy_iterator())
+
+
+def _check_batches(found: list[dict], expected: int) -> None:
+    """Raises ValueError for a batch that breaks what the contract says."""
+    weights = np.concatenate([b["weights"] for b in found]) if found else np.zeros(0)
+    if weights.sum() != expected:
+        raise ValueError(f"{weights.sum()} videos instead of {expected}.")
+    for batch in found:
+        rows = batch["weights"] > 0
+        if any(not name for name in batch["video_id"][rows]):
+            raise ValueError("A video has no id.")
+        if not np.isin(batch["labels"], (0, 1)).all():
+            raise ValueError("A label is neither 0 nor 1.")
+        for view in batch["views"].values():
+            counts = view["num_frames"]
+            if (counts[rows] < 1).any() or (counts > view["frames"].shape[1]).any():
+                raise ValueError(f"Frames: {counts}.")
+
+
+def fuzz_shard(mutated: Sequence[bytes], folder: str, damage_by=None) -> dict:
+    """One shard of mutated records through all readers: outcome → count.
+
+    Args:
+        mutated: its records.
+        folder: for the shard.
+        damage_by: a random generator that damages the shard, too; None: it is whole.
+
+    Raises:
+        ValueError: for an outcome that is neither a right batch nor a one-line error.
+    """
+    path = os.path.join(folder, "shard.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in mutated:
+            writer.write(record)
+    if damage_by is not None:
+        damage(path, damage_by)
+    validation._check_shard.cache_clear()
+    check = validation.check_shard(path, DATA)
+    for bad in check.bad:
+        if "\n" in bad.message or not bad.message.startswith(path):
+            raise ValueError(f"Not one line about a record: {bad.message!r}")
+        if bad.reason == "other":
+            raise ValueError(f"No reason: {bad.message!r}")
+    if damage_by is None:
+        _compare_judges(mutated, check)
+    how = {"bad_records": "skip", "max_bad_fraction": 1.0}
+    found = _batches([path], **how)
+    _check_batches(found, len(check.numbers))
+    if damage_by is None and len(check.numbers):
+        _compare_readers(mutated, check, found, folder)
+    outcomes = collections.Counter(bad.reason for bad in check.bad)
+    outcomes["read"] = len(check.numbers)
+    return outcomes
+
+
+def _compare_judges(mutated, check) -> None:
+    """The exported model's faults must be the check's, but for ids and labels."""
+    faults = records.find_faults(tf.constant(list(mutated)), DATA).numpy()
+    bad = {b.number: b for b in check.bad}
+    for number, fault in enumerate(faults):
+        reason = bad[number].reason if number in bad else ""
+        expected = bool(reason) and reason not in ("no id", "label out of range")
+        if bool(fault) != expected and reason not in ("no id", "label out of range"):
+            raise ValueError(f"Record {number}: {fault} and {reason or 'good'}.")
+
+
+def _compare_readers(mutated, check, found, folder) -> None:
+    """What is read by places is what TensorFlow's parser reads of the good records."""
+    path = os.path.join(folder, "good.tfrecord.gz")
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    with tf.io.TFRecordWriter(path, options) as writer:
+        for number in check.numbers:
+            writer.write(mutated[number])
+    parsed = _batches([path])
+    tf.nest.map_structure(np.testing.assert_array_equal, found, parsed)
+
+
+def fuzz(count: int, seed: int, progress=None) -> dict:
+    """Outcome → count over that many mutated records, the same for the same seed."""
+    originals = make_records(40, seed)
+    outcomes: collections.Counter = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for shard, first in enumerate(range(0, count, PER_SHARD)):
+            size = min(PER_SHARD, count - first)
+            mutated = list(mutations(originals, size, seed * 1_000_003 + shard))
+            random = np.random.default_rng([seed, 3, shard]) if shard % 4 == 3 else None
+            outcomes.update(fuzz_shard(mutated, folder, random))
+            if progress:
+                progress(size)
+    return dict(outcomes)
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(argv: list[str]) -> None:
+    """Runs the fuzzer; exit code 1 for the first outcome that must not be."""
+    if len(argv) > 1:
+        sys.exit(f"fuzz_records.py: Not a flag: {' '.join(argv[1:])}")
+    began = time.monotonic()
+    fuzz(PER_SHARD, FLAGS.seed)  # What TensorFlow takes for itself is not counted.
+    before = peak_megabytes()
+    bar = tqdm.tqdm(
+        total=FLAGS.count, unit="record", disable=not sys.stderr.isatty(), leave=False
+    )
+    try:
+        with bar:
+            outcomes = fuzz(FLAGS.count, FLAGS.seed, bar.update)
+    except (ValueError, AssertionError) as error:
+        sys.exit(f"fuzz_records.py: {' '.join(str(error).split())}")
+    for outcome, number in sorted(outcomes.items(), key=lambda item: -item[1]):
+        print(f"{number:8d}  {outcome}")
+    print(
+        f"{FLAGS.count} mutated records in {time.monotonic() - began:.0f} s, peak "
+        f"{peak_megabytes():.0f} MB, {peak_megabytes() - before:.0f} MB above the "
+        f"first {PER_SHARD}."
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("count", 100_000, "Mutated records.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the mutations.", lower_bound=0)
+    app.run(main)
