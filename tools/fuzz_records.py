@@ -39,7 +39,7 @@ VIEWS = {
     "all": pipeline.ViewSpec("all", 12),
     "sampled": pipeline.ViewSpec("uniform", 3),
 }
-PER_SHARD, BATCH = 500, 50
+PER_SHARD, BATCH = 5000, 500
 
 # Numbers that stand where a length or a tag was: 0, small, wrong wire types, the ends
 # of 32 and 64 bits, and one that never ends.
@@ -176,9 +176,14 @@ def fuzz_shard(mutated: Sequence[bytes], folder: str, damage_by=None) -> dict:
     return outcomes
 
 
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+def _faults(serialized):
+    return records.find_faults(serialized, DATA)
+
+
 def _compare_judges(mutated, check) -> None:
     """The exported model's faults must be the check's, but for ids and labels."""
-    faults = records.find_faults(tf.constant(list(mutated)), DATA).numpy()
+    faults = _faults(tf.constant(list(mutated))).numpy()
     bad = {b.number: b for b in check.bad}
     for number, fault in enumerate(faults):
         reason = bad[number].reason if number in bad else ""

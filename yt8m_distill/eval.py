@@ -29,7 +29,9 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
     The CSV, where there is a `predictions_file`, is complete before the metrics are
     written; what keeps it from that ends the evaluation.
     """
+    from yt8m_distill.data import records
     from yt8m_distill.evaluation import evaluator
+    from yt8m_distill.serving import skips
     from yt8m_distill.training import actions
 
     judge = evaluator.Evaluator(
@@ -39,12 +41,25 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
         trained.run.data.num_classes,
         checkpoint.top_k,
     )
-    dataset = trained.dataset(evaluation.eval_data_pattern, checkpoint)
+    files = records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
+    skipped = trained.find_skipped(files, checkpoint)
+    dataset = trained.dataset(files, checkpoint)
     with predictions_file or contextlib.nullcontext() as writer:
-        result = judge.evaluate(dataset, progress=sys.stderr.isatty(), writer=writer)
+        result = judge.evaluate(
+            dataset,
+            progress=sys.stderr.isatty(),
+            writer=writer,
+            num_skipped=len(skipped.bad) if skipped else 0,
+        )
+    if evaluation.output_file:
+        skips.write_list(evaluation.output_file, skipped)
+    for reason in skipped.lines() if skipped else ():
+        _LOG.warning("%s", reason)
     numbers = result.to_dict()
     found = trained.found
     line = {"network": trained.role, "checkpoint": found.prefix, **numbers}
+    if skipped and skipped.bad:
+        line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)
     log.scalars(actions.evaluation_scalars(numbers), max(found.step, 0))
     log.flush()

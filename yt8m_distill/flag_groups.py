@@ -104,7 +104,8 @@ def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSetting
 def _one_line(error: BaseException) -> str:
     """An error as one line for the person at the keyboard."""
     text = str(error) or type(error).__name__
-    if _is_of_tensorflow(error):
+    # TensorFlow fails to say what is wrong with a record that is not text.
+    if _is_of_tensorflow(error) or isinstance(error, UnicodeDecodeError):
         from yt8m_distill.data import records  # TensorFlow is loaded already.
 
         text = records.describe_error(error, _shards()) or text

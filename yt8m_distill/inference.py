@@ -30,7 +30,8 @@ def main() -> None:
     import tqdm
 
     from yt8m_distill.data import records
-    from yt8m_distill.serving import parts, predictions, predictor
+    from yt8m_distill.evaluation import evaluator
+    from yt8m_distill.serving import parts, predictions, predictor, skips
     from yt8m_distill.training import trained as trained_networks
 
     part = (inference.shard_index, inference.num_shards)
@@ -38,7 +39,9 @@ def main() -> None:
     pattern = inference.input_data_pattern
     found_files = records.expand_patterns(pattern, "input_data_pattern")
     files = parts.files_of_part(found_files, *part)
-    total = records.count_records(files)
+    # Without --bad_records=skip a truncated shard is named here.
+    stops = checkpoint.bad_records == "stop"
+    total = records.count_records(files) if stops else None
     # Checks the path now, before the network is loaded.
     predictions_file = predictions.PredictionWriter(output_file)
     if not files:
@@ -55,12 +58,30 @@ def main() -> None:
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
+    skipped = trained.find_skipped(files, checkpoint)
+    total = skipped.num_videos if skipped else total
     dataset = trained.dataset(files, checkpoint)
+    hashes = []
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
     with predictions_file as writer, bar:
         for found in predict(dataset):
             writer.write(found.video_ids, found.classes, found.scores)
+            hashes.append(evaluator.hashes_of(found.video_ids))
             bar.update(len(found.video_ids))
+    skips.write_list(output_file, skipped)
+    for reason in skipped.lines() if skipped else ():
+        _LOG.warning("%s", reason)
+    if skipped and skipped.bad:
+        path = output_file + skips.SUFFIX
+        _LOG.warning(
+            "%d videos are not in the CSV; %s lists them.", len(skipped.bad), path
+        )
+    repeated = evaluator.count_repeated(hashes)
+    if repeated:
+        _LOG.warning(
+            "%d videos have the id of an earlier one: the CSV has such ids repeatedly.",
+            repeated,
+        )
     _LOG.info(
         "%d videos in %s, by the %s of %s.",
         bar.n if total is None else total,

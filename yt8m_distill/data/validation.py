@@ -222,6 +222,22 @@ def _all_framed(content: bytes, features, sizes) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=8)
+def _parser(data: settings.DataSettings):
+    """A traced function that fails for a record that the readers would refuse."""
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([1], tf.string), tf.TensorSpec([1], tf.string)]
+    )
+    def parse(serialized, origins):
+        is_video = tf.constant([True])
+        parsed = records.parse_batch(serialized, origins, data, is_video)
+        records.required_ids(parsed, data, is_video)
+        records.checked_labels(parsed, data.num_classes)
+
+    return parse
+
+
 def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | None:
     """What the parser says of a record, in one line; None where it takes it.
 
@@ -230,14 +246,9 @@ def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | No
         origin: what the line calls it.
         data: what it is to hold.
     """
-    is_video = tf.constant([True])
     origin = f"{origin} (counted from 0)"
     try:
-        parsed = records.parse_batch(
-            tf.reshape(serialized, [1]), tf.constant([origin]), data, is_video
-        )
-        records.required_ids(parsed, data, is_video)
-        records.checked_labels(parsed, data.num_classes)
+        _parser(data)(tf.reshape(serialized, [1]), tf.constant([origin]))
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         found = records.describe_error(error)
         if found and found.startswith(origin):

@@ -1,9 +1,12 @@
 """Evaluates a network on a data set; knows nothing of training."""
 
+import logging
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -11,6 +14,8 @@ from yt8m_distill import structures
 from yt8m_distill.evaluation import average_precision, top_predictions
 from yt8m_distill.losses import classification
 from yt8m_distill.models import teacher_student
+
+_LOG = logging.getLogger(__name__)
 
 
 class Evaluation(NamedTuple):
@@ -21,15 +26,25 @@ class Evaluation(NamedTuple):
         videos_per_second: end to end, from the shards to the metrics; the first
             batch, during which the graph is traced, is left out where there are
             more.
+        num_skipped: bad records that were left out, under `--bad_records=skip`.
+        num_repeated_ids: videos whose id an earlier video had; None where no process
+            sees all ids.
     """
 
     metrics: average_precision.Metrics
     videos_per_second: float
+    num_skipped: int = 0
+    num_repeated_ids: int | None = 0
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers by name."""
         numbers = {k: _plain(v) for k, v in self.metrics._asdict().items()}
-        return {**numbers, "videos_per_second": round(self.videos_per_second, 2)}
+        return {
+            **numbers,
+            "videos_per_second": round(self.videos_per_second, 2),
+            "num_skipped": self.num_skipped,
+            "num_repeated_ids": self.num_repeated_ids,
+        }
 
 
 def _write(writer, top: average_precision.TopPredictions) -> None:
@@ -41,6 +56,17 @@ def _write(writer, top: average_precision.TopPredictions) -> None:
         )
     keep = top.weights > 0
     writer.write(top.video_ids[keep], top.classes[keep], top.scores[keep])
+
+
+def hashes_of(video_ids) -> np.ndarray:
+    """[N] int64: 8 bytes an id, of which two are alike by chance once in 2^64."""
+    return np.fromiter(map(hash, video_ids), np.int64, len(video_ids))
+
+
+def count_repeated(hashes: Sequence[np.ndarray]) -> int:
+    """How many of all ids came before."""
+    joined = np.concatenate([*hashes, np.zeros(0, np.int64)])
+    return len(joined) - len(np.unique(joined))
 
 
 def _plain(value):
@@ -138,6 +164,7 @@ class Evaluator:
         num_batches: int | None = None,
         progress: bool = False,
         writer=None,
+        num_skipped: int = 0,
     ) -> Evaluation:
         """Metrics over all batches of a distributed dataset.
 
@@ -147,6 +174,7 @@ class Evaluator:
             progress: whether to show it.
             writer: an opened predictions.PredictionWriter; gets the top k of every
                 video, in the order of the dataset.
+            num_skipped: records that the dataset leaves out, for the result.
 
         Raises:
             ValueError: for a score that is not a number; the message names the
@@ -154,7 +182,7 @@ class Evaluator:
                 several processes evaluate: none has the ids of all videos.
         """
         pool = average_precision.MetricsAccumulator(self.num_classes, self.top_k)
-        clock = _Clock()
+        clock, hashes, all_ids = _Clock(), [], True
         bar = tqdm.tqdm(
             dataset, total=num_batches, disable=not progress, unit="batch", leave=False
         )
@@ -166,11 +194,21 @@ class Evaluator:
             top = average_precision.TopPredictions(*arrays)
             top = top._replace(video_ids=self._video_ids(batch, len(top.scores)))
             pool.update(top)
+            if top.video_ids is None:
+                all_ids = False
+            else:
+                hashes.append(hashes_of(top.video_ids[top.weights > 0]))
             if writer:
                 _write(writer, top)
             clock.batch_done(int(top.weights.sum()))
         metrics = pool.result()
-        return Evaluation(metrics, clock.videos_per_second)
+        repeated = count_repeated(hashes) if all_ids else None
+        if repeated:
+            _LOG.warning(
+                "%d videos have the id of an earlier one, and are counted again.",
+                repeated,
+            )
+        return Evaluation(metrics, clock.videos_per_second, num_skipped, repeated)
 
     def _video_ids(self, batch, rows: int):
         """Ids of the rows, or None where other processes have some of them."""

@@ -82,6 +82,8 @@ def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
         "Epoch/Eval_MAP": numbers["map"],
         "Epoch/Eval_MAP_all_classes": numbers["map_all_classes"],
         "Epoch/Eval_GAP": numbers["gap"],
+        "Epoch/Eval_Skipped": numbers.get("num_skipped", 0),
+        "Epoch/Eval_Repeated_Ids": numbers.get("num_repeated_ids") or 0,
     }
 
 
@@ -102,11 +104,13 @@ def log_training(step: int, means: dict[str, float], speed: float) -> None:
 
 
 def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
-    """The starter code's evaluation line."""
+    """The starter code's evaluation line, and what was skipped if anything was."""
+    skipped = numbers.get("num_skipped")
+    tail = f" | Skipped: {skipped}" if skipped else ""
     return (
         f"{prefix} | Avg_Hit@1: {numbers['hit_at_one']:.3f} | Avg_PERR: "
         f"{numbers['perr']:.3f} | MAP: {numbers['map']:.3f} | GAP: "
-        f"{numbers['gap']:.3f} | Avg_Loss: {numbers['loss']:.4f}"
+        f"{numbers['gap']:.3f} | Avg_Loss: {numbers['loss']:.4f}{tail}"
     )
 
 

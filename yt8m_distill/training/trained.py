@@ -57,6 +57,10 @@ class TrainedNetwork:
             trainer.reading(given),
         )
 
+    def find_skipped(self, files: list[str], given: settings.CheckpointSettings):
+        """What `--bad_records=skip` leaves out of these files; None under `stop`."""
+        return trainer.find_skipped(files, self.run.data, given)
+
 
 def resolve_role(run: settings.RunSettings, network: str) -> str:
     """`auto`, `teacher` or `student` → the role.

@@ -1,0 +1,26 @@
+"""The list of videos that a CSV of predictions does not have."""
+
+import tensorflow as tf
+
+from yt8m_distill.data import validation
+
+SUFFIX = ".skipped.txt"
+
+
+def write_list(output_file: str, skipped: validation.Skipped | None) -> None:
+    """Writes `<output_file>.skipped.txt`: the message about each record, a line each.
+
+    Without such records there is no file, and one of an earlier run is removed.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    path = output_file + SUFFIX
+    try:
+        if skipped and skipped.bad:
+            with tf.io.gfile.GFile(path, "w") as file:
+                file.write("".join(f"{bad.message}\n" for bad in skipped.bad))
+        elif tf.io.gfile.exists(path):
+            tf.io.gfile.remove(path)
+    except tf.errors.OpError as error:
+        raise ValueError(f"{path} cannot be written: {error.message}.") from error
