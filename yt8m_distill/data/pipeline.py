@@ -8,6 +8,7 @@ picked before they are copied: a student does not pay for a frame that it does n
 see.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -145,10 +146,20 @@ def _open_places(files, data, use_index, index_dir, bad_records, max_bad_fractio
     skip = bad_records == validation.SKIP
     index = frame_index.open_index(files, data, use_index, index_dir, skip)
     places = index or (_Places(files, data) if skip else None)
+    for path in files if places is None else ():
+        found = tf.io.gfile.stat(path)
+        _check_lengths(path, (found.length, found.mtime_nsec))
     if skip:
         skipped = validation.Skipped(len(places.rows()), places.bad)
         validation.check_fraction(skipped, max_bad_fraction)
     return places
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _check_lengths(path: str, identity: tuple) -> None:
+    """Once in a process, while the shard is the same."""
+    del identity
+    records.check_lengths(path)
 
 
 class _Places:

@@ -163,6 +163,31 @@ def _count_in_file(path: str) -> int:
     return count
 
 
+def check_lengths(path: str) -> None:
+    """Refuses a local shard that says of a record that it is longer than the file.
+
+    TensorFlow (2.15 and 2.21) asks for that much memory, and the process dies.
+
+    Raises:
+        ValueError: naming the shard and the record.
+    """
+    if compression_of(path) or not os.path.isfile(path):
+        return
+    size, position, number = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        while position < size:
+            length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+            if length > size:
+                file.seek(position)
+                if header_length(file.read(HEADER)) is None:
+                    return  # TensorFlow finds the damage before it asks for memory.
+                error = tf.errors.DataLossError(None, None, "")
+                raise ValueError(damaged(path, number, position, error)[0])
+            position += length + FRAMING
+            number += 1
+            file.seek(position)
+
+
 def marked(message: str) -> str:
     """A message that `describe_error` finds in an error of the graph."""
     return f"{_BEGIN}{message}{_END}"
