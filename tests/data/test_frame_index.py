@@ -265,9 +265,13 @@ def test_frames_of_two_widths_that_cancel_out_are_noticed(tmp_path):
     frames[1].bytes_list.value[0] += b"x"
     frames[3].bytes_list.value[0] = frames[3].bytes_list.value[0][:-1]
     shard = helpers.write_shard(tmp_path / "s", [example.SerializeToString()])
-    with pytest.raises(tf.errors.OpError, match=r"record 0 .* not all 4 bytes wide"):
+    with pytest.raises(
+        tf.errors.OpError, match=r"record 0 .*: a frame of feature rgb is 5 bytes"
+    ):
         read([shard])
-    with pytest.raises(ValueError, match=r"record 0 .* not all 4 bytes wide"):
+    with pytest.raises(
+        ValueError, match=r"record 0 .*: a frame of feature rgb is 5 bytes"
+    ):
         frame_index.build(shard, DATA)
 
 

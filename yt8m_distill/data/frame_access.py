@@ -244,14 +244,18 @@ class Access:
     def _refuse(self, references, rows, right, feature) -> None:
         """Raises the error about the first video that has a frame out of place."""
         row = np.arange(len(references.files))[rows][(~right).any(axis=1).argmax()]
-        path = self.shards.paths[references.files[row]]
-        raise ValueError(
-            records.marked(
-                f"{path}, record {references.numbers[row]} (counted from 0): the "
-                f"frames of feature {self.data.names[feature]} are not all "
-                f"{self.data.sizes[feature]} bytes wide."
-            )
+        file, number = references.files[row], references.numbers[row]
+        origin, message = f"{self.shards.paths[file]}, record {number}", None
+        if references.offsets is not None:
+            begin = references.offsets[row]
+            content = self.shards[file][begin : begin + references.lengths[row]]
+            message = records.find_fault(tf.constant(content), origin, self.data)
+        message = message or (
+            f"{origin} (counted from 0): the frames of feature "
+            f"{self.data.names[feature]} are not all {self.data.sizes[feature]} bytes "
+            "wide."
         )
+        raise ValueError(records.marked(message))
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

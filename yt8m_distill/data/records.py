@@ -5,6 +5,7 @@ and a feature list a feature with one byte string a frame. A video-level record 
 a tf.train.Example: `id`, `labels` and a float vector a feature.
 """
 
+import functools
 import os
 import re
 import struct
@@ -562,6 +563,45 @@ def damaged(
         return f"{where} at byte {offset}: the file is truncated; {lost}.", None
     line = f"{where} at byte {offset}: its checksum does not fit."
     return line, offset + length + FRAMING
+
+
+@functools.lru_cache(maxsize=8)
+def _parser(data: settings.DataSettings):
+    """A traced function that fails for a record that the readers would refuse."""
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([1], tf.string), tf.TensorSpec([1], tf.string)]
+    )
+    def parse(serialized, origins):
+        is_video = tf.constant([True])
+        parsed = parse_batch(serialized, origins, data, is_video)
+        required_ids(parsed, data, is_video)
+        checked_labels(parsed, data.num_classes)
+
+    return parse
+
+
+def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | None:
+    """What the parser says of a record, in one line; None where it takes it.
+
+    Args:
+        serialized: the record, a string scalar.
+        origin: what the line calls it.
+        data: what it is to hold.
+    """
+    origin = f"{origin} (counted from 0)"
+    try:
+        _parser(data)(tf.reshape(serialized, [1]), tf.constant([origin]))
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        found = describe_error(error)
+        if found and found.startswith(origin):
+            return found
+        if found and found.startswith("A record cannot be parsed: feature "):
+            name = found.split()[6]
+            return f"{origin}: feature {name} is broken and cannot be parsed."
+        # The parser's own message repeats the record, which may be no text.
+        return f"{origin}: this is not an example."
+    return None
 
 
 def _damage(path: str) -> str | None:

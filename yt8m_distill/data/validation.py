@@ -199,7 +199,7 @@ def _judged(path, number, offset, serialized, content, data):
     video = layout and frame_access.read_video(layout, data)
     if not (video and _all_framed(content, video[2], data.sizes)):
         video = None
-        message = find_fault(serialized, f"{path}, record {number}", data)
+        message = records.find_fault(serialized, f"{path}, record {number}", data)
         if message:
             video_id = _video_id(content, data)
             return BadRecord(path, number, offset, video_id, message)
@@ -220,45 +220,6 @@ def _all_framed(content: bytes, features, sizes) -> bool:
         if not (chunks[:, : len(header)] == header).all():
             return False
     return True
-
-
-@functools.lru_cache(maxsize=8)
-def _parser(data: settings.DataSettings):
-    """A traced function that fails for a record that the readers would refuse."""
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([1], tf.string), tf.TensorSpec([1], tf.string)]
-    )
-    def parse(serialized, origins):
-        is_video = tf.constant([True])
-        parsed = records.parse_batch(serialized, origins, data, is_video)
-        records.required_ids(parsed, data, is_video)
-        records.checked_labels(parsed, data.num_classes)
-
-    return parse
-
-
-def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | None:
-    """What the parser says of a record, in one line; None where it takes it.
-
-    Args:
-        serialized: the record, a string scalar.
-        origin: what the line calls it.
-        data: what it is to hold.
-    """
-    origin = f"{origin} (counted from 0)"
-    try:
-        _parser(data)(tf.reshape(serialized, [1]), tf.constant([origin]))
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
-        found = records.describe_error(error)
-        if found and found.startswith(origin):
-            return found
-        if found and found.startswith("A record cannot be parsed: feature "):
-            name = found.split()[6]
-            return f"{origin}: feature {name} is broken and cannot be parsed."
-        # The parser's own message repeats the record, which may be no text.
-        return f"{origin}: this is not an example."
-    return None
 
 
 def _video_id(content: bytes, data: settings.DataSettings) -> bytes:
