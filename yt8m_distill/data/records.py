@@ -167,7 +167,7 @@ def _count_in_file(path: str) -> int:
 def check_lengths(path: str) -> None:
     """Refuses a local shard that says of a record that it is longer than the file.
 
-    TensorFlow (2.15 and 2.21) asks for that much memory, and the process dies.
+    TensorFlow (seen in 2.21) asks for that much memory, and the process dies.
 
     Raises:
         ValueError: naming the shard and the record.
@@ -212,7 +212,7 @@ def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
         part if isinstance(part, str) else tf.strings.as_string(tf.gather(part, at))
         for part in what
     ]
-    # TensorFlow (seen in 2.15 and 2.21) cannot raise a message that is not UTF-8.
+    # An error whose message is not UTF-8 reaches Python as one about the codec.
     video_id = tf.strings.unicode_transcode(tf.gather(video_ids, row), "UTF-8", "UTF-8")
     names = [tf.gather(origins, row), ", video ", video_id, ": "]
     message = tf.strings.join([_BEGIN, *names, *parts, _END])
@@ -511,7 +511,7 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
     if marked:
         return marked[1]
     broken = re.search(r"Unexpected number of elements for feature (\S+)", text)
-    if broken:  # The one message of the parser (2.15, 2.21) without the record's name.
+    if broken:  # The one message of the parser (2.21) without the record's name.
         return (
             f"A record cannot be parsed: feature {broken[1]} is broken. "
             "--bad_records=skip names the record."
