@@ -18,8 +18,12 @@ data=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/environment.sh
 source tools/environment.sh
-output=${2:-audioset_output}
-shift $(($# < 2 ? $# : 2))
+shift
+output=audioset_output
+if (($# > 0)) && [[ $1 != -* ]]; then
+  output=$1
+  shift
+fi
 
 ensure_current_environment
 

@@ -15,8 +15,11 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/environment.sh
 source tools/environment.sh
-output=${1:-synthetic_output}
-shift $(($# < 1 ? $# : 1))
+output=synthetic_output
+if (($# > 0)) && [[ $1 != -* ]]; then
+  output=$1
+  shift
+fi
 
 ensure_current_environment
 

@@ -96,9 +96,26 @@ def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
 
 
 def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSettings:
-    """The settings of a training run, from the flags."""
+    """The settings of a training run, from the flags.
+
+    Raises:
+        ValueError: if a value breaks a rule, or two of them do not go together; says
+            which of them the preset has set.
+    """
     fields = dataclasses.fields(settings.RunSettings)
-    return settings.RunSettings(**{f.name: read(f.type, flag_values) for f in fields})
+    try:
+        groups = {field.name: read(field.type, flag_values) for field in fields}
+        return settings.RunSettings(**groups)
+    except ValueError as error:
+        name = flag_values.preset if "preset" in flag_values else "paper"
+        unseen = [
+            f"--{flag} comes from --preset={name}."
+            for flag in PRESETS[name]
+            if not flag_values[flag].present and f"--{flag}=" in str(error)
+        ]
+        if not unseen:
+            raise
+        raise ValueError(" ".join([str(error), *unseen])) from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -179,13 +179,25 @@ class TeacherCache:
             raise self._unwritable(error) from error
         with lock:
             if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    _LOG.info("Another run is filling %s: waiting.", self.folder)
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                self._wait_for(lock)
             self._open_new_parts()
             yield
+
+    def _wait_for(self, lock) -> None:
+        """Takes the lock, or says that the file system has none."""
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOG.info("Another run is filling %s: waiting.", self.folder)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # Some network file systems cannot lock.
+            _LOG.warning(
+                "--teacher_cache: %s cannot be locked (%s): let no other run fill it "
+                "now.",
+                self.folder,
+                error.strerror,
+            )
 
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
@@ -255,9 +267,12 @@ class TeacherCache:
         self._open_part()
 
     def covers(self, data: dict) -> bool:
-        """Whether every video of a data set is known to be here."""
+        """Whether every video of a data set is known to be here, and open."""
         path = os.path.join(self.folder, COMPLETE)
-        return os.path.exists(path) and data in manifest.read_json(path)
+        if not os.path.exists(path) or data not in manifest.read_json(path):
+            return False
+        self._open_new_parts()  # Another run may have added them since.
+        return True
 
     def note_covered(self, data: dict) -> None:
         """Notes that every video of a data set is here."""

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import settings, structures
-from yt8m_distill.data import frame_index, pipeline, records
+from yt8m_distill.data import frame_index, frame_sampling, pipeline, records
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
@@ -279,12 +279,8 @@ class PhaseRunner:
         if not (run.distillation.teacher_cache and frozen):
             return None
         states = self._needs_states
-        drawn = {run.sampling.frame_sampler, run.sampling.train_frame_sampler}
-        if states and drawn & {"random", "uniform_jitter"}:
-            raise ValueError(
-                "--teacher_cache cannot hold the intermediate states at frames that "
-                "change from epoch to epoch."
-            )
+        if states:
+            _check_same_frames(run)
         teacher = self.networks.network("teacher")
         key = teacher_cache.describe(teacher, run, states)
         cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
@@ -507,6 +503,27 @@ class PhaseRunner:
         prefix = f"epoch {epoch} | step {step} | {role.name}"
         _LOG.info("%s", actions.evaluation_line(prefix, numbers))
         return numbers
+
+
+def _check_same_frames(run: settings.RunSettings) -> None:
+    """Raises ValueError unless a student sees what a cache of states is made of.
+
+    Those are the frames of `--frame_sampler` outside training.
+    """
+    sampler = run.sampling.frame_sampler
+    trained = run.sampling.train_frame_sampler or sampler
+    if trained != sampler:
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at the frames of "
+            f"--train_frame_sampler={trained}: it has those of "
+            f"--frame_sampler={sampler}."
+        )
+    k, max_frames = run.sampling.student_k, run.data.max_frames
+    if frame_sampling.changes_between_epochs(sampler, k, max_frames):
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at frames that "
+            f"change from epoch to epoch, as with --frame_sampler={sampler}."
+        )
 
 
 def _weighted_sum(total, means: dict[str, float], count: int) -> dict[str, float]:
