@@ -32,7 +32,8 @@ from tools.torturing import results
 # An area is a module of tools/torturing with a function rows(quick) → list[Row],
 # which may also take `kills` and `seed`.
 AREAS: tuple[str, ...] = (
-    # One a line.
+    "kills",
+    "checkpoints",
 )
 
 

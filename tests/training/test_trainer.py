@@ -471,6 +471,7 @@ def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
         "best.json",
         "network-10.data-00000-of-00001",
         "network-10.index",
+        "network-10.sha256.json",
     ]
     info = json.loads((folder / "best.json").read_text())
     assert (info["name"], info["epoch"], info["gap"]) == ("network-10", 2, 0.7)
@@ -620,12 +621,30 @@ def test_float16_too_stops_at_a_loss_that_no_scale_saves(data, use_policy):
     use_policy("mixed_float16")
     runner = make_scaled_runner(data, 1)
     runner.networks.teacher.kernel.assign(np.full([12, 6], np.nan, np.float32))
-    runner.loop.loss_scale.assign(4.0)
     iterator = iter(runner._dataset(0, 0))
     metrics, bad = runner.loop.run(iterator, tf.constant(5))
+    assert int(bad) == 0
+    assert np.isnan(metrics.numpy()).any()
+    # It is not taken for an overflow, which is scaled away, one video a step.
+    assert float(runner.loop.loss_scale.numpy()) == 2.0**14
+
+
+def test_float16_stops_at_a_gradient_that_no_scale_saves(data, use_policy):
+    use_policy("mixed_float16")
+    runner = make_scaled_runner(data, 1)
+    scale = runner.loop.loss_scale
+    scale.assign(4.0)
+    compute = runner.step.compute
+
+    def overflowing(batch, step):
+        gradients, metrics, _ = compute(batch, step)
+        return gradients, metrics, tf.constant(False)
+
+    runner.step.compute = overflowing
+    iterator = iter(runner._dataset(0, 0))
+    _, bad = runner.loop.run(iterator, tf.constant(5))
     # 4, 2 and 1 are tried, in steps 0, 1 and 2.
     assert int(bad) == 2
-    assert np.isnan(metrics.numpy()).any()
 
 
 # -------------------------------------------------------------------- logs
