@@ -34,6 +34,8 @@ from tools.torturing import results
 AREAS: tuple[str, ...] = (
     "kills",
     "checkpoints",
+    "disk",
+    "numbers",
 )
 
 

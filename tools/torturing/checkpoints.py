@@ -46,9 +46,9 @@ def zeros(content: bytes, rng: random.Random) -> bytes:
 
 
 HARMS: dict[str, Callable] = {
-    "a flipped bit": flip,
+    "with a flipped bit": flip,
     "cut short": cut,
-    "zeros at the end": zeros,
+    "with zeros at the end": zeros,
     "empty": lambda content, rng: b"",
     "gone": lambda content, rng: None,
 }
@@ -203,19 +203,13 @@ def rows(quick: bool, seed: int = 0) -> list[results.Row]:
     log.addHandler(lines)
     tf.get_logger().setLevel(logging.ERROR)
     propagated, log.propagate = log.propagate, False
-    bar = tqdm.tqdm(total=len(HARMS) * len(PARTS) * 2 + 1, unit="kind of damage")
+    bar = tqdm.tqdm(total=len(HARMS) * 2 + 1, unit="kind of damage")
     try:
         with bar, tempfile.TemporaryDirectory() as name:
             subject = Subject(pathlib.Path(name) / "phase")
-            for what, harm in HARMS.items():
-                for part in PARTS:
-                    table.append(
-                        _resume_row(subject, what, harm, part, quick, seed, lines)
-                    )
-                    bar.update()
-            for what, harm in HARMS.items():
-                for part in PARTS:
-                    table += _best_row(subject, what, harm, part, quick, seed)
+            for row in (_resume_row, _best_row):
+                for what, harm in HARMS.items():
+                    table.append(row(subject, what, harm, quick, seed, lines))
                     bar.update()
             table.append(_state_file_row(subject, lines))
             bar.update()
@@ -230,47 +224,52 @@ def _times(what: str, quick: bool) -> int:
     return 1 if quick or what in ("empty", "gone") else 100
 
 
-def _resume_row(subject, what, harm, part, quick, seed, lines) -> results.Row:
-    rng = random.Random(f"{seed} state {what} {part}")
-    lost, alone = [], []
-    # Without its digest a checkpoint is as one of an earlier version.
-    gone = part == digests.SUFFIX and what == "gone"
-    times = _times(what, quick)
-    for _ in range(times):
-        for copy in _damaged(subject, part, harm, rng, "checkpoints/ckpt-2"):
-            path = str(copy / f"checkpoints/ckpt-2{part}")
-            step, named = (2, "") if gone else (1, path)
-            problem = resume(subject, copy, lines, named, step)
-            lost += [problem] if problem else []
-            if part != digests.SUFFIX:
-                os.remove(copy / f"checkpoints/ckpt-2{digests.SUFFIX}")
-                alone.append(without_digest(subject, copy))
-    remark = "the one before is taken"
-    if gone:
-        remark = "the checkpoint is taken, with TensorFlow's own checks"
-    elif alone:
-        found = {kind: alone.count(kind) for kind in ("seen", "harmless", "silent")}
-        remark += (
-            f"; without digests TensorFlow sees {found['seen']}, restores the right "
-            f"numbers in {found['harmless']} and wrong ones in {found['silent']}"
-        )
+def _resume_row(subject, what, harm, quick, seed, lines) -> results.Row:
+    rng = random.Random(f"{seed} state {what}")
+    lost, alone, tried = [], [], 0
+    for part in PARTS:
+        # Without its digest a checkpoint is as one of an earlier version.
+        gone = part == digests.SUFFIX and what == "gone"
+        for _ in range(_times(what, quick)):
+            tried += 1
+            for copy in _damaged(subject, part, harm, rng, "checkpoints/ckpt-2"):
+                path = str(copy / f"checkpoints/ckpt-2{part}")
+                step, named = (2, "") if gone else (1, path)
+                problem = resume(subject, copy, lines, named, step)
+                lost += [problem] if problem else []
+                if part != digests.SUFFIX:
+                    os.remove(copy / f"checkpoints/ckpt-2{digests.SUFFIX}")
+                    alone.append(without_digest(subject, copy))
+    seen, harmless, silent = map(alone.count, ("seen", "harmless", "silent"))
+    remark = (
+        f"named, and the one before taken. Without digests, of {len(alone)} in data or "
+        f"index TensorFlow sees {seen}, restores the right numbers in {harmless} and "
+        f"wrong ones in {silent}"
+    )
+    if what == "gone":
+        remark += "; without the digest alone the checkpoint itself is taken"
     return results.Row(
-        f"state, {part}: {what}", times, times - len(lost), lost[0] if lost else remark
+        f"state: data, index or digest {what}",
+        tried,
+        tried - len(lost),
+        lost[0] if lost else remark,
     )
 
 
-def _best_row(subject, what, harm, part, quick, seed) -> list[results.Row]:
-    if part == digests.SUFFIX and what == "gone":
-        return []
-    rng = random.Random(f"{seed} best {what} {part}")
-    lost, times = [], _times(what, quick)
-    for _ in range(times):
-        for copy in _damaged(subject, part, harm, rng, "best/network-2"):
-            problem = use_best(subject, copy, str(copy / f"best/network-2{part}"))
-            lost += [problem] if problem else []
+def _best_row(subject, what, harm, quick, seed, lines) -> results.Row:
+    rng = random.Random(f"{seed} best {what}")
+    lost, tried = [], 0
+    for part in PARTS:
+        if part == digests.SUFFIX and what == "gone":
+            continue
+        for _ in range(_times(what, quick)):
+            tried += 1
+            for copy in _damaged(subject, part, harm, rng, "best/network-2"):
+                problem = use_best(subject, copy, str(copy / f"best/network-2{part}"))
+                lost += [problem] if problem else []
     remark = lost[0] if lost else "refused in a line that names the file"
-    name = f"best network, {part}: {what}"
-    return [results.Row(name, times, times - len(lost), remark)]
+    name = f"best network: data, index or digest {what}"
+    return results.Row(name, tried, tried - len(lost), remark)
 
 
 def _state_file_row(subject, lines) -> results.Row:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ RUN_FLAGS = (
     "--student=HierarchicalLSTM(cells=8, layers=1, block_len=3, dropout=0.2)",
     "--student_loss=ce + rep + pred",
     "--batch_size=16",
-    "--num_epochs=3",
+    "--num_epochs=2",
     "--base_learning_rate=0.01",
     "--shuffle_buffer_size=32",
     "--steps_per_loop=2",
@@ -113,11 +114,12 @@ def start(script: str, *flags: str, file_size: int | None = None) -> subprocess.
     """A script's process.
 
     Args:
-        script: `train`, `eval`, `inference` or `export_model`.
+        script: `train`, `eval`, `inference`, `export_model` or `index_records`.
         flags: its command line.
         file_size: bytes beyond which no file can grow, as on a full disk.
     """
-    command = [sys.executable, str(ROOT / "yt8m_distill" / f"{script}.py"), *flags]
+    folder = "tools" if script == "index_records" else "yt8m_distill"
+    command = [sys.executable, str(ROOT / folder / f"{script}.py"), *flags]
     if file_size is not None:
         # Python ignores the signal of this limit, so writing fails with EFBIG.
         limit = (
@@ -160,6 +162,17 @@ def succeed(script: str, *flags: str) -> float:
     if ended.code:
         raise RuntimeError(f"{script}.py failed: {ended.said}")
     return time.monotonic() - began
+
+
+def stop_early(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> None:
+    """Leaves a run that was asked to stop once it had a checkpoint."""
+    process = start("train", *training_flags(data, train_dir, *more))
+    while process.poll() is None and not list(train_dir.glob("*/*/ckpt-2.sha*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    if ended.code != 128 + signal.SIGTERM:
+        raise RuntimeError(f"train.py was to stop: {ended.said}")
 
 
 def numbers_of(prefix: str) -> dict[str, np.ndarray]:
