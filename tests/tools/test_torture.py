@@ -1,13 +1,15 @@
 """tools/torture.py: its table says what was tried and what was lost."""
 
+import collections
 import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from tools import torture
-from tools.torturing import results
+from tools.torturing import checkpoints, kills, results, runs
 
 
 def use_areas(monkeypatch, **rows) -> None:
@@ -81,3 +83,62 @@ def test_tables_of_several_runs_stand_side_by_side(monkeypatch, tmp_path):
     )
     text = (tmp_path / "torture.md").read_text()
     assert text.index("| one | this | 1 |") < text.index("| two | that | 2 |")
+
+
+def test_damage_to_checkpoints_is_survived():
+    rows = checkpoints.rows(quick=True)
+    assert [row.name for row in rows if row.lost] == []
+    # Each of the harms once to data, index and digest; five files `checkpoint`. A best
+    # network without a digest is one of an earlier version.
+    assert sum(row.tried for row in rows) == 2 * 3 * len(checkpoints.HARMS) - 1 + 5
+
+
+def test_every_variant_is_killed_at_any_moment_and_while_it_writes():
+    trials = kills.plan(30)
+    killed = collections.Counter((t.variant, t.kind) for t in trials)
+    for variant in kills.VARIANTS:
+        assert killed[variant, kills.ANY_MOMENT] >= 4
+        assert killed[variant, kills.WRITING] >= 2
+        assert killed[variant, kills.ASKED] >= 1
+    assert sum(t.kind != kills.ASKED for t in trials) == 30
+
+
+def test_what_differs_between_two_runs_is_named():
+    one = {"a": np.float32([1, 2]), "b": {"gap": 0.5}, "c": 1}
+    same = {"a": np.float32([1, 2]), "b": {"gap": 0.5}, "c": 1}
+    assert runs.differences(one, same) == []
+    # A zero of the other sign is another number here.
+    assert runs.differences({"x": np.float32([0.0])}, {"x": np.float32([-0.0])}) == [
+        "x"
+    ]
+    other = {"a": np.float64([1, 2]), "b": {"gap": 0.25}, "d": 1}
+    assert runs.differences(one, other) == ["a", "b", "c", "d"]
+
+
+def test_what_no_finished_run_has_is_found(tmp_path):
+    for name in ("checkpoints/writing/ckpt-1.index", "a.json.tmp-7", "ckpt-1.index"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert runs.leftovers(tmp_path) == [
+        "a.json.tmp-7",
+        "checkpoints/writing",
+        "checkpoints/writing/ckpt-1.index",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "problem"),
+    [
+        (1, ["12:00:00 x", "train.py: no room"], None),
+        (0, [], "exit code 0, not 1: "),
+        (
+            1,
+            ["Traceback (most)", "train.py: no room"],
+            "a traceback: train.py: no room",
+        ),
+        (1, ["oh"], "0 lines of train.py: oh"),
+        (1, ["train.py: no"], "no 'no room' in: train.py: no"),
+    ],
+)
+def test_an_end_that_is_not_one_line_is_a_problem(code, said, problem):
+    assert runs.Ended(code, said).problem("train", 1, "no room") == problem

@@ -170,13 +170,26 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert path in caplog.text
 
 
-@pytest.mark.parametrize("harm", [damage, flip])
+@pytest.mark.parametrize("harm", [damage, flip, lengthen])
 def test_a_checkpoint_with_a_damaged_digest_is_passed_over(tmp_path, caplog, harm):
     saved_at(tmp_path, 1, 2)
     path = f"{tmp_path}/checkpoints/ckpt-2.sha256.json"
     harm(path)
     assert_restores(tmp_path, 1)
-    assert path in caplog.text
+    assert f"ckpt-2 is passed over: {path} is damaged" in caplog.text
+
+
+def test_a_flip_anywhere_in_a_digest_is_seen_as_such(tmp_path):
+    saved_at(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "ckpt-1.sha256.json"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        flip(str(path), position)
+        problem = checkpoints.digests.problem(f"{tmp_path}/checkpoints/ckpt-1")
+        assert problem == f"{path} is damaged", position
+        path.write_bytes(content)
+    path.write_bytes(content[:-1])
+    assert checkpoints.digests.problem(f"{tmp_path}/checkpoints/ckpt-1")
 
 
 @pytest.mark.parametrize("content", [None, b"", b'model_checkpoint_path: "ckpt-1"\n'])

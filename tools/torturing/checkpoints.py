@@ -252,7 +252,7 @@ def _resume_row(subject, what, harm, quick, seed, lines) -> results.Row:
         f"state: data, index or digest {what}",
         tried,
         tried - len(lost),
-        lost[0] if lost else remark,
+        "; ".join([*lost[:1], remark]),
     )
 
 

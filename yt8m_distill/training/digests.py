@@ -36,10 +36,27 @@ def _digest(path: str) -> dict:
     return {"bytes": size, "sha256": found.hexdigest()}
 
 
+def _text(of_files: dict) -> str:
+    """The digest's file, which has a SHA-256 of its own."""
+    own = hashlib.sha256(json.dumps(of_files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": of_files, "sha256": own}, indent=2) + "\n"
+
+
 def write(prefix: str) -> None:
     """Writes the digest of a checkpoint as it stands on the disk."""
     found = {suffix: _digest(prefix + suffix) for suffix in parts(prefix)}
-    files.write_text(prefix + SUFFIX, json.dumps(found, indent=2) + "\n")
+    files.write_text(prefix + SUFFIX, _text(found))
+
+
+def _read(path: str) -> dict | None:
+    """What `write` has written, suffix → bytes and sha256; None if it is damaged."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        found = json.loads(content)["files"]
+        return found if content == _text(found).encode() else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def problem(prefix: str) -> str | None:
@@ -51,11 +68,8 @@ def problem(prefix: str) -> str | None:
     path = prefix + SUFFIX
     if not tf.io.gfile.exists(path):
         return None
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            wanted = {str(k): dict(v) for k, v in json.loads(file.read()).items()}
-        expected = {k: (v["bytes"], v["sha256"]) for k, v in wanted.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, UnicodeError):
+    expected = _read(path)
+    if expected is None:
         return f"{path} is damaged"
     for suffix in sorted({*expected, *parts(prefix)}):
         path = prefix + suffix
@@ -65,9 +79,9 @@ def problem(prefix: str) -> str | None:
             found = _digest(path)
         except tf.errors.NotFoundError:
             return f"{path} is missing"
-        size, sha256 = expected[suffix]
+        size = expected[suffix]["bytes"]
         if found["bytes"] != size:
             return f"{path} has {found['bytes']} bytes, not {size}"
-        if found["sha256"] != sha256:
+        if found != expected[suffix]:
             return f"{path} is damaged: its SHA-256 is not that of {prefix}{SUFFIX}"
     return None

@@ -6,8 +6,8 @@ Files of a train_dir:
     manifest.json            settings, versions, data, networks, results
     <phase>/settings.json    the settings that this phase depends on
     <phase>/metrics.jsonl    one JSON object a log line and an evaluation
-    <phase>/best/<role>/     the best network by validation GAP
-    <phase>/checkpoints/     the whole state, to resume from
+    <phase>/best/<role>/     the best network by validation GAP, and its digest
+    <phase>/checkpoints/     the whole state, to resume from, each with a digest
 """
 
 import dataclasses
