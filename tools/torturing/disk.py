@@ -307,6 +307,7 @@ def rows(quick: bool, seed: int = 0) -> list[results.Row]:
             found = list(case())
             lost = [problem for problem in found if problem]
             remark = "; ".join(lost)
+            tqdm.tqdm.write(f"{case.__doc__}: {remark or f'{len(found)} survived'}")
             if not found:
                 remark = "not tried: this process may not mount a file system"
             table.append(

@@ -189,7 +189,14 @@ def rows(quick: bool, kills: int = 30, seed: int = 0) -> list[results.Row]:
 
             def tried(trial):
                 folder = place / f"trial {trial.number}"
-                return attempt(trial, seed, data, folder, references[trial.variant])
+                outcome = attempt(trial, seed, data, folder, references[trial.variant])
+                # At once: what is known is not lost with this process.
+                tqdm.tqdm.write(
+                    f"{trial.number}: {trial.kind}: {trial.variant}: "
+                    f"{outcome.lost or 'survived'}"
+                    f"{', half written' if outcome.half_written else ''}"
+                )
+                return outcome
 
             outcomes = list(pool.map(lambda t: counted(tried, t), trials))
     return _table(trials, outcomes, references)

@@ -226,6 +226,7 @@ def rows(quick: bool) -> list[results.Row]:
             found = list(case())
             lost = [problem for problem in found if problem]
             remark = "; ".join(lost)
+            tqdm.tqdm.write(f"{case.__doc__}: {remark or f'{len(found)} survived'}")
             what = f"NaN or infinity: {case.__doc__}"
             if case == numbers.steps_that_are_too_long:
                 what = case.__doc__
