@@ -1,8 +1,9 @@
 """A digest beside each checkpoint: it is whole if its files still give it.
 
-TensorFlow verifies less than it reads: of the index not every byte, and of a tensor
-nothing beyond its own checksum (see tools/torturing/checkpoints.py for what gets
-through). So <prefix>.sha256.json, written last, holds size and SHA-256 of every file.
+TensorFlow has checksums of its own, of tensors as it reads them and of blocks of the
+index; none says whether a file is missing, or of another checkpoint. <prefix>.sha256.json,
+written last, holds size and SHA-256 of every file, and tools/torturing/checkpoints.py
+counts what TensorFlow would see without it.
 """
 
 import hashlib

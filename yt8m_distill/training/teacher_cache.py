@@ -322,7 +322,7 @@ class _Plain:
     """A file that numpy only writes to: what the system says of it is not replaced.
 
     To a file of Python numpy writes by itself, and then "24 requested and 8 written" is
-    all that is left of a full disk (seen in 1.26 and 2.x).
+    all that is left of a full disk (seen in numpy 2.4).
     """
 
     def __init__(self, file: BinaryIO):
