@@ -1,9 +1,9 @@
 """A digest beside each checkpoint: it is whole if its files still give it.
 
-TensorFlow has checksums of its own, of tensors as it reads them and of blocks of the
-index; none says whether a file is missing, or of another checkpoint. <prefix>.sha256.json,
-written last, holds size and SHA-256 of every file, and tools/torturing/checkpoints.py
-counts what TensorFlow would see without it.
+TensorFlow has checksums of its own, of tensors and of blocks of the index. They speak
+up while variables are being assigned already, and not of a file. The digest in
+<prefix>.sha256.json, which is written last, is checked before anything is touched, and
+says which file is damaged, missing or of another length.
 """
 
 import hashlib
