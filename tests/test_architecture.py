@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # below the package. A part may import itself and every part of a lower layer, not
 # its neighbours in the same layer.
 LAYERS = (
-    {"structures", "registry", "settings", "allocator"},
+    {"structures", "registry", "settings", "allocator", "files"},
     {"data"},
     {"models"},
     {"losses"},

@@ -31,7 +31,12 @@ def main() -> None:
 
 def run() -> None:
     """Console entry point."""
-    flag_groups.run_script(main, flag_groups.RUN_GROUPS, preset=True)
+    flag_groups.run_script(
+        main,
+        flag_groups.RUN_GROUPS,
+        preset=True,
+        after_a_stop="The same command goes on from what is saved.",
+    )
 
 
 if __name__ == "__main__":

@@ -135,6 +135,17 @@ def test_lines_are_appended(tmp_path):
     assert helpers.read_lines(path) == [{"a": 1}, {"b": [2.5]}]
 
 
+def test_lines_that_are_not_to_be_kept_or_not_whole_are_dropped(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"st')
+    manifest.keep_json_lines(str(path), lambda line: line["step"] < 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    before = path.stat().st_mtime_ns
+    manifest.keep_json_lines(str(path), lambda line: True)
+    assert path.stat().st_mtime_ns == before
+    manifest.keep_json_lines(str(tmp_path / "none"), lambda line: True)
+
+
 def test_files_that_are_absent_or_broken_are_named(tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match=f"{path} does not exist"):

@@ -281,6 +281,26 @@ def test_a_part_without_its_ids_does_not_count(tmp_path):
     assert len(teacher_cache.TeacherCache(str(tmp_path), KEY)) == 0
 
 
+@pytest.mark.parametrize("room", [100, 20_000])
+def test_a_full_disk_leaves_no_part_and_is_one_line(tmp_path, room):
+    random = np.random.default_rng(0)
+    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    cache.add([b"a"], arrays(random, 1))
+    before = helpers.snapshot(tmp_path)
+    ids = [f"{i:05d}".encode() for i in range(3000)]
+    # An encoding has 3000 * 3 * 2 bytes and a head of 128; the logits have more.
+    with helpers.full_disk(room), pytest.raises(ValueError) as error:
+        cache.add(ids, arrays(random, 3000, classes=10))
+    assert str(error.value) == (
+        f"--teacher_cache: {cache.folder} cannot be written: File too large."
+    )
+    after = helpers.snapshot(tmp_path)
+    whole = {k: v for k, v in after.items() if "00001.encoding.npy" not in k}
+    assert whole == before
+    assert (len(after) > len(before)) == (room > 18_128)
+    assert len(teacher_cache.TeacherCache(str(tmp_path), KEY)) == 1
+
+
 def test_top_k_keeps_the_best_logits_and_the_mass_of_the_rest():
     random = np.random.default_rng(3)
     logits = random.normal(size=(4, 50)).astype(np.float32) * 3 - 4

@@ -24,13 +24,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import settings, structures
+from yt8m_distill import files, settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.training import manifest
 
@@ -201,7 +202,7 @@ class TeacherCache:
 
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
-            f"--teacher_cache: {self.folder} cannot be written: {error.strerror}."
+            f"--teacher_cache: {self.folder} cannot be written: {files.reason(error)}."
         )
 
     def __len__(self) -> int:
@@ -253,15 +254,17 @@ class TeacherCache:
             if not os.path.exists(os.path.join(self.folder, KEY)):
                 manifest.write_json(os.path.join(self.folder, KEY), self.key)
             for name, value in arrays.values.items():
-                _save(self._path(f"{name}.npy", part), value)
+                _save(
+                    self._path(f"{name}.npy", part),
+                    lambda file, v=value: np.save(_Plain(file), v, allow_pickle=False),
+                )
             ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
             text = np.frombuffer(b"".join(ids), np.uint8)
             names = np.array(list(arrays.values))
-            path = self._path("ids.npz", part)
-            with open(f"{path}.tmp", "wb") as file:
-                np.savez(file, id_bytes=text, id_ends=ends, names=names)
-                _to_disk(file)
-            os.replace(f"{path}.tmp", path)
+            _save(
+                self._path("ids.npz", part),
+                lambda file: np.savez(file, id_bytes=text, id_ends=ends, names=names),
+            )
         except OSError as error:
             raise self._unwritable(error) from error
         self._open_part()
@@ -330,15 +333,26 @@ def _repeated(video_id: bytes) -> str:
     )
 
 
-def _save(path: str, value: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, value, allow_pickle=False)
-        _to_disk(file)
+class _Plain:
+    """A file that numpy only writes to: what the system says of it is not replaced.
+
+    To a file of Python numpy writes by itself, and then "24 requested and 8 written" is
+    all that is left of a full disk (seen in numpy 2.4).
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.write = file.write
 
 
-def _to_disk(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _save(path: str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file that has its name only once it is whole and on the disk."""
+    temporary = f"{path}.tmp"
+    with files.removed_after_errors(temporary):
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 class Builder:
@@ -449,10 +463,10 @@ def _check_finite(names: np.ndarray, found: dict[str, np.ndarray]) -> None:
             )
 
 
-def data_key(files: Sequence[str], fraction: float) -> dict:
+def data_key(shards: Sequence[str], fraction: float) -> dict:
     """What tells a data set from others: names, sizes and times of its shards."""
     digest = hashlib.sha256()
-    for path in files:
+    for path in shards:
         found = tf.io.gfile.stat(path)
         digest.update(f"{path} {found.length} {found.mtime_nsec}\n".encode())
-    return {"files": len(files), "digest": digest.hexdigest(), "fraction": fraction}
+    return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}
