@@ -8,12 +8,13 @@ Files of a train_dir:
     <phase>/metrics.jsonl    one JSON object a log line and an evaluation
     <phase>/best/<role>/     the best network by validation GAP
     <phase>/checkpoints/     the whole state, to resume from
+
+run_files has the whole list.
 """
 
 import dataclasses
 import datetime
 import json
-import logging
 import os
 import platform
 import sys
@@ -24,8 +25,6 @@ import tensorflow as tf
 
 import yt8m_distill
 from yt8m_distill import settings
-
-_LOG = logging.getLogger(__name__)
 
 MODEL_FLAGS = "model_flags.json"
 MANIFEST = "manifest.json"
@@ -146,46 +145,6 @@ def _defaults(names) -> dict:
     groups = [field.type for field in dataclasses.fields(settings.RunSettings)]
     fields = [field for group in groups for field in dataclasses.fields(group)]
     return {field.name: field.default for field in fields if field.name in names}
-
-
-# All that the scripts write to a train_dir, at its top.
-_OWN_FILES = (MODEL_FLAGS, MANIFEST)
-_OWN_FOLDERS = (
-    "teacher",
-    "baseline",
-    "student",
-    "parallel",
-    "finetune",
-    "eval",
-    "export",
-)
-
-
-def remove_run(train_dir: str) -> None:
-    """Removes what earlier runs wrote to a train_dir, and nothing else.
-
-    Raises:
-        ValueError: if the folder holds anything that no run of this package wrote;
-            nothing is removed then.
-    """
-    if not tf.io.gfile.isdir(train_dir):
-        return
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(train_dir)]
-    # A folder without a run's settings is none of ours, whatever its parts are called.
-    own = {*_OWN_FILES, *_OWN_FOLDERS} if MODEL_FLAGS in names else set()
-    strange = sorted(set(names) - own)
-    if strange:
-        raise ValueError(
-            f"--start_new_model: --train_dir={train_dir} holds what no run wrote: "
-            f"{', '.join(strange)}. Nothing was removed."
-        )
-    for name in names:
-        path = os.path.join(train_dir, name)
-        _LOG.info("--start_new_model removes %s.", path)
-        if tf.io.gfile.isdir(path):
-            tf.io.gfile.rmtree(path)
-        else:
-            tf.io.gfile.remove(path)
 
 
 class Manifest:

@@ -28,6 +28,7 @@ from yt8m_distill.training import (
     manifest,
     modes,
     optimizers,
+    run_files,
     steps,
     teacher_cache,
 )
@@ -664,7 +665,7 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
     if run.training.start_new_model:
-        manifest.remove_run(train_dir)
+        run_files.remove_run(train_dir)
     if chief:
         tf.io.gfile.makedirs(train_dir)
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
