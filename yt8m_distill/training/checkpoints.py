@@ -135,11 +135,14 @@ class State:
         folder: of the phase.
         objects: name → trackable: networks and optimizers.
         max_to_keep: how many checkpoints stay.
-        worker: number of this process if it is not the chief. All processes take
-            part in a save; what the others write is thrown away.
+        writes: False in a process that is not the chief. All have the same state
+            after the same steps, and nothing of it is spread over processes, so that
+            a save needs the chief alone.
     """
 
-    def __init__(self, folder: str, objects: dict, max_to_keep: int, worker: int = 0):
+    def __init__(
+        self, folder: str, objects: dict, max_to_keep: int, writes: bool = True
+    ):
         def counter():
             return tf.Variable(
                 0,
@@ -161,10 +164,10 @@ class State:
             **objects,
         )
         self._folder = os.path.join(folder, CHECKPOINTS)
-        self._scratch = f"{self._folder}.worker-{worker}" if worker else None
+        self._writes = writes
         self.manager = tf.train.CheckpointManager(
             self.checkpoint,
-            self._scratch or self._folder,
+            self._folder,
             max_to_keep=max_to_keep,
             checkpoint_name="ckpt",
         )
@@ -185,11 +188,13 @@ class State:
         return None
 
     def save(self) -> str:
-        """Writes a checkpoint named after the step; returns its prefix."""
-        prefix = self.manager.save(checkpoint_number=int(self.step.numpy()))
-        if self._scratch:
-            tf.io.gfile.rmtree(self._scratch)
-        return prefix
+        """Writes a checkpoint named after the step; returns its prefix.
+
+        Empty where this process does not write.
+        """
+        if not self._writes:
+            return ""
+        return self.manager.save(checkpoint_number=int(self.step.numpy()))
 
     def read_notes(self) -> dict:
         """The notes as a dict."""

@@ -40,6 +40,7 @@ _CHANGEABLE = (
     "max_checkpoints",
     "start_new_model",
     "num_gpus",
+    "cluster_timeout_secs",
     "deterministic",
     "use_index",
     "index_dir",

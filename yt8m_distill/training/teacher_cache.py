@@ -24,7 +24,9 @@ import json
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
@@ -235,24 +237,39 @@ class TeacherCache:
             if video_id in seen or video_id in self._places:
                 raise ValueError(_repeated(video_id))
             seen.add(video_id)
-        part = len(self.parts)
+        self.write_part(len(self.parts), ids, arrays)
+        self._open_part()
+
+    def write_part(self, part: int, ids: Sequence[bytes], arrays: Arrays) -> None:
+        """Writes a part of a given number, which `add` would give it.
+
+        Every file has its name only once it is whole, and has a temporary name of its
+        own before: a part may be written twice at once if the content is the same.
+
+        Raises:
+            ValueError: if the disk refuses.
+        """
+        ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
+        stored = {
+            "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
+            "id_ends": ends,
+            "names": np.array(list(arrays.values)),
+        }
         try:
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(os.path.join(self.folder, KEY)):
                 manifest.write_json(os.path.join(self.folder, KEY), self.key)
             for name, value in arrays.values.items():
-                _save(self._path(f"{name}.npy", part), value)
-            ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
-            text = np.frombuffer(b"".join(ids), np.uint8)
-            names = np.array(list(arrays.values))
-            path = self._path("ids.npz", part)
-            with open(f"{path}.tmp", "wb") as file:
-                np.savez(file, id_bytes=text, id_ends=ends, names=names)
-                _to_disk(file)
-            os.replace(f"{path}.tmp", path)
+                with _whole(self._path(f"{name}.npy", part)) as file:
+                    np.save(file, value, allow_pickle=False)
+            with _whole(self._path("ids.npz", part)) as file:  # The part counts now.
+                np.savez(file, **stored)
         except OSError as error:
             raise self._unwritable(error) from error
-        self._open_part()
+
+    def has_part(self, part: int) -> bool:
+        """Whether a part of this number is on the disk."""
+        return os.path.exists(self._path("ids.npz", part))
 
     def covers(self, data: dict) -> bool:
         """Whether every video of a data set is known to be here."""
@@ -315,15 +332,20 @@ def _repeated(video_id: bytes) -> str:
     )
 
 
-def _save(path: str, value: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, value, allow_pickle=False)
-        _to_disk(file)
-
-
-def _to_disk(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[BinaryIO]:
+    """A file that has its name only once it is written and on the disk."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 class Builder:
@@ -390,6 +412,29 @@ class Builder:
                     self._add(ids, waiting)
             if ids:
                 self._add(ids, waiting)
+
+    def collect(self, dataset) -> tuple[list[bytes], Arrays]:
+        """The ids and outputs of all videos of a distributed dataset, in its order.
+
+        Raises:
+            ValueError: as `fill`.
+        """
+        ids: list[bytes] = []
+        found: list[dict[str, np.ndarray]] = []
+        for batch in dataset:
+            names = self._local(batch[structures.VIDEO_ID])
+            real = names != b""
+            if real.any():
+                found.append({k: v[real] for k, v in self.outputs(batch).items()})
+                _check_finite(names[real], found[-1])
+                ids += names[real].tolist()
+        seen: set[bytes] = set()
+        for video_id in ids:
+            if video_id in seen:
+                raise ValueError(_repeated(video_id))
+            seen.add(video_id)
+        joined = {n: np.concatenate([f[n] for f in found]) for n in found[0]}
+        return ids, Arrays(joined)
 
     def _add(self, ids: list, waiting: list) -> None:
         arrays = {n: np.concatenate([w[n] for w in waiting]) for n in waiting[0]}
