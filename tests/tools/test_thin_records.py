@@ -14,6 +14,7 @@ from tests import record_helpers
 from tools import thin_records
 from yt8m_distill import settings
 from yt8m_distill.data import frame_sampling, pipeline
+from yt8m_distill.serving import thinning
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 K = 4
@@ -34,7 +35,7 @@ def thin(files, folder, data=DATA, of=None, overwrite=False) -> list[str]:
     folder.mkdir(exist_ok=True)
     for path in files:
         count = len(records_of(path))
-        thin_records.thin_shard(path, count, str(folder), data, of or view(), overwrite)
+        thinning.thin_shard(path, count, str(folder), data, of or view(), overwrite)
     return [str(folder / os.path.basename(path)) for path in files]
 
 
@@ -206,16 +207,16 @@ def test_a_whole_shard_is_left_alone_and_a_damaged_one_mended(tmp_path):
     content = pathlib.Path(path).read_bytes()
     again = (full, 20, str(folder), DATA, view())
     os.utime(path, (0, 0))
-    assert not thin_records.thin_shard(*again)
+    assert not thinning.thin_shard(*again)
     assert os.path.getmtime(path) == 0
-    assert thin_records.thin_shard(*again, overwrite=True)
+    assert thinning.thin_shard(*again, overwrite=True)
     assert os.path.getmtime(path) > 0
     for left in (b"", content[:100], content[:-1]):
         pathlib.Path(path).write_bytes(left)
-        assert thin_records.thin_shard(*again)
+        assert thinning.thin_shard(*again)
         assert pathlib.Path(path).read_bytes() == content
     fewer = record_helpers.write_shard(pathlib.Path(path), records_of(path)[:-1])
-    assert thin_records.thin_shard(*again)
+    assert thinning.thin_shard(*again)
     assert pathlib.Path(fewer).read_bytes() == content
     assert os.listdir(folder) == [os.path.basename(path)]
 
@@ -244,7 +245,7 @@ def test_another_shard_in_its_place_is_not_replaced(tmp_path, other):
 def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
     (full,) = record_helpers.write_shards(tmp_path, [5])
     target = tmp_path / "thin" / os.path.basename(full)
-    real, seen = thin_records.thin_records, []
+    real, seen = thinning.thin_records, []
 
     def watched(*arguments):
         for record in real(*arguments):
@@ -356,7 +357,7 @@ def test_outputs_never_replace_inputs_or_each_other(tmp_path):
 def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
     sampling = settings.SamplingSettings(k, sampler)
     with pytest.raises(ValueError) as caught:
-        thin_records.view_to_keep(sampling, MAX_FRAMES)
+        thinning.view_to_keep(sampling, MAX_FRAMES)
     assert str(caught.value).startswith(text)
 
 
