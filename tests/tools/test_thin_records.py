@@ -252,7 +252,7 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
             seen.append(target.exists())
             yield record
 
-    monkeypatch.setattr(thin_records, "thin_records", watched)
+    monkeypatch.setattr(thinning, "thin_records", watched)
     thin([full], tmp_path / "thin")
     assert seen == [False] * 5
     assert target.exists()
@@ -311,7 +311,7 @@ def bad_video(what: str) -> bytes:
     ],
 )
 def test_a_bad_record_is_named(tmp_path, monkeypatch, what, rule):
-    monkeypatch.setattr(thin_records, "_BATCH", 2)  # It stands in the third one.
+    monkeypatch.setattr(thinning, "_BATCH", 2)  # It stands in the third one.
     videos = [record_helpers.video(n, 3) for n in range(5)]
     full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(what)])
     with pytest.raises(ValueError) as caught:
