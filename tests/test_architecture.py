@@ -23,6 +23,7 @@ LAYERS = (
     {"models"},
     {"losses"},
     {"training", "evaluation", "serving"},
+    {"beam"},
     {"flag_groups"},
     {"train", "eval", "inference", "export_model"},
 )

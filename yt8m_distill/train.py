@@ -24,7 +24,9 @@ def main() -> None:
     policy = run_settings.networks.dtype_policy
     distribution.prepare_runtime(policy, run_settings.training.deterministic)
     strategy = distribution.build_strategy(
-        run_settings.training.num_gpus, several_machines=True
+        run_settings.training.num_gpus,
+        several_machines=True,
+        timeout_secs=run_settings.training.cluster_timeout_secs,
     )
     trainer.train(run_settings, strategy)
 

@@ -163,24 +163,6 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         manifest.read_run_settings(str(tmp_path))
 
 
-def test_only_what_runs_write_is_removed(tmp_path):
-    train_dir = tmp_path / "run"
-    manifest.remove_run(str(train_dir))  # Nothing is there.
-    for name in ("teacher", "student", "parallel", "finetune", "baseline", "eval"):
-        (train_dir / name).mkdir(parents=True)
-        (train_dir / name / "file").write_text("x")
-    for name in (manifest.MODEL_FLAGS, manifest.MANIFEST):
-        (train_dir / name).write_text("{}")
-    (train_dir / "notes.txt").write_text("mine")
-    before = helpers.snapshot(train_dir)
-    with pytest.raises(ValueError, match="notes.txt. Nothing was removed."):
-        manifest.remove_run(str(train_dir))
-    assert helpers.snapshot(train_dir) == before
-    (train_dir / "notes.txt").unlink()
-    manifest.remove_run(str(train_dir))
-    assert list(train_dir.iterdir()) == []
-
-
 def test_an_entry_is_merged_and_survives_the_next_command(tmp_path):
     run = helpers.make_run(tmp_path, "data")
     record = manifest.Manifest(str(tmp_path), run)

@@ -70,7 +70,7 @@ def _evaluation(run, role: str, paths, folder: str):
 
 
 def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
-    """Evaluating a student over evaluating the teacher, in batches of eval.py's size."""
+    """Evaluating a student over the teacher, in batches of eval.py's size."""
     size = {} if quick else {"batch_size": settings.CheckpointSettings.batch_size}
     run = _settings(quick, folder, "unused", **size)
     num_videos = 16 if quick else 512

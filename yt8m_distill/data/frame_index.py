@@ -15,6 +15,7 @@ import functools
 import io
 import logging
 import os
+import uuid
 import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -200,7 +201,8 @@ def write(index: Index, path: str) -> None:
     """
     content = io.BytesIO()
     np.savez_compressed(content, **index._asdict())
-    temporary = f"{path}.tmp-{os.getpid()}"
+    # A name of its own for each process, whatever machine it runs on.
+    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
     try:
         with tf.io.gfile.GFile(temporary, "wb") as file:
             file.write(content.getvalue())

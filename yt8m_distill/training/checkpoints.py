@@ -326,11 +326,14 @@ class State:
         folder: of the phase.
         objects: name → trackable: networks and optimizers.
         max_to_keep: how many checkpoints stay.
-        worker: number of this process if it is not the chief. All processes take
-            part in a save; what the others write is thrown away.
+        writes: False in a process that is not the chief. All have the same state
+            after the same steps, and nothing of it is spread over processes, so that
+            a save needs the chief alone.
     """
 
-    def __init__(self, folder: str, objects: dict, max_to_keep: int, worker: int = 0):
+    def __init__(
+        self, folder: str, objects: dict, max_to_keep: int, writes: bool = True
+    ):
         def counter():
             return tf.Variable(
                 0,
@@ -352,7 +355,7 @@ class State:
             **objects,
         )
         self._folder = os.path.join(folder, CHECKPOINTS)
-        self._scratch = f"{self._folder}.worker-{worker}" if worker else None
+        self._writes = writes
         self._max_to_keep = max_to_keep
         self._saved: tuple = ()  # Position and prefix of the newest save.
 
@@ -380,27 +383,26 @@ class State:
     def save(self) -> str:
         """Writes a checkpoint named after the step; returns its prefix.
 
-        What is saved already is not written again.
+        Empty where this process does not write. What is saved already is not written
+        again.
 
         Raises:
             ValueError: if the file system refuses.
             FloatingPointError: if a value is not a finite number.
         """
+        if not self._writes:
+            return ""
         step = int(self.step.numpy())
         position = (step, int(self.epoch.numpy()), int(self.batch.numpy()))
         if self._saved and self._saved[0] == position:
             return self._saved[1]
-        folder = self._scratch or self._folder
         prefix = _write(
             self.checkpoint,
-            folder,
+            self._folder,
             f"{_STATE_PREFIX}-{step}",
             lambda written: _check_numbers(written, step),
         )
         self._saved = (position, prefix)
-        if self._scratch:
-            tf.io.gfile.rmtree(self._scratch)
-            return prefix
         self._tidy(os.path.basename(prefix))
         return prefix
 

@@ -8,6 +8,8 @@ Files of a train_dir:
     <phase>/metrics.jsonl    one JSON object a log line and an evaluation
     <phase>/best/<role>/     the best network by validation GAP, and its digest
     <phase>/checkpoints/     the whole state, to resume from, each with a digest
+
+run_files has the whole list.
 """
 
 import dataclasses
@@ -16,7 +18,6 @@ import json
 import logging
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,7 @@ _CHANGEABLE = (
     "max_checkpoints",
     "start_new_model",
     "num_gpus",
+    "cluster_timeout_secs",
     "deterministic",
     "use_index",
     "index_dir",
@@ -174,51 +176,6 @@ def _defaults(names) -> dict:
     groups = [field.type for field in dataclasses.fields(settings.RunSettings)]
     fields = [field for group in groups for field in dataclasses.fields(group)]
     return {field.name: field.default for field in fields if field.name in names}
-
-
-# All that the scripts write to a train_dir, at its top.
-_OWN_FILES = (MODEL_FLAGS, MANIFEST)
-_OWN_FOLDERS = (
-    "teacher",
-    "baseline",
-    "student",
-    "parallel",
-    "finetune",
-    "eval",
-    "export",
-)
-
-
-def remove_run(train_dir: str) -> None:
-    """Removes what earlier runs wrote to a train_dir, and nothing else.
-
-    Raises:
-        ValueError: if the folder holds anything that no run of this package wrote;
-            nothing is removed then.
-    """
-    if not tf.io.gfile.isdir(train_dir):
-        return
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(train_dir)]
-    # A folder without a run's settings is none of ours, whatever its parts are called.
-    own = {*_OWN_FILES, *_OWN_FOLDERS} if MODEL_FLAGS in names else set()
-    strange = sorted(
-        # A process that was killed while it wrote one of its own leaves the second.
-        name
-        for name in names
-        if name not in own and re.sub(r"\.tmp-\d+$", "", name) not in own
-    )
-    if strange:
-        raise ValueError(
-            f"--start_new_model: --train_dir={train_dir} holds what no run wrote: "
-            f"{', '.join(strange)}. Nothing was removed."
-        )
-    for name in names:
-        path = os.path.join(train_dir, name)
-        _LOG.info("--start_new_model removes %s.", path)
-        if tf.io.gfile.isdir(path):
-            tf.io.gfile.rmtree(path)
-        else:
-            tf.io.gfile.remove(path)
 
 
 class Manifest:

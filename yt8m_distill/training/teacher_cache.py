@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -248,7 +249,24 @@ class TeacherCache:
             if video_id in seen or video_id in self._places:
                 raise ValueError(_repeated(video_id))
             seen.add(video_id)
-        part = len(self.parts)
+        self.write_part(len(self.parts), ids, arrays)
+        self._open_part()
+
+    def write_part(self, part: int, ids: Sequence[bytes], arrays: Arrays) -> None:
+        """Writes a part of a given number, which `add` would give it.
+
+        Every file has its name only once it is whole, and has a temporary name of its
+        own before: a part may be written twice at once if the content is the same.
+
+        Raises:
+            ValueError: if the disk refuses.
+        """
+        ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
+        stored = {
+            "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
+            "id_ends": ends,
+            "names": np.array(list(arrays.values)),
+        }
         try:
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(os.path.join(self.folder, KEY)):
@@ -258,16 +276,15 @@ class TeacherCache:
                     self._path(f"{name}.npy", part),
                     lambda file, v=value: np.save(_Plain(file), v, allow_pickle=False),
                 )
-            ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
-            text = np.frombuffer(b"".join(ids), np.uint8)
-            names = np.array(list(arrays.values))
-            _save(
-                self._path("ids.npz", part),
-                lambda file: np.savez(file, id_bytes=text, id_ends=ends, names=names),
+            _save(  # The part counts now.
+                self._path("ids.npz", part), lambda file: np.savez(file, **stored)
             )
         except OSError as error:
             raise self._unwritable(error) from error
-        self._open_part()
+
+    def has_part(self, part: int) -> bool:
+        """Whether a part of this number is on the disk."""
+        return os.path.exists(self._path("ids.npz", part))
 
     def covers(self, data: dict) -> bool:
         """Whether every video of a data set is known to be here, and open."""
@@ -346,9 +363,9 @@ class _Plain:
 
 def _save(path: str, write: Callable[[BinaryIO], None]) -> None:
     """Writes a file that has its name only once it is whole and on the disk."""
-    temporary = f"{path}.tmp"
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     with files.removed_after_errors(temporary):
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -419,6 +436,29 @@ class Builder:
                     self._add(ids, waiting)
             if ids:
                 self._add(ids, waiting)
+
+    def collect(self, dataset) -> tuple[list[bytes], Arrays]:
+        """The ids and outputs of all videos of a distributed dataset, in its order.
+
+        Raises:
+            ValueError: as `fill`.
+        """
+        ids: list[bytes] = []
+        found: list[dict[str, np.ndarray]] = []
+        for batch in dataset:
+            names = self._local(batch[structures.VIDEO_ID])
+            real = names != b""
+            if real.any():
+                found.append({k: v[real] for k, v in self.outputs(batch).items()})
+                _check_finite(names[real], found[-1])
+                ids += names[real].tolist()
+        seen: set[bytes] = set()
+        for video_id in ids:
+            if video_id in seen:
+                raise ValueError(_repeated(video_id))
+            seen.add(video_id)
+        joined = {n: np.concatenate([f[n] for f in found]) for n in found[0]}
+        return ids, Arrays(joined)
 
     def _add(self, ids: list, waiting: list) -> None:
         arrays = {n: np.concatenate([w[n] for w in waiting]) for n in waiting[0]}

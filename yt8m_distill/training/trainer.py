@@ -27,6 +27,7 @@ from yt8m_distill.training import (
     manifest,
     modes,
     optimizers,
+    run_files,
     steps,
     teacher_cache,
 )
@@ -169,6 +170,11 @@ class PhaseRunner:
         else:
             self._initialize()
         self._settle(int(self.state.step.numpy()))
+        counters = [self.state.step, self.state.epoch, self.state.batch]
+        place = [int(counter.numpy()) for counter in counters]
+        distribution.check_agreement(
+            self.strategy, {f"checkpoint of {phase.name}": place}
+        )
         self.record.update(
             phase.name, finished=False, networks=self._describe_networks()
         )
@@ -240,7 +246,7 @@ class PhaseRunner:
             self.folder,
             objects | ({"loss_scale": scale} if scaled else {}),
             run.training.max_checkpoints,
-            distribution.worker_number(self.strategy),
+            writes=self.chief,
         )
         self.step = steps.TrainStep(
             self.networks,
@@ -470,19 +476,19 @@ class PhaseRunner:
             self.saved_at = time.monotonic()
 
     def _stop_if_asked(self) -> None:
-        """Saves and stops after a signal.
+        """Saves and stops after a signal to any process, all at the same step.
 
         Raises:
             interruption.Interrupted: if there was one.
         """
-        if self.watch.received is None:
+        received = distribution.largest(self.strategy, self.watch.received or 0)
+        if not received:
             return
         self.state.save()
         self.log.flush()
-        number = self.watch.received
         raise interruption.Interrupted(
-            number,
-            f"stopped by {interruption.name_of(number)}: phase {self.phase.name} is "
+            received,
+            f"stopped by {interruption.name_of(received)}: phase {self.phase.name} is "
             f"saved at step {self.state.step.numpy()}. The same command goes on from "
             "there.",
         )
@@ -713,13 +719,29 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
             )
 
 
+def _same_everywhere(run: settings.RunSettings) -> dict:
+    """The settings that all processes of a job must share, by flag.
+
+    Folders may be mounted elsewhere on another machine, and devices differ.
+    """
+    own = {"train_dir", "train_data_pattern", "validation_data_pattern", "index_dir"}
+    own |= {"teacher_checkpoint", "teacher_cache", "num_gpus", "cluster_timeout_secs"}
+    return {f"--{k}": v for k, v in run.to_dict().items() if k not in own}
+
+
 def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     """Runs all phases of a mode; the phases' entries of the manifest come back.
 
     Raises:
         ValueError: for settings that do not fit the data or an earlier run.
         FloatingPointError: if a loss or gradient is no longer a number.
+        distribution.WorkerLost: if another process of the job is gone.
     """
+    with distribution.watching(strategy):
+        return _train(run, strategy)
+
+
+def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     distribution.check_batch_size(run.training.batch_size, strategy)
     plan = modes.phases(run)
     train_dir = run.training.train_dir
@@ -746,13 +768,24 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
     if run.training.start_new_model:
-        manifest.remove_run(train_dir)
+        run_files.list_run(train_dir)  # Refused in every process, or in none.
+    shared = {"names of the training shards": [os.path.basename(f) for f in shards]}
+    shared |= {"number of training videos": num_videos}
+    distribution.check_agreement(strategy, shared | _same_everywhere(run))
+    if run.training.start_new_model and chief:
+        run_files.remove_run(train_dir)
     if chief:
         with files.one_line_errors(f"--train_dir={train_dir}"):
             tf.io.gfile.makedirs(train_dir)
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
         manifest.write_json(path, run.to_dict())
+    # Nobody looks into the folder before the chief is done with it.
+    distribution.check_agreement(strategy, {})
     record = manifest.Manifest(train_dir, run, chief)
+    finished = [
+        phase.name for phase in plan if record.phase(phase.name).get("finished")
+    ]
+    distribution.check_agreement(strategy, {"finished phases": finished})
     record.content["data"] = {"files": len(shards), "videos": num_videos}
     record.content["replicas"] = strategy.num_replicas_in_sync
     record.write()
