@@ -1,4 +1,4 @@
-"""Kills runs, damages files, fills disks and spoils numbers, and looks what is lost.
+"""Kills, damages, fills and spoils what runs depend on, and looks what is lost.
 
     python tools/torture.py                        all areas
     python tools/torture.py --areas=kills          one of them
@@ -13,12 +13,10 @@ Markdown and JSON.
 import argparse
 import importlib
 import inspect
-import json
 import os
 import pathlib
 import platform
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -27,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import tensorflow as tf
 import tqdm
 
+from tools import areas
 from tools.torturing import results
 
 # An area is a module of tools/torturing with a function rows(quick) → list[Row],
@@ -36,6 +35,7 @@ AREAS: tuple[str, ...] = (
     "checkpoints",
     "disk",
     "numbers",
+    "machines",
 )
 
 
@@ -47,13 +47,13 @@ def machine() -> str:
     )
 
 
-def markdown(areas: dict[str, list[results.Row]]) -> str:
+def markdown(found: dict[str, list[results.Row]]) -> str:
     """The table."""
     lines = [
         "| area | what was done | tried | survived | lost | remarks |",
         "|---|---|---:|---:|---:|---|",
     ]
-    for area, rows in areas.items():
+    for area, rows in found.items():
         for row in rows:
             lost = f"**{row.lost}**" if row.lost else "0"
             remark = row.remark.replace("|", "\\|").replace("\n", " ")
@@ -64,25 +64,16 @@ def markdown(areas: dict[str, list[results.Row]]) -> str:
     return "\n".join(lines)
 
 
-def write(areas: dict[str, list[results.Row]], folder: str, command: str) -> None:
+def write(found: dict[str, list[results.Row]], folder: str, command: str) -> None:
     """torture.md and torture.json; areas that are in them and did not run are kept."""
     os.makedirs(folder, exist_ok=True)
     store = pathlib.Path(folder, "torture.json")
-    content = json.loads(store.read_text("utf-8")) if store.exists() else {}
-    for area, rows in areas.items():
-        content[area] = {
-            "command": command,
-            "machine": machine(),
-            "date": time.strftime("%Y-%m-%d"),
-            "rows": [vars(row) for row in rows],
-        }
-    content = {area: content[area] for area in AREAS if area in content}
-    store.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    content = areas.keep(store, AREAS, found, command=command, machine=machine())
     parts = ["# Torture\n\nMade by `tools/torture.py`; each area in one run.\n"]
-    for area, found in content.items():
-        head = f"## {area}\n\n`{found['command']}`. {found['machine']}. "
-        rows = [results.Row(**row) for row in found["rows"]]
-        parts += [f"{head}{found['date']}.\n", markdown({area: rows}) + "\n"]
+    for area, kept in content.items():
+        head = f"## {area}\n\n`{kept['command']}`. {kept['machine']}. "
+        rows = [results.Row(**row) for row in kept["rows"]]
+        parts += [f"{head}{kept['date']}.\n", markdown({area: rows}) + "\n"]
     pathlib.Path(folder, "torture.md").write_text("\n".join(parts), "utf-8")
 
 
@@ -105,16 +96,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a little of each area")
     parser.add_argument("--output_dir", default="", help="where the table is written")
     given = parser.parse_args()
-    areas = [area.strip() for area in given.areas.split(",") if area.strip()]
-    unknown = [area for area in areas if area not in AREAS]
-    if unknown or not areas:
-        parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
+    names = areas.read_names(parser, given.areas, AREAS)
     if given.kills < 1:
         parser.error(f"--kills={given.kills} is less than 1.")
     options = [f"--kills={given.kills}", f"--seed={given.seed}"]
     options += ["--quick"] if given.quick else []
     done: dict[str, list[results.Row]] = {}
-    bar = tqdm.tqdm(areas, disable=not sys.stderr.isatty(), unit="area")
+    bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
         done[area] = run_area(area, given)

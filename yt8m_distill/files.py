@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import uuid
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -49,7 +50,8 @@ def write_text(path: str, text: str) -> None:
         ValueError: if the file system refuses; nothing is left behind then, and what
             stood there before still does.
     """
-    temporary = f"{path}.tmp-{os.getpid()}"
+    # A name of its own for each process, whatever machine it runs on.
+    temporary = f"{path}.tmp-{uuid.uuid4().int}"
     with one_line_errors(path), removed_after_errors(temporary):
         with tf.io.gfile.GFile(temporary, "w") as file:
             file.write(text)

@@ -1,5 +1,6 @@
 """Checkpoints that are damaged: is it seen, named, and the one before taken?"""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -126,19 +127,19 @@ class Subject:
         return [variable.numpy().tobytes() for variable in self.variables]
 
 
+@contextlib.contextmanager
 def _damaged(
     subject: Subject, part: str, harm: Callable, rng: random.Random, prefix: str
 ) -> Iterator[pathlib.Path]:
     """A copy of the subject's folder in which one file is damaged; removed then."""
-    copy = subject.folder.with_name("copy")
-    shutil.copytree(subject.folder, copy)
+    copy = runs.copy(subject.folder, subject.folder.with_name("copy"))
     path = copy / (prefix + part)
-    content = harm(path.read_bytes(), rng)
+    before = path.read_bytes()
+    content = harm(before, rng)
+    if content == before:  # Zeros were there before.
+        content = flip(content, rng)
     if content is None:
         path.unlink()
-    elif content == path.read_bytes():  # Zeros were there before.
-        content = flip(content, rng)
-        path.write_bytes(content)
     else:
         path.write_bytes(content)
     try:
@@ -232,7 +233,7 @@ def _resume_row(subject, what, harm, quick, seed, lines) -> results.Row:
         gone = part == digests.SUFFIX and what == "gone"
         for _ in range(_times(what, quick)):
             tried += 1
-            for copy in _damaged(subject, part, harm, rng, "checkpoints/ckpt-2"):
+            with _damaged(subject, part, harm, rng, "checkpoints/ckpt-2") as copy:
                 path = str(copy / f"checkpoints/ckpt-2{part}")
                 step, named = (2, "") if gone else (1, path)
                 problem = resume(subject, copy, lines, named, step)
@@ -264,7 +265,7 @@ def _best_row(subject, what, harm, quick, seed, lines) -> results.Row:
             continue
         for _ in range(_times(what, quick)):
             tried += 1
-            for copy in _damaged(subject, part, harm, rng, "best/network-2"):
+            with _damaged(subject, part, harm, rng, "best/network-2") as copy:
                 problem = use_best(subject, copy, str(copy / f"best/network-2{part}"))
                 lost += [problem] if problem else []
     remark = lost[0] if lost else "refused in a line that names the file"

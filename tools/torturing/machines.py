@@ -1,6 +1,6 @@
 """Several machines, played by processes of this one: equality, losses, resumption.
 
-    python -m tools.torturing.machines [--quick]
+    python tools/torture.py --areas=machines [--quick]
 
 Every row starts real processes with TF_CONFIG, as a user would, and looks at what they
 leave: weights, exit codes, last lines, and the time that they took to stop.
@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import tqdm
 
 from tools.torturing import results
 
@@ -388,11 +389,7 @@ def request(folder: pathlib.Path) -> results.Row:
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """All rows of this area, some eight minutes on two idle cores.
-
-    Args:
-        quick: two processes, one loss, no resumption; a minute.
-    """
+    """The table's rows; `quick`: two processes, one loss, no resumption."""
     kill, freeze = signal.SIGKILL, signal.SIGSTOP
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -410,9 +407,5 @@ def rows(quick: bool) -> list[results.Row]:
 
 def _told(row: results.Row) -> results.Row:
     """Prints a row as soon as it is there."""
-    print(f"{row.survived} of {row.tried} | {row.name} | {row.remark}", flush=True)
+    tqdm.tqdm.write(f"{row.survived} of {row.tried} | {row.name} | {row.remark}")
     return row
-
-
-if __name__ == "__main__":
-    rows("--quick" in sys.argv[1:])

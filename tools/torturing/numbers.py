@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from tools import make_synthetic_records
 from tools.torturing import results, runs
 from yt8m_distill import settings
 from yt8m_distill.training import digests
@@ -25,29 +24,6 @@ FLAGS = (
     "--frame_sampler=uniform",
 )
 BAD = {"NaN": np.nan, "infinity": np.inf}
-
-
-def make_data(folder: pathlib.Path) -> None:
-    """Video-level shards: these hold floats, which can be no numbers."""
-    recipe = make_synthetic_records.Recipe(
-        seed=0,
-        num_classes=10,
-        max_frames=24,
-        feature_names="rgb,audio",
-        feature_sizes="16,8",
-        video_id_key="id",
-        signal=0.55,
-        shot_length=10.0,
-        empty_shots=0.5,
-        videos_per_shard=64,
-        video_level=True,
-        num_train=150,
-        num_validate=48,
-        num_test=0,
-    )
-    (folder / "video_level").mkdir(parents=True)
-    for split, shard, count in make_synthetic_records.plan_shards(recipe):
-        make_synthetic_records.write_shard(recipe, str(folder), split, shard, count)
 
 
 def spoil(shard: pathlib.Path, number: int, value: float) -> None:
@@ -84,8 +60,8 @@ class Numbers:
     def __init__(self, place: pathlib.Path, quick: bool):
         self.place, self.quick = place, quick
         self.count = 0
-        make_data(place / "data")
-        self.data = place / "data" / "video_level"
+        # These hold floats, which can be no numbers.
+        self.data = runs.make_data(place / "data", video_level=True)
         self.whole = self.new()
         runs.succeed("train", *self.flags(self.data, self.whole))
 

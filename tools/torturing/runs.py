@@ -44,8 +44,8 @@ RUN_FLAGS = (
 )
 
 
-def make_data(folder: pathlib.Path, videos: int = 150) -> None:
-    """Synthetic shards, some for training and one for validation."""
+def make_data(folder: pathlib.Path, video_level: bool = False) -> pathlib.Path:
+    """Synthetic shards, some for training and one for validation; where they are."""
     recipe = make_synthetic_records.Recipe(
         seed=0,
         num_classes=10,
@@ -57,14 +57,16 @@ def make_data(folder: pathlib.Path, videos: int = 150) -> None:
         shot_length=10.0,
         empty_shots=0.5,
         videos_per_shard=64,
-        video_level=False,
-        num_train=videos,
+        video_level=video_level,
+        num_train=150,
         num_validate=48,
         num_test=0,
     )
-    folder.mkdir(parents=True)
+    shards = folder / "video_level" if video_level else folder
+    shards.mkdir(parents=True)
     for split, shard, count in make_synthetic_records.plan_shards(recipe):
         make_synthetic_records.write_shard(recipe, str(folder), split, shard, count)
+    return shards
 
 
 def training_flags(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> list:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from yt8m_distill import settings
+from yt8m_distill import files, settings
 from yt8m_distill.data import frame_sampling, pipeline, records
 
 NUM_FRAMES = "num_frames"
@@ -188,16 +188,14 @@ def thin_shard(
         thinned = thin_records(source, data, view)
         if _is_made_already(target, thinned, count, overwrite):
             return False
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for record in thin_records(source, data, view):
-                writer.write(record)
-        tf.io.gfile.rename(temporary, target, overwrite=True)
+        with files.removed_after_errors(temporary):
+            with tf.io.TFRecordWriter(temporary) as writer:
+                for record in thin_records(source, data, view):
+                    writer.write(record)
+            tf.io.gfile.rename(temporary, target, overwrite=True)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         text = records.describe_error(error, [source]) or f"{target}: {error}"
         raise ValueError(" ".join(text.split())) from error
-    finally:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
     return True
 
 

@@ -211,10 +211,9 @@ def settle_best(folder: str, noted: dict | None) -> dict | None:
                 tf.io.gfile.rename(proposed, best, overwrite=True)
             else:
                 tf.io.gfile.remove(proposed)
-        if not tf.io.gfile.exists(best):
-            if noted is None:
-                _remove_others(folder, [])
-                return None
+        if noted is None and not tf.io.gfile.exists(best):
+            _remove_others(folder, [])
+            return None
         info = manifest.read_json(best)
         name = info.pop("name")
         found = digests.problem(os.path.join(folder, name))

@@ -25,7 +25,7 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -161,7 +161,7 @@ class TeacherCache:
         self._open_new_parts()
 
     def _open_new_parts(self) -> None:
-        while os.path.exists(self._path("ids.npz", len(self.parts))):
+        while self.has_part(len(self.parts)):
             self._open_part()
 
     @contextlib.contextmanager
@@ -244,11 +244,7 @@ class TeacherCache:
         Raises:
             ValueError: if an id is there already, or the disk refuses.
         """
-        seen: set[bytes] = set()
-        for video_id in ids:
-            if video_id in seen or video_id in self._places:
-                raise ValueError(_repeated(video_id))
-            seen.add(video_id)
+        _check_distinct(ids, self._places)
         self.write_part(len(self.parts), ids, arrays)
         self._open_part()
 
@@ -342,6 +338,20 @@ class TeacherCache:
         ).prefetch(pipeline.BATCHES_AHEAD)
 
 
+def _joined(found: Sequence[dict[str, np.ndarray]]) -> Arrays:
+    """The outputs of several batches as those of one."""
+    return Arrays({n: np.concatenate([f[n] for f in found]) for n in found[0]})
+
+
+def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
+    """Raises ValueError if an id is there twice, or is known already."""
+    seen: set[bytes] = set()
+    for video_id in ids:
+        if video_id in seen or video_id in known:
+            raise ValueError(_repeated(video_id))
+        seen.add(video_id)
+
+
 def _repeated(video_id: bytes) -> str:
     name = video_id.decode(errors="backslashreplace")
     return (
@@ -428,10 +438,8 @@ class Builder:
                 bar.update(int((names != b"").sum()))
                 if not new.any():
                     continue
-                found = {k: v[new] for k, v in self.outputs(batch).items()}
-                _check_finite(names[new], found)
+                waiting.append(self._checked_outputs(batch, names, new))
                 ids += names[new].tolist()
-                waiting.append(found)
                 if len(ids) >= PART_VIDEOS:
                     self._add(ids, waiting)
             if ids:
@@ -449,20 +457,19 @@ class Builder:
             names = self._local(batch[structures.VIDEO_ID])
             real = names != b""
             if real.any():
-                found.append({k: v[real] for k, v in self.outputs(batch).items()})
-                _check_finite(names[real], found[-1])
+                found.append(self._checked_outputs(batch, names, real))
                 ids += names[real].tolist()
-        seen: set[bytes] = set()
-        for video_id in ids:
-            if video_id in seen:
-                raise ValueError(_repeated(video_id))
-            seen.add(video_id)
-        joined = {n: np.concatenate([f[n] for f in found]) for n in found[0]}
-        return ids, Arrays(joined)
+        _check_distinct(ids)
+        return ids, _joined(found)
+
+    def _checked_outputs(self, batch, names, chosen) -> dict[str, np.ndarray]:
+        """What is kept of the chosen rows [B] of a batch, all of it finite."""
+        found = {name: v[chosen] for name, v in self.outputs(batch).items()}
+        _check_finite(names[chosen], found)
+        return found
 
     def _add(self, ids: list, waiting: list) -> None:
-        arrays = {n: np.concatenate([w[n] for w in waiting]) for n in waiting[0]}
-        self.cache.add(ids, Arrays(arrays))
+        self.cache.add(ids, _joined(waiting))
         ids.clear()
         waiting.clear()
 
