@@ -64,6 +64,10 @@ setuptools.setup(
             "tensorflow-addons==0.23.0",
             "setuptools<81",
         ],
+        # For tools/beam_run.py. Beam wants protobuf below 7, Pillow below 13 and
+        # python-dateutil below 3, so it has a lock of its own:
+        # tools/constraints-beam.txt.
+        "beam": ["apache-beam>=2.70,<3"],
         "dev": ["ruff", "pytest", "scikit-learn", "matplotlib"],
     },
     entry_points={

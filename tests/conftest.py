@@ -11,11 +11,11 @@ import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Strategy tests need two devices. Logical devices can only be made before the
+# Strategy tests need up to four devices. Logical devices can only be made before the
 # runtime starts, so every test process gets them.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration() for _ in range(2)],
+    [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
 )
 
 

@@ -18,11 +18,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # below the package. A part may import itself and every part of a lower layer, not
 # its neighbours in the same layer.
 LAYERS = (
-    {"structures", "registry", "settings", "allocator"},
+    {"structures", "registry", "settings", "allocator", "files"},
     {"data"},
     {"models"},
     {"losses"},
     {"training", "evaluation", "serving"},
+    {"beam"},
     {"flag_groups"},
     {"train", "eval", "inference", "export_model"},
 )

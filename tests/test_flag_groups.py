@@ -101,6 +101,16 @@ def test_a_flag_wins_over_the_preset_even_with_its_default():
     assert run.networks.teacher == flag_groups.PRESETS["authors"]["teacher"]
 
 
+def test_a_clash_with_what_the_preset_sets_names_the_preset():
+    with pytest.raises(ValueError) as caught:
+        flag_groups.read_run(parse("--preset=best", "--mode=parallel"))
+    assert "--student_start comes from --preset=best." in str(caught.value)
+    given = parse("--preset=best", "--mode=parallel", "--student_start=teacher")
+    with pytest.raises(ValueError) as caught:
+        flag_groups.read_run(given)
+    assert "comes from" not in str(caught.value)
+
+
 @pytest.mark.parametrize("preset", flag_groups.PRESETS)
 def test_presets_name_settings_that_exist(preset):
     known = settings.RunSettings.from_dict(

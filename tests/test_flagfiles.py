@@ -90,7 +90,29 @@ def test_every_ablation_has_its_file_and_its_row():
     assert {path.stem for path in ABLATIONS} == set(published.ABLATIONS)
 
 
-@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+# Controls that are others with more epochs.
+LONGER = {
+    "ablation_no_teacher_long": "ablation_no_teacher",
+    "ablation_uniform_long": "baseline_uniform",
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_longer_control_differs_in_its_epochs_alone(name):
+    short, long = (
+        flag_groups.read_run(
+            parse(f"--flagfile={ROOT / 'flags' / stem}.flags", *SETTINGS)
+        ).to_dict()
+        for stem in (LONGER[name], name)
+    )
+    assert {key for key in short if short[key] != long[key]} == {"num_epochs"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in ABLATIONS if path.stem not in LONGER],
+    ids=lambda path: path.stem,
+)
 def test_an_ablation_changes_one_thing_of_the_best_preset(path):
     best, other = (
         flag_groups.read_run(parse(flag, *SETTINGS)).to_dict()

@@ -73,6 +73,7 @@ OTHER = {
     "save_checkpoint_minutes": 0.5,
     "max_checkpoints": 1,
     "start_new_model": True,
+    "cluster_timeout_secs": 30.0,
     "num_gpus": 0,
     "top_k": 5,
 }

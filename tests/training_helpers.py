@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from yt8m_distill import settings
@@ -186,6 +187,18 @@ def assert_identical(a: dict, b: dict) -> None:
     assert a, "nothing was compared"
     different = [k for k in a if not np.array_equal(a[k], b[k])]
     assert not different
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes: int):
+    """Within it no file can grow beyond that; skips where the system has no such."""
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class Stop(Exception):

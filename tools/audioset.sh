@@ -10,16 +10,20 @@
 # About an hour on two processors; finished runs are not run again.
 set -euo pipefail
 
+# shellcheck source=tools/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 if (($# < 1)) || [[ $1 == --help ]]; then
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+  print_help
   exit 0
 fi
 data=$(cd "$1" && pwd)
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=tools/environment.sh
-source tools/environment.sh
-output=${2:-audioset_output}
-shift $(($# < 2 ? $# : 2))
+cd "$PROJECT_ROOT"
+shift
+output=audioset_output
+if (($# > 0)) && [[ $1 != -* ]]; then
+  output=$1
+  shift
+fi
 
 ensure_current_environment
 

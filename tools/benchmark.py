@@ -11,12 +11,10 @@ as Markdown and JSON and a plot.
 
 import argparse
 import importlib
-import json
 import os
 import pathlib
 import platform
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -25,6 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import tensorflow as tf
 import tqdm
 
+from tools import areas
 from tools.benchmarking import results
 from yt8m_distill import allocator
 
@@ -90,25 +89,17 @@ def plot(rows: list[results.Row], path: str) -> None:
     pyplot.close(figure)
 
 
-def write(areas: dict[str, list[results.Row]], folder: str) -> None:
+def write(found: dict[str, list[results.Row]], folder: str) -> None:
     """benchmark.md, benchmark.json and benchmark.svg, other areas in them kept."""
     os.makedirs(folder, exist_ok=True)
     store = pathlib.Path(folder, "benchmark.json")
-    content = json.loads(store.read_text("utf-8")) if store.exists() else {}
-    for area, rows in areas.items():
-        content[area] = {
-            "machine": machine(),
-            "date": time.strftime("%Y-%m-%d"),
-            "rows": [vars(row) for row in rows],
-        }
-    content = {area: content[area] for area in AREAS if area in content}
-    store.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    content = areas.keep(store, AREAS, found, machine=machine())
     parts = ["# Benchmark\n\nMade by `tools/benchmark.py`; each area in one run.\n"]
     everything = []
-    for area, found in content.items():
-        rows = [results.Row(**row) for row in found["rows"]]
+    for area, kept in content.items():
+        rows = [results.Row(**row) for row in kept["rows"]]
         everything += rows
-        head = f"## {area}\n\n{found['machine']}. {found['date']}.\n"
+        head = f"## {area}\n\n{kept['machine']}. {kept['date']}.\n"
         parts += [head, markdown(rows) + "\n"]
     parts.append("![measured over bar](benchmark.svg)\n")
     pathlib.Path(folder, "benchmark.md").write_text("\n".join(parts), "utf-8")
@@ -124,13 +115,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small, without bars")
     parser.add_argument("--output_dir", default="", help="where the table is written")
     given = parser.parse_args()
-    areas = [area.strip() for area in given.areas.split(",") if area.strip()]
-    unknown = [area for area in areas if area not in AREAS]
-    if unknown or not areas:
-        parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
+    names = areas.read_names(parser, given.areas, AREAS)
     allocator.keep_freed_memory()  # As the scripts do.
     measured: dict[str, list[results.Row]] = {}
-    bar = tqdm.tqdm(areas, disable=not sys.stderr.isatty(), unit="area")
+    bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
         module = importlib.import_module(f"tools.benchmarking.{area}")

@@ -11,9 +11,9 @@
 # with status 1 if any of them failed.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/environment.sh
-source tools/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$PROJECT_ROOT"
 
 stages=()
 closing_lines=()
@@ -28,7 +28,7 @@ main() {
         pytest_arguments+=(-m "not slow")
         ;;
       --help | -h)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+        print_help
         return 0
         ;;
       --)

@@ -11,13 +11,13 @@
 # anew.
 set -euo pipefail
 
+# shellcheck source=tools/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+  print_help
   exit 0
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=tools/environment.sh
-source tools/environment.sh
+cd "$PROJECT_ROOT"
 
 output=${1:-demo_output}
 data=$output/data

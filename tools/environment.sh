@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Virtual environments of the clone, for check.sh and demo.sh: source this file, then
+# Virtual environments of the clone, for the scripts beside it: source this file, then
 #
 #   ensure_current_environment   $CURRENT_VENV: the newest TensorFlow, extra [dev]
 #   ensure_addons_environment    $ADDONS_VENV: TensorFlow 2.15.1 and TensorFlow Addons
@@ -14,6 +14,11 @@ unset PYTHONHOME PYTHONPATH
 PROJECT_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CURRENT_VENV=$PROJECT_ROOT/.venv
 ADDONS_VENV=$PROJECT_ROOT/.venv-addons
+
+# print_help: the comment at the top of the script that calls it.
+print_help() {
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$PROJECT_ROOT/tools/${BASH_SOURCE[1]##*/}"
+}
 
 ensure_current_environment() {
   ensure_environment "$CURRENT_VENV" dev tools/constraints.txt 3.11 3.12 3.13

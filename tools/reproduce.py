@@ -6,8 +6,8 @@
 --data is a folder with train*.tfrecord and valid*.tfrecord, or a flagfile that names
 the shards. Each cell of a table is a run of train.py with its flagfile in flags/; what
 is finished is not run again, and the same command goes on after an interruption.
-report.html and report.md in --output_dir have the tables of the paper with the numbers
-of these runs beside the published ones.
+report.html and report.md, in --output_dir or --report_dir, have the tables of the paper
+with the numbers of these runs beside the published ones.
 """
 
 import os
@@ -158,6 +158,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     failures = work.run()
     # Before anything is measured, which takes a while and may fail by itself.
     write_report(output_dir, grid, FLAGS.test_data_pattern)
+    write_summary(output_dir, grid, FLAGS.test_data_pattern)
     if work.received is not None:
         command = shlex.join([sys.executable, *sys.argv])
         print(f"Stopped. This goes on from there:\n{command}", file=sys.stderr)
@@ -179,14 +180,45 @@ def write_report(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> No
 
     blocks = report.make_report(grid, output_dir, test_data_pattern)
     document.write(pathlib.Path(report_dir(output_dir)), blocks)
-    if FLAGS.write_to:
-        table = report.summary(grid, output_dir, bool(test_data_pattern))
-        path = pathlib.Path(FLAGS.write_to)
-        text = path.read_text(encoding="utf-8")
-        text = sections.replace_section(
-            text, FLAGS.section, document.to_markdown([table]).strip()
+
+
+def write_summary(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> None:
+    """The section of --write_to, once every cell of it has its score.
+
+    What stood there stays as long as runs of it are missing.
+    """
+    from tools.reproduction import document, report
+
+    if not FLAGS.write_to:
+        return
+    missing = report.missing_in_summary(grid, output_dir, bool(test_data_pattern))
+    if missing:
+        print(
+            f"{FLAGS.write_to} stays as it is: {missing[0]} has no score yet"
+            + (f", nor have {len(missing) - 1} others." if missing[1:] else "."),
+            file=sys.stderr,
         )
-        path.write_text(text, encoding="utf-8")
+        return
+    table = report.summary(grid, output_dir, bool(test_data_pattern))
+    path = pathlib.Path(FLAGS.write_to)
+    text = path.read_text(encoding="utf-8")
+    text = sections.replace_section(
+        text, FLAGS.section, document.to_markdown([table]).strip()
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def check_summary(grid: plan.Grid) -> None:
+    """Raises ValueError unless --write_to can be filled: now, not after hours."""
+    if not FLAGS.write_to:
+        return
+    if "1" not in grid.tables:
+        raise ValueError(
+            f"--write_to={FLAGS.write_to} takes a summary of Table 1, which is not in "
+            f"--table={','.join(grid.tables)}."
+        )
+    text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
+    sections.replace_section(text, FLAGS.section, "")
 
 
 def report_dir(output_dir: str) -> str:
@@ -204,18 +236,19 @@ def run_command() -> int:
         raise ValueError("--output_dir is empty: name the folder of runs and reports.")
     output_dir = os.path.abspath(FLAGS.output_dir)
     figures.check_libraries()
-    if FLAGS.write_to:
-        # Now, not after hours of training.
-        text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
-        sections.replace_section(text, FLAGS.section, "")
     if FLAGS.report_only:
         grid, test_data_pattern = plan.read(output_dir)
         flag_groups.load_tensorflow()
-        write_report(output_dir, read_grid(grid), test_data_pattern)
+        grid = read_grid(grid)
+        check_summary(grid)
+        write_report(output_dir, grid, test_data_pattern)
+        write_summary(output_dir, grid, test_data_pattern)
         return 0
     if not FLAGS.data:
         raise ValueError("--data is empty: name a folder of shards or a flagfile.")
-    return run_experiments(output_dir, read_grid())
+    grid = read_grid()
+    check_summary(grid)
+    return run_experiments(output_dir, grid)
 
 
 def main(argv: list[str]) -> None:

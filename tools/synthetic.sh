@@ -8,15 +8,18 @@
 # into OUTPUT_DIR. Some hours on two processors; finished runs are not run again.
 set -euo pipefail
 
+# shellcheck source=tools/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+  print_help
   exit 0
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=tools/environment.sh
-source tools/environment.sh
-output=${1:-synthetic_output}
-shift $(($# < 1 ? $# : 1))
+cd "$PROJECT_ROOT"
+output=synthetic_output
+if (($# > 0)) && [[ $1 != -* ]]; then
+  output=$1
+  shift
+fi
 
 ensure_current_environment
 

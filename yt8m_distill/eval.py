@@ -72,8 +72,6 @@ def main() -> None:
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     evaluation = flag_groups.read(settings.EvalSettings)
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    import tensorflow as tf
-
     from yt8m_distill.data import records
     from yt8m_distill.serving import predictions
     from yt8m_distill.training import actions, checkpoints
@@ -85,9 +83,8 @@ def main() -> None:
         # Checks the path now, before the network is loaded.
         predictions_file = predictions.PredictionWriter(evaluation.output_file)
     trained = trained_networks.open_network(checkpoint, wait=not evaluation.run_once)
-    folder = os.path.join(checkpoint.train_dir, "eval")
-    tf.io.gfile.makedirs(folder)
-    log = actions.MetricsLog(folder)
+    log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
+    log.check_writable()
     if evaluation.run_once:
         evaluate_once(trained, checkpoint, evaluation, log, predictions_file)
         return
@@ -111,7 +108,9 @@ def main() -> None:
 def run() -> None:
     """Console entry point."""
     groups = (settings.CheckpointSettings, settings.EvalSettings)
-    flag_groups.run_script(main, groups, preset=False)
+    flag_groups.run_script(
+        main, groups, preset=False, after_a_stop="The same command evaluates anew."
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ def main() -> None:
 def run() -> None:
     """Console entry point."""
     groups = (settings.CheckpointSettings, settings.ExportSettings)
-    flag_groups.run_script(main, groups, preset=False)
+    flag_groups.run_script(
+        main,
+        groups,
+        preset=False,
+        after_a_stop="Nothing has its final name; the same command exports anew.",
+    )
 
 
 if __name__ == "__main__":

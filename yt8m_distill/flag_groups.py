@@ -17,6 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from yt8m_distill import allocator, settings
+from yt8m_distill.training import interruption
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
 
@@ -96,9 +97,26 @@ def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
 
 
 def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSettings:
-    """The settings of a training run, from the flags."""
+    """The settings of a training run, from the flags.
+
+    Raises:
+        ValueError: if a value breaks a rule, or two of them do not go together; says
+            which of them the preset has set.
+    """
     fields = dataclasses.fields(settings.RunSettings)
-    return settings.RunSettings(**{f.name: read(f.type, flag_values) for f in fields})
+    try:
+        groups = {field.name: read(field.type, flag_values) for field in fields}
+        return settings.RunSettings(**groups)
+    except ValueError as error:
+        name = flag_values.preset if "preset" in flag_values else "paper"
+        unseen = [
+            f"--{flag} comes from --preset={name}."
+            for flag in PRESETS[name]
+            if not flag_values[flag].present and f"--{flag}=" in str(error)
+        ]
+        if not unseen:
+            raise
+        raise ValueError(" ".join([str(error), *unseen])) from error
 
 
 def _one_line(error: BaseException) -> str:
@@ -168,11 +186,23 @@ def load_tensorflow() -> None:
         os.close(shown)
 
 
-def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -> None:
+def run_script(
+    main: Callable[[], None],
+    groups: Sequence[type],
+    preset: bool,
+    after_a_stop: str,
+) -> None:
     """Defines the flags, parses the command line and runs `main`.
 
     An error of the user's or of the data's is one line and exit code 1, without a
-    traceback; `--verbosity=1` shows the traceback too.
+    traceback; `--verbosity=1` shows the traceback too. SIGTERM and Ctrl-C end it with
+    a line and 128 plus the signal's number.
+
+    Args:
+        main: flags are parsed when it is called.
+        groups: settings classes whose fields are its flags.
+        preset: whether there is a `--preset`.
+        after_a_stop: how to go on after a signal, a sentence.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     define(groups)
@@ -186,14 +216,17 @@ def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -
         try:
             if len(argv) > 1:
                 raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-            main()
+            with interruption.raised(after_a_stop):
+                main()
+        except interruption.Interrupted as stop:
+            print(f"{script}: {stop}", file=sys.stderr)
+            # The convention after a signal.
+            sys.exit(128 + stop.signal_number)
         except Exception as error:
             if not _is_expected(error) or flags.FLAGS.verbosity > 0:
                 raise
             print(f"{script}: {_one_line(error)}", file=sys.stderr)
-            # 128 plus the number is the convention after a signal.
-            stopped_by = getattr(error, "signal_number", None)
-            sys.exit(1 if stopped_by is None else 128 + stopped_by)
+            sys.exit(1)
 
     _start_logging()
     app.run(guarded)
@@ -202,5 +235,4 @@ def run_script(main: Callable[[], None], groups: Sequence[type], preset: bool) -
 def _is_expected(error: BaseException) -> bool:
     """Whether an error speaks of settings, data or the disk, not of a defect."""
     ordinary = isinstance(error, ValueError | OSError | FloatingPointError)
-    ordinary = ordinary or hasattr(error, "signal_number")
     return ordinary or _is_of_tensorflow(error)

@@ -94,7 +94,12 @@ def main() -> None:
 def run() -> None:
     """Console entry point."""
     groups = (settings.CheckpointSettings, settings.InferenceSettings)
-    flag_groups.run_script(main, groups, preset=False)
+    flag_groups.run_script(
+        main,
+        groups,
+        preset=False,
+        after_a_stop="Nothing has its final name; the same command predicts anew.",
+    )
 
 
 if __name__ == "__main__":

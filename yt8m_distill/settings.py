@@ -355,6 +355,12 @@ class TrainingSettings(Settings):
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
     )
+    cluster_timeout_secs: float = setting(
+        600.0,
+        "With TF_CONFIG: seconds that a process waits for the others, at the start and "
+        "in a step, before it stops.",
+        minimum=1,
+    )
     top_k: int = setting(20, "Predictions a video that the metrics use.", minimum=1)
 
     def check(self) -> None:

@@ -24,14 +24,21 @@ def main() -> None:
     policy = run_settings.networks.dtype_policy
     distribution.prepare_runtime(policy, run_settings.training.deterministic)
     strategy = distribution.build_strategy(
-        run_settings.training.num_gpus, several_machines=True
+        run_settings.training.num_gpus,
+        several_machines=True,
+        timeout_secs=run_settings.training.cluster_timeout_secs,
     )
     trainer.train(run_settings, strategy)
 
 
 def run() -> None:
     """Console entry point."""
-    flag_groups.run_script(main, flag_groups.RUN_GROUPS, preset=True)
+    flag_groups.run_script(
+        main,
+        flag_groups.RUN_GROUPS,
+        preset=True,
+        after_a_stop="The same command goes on from what is saved.",
+    )
 
 
 if __name__ == "__main__":

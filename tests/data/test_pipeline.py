@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests import record_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.data import frame_sampling, pipeline, records
+from yt8m_distill.data import frame_index, frame_sampling, pipeline, records
 
 ALL = pipeline.ViewSpec("all", 0)
 UNIFORM = pipeline.ViewSpec("uniform", 4)
@@ -347,6 +347,33 @@ def test_the_parts_of_all_processes_make_the_global_batch(shards, count):
         for batches in zip(*parts, strict=True)
     ]
     assert_equal(joined, whole)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("use_index", ["never", "always"])
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_no_video_is_lost_or_seen_twice_by_processes(
+    shards, tmp_path, training, use_index, count
+):
+    if use_index == "always":
+        for shard in shards:
+            index = frame_index.build(shard, helpers.data_settings())
+            frame_index.write(index, frame_index.index_path(shard, str(tmp_path)))
+    arguments = {
+        # 23 videos: the last of the four batches has 5, so that with three processes
+        # the last has one row in it, and with six the last has none.
+        "batch_size": 6,
+        "training": training,
+        "use_index": use_index,
+        "index_dir": str(tmp_path),
+    }
+    whole = read(shards, **arguments)
+    parts = [read(shards, input_shard=(i, count), **arguments) for i in range(count)]
+    # All take the same number of steps, or they would wait for each other forever.
+    assert {len(part) for part in parts} == {4}
+    seen = [video for part in parts for video in videos(part)]
+    assert len(seen) == 23 and sorted(seen) == sorted(videos(whole))
+    assert parts[-1][-1]["weights"].sum() == {2: 2, 3: 1, 6: 0}[count]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(shards):

@@ -305,7 +305,7 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     try:
@@ -316,8 +316,12 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
         assert len(lines) == before + 1 and lines[-1]["network"] == "teacher"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    assert process.returncode != 0
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1] == (
+        "eval.py: stopped by SIGTERM. The same command evaluates anew."
+    )
+    assert "Traceback" not in said
 
 
 # -------------------------------------------------------------------- errors
@@ -396,6 +400,16 @@ def test_a_pattern_that_matches_nothing_is_one_line(data, tmp_path):
     )
     assert line == f"--train_data_pattern={nowhere} matches no file."
     assert not train_dir.exists()
+
+
+def test_a_train_dir_below_a_file_is_one_line(data, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    line = refuse("train", *training_flags(data, path / "run"))
+    assert line == (
+        f"--train_dir={path}/run cannot be written: {path} is not a directory."
+    )
+    assert path.read_text() == "mine"
 
 
 def test_a_truncated_shard_is_one_line_that_names_it(

@@ -277,6 +277,19 @@ def test_a_saved_model_is_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_a_full_disk_leaves_the_old_saved_model_and_nothing_else(tmp_path):
+    tiny = Tiny(tmp_path / "model")
+    tiny.export()
+    before = helpers.snapshot(tmp_path)
+    size = (tmp_path / "model" / "saved_model.pb").stat().st_size
+    with helpers.full_disk(size // 2), pytest.raises(ValueError) as error:
+        tiny.export()
+    assert str(error.value) == (
+        f"--export_dir={tmp_path}/model cannot be written: File too large."
+    )
+    assert helpers.snapshot(tmp_path) == before
+
+
 def test_k_is_cut_to_the_number_of_classes(tmp_path):
     assert Tiny(tmp_path / "deep" / "er" / "model").export(50).shape == (1, 10)
 

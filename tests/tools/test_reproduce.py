@@ -486,20 +486,41 @@ def test_the_summary_has_scores_and_shares(tmp_path):
     assert rows["Teacher-Skyline"].startswith("0.600 ± 0.000 / ")
 
 
-def test_the_ablation_has_a_row_for_each_change(tmp_path):
+def ablation_rows(tmp_path, leave_out=()) -> dict:
+    """The ablation of a grid with two seeds, as far as it has run."""
     grid, made = make_grid(tmp_path, tables=("ablation",), methods=(), frames=(6, 9))
     gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.5)) | GAPS
-    fabricate_all(made, gaps)
+    fabricate_all([e for e in made if e.cell not in leave_out], gaps)
     tables = tables_of(report.make_report(grid, str(tmp_path), ""))
     (rows,) = tables["Ablation of the best preset, k=9"]
+    return rows
+
+
+def test_the_ablation_has_a_row_for_each_change(tmp_path):
+    rows = ablation_rows(tmp_path)
     assert len(rows) == 3 + len(published.ABLATIONS)
-    assert rows["Teacher-Skyline"][-2:] == [report.MISSING, "2"]
-    assert rows["best preset, but ce + pred"] == [
-        "0.500 ± 0.000",
-        "0.250 ± 0.000",
-        "0.50",
-        "2",
-    ]
+    assert rows["Teacher-Skyline"][-1] == report.MISSING
+    # Uniform-k has 0.38 and 0.42, the teacher 0.6.
+    changed = rows["best preset, but ce + pred"]
+    assert changed == ["0.500 ± 0.000", "0.250 ± 0.000", "0.50"]
+
+
+def test_the_rows_of_the_ablation_are_means_over_the_same_seeds(tmp_path):
+    without = [("ablation_with_ce", 9, 1), ("ablation_long", 9, 0)]
+    without.append(("ablation_long", 9, 1))  # Not begun: it restricts no other.
+    rows = ablation_rows(tmp_path, without)
+    # Under seed 0 alone: (.5 - .38) / (.6 - .38) = .545.
+    assert rows["Uniform-k"] == ["0.380", "0.190", "0.00"]
+    assert rows["best preset, but ce + pred"] == ["0.500", "0.250", "0.55"]
+    assert rows["best preset, but pred + 0.01*rep"] == ["0.500", "0.250", "0.55"]
+    assert rows["best preset, but 30 epochs"] == [report.MISSING] * 3
+
+
+def test_the_summary_misses_runs_without_a_score(tmp_path):
+    grid, made = make_grid(tmp_path)
+    missing = plan.Cell("serial_rep_pred_ce", 6, 1)
+    fabricate_all([e for e in made if e.cell != missing])
+    assert report.missing_in_summary(grid, str(tmp_path), False) == [missing.name]
 
 
 def test_a_share_is_that_of_the_seeds_which_a_row_has(tmp_path):
@@ -824,6 +845,14 @@ def call(*arguments: str):
         text=True,
         timeout=600,
     )
+
+
+def test_a_summary_needs_table_1(tmp_path):
+    arguments = ("--table=2", f"--output_dir={tmp_path}", f"--data={tmp_path}")
+    done = call(*arguments, "--write_to=README.md")
+    assert done.returncode == 1
+    assert "--write_to=README.md takes a summary of Table 1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_wrong_command_is_one_line(tmp_path):

@@ -14,6 +14,7 @@ from tests import record_helpers
 from tools import thin_records
 from yt8m_distill import settings
 from yt8m_distill.data import frame_sampling, pipeline
+from yt8m_distill.serving import thinning
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 K = 4
@@ -34,7 +35,7 @@ def thin(files, folder, data=DATA, of=None, overwrite=False) -> list[str]:
     folder.mkdir(exist_ok=True)
     for path in files:
         count = len(records_of(path))
-        thin_records.thin_shard(path, count, str(folder), data, of or view(), overwrite)
+        thinning.thin_shard(path, count, str(folder), data, of or view(), overwrite)
     return [str(folder / os.path.basename(path)) for path in files]
 
 
@@ -206,16 +207,16 @@ def test_a_whole_shard_is_left_alone_and_a_damaged_one_mended(tmp_path):
     content = pathlib.Path(path).read_bytes()
     again = (full, 20, str(folder), DATA, view())
     os.utime(path, (0, 0))
-    assert not thin_records.thin_shard(*again)
+    assert not thinning.thin_shard(*again)
     assert os.path.getmtime(path) == 0
-    assert thin_records.thin_shard(*again, overwrite=True)
+    assert thinning.thin_shard(*again, overwrite=True)
     assert os.path.getmtime(path) > 0
     for left in (b"", content[:100], content[:-1]):
         pathlib.Path(path).write_bytes(left)
-        assert thin_records.thin_shard(*again)
+        assert thinning.thin_shard(*again)
         assert pathlib.Path(path).read_bytes() == content
     fewer = record_helpers.write_shard(pathlib.Path(path), records_of(path)[:-1])
-    assert thin_records.thin_shard(*again)
+    assert thinning.thin_shard(*again)
     assert pathlib.Path(fewer).read_bytes() == content
     assert os.listdir(folder) == [os.path.basename(path)]
 
@@ -244,14 +245,14 @@ def test_another_shard_in_its_place_is_not_replaced(tmp_path, other):
 def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
     (full,) = record_helpers.write_shards(tmp_path, [5])
     target = tmp_path / "thin" / os.path.basename(full)
-    real, seen = thin_records.thin_records, []
+    real, seen = thinning.thin_records, []
 
     def watched(*arguments):
         for record in real(*arguments):
             seen.append(target.exists())
             yield record
 
-    monkeypatch.setattr(thin_records, "thin_records", watched)
+    monkeypatch.setattr(thinning, "thin_records", watched)
     thin([full], tmp_path / "thin")
     assert seen == [False] * 5
     assert target.exists()
@@ -310,7 +311,7 @@ def bad_video(what: str) -> bytes:
     ],
 )
 def test_a_bad_record_is_named(tmp_path, monkeypatch, what, rule):
-    monkeypatch.setattr(thin_records, "_BATCH", 2)  # It stands in the third one.
+    monkeypatch.setattr(thinning, "_BATCH", 2)  # It stands in the third one.
     videos = [record_helpers.video(n, 3) for n in range(5)]
     full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(what)])
     with pytest.raises(ValueError) as caught:
@@ -356,7 +357,7 @@ def test_outputs_never_replace_inputs_or_each_other(tmp_path):
 def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
     sampling = settings.SamplingSettings(k, sampler)
     with pytest.raises(ValueError) as caught:
-        thin_records.view_to_keep(sampling, MAX_FRAMES)
+        thinning.view_to_keep(sampling, MAX_FRAMES)
     assert str(caught.value).startswith(text)
 
 

@@ -1,6 +1,8 @@
 """Checkpoints: nothing is left out, and a damaged one does no harm."""
 
 import os
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -133,16 +135,201 @@ def damage(path: str) -> None:
     os.truncate(path, os.path.getsize(path) // 2)
 
 
-@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog, part):
-    saved_at(tmp_path, 1, 2, 3)
-    damage(f"{tmp_path}/checkpoints/ckpt-3.{part}")
-    state, variables = make_state(tmp_path, "SGD")
-    assert state.restore().endswith("ckpt-2")
-    assert int(state.step.numpy()) == 2
+def flip(path: str, position: int = -1) -> None:
+    """Flips a bit of one byte; -1: of that in the middle."""
+    content = bytearray(pathlib.Path(path).read_bytes())
+    content[position if position >= 0 else len(content) // 2] ^= 1
+    pathlib.Path(path).write_bytes(content)
+
+
+def lengthen(path: str) -> None:
+    """Appends a byte."""
+    with open(path, "ab") as file:
+        file.write(b"x")
+
+
+def assert_restores(folder, step: int) -> None:
+    """Another process finds the checkpoint of that step, with all its weights."""
+    state, variables = make_state(folder, "SGD")
+    assert state.restore().endswith(f"ckpt-{step}")
+    assert int(state.step.numpy()) == step
     weights = [v.numpy() for v in variables if "float" in str(v.dtype)]
-    assert all((w == 2).all() for w in weights if w.size > 1)
+    assert all((w == step).all() for w in weights if w.size > 1)
+
+
+@pytest.mark.parametrize("harm", [damage, flip, lengthen, os.remove])
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path, caplog, part, harm
+):
+    saved_at(tmp_path, 1, 2, 3)
+    path = f"{tmp_path}/checkpoints/ckpt-3.{part}"
+    harm(path)
+    assert_restores(tmp_path, 2)
     assert "ckpt-3 is passed over" in caplog.text
+    assert path in caplog.text
+
+
+@pytest.mark.parametrize("harm", [damage, flip, lengthen])
+def test_a_checkpoint_with_a_damaged_digest_is_passed_over(tmp_path, caplog, harm):
+    saved_at(tmp_path, 1, 2)
+    path = f"{tmp_path}/checkpoints/ckpt-2.sha256.json"
+    harm(path)
+    assert_restores(tmp_path, 1)
+    assert f"ckpt-2 is passed over: {path} is damaged" in caplog.text
+
+
+def test_a_flip_anywhere_in_a_digest_is_seen_as_such(tmp_path):
+    saved_at(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "ckpt-1.sha256.json"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        flip(str(path), position)
+        problem = checkpoints.digests.problem(f"{tmp_path}/checkpoints/ckpt-1")
+        assert problem == f"{path} is damaged", position
+        path.write_bytes(content)
+    path.write_bytes(content[:-1])
+    assert checkpoints.digests.problem(f"{tmp_path}/checkpoints/ckpt-1")
+
+
+@pytest.mark.parametrize("content", [None, b"", b'model_checkpoint_path: "ckpt-1"\n'])
+def test_the_newest_checkpoint_is_found_whatever_the_file_checkpoint_says(
+    tmp_path, content
+):
+    saved_at(tmp_path, 1, 2)
+    path = tmp_path / "checkpoints" / "checkpoint"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert_restores(tmp_path, 2)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_read(tmp_path):
+    state, variables = make_state(tmp_path, "SGD")
+    fill(variables, seed=1)
+    expected = values(variables)
+    state.step.assign(5)
+    manager = tf.train.CheckpointManager(
+        state.checkpoint, f"{tmp_path}/checkpoints", 3, checkpoint_name="ckpt"
+    )
+    manager.save(checkpoint_number=5)
+    other, variables = make_state(tmp_path, "SGD")
+    fill(variables, seed=2)
+    assert other.restore().endswith("ckpt-5")
+    assert_equal(values(variables), expected)
+    # Damage is seen where TensorFlow sees it.
+    damage(f"{tmp_path}/checkpoints/ckpt-5.data-00000-of-00001")
+    with pytest.raises(ValueError, match="None of the checkpoints"):
+        other.restore()
+
+
+def test_no_file_of_a_checkpoint_is_ever_written_over(tmp_path):
+    saved_at(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    before = helpers.snapshot(folder)
+    state, _ = make_state(tmp_path, "SGD")
+    state.restore()
+    state.epoch.assign(1)  # As at the end of an epoch, after a save at its last step.
+    seen = {}
+
+    def look(written):
+        seen.update(helpers.snapshot(folder))
+
+    checkpoints._write(state.checkpoint, str(folder), "ckpt-2", look)
+    assert {name: seen.get(name) for name in before} == before
+    # The next process goes on from the second one, and a save keeps that one alone.
+    other, _ = make_state(tmp_path, "SGD")
+    assert other.restore().endswith("ckpt-2-1")
+    assert int(other.epoch.numpy()) == 1
+    other.step.assign(3)
+    other.save()
+    assert tf.train.latest_checkpoint(str(folder)) == f"{folder}/ckpt-3"
+
+
+def test_what_is_saved_is_not_saved_again(tmp_path):
+    saved_at(tmp_path, 1)
+    state, _ = make_state(tmp_path, "SGD")
+    state.step.assign(2)
+    before = state.save()
+    content = helpers.snapshot(tmp_path)
+    assert state.save() == before and helpers.snapshot(tmp_path) == content
+
+
+@pytest.mark.parametrize("stop", ["index", "digest", "last"])
+def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
+    tmp_path, monkeypatch, stop
+):
+    saved_at(tmp_path, 1)
+    state, _ = make_state(tmp_path, "SGD")
+    state.restore()
+    state.step.assign(2)
+
+    def killed(*arguments, **more):
+        raise helpers.Stop
+
+    with monkeypatch.context() as patch:
+        # Without the tidying up of a process that ends by itself.
+        patch.setattr(checkpoints.files, "remove", lambda path: None)
+        if stop == "digest":
+            patch.setattr(checkpoints.digests, "write", killed)
+        elif stop == "last":
+            patch.setattr(tf.io.gfile, "rmtree", killed)
+        else:
+            rename = tf.io.gfile.rename
+
+            def only_data(source, target, overwrite=False):
+                if target.endswith(".index"):
+                    raise helpers.Stop
+                rename(source, target, overwrite)
+
+            patch.setattr(tf.io.gfile, "rename", only_data)
+        with pytest.raises(helpers.Stop):
+            state.save()
+    assert (tmp_path / "checkpoints" / checkpoints.WRITING).exists()
+    # All of it is there before the scratch folder is removed.
+    again, variables = make_state(tmp_path, "SGD")
+    assert again.restore().endswith("ckpt-2" if stop == "last" else "ckpt-1")
+    again.step.assign(3)
+    again.save()
+    assert not (tmp_path / "checkpoints" / checkpoints.WRITING).exists()
+    found = {n.split(".")[0] for n in os.listdir(tmp_path / "checkpoints")}
+    assert found - {"ckpt-2"} == {"checkpoint", "ckpt-1", "ckpt-3"}
+    assert ("ckpt-2" in found) == (stop == "last")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_no_number_is_not_saved(tmp_path, value):
+    saved_at(tmp_path, 1)
+    before = helpers.snapshot(tmp_path)
+    state, variables = make_state(tmp_path, "Adam")
+    state.step.assign(2)
+    # The last one is the optimizer's.
+    bad = np.zeros(variables[-1].shape, np.float32)
+    bad.flat[-1] = value
+    variables[-1].assign(bad)
+    with pytest.raises(FloatingPointError) as error:
+        state.save()
+    message = str(error.value)
+    assert message.startswith(
+        "Step 2: values that are not finite numbers in student_optimizer/"
+    )
+    assert "the last checkpoint is intact" in message and "\n" not in message
+    assert helpers.snapshot(tmp_path) == before
+
+
+def test_a_refusing_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path):
+    saved_at(tmp_path, 1)
+    before = helpers.snapshot(tmp_path)
+    state, variables = make_state(tmp_path, "SGD")
+    state.step.assign(2)
+    size = os.path.getsize(f"{tmp_path}/checkpoints/ckpt-1.data-00000-of-00001")
+    with helpers.full_disk(size // 2), pytest.raises(ValueError) as error:
+        state.save()
+    assert str(error.value) == (
+        f"{tmp_path}/checkpoints/ckpt-2 cannot be written: File too large. The "
+        "checkpoint before it is intact."
+    )
+    assert helpers.snapshot(tmp_path) == before
 
 
 def test_a_checkpoint_that_is_gone_is_passed_over(tmp_path):
@@ -179,6 +366,7 @@ def test_a_new_best_replaces_the_old_one(tmp_path):
         "best.json",
         "network-10.data-00000-of-00001",
         "network-10.index",
+        "network-10.sha256.json",
     ]
     found = checkpoints.read_best(str(tmp_path), "baseline", "student")
     assert found == (os.path.join(folder, "network-10"), 10, "baseline")
@@ -220,13 +408,82 @@ def test_another_network_is_refused_in_one_line(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_best_network_is_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize("harm", [damage, flip, lengthen])
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_a_damaged_best_network_is_refused_in_one_line(tmp_path, part, harm):
     network = build("MeanTanh(units=4)")
     checkpoints.write_best(str(tmp_path), "student", network, {"step": 1})
-    damage(f"{tmp_path}/network-1.data-00000-of-00001")
+    prefix = str(tmp_path / "network-1")
+    harm(f"{prefix}.{part}")
     with pytest.raises(ValueError) as error:
-        checkpoints.restore_network(str(tmp_path / "network-1"), "student", network)
-    assert "\n" not in str(error.value)
+        checkpoints.restore_network(prefix, "student", network)
+    message = str(error.value)
+    assert message.startswith(f"The checkpoint {prefix} is damaged: {prefix}.")
+    assert "\n" not in message
+
+
+def test_a_network_with_a_value_that_is_no_number_is_refused(tmp_path):
+    network = build("MeanTanh(units=4)")
+    kernel = np.zeros(network.head.kernel.shape, np.float32)
+    kernel[0, 3] = np.nan
+    network.head.kernel.assign(kernel)
+    with pytest.raises(FloatingPointError, match="Step 1: .* in student/head/kernel"):
+        checkpoints.write_best(str(tmp_path), "student", network, {"step": 1})
+    assert not list(tmp_path.iterdir())
+    # Another program may have written it.
+    prefix = tf.train.Checkpoint(student=network).write(str(tmp_path / "network-1"))
+    with pytest.raises(ValueError, match="kernel.* of the student holds values that"):
+        checkpoints.restore_network(prefix, "student", build("MeanTanh(units=4)"))
+
+
+def proposed(folder, *steps: int):
+    """A best network at the first step, and a proposed one at the second."""
+    network = build("MeanTanh()")
+    notes = [{"epoch": n + 1, "step": s, "gap": s / 10} for n, s in enumerate(steps)]
+    checkpoints.write_best(str(folder), "student", network, notes[0])
+    if len(notes) > 1:
+        checkpoints.propose_best(str(folder), "student", network, notes[1])
+    return notes
+
+
+def networks_in(folder) -> set:
+    names = {n.split(".")[0] for n in os.listdir(folder)}
+    return {n for n in names if n.startswith("network")}
+
+
+def test_a_proposed_network_counts_once_the_state_knows_of_it(tmp_path):
+    first, second = proposed(tmp_path, 5, 10)
+    assert networks_in(tmp_path) == {"network-5", "network-10"}
+    # Killed before the state was saved: the first is the best, with all it had.
+    copy = tmp_path.parent / f"{tmp_path.name}-copy"
+    shutil.copytree(tmp_path, copy)
+    assert checkpoints.settle_best(str(copy), first) == first
+    assert networks_in(copy) == {"network-5"}
+    # Killed after that.
+    assert checkpoints.settle_best(str(tmp_path), second) == second
+    assert networks_in(tmp_path) == {"network-10"}
+    assert sorted(os.listdir(tmp_path))[0] == "best.json"
+    assert not (tmp_path / "proposed.json").exists()
+
+
+def test_a_network_proposed_before_any_state_is_dropped(tmp_path):
+    note = {"epoch": 1, "step": 5}
+    checkpoints.propose_best(str(tmp_path), "student", build("MeanTanh()"), note)
+    assert checkpoints.settle_best(str(tmp_path), None) is None
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("harm", [damage, flip, os.remove])
+@pytest.mark.parametrize("name", ["network-5.index", "best.json"])
+def test_a_damaged_best_network_is_named_and_not_the_best(tmp_path, caplog, name, harm):
+    (note,) = proposed(tmp_path, 5)
+    if (name, harm) == ("best.json", flip):
+        (tmp_path / name).write_text("[]")  # A flipped bit might make another number.
+    else:
+        harm(str(tmp_path / name))
+    assert checkpoints.settle_best(str(tmp_path), note) is None
+    assert f"The best network in {tmp_path} is passed over: " in caplog.text
+    assert str(tmp_path / name) in caplog.text
 
 
 def test_find_takes_the_last_phase_that_has_one(tmp_path):

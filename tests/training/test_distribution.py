@@ -135,11 +135,133 @@ def test_the_policy_is_that_of_the_process(policy, use_policy):
     assert keras.mixed_precision.global_policy().name == policy
 
 
-def test_a_cluster_is_one_of_many_processes(monkeypatch):
-    cluster = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker"}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-    made = []
-    monkeypatch.setattr(
-        tf.distribute, "MultiWorkerMirroredStrategy", lambda: made.append(1) or "many"
+CLUSTER = {"worker": ["a:1", "b:1"]}
+
+
+def tf_config(cluster, kind="worker", index=0) -> str:
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+def test_a_place_in_a_cluster_is_read():
+    assert distribution.read_cluster(tf_config(CLUSTER, index=1)) == (
+        CLUSTER,
+        "worker",
+        1,
     )
-    assert distribution.build_strategy(0, several_machines=True) == "many" and made
+    with_chief = {"chief": ["c:1"], **CLUSTER}
+    found = distribution.read_cluster(tf_config(with_chief, "chief", 0))
+    assert found == (with_chief, "chief", 0)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}", "TF_CONFIG must be like .*; received {}"),
+        ("[1]", "TF_CONFIG must be like"),
+        ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG must be like"),
+        (tf_config(CLUSTER, index=2), "the task is worker 2, and the cluster has 2 of"),
+        (tf_config(CLUSTER, index=-1), "the task is worker -1"),
+        (tf_config(CLUSTER, "chief"), "the task is chief 0, and the cluster has 0"),
+        (tf_config({"ps": ["p:1"], **CLUSTER}), "as the one chief; received ps."),
+        (tf_config({"chief": ["c:1", "d:1"]}, "chief"), "names 2 chiefs, not one"),
+        (tf_config({"worker": ["a:1", "a:1"]}), "names a:1 more than once"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        distribution.read_cluster(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cluster_is_one_of_many_processes(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config(CLUSTER))
+    made = []
+
+    def make(communication_options):
+        made.append(communication_options.timeout_seconds)
+        return tf.distribute.get_strategy()
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", make)
+    distribution.build_strategy(0, several_machines=True, timeout_secs=7)
+    assert made == [7]
+    # eval.py and the others compute alone, whatever the environment says.
+    distribution.build_strategy(0)
+    assert made == [7]
+
+
+class SeveralProcesses(FakeStrategy):
+    """Processes of which each has one replica, with given numbers."""
+
+    def __init__(self):
+        super().__init__(["a:1", "b:2", "c:3"], "worker", 1)
+
+
+def test_what_differs_between_processes_is_named(monkeypatch):
+    strategy = SeveralProcesses()
+
+    def gathered(strategy, numbers):
+        others = np.array([numbers, numbers, numbers])
+        others[2, [2, 3]] += 1  # After the leading 0: the second and the third.
+        return others
+
+    monkeypatch.setattr(distribution, "_gathered", gathered)
+    with pytest.raises(ValueError) as error:
+        distribution.check_agreement(strategy, {"--a": 1, "--b": "x", "shards": [2]})
+    assert str(error.value).startswith(
+        "The processes of this job differ in what must be the same: --b (here 'x'), "
+        "shards (here [2])."
+    )
+    monkeypatch.setattr(distribution, "_gathered", lambda s, n: np.array([n, n, n]))
+    distribution.check_agreement(strategy, {"--a": 1})
+
+
+def test_a_process_alone_agrees_with_itself():
+    strategy = helpers.cpus(2)
+    distribution.check_agreement(strategy, {"--a": 1})
+    assert distribution.largest(strategy, 15) == 15
+
+
+def test_replicas_gather_what_each_has():
+    found = distribution._gathered(helpers.cpus(2), [3, 2**55])
+    np.testing.assert_array_equal(found, [[3, 2**55]] * 2)
+
+
+ABORTED = (
+    "Collective ops is aborted by: Error reported from /job:worker/task:2: "
+    "{{node x}} on /job:worker/replica:0/task:1/device:CPU:0"
+)
+
+
+@pytest.mark.parametrize(
+    "kind, text, said",
+    [
+        (tf.errors.UnavailableError, ABORTED, "Worker 2 (c:3) is gone or cannot be"),
+        (
+            tf.errors.AbortedError,
+            "Collective ops is aborted by: /job:worker/replica:0/task:1: Socket closed",
+            "Another process is gone or cannot be reached",
+        ),
+        (
+            tf.errors.DeadlineExceededError,
+            "Collective has timed out during execution.",
+            "Another process does not answer within --cluster_timeout_secs",
+        ),
+    ],
+)
+def test_a_lost_process_is_one_line_that_names_it(kind, text, said):
+    with pytest.raises(distribution.WorkerLost) as error:
+        with distribution.watching(SeveralProcesses()):
+            raise kind(None, None, text)
+    message = str(error.value)
+    assert message.startswith(said) and "one of the 3 processes stops too" in message
+    assert "\n" not in message
+
+
+def test_an_error_of_the_data_is_no_lost_process():
+    for strategy, text in (
+        (SeveralProcesses(), "corrupted record at 12"),
+        (helpers.cpus(1), ABORTED),
+    ):
+        with pytest.raises(tf.errors.DataLossError):
+            with distribution.watching(strategy):
+                raise tf.errors.DataLossError(None, None, text)

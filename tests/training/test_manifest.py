@@ -135,6 +135,17 @@ def test_lines_are_appended(tmp_path):
     assert helpers.read_lines(path) == [{"a": 1}, {"b": [2.5]}]
 
 
+def test_lines_that_are_not_to_be_kept_or_not_whole_are_dropped(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"st')
+    manifest.keep_json_lines(str(path), lambda line: line["step"] < 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    before = path.stat().st_mtime_ns
+    manifest.keep_json_lines(str(path), lambda line: True)
+    assert path.stat().st_mtime_ns == before
+    manifest.keep_json_lines(str(tmp_path / "none"), lambda line: True)
+
+
 def test_files_that_are_absent_or_broken_are_named(tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match=f"{path} does not exist"):
@@ -150,24 +161,6 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     (tmp_path / manifest.MODEL_FLAGS).write_text('{"mode": "serial", "frobnicate": 1}')
     with pytest.raises(ValueError, match="model_flags.json: .*frobnicate|--train_dir"):
         manifest.read_run_settings(str(tmp_path))
-
-
-def test_only_what_runs_write_is_removed(tmp_path):
-    train_dir = tmp_path / "run"
-    manifest.remove_run(str(train_dir))  # Nothing is there.
-    for name in ("teacher", "student", "parallel", "finetune", "baseline", "eval"):
-        (train_dir / name).mkdir(parents=True)
-        (train_dir / name / "file").write_text("x")
-    for name in (manifest.MODEL_FLAGS, manifest.MANIFEST):
-        (train_dir / name).write_text("{}")
-    (train_dir / "notes.txt").write_text("mine")
-    before = helpers.snapshot(train_dir)
-    with pytest.raises(ValueError, match="notes.txt. Nothing was removed."):
-        manifest.remove_run(str(train_dir))
-    assert helpers.snapshot(train_dir) == before
-    (train_dir / "notes.txt").unlink()
-    manifest.remove_run(str(train_dir))
-    assert list(train_dir.iterdir()) == []
 
 
 def test_an_entry_is_merged_and_survives_the_next_command(tmp_path):

@@ -65,17 +65,18 @@ def weights_after_an_epoch(run, replicas: int):
     return [v.numpy() for v in runner.networks.weights], metrics
 
 
+@pytest.mark.parametrize("replicas", [2, 4])
 @pytest.mark.parametrize("name", list(CASES)[:3])
-def test_two_replicas_take_the_steps_of_one(data, name):
+def test_replicas_take_the_steps_of_one(data, name, replicas):
     run = make_run(data, **CASES[name])
     one, metrics = weights_after_an_epoch(run, 1)
-    two, metrics_of_two = weights_after_an_epoch(run, 2)
+    many, metrics_of_many = weights_after_an_epoch(run, replicas)
     # float32 sums in another order: a few units in the last place, STEPS times.
-    for a, b in zip(one, two, strict=True):
+    for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
     for role in [k for k in metrics[0] if k.endswith("gradient_norm")]:
         assert all(m[role] > CLIP for m in metrics), "the clipping was not active"
-    for a, b in zip(metrics, metrics_of_two, strict=True):
+    for a, b in zip(metrics, metrics_of_many, strict=True):
         exact = [k for k in a if not k.endswith("GAP")]  # which is a mean of batches
         np.testing.assert_allclose(
             [a[k] for k in exact], [b[k] for k in exact], rtol=2e-5, atol=1e-6

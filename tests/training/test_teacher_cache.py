@@ -1,5 +1,6 @@
 """A cached teacher teaches what a present one does, or says why it cannot."""
 
+import errno
 import os
 import pathlib
 import threading
@@ -117,11 +118,20 @@ def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
     assert_close(weights(cached), weights(present), 5e-3)
 
 
-def test_states_at_changing_frames_are_refused(serial_run, tmp_path):
-    run = student_run(
-        serial_run, tmp_path, match="both", train_frame_sampler="uniform_jitter"
-    )
-    with pytest.raises(ValueError, match="--teacher_cache cannot hold"):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_frame_sampler": "uniform_jitter"}, "frame_sampler=uniform_jitter"),
+        # Fixed, but other frames than the cache is made of.
+        ({"train_frame_sampler": "uniform_center"}, "frame_sampler=uniform_center"),
+        ({"frame_sampler": "random"}, "change from epoch to epoch"),
+    ],
+)
+def test_states_at_other_frames_than_the_caches_are_refused(
+    serial_run, tmp_path, changes, said
+):
+    run = student_run(serial_run, tmp_path, match="both", **changes)
+    with pytest.raises(ValueError, match=f"--teacher_cache cannot hold.*{said}"):
         helpers.train(run)
 
 
@@ -171,6 +181,31 @@ def test_one_run_fills_and_the_others_wait_for_it(tmp_path):
     thread.join(timeout=30)
     # Its turn came with the first one's part in place.
     assert seen == [2] and b"b" in other
+
+
+def test_what_another_run_has_covered_can_be_read(tmp_path):
+    mine, other = (teacher_cache.TeacherCache(str(tmp_path), KEY) for _ in range(2))
+    data = {"files": 1}
+    other.add([b"a"], arrays(np.random.default_rng(0), 1))
+    assert not mine.covers(data)
+    other.note_covered(data)
+    assert mine.covers(data)
+    np.testing.assert_array_equal(
+        mine.rows([b"a"])["logits"], other.rows([b"a"])["logits"]
+    )
+
+
+@pytest.mark.skipif(teacher_cache.fcntl is None, reason="there are no locks here")
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(teacher_cache.fcntl, "flock", refuse)
+    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    with cache.filling():
+        cache.add([b"a"], arrays(np.random.default_rng(0), 1))
+    assert b"a" in cache
+    assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
@@ -244,6 +279,26 @@ def test_a_part_without_its_ids_does_not_count(tmp_path):
     cache.add([b"a"], arrays(np.random.default_rng(0), 1))
     os.remove(os.path.join(cache.folder, "00000.ids.npz"))
     assert len(teacher_cache.TeacherCache(str(tmp_path), KEY)) == 0
+
+
+@pytest.mark.parametrize("room", [100, 20_000])
+def test_a_full_disk_leaves_no_part_and_is_one_line(tmp_path, room):
+    random = np.random.default_rng(0)
+    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    cache.add([b"a"], arrays(random, 1))
+    before = helpers.snapshot(tmp_path)
+    ids = [f"{i:05d}".encode() for i in range(3000)]
+    # An encoding has 3000 * 3 * 2 bytes and a head of 128; the logits have more.
+    with helpers.full_disk(room), pytest.raises(ValueError) as error:
+        cache.add(ids, arrays(random, 3000, classes=10))
+    assert str(error.value) == (
+        f"--teacher_cache: {cache.folder} cannot be written: File too large."
+    )
+    after = helpers.snapshot(tmp_path)
+    whole = {k: v for k, v in after.items() if "00001.encoding.npy" not in k}
+    assert whole == before
+    assert (len(after) > len(before)) == (room > 18_128)
+    assert len(teacher_cache.TeacherCache(str(tmp_path), KEY)) == 1
 
 
 def test_top_k_keeps_the_best_logits_and_the_mass_of_the_rest():

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.training import checkpoints, manifest, modes, trainer
+from yt8m_distill.training import (
+    checkpoints,
+    interruption,
+    manifest,
+    modes,
+    trainer,
+)
 
 # ------------------------------------------------------------------- stops
 
@@ -35,6 +42,17 @@ def curve(train_dir, phase: str) -> list:
         {k: v for k, v in epoch.items() if k != "videos_per_second"}
         for role in results.values()
         for epoch in role["epochs"]
+    ]
+
+
+def validations(train_dir, phase: str) -> list:
+    """The validations in metrics.jsonl, without what the clock decides."""
+    lines = helpers.read_lines(f"{train_dir}/{phase}/metrics.jsonl")
+    clock = ("time", "videos_per_second")
+    return [
+        {k: v for k, v in line.items() if k not in clock}
+        for line in lines
+        if line["kind"] == "validation"
     ]
 
 
@@ -74,6 +92,7 @@ def assert_resumes(whole, monkeypatch, tmp_path, phase, step, save) -> None:
     helpers.train(run)
     for name in left:
         original = whole.training.train_dir
+        assert validations(original, name) == validations(train_dir, name)
         helpers.assert_identical(state_of(original, name), state_of(train_dir, name))
         assert curve(original, name) == curve(train_dir, name)
     # What was finished is used as it is.
@@ -120,6 +139,89 @@ def test_a_stop_between_the_last_step_and_its_validation_loses_neither(
     assert entry["finished"] and entry["step"] == 5
     assert entry["results"]["teacher"]["best"]["step"] == 5
     assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-5")
+
+
+def assert_goes_on_like(whole, run, phase: str) -> None:
+    """The run, started again, ends like one without a stop."""
+    helpers.train(run)
+    original, train_dir = whole.training.train_dir, run.training.train_dir
+    helpers.assert_identical(state_of(original, phase), state_of(train_dir, phase))
+    assert curve(original, phase) == curve(train_dir, phase)
+    assert validations(original, phase) == validations(train_dir, phase)
+    folder = f"{train_dir}/{phase}/best"
+    for role in os.listdir(folder):
+        # One network, its digest and what points to it: nothing is left over.
+        assert len(os.listdir(f"{folder}/{role}")) == 4
+
+
+def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
+    parallel_run, monkeypatch, tmp_path
+):
+    run = copy_without(parallel_run, tmp_path / "run", "parallel")
+    original, seen = evaluator.Evaluator.evaluate, []
+
+    def evaluate(self, dataset):
+        seen.append(self.role)
+        if len(seen) == 2:  # The first epoch's teacher has been validated.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, dataset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.Evaluator, "evaluate", evaluate)
+        with pytest.raises(interruption.Interrupted) as stop:
+            helpers.train(run)
+    assert str(stop.value) == (
+        "stopped by SIGTERM: phase parallel is saved at step 5. The same command goes "
+        "on from there."
+    )
+    assert seen == ["teacher", "student"]
+    assert_goes_on_like(parallel_run, run, "parallel")
+
+
+@pytest.mark.parametrize(
+    "owner, name", [(checkpoints.State, "save"), (checkpoints, "settle_best")]
+)
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_kill_between_the_best_network_and_the_state_loses_neither(
+    parallel_run, monkeypatch, tmp_path, owner, name, epoch
+):
+    run = copy_without(parallel_run, tmp_path / "run", "parallel")
+    with monkeypatch.context() as patch:
+        original, calls = getattr(owner, name), []
+        finish = trainer.PhaseRunner._finish_epoch
+
+        def finishing(self, seconds):
+            calls.append("epoch")
+            finish(self, seconds)
+
+        def killed(*arguments):
+            if len(calls) == epoch:
+                raise helpers.Stop
+            return original(*arguments)
+
+        patch.setattr(trainer.PhaseRunner, "_finish_epoch", finishing)
+        patch.setattr(owner, name, killed)
+        with pytest.raises(helpers.Stop):
+            helpers.train(run)
+    folder = tmp_path / "run" / "parallel" / "best" / "student"
+    assert (folder / "proposed.json").exists()
+    assert_goes_on_like(parallel_run, run, "parallel")
+
+
+def test_a_damaged_best_network_is_named_and_the_next_epoch_replaces_it(
+    serial_run, monkeypatch, tmp_path, caplog
+):
+    run = copy_without(serial_run, tmp_path / "run", "teacher")
+    run = helpers.change(run, mode="teacher")
+    with helpers.stopped(monkeypatch, "teacher", 7, save=True):
+        helpers.train(run)
+    (index,) = (tmp_path / "run" / "teacher" / "best" / "teacher").glob("*.index")
+    assert index.name == "network-5.index"
+    index.write_bytes(index.read_bytes()[:-1])
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert "is passed over" in caplog.text and str(index) in caplog.text
+    assert entry["best"]["step"] == 10
+    assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-10")
 
 
 def test_max_steps_ends_a_phase_within_an_epoch(data, tmp_path):
@@ -471,6 +573,7 @@ def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
         "best.json",
         "network-10.data-00000-of-00001",
         "network-10.index",
+        "network-10.sha256.json",
     ]
     info = json.loads((folder / "best.json").read_text())
     assert (info["name"], info["epoch"], info["gap"]) == ("network-10", 2, 0.7)
@@ -620,12 +723,30 @@ def test_float16_too_stops_at_a_loss_that_no_scale_saves(data, use_policy):
     use_policy("mixed_float16")
     runner = make_scaled_runner(data, 1)
     runner.networks.teacher.kernel.assign(np.full([12, 6], np.nan, np.float32))
-    runner.loop.loss_scale.assign(4.0)
     iterator = iter(runner._dataset(0, 0))
     metrics, bad = runner.loop.run(iterator, tf.constant(5))
+    assert int(bad) == 0
+    assert np.isnan(metrics.numpy()).any()
+    # It is not taken for an overflow, which is scaled away, one video a step.
+    assert float(runner.loop.loss_scale.numpy()) == 2.0**14
+
+
+def test_float16_stops_at_a_gradient_that_no_scale_saves(data, use_policy):
+    use_policy("mixed_float16")
+    runner = make_scaled_runner(data, 1)
+    scale = runner.loop.loss_scale
+    scale.assign(4.0)
+    compute = runner.step.compute
+
+    def overflowing(batch, step):
+        gradients, metrics, _ = compute(batch, step)
+        return gradients, metrics, tf.constant(False)
+
+    runner.step.compute = overflowing
+    iterator = iter(runner._dataset(0, 0))
+    _, bad = runner.loop.run(iterator, tf.constant(5))
     # 4, 2 and 1 are tried, in steps 0, 1 and 2.
     assert int(bad) == 2
-    assert np.isnan(metrics.numpy()).any()
 
 
 # -------------------------------------------------------------------- logs

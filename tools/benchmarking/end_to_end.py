@@ -70,15 +70,16 @@ def _evaluation(run, role: str, paths, folder: str):
 
 
 def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
-    """Evaluating a student over evaluating the teacher."""
-    run = _settings(quick, folder, "unused")
-    num_videos = 16 if quick else 320
+    """Evaluating a student over the teacher, in batches of eval.py's size."""
+    size = {} if quick else {"batch_size": settings.CheckpointSettings.batch_size}
+    run = _settings(quick, folder, "unused", **size)
+    num_videos = 16 if quick else 512
     paths = shards.write(folder, num_videos, run.data)
     shards.index(paths, run.data)
     calls, work = {}, {}
     calls["teacher"], work["teacher"] = _evaluation(run, "teacher", paths, folder)
     for k in (30, 10):
-        mine = _settings(quick, folder, "unused", student_k=k)
+        mine = _settings(quick, folder, "unused", student_k=k, **size)
         calls[k], work[k] = _evaluation(mine, "student", paths, folder)
     seconds = results.interleaved(calls, 1 if quick else 2)
     return [
@@ -88,7 +89,8 @@ def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
             None if quick else round(work[k] / work["teacher"] + 0.03, 3),
             at_most=True,
             detail=f"{seconds[k]:.2f} s and {seconds['teacher']:.2f} s, {num_videos} "
-            f"videos; multiply-adds {work[k] / work['teacher']:.3f} of the teacher's",
+            f"videos in batches of {run.training.batch_size}; multiply-adds "
+            f"{work[k] / work['teacher']:.3f} of the teacher's",
         )
         for k in (30, 10)
     ]

@@ -143,15 +143,19 @@ TABLE_4 = {
 }
 
 
-# Flagfile → what it changes of the best preset; nothing of this is published.
+# Flagfile → what it is; nothing of this is published.
 ABLATIONS = {
-    "ablation_no_teacher": "no teacher: labels alone, frames that change",
-    "ablation_fixed_frames": "frames that do not change",
-    "ablation_uniform_frames": "tested on the frames of Uniform-k",
-    "ablation_new_weights": "new weights to start with",
-    "ablation_with_ce": "ce + pred",
-    "ablation_with_rep": "pred + 0.01*rep",
-    "ablation_paper_loss": "the paper's ce + rep + pred",
+    "ablation_no_teacher": "labels alone, the best preset's frames",
+    "ablation_no_teacher_long": "labels alone, the best preset's frames, 30 epochs",
+    "ablation_labels_from_teacher": "best preset, but labels in the teacher's place",
+    "ablation_uniform_long": "Uniform-k, 30 epochs",
+    "ablation_long": "best preset, but 30 epochs",
+    "ablation_fixed_frames": "best preset, but frames that do not change",
+    "ablation_uniform_frames": "best preset, but tested on the frames of Uniform-k",
+    "ablation_new_weights": "best preset, but new weights to start with",
+    "ablation_with_ce": "best preset, but ce + pred",
+    "ablation_with_rep": "best preset, but pred + 0.01*rep",
+    "ablation_paper_loss": "best preset, but the paper's ce + rep + pred",
 }
 
 
@@ -174,7 +178,7 @@ def label(method: str) -> str:
     if method in METHODS:
         return METHODS[method].label
     if method in ABLATIONS:
-        return f"best preset, but {ABLATIONS[method]}"
+        return ABLATIONS[method]
     if method.endswith(INTERMEDIATE):
         return f"{label(method.removesuffix(INTERMEDIATE))}, intermediate"
     name, percent, _ = method.split("_")

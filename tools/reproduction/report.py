@@ -182,11 +182,18 @@ def _table_of_scores(results: Results, metric: str) -> document.Table:
     return document.Table(_frames_header(frames), rows)
 
 
-def _share_of(results: Results, method: str, k: int) -> float | None:
-    """Of the means over the seeds that student, Uniform-k and teacher all have."""
+def _share_of(
+    results: Results, method: str, k: int, seeds: Sequence[int] | None = None
+) -> float | None:
+    """Of the means over the seeds that student, Uniform-k and teacher all have.
+
+    Args:
+        seeds: of these alone; None: of all.
+    """
     rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
     found = [results.by_seed(*row, "gap") for row in rows]
-    seeds = set.intersection(*map(set, found))
+    common = set.intersection(*map(set, found))
+    seeds = common if seeds is None else common.intersection(seeds)
     return compare.gap_share(
         *(compare.mean([scores[seed] for seed in seeds]) for scores in found)
     )
@@ -482,28 +489,30 @@ def _time_table(results: Results, rows: Sequence[tuple]) -> document.Table:
 def ablation(results: Results) -> list[document.Block]:
     """What each part of the best preset is worth."""
     k = results.grid.middle
+    cells = results.grid.rows(plan.ABLATION)
+    # Shares can be compared only if they are of the same seeds.
+    finished = [set(results.by_seed(*cell, "gap")) for cell in cells]
+    seeds = sorted(set.intersection(*filter(None, finished))) if any(finished) else []
     rows = []
-    for method, frames in results.grid.rows(plan.ABLATION):
-        share = None if frames is None else _share_of(results, method, frames)
-        rows.append(
-            [
-                published.label(method),
-                spread_text(results.scores(method, frames, "gap")),
-                spread_text(results.scores(method, frames, "map")),
-                number_text(share, ".2f"),
-                str(len(results.scores(method, frames, "gap"))),
-            ]
+    for (method, frames), of_cell in zip(cells, finished, strict=True):
+        gap, mean_ap = (
+            [scores[seed] for seed in seeds if seed in scores]
+            for scores in (results.by_seed(method, frames, m) for m in ("gap", "map"))
         )
+        share = None
+        if frames is not None and of_cell:
+            share = _share_of(results, method, frames, seeds)
+        row = [published.label(method), spread_text(gap), spread_text(mean_ap)]
+        rows.append([*row, number_text(share, ".2f")])
     return [
         document.Heading(2, f"Ablation of the best preset, k={k}"),
         document.Text(
-            "Each row changes one thing of `--preset=best`. The share is that of the "
-            "gap between Uniform-k and the teacher, of the mean GAPs over the seeds "
-            "that a row has; `seeds` counts them."
+            "What `--preset=best` owes to its parts, and what more epochs give to "
+            "others. The share is that of the gap between Uniform-k and the teacher, "
+            "of the mean GAPs. All rows are means over the seeds that each of them "
+            f"has: {', '.join(map(str, seeds)) or 'none'}."
         ),
-        document.Table(
-            ["model", "GAP", "mAP", "share of the gap closed", "seeds"], rows
-        ),
+        document.Table(["model", "GAP", "mAP", "share of the gap closed"], rows),
     ]
 
 
@@ -555,7 +564,8 @@ def figure_3(results: Results) -> list[document.Block]:
         f"t-SNE of E_T and E_S ({content['student']}, k={content['k']}) of validation "
         "videos with exactly one of the five most frequent classes, both in one "
         "embedding: dark shades are the teacher's, light ones the student's. "
-        f"`tensorboard --logdir={figures.EMBEDDING}` shows the encodings themselves."
+        f"`tensorboard --logdir={figures.EMBEDDING}`, in the folder of the runs, shows "
+        "the encodings themselves."
     )
     points = np.asarray(content["points"])
     svg = figures.embedding(points, content["classes"])
@@ -672,6 +682,19 @@ def summary(grid: plan.Grid, output_dir: str, on_test_data: bool) -> document.Ta
         rows.append([published.label(method), *cells])
     header = ["GAP / mAP (share of the gap closed)", *[f"k={k}" for k in grid.frames]]
     return document.Table(header, rows)
+
+
+def missing_in_summary(
+    grid: plan.Grid, output_dir: str, on_test_data: bool
+) -> list[str]:
+    """The runs of Table 1 that have no score yet."""
+    results = Results(grid, output_dir, on_test_data)
+    return [
+        plan.Cell(method, k, seed).name
+        for method, k in grid.rows("1")
+        for seed in grid.seeds
+        if seed not in results.by_seed(method, k, "gap")
+    ]
 
 
 def make_report(

@@ -15,6 +15,7 @@ import functools
 import io
 import logging
 import os
+import uuid
 import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings
+from yt8m_distill import files, settings
 from yt8m_distill.data import frame_access, records, validation
 
 _LOG = logging.getLogger(__name__)
@@ -182,15 +183,12 @@ def write(index: Index, path: str) -> None:
     """
     content = io.BytesIO()
     np.savez_compressed(content, **index._asdict())
-    temporary = f"{path}.tmp-{os.getpid()}"
-    try:
+    # A name of its own for each process, whatever machine it runs on.
+    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
+    with files.removed_after_errors(temporary):
         with tf.io.gfile.GFile(temporary, "wb") as file:
             file.write(content.getvalue())
         tf.io.gfile.rename(temporary, path, overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
-        raise
 
 
 def read(shard: str, index_dir: str = "") -> Index:
@@ -328,9 +326,9 @@ class IndexAccess(frame_access.Access):
         videos = np.flatnonzero(rows >= 0)
         # A filling row borrows the places of row 0; none of its frames is asked for.
         safe = np.maximum(rows, 0)
-        files = np.where(rows >= 0, self._files[safe], -1)
+        shards = np.where(rows >= 0, self._files[safe], -1)
         references = frame_access.References(
-            files, safe - self.starts[np.maximum(files, 0)], None, None
+            shards, safe - self.starts[np.maximum(shards, 0)], None, None
         )
         places = frame_access.Places(
             references,

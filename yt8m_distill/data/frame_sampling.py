@@ -5,8 +5,8 @@ A sampler works on a whole batch at once:
     sampler(num_frames [B], k, max_frames, keys [B]) -> indices [B, k], valid [B]
 
 `keys` is a hash of each video, mixed with seed and epoch in training; only
-`random` looks at it. Indices behind `valid` are 0 and carry no meaning. To add a
-sampler: a function of this form with `@SAMPLERS.register("name")`.
+`random` and `uniform_jitter` look at it. Indices behind `valid` are 0 and carry no
+meaning. To add a sampler: a function of this form with `@SAMPLERS.register("name")`.
 """
 
 import tensorflow as tf
@@ -17,6 +17,21 @@ SAMPLERS = registry.Registry("sampler")
 
 # An odd number with no pattern in its bits: multiples of it differ everywhere.
 _ODD = 0x9E3779B97F4A7C1
+
+
+def changes_between_epochs(name: str, k: int, max_frames: int) -> bool:
+    """Whether a sampler picks by the keys of the videos, found by trying it.
+
+    Raises:
+        ValueError: for an unknown sampler.
+    """
+    sampler = SAMPLERS.get(name)
+    num_frames = tf.range(1, max_frames + 1)
+    first, again = (
+        sampler(num_frames, k, max_frames, tf.range(start, start + max_frames))[0]
+        for start in (tf.constant(1, tf.int64), tf.constant(1 << 40, tf.int64))
+    )
+    return bool(tf.reduce_any(first != again))
 
 
 def _positions(k: int) -> tf.Tensor:

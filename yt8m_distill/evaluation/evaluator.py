@@ -137,7 +137,10 @@ class Evaluator:
             batch[structures.WEIGHTS],
             self.top_k,
         )
+        # An infinite logit has a score, but no loss.
+        finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
         return found._replace(
+            scores=tf.where(finite, found.scores, float("nan")),
             # One row a replica, so that the rows can be gathered like all others.
             class_positives=found.class_positives[tf.newaxis],
             # The gathering operation knows no booleans.

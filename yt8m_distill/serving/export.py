@@ -4,7 +4,7 @@ import os
 
 import tensorflow as tf
 
-from yt8m_distill import settings, structures
+from yt8m_distill import files, settings, structures
 from yt8m_distill.data import pipeline, records
 from yt8m_distill.models import base
 
@@ -94,7 +94,8 @@ def export(
         folder: of the SavedModel; must not exist, or be one.
 
     Raises:
-        ValueError: if something else stands there.
+        ValueError: if something else stands there, or the file system refuses; an
+            older SavedModel is as it was then.
     """
     folder = folder.rstrip("/")
     is_model = tf.io.gfile.exists(os.path.join(folder, "saved_model.pb"))
@@ -106,7 +107,14 @@ def export(
         "frames": model.serve_frames.get_concrete_function(),
     }
     temporary = f"{folder}.tmp-{os.getpid()}"
-    tf.saved_model.save(model, temporary, signatures=signatures)
+    old = f"{folder}.old-{os.getpid()}"
+    with (
+        files.one_line_errors(f"--export_dir={folder}"),
+        files.removed_after_errors(temporary),
+    ):
+        tf.saved_model.save(model, temporary, signatures=signatures)
+        if is_model:
+            tf.io.gfile.rename(folder, old)
+        tf.io.gfile.rename(temporary, folder)
     if is_model:
-        tf.io.gfile.rmtree(folder)
-    tf.io.gfile.rename(temporary, folder)
+        files.remove(old)

@@ -24,13 +24,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from yt8m_distill import files
+
 HEADER = ("VideoId", "LabelConfidencePairs")
 HEADER_LINE = (",".join(HEADER) + "\n").encode()
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _BUFFER_BYTES = 1 << 20
 _MAX_CLASS = np.iinfo(np.int32).max
-_FILE_ERRORS = (OSError, tf.errors.OpError)
 
 
 class PredictionWriter:
@@ -54,7 +55,7 @@ class PredictionWriter:
         """
         self.path = os.fspath(path)
         self._target = self.path
-        if not _is_remote(self.path):
+        if not files.is_remote(self.path):
             self._target = os.path.realpath(self.path)
             _check_local_target(self.path, self._target)
         self._temporary = f"{self._target}.{uuid.uuid4().hex[:8]}.tmp"
@@ -147,7 +148,7 @@ class PredictionWriter:
             )
 
     def _commit(self) -> None:
-        if _is_remote(self.path):
+        if files.is_remote(self.path):
             self._file.close()
             tf.io.gfile.rename(self._temporary, self._target, overwrite=True)
         else:
@@ -162,17 +163,17 @@ class PredictionWriter:
         if self._file is None:
             return
         file, self._file = self._file, None
-        with contextlib.suppress(*_FILE_ERRORS):
+        with contextlib.suppress(*files.ERRORS):
             file.close()
-        with contextlib.suppress(*_FILE_ERRORS):
+        with contextlib.suppress(*files.ERRORS):
             tf.io.gfile.remove(self._temporary)
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
-        except _FILE_ERRORS as error:
-            raise ValueError(_cannot_write(self.path, _reason(error))) from error
+        except files.ERRORS as error:
+            raise ValueError(_cannot_write(self.path, files.reason(error))) from error
 
 
 class Row(NamedTuple):
@@ -323,18 +324,8 @@ def _readable(video_id: bytes) -> str:
     return repr(video_id.decode("utf-8", "backslashreplace"))
 
 
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
 def _cannot_write(path: str, reason: str) -> str:
     return f"--output_file={path} cannot be written: {reason}."
-
-
-def _reason(error: Exception) -> str:
-    """What the file system said, in one line; some TF errors carry no message."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.splitlines()[0].rstrip(".")
 
 
 def _check_local_target(path: str, target: str) -> None:
@@ -351,7 +342,7 @@ def _check_local_target(path: str, target: str) -> None:
 
 
 def _open_new(path: str) -> BinaryIO:
-    if _is_remote(path):
+    if files.is_remote(path):
         return tf.io.gfile.GFile(path, "wb")
     return open(path, "xb", buffering=_BUFFER_BYTES)
 
@@ -359,13 +350,13 @@ def _open_new(path: str) -> BinaryIO:
 def _open_text(path: str) -> io.TextIOWrapper:
     """Opens for the csv module: no newline translation, every byte accepted."""
     try:
-        if _is_remote(path):
+        if files.is_remote(path):
             with tf.io.gfile.GFile(path, "rb") as file:
                 binary: BinaryIO = io.BytesIO(file.read())
         else:
             binary = open(path, "rb", buffering=_BUFFER_BYTES)
-    except _FILE_ERRORS as error:
-        raise ValueError(f"{path} cannot be read: {_reason(error)}.") from error
+    except files.ERRORS as error:
+        raise ValueError(f"{path} cannot be read: {files.reason(error)}.") from error
     return io.TextIOWrapper(
         binary, encoding="utf-8", errors="surrogateescape", newline=""
     )

@@ -56,6 +56,9 @@ class Predictor:
             keras.mixed_precision.set_global_policy(self._policy)
             outputs = self.networks.forward(self.role, batch[structures.VIEWS])
             scores, classes = tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
+            # A NaN could stay outside the top k: where a sort puts it is undefined.
+            finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
+            scores = tf.where(finite, scores, float("nan"))
             # The logits leave the graph so that TensorFlow (2.21) does not fuse the
             # sigmoid with the classifier's product, which changes last bits: so the
             # scores are the Evaluator's, whose loss needs the logits.

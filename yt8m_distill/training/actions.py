@@ -7,6 +7,7 @@ import time
 
 import tensorflow as tf
 
+from yt8m_distill import files
 from yt8m_distill.training import manifest
 
 _LOG = logging.getLogger(__name__)
@@ -25,6 +26,35 @@ class MetricsLog:
         self.writes = writes
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
+    @property
+    def _lines_path(self) -> str:
+        return os.path.join(self.folder, "metrics.jsonl")
+
+    def check_writable(self) -> None:
+        """Makes the folder and the file for the lines now, before any work.
+
+        Raises:
+            ValueError: if the file system refuses.
+        """
+        with files.one_line_errors(self._lines_path):
+            tf.io.gfile.makedirs(self.folder)
+            tf.io.gfile.GFile(self._lines_path, "a").close()
+
+    def go_back_to(self, step: int, epoch: int) -> None:
+        """Drops the lines that a resumed run is going to write again.
+
+        Args:
+            step: done when the state was saved.
+            epoch: epochs that were finished then.
+        """
+        if self.writes:
+            manifest.keep_json_lines(
+                self._lines_path,
+                lambda line: (
+                    line.get("step", 0) <= step and line.get("epoch", 0) <= epoch
+                ),
+            )
+
     def _writer(self, subfolder: str):
         if subfolder not in self._writers:
             path = os.path.join(self.folder, subfolder)
@@ -35,21 +65,24 @@ class MetricsLog:
         """TensorBoard scalars by name."""
         if not self.writes:
             return
-        with self._writer(subfolder).as_default():
+        with (
+            files.one_line_errors(self.folder),
+            self._writer(subfolder).as_default(),
+        ):
             for name, value in values.items():
                 tf.summary.scalar(name, value, step=step)
 
     def line(self, kind: str, step: int, values: dict) -> None:
         """One JSON object in metrics.jsonl."""
         if self.writes:
-            path = os.path.join(self.folder, "metrics.jsonl")
             record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
-            manifest.append_json_line(path, {**record, **values})
+            manifest.append_json_line(self._lines_path, {**record, **values})
 
     def flush(self) -> None:
         """Brings everything to disk."""
-        for writer in self._writers.values():
-            writer.flush()
+        with files.one_line_errors(self.folder):
+            for writer in self._writers.values():
+                writer.flush()
 
 
 def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict:

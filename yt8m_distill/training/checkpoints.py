@@ -1,20 +1,33 @@
-"""Checkpoints: the whole state to resume from, and the best networks to use."""
+"""Checkpoints: the whole state to resume from, and the best networks to use.
+
+Each is written in a scratch folder, read back, given a digest (see digests) and only
+then moved under a name that no file has yet. So a process can be killed at any moment,
+and a disk be full, without harm to the checkpoint before.
+"""
 
 import json
 import logging
 import os
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings
-from yt8m_distill.training import manifest, modes
+from yt8m_distill import files, settings
+from yt8m_distill.training import digests, manifest, modes
 
 _LOG = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"
+WRITING = "writing"  # The scratch folder.
+_STATE_PREFIX = "ckpt"
 _BEST_PREFIX = "network"
+_BEST_FILE, _PROPOSED_FILE = "best.json", "proposed.json"
+# The second number: a name is never used again while its files are there.
+_NAME = re.compile(rf"({_STATE_PREFIX}|{_BEST_PREFIX})-(\d+)(?:-(\d+))?")
 
 # What reading a damaged or foreign checkpoint raises; IndexError: one cut short.
 _UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError)
@@ -39,6 +52,32 @@ def best_folder(train_dir: str, phase: str, role: str) -> str:
     return os.path.join(train_dir, phase, BEST, role)
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _stem(name: str) -> str:
+    """`ckpt-3.index` → `ckpt-3`."""
+    return name.split(".", 1)[0]
+
+
+def _order(stem: str) -> tuple[int, int]:
+    """Step, and which of several at that step."""
+    step, again = _NAME.fullmatch(stem).groups()[1:]
+    return int(step), int(again or 0)
+
+
+def _stems(folder: str) -> list[str]:
+    """Checkpoints of a folder, oldest first, whole or not.
+
+    The folder's files decide, not TensorFlow's file `checkpoint`, which may be empty.
+    One that has data alone was never finished and is none.
+    """
+    names = files.names_in(folder)
+    found = {_stem(n) for n in names if n.endswith((".index", digests.SUFFIX))}
+    return sorted(filter(_NAME.fullmatch, found), key=_order)
+
+
 def _check_complete(prefix: str, role: str, network) -> None:
     """Raises RuntimeError unless a checkpoint just written has every variable.
 
@@ -54,40 +93,180 @@ def _check_complete(prefix: str, role: str, network) -> None:
         )
 
 
-def write_best(folder: str, role: str, network, info: dict) -> None:
-    """Writes a network and then, at last, the file that points to it."""
+def _check_numbers(prefix: str, step: int) -> None:
+    """Reads a checkpoint back: a number that is none must not become the last good.
+
+    Raises:
+        FloatingPointError: naming the variables.
+    """
+    reader = tf.train.load_checkpoint(prefix)
+    bad = []
+    for name in sorted(reader.get_variable_to_shape_map()):
+        value = np.asarray(reader.get_tensor(name))
+        if value.dtype.kind not in "OSUb" and not np.isfinite(value).all():
+            bad.append(name.split("/.ATTRIBUTES")[0])
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise FloatingPointError(
+            f"Step {step}: values that are not finite numbers in "
+            f"{', '.join(bad[:3])}{more}. They were not saved; the last checkpoint is "
+            "intact. Try a lower --base_learning_rate."
+        )
+
+
+def _write(
+    checkpoint: tf.train.Checkpoint,
+    folder: str,
+    name: str,
+    check: Callable[[str], None],
+) -> str:
+    """Writes a checkpoint that appears whole or not at all; returns its prefix.
+
+    Args:
+        checkpoint: to be written.
+        folder: where to.
+        name: of its files; with a number behind it where that is taken.
+        check: called with the prefix before anything has its final name.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    scratch = os.path.join(folder, WRITING)
+    what = os.path.join(folder, name)
+    with (
+        files.one_line_errors(what, "The checkpoint before it is intact."),
+        files.removed_after_errors(scratch),
+    ):
+        # A killed process may have left something in it.
+        files.remove(scratch)
+        _remove_others(folder, _stems(folder))
+        tf.io.gfile.makedirs(scratch)
+        written = checkpoint.write(os.path.join(scratch, name))
+        check(written)
+        digests.write(written)
+        suffixes = [*digests.parts(written), digests.SUFFIX]
+        taken = {_stem(n) for n in files.names_in(folder)}
+        names = (
+            f"{name}-{again}" if again else name for again in range(len(taken) + 1)
+        )
+        prefix = os.path.join(folder, next(n for n in names if n not in taken))
+        for suffix in suffixes:
+            files.to_disk(written + suffix)
+            tf.io.gfile.rename(written + suffix, prefix + suffix)
+        files.to_disk(folder)
+        tf.io.gfile.rmtree(scratch)
+    return prefix
+
+
+def _remove_others(folder: str, kept: list[str]) -> None:
+    """Removes the checkpoints of a folder but these stems."""
+    for name in files.names_in(folder):
+        if _NAME.fullmatch(_stem(name)) and _stem(name) not in kept:
+            files.remove(os.path.join(folder, name))
+
+
+def propose_best(folder: str, role: str, network, info: dict) -> None:
+    """Writes a network that is the best one once `settle_best` says so.
+
+    Between the two the state is saved that knows of it. So a process that is killed
+    has the best network which its last state speaks of, whenever that happens.
+
+    Args:
+        folder: see best_folder.
+        role: its role.
+        network: its variables are written.
+        info: `epoch`, `step` and metrics.
+    """
+
+    def check(prefix: str) -> None:
+        _check_complete(prefix, role, network)
+        _check_numbers(prefix, info["step"])
+
     tf.io.gfile.makedirs(folder)
-    name = f"{_BEST_PREFIX}-{info['step']}"
-    prefix = os.path.join(folder, name)
-    tf.train.Checkpoint(**{role: network}).write(prefix)
-    _check_complete(prefix, role, network)
-    manifest.write_json(os.path.join(folder, "best.json"), {"name": name, **info})
-    for path in tf.io.gfile.glob(os.path.join(folder, f"{_BEST_PREFIX}-*")):
-        if not os.path.basename(path).startswith(f"{name}."):
-            tf.io.gfile.remove(path)
+    checkpoint = tf.train.Checkpoint(**{role: network})
+    prefix = _write(checkpoint, folder, f"{_BEST_PREFIX}-{info['step']}", check)
+    content = {"name": os.path.basename(prefix), **info}
+    manifest.write_json(os.path.join(folder, _PROPOSED_FILE), content)
+
+
+def settle_best(folder: str, noted: dict | None) -> dict | None:
+    """Makes the proposed network the best one, or drops it; removes all others.
+
+    Args:
+        folder: see best_folder.
+        noted: what the saved state says of the best network: its `epoch` and `step`,
+            or None.
+
+    Returns:
+        What is known of the best network on the disk (the `info` that it was written
+        with); None if there is none, or a damaged one, which a warning names then.
+    """
+    proposed = os.path.join(folder, _PROPOSED_FILE)
+    best = os.path.join(folder, _BEST_FILE)
+    files.remove(os.path.join(folder, WRITING))
+    try:
+        if tf.io.gfile.exists(proposed):
+            info = manifest.read_json(proposed)
+            if noted and all(info.get(k) == noted.get(k) for k in ("epoch", "step")):
+                tf.io.gfile.rename(proposed, best, overwrite=True)
+            else:
+                tf.io.gfile.remove(proposed)
+        if noted is None and not tf.io.gfile.exists(best):
+            _remove_others(folder, [])
+            return None
+        info = manifest.read_json(best)
+        name = info.pop("name")
+        found = digests.problem(os.path.join(folder, name))
+        if found is None and not tf.io.gfile.exists(f"{folder}/{name}.index"):
+            found = f"{folder}/{name}.index is missing"
+    except ValueError as error:
+        found = _first_line(error)
+    except (KeyError, AttributeError, TypeError):
+        found = f"{best} does not say which network is the best"
+    if found:
+        _LOG.warning("The best network in %s is passed over: %s", folder, found)
+        return None
+    _remove_others(folder, [name])
+    return info
+
+
+def write_best(folder: str, role: str, network, info: dict) -> None:
+    """Writes a network as the best one."""
+    propose_best(folder, role, network, info)
+    settle_best(folder, info)
 
 
 def read_best(train_dir: str, phase: str, role: str) -> Found | None:
-    """The best network of a role in a phase, or None."""
+    """The best network of a role in a phase, or None.
+
+    Raises:
+        ValueError: if the file that points to it is damaged; it names that file.
+    """
     folder = best_folder(train_dir, phase, role)
-    path = os.path.join(folder, "best.json")
+    path = os.path.join(folder, _BEST_FILE)
     if not tf.io.gfile.exists(path):
         return None
     info = manifest.read_json(path)
-    return Found(os.path.join(folder, info["name"]), info["step"], phase)
+    try:
+        return Found(os.path.join(folder, info["name"]), int(info["step"]), phase)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not say which network is the best.") from error
 
 
 def _latest(train_dir: str, phase: str) -> Found | None:
-    prefix = tf.train.latest_checkpoint(os.path.join(train_dir, phase, CHECKPOINTS))
-    if prefix is None:
+    folder = os.path.join(train_dir, phase, CHECKPOINTS)
+    stems = _stems(folder)
+    if not stems:
         return None
-    return Found(prefix, int(prefix.rsplit("-", 1)[1]), phase)
+    return Found(os.path.join(folder, stems[-1]), _order(stems[-1])[0], phase)
 
 
 def find(
     train_dir: str, run: settings.RunSettings, network: str, which: str = "best"
 ) -> Found | None:
     """The checkpoint of a network in a train_dir; None if there is none yet.
+
+    Whether it is whole shows when it is restored.
 
     Args:
         train_dir: of the run.
@@ -113,8 +292,12 @@ def restore_network(found_prefix: str, role: str, network) -> None:
     """Sets a network's variables from a checkpoint of either kind.
 
     Raises:
-        ValueError: if the file is damaged or lacks some of the variables.
+        ValueError: if the checkpoint is damaged, lacks some of the variables, or holds
+            values that are not finite numbers.
     """
+    problem = digests.problem(found_prefix)
+    if problem:
+        raise ValueError(f"The checkpoint {found_prefix} is damaged: {problem}.")
     checkpoint = tf.train.Checkpoint(**{role: network})
     try:
         # read, not restore: a best network has no save counter.
@@ -122,10 +305,17 @@ def restore_network(found_prefix: str, role: str, network) -> None:
         status.expect_partial()
         status.assert_existing_objects_matched()
     except _UNREADABLE as error:
-        first = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"The checkpoint {found_prefix} does not hold this {role}: {first}"
+            f"The checkpoint {found_prefix} does not hold this {role}: "
+            f"{_first_line(error)}"
         ) from error
+    for variable in network.weights:
+        if not np.isfinite(variable.numpy()).all():
+            name = getattr(variable, "path", variable.name)
+            raise ValueError(
+                f"The checkpoint {found_prefix} is of no use: {name} of the {role} "
+                "holds values that are not finite numbers."
+            )
 
 
 class State:
@@ -135,11 +325,14 @@ class State:
         folder: of the phase.
         objects: name → trackable: networks and optimizers.
         max_to_keep: how many checkpoints stay.
-        worker: number of this process if it is not the chief. All processes take
-            part in a save; what the others write is thrown away.
+        writes: False in a process that is not the chief. All have the same state
+            after the same steps, and nothing of it is spread over processes, so that
+            a save needs the chief alone.
     """
 
-    def __init__(self, folder: str, objects: dict, max_to_keep: int, worker: int = 0):
+    def __init__(
+        self, folder: str, objects: dict, max_to_keep: int, writes: bool = True
+    ):
         def counter():
             return tf.Variable(
                 0,
@@ -161,35 +354,71 @@ class State:
             **objects,
         )
         self._folder = os.path.join(folder, CHECKPOINTS)
-        self._scratch = f"{self._folder}.worker-{worker}" if worker else None
-        self.manager = tf.train.CheckpointManager(
-            self.checkpoint,
-            self._scratch or self._folder,
-            max_to_keep=max_to_keep,
-            checkpoint_name="ckpt",
-        )
+        self._writes = writes
+        self._max_to_keep = max_to_keep
+        self._saved: tuple = ()  # Position and prefix of the newest save.
 
     def restore(self) -> str | None:
-        """Restores the newest checkpoint that is whole; returns its prefix."""
-        state = tf.train.get_checkpoint_state(self._folder)
-        prefixes = list(state.all_model_checkpoint_paths) if state else []
-        for prefix in reversed(prefixes):
-            try:
-                self.checkpoint.restore(prefix).assert_existing_objects_matched()
-                return prefix
-            except _UNREADABLE as error:
-                first = str(error).strip().splitlines()[0]
-                _LOG.warning("Checkpoint %s is passed over: %s", prefix, first)
-        if prefixes:
+        """Restores the newest checkpoint that is whole; returns its prefix.
+
+        Raises:
+            ValueError: if there are checkpoints, and all are damaged.
+        """
+        stems = _stems(self._folder)
+        for stem in reversed(stems):
+            prefix = os.path.join(self._folder, stem)
+            problem = digests.problem(prefix)
+            if problem is None:
+                try:
+                    self.checkpoint.read(prefix).assert_existing_objects_matched()
+                    return prefix
+                except _UNREADABLE as error:
+                    problem = _first_line(error)
+            _LOG.warning("Checkpoint %s is passed over: %s", prefix, problem)
+        if stems:
             raise ValueError(f"None of the checkpoints in {self._folder} can be read.")
         return None
 
     def save(self) -> str:
-        """Writes a checkpoint named after the step; returns its prefix."""
-        prefix = self.manager.save(checkpoint_number=int(self.step.numpy()))
-        if self._scratch:
-            tf.io.gfile.rmtree(self._scratch)
+        """Writes a checkpoint named after the step; returns its prefix.
+
+        Empty where this process does not write. What is saved already is not written
+        again.
+
+        Raises:
+            ValueError: if the file system refuses.
+            FloatingPointError: if a value is not a finite number.
+        """
+        if not self._writes:
+            return ""
+        step = int(self.step.numpy())
+        position = (step, int(self.epoch.numpy()), int(self.batch.numpy()))
+        if self._saved and self._saved[0] == position:
+            return self._saved[1]
+        prefix = _write(
+            self.checkpoint,
+            self._folder,
+            f"{_STATE_PREFIX}-{step}",
+            lambda written: _check_numbers(written, step),
+        )
+        self._saved = (position, prefix)
+        self._tidy(os.path.basename(prefix))
         return prefix
+
+    def _tidy(self, newest: str) -> None:
+        """Keeps the newest checkpoint and those before it, as many as are to stay.
+
+        Later steps are of a future that was given up, because its checkpoints were
+        damaged; others of the same step have been replaced.
+        """
+        older = [s for s in _stems(self._folder) if _order(s)[0] < _order(newest)[0]]
+        kept = [*older, newest][-self._max_to_keep :]
+        # For TensorFlow's own tools: tf.train.latest_checkpoint reads it.
+        lines = [f'model_checkpoint_path: "{newest}"']
+        lines += [f'all_model_checkpoint_paths: "{stem}"' for stem in kept]
+        path = os.path.join(self._folder, "checkpoint")
+        files.write_text(path, "\n".join(lines) + "\n")
+        _remove_others(self._folder, kept)
 
     def read_notes(self) -> dict:
         """The notes as a dict."""

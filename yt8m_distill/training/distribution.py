@@ -1,25 +1,53 @@
-"""Where a run computes: devices, replicas, and each replica's rows."""
+"""Where a run computes: devices, processes, replicas, and each replica's rows.
 
+A job on several machines is one process a machine, each started with the same flags
+and with its place in TF_CONFIG. They have nothing in common but the steps: every
+process opens the same shards and takes its own rows of each global batch, gradients
+are summed over all, and the chief alone writes. What must be the same everywhere is
+compared at the start (`check_agreement`); a process that is lost ends the others
+(`watching`), for the sum over all can no longer be made.
+"""
+
+import contextlib
+import faulthandler
+import functools
+import hashlib
 import json
+import logging
 import os
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+_LOG = logging.getLogger(__name__)
+
+_TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
+_NAMED = 5  # Values that a message names at most.
+
+
+class WorkerLost(ConnectionError):
+    """Another process of the job is gone, or does not answer in time."""
+
 
 def build_strategy(
-    num_gpus: int = -1, several_machines: bool = False
+    num_gpus: int = -1, several_machines: bool = False, timeout_secs: float = 600.0
 ) -> tf.distribute.Strategy:
     """MirroredStrategy over this machine's GPUs, or over its CPU without any.
 
     Args:
         num_gpus: how many GPUs; -1: all; 0: the CPU.
         several_machines: with TF_CONFIG in the environment, be one process of a
-            MultiWorkerMirroredStrategy.
+            MultiWorkerMirroredStrategy; returns once all of them are there.
+        timeout_secs: how long to wait for another process, at the start and in a
+            step. Without the others at the start the process ends, with one line and
+            exit code 1.
 
     Raises:
-        ValueError: if there are fewer GPUs than asked for, or TF_CONFIG is not
-            JSON.
+        ValueError: if there are fewer GPUs than asked for, or TF_CONFIG does not
+            describe a cluster with a place for this process.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if num_gpus > len(gpus):
@@ -33,13 +61,91 @@ def build_strategy(
         tf.config.experimental.set_memory_growth(gpu, True)
     cluster = os.environ.get("TF_CONFIG")
     if cluster and several_machines:
-        try:
-            json.loads(cluster)
-        except ValueError as error:
-            raise ValueError(f"TF_CONFIG is not JSON: {cluster}") from error
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _join_cluster(cluster, timeout_secs)
     devices = [f"GPU:{i}" for i in range(len(gpus))] or ["CPU:0"]
     return mirrored_strategy(devices)
+
+
+def _join_cluster(text: str, timeout_secs: float) -> tf.distribute.Strategy:
+    """One process of many, once all of them have met."""
+    cluster, kind, index = read_cluster(text)
+    count = sum(map(len, cluster.values()))
+    _LOG.info(
+        "%s %d (%s) waits for all %d processes of the job. Without them it ends after "
+        "--cluster_timeout_secs=%g with exit code 1.",
+        kind.capitalize(),
+        index,
+        cluster[kind][index],
+        count,
+        timeout_secs,
+    )
+    options = tf.distribute.experimental.CommunicationOptions(
+        timeout_seconds=timeout_secs
+    )
+    with _ended_after(timeout_secs):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            communication_options=options
+        )
+        with watching(strategy):
+            check_agreement(strategy, {"number of processes": count})
+    return strategy
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """Ends the process with exit code 1 if the block takes longer.
+
+    TensorFlow (2.15 and 2.21) waits for the other processes in native code and holds
+    the interpreter's lock there, so no thread, signal handler or exception of Python
+    gets a turn; faulthandler's watchdog is native too. Its traceback would tell nobody
+    anything.
+    """
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def read_cluster(text: str) -> tuple[dict[str, list[str]], str, int]:
+    """The addresses of a TF_CONFIG by kind of process, and this process' place.
+
+    Raises:
+        ValueError: if it is no JSON, has other kinds than one `chief` and `worker`,
+            or no place for this process. One line that begins with TF_CONFIG.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"TF_CONFIG is not JSON: {text}") from error
+    rule = (
+        'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": '
+        '{"type": "worker", "index": 0}}'
+    )
+    try:
+        cluster = {str(k): list(map(str, v)) for k, v in found["cluster"].items()}
+        kind, index = str(found["task"]["type"]), int(found["task"]["index"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{rule}; received {text}") from error
+    strange = sorted(set(cluster) - {"chief", "worker"})
+    if strange:
+        raise ValueError(
+            f"TF_CONFIG: all processes train, as worker or as the one chief; received "
+            f"{', '.join(strange)}."
+        )
+    if len(cluster.get("chief", [])) > 1:
+        raise ValueError(f"TF_CONFIG names {len(cluster['chief'])} chiefs, not one.")
+    if not 0 <= index < len(cluster.get(kind, [])):
+        raise ValueError(
+            f"TF_CONFIG: the task is {kind} {index}, and the cluster has "
+            f"{len(cluster.get(kind, []))} of that kind, counted from 0."
+        )
+    addresses = sum(cluster.values(), [])
+    twice = sorted({a for a in addresses if addresses.count(a) > 1})
+    if twice:
+        raise ValueError(f"TF_CONFIG names {', '.join(twice)} more than once.")
+    return cluster, kind, index
 
 
 def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
@@ -80,6 +186,109 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
         return 0
     resolver = strategy.cluster_resolver
     return max(int(resolver.task_id), 1)
+
+
+def check_agreement(strategy: tf.distribute.Strategy, values: dict[str, Any]) -> None:
+    """Waits for all processes and compares what each of them has.
+
+    Args:
+        strategy: the devices.
+        values: name → anything JSON knows; the names are the same everywhere.
+
+    Raises:
+        ValueError: in every process, if some value is not the same in all; the message
+            names it.
+    """
+    if num_processes(strategy) == 1:
+        return
+    # Never empty: without values the processes only wait for each other.
+    digests = [0, *(_digest(value) for value in values.values())]
+    rows = _gathered(strategy, digests)[:, 1:]
+    different = [
+        name
+        for name, column in zip(values, rows.T, strict=True)
+        if len(set(column)) > 1
+    ]
+    if different:
+        shown = [f"{name} (here {values[name]!r})" for name in different[:_NAMED]]
+        raise ValueError(
+            "The processes of this job differ in what must be the same: "
+            f"{', '.join(shown)}. Start all with the same flags, data and --train_dir."
+        )
+
+
+def _digest(value: Any) -> int:
+    text = json.dumps(value, sort_keys=True, default=str)
+    # 7 bytes: an int64 has a sign.
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def _gathered(strategy: tf.distribute.Strategy, numbers: list[int]):
+    """These int64s of every replica of every process: [replicas, N]."""
+    rows = _gather_function(strategy)(tf.constant([numbers], tf.int64))
+    return strategy.experimental_local_results(rows)[0].numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def _gather_function(strategy: tf.distribute.Strategy):
+    """One graph for all calls: strategy.gather traces one a call (TensorFlow 2.21)."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None], tf.int64)])
+    def gather(row):
+        def mine(row):
+            row = tf.identity(row)  # On the replica's device, by which it is gathered.
+            return tf.distribute.get_replica_context().all_gather(row, axis=0)
+
+        return strategy.run(mine, args=(row,))
+
+    return gather
+
+
+def largest(strategy: tf.distribute.Strategy, number: int) -> int:
+    """The largest of the numbers that the processes have; waits for all of them."""
+    if num_processes(strategy) == 1:
+        return number
+    return int(_gathered(strategy, [number]).max())
+
+
+@contextlib.contextmanager
+def watching(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Within it, the loss of another process is one line that names it.
+
+    TensorFlow notices a process that was killed or cut off by its connections and by
+    heartbeats, within some ten seconds, and aborts the sum in which this one waits.
+
+    Raises:
+        WorkerLost: for an error of the communication between the processes.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if num_processes(strategy) == 1 or "ollective" not in str(error):
+            raise
+        lost = _lost_process(strategy, str(error))
+        if isinstance(error, tf.errors.DeadlineExceededError):
+            lost = f"{lost} does not answer within --cluster_timeout_secs"
+        else:
+            lost = f"{lost} is gone or cannot be reached"
+        raise WorkerLost(
+            f"{lost[0].upper()}{lost[1:]}, so this one of the "
+            f"{num_processes(strategy)} processes stops too. Its own log says why. "
+            "Start all again, with as many as you like: training goes on from the "
+            "last checkpoint."
+        ) from error
+
+
+def _lost_process(strategy: tf.distribute.Strategy, text: str) -> str:
+    """The process that an error of TensorFlow's speaks of, with its address."""
+    resolver = strategy.cluster_resolver
+    own = (resolver.task_type, int(resolver.task_id))
+    cluster = resolver.cluster_spec().as_dict()
+    for kind, number in _TASK.findall(text):
+        index = int(number)
+        if (kind, index) != own and index < len(cluster.get(kind, ())):
+            return f"{kind} {index} ({cluster[kind][index]})"
+    return "another process"
 
 
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:

@@ -6,8 +6,10 @@ Files of a train_dir:
     manifest.json            settings, versions, data, networks, results
     <phase>/settings.json    the settings that this phase depends on
     <phase>/metrics.jsonl    one JSON object a log line and an evaluation
-    <phase>/best/<role>/     the best network by validation GAP
-    <phase>/checkpoints/     the whole state, to resume from
+    <phase>/best/<role>/     the best network by validation GAP, and its digest
+    <phase>/checkpoints/     the whole state, to resume from, each with a digest
+
+run_files has the whole list.
 """
 
 import dataclasses
@@ -17,13 +19,14 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import yt8m_distill
-from yt8m_distill import settings
+from yt8m_distill import files, settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ _CHANGEABLE = (
     "max_checkpoints",
     "start_new_model",
     "num_gpus",
+    "cluster_timeout_secs",
     "deterministic",
     "use_index",
     "index_dir",
@@ -64,11 +68,12 @@ _GUIDED_ONLY = (
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes JSON under its final name only once it is whole."""
-    temporary = f"{path}.tmp-{os.getpid()}"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    """Writes JSON under its final name only once it is whole.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    files.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: str) -> Any:
@@ -87,9 +92,34 @@ def read_json(path: str) -> Any:
 
 
 def append_json_line(path: str, value: dict) -> None:
-    """Appends one JSON object as a line."""
-    with tf.io.gfile.GFile(path, "a") as file:
+    """Appends one JSON object as a line.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    with files.one_line_errors(path), tf.io.gfile.GFile(path, "a") as file:
         file.write(json.dumps(value) + "\n")
+
+
+def keep_json_lines(path: str, keep: Callable[[dict], bool]) -> None:
+    """Drops the lines that are not to be kept, and those that are not whole.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    if not tf.io.gfile.exists(path):
+        return
+    with tf.io.gfile.GFile(path, "rb") as file:
+        lines = file.read().splitlines()
+    kept = []
+    for line in lines:
+        try:
+            if keep(json.loads(line)):
+                kept.append(line.decode())
+        except (ValueError, AttributeError):
+            _LOG.warning("%s: a line is not whole and is dropped.", path)
+    if len(kept) < len(lines):
+        files.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def read_run_settings(train_dir: str) -> settings.RunSettings:
@@ -147,46 +177,6 @@ def _defaults(names) -> dict:
     groups = [field.type for field in dataclasses.fields(settings.RunSettings)]
     fields = [field for group in groups for field in dataclasses.fields(group)]
     return {field.name: field.default for field in fields if field.name in names}
-
-
-# All that the scripts write to a train_dir, at its top.
-_OWN_FILES = (MODEL_FLAGS, MANIFEST)
-_OWN_FOLDERS = (
-    "teacher",
-    "baseline",
-    "student",
-    "parallel",
-    "finetune",
-    "eval",
-    "export",
-)
-
-
-def remove_run(train_dir: str) -> None:
-    """Removes what earlier runs wrote to a train_dir, and nothing else.
-
-    Raises:
-        ValueError: if the folder holds anything that no run of this package wrote;
-            nothing is removed then.
-    """
-    if not tf.io.gfile.isdir(train_dir):
-        return
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(train_dir)]
-    # A folder without a run's settings is none of ours, whatever its parts are called.
-    own = {*_OWN_FILES, *_OWN_FOLDERS} if MODEL_FLAGS in names else set()
-    strange = sorted(set(names) - own)
-    if strange:
-        raise ValueError(
-            f"--start_new_model: --train_dir={train_dir} holds what no run wrote: "
-            f"{', '.join(strange)}. Nothing was removed."
-        )
-    for name in names:
-        path = os.path.join(train_dir, name)
-        _LOG.info("--start_new_model removes %s.", path)
-        if tf.io.gfile.isdir(path):
-            tf.io.gfile.rmtree(path)
-        else:
-            tf.io.gfile.remove(path)
 
 
 class Manifest:

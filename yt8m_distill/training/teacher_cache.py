@@ -24,13 +24,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import settings, structures
+from yt8m_distill import files, settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.training import manifest
 
@@ -159,7 +161,7 @@ class TeacherCache:
         self._open_new_parts()
 
     def _open_new_parts(self) -> None:
-        while os.path.exists(self._path("ids.npz", len(self.parts))):
+        while self.has_part(len(self.parts)):
             self._open_part()
 
     @contextlib.contextmanager
@@ -179,17 +181,29 @@ class TeacherCache:
             raise self._unwritable(error) from error
         with lock:
             if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    _LOG.info("Another run is filling %s: waiting.", self.folder)
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                self._wait_for(lock)
             self._open_new_parts()
             yield
 
+    def _wait_for(self, lock) -> None:
+        """Takes the lock, or says that the file system has none."""
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOG.info("Another run is filling %s: waiting.", self.folder)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # Some network file systems cannot lock.
+            _LOG.warning(
+                "--teacher_cache: %s cannot be locked (%s): let no other run fill it "
+                "now.",
+                self.folder,
+                error.strerror,
+            )
+
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
-            f"--teacher_cache: {self.folder} cannot be written: {error.strerror}."
+            f"--teacher_cache: {self.folder} cannot be written: {files.reason(error)}."
         )
 
     def __len__(self) -> int:
@@ -230,34 +244,51 @@ class TeacherCache:
         Raises:
             ValueError: if an id is there already, or the disk refuses.
         """
-        seen: set[bytes] = set()
-        for video_id in ids:
-            if video_id in seen or video_id in self._places:
-                raise ValueError(_repeated(video_id))
-            seen.add(video_id)
-        part = len(self.parts)
+        _check_distinct(ids, self._places)
+        self.write_part(len(self.parts), ids, arrays)
+        self._open_part()
+
+    def write_part(self, part: int, ids: Sequence[bytes], arrays: Arrays) -> None:
+        """Writes a part of a given number, which `add` would give it.
+
+        Every file has its name only once it is whole, and has a temporary name of its
+        own before: a part may be written twice at once if the content is the same.
+
+        Raises:
+            ValueError: if the disk refuses.
+        """
+        ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
+        stored = {
+            "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
+            "id_ends": ends,
+            "names": np.array(list(arrays.values)),
+        }
         try:
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(os.path.join(self.folder, KEY)):
                 manifest.write_json(os.path.join(self.folder, KEY), self.key)
             for name, value in arrays.values.items():
-                _save(self._path(f"{name}.npy", part), value)
-            ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
-            text = np.frombuffer(b"".join(ids), np.uint8)
-            names = np.array(list(arrays.values))
-            path = self._path("ids.npz", part)
-            with open(f"{path}.tmp", "wb") as file:
-                np.savez(file, id_bytes=text, id_ends=ends, names=names)
-                _to_disk(file)
-            os.replace(f"{path}.tmp", path)
+                _save(
+                    self._path(f"{name}.npy", part),
+                    lambda file, v=value: np.save(_Plain(file), v, allow_pickle=False),
+                )
+            _save(  # The part counts now.
+                self._path("ids.npz", part), lambda file: np.savez(file, **stored)
+            )
         except OSError as error:
             raise self._unwritable(error) from error
-        self._open_part()
+
+    def has_part(self, part: int) -> bool:
+        """Whether a part of this number is on the disk."""
+        return os.path.exists(self._path("ids.npz", part))
 
     def covers(self, data: dict) -> bool:
-        """Whether every video of a data set is known to be here."""
+        """Whether every video of a data set is known to be here, and open."""
         path = os.path.join(self.folder, COMPLETE)
-        return os.path.exists(path) and data in manifest.read_json(path)
+        if not os.path.exists(path) or data not in manifest.read_json(path):
+            return False
+        self._open_new_parts()  # Another run may have added them since.
+        return True
 
     def note_covered(self, data: dict) -> None:
         """Notes that every video of a data set is here."""
@@ -307,6 +338,20 @@ class TeacherCache:
         ).prefetch(pipeline.BATCHES_AHEAD)
 
 
+def _joined(found: Sequence[dict[str, np.ndarray]]) -> Arrays:
+    """The outputs of several batches as those of one."""
+    return Arrays({n: np.concatenate([f[n] for f in found]) for n in found[0]})
+
+
+def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
+    """Raises ValueError if an id is there twice, or is known already."""
+    seen: set[bytes] = set()
+    for video_id in ids:
+        if video_id in seen or video_id in known:
+            raise ValueError(_repeated(video_id))
+        seen.add(video_id)
+
+
 def _repeated(video_id: bytes) -> str:
     name = video_id.decode(errors="backslashreplace")
     return (
@@ -315,15 +360,26 @@ def _repeated(video_id: bytes) -> str:
     )
 
 
-def _save(path: str, value: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, value, allow_pickle=False)
-        _to_disk(file)
+class _Plain:
+    """A file that numpy only writes to: what the system says of it is not replaced.
+
+    To a file of Python numpy writes by itself, and then "24 requested and 8 written" is
+    all that is left of a full disk (seen in numpy 2.4).
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.write = file.write
 
 
-def _to_disk(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _save(path: str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file that has its name only once it is whole and on the disk."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    with files.removed_after_errors(temporary):
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 class Builder:
@@ -382,18 +438,38 @@ class Builder:
                 bar.update(int((names != b"").sum()))
                 if not new.any():
                     continue
-                found = {k: v[new] for k, v in self.outputs(batch).items()}
-                _check_finite(names[new], found)
+                waiting.append(self._checked_outputs(batch, names, new))
                 ids += names[new].tolist()
-                waiting.append(found)
                 if len(ids) >= PART_VIDEOS:
                     self._add(ids, waiting)
             if ids:
                 self._add(ids, waiting)
 
+    def collect(self, dataset) -> tuple[list[bytes], Arrays]:
+        """The ids and outputs of all videos of a distributed dataset, in its order.
+
+        Raises:
+            ValueError: as `fill`.
+        """
+        ids: list[bytes] = []
+        found: list[dict[str, np.ndarray]] = []
+        for batch in dataset:
+            names = self._local(batch[structures.VIDEO_ID])
+            real = names != b""
+            if real.any():
+                found.append(self._checked_outputs(batch, names, real))
+                ids += names[real].tolist()
+        _check_distinct(ids)
+        return ids, _joined(found)
+
+    def _checked_outputs(self, batch, names, chosen) -> dict[str, np.ndarray]:
+        """What is kept of the chosen rows [B] of a batch, all of it finite."""
+        found = {name: v[chosen] for name, v in self.outputs(batch).items()}
+        _check_finite(names[chosen], found)
+        return found
+
     def _add(self, ids: list, waiting: list) -> None:
-        arrays = {n: np.concatenate([w[n] for w in waiting]) for n in waiting[0]}
-        self.cache.add(ids, Arrays(arrays))
+        self.cache.add(ids, _joined(waiting))
         ids.clear()
         waiting.clear()
 
@@ -434,10 +510,10 @@ def _check_finite(names: np.ndarray, found: dict[str, np.ndarray]) -> None:
             )
 
 
-def data_key(files: Sequence[str], fraction: float) -> dict:
+def data_key(shards: Sequence[str], fraction: float) -> dict:
     """What tells a data set from others: names, sizes and times of its shards."""
     digest = hashlib.sha256()
-    for path in files:
+    for path in shards:
         found = tf.io.gfile.stat(path)
         digest.update(f"{path} {found.length} {found.mtime_nsec}\n".encode())
-    return {"files": len(files), "digest": digest.hexdigest(), "fraction": fraction}
+    return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}

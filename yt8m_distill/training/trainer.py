@@ -7,7 +7,6 @@ its checkpoints, its best networks and its logs in a folder of its own.
 
 import logging
 import os
-import signal
 import sys
 import time
 
@@ -16,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import settings, structures
-from yt8m_distill.data import pipeline, records, validation
+from yt8m_distill import files, settings, structures
+from yt8m_distill.data import frame_sampling, pipeline, records, validation
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
@@ -28,6 +27,7 @@ from yt8m_distill.training import (
     manifest,
     modes,
     optimizers,
+    run_files,
     steps,
     teacher_cache,
 )
@@ -67,6 +67,7 @@ class InnerLoop:
         self.counter = counter
         self.loss_scale = loss_scale
         self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._is_loss = [name.endswith("loss") for name in step.metric_names]
         self.run = tf.function(self._run)
 
     def _one_step(self, iterator):
@@ -83,8 +84,12 @@ class InnerLoop:
         else:
             if finite:
                 self.strategy.run(self.step.apply, args=(gradients,))
-            # An overflow is skipped and scaled away; at scale 1 it is an error.
-            can_shrink = self.loss_scale > 1.0
+            # An overflow is skipped and scaled away; at scale 1 it is an error. So is
+            # a loss that is no number: the scale has no part in it.
+            losses = tf.boolean_mask(metrics, self._is_loss)
+            can_shrink = tf.logical_and(
+                self.loss_scale > 1.0, tf.reduce_all(tf.math.is_finite(losses))
+            )
             skipped = tf.logical_and(tf.logical_not(finite), can_shrink)
             metrics = tf.where(skipped, tf.zeros_like(metrics), metrics)
             self._rescale(finite)
@@ -155,7 +160,8 @@ class PhaseRunner:
             return
         self._build()
         if self.chief:
-            tf.io.gfile.makedirs(self.folder)
+            with files.one_line_errors(self.folder):
+                tf.io.gfile.makedirs(self.folder)
             path = os.path.join(self.folder, manifest.PHASE_SETTINGS)
             manifest.write_json(path, phase_settings(phase, self.run_settings))
         resumed = self.state.restore()
@@ -163,12 +169,55 @@ class PhaseRunner:
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             self._initialize()
+        self._settle(int(self.state.step.numpy()))
+        counters = [self.state.step, self.state.epoch, self.state.batch]
+        place = [int(counter.numpy()) for counter in counters]
+        distribution.check_agreement(
+            self.strategy, {f"checkpoint of {phase.name}": place}
+        )
         self.record.update(
             phase.name, finished=False, networks=self._describe_networks()
         )
         self.cache = self._open_cache()
         self._train()
         self.record.update(phase.name, finished=True)
+
+    def _settle(self, step: int) -> None:
+        """Brings what a phase has written beside its state to where the state is.
+
+        A process can be killed between any two of its files.
+
+        Raises:
+            ValueError: if the best network is damaged and nothing can replace it.
+        """
+        if not self.chief:
+            return
+        state, notes = self.state, self.state.read_notes()
+        epoch = int(state.epoch.numpy())
+        for role in self.phase.trained:
+            folder = self._best_folder(role)
+            noted = notes.get(role.name, {}).get("best")
+            best = checkpoints.settle_best(folder, noted)
+            if noted and best is None:
+                if noted["step"] == step:  # It is the one in memory.
+                    network = self.networks.network(role.name)
+                    checkpoints.write_best(folder, role.name, network, noted)
+                    best = noted
+                elif epoch >= self.phase.epochs:
+                    raise ValueError(
+                        f"The best network in {folder} is damaged and all epochs are "
+                        "done: put it back, or begin anew with --start_new_model."
+                    )
+            if noted:
+                notes[role.name]["best"] = best
+        state.write_notes(notes)
+        self.log.go_back_to(step, epoch)
+        if notes:
+            self.record.update(self.phase.name, step=step, results=notes)
+
+    def _best_folder(self, role: modes.Role) -> str:
+        train_dir = self.run_settings.training.train_dir
+        return checkpoints.best_folder(train_dir, self.phase.name, role.name)
 
     def _build(self) -> None:
         """Makes networks, optimizers and state."""
@@ -197,7 +246,7 @@ class PhaseRunner:
             self.folder,
             objects | ({"loss_scale": scale} if scaled else {}),
             run.training.max_checkpoints,
-            distribution.worker_number(self.strategy),
+            writes=self.chief,
         )
         self.step = steps.TrainStep(
             self.networks,
@@ -279,30 +328,26 @@ class PhaseRunner:
         if not (run.distillation.teacher_cache and frozen):
             return None
         states = self._needs_states
-        drawn = {run.sampling.frame_sampler, run.sampling.train_frame_sampler}
-        if states and drawn & {"random", "uniform_jitter"}:
-            raise ValueError(
-                "--teacher_cache cannot hold the intermediate states at frames that "
-                "change from epoch to epoch."
-            )
+        if states:
+            _check_same_frames(run)
         teacher = self.networks.network("teacher")
         key = teacher_cache.describe(teacher, run, states)
         cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
         builder_ = teacher_cache.Builder(cache, self.networks, self.strategy, states)
         views = views_of(run, ["teacher", *(["student"] if states else [])])
         training = run.training
-        files = records.expand_patterns(
+        shards = records.expand_patterns(
             training.train_data_pattern, "train_data_pattern"
         )
         dataset = evaluation_dataset(
             self.strategy,
-            files,
+            shards,
             run.data,
             views,
             training.batch_size,
             {**reading(training), "train_fraction": training.train_fraction},
         )
-        data = teacher_cache.data_key(files, training.train_fraction)
+        data = teacher_cache.data_key(shards, training.train_fraction)
         began, computed = time.monotonic(), 0
         if not cache.covers(data):
             if distribution.num_processes(self.strategy) > 1:
@@ -431,20 +476,21 @@ class PhaseRunner:
             self.saved_at = time.monotonic()
 
     def _stop_if_asked(self) -> None:
-        """Saves and stops after a signal.
+        """Saves and stops after a signal to any process, all at the same step.
 
         Raises:
             interruption.Interrupted: if there was one.
         """
-        if self.watch.received is None:
+        received = distribution.largest(self.strategy, self.watch.received or 0)
+        if not received:
             return
         self.state.save()
         self.log.flush()
-        name = signal.Signals(self.watch.received).name
         raise interruption.Interrupted(
-            self.watch.received,
-            f"stopped by {name}: phase {self.phase.name} is saved at step "
-            f"{self.state.step.numpy()}. The same command goes on from there.",
+            received,
+            f"stopped by {interruption.name_of(received)}: phase {self.phase.name} is "
+            f"saved at step {self.state.step.numpy()}. The same command goes on from "
+            "there.",
         )
 
     def _finish_epoch(self, seconds: float) -> None:
@@ -452,12 +498,15 @@ class PhaseRunner:
 
         Args:
             seconds: of the epoch's training, since the last start of the program.
+
+        Raises:
+            interruption.Interrupted: after a signal during the validation; the state
+                is that of before it then.
         """
         state = self.state
-        state.epoch.assign_add(1)
-        state.batch.assign(0)
-        step, epoch = int(state.step.numpy()), int(state.epoch.numpy())
+        step, epoch = int(state.step.numpy()), int(state.epoch.numpy()) + 1
         notes = state.read_notes()
+        improved = []
         for role in self.phase.trained:
             numbers = self._validate(role, step, epoch)
             entry = notes.setdefault(role.name, {"best": None, "epochs": []})
@@ -465,17 +514,24 @@ class PhaseRunner:
             best = entry["best"]
             if best is None or numbers.get("gap", epoch) > best.get("gap", 0):
                 entry["best"] = {"epoch": epoch, "step": step, **numbers}
-                if self.chief:
-                    folder = checkpoints.best_folder(
-                        self.run_settings.training.train_dir,
-                        self.phase.name,
-                        role.name,
-                    )
-                    network = self.networks.network(role.name)
-                    checkpoints.write_best(folder, role.name, network, entry["best"])
+                improved.append(role)
+        if self.chief:
+            for role in improved:
+                checkpoints.propose_best(
+                    self._best_folder(role),
+                    role.name,
+                    self.networks.network(role.name),
+                    notes[role.name]["best"],
+                )
+        state.epoch.assign(epoch)
+        state.batch.assign(0)
         state.write_notes(notes)
         state.save()
         self.saved_at = time.monotonic()
+        if self.chief:
+            for role in improved:
+                best = notes[role.name]["best"]
+                checkpoints.settle_best(self._best_folder(role), best)
         before = self.record.phase(self.phase.name).get("epoch_seconds", [])
         self.record.update(
             self.phase.name,
@@ -483,6 +539,17 @@ class PhaseRunner:
             results=notes,
             epoch_seconds=[*before[: epoch - 1], round(seconds, 3)],
         )
+
+    def _until_asked_to_stop(self, batches):
+        """The batches of a validation, which can take longer than a stop may.
+
+        With several processes all have to take part to the end.
+        """
+        alone = distribution.num_processes(self.strategy) == 1
+        for batch in batches:
+            if alone:
+                self._stop_if_asked()
+            yield batch
 
     def _validate(self, role: modes.Role, step: int, epoch: int) -> dict:
         """Metrics on the validation data; empty without such data."""
@@ -498,10 +565,11 @@ class PhaseRunner:
             run.training.batch_size,
             reading(run.training),
         )
-        files = records.expand_patterns(pattern, "validation_data_pattern")
-        skipped = find_skipped(files, run.data, run.training)
+        shards = records.expand_patterns(pattern, "validation_data_pattern")
+        skipped = find_skipped(shards, run.data, run.training)
         result = self.evaluators[role.name].evaluate(
-            dataset, num_skipped=len(skipped.bad) if skipped else 0
+            self._until_asked_to_stop(dataset),
+            num_skipped=len(skipped.bad) if skipped else 0,
         )
         numbers = result.to_dict()
         scalars = actions.evaluation_scalars(numbers)
@@ -511,6 +579,27 @@ class PhaseRunner:
         prefix = f"epoch {epoch} | step {step} | {role.name}"
         _LOG.info("%s", actions.evaluation_line(prefix, numbers))
         return numbers
+
+
+def _check_same_frames(run: settings.RunSettings) -> None:
+    """Raises ValueError unless a student sees what a cache of states is made of.
+
+    Those are the frames of `--frame_sampler` outside training.
+    """
+    sampler = run.sampling.frame_sampler
+    trained = run.sampling.train_frame_sampler or sampler
+    if trained != sampler:
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at the frames of "
+            f"--train_frame_sampler={trained}: it has those of "
+            f"--frame_sampler={sampler}."
+        )
+    k, max_frames = run.sampling.student_k, run.data.max_frames
+    if frame_sampling.changes_between_epochs(sampler, k, max_frames):
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at frames that "
+            f"change from epoch to epoch, as with --frame_sampler={sampler}."
+        )
 
 
 def _weighted_sum(total, means: dict[str, float], count: int) -> dict[str, float]:
@@ -650,13 +739,29 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
             )
 
 
+def _same_everywhere(run: settings.RunSettings) -> dict:
+    """The settings that all processes of a job must share, by flag.
+
+    Folders may be mounted elsewhere on another machine, and devices differ.
+    """
+    own = {"train_dir", "train_data_pattern", "validation_data_pattern", "index_dir"}
+    own |= {"teacher_checkpoint", "teacher_cache", "num_gpus", "cluster_timeout_secs"}
+    return {f"--{k}": v for k, v in run.to_dict().items() if k not in own}
+
+
 def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     """Runs all phases of a mode; the phases' entries of the manifest come back.
 
     Raises:
         ValueError: for settings that do not fit the data or an earlier run.
         FloatingPointError: if a loss or gradient is no longer a number.
+        distribution.WorkerLost: if another process of the job is gone.
     """
+    with distribution.watching(strategy):
+        return _train(run, strategy)
+
+
+def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     distribution.check_batch_size(run.training.batch_size, strategy)
     plan = modes.phases(run)
     train_dir = run.training.train_dir
@@ -666,7 +771,7 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         folder = os.path.join(train_dir, phase.name)
         manifest.check_same_settings(folder, phase_settings(phase, run))
     chief = distribution.is_chief(strategy)
-    files = records.expand_patterns(
+    shards = records.expand_patterns(
         run.training.train_data_pattern, "train_data_pattern"
     )
     if run.training.validation_data_pattern:
@@ -674,24 +779,36 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
             run.training.validation_data_pattern, "validation_data_pattern"
         )
     rehearse(plan, run)
-    skipped = find_skipped(files, run.data, run.training)
+    skipped = find_skipped(shards, run.data, run.training)
     how = reading(run.training)
     del how["num_readers"]
     num_videos = pipeline.count_videos(
-        files, run.training.train_fraction, data=run.data, **how
+        shards, run.training.train_fraction, data=run.data, **how
     )
     if num_videos == 0:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
     if run.training.start_new_model:
-        manifest.remove_run(train_dir)
+        run_files.list_run(train_dir)  # Refused in every process, or in none.
+    shared = {"names of the training shards": [os.path.basename(f) for f in shards]}
+    shared |= {"number of training videos": num_videos}
+    distribution.check_agreement(strategy, shared | _same_everywhere(run))
+    if run.training.start_new_model and chief:
+        run_files.remove_run(train_dir)
     if chief:
-        tf.io.gfile.makedirs(train_dir)
+        with files.one_line_errors(f"--train_dir={train_dir}"):
+            tf.io.gfile.makedirs(train_dir)
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
         manifest.write_json(path, run.to_dict())
+    # Nobody looks into the folder before the chief is done with it.
+    distribution.check_agreement(strategy, {})
     record = manifest.Manifest(train_dir, run, chief)
-    record.content["data"] = {"files": len(files), "videos": num_videos}
+    finished = [
+        phase.name for phase in plan if record.phase(phase.name).get("finished")
+    ]
+    distribution.check_agreement(strategy, {"finished phases": finished})
+    record.content["data"] = {"files": len(shards), "videos": num_videos}
     if skipped:
         record.content["data"] |= skipped.to_dict()
         _report_skipped(skipped)

@@ -1,0 +1,228 @@
+"""The works, item by item: in any order, more than once, cut short, side by side."""
+
+import concurrent.futures
+import dataclasses
+import errno
+import os
+import pathlib
+
+import pytest
+
+from tests import training_helpers as helpers
+from tools import merge_predictions
+from yt8m_distill import settings
+from yt8m_distill.beam import works
+from yt8m_distill.data import frame_index, pipeline
+from yt8m_distill.serving import predictions
+from yt8m_distill.training import manifest
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> tuple[str, ...]:
+    """Three shards, the second without videos."""
+    folder = tmp_path_factory.mktemp("shards")
+    videos = helpers.make_videos(11, seed=5)
+    cuts = (videos[:7], [], videos[7:])
+    return tuple(
+        helpers.write_shard(folder / f"s{number}.tfrecord", some)
+        for number, some in enumerate(cuts)
+    )
+
+
+DATA = settings.DataSettings(
+    feature_names=",".join(helpers.NAMES),
+    feature_sizes=",".join(map(str, helpers.SIZES)),
+    num_classes=helpers.NUM_CLASSES,
+    max_frames=helpers.MAX_FRAMES,
+)
+
+
+def inference(run, shards, output, **changes) -> works.Inference:
+    return works.Inference(
+        settings.CheckpointSettings(
+            train_dir=run.training.train_dir, batch_size=4, num_gpus=0
+        ),
+        settings.InferenceSettings(
+            input_data_pattern="unused", output_file=str(output), **changes
+        ),
+        shards,
+    )
+
+
+def index(run, shards, folder) -> works.Indexing:
+    folder.mkdir(exist_ok=True)
+    return works.Indexing(shards, str(folder), DATA)
+
+
+def thin(run, shards, folder) -> works.Thinning:
+    folder.mkdir(exist_ok=True)
+    return works.Thinning(shards, str(folder), DATA, pipeline.ViewSpec("uniform", 3))
+
+
+def parts_of_csv(run, shards, folder) -> works.Inference:
+    folder.mkdir(exist_ok=True)
+    return inference(run, shards, folder / "x.csv")
+
+
+def cache(run, shards, folder) -> works.TeacherCaching:
+    made = helpers.change(
+        run,
+        train_dir=str(folder / "run"),
+        train_data_pattern=",".join(shards),
+        teacher_checkpoint=run.training.train_dir,
+        teacher_cache=str(folder / "cache"),
+    )
+    return works.plan_cache(made)[0]
+
+
+MAKERS = {"inference": parts_of_csv, "index": index, "thin": thin, "cache": cache}
+each_work = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+@each_work
+def test_items_that_are_done_again_in_another_order_change_nothing(
+    make, serial_run, shards, tmp_path
+):
+    once = make(serial_run, shards, tmp_path / "a")
+    counts = [once.do(item) for item in once.items()]
+    assert sum(counts) == 11  # Each video in one item.
+    again = make(serial_run, shards, tmp_path / "b")
+    for _ in range(2):
+        for item in reversed(again.items()):
+            again.do(item)
+    first, second = (helpers.snapshot(tmp_path / name) for name in "ab")
+    # The cache's plan names its folder's shards, nothing of the folder itself.
+    assert len(first) >= len(once.items())
+    assert first == second
+
+
+@each_work
+def test_two_tries_of_an_item_at_once_leave_one_whole_result(
+    make, serial_run, shards, tmp_path
+):
+    alone = make(serial_run, shards, tmp_path / "a")
+    for item in alone.items():
+        alone.do(item)
+    twice = make(serial_run, shards, tmp_path / "b")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(twice.do, [*twice.items(), *twice.items()]))
+    assert helpers.snapshot(tmp_path / "a") == helpers.snapshot(tmp_path / "b")
+
+
+@each_work
+def test_a_try_that_fails_before_its_end_leaves_nothing_under_a_final_name(
+    make, serial_run, shards, tmp_path, monkeypatch
+):
+    """The rename is the moment at which an item counts."""
+    work = make(serial_run, shards, tmp_path / "a")
+    before = helpers.snapshot(tmp_path / "a")
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EIO, "the machine is taken away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        patch.setattr(works.frame_index.tf.io.gfile, "rename", fail)
+        for item in work.items():
+            with pytest.raises(
+                (OSError, ValueError), match="the machine is taken away"
+            ):
+                work.do(item)
+    left = helpers.snapshot(tmp_path / "a")
+    assert {k: v for k, v in left.items() if ".tmp" not in k} == before
+
+
+def test_a_damaged_shard_is_named(serial_run, shards, tmp_path):
+    damaged = tmp_path / "damaged.tfrecord"
+    damaged.write_bytes(pathlib.Path(shards[0]).read_bytes()[:-5])
+    work = inference(serial_run, (shards[2], str(damaged)), tmp_path / "x.csv")
+    assert work.do(0) == 4
+    with pytest.raises(ValueError, match="damaged.tfrecord"):
+        work.do(1)
+    assert not os.path.exists(work.path(1))
+
+
+def test_the_merged_parts_are_the_csv_of_one_part(serial_run, shards, tmp_path):
+    one = inference(serial_run, shards, tmp_path / "one.csv", num_shards=1)
+    whole = dataclasses.replace(one, files=shards)
+    trained, predict = works._open_predictor(whole.checkpoint)
+    with predictions.PredictionWriter(tmp_path / "one.csv") as writer:
+        for found in predict(trained.dataset(list(shards), whole.checkpoint)):
+            writer.write(found.video_ids, found.classes, found.scores)
+    for count in (1, 2, 5):  # 1 stands for a part a file.
+        output = tmp_path / f"parts{count}.csv"
+        work = inference(serial_run, shards, output, num_shards=count)
+        assert len(work.items()) == {1: 3, 2: 2, 5: 5}[count]
+        for item in reversed(work.items()):
+            work.do(item)
+        merge_predictions.merge([work.path(i) for i in work.items()], str(output))
+        assert output.read_bytes() == (tmp_path / "one.csv").read_bytes()
+
+
+def test_an_index_that_is_up_to_date_is_left_alone(serial_run, shards, tmp_path):
+    work = index(serial_run, shards, tmp_path / "index")
+    assert [work.do(item) for item in work.items()] == [7, 0, 4]
+    paths = [frame_index.index_path(s, work.index_dir) for s in shards]
+    times = [os.stat(path).st_mtime_ns for path in paths]
+    assert [work.do(item) for item in work.items()] == [7, 0, 4]
+    assert [os.stat(path).st_mtime_ns for path in paths] == times
+    pathlib.Path(paths[0]).write_bytes(b"spoiled")
+    work.do(shards[0])
+    assert frame_index.read(shards[0], work.index_dir).id_ends[-1] > 0
+
+
+def cached_run(serial_run, folder):
+    return helpers.change(
+        serial_run,
+        train_dir=str(folder / "run"),
+        teacher_checkpoint=serial_run.training.train_dir,
+        teacher_cache=str(folder / "cache"),
+    )
+
+
+def test_a_cache_that_works_filled_is_complete_for_training(serial_run, tmp_path):
+    run = cached_run(serial_run, tmp_path)
+    work, data = works.plan_cache(run)
+    work.do(work.items()[1])  # Stopped here, and gone on with.
+    work, data = works.plan_cache(run)
+    assert [work.do(item) for item in work.items()] == [18, 0]
+    assert works.finish_cache(run, data) == 36
+    assert works.plan_cache(run)[0].items() == []
+    helpers.train(run)
+    path = os.path.join(run.training.train_dir, manifest.MANIFEST)
+    entry = manifest.read_json(path)["phases"]["student"]["teacher_cache"]
+    assert (entry["videos"], entry["computed"]) == (36, 0)
+
+
+def test_a_cache_with_parts_of_another_origin_is_refused(serial_run, tmp_path):
+    run = cached_run(serial_run, tmp_path)
+    work, _ = works.plan_cache(run)
+    work.do(work.items()[0])
+    other = helpers.change(run, train_fraction=0.5)
+    with pytest.raises(ValueError, match="holds parts of other data, or of a run of"):
+        works.plan_cache(other)
+
+
+def test_an_id_in_two_items_is_found_at_the_end(serial_run, tmp_path):
+    videos = helpers.make_videos(3, seed=1)
+    for name in ("a", "b"):
+        helpers.write_shard(tmp_path / f"{name}.tfrecord", videos)
+    run = helpers.change(
+        cached_run(serial_run, tmp_path), train_data_pattern=f"{tmp_path}/*.tfrecord"
+    )
+    work, data = works.plan_cache(run)
+    for item in work.items():
+        work.do(item)
+    with pytest.raises(ValueError, match="v000 is the id of more than one"):
+        works.finish_cache(run, data)
+
+
+def test_a_cache_needs_a_folder_and_a_teacher(serial_run, tmp_path):
+    without = helpers.change(serial_run, teacher_cache="")
+    with pytest.raises(ValueError, match="--teacher_cache is empty"):
+        works.plan_cache(without)
+    new = helpers.change(
+        serial_run, train_dir=str(tmp_path / "new"), teacher_cache=str(tmp_path / "c")
+    )
+    with pytest.raises(ValueError, match="has no trained teacher yet"):
+        works.plan_cache(new)

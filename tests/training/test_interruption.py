@@ -1,0 +1,45 @@
+"""A signal ends what is done in order, and says how to go on."""
+
+import os
+import signal
+
+import pytest
+
+from yt8m_distill.training import interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_raised_with_what_to_do_next(number):
+    before = signal.getsignal(number)
+    with pytest.raises(interruption.Interrupted) as stop:
+        with interruption.raised("Do it again."):
+            os.kill(os.getpid(), number)
+            signal.pause()
+    assert str(stop.value) == f"stopped by {number.name}. Do it again."
+    assert stop.value.signal_number == number
+    assert signal.getsignal(number) is before
+
+
+def test_handlers_of_errors_do_not_swallow_it():
+    with pytest.raises(interruption.Interrupted), interruption.raised(""):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("taken for an error")
+
+
+def test_a_second_signal_has_its_ordinary_effect():
+    with interruption.raised(""):
+        with pytest.raises(interruption.Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_a_watch_notes_the_first_and_lets_the_second_act():
+    with interruption.raised("Again."):
+        with interruption.Watch() as watch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert watch.received == signal.SIGTERM
+            with pytest.raises(interruption.Interrupted, match="SIGINT. Again."):
+                os.kill(os.getpid(), signal.SIGINT)
