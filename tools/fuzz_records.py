@@ -2,8 +2,9 @@
 
     python tools/fuzz_records.py --count=100000 --seed=0
 
-Records as writers make them get bits flipped, pieces cut out, doubled or cut off,
-lengths and tags replaced; some shards are damaged themselves. Every outcome has to be
+Records as writers make them get fields left out, doubled, exchanged and of other
+types, bits flipped, pieces cut out, doubled or cut off, lengths and tags replaced;
+some shards are damaged themselves. Every outcome has to be
 either a batch that holds what the records hold, or a line that says what is wrong.
 Three judges have to agree about each record: the check of `--bad_records=skip`, the
 graph's parser and the faults that an exported model gives. The batches of the places
@@ -11,6 +12,7 @@ reader must be those of TensorFlow's parser.
 """
 
 import collections
+import copy
 import os
 import pathlib
 import resource
@@ -50,6 +52,9 @@ _VARINTS = (
 )  # fmt: skip
 
 
+_NUMBERS = np.array([0, 1, 4, 5, 255, 2**31, 2**63 - 1, 2**63, 2**64 - 1], np.uint64)
+
+
 def make_records(count: int, seed: int = 0) -> list[bytes]:
     """Records of 1 to 14 frames with ids, some of them not UTF-8, and labels."""
     random = np.random.default_rng([seed, 1])
@@ -69,24 +74,130 @@ def make_records(count: int, seed: int = 0) -> list[bytes]:
 
 
 def mutations(originals: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
-    """That many records, each an original with 1 to 3 changes."""
+    """That many records, each an original with 1 to 3 changes.
+
+    Four of five are changed as messages: whatever is changed, the lengths around it
+    are those of what is there. In the others bytes are changed wherever they stand.
+    """
     random = np.random.default_rng([seed, 2])
-    for _ in range(count):
-        changed = bytearray(originals[random.integers(len(originals))])
-        for _ in range(random.integers(1, 4)):
-            _change(changed, int(random.integers(7)), random)
-        yield bytes(changed)
+    for number in range(count):
+        record = originals[random.integers(len(originals))]
+        changes = int(random.choice([1, 1, 2, 3]))
+        if number % 5:
+            fields = parse_fields(record)
+            for _ in range(changes):
+                _change_message(fields, random)
+            yield join_fields(fields)
+        else:
+            changed = bytearray(record)
+            for _ in range(changes):
+                _change_bytes(changed, int(random.integers(7)), random)
+            yield bytes(changed)
 
 
-def _change(record: bytearray, kind: int, random) -> None:
+def parse_fields(message: bytes) -> list | None:
+    """A protocol message as [tag, value] pairs, or None if it is not one.
+
+    A value is a number, bytes, or the pairs of what may be a message in turn.
+    """
+    fields, at = [], 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        if tag is None or not 8 <= tag < 1 << 32:
+            return None
+        if tag & 7 == 0:
+            value, at = _read_varint(message, at)
+        elif tag & 7 == 2:
+            size, at = _read_varint(message, at)
+            if size is None or at + size > len(message):
+                return None
+            value, at = message[at : at + size], at + size
+            inner = parse_fields(value) if value else None
+            value = value if inner is None else inner
+        else:
+            return None
+        if value is None:
+            return None
+        fields.append([tag, value])
+    return fields
+
+
+def join_fields(fields: list) -> bytes:
+    """The message of which these are the pairs."""
+    made = bytearray()
+    for tag, value in fields:
+        made += _varint(tag)
+        if isinstance(value, int):
+            made += _varint(value)
+        else:
+            content = join_fields(value) if isinstance(value, list) else value
+            # Of a tag that has become another type's, only what it says is left.
+            made += content if tag & 7 != 2 else _varint(len(content)) + content
+    return bytes(made)
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int | None, int]:
+    value = shift = 0
+    while at < len(message) and shift < 64:
+        value |= (message[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if message[at - 1] < 128:
+            return value, at
+    return None, at
+
+
+def _varint(value: int) -> bytes:
+    made = bytearray()
+    while value > 127:
+        made.append(value & 127 | 128)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
+
+
+def _change_message(fields: list, random) -> None:
+    """Changes one field, at whatever depth."""
+    while True:
+        if not fields:
+            fields.append([int(random.integers(8, 40)), b""])
+            return
+        at = int(random.integers(len(fields)))
+        value = fields[at][1]
+        if not isinstance(value, list) or random.integers(12) == 0:
+            break
+        fields = value
+    kind = int(random.integers(8))
+    if kind == 0:
+        del fields[at]
+    elif kind == 1:
+        fields.insert(int(random.integers(len(fields) + 1)), copy.deepcopy(fields[at]))
+    elif kind == 2:
+        other = int(random.integers(len(fields)))
+        fields[at], fields[other] = fields[other], fields[at]
+    elif kind == 3:
+        fields[at][0] ^= 8 << int(random.integers(2))  # Another field of the message.
+    elif kind == 4:
+        fields[at][0] ^= 1 << int(random.integers(3))  # Another type.
+    elif kind == 5 and not isinstance(value, int):
+        del fields[at:]
+    elif isinstance(value, int):
+        fields[at][1] = int(random.choice(_NUMBERS))
+    else:
+        content = bytearray(join_fields(value) if isinstance(value, list) else value)
+        _change_bytes(content, int(random.integers(7)), random)
+        fields[at][1] = bytes(content)
+
+
+def _change_bytes(record: bytearray, kind: int, random) -> None:
     if not record:
+        record += b"\0"
         return
     at = int(random.integers(len(record)))
     if random.integers(2):  # Half of the changes near the front, where the context is.
         at = min(at, int(random.integers(1, 60)))
     size = int(random.integers(1, 40))
     if kind == 0:
-        record[at % len(record)] ^= 1 << int(random.integers(8))
+        record[at] ^= 1 << int(random.integers(8))
     elif kind == 1:
         del record[at : at + size]
     elif kind == 2:
@@ -98,7 +209,7 @@ def _change(record: bytearray, kind: int, random) -> None:
     elif kind == 5:
         record[at:at] = _VARINTS[int(random.integers(len(_VARINTS)))]
     else:
-        record[at % len(record)] = int(random.integers(256))
+        record[at] = int(random.integers(256))
 
 
 def damage(path: str, random) -> None:

@@ -588,11 +588,14 @@ def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | No
         serialized: the record, a string scalar.
         origin: what the line calls it.
         data: what it is to hold.
+
+    Raises:
+        tf.errors.OpError: for what is no fault of the record, such as want of memory.
     """
     origin = f"{origin} (counted from 0)"
     try:
         _parser(data)(tf.reshape(serialized, [1]), tf.constant([origin]))
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
         found = describe_error(error)
         if found and found.startswith(origin):
             return found

@@ -144,8 +144,13 @@ def _context(data: memoryview) -> tf.train.Features:
     """Context features that every parser reads in the same way.
 
     A key that comes twice, two kinds in one feature and unknown fields are dropped by
-    one parser and refused by another; without them the size is that of the bytes.
+    one parser and refused by another; without them the size is that of the bytes. So
+    is a value that stands before its key.
     """
+    at = 0
+    while at < len(data):
+        entry, at = _inside(data, at, _FIRST, len(data))
+        _inside(data, entry, _FIRST, at)
     context = tf.train.Features.FromString(bytes(data))
     context.DiscardUnknownFields()
     if context.ByteSize() != len(data):
