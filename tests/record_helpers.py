@@ -109,6 +109,28 @@ def video_level(
     ).SerializeToString()
 
 
+def endless_frame(feature: str = "rgb") -> bytes:
+    """A frame-level record whose one frame claims to be 2**32 - 1 bytes long."""
+    value = b"\x0a\xff\xff\xff\xff\x0f"  # A byte string's tag and length.
+    in_list = _message(b"\x0a", _message(b"\x0a", value))  # Of a BytesList, a Feature.
+    entry = _message(b"\x0a", feature.encode()) + _message(b"\x12", in_list)
+    return _message(b"\x12", _message(b"\x0a", entry))
+
+
+def endless_id(key: str = "id") -> bytes:
+    """A record of either level whose id claims to be 2**32 - 1 bytes long."""
+    value = b"\x0a\xff\xff\xff\xff\x0f"
+    in_feature = _message(b"\x12", _message(b"\x0a", value))
+    return _message(
+        b"\x0a", _message(b"\x0a", _message(b"\x0a", key.encode()) + in_feature)
+    )
+
+
+def _message(tag: bytes, content: bytes) -> bytes:
+    """A field of less than 128 bytes."""
+    return tag + bytes([len(content)]) + content
+
+
 def write_shard(path: pathlib.Path, serialized: Sequence[bytes]) -> str:
     """Writes a TFRecord file and returns its name."""
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -255,11 +255,13 @@ def test_a_vector_of_another_type(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [b"garbage!", b"\xff\xfe, not even text"])
+@pytest.mark.parametrize(
+    "content", [b"garbage!", b"\xff\xfe, not even text", helpers.endless_id()]
+)
 def test_bytes_that_are_no_video_level_example(tmp_path, content):
     shard = helpers.write_shard(tmp_path / "v", [content])
     line = complaint([shard], **VIDEO_LEVEL)
-    assert line.startswith(f"{shard}: record 0 (counted from 0) is not an example")
+    assert line == f"{shard}, record 0 (counted from 0): this is not an example."
 
 
 # ------------------------------------------------------------------------ real data

@@ -96,6 +96,17 @@ BAD = {
     ),
     "empty": (b"", "no frames", "feature rgb has no frames"),
     "no example": (b"garbage!", "not an example", "this is not an example"),
+    # The next two ended TensorFlow's process (found by fuzzing).
+    "frame without end": (
+        helpers.endless_frame(),
+        "not an example",
+        "this is not an example",
+    ),
+    "id without end": (
+        helpers.endless_id(),
+        "not an example",
+        "this is not an example",
+    ),
 }
 
 
@@ -358,15 +369,16 @@ def test_video_level_records_are_skipped_too(tmp_path):
         helpers.video_level("wide", [1], {"mean": [1, 2, 3]}),
         helpers.video(1, 3),
         b"\xff\xfe, not even text",
+        helpers.endless_id(),
     ]
     shard = helpers.write_shard(tmp_path / "bad", [good[0], *bad, *good[1:]])
     clean = helpers.write_shard(tmp_path / "good", good)
     assert_equal(read([shard], data, **SKIP), read([clean], data))
     found = validation.check_shard(shard, data).bad
-    assert [b.number for b in found] == [1, 2, 3]
+    assert [b.number for b in found] == [1, 2, 3, 4]
     assert "mean has 3 numbers, not the 2" in found[0].message
     assert "is this video-level data?" in found[1].message
-    assert found[2].reason == "not an example"
+    assert [b.reason for b in found[2:]] == ["not an example"] * 2
 
 
 # ---------------------------------------------------------------------- findings
@@ -398,4 +410,19 @@ def test_mutated_records_end_in_a_right_batch_or_a_line(tmp_path, damage):
     random = np.random.default_rng(7) if damage else None
     outcomes = fuzz_records.fuzz_shard(mutated, str(tmp_path), random)
     assert damage or sum(outcomes.values()) == 300
-    assert damage or (outcomes["read"] > 20 and len(outcomes) > 5)
+    assert damage or (outcomes["read"] > 20 and len(outcomes) > 5), outcomes
+
+
+def test_a_value_before_its_key_is_left_to_the_parser(tmp_path):
+    """Found by fuzzing: protobuf takes it, TensorFlow's parser does not."""
+    good = helpers.frame_level("a", [1], frames())
+    entry = tf.train.Features(feature={"id": helpers.bytes_feature(b"a")})
+    entry = entry.SerializeToString()  # Two bytes of the entry, five of the key.
+    turned = entry[:2] + entry[6:] + entry[2:6]
+    assert good.count(entry) == 1
+    record = good.replace(entry, turned)
+    assert tf.train.SequenceExample.FromString(record).context.feature["id"]
+    shard = helpers.write_shard(tmp_path / "s", [record])
+    (bad,) = validation.check_shard(shard, DATA).bad
+    assert line_about([shard]) == bad.message
+    assert bad.reason == "not an example"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import record_helpers
 from tests import training_helpers as helpers
 from tools import fuzz_records
 from yt8m_distill.data import records
@@ -166,6 +167,9 @@ def bad_records(case) -> dict[str, bytes]:
         "feature rgb has no frames.": b"",
         "is not an example": b"\xff\xff\xff",
         "is not an example ": good[:-9],
+        # The next two ended the process of a server (found by fuzzing).
+        " is not an example": record_helpers.endless_frame(),
+        " is not an example ": record_helpers.endless_id(),
         "a feature is of another type": good.replace(
             b"\x0a\x0a\x0a\x08", b"\x1a\x0a\x0a\x08"
         ),

@@ -158,10 +158,29 @@ def _count_in_file(path: str) -> int:
             count += 1
     if position != size:
         raise ValueError(
-            f"{path} ends inside record {count} (counted from 0): it is truncated or "
+            _broken_length(path)
+            or f"{path} ends inside record {count} (counted from 0): it is truncated or "
             "not a TFRecord file."
         )
     return count
+
+
+def _broken_length(path: str) -> str | None:
+    """The line about the first length that fails its checksum, or None.
+
+    Behind it other bytes were taken for lengths, so it is not the last one found.
+    """
+    position = number = 0
+    with open(path, "rb") as file:
+        while header := file.read(HEADER):
+            length = header_length(header)
+            if length is None and len(header) == HEADER:
+                error = tf.errors.DataLossError(None, None, "")
+                return damaged(path, number, position, error)[0]
+            position += (length or 0) + FRAMING
+            number += 1
+            file.seek(position)
+    return None
 
 
 def check_lengths(path: str) -> None:
@@ -224,6 +243,7 @@ def parse_batch(
     origins: tf.Tensor,
     data: settings.DataSettings,
     is_video: tf.Tensor,
+    is_sound: bool = False,
 ) -> Parsed:
     """Parses a batch of serialized records.
 
@@ -232,13 +252,39 @@ def parse_batch(
         origins: [B] string, what an error calls each record.
         data: what the records hold.
         is_video: [B] bool, False for the filling rows, which are not checked.
+        is_sound: whether the records are known to be messages, see `sound`.
 
     Raises (when the graph runs):
-        tf.errors.InvalidArgumentError: for a record that is not of its kind;
-            `describe_error` turns it into one line.
+        tf.errors.InvalidArgumentError, tf.errors.DataLossError: for a record that is
+            not of its kind; `describe_error` turns it into one line.
     """
+    if not is_sound:
+        serialized = sound(serialized, data)
     parse = _parse_frame_level if data.frame_features else _parse_video_level
     return parse(serialized, origins, data, is_video)
+
+
+def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
+    """The same records, which protobuf can read; fails in the graph for others.
+
+    TensorFlow's parser (seen in 2.15 and 2.21) believes a length of 2**31 or more
+    inside of a record, and the process dies.
+
+    Raises (when the graph runs):
+        tf.errors.DataLossError: if one of them is no message.
+    """
+    kind, field = (
+        ("SequenceExample", "context")
+        if data.frame_features
+        else ("Example", "features")
+    )
+    read = tf.io.decode_proto(
+        serialized, f"tensorflow.{kind}", [field], [tf.string], sanitize=True
+    )
+    # Something has to use what it read: tf.data drops what nothing uses.
+    known = tf.debugging.Assert(tf.reduce_all(read.sizes >= 0), [read.sizes])
+    with tf.control_dependencies([known]):
+        return tf.identity(serialized)
 
 
 def _context(data: settings.DataSettings) -> dict:
@@ -318,6 +364,7 @@ def find_faults(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor
 
 def _frame_level_faults(serialized, data) -> tf.Tensor:
     """[B] string; fails for what is no SequenceExample."""
+    serialized = sound(serialized, data)
     _, lists = _read_frame_level(serialized, tf.zeros_like(serialized), data)
     faults = tf.zeros_like(serialized)
     for name, size in zip(data.names, data.sizes, strict=True):
@@ -340,6 +387,7 @@ def _frame_level_faults(serialized, data) -> tf.Tensor:
 
 def _video_level_faults(serialized, data) -> tf.Tensor:
     """[B] string; fails for what is no Example."""
+    serialized = sound(serialized, data)
     parsed = _read_video_level(serialized, tf.zeros_like(serialized), data)
     faults = tf.zeros_like(serialized)
     for name, size in zip(data.names, data.sizes, strict=True):
@@ -595,6 +643,8 @@ def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | No
     origin = f"{origin} (counted from 0)"
     try:
         _parser(data)(tf.reshape(serialized, [1]), tf.constant([origin]))
+    except tf.errors.DataLossError:  # Of `sound`.
+        return f"{origin}: this is not an example."
     except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
         found = describe_error(error)
         if found and found.startswith(origin):
@@ -617,6 +667,6 @@ def _damage(path: str) -> str | None:
             number += 1
     except tf.errors.OpError as error:
         return damaged(path, number, offset, error)[0]
-    except Exception as error:  # protobuf's DecodeError has no public home
-        return f"{path}: record {number} (counted from 0) is not an example: {error}"
+    except Exception:  # protobuf's DecodeError has no public home
+        return f"{path}, record {number} (counted from 0): this is not an example."
     return None

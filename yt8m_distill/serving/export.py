@@ -65,7 +65,9 @@ class ServingModel(tf.Module):
         faults = records.find_faults(example_bytes, self._data)
         good = faults == ""
         readable = tf.where(good, example_bytes, "")
-        ids, view = pipeline.read_view(readable, self._data, self._view, good)
+        ids, view = pipeline.read_view(
+            readable, self._data, self._view, good, is_sound=True
+        )
         top = self._top(view)
         good = good[:, tf.newaxis]
         return {
