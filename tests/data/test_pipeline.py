@@ -1,5 +1,8 @@
 """Batches: every video once, the same for the same arguments, and the right frames."""
 
+import gzip
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -412,3 +415,20 @@ def test_a_fraction_is_about_that_share(tmp_path):
 def test_the_count_of_videos_is_what_is_read(shards, fraction):
     read_videos = videos(train(shards, train_fraction=fraction))
     assert pipeline.count_videos(shards, fraction) == len(read_videos)
+
+
+@pytest.mark.parametrize("read_them", [read, train])
+def test_a_wrong_checksum_is_skipped_beside_a_compressed_shard(tmp_path, read_them):
+    """Behind it TensorFlow's reader stops, which compressed shards are read with."""
+    damaged, packed = helpers.write_shards(tmp_path, [5, 3])
+    content = pathlib.Path(packed).read_bytes()
+    pathlib.Path(packed).write_bytes(gzip.compress(content))
+    whole = bytearray(pathlib.Path(damaged).read_bytes())
+    kept = [record.numpy() for record in tf.data.TFRecordDataset(damaged)]
+    whole[sum(len(record) + records.FRAMING for record in kept[:2]) + 40] ^= 1
+    del kept[2]
+    pathlib.Path(damaged).write_bytes(whole)
+    found = read_them([damaged, packed], bad_records="skip", max_bad_fraction=1.0)
+    helpers.write_shard(pathlib.Path(damaged), kept)
+    assert_equal(found, read_them([damaged, packed]))
+    assert sorted(videos(found)) == ["v0", "v1", "v3", "v4", "v5", "v6", "v7"]

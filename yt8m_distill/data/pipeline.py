@@ -278,14 +278,17 @@ def _mixed(seed: int, epoch: int) -> int:
     return 1 + (seed * 1_000_003 + epoch) % (2**31 - 2)
 
 
+def _is_plain(path: str) -> bool:
+    """Whether a shard's records stand in a local file as they are."""
+    return os.path.isfile(path) and not records.compression_of(path)
+
+
 def _open_source(files, data, views, salt, fraction, places=None):
     """How the records of these shards become batches."""
     arguments = (files, data, views, salt, fraction)
     if isinstance(places, frame_index.IndexAccess):
         return _ByIndex(*arguments, places)
-    plain = all(
-        os.path.isfile(path) and not records.compression_of(path) for path in files
-    )
+    plain = all(map(_is_plain, files))
     if places is not None:
         return (_ByPlace if plain else _ParsedByPlace)(*arguments, places)
     return (_ByReference if plain and data.frame_features else _Parsed)(*arguments)
@@ -462,13 +465,24 @@ class _ByReference(_Source):
 
 
 class _ParsedByPlace(_Parsed):
-    """The same without the bad records, and only up to where a shard can be read."""
+    """The same without the bad records, and only up to where a shard can be read.
+
+    Shards that are local and not compressed are read at their records' places: behind
+    a record whose checksum is wrong TensorFlow's reader stops.
+    """
 
     def __init__(self, *arguments):
         *arguments, places = arguments
         super().__init__(*arguments)
-        rows = places.rows(self.fraction)
-        files, numbers = (column[rows] for column in places.columns[:2])
+        columns = [column[places.rows(self.fraction)] for column in places.columns]
+        plain = np.array([_is_plain(path) for path in self.files])
+        by_place = plain[columns[0]]
+        self._columns = [column[by_place] for column in columns]
+        self._begins = np.searchsorted(self._columns[0], np.arange(len(plain) + 1))
+        self._access = frame_access.RecordAccess(
+            self.data, frame_access.Shards(self.files, _MAPPED_BYTES)
+        )
+        files, numbers = (column[~by_place] for column in columns[:2])
         lengths = [
             1 + max(numbers[files == file], default=-1)
             for file in range(len(self.files))
@@ -482,12 +496,26 @@ class _ParsedByPlace(_Parsed):
     def read(self, file):
         starts, lengths = tf.constant(self._starts), tf.constant(self._lengths)
         kept = tf.constant(self._kept)
-        return (
+        in_order = (
             super()
             .read(file)
             .take(lengths[file])
             .filter(lambda file, number, record: kept[starts[file] + number])
         )
+        # One of the two is empty.
+        return in_order.concatenate(self._read_places(file))
+
+    def _read_places(self, file):
+        begins = tf.constant(self._begins, tf.int64)
+
+        def look_up(rows):
+            columns = (tf.gather(column, rows) for column in self._columns)
+            references = frame_access.References(*columns)
+            serialized = self._access.serialized(references)
+            return references.files, references.numbers, serialized
+
+        rows = tf.data.Dataset.range(begins[file], begins[file + 1]).batch(_GROUP)
+        return rows.map(look_up).unbatch()
 
 
 class _ByPlace(_ByReference):
@@ -600,6 +628,7 @@ def read_view(
     data: settings.DataSettings,
     view: ViewSpec,
     is_video: tf.Tensor | None = None,
+    is_sound: bool = False,
 ) -> tuple[tf.Tensor, structures.View]:
     """Ids and one view of serialized records, as evaluation sees them.
 
@@ -611,12 +640,13 @@ def read_view(
         view: how the view is made.
         is_video: [B] bool; where it is False the record must be empty, and gives no
             frames. None: all are videos.
+        is_sound: see records.parse_batch.
     """
     numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
     origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
     if is_video is None:
         is_video = tf.ones_like(serialized, tf.bool)
-    parsed = records.parse_batch(serialized, origins, data, is_video)
+    parsed = records.parse_batch(serialized, origins, data, is_video, is_sound)
     keys = _video_keys(parsed.video_ids, 0)
     return parsed.video_ids, _make_view(parsed, data, view, keys)
 
