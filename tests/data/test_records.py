@@ -92,6 +92,23 @@ def test_a_file_that_is_no_tfrecord_file_is_named(tmp_path):
         records.count_records([str(path)])
 
 
+# A flip of bit 7 leads to the end of the file by chance; whoever reads it stops there.
+@pytest.mark.parametrize("bit", range(7))
+def test_a_broken_length_is_named_and_not_what_stands_behind_it(tmp_path, bit):
+    (path,) = helpers.write_shards(tmp_path, [4])
+    content = bytearray(pathlib.Path(path).read_bytes())
+    first = next(iter(tf.data.TFRecordDataset(path))).numpy()
+    begin = len(first) + records.FRAMING
+    content[begin] ^= 1 << bit
+    pathlib.Path(path).write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        records.count_records([path])
+    assert str(caught.value) == (
+        f"{path}: record 1 (counted from 0) is damaged at byte {begin}: its length is "
+        f"not known; the last {len(content) - begin} bytes of the file are lost."
+    )
+
+
 # ------------------------------------------------------------------ damaged files
 
 

@@ -157,11 +157,11 @@ def _count_in_file(path: str) -> int:
             file.seek(position)
             count += 1
     if position != size:
-        raise ValueError(
-            _broken_length(path)
-            or f"{path} ends inside record {count} (counted from 0): it is truncated or "
+        line = (
+            f"{path} ends inside record {count} (counted from 0): it is truncated or "
             "not a TFRecord file."
         )
+        raise ValueError(_broken_length(path) or line)
     return count
 
 
