@@ -35,6 +35,7 @@ AREAS: tuple[str, ...] = (
     "checkpoints",
     "disk",
     "numbers",
+    "data",
     "machines",
 )
 

@@ -3,13 +3,16 @@
 import collections
 import importlib
 import json
+import random
 import sys
 
 import numpy as np
 import pytest
 
 from tools import torture
-from tools.torturing import checkpoints, kills, results, runs
+from tools.torturing import checkpoints, data, kills, results, runs
+from yt8m_distill import settings
+from yt8m_distill.data import validation
 
 
 def use_areas(monkeypatch, **rows) -> None:
@@ -101,6 +104,76 @@ def test_every_variant_is_killed_at_any_moment_and_while_it_writes():
         assert killed[variant, kills.WRITING] >= 2
         assert killed[variant, kills.ASKED] >= 1
     assert sum(t.kind != kills.ASKED for t in trials) == 30
+
+
+def test_a_row_counts_the_tries_without_a_problem(capsys):
+    row = results.judged("this", iter([None, "it broke", None, "it fell"]))
+    assert row == results.Row("this", 4, 2, "it broke; it fell")
+    assert "this: it broke; it fell" in capsys.readouterr().out
+    assert results.judged("that", [None, None]) == results.Row("that", 2, 2)
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory):
+    """Shards of frame-level and of video-level records of the same videos."""
+    folder = tmp_path_factory.mktemp("levels") / "frame"
+    video = runs.make_data(folder, video_level=True)
+    return {data.FRAME_LEVEL.name: folder, data.VIDEO_LEVEL.name: video}
+
+
+def data_settings(level: data.Level) -> settings.DataSettings:
+    frames = level is data.FRAME_LEVEL
+    return settings.DataSettings(
+        feature_names="rgb,audio" if frames else "mean_rgb,mean_audio",
+        feature_sizes="16,8",
+        num_classes=10,
+        max_frames=24,
+        frame_features=frames,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("level", "other"),
+    [
+        (data.FRAME_LEVEL, data.VIDEO_LEVEL),
+        (data.VIDEO_LEVEL, data.FRAME_LEVEL),
+    ],
+    ids=["frame-level", "video-level"],
+)
+def test_bad_shards_are_as_bad_as_they_are_said_to_be(
+    levels, tmp_path, level, other, seed
+):
+    """What the scripts are held to is what each record's check finds."""
+    folders = levels[level.name], levels[other.name]
+    twins = data.write_twins(*folders, tmp_path, level, random.Random(seed))
+    assert [s.name for s in twins.all_spoilt] == sorted(
+        path.name
+        for path in twins.bad.glob("*.tfrecord")
+        if path.read_bytes() != (twins.clean / path.name).read_bytes()
+    )
+    for spoilt in twins.all_spoilt:
+        found = list(
+            validation.walk(str(twins.bad / spoilt.name), data_settings(level))
+        )
+        bad = [record for record in found if isinstance(record, validation.BadRecord)]
+        assert [record.number for record in bad] == list(spoilt.bad)
+        assert {record.reason for record in bad} == {spoilt.harm.reason}
+        for record in bad:
+            assert spoilt.harm.rule in record.message
+            assert data.unnamed(record.message, spoilt, twins.bad) is None
+            assert data.unnamed(record.message, spoilt, twins.clean)
+        good = runs.read_shard(twins.clean / spoilt.name)
+        assert len(good) == len(found) - len(bad)
+
+
+def test_what_is_allowed_is_no_bad_record(levels, tmp_path):
+    kept = runs.read_shard(levels["frame-level"] / "validate0000.tfrecord")[:3]
+    for name, change in data.ALLOWED.items():
+        shard = tmp_path / name
+        runs.write_shard(shard, change(kept))
+        check = validation.check_shard(str(shard), data_settings(data.FRAME_LEVEL))
+        assert (name, check.bad) == (name, ())
 
 
 def test_what_differs_between_two_runs_is_named():

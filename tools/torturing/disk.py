@@ -5,6 +5,7 @@ common), and, where this process may mount one, a small file system in memory.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import random
 import subprocess
@@ -304,13 +305,9 @@ def rows(quick: bool, seed: int = 0) -> list[results.Row]:
     with tempfile.TemporaryDirectory() as name:
         disk = Disk(pathlib.Path(name), quick, seed)
         for case in tqdm.tqdm(disk.cases, unit="case"):
-            found = list(case())
-            lost = [problem for problem in found if problem]
-            remark = "; ".join(lost)
-            tqdm.tqdm.write(f"{case.__doc__}: {remark or f'{len(found)} survived'}")
-            if not found:
+            row = results.judged(case.__doc__, case())
+            if not row.tried:
                 remark = "not tried: this process may not mount a file system"
-            table.append(
-                results.Row(case.__doc__, len(found), len(found) - len(lost), remark)
-            )
+                row = dataclasses.replace(row, remark=remark)
+            table.append(row)
     return table

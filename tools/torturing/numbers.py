@@ -14,27 +14,16 @@ from yt8m_distill import settings
 from yt8m_distill.training import digests
 from yt8m_distill.training import trained as trained_networks
 
-FLAGS = (
-    "--mode=baseline",
-    "--noframe_features",
-    "--feature_names=mean_rgb,mean_audio",
-    "--student=FrameLevelLogisticModel",
-    "--student_k=1",
-    "--student_loss=ce",
-    "--frame_sampler=uniform",
-)
 BAD = {"NaN": np.nan, "infinity": np.inf}
 
 
 def spoil(shard: pathlib.Path, number: int, value: float) -> None:
     """Puts a value into one feature of a record."""
-    records = [r.numpy() for r in tf.data.TFRecordDataset(str(shard))]
+    records = runs.read_shard(shard)
     example = tf.train.Example.FromString(records[number])
     example.features.feature["mean_rgb"].float_list.value[3] = value
     records[number] = example.SerializeToString(deterministic=True)
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        for record in records:
-            writer.write(record)
+    runs.write_shard(shard, records)
 
 
 def bad_states(train_dir: pathlib.Path) -> list[str]:
@@ -72,7 +61,7 @@ class Numbers:
 
     def flags(self, data, train_dir, *more: str) -> list[str]:
         """Of a training on video-level records."""
-        return runs.training_flags(data, train_dir, *FLAGS, *more)
+        return runs.training_flags(data, train_dir, *runs.VIDEO_LEVEL_FLAGS, *more)
 
     def a_video_in_training(self) -> Iterator[str | None]:
         """a value of one training video, in float32 and with loss scaling"""
@@ -199,12 +188,8 @@ def rows(quick: bool) -> list[results.Row]:
     with tempfile.TemporaryDirectory() as name:
         numbers = Numbers(pathlib.Path(name), quick)
         for case in tqdm.tqdm(numbers.cases, unit="case"):
-            found = list(case())
-            lost = [problem for problem in found if problem]
-            remark = "; ".join(lost)
-            tqdm.tqdm.write(f"{case.__doc__}: {remark or f'{len(found)} survived'}")
             what = f"NaN or infinity: {case.__doc__}"
             if case == numbers.steps_that_are_too_long:
                 what = case.__doc__
-            table.append(results.Row(what, len(found), len(found) - len(lost), remark))
+            table.append(results.judged(what, case()))
     return table

@@ -1,6 +1,7 @@
 """Tiny runs as processes of their own, and what is compared of them."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -43,6 +45,18 @@ RUN_FLAGS = (
     "--deterministic",
 )
 
+# What training on the records of `make_data(video_level=True)` needs beside these.
+VIDEO_LEVEL_FLAGS = (
+    "--mode=baseline",
+    "--noframe_features",
+    "--feature_names=mean_rgb,mean_audio",
+    "--student=FrameLevelLogisticModel",
+    "--student_k=1",
+    "--student_loss=ce",
+    "--frame_sampler=uniform",
+)
+TIMES = ("videos_per_second", "time", "seconds")
+
 
 def make_data(folder: pathlib.Path, video_level: bool = False) -> pathlib.Path:
     """Synthetic shards, some for training and one for validation; where they are."""
@@ -69,6 +83,18 @@ def make_data(folder: pathlib.Path, video_level: bool = False) -> pathlib.Path:
     return shards
 
 
+def read_shard(shard: pathlib.Path) -> list[bytes]:
+    """The serialized records of a shard."""
+    return [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+
+
+def write_shard(shard: pathlib.Path, records: Iterable[bytes]) -> None:
+    """Writes serialized records as a shard."""
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            writer.write(record)
+
+
 def training_flags(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> list:
     """The flags of a run; a later one wins over an earlier."""
     return [
@@ -88,10 +114,12 @@ class Ended:
     Attributes:
         code: its exit code; negative: the signal that killed it.
         said: the lines that it wrote to standard error, without progress bars.
+        printed: what it wrote to standard output.
     """
 
     code: int
     said: list[str]
+    printed: str = ""
 
     @property
     def last_line(self) -> str:
@@ -136,7 +164,7 @@ def start(script: str, *flags: str, file_size: int | None = None) -> subprocess.
     return subprocess.Popen(
         command,
         env={**environment, "CUDA_VISIBLE_DEVICES": "-1"},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -145,12 +173,13 @@ def start(script: str, *flags: str, file_size: int | None = None) -> subprocess.
 def finish(process: subprocess.Popen) -> Ended:
     """Waits for a process; one that hangs is killed."""
     try:
-        _, said = process.communicate(timeout=SECONDS)
+        printed, said = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        _, said = process.communicate()
+        printed, said = process.communicate()
         said += f"\nhung for {SECONDS} s"
-    return Ended(process.returncode, [x for x in said.splitlines() if x.strip()])
+    lines = [line for line in said.splitlines() if line.strip()]
+    return Ended(process.returncode, lines, printed)
 
 
 def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
@@ -188,15 +217,11 @@ def numbers_of(prefix: str) -> dict[str, np.ndarray]:
     return {name: v for name, v in values.items() if v.dtype.kind in "fiub"}
 
 
-def without_times(value):
-    """A result without what depends on the machine's speed."""
+def without(value, names: Sequence[str] = TIMES):
+    """A result without some entries: those that depend on the machine's speed."""
     if isinstance(value, dict):
-        return {
-            k: without_times(v)
-            for k, v in value.items()
-            if k not in ("videos_per_second", "time", "seconds")
-        }
-    return [without_times(v) for v in value] if isinstance(value, list) else value
+        return {k: without(v, names) for k, v in value.items() if k not in names}
+    return [without(v, names) for v in value] if isinstance(value, list) else value
 
 
 def end_of(train_dir: pathlib.Path) -> dict[str, object]:
@@ -205,7 +230,7 @@ def end_of(train_dir: pathlib.Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for phase, entry in content["phases"].items():
         found[f"{phase} finished"] = entry["finished"]
-        found[f"{phase} results"] = without_times(entry["results"])
+        found[f"{phase} results"] = without(entry["results"])
         folder = train_dir / phase
         newest = tf.train.latest_checkpoint(str(folder / checkpoints.CHECKPOINTS))
         prefixes = {"state": newest}
@@ -223,8 +248,13 @@ def end_of(train_dir: pathlib.Path) -> dict[str, object]:
 
 def validations(path: pathlib.Path) -> list[dict]:
     """The lines of the validations in metrics.jsonl; each must be there once."""
-    lines = [manifest.json.loads(line) for line in path.read_text().splitlines()]
-    return [without_times(line) for line in lines if line["kind"] == "validation"]
+    lines = read_json_lines(path)
+    return [without(line) for line in lines if line["kind"] == "validation"]
+
+
+def read_json_lines(path: pathlib.Path) -> list[dict]:
+    """The objects of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
