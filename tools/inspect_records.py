@@ -252,7 +252,8 @@ def inspect(files: list[str], id_key: str = "", max_records: int = 0) -> Finding
     total = min(total, max_records) if max_records else total
     with tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
         for path in files:
-            for number, record in enumerate(tf.data.TFRecordDataset(path)):
+            shard = tf.data.TFRecordDataset(path, records.compression_of(path))
+            for number, record in enumerate(shard):
                 if findings.videos >= total:
                     break
                 try:

@@ -1,6 +1,7 @@
 """tools/inspect_records.py finds what is in records and suggests flags that fit."""
 
 import collections
+import gzip
 import json
 import pathlib
 import subprocess
@@ -44,6 +45,14 @@ def frame_level(name, labels=(), id_key="id", **frames) -> bytes:
     """A record whose features have so many frames of width 4."""
     rows = {x: record_helpers.frames_of(count, 4) for x, count in frames.items()}
     return record_helpers.frame_level(name, labels, rows, id_key)
+
+
+def test_compressed_shards_are_inspected_as_others(tmp_path):
+    files = record_helpers.write_shards(tmp_path, [4, 3])
+    expected = inspect_records.inspect(files).to_dict()
+    packed = pathlib.Path(files[1])
+    packed.write_bytes(gzip.compress(packed.read_bytes()))
+    assert inspect_records.inspect(files).to_dict() == expected
 
 
 def test_odd_records_are_counted(tmp_path):

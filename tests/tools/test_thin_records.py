@@ -1,5 +1,6 @@
 """tools/thin_records.py: reading its shards whole is sampling the full ones."""
 
+import gzip
 import os
 import pathlib
 import resource
@@ -34,7 +35,7 @@ def thin(files, folder, data=DATA, of=None, overwrite=False) -> list[str]:
     """The thin shards of these files, made in this process."""
     folder.mkdir(exist_ok=True)
     for path in files:
-        count = len(records_of(path))
+        count = records.count_records([path])
         thinning.thin_shard(path, count, str(folder), data, of or view(), overwrite)
     return [str(folder / os.path.basename(path)) for path in files]
 
@@ -107,6 +108,15 @@ def test_thin_shards_read_whole_are_full_ones_sampled(tmp_path, sampler):
     else:
         for name in ("num_frames", "frames"):
             np.testing.assert_array_equal(again[name], sampled[name])
+
+
+def test_a_compressed_shard_is_thinned_as_another(tmp_path):
+    files = full_shards(tmp_path, "uniform")
+    expected = [pathlib.Path(p).read_bytes() for p in thin(files, tmp_path / "thin")]
+    for path in map(pathlib.Path, files):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    found = thin(files, tmp_path / "again")
+    assert [pathlib.Path(path).read_bytes() for path in found] == expected
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "random", "uniform_jitter", "last"])

@@ -281,6 +281,8 @@ def _open_cache(run: settings.RunSettings):
         )
     (phase,) = frozen[:1]
     states = any(role.objective.needs_states for role in phase.trained)
+    if states:
+        trainer.check_same_frames(run)
     found = checkpoints.read_best(run.training.train_dir, "teacher", "teacher")
     if run.distillation.teacher_checkpoint:
         prefix = trainer.find_teacher(run)

@@ -96,7 +96,9 @@ def thin_records(
         tf.errors.OpError: as records.parse_batch, for a record that is none.
     """
     choose, number = _chooser(data, view), 0
-    dataset = tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(_BATCH)
+    compression = records.compression_of(path)
+    dataset = tf.data.TFRecordDataset(path, compression, buffer_size=1 << 20)
+    dataset = dataset.batch(_BATCH)
     for batch in dataset.prefetch(1):
         ids, indices, valid = (part.numpy() for part in choose(path, number, batch))
         for row, serialized in enumerate(batch.numpy()):
@@ -121,7 +123,9 @@ def _first_records(path: str) -> list[bytes]:
     """The first records of a shard, fewer where it is damaged."""
     found = []
     try:
-        for record in tf.data.TFRecordDataset(path).take(_COMPARED):
+        for record in tf.data.TFRecordDataset(path, records.compression_of(path)).take(
+            _COMPARED
+        ):
             found.append(record.numpy())
     except tf.errors.DataLossError:
         pass

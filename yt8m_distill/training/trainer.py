@@ -329,7 +329,7 @@ class PhaseRunner:
             return None
         states = self._needs_states
         if states:
-            _check_same_frames(run)
+            check_same_frames(run)
         teacher = self.networks.network("teacher")
         key = teacher_cache.describe(teacher, run, states)
         cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
@@ -581,7 +581,7 @@ class PhaseRunner:
         return numbers
 
 
-def _check_same_frames(run: settings.RunSettings) -> None:
+def check_same_frames(run: settings.RunSettings) -> None:
     """Raises ValueError unless a student sees what a cache of states is made of.
 
     Those are the frames of `--frame_sampler` outside training.
