@@ -68,7 +68,7 @@ setuptools.setup(
         # python-dateutil below 3, so it has a lock of its own:
         # tools/constraints-beam.txt.
         "beam": ["apache-beam>=2.70,<3"],
-        "dev": ["ruff", "pytest", "scikit-learn", "matplotlib"],
+        "dev": ["ruff", "pytest", "pytest-xdist", "scikit-learn", "matplotlib"],
     },
     entry_points={
         "console_scripts": [

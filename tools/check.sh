@@ -20,7 +20,9 @@ closing_lines=()
 failures=0
 
 main() {
-  local pytest_arguments=(--durations=10) fast=false status=0
+  local fast=false status=0
+  # A worker for each processor; the tests of a file share what they train.
+  local pytest_arguments=(--durations=10 --numprocesses=auto --dist=loadfile)
   while (($# > 0)); do
     case $1 in
       --fast)
