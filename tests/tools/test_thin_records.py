@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests import record_helpers
 from tools import thin_records
 from yt8m_distill import settings
-from yt8m_distill.data import frame_sampling, pipeline
+from yt8m_distill.data import frame_sampling, pipeline, records
 from yt8m_distill.serving import thinning
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
