@@ -233,16 +233,32 @@ def test_damage_of_a_file_is_one_place_with_its_byte(tmp_path, how):
     assert str(caught.value) == bad.message
 
 
-@pytest.mark.parametrize("cut", [0, 1, 11, 12, 13, 40])
-def test_a_file_of_a_few_bytes_is_named(tmp_path, cut):
+@pytest.mark.parametrize("video_level", [False, True])
+@pytest.mark.parametrize("cut", [0, 1, 8, 11, 12, 13, 30])
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_level):
+    """Also where it ends in a length: TensorFlow takes that for the end."""
+    video = helpers.video(0, 3)
+    data = DATA
+    if video_level:
+        video = helpers.video_level("v0", [1], {"mean": [0.5, 1]})
+        data = helpers.data_settings(
+            frame_features=False, feature_names="mean", feature_sizes="2"
+        )
     path = tmp_path / "s.tfrecord"
-    content = pathlib.Path(
-        helpers.write_shard(path, [helpers.video(0, 3)])
-    ).read_bytes()
-    path.write_bytes(content[:cut])
-    bad = validation.check_shard(str(path), DATA).bad
+    content = pathlib.Path(helpers.write_shard(path, [video] * 3)).read_bytes()
+    begin = before * (len(video) + records.FRAMING)
+    path.write_bytes(content[: begin + cut])
+    bad = validation.check_shard(str(path), data).bad
     assert len(bad) == (cut > 0)
-    assert read([str(path)], **SKIP) == []
+    assert len(ids_of(read([str(path)], data, **SKIP))) == before
+    if cut:
+        line = line_about([str(path)], data=data)
+        assert line == bad[0].message
+        where = f"{path}: record {before} (counted from 0) is damaged at byte {begin}: "
+        assert line.startswith(where)
+    else:
+        assert len(ids_of(read([str(path)], data))) == before
 
 
 @pytest.mark.parametrize("by", [gzip.compress, zlib.compress], ids=["gzip", "zlib"])

@@ -168,6 +168,11 @@ def _truncate(content: bytearray, begin: int, end: int, rng: random.Random) -> N
     del content[rng.randrange(begin + 1, end) :]
 
 
+def _truncate_in_length(content, begin, end, rng) -> None:
+    del end
+    del content[rng.randrange(begin + 1, begin + records.HEADER) :]
+
+
 def _flip(content: bytearray, begin: int, end: int, rng: random.Random) -> None:
     content[rng.randrange(begin, end)] ^= 1 << rng.randrange(8)
 
@@ -207,6 +212,7 @@ def _write_a_csv(path, kept, others, rng) -> Hurt:
 
 DAMAGE = {
     "truncated shard": damaged_file("truncated", _truncate),
+    "shard that ends in a length": damaged_file("truncated", _truncate_in_length),
     "flipped bit in a record": damaged_file(
         "its checksum does not fit", _flip_in_record, goes_on=True
     ),
