@@ -160,11 +160,11 @@ def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
     run = copy_without(parallel_run, tmp_path / "run", "parallel")
     original, seen = evaluator.Evaluator.evaluate, []
 
-    def evaluate(self, dataset):
+    def evaluate(self, dataset, **counts):
         seen.append(self.role)
         if len(seen) == 2:  # The first epoch's teacher has been validated.
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, dataset)
+        return original(self, dataset, **counts)
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluator.Evaluator, "evaluate", evaluate)
@@ -767,6 +767,8 @@ EVALUATION_NAMES = {
     "Epoch/Eval_MAP",
     "Epoch/Eval_MAP_all_classes",
     "Epoch/Eval_GAP",
+    "Epoch/Eval_Skipped",
+    "Epoch/Eval_Repeated_Ids",
 }
 
 

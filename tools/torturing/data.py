@@ -7,7 +7,6 @@ has to do what it does with the same shards without what is bad, bit for bit.
 
 import collections
 import functools
-import gzip
 import pathlib
 import random
 import tempfile
@@ -431,7 +430,14 @@ ALLOWED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
         }.items()
     },
 }
-PACKED = {"gzip": gzip.compress, "zlib": zlib.compress}
+
+
+def _gzip(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)  # With gzip's header.
+    return packer.compress(content) + packer.flush()
+
+
+PACKED = {"gzip": _gzip, "zlib": zlib.compress}
 
 
 def pack(shard: pathlib.Path, by: Callable[[bytes], bytes]) -> None:
@@ -622,7 +628,7 @@ class Data:
         if not self.quick:
             # One packed shard sends all through another reader.
             mixed = runs.copy(self.twins.bad, self.new())
-            pack(mixed / "train0000.tfrecord", gzip.compress)
+            pack(mixed / "train0000.tfrecord", _gzip)
             problem = self._badly_predicted(mixed, clean.read_bytes())
             yield problem and f"beside a shard packed with gzip: {problem}"
 
