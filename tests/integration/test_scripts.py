@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
-from yt8m_distill.serving import predictions
+from yt8m_distill.serving import predictions, skips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 300
@@ -455,3 +455,48 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
     assert "video narrow: a frame of feature rgb is 4 bytes wide, not the 8" in line
     assert output.read_text() == "from last week"
     assert sorted(os.listdir(tmp_path)) == ["bad.tfrecord", "predictions.csv"]
+
+
+@pytest.mark.parametrize(
+    "script, pattern, more",
+    [
+        ("inference", "--input_data_pattern", []),
+        ("eval", "--eval_data_pattern", ["--run_once"]),
+    ],
+    ids=["inference", "eval"],
+)
+def test_a_bad_record_that_is_skipped_is_listed_and_changes_nothing(
+    train_dir, validation, tmp_path, script, pattern, more
+):
+    good = [helpers.make_example(*video) for video in validation[:9]]
+    bad = helpers.make_example("narrow", [1], validation[0][2], (4, 8))
+    shard, output = tmp_path / "shard.tfrecord", tmp_path / "predictions.csv"
+    listed = tmp_path / f"predictions.csv{skips.SUFFIX}"
+    found = []
+    for content in ([*good[:4], bad, *good[4:]], good):
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            for record in content:
+                writer.write(record)
+        succeed(
+            script,
+            f"--train_dir={train_dir}",
+            f"{pattern}={shard}",
+            f"--output_file={output}",
+            "--bad_records=skip",
+            "--max_bad_fraction=0.1",
+            "--batch_size=4",
+            *more,
+        )
+        names = listed.read_text().splitlines() if listed.exists() else []
+        numbers = read_evaluations(train_dir)[-1] if script == "eval" else {}
+        found.append((names, numbers, output.read_bytes()))
+    (names, skipping, csv), (no_names, whole, expected) = found
+    assert csv == expected and csv.count(b"\n") == 10
+    assert len(names) == 1 and not no_names  # The list of an earlier run is removed.
+    assert names[0].startswith(f"{shard}, record 4 (counted from 0), video narrow: ")
+    if script == "eval":
+        assert skipping.pop("num_skipped") == 1 and whole.pop("num_skipped") == 0
+        assert skipping.pop("skipped")["wrong width"]["count"] == 1
+        for line in (skipping, whole):
+            del line["time"], line["videos_per_second"]
+        assert skipping == whole
