@@ -109,18 +109,20 @@ def video_level(
     ).SerializeToString()
 
 
+# A byte string's tag and a length of 2**32 - 1, and nothing behind it.
+_ENDLESS = b"\x0a\xff\xff\xff\xff\x0f"
+
+
 def endless_frame(feature: str = "rgb") -> bytes:
     """A frame-level record whose one frame claims to be 2**32 - 1 bytes long."""
-    value = b"\x0a\xff\xff\xff\xff\x0f"  # A byte string's tag and length.
-    in_list = _message(b"\x0a", _message(b"\x0a", value))  # Of a BytesList, a Feature.
-    entry = _message(b"\x0a", feature.encode()) + _message(b"\x12", in_list)
+    feature_of_list = _message(b"\x0a", _message(b"\x0a", _ENDLESS))
+    entry = _message(b"\x0a", feature.encode()) + _message(b"\x12", feature_of_list)
     return _message(b"\x12", _message(b"\x0a", entry))
 
 
 def endless_id(key: str = "id") -> bytes:
     """A record of either level whose id claims to be 2**32 - 1 bytes long."""
-    value = b"\x0a\xff\xff\xff\xff\x0f"
-    in_feature = _message(b"\x12", _message(b"\x0a", value))
+    in_feature = _message(b"\x12", _message(b"\x0a", _ENDLESS))
     return _message(
         b"\x0a", _message(b"\x0a", _message(b"\x0a", key.encode()) + in_feature)
     )

@@ -21,8 +21,11 @@ failures=0
 
 main() {
   local fast=false status=0
-  # A worker for each processor; the tests of a file share what they train.
-  local pytest_arguments=(--durations=10 --numprocesses=auto --dist=loadfile)
+  # A worker for each processor, as far as memory lasts (a gigabyte each); the tests of
+  # a file share what they train.
+  local pytest_arguments=(
+    --durations=10 --numprocesses=auto --maxprocesses=8 --dist=loadfile
+  )
   while (($# > 0)); do
     case $1 in
       --fast)

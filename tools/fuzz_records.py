@@ -298,8 +298,8 @@ def _compare_judges(mutated, check) -> None:
     bad = {b.number: b for b in check.bad}
     for number, fault in enumerate(faults):
         reason = bad[number].reason if number in bad else ""
-        expected = bool(reason) and reason not in ("no id", "label out of range")
-        if bool(fault) != expected and reason not in ("no id", "label out of range"):
+        looked_at = reason not in ("no id", "label out of range")
+        if looked_at and bool(fault) != bool(reason):
             raise ValueError(f"Record {number}: {fault} and {reason or 'good'}.")
 
 

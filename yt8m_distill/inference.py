@@ -29,7 +29,7 @@ def main() -> None:
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
 
-    from yt8m_distill.data import records
+    from yt8m_distill.data import records, validation
     from yt8m_distill.evaluation import evaluator
     from yt8m_distill.serving import parts, predictions, predictor, skips
     from yt8m_distill.training import trained as trained_networks
@@ -40,7 +40,7 @@ def main() -> None:
     found_files = records.expand_patterns(pattern, "input_data_pattern")
     files = parts.files_of_part(found_files, *part)
     # Without --bad_records=skip a truncated shard is named here.
-    stops = checkpoint.bad_records == "stop"
+    stops = checkpoint.bad_records == validation.STOP
     total = records.count_records(files) if stops else None
     # Checks the path now, before the network is loaded.
     predictions_file = predictions.PredictionWriter(output_file)

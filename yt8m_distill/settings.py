@@ -5,6 +5,7 @@ flags of the same name and flags back into them; nothing here knows of flags,
 but the messages speak their language, since that is where the value came from.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -40,6 +41,40 @@ def setting(
             "maximum": maximum,
         },
     )
+
+
+# How records are read, the same in training and afterwards.
+_READING = {
+    "num_readers": setting(8, "Shards read side by side.", minimum=1),
+    "use_index": setting(
+        "auto",
+        "Read frames by the indices of tools/index_records.py, without the frames "
+        "around them. auto: where every shard has one; always: or stop; never.",
+        choices=USES_OF_INDEX,
+    ),
+    "index_dir": setting(
+        "", "Where the indices of the shards are. Empty: beside the shards."
+    ),
+    "bad_records": setting(
+        "stop",
+        "What to do about a record that is damaged or not of its kind. stop: name it "
+        "and stop. skip: check all records first, leave the bad ones out and count "
+        "them.",
+        choices=BAD_RECORDS,
+    ),
+    "max_bad_fraction": setting(
+        0.01,
+        "With --bad_records=skip: share of bad records above which to stop all the "
+        "same.",
+        minimum=0,
+        maximum=1,
+    ),
+}
+
+
+def _reading(name: str) -> Any:
+    """A setting of two groups; a copy, since a dataclass writes into its fields."""
+    return copy.copy(_READING[name])
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -314,30 +349,11 @@ class TrainingSettings(Settings):
     deterministic: bool = setting(
         False, "Only deterministic kernels: the same run gives the same bits."
     )
-    num_readers: int = setting(8, "Shards read side by side.", minimum=1)
-    use_index: str = setting(
-        "auto",
-        "Read frames by the indices of tools/index_records.py, without the frames "
-        "around them. auto: where every shard has one; always: or stop; never.",
-        choices=USES_OF_INDEX,
-    )
-    index_dir: str = setting(
-        "", "Where the indices of the shards are. Empty: beside the shards."
-    )
-    bad_records: str = setting(
-        "stop",
-        "What to do about a record that is damaged or not of its kind. stop: name it "
-        "and stop. skip: check all records first, leave the bad ones out and count "
-        "them.",
-        choices=BAD_RECORDS,
-    )
-    max_bad_fraction: float = setting(
-        0.01,
-        "With --bad_records=skip: share of bad records above which to stop all the "
-        "same.",
-        minimum=0,
-        maximum=1,
-    )
+    num_readers: int = _reading("num_readers")
+    use_index: str = _reading("use_index")
+    index_dir: str = _reading("index_dir")
+    bad_records: str = _reading("bad_records")
+    max_bad_fraction: float = _reading("max_bad_fraction")
     shuffle_buffer_size: int = setting(
         2048, "Records among which the next one is drawn. 0: no shuffling.", minimum=0
     )
@@ -456,30 +472,11 @@ class CheckpointSettings(Settings):
         "", "Context key of the video's id in this data. Empty: as in training."
     )
     batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
-    num_readers: int = setting(8, "Shards read side by side.", minimum=1)
-    use_index: str = setting(
-        "auto",
-        "Read frames by the indices of tools/index_records.py, without the frames "
-        "around them. auto: where every shard has one; always: or stop; never.",
-        choices=USES_OF_INDEX,
-    )
-    index_dir: str = setting(
-        "", "Where the indices of the shards are. Empty: beside the shards."
-    )
-    bad_records: str = setting(
-        "stop",
-        "What to do about a record that is damaged or not of its kind. stop: name it "
-        "and stop. skip: check all records first, leave the bad ones out and count "
-        "them.",
-        choices=BAD_RECORDS,
-    )
-    max_bad_fraction: float = setting(
-        0.01,
-        "With --bad_records=skip: share of bad records above which to stop all the "
-        "same.",
-        minimum=0,
-        maximum=1,
-    )
+    num_readers: int = _reading("num_readers")
+    use_index: str = _reading("use_index")
+    index_dir: str = _reading("index_dir")
+    bad_records: str = _reading("bad_records")
+    max_bad_fraction: float = _reading("max_bad_fraction")
     top_k: int = setting(20, "Predictions a video.", minimum=1)
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1

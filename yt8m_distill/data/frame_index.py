@@ -290,11 +290,12 @@ class IndexAccess(frame_access.Access):
         ids = _concatenated([(i.id_bytes, i.id_ends) for i in indices])
         self._ids, self._id_splits = ids.values.tobytes(), ids.splits
         self._labels = _concatenated([(i.labels, i.label_ends) for i in indices])
-        self.bad = self._bad_labels(paths)
-        if self.bad and not skip:
+        bad = self._bad_labels(paths)
+        self.bad = tuple(bad.values())
+        if bad and not skip:
             raise ValueError(self.bad[0].message)
         self._good = np.ones(len(self._buckets), bool)
-        self._good[[self.starts[paths.index(b.path)] + b.number for b in self.bad]] = 0
+        self._good[list(bad)] = False
 
     def rows(self, fraction: float = 1.0) -> np.ndarray:
         """[M] int64, ascending: the rows of a share of the videos."""
@@ -303,7 +304,8 @@ class IndexAccess(frame_access.Access):
             kept = kept & (self._buckets < int(fraction * records.HASH_BUCKETS))
         return np.flatnonzero(kept)
 
-    def _bad_labels(self, paths) -> tuple[validation.BadRecord, ...]:
+    def _bad_labels(self, paths) -> dict[int, validation.BadRecord]:
+        """The rows with a label out of range, ascending."""
         labels, bad = self._labels, {}
         wrong = (labels.values < 0) | (labels.values >= self.data.num_classes)
         for at in np.flatnonzero(wrong).tolist():
@@ -320,7 +322,7 @@ class IndexAccess(frame_access.Access):
             )
             begin = int(self._first[row].min())  # Of a frame: the index has no other.
             bad[row] = validation.BadRecord(path, number, begin, name, message)
-        return tuple(bad.values())
+        return bad
 
     def _locate(self, rows):
         videos = np.flatnonzero(rows >= 0)

@@ -146,9 +146,9 @@ def _open_places(files, data, use_index, index_dir, bad_records, max_bad_fractio
     skip = bad_records == validation.SKIP
     index = frame_index.open_index(files, data, use_index, index_dir, skip)
     places = index or (_Places(files, data) if skip else None)
-    for path in files if places is None else ():
-        found = tf.io.gfile.stat(path)
-        _check_lengths(path, (found.length, found.mtime_nsec))
+    for path in filter(os.path.isfile, files if places is None else ()):
+        found = os.stat(path)
+        _check_lengths(path, (found.st_size, found.st_mtime_ns))
     if skip:
         skipped = validation.Skipped(len(places.rows()), places.bad)
         validation.check_fraction(skipped, max_bad_fraction)
@@ -551,6 +551,8 @@ class _ByIndex(_Source):
     def read(self, file):
         starts = tf.constant(self._starts, tf.int64)
         dataset = tf.data.Dataset.range(starts[file], starts[file + 1])
+        if len(self._rows) == self.access.starts[-1]:  # A place is its row.
+            return dataset
         return dataset.map(lambda place: tf.gather(tf.constant(self._rows), place))
 
     def in_order(self, batch_size):

@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -144,25 +144,37 @@ def _count_in_file(path: str) -> int:
     if compression or not os.path.isfile(path):
         dataset = tf.data.TFRecordDataset(path, compression)
         return int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
-    size, position, count = os.path.getsize(path), 0, 0
-    with open(path, "rb") as file:
-        while position < size:
-            header = file.read(12)
-            if len(header) < 12:
-                break
-            (length,) = struct.unpack("<Q", header[:8])
-            position += length + 16
-            if position > size:
-                break
-            file.seek(position)
-            count += 1
-    if position != size:
+    count = end = 0
+    for _, begin, header in _headers(path):
+        count, end = count + 1, _end_of(begin, header)
+    if end != os.path.getsize(path):
         line = (
-            f"{path} ends inside record {count} (counted from 0): it is truncated or "
-            "not a TFRecord file."
+            f"{path} ends inside record {count - 1} (counted from 0): it is truncated "
+            "or not a TFRecord file."
         )
         raise ValueError(_broken_length(path) or line)
     return count
+
+
+def _headers(path: str) -> Iterator[tuple[int, int, bytes]]:
+    """Number, place and header of each record of a local shard.
+
+    Goes by the lengths as they are, whether or not their checksums fit; the last header
+    may be cut short.
+    """
+    size, number, position = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(HEADER)
+            yield number, position, header
+            number, position = number + 1, _end_of(position, header)
+
+
+def _end_of(begin: int, header: bytes) -> int:
+    """Where a record ends; behind the file, if its header is cut short."""
+    (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\0"))
+    return begin + length + FRAMING
 
 
 def _broken_length(path: str) -> str | None:
@@ -170,16 +182,9 @@ def _broken_length(path: str) -> str | None:
 
     Behind it other bytes were taken for lengths, so it is not the last one found.
     """
-    position = number = 0
-    with open(path, "rb") as file:
-        while header := file.read(HEADER):
-            length = header_length(header)
-            if length is None and len(header) == HEADER:
-                error = tf.errors.DataLossError(None, None, "")
-                return damaged(path, number, position, error)[0]
-            position += (length or 0) + FRAMING
-            number += 1
-            file.seek(position)
+    for number, begin, header in _headers(path):
+        if len(header) == HEADER and header_length(header) is None:
+            return damaged(path, number, begin)[0]
     return None
 
 
@@ -195,20 +200,16 @@ def check_lengths(path: str) -> None:
     """
     if compression_of(path) or not os.path.isfile(path):
         return
-    size, position, number = os.path.getsize(path), 0, 0
-    with open(path, "rb") as file:
-        while position < size:
-            header = file.read(HEADER)
-            length = struct.unpack("<Q", header[:8].ljust(8, b"\0"))[0]
-            cut = len(header) < HEADER and _broken_length(path) is None
-            if length > size and not cut and header_length(header) is None:
-                return  # TensorFlow finds the damage before it asks for memory.
-            if length > size or cut:
-                error = tf.errors.DataLossError(None, None, "")
-                raise ValueError(damaged(path, number, position, error)[0])
-            position += length + FRAMING
-            number += 1
-            file.seek(position)
+    size = os.path.getsize(path)
+    for number, begin, header in _headers(path):
+        if len(header) < HEADER:
+            refused = _broken_length(path) is None
+        else:
+            # TensorFlow finds a wrong checksum before it asks for memory.
+            too_long = _end_of(0, header) - FRAMING > size
+            refused = too_long and header_length(header) is not None
+        if refused:
+            raise ValueError(damaged(path, number, begin)[0])
 
 
 def marked(message: str) -> str:
@@ -561,12 +562,6 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
         return f"{marked[1]}: {what} is broken and cannot be parsed."
     if marked:
         return marked[1]
-    broken = re.search(r"Unexpected number of elements for feature (\S+)", text)
-    if broken:  # The one message of the parser (2.21) without the record's name.
-        return (
-            f"A record cannot be parsed: feature {broken[1]} is broken. "
-            "--bad_records=skip names the record."
-        )
     # parse_example repeats the record in its message, and TensorFlow (seen in 2.15
     # and 2.21) then fails to decode that as text.
     damaged = isinstance(error, tf.errors.DataLossError | UnicodeDecodeError)
@@ -580,7 +575,7 @@ def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
 
 
 def damaged(
-    path: str, number: int, offset: int, error: tf.errors.OpError
+    path: str, number: int, offset: int, error: tf.errors.OpError | None = None
 ) -> tuple[str, int | None]:
     """What is wrong where a shard cannot be read on, and where the next record is.
 
@@ -588,7 +583,7 @@ def damaged(
         path: the shard.
         number: of the record.
         offset: where it begins, behind the unpacking of a compressed shard.
-        error: of the reader.
+        error: of the reader; only of a compressed or remote shard it is needed.
 
     Returns:
         One line, and the offset behind the record; None where its length is not to be
@@ -652,9 +647,6 @@ def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | No
         found = describe_error(error)
         if found and found.startswith(origin):
             return found
-        if found and found.startswith("A record cannot be parsed: feature "):
-            name = found.split()[6]
-            return f"{origin}: feature {name} is broken and cannot be parsed."
         # The parser's own message repeats the record, which may be no text.
         return f"{origin}: this is not an example."
     return None

@@ -24,7 +24,7 @@ import tensorflow as tf
 from yt8m_distill import settings
 from yt8m_distill.data import frame_access, records, wire
 
-STOP, SKIP = "stop", "skip"
+STOP, SKIP = settings.BAD_RECORDS
 
 _READ_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 22
@@ -159,15 +159,15 @@ def walk(path: str, data: settings.DataSettings) -> Iterator[GoodRecord | BadRec
                 offset += len(content) + records.FRAMING
             if whole or offset == os.path.getsize(path):
                 return
-            problem = None if piece else ValueError()
+            problem, ended_early = None, not piece
         except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
             raise
         except tf.errors.OpError as error:
-            problem = error
+            problem, ended_early = error, True
         finally:
             if not whole:
                 tf.io.gfile.remove(name)
-        if problem is None:
+        if not ended_early:
             continue
         message, behind = records.damaged(path, number, offset, problem)
         yield BadRecord(path, number, offset, b"", message)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from yt8m_distill import files
 from yt8m_distill.data import validation
 
 SUFFIX = ".skipped.txt"
@@ -16,11 +17,8 @@ def write_list(output_file: str, skipped: validation.Skipped | None) -> None:
         ValueError: if the file system refuses.
     """
     path = output_file + SUFFIX
-    try:
-        if skipped and skipped.bad:
-            with tf.io.gfile.GFile(path, "w") as file:
-                file.write("".join(f"{bad.message}\n" for bad in skipped.bad))
-        elif tf.io.gfile.exists(path):
+    if skipped and skipped.bad:
+        files.write_text(path, "".join(f"{bad.message}\n" for bad in skipped.bad))
+    elif tf.io.gfile.exists(path):
+        with files.one_line_errors(path):
             tf.io.gfile.remove(path)
-    except tf.errors.OpError as error:
-        raise ValueError(f"{path} cannot be written: {error.message}.") from error

@@ -624,9 +624,12 @@ def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> d
 
 def find_skipped(files, data, given) -> validation.Skipped | None:
     """What `--bad_records=skip` leaves out of some shards; None under `stop`."""
-    how = reading(given)
-    del how["num_readers"]
-    return pipeline.find_skipped(files, data, **how)
+    return pipeline.find_skipped(files, data, **_finding(given))
+
+
+def _finding(given) -> dict:
+    """How it is found which records are read."""
+    return {name: v for name, v in reading(given).items() if name != "num_readers"}
 
 
 def evaluation_dataset(
@@ -780,10 +783,11 @@ def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         )
     rehearse(plan, run)
     skipped = find_skipped(shards, run.data, run.training)
-    how = reading(run.training)
-    del how["num_readers"]
     num_videos = pipeline.count_videos(
-        shards, run.training.train_fraction, data=run.data, **how
+        shards,
+        run.training.train_fraction,
+        data=run.data,
+        **_finding(run.training),
     )
     if num_videos == 0:
         raise ValueError(
