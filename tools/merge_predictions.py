@@ -6,6 +6,8 @@
 beside it are predictions-00000-of-0000N.csv and so on. Each part has a range of the
 sorted files, so its rows are copied, byte for byte, behind those of the part before.
 
+The lists of videos that `--bad_records=skip` left out (.skipped.txt) are joined, too.
+
 The parts must be of one N and complete, and no video may be in two of them. The
 output appears under its name only once it is whole. In memory are the videos' ids, not
 their predictions.
@@ -22,7 +24,7 @@ import tensorflow as tf
 import tqdm
 from absl import app, flags
 
-from yt8m_distill.serving import parts, predictions
+from yt8m_distill.serving import parts, predictions, skips
 
 FLAGS = flags.FLAGS
 
@@ -56,6 +58,7 @@ def merge(paths: list[str], output_file: str) -> int:
                 _check(row, path, part_of)
                 writer.write_text(row.text)
                 bar.update(len(row.text))
+    skips.merge_lists(paths, output_file)
     return len(part_of)
 
 

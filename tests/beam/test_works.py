@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import errno
+import glob
 import os
 import pathlib
 
@@ -13,7 +14,7 @@ from tools import merge_predictions
 from yt8m_distill import settings
 from yt8m_distill.beam import works
 from yt8m_distill.data import frame_index, pipeline
-from yt8m_distill.serving import predictions
+from yt8m_distill.serving import predictions, skips
 from yt8m_distill.training import manifest
 
 
@@ -226,3 +227,62 @@ def test_a_cache_needs_a_folder_and_a_teacher(serial_run, tmp_path):
     )
     with pytest.raises(ValueError, match="has no trained teacher yet"):
         works.plan_cache(new)
+
+
+def with_bad_labels(shards, folder) -> tuple[str, ...]:
+    """The shards with a record that names no class in front of each."""
+    folder.mkdir()
+    videos = helpers.make_videos(len(shards), seed=9, prefix="bad")
+    bad = [(name, [helpers.NUM_CLASSES], *rest) for name, _, *rest in videos]
+    made = []
+    for shard, video in zip(shards, bad, strict=True):
+        path = folder / os.path.basename(shard)
+        helpers.write_shard(path, [video])
+        path.write_bytes(path.read_bytes() + pathlib.Path(shard).read_bytes())
+        made.append(str(path))
+    return tuple(made)
+
+
+def test_inference_lists_what_it_leaves_out(serial_run, shards, tmp_path):
+    spoiled = with_bad_labels(shards, tmp_path / "bad")
+    plain = inference(serial_run, shards, tmp_path / "plain.csv")
+    work = inference(serial_run, spoiled, tmp_path / "x.csv")
+    skip = dataclasses.replace(
+        work.checkpoint, bad_records="skip", max_bad_fraction=1.0
+    )
+    work = dataclasses.replace(work, checkpoint=skip)
+    assert [work.do(item) for item in work.items()] == [7, 0, 4]
+    for item in work.items():
+        plain.do(item)
+        written = (pathlib.Path(w.path(item)).read_bytes() for w in (work, plain))
+        assert next(written) == next(written)
+        (line,) = pathlib.Path(work.path(item) + skips.SUFFIX).read_text().splitlines()
+        assert line.startswith(f"{spoiled[item]}, record 0 (counted from 0), video bad")
+    output = tmp_path / "merged.csv"
+    merge_predictions.merge([work.path(item) for item in work.items()], str(output))
+    lines = pathlib.Path(f"{output}{skips.SUFFIX}").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == list(spoiled)
+    # A part whose records are all good has no list, nor keeps that of an earlier run.
+    merge_predictions.merge([plain.path(item) for item in plain.items()], str(output))
+    assert not os.path.exists(f"{output}{skips.SUFFIX}")
+
+
+def test_a_cache_leaves_out_what_training_does(serial_run, tmp_path):
+    """Also where all of a shard is bad, which makes no part."""
+    good = sorted(glob.glob(serial_run.training.train_data_pattern))
+    spoiled = list(with_bad_labels(good, tmp_path / "bad"))
+    alone = tmp_path / "bad" / "train-z.tfrecord"
+    alone.write_bytes(b"")
+    spoiled.append(with_bad_labels([alone], tmp_path / "only")[0])
+    run = helpers.change(
+        cached_run(serial_run, tmp_path),
+        train_data_pattern=",".join(spoiled),
+        bad_records="skip",
+        max_bad_fraction=0.2,
+    )
+    with pytest.raises(ValueError, match="3 of 39 records are bad, more than"):
+        works.plan_cache(helpers.change(run, max_bad_fraction=0.05))
+    work, data = works.plan_cache(run)
+    assert list(work.files) == spoiled[:-1]
+    assert sum(work.do(item) for item in work.items()) == 36
+    assert works.finish_cache(run, data) == 36

@@ -233,6 +233,31 @@ def test_damage_of_a_file_is_one_place_with_its_byte(tmp_path, how):
     assert str(caught.value) == bad.message
 
 
+@pytest.mark.parametrize("unreadable", [1, 3])
+def test_what_lies_behind_damaged_framing_counts_in_videos(tmp_path, unreadable):
+    """Against --max_bad_fraction, by its bytes; it is one place in the counts."""
+    video = helpers.video(0, 3)
+    size = len(video) + records.FRAMING
+    shard = helpers.write_shard(tmp_path / "s.tfrecord", [video] * 7)
+    content = bytearray(pathlib.Path(shard).read_bytes())
+    content[(7 - unreadable) * size] ^= 1  # In a length.
+    pathlib.Path(shard).write_bytes(content)
+    fraction = unreadable / 7
+    skipped = pipeline.find_skipped([shard], DATA, max_bad_fraction=fraction)
+    assert (skipped.num_videos, len(skipped.bad)) == (7 - unreadable, 1)
+    assert skipped.num_lost == unreadable
+    about = "" if unreadable == 1 else "About "
+    with pytest.raises(ValueError, match=f"^{about}{unreadable} of 7 records are bad"):
+        pipeline.find_skipped([shard], DATA, max_bad_fraction=fraction - 0.01)
+    # Beside a shard of which nothing can be read, and without any good record.
+    rubbish = tmp_path / "rubbish.tfrecord"
+    rubbish.write_bytes(bytes(4 * size))
+    both = pipeline.find_skipped([shard, str(rubbish)], DATA, max_bad_fraction=1)
+    assert both.num_lost == unreadable + 4
+    alone = pipeline.find_skipped([str(rubbish)], DATA, max_bad_fraction=1)
+    assert (alone.num_videos, alone.num_lost) == (0, 1)
+
+
 @pytest.mark.parametrize("video_level", [False, True])
 @pytest.mark.parametrize("cut", [0, 1, 8, 11, 12, 13, 30])
 @pytest.mark.parametrize("before", [0, 2])

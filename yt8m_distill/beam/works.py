@@ -20,7 +20,7 @@ import tensorflow as tf
 from yt8m_distill import settings
 from yt8m_distill.data import frame_index, pipeline, records
 from yt8m_distill.models import builder
-from yt8m_distill.serving import parts, predictions, predictor, thinning
+from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
 from yt8m_distill.training import (
     checkpoints,
     distribution,
@@ -80,6 +80,9 @@ class Inference:
     def do(self, item: int) -> int:
         """Writes a part's CSV; its number of videos comes back.
 
+        What `--bad_records=skip` leaves out is listed beside it. `--max_bad_fraction`
+        holds for each part.
+
         Raises:
             ValueError: as inference.py.
         """
@@ -93,6 +96,9 @@ class Inference:
             for found in predict(trained.dataset(files, self.checkpoint)):
                 writer.write(found.video_ids, found.classes, found.scores)
                 videos += len(found.video_ids)
+        if files:
+            skipped = trained.find_skipped(files, self.checkpoint)
+            skips.write_list(self.path(item), skipped)
         return videos
 
 
@@ -196,14 +202,18 @@ class TeacherCaching:
                 return 0
             run = self.run
             roles = ["teacher", *(["student"] if asked.with_states else [])]
-            how = trainer.reading(run.training)
             dataset = trainer.evaluation_dataset(
                 asked.strategy,
                 [file],
                 run.data,
                 trainer.views_of(run, roles),
                 run.training.batch_size,
-                {**how, "train_fraction": run.training.train_fraction},
+                {
+                    **trainer.reading(run.training),
+                    "train_fraction": run.training.train_fraction,
+                    # The plan looked at all shards together.
+                    "max_bad_fraction": 1.0,
+                },
             )
             ids, arrays = asked.collect(dataset)
             cache.write_part(part, ids, arrays)
@@ -217,8 +227,8 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     so that a stopped work goes on with the parts that are missing.
 
     Raises:
-        ValueError: if the run has no cache or no teacher, or the cache holds parts of
-            another plan.
+        ValueError: if the run has no cache or no teacher, the cache holds parts of
+            another plan, or more records are bad than may be skipped.
     """
     if not run.distillation.teacher_cache:
         raise ValueError("--teacher_cache is empty: name the folder of the cache.")
@@ -230,7 +240,13 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     cache, _ = open_cache(run)
     if cache.covers(data):
         return TeacherCaching(run, ()), data
-    filled = [path for path in files if pipeline.count_videos([path], fraction)]
+    trainer.find_skipped(files, run.data, run.training)  # Raises if it is too much.
+    how = {**trainer.finding(run.training), "max_bad_fraction": 1.0}
+    filled = [
+        path
+        for path in files
+        if pipeline.count_videos([path], fraction, data=run.data, **how)
+    ]
     path = os.path.join(cache.folder, PLAN)
     plan = {"data": data, "files": filled}
     known = manifest.read_json(path) if os.path.exists(path) else None

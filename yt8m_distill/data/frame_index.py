@@ -292,6 +292,7 @@ class IndexAccess(frame_access.Access):
         self._labels = _concatenated([(i.labels, i.label_ends) for i in indices])
         bad = self._bad_labels(paths)
         self.bad = tuple(bad.values())
+        self.num_lost = len(bad)
         if bad and not skip:
             raise ValueError(self.bad[0].message)
         self._good = np.ones(len(self._buckets), bool)

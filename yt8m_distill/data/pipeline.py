@@ -133,7 +133,7 @@ def find_skipped(
     places = _open_places(
         files, data, use_index, index_dir, bad_records, max_bad_fraction
     )
-    return validation.Skipped(len(places.rows()), places.bad)
+    return _skipped(places)
 
 
 def _open_places(files, data, use_index, index_dir, bad_records, max_bad_fraction):
@@ -150,9 +150,12 @@ def _open_places(files, data, use_index, index_dir, bad_records, max_bad_fractio
         found = os.stat(path)
         _check_lengths(path, (found.st_size, found.st_mtime_ns))
     if skip:
-        skipped = validation.Skipped(len(places.rows()), places.bad)
-        validation.check_fraction(skipped, max_bad_fraction)
+        validation.check_fraction(_skipped(places), max_bad_fraction)
     return places
+
+
+def _skipped(places) -> validation.Skipped:
+    return validation.Skipped(len(places.rows()), places.bad, places.num_lost)
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -169,6 +172,7 @@ class _Places:
         starts: [shards + 1] int64, where each shard's begin.
         columns: file, number, offset and length, each [N] int64.
         bad: the others.
+        num_lost: videos that this makes.
     """
 
     def __init__(self, files, data):
@@ -180,6 +184,7 @@ class _Places:
         ]
         self._buckets = np.concatenate([check.buckets for check in checks])
         self.bad = tuple(bad for check in checks for bad in check.bad)
+        self.num_lost = validation.count_lost(self.bad, self.columns[3])
 
     def rows(self, fraction: float = 1.0) -> np.ndarray:
         """As frame_index.IndexAccess.rows."""

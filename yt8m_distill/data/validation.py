@@ -6,16 +6,19 @@ was resumed. The pass reads each record, verifies its checksum and looks at the 
 of every frame; it decodes none.
 
 Where the framing of a shard is damaged (a length that fails its checksum, an end in
-the middle of a record), nothing behind that point can be read. That counts as one bad
-place; its message names the byte and how many are lost.
+the middle of a record), nothing behind that point can be read. That is one bad place,
+whose message names the byte and how many are lost. Against `--max_bad_fraction` it
+counts as the number of videos that those bytes would hold, were they as long as the
+good ones; of a compressed or remote shard the bytes are not known, and it counts as 1.
 """
 
 import collections
 import functools
+import math
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +55,8 @@ class BadRecord(NamedTuple):
         offset: where it begins; of a compressed shard, behind the unpacking.
         video_id: empty where there is none, or none that can be read.
         message: one line: file, number, id and rule.
+        lost_bytes: from there to the end of the shard, if all of them are lost; 0 for
+            one record alone, and where it is not known.
     """
 
     path: str
@@ -59,6 +64,7 @@ class BadRecord(NamedTuple):
     offset: int
     video_id: bytes
     message: str
+    lost_bytes: int = 0
 
     @property
     def reason(self) -> str:
@@ -109,10 +115,12 @@ class Skipped(NamedTuple):
     Attributes:
         num_videos: that are read.
         bad: that are not.
+        num_lost: videos that this makes; estimated by `count_lost`.
     """
 
     num_videos: int
     bad: tuple[BadRecord, ...]
+    num_lost: int
 
     def to_dict(self) -> dict:
         """For a manifest: the count, and of each reason its count and first record."""
@@ -170,9 +178,11 @@ def walk(path: str, data: settings.DataSettings) -> Iterator[GoodRecord | BadRec
         if not ended_early:
             continue
         message, behind = records.damaged(path, number, offset, problem)
-        yield BadRecord(path, number, offset, b"", message)
         if behind is None:
+            lost_bytes = 0 if whole else os.path.getsize(path) - offset
+            yield BadRecord(path, number, offset, b"", message, lost_bytes)
             return
+        yield BadRecord(path, number, offset, b"", message)
         number, offset = number + 1, behind
 
 
@@ -247,16 +257,29 @@ def _check_shard(path: str, identity: tuple, data) -> ShardCheck:
     return ShardCheck(*places.T, tuple(bad))
 
 
+def count_lost(bad: Iterable[BadRecord], lengths: np.ndarray) -> int:
+    """Videos that are lost with some bad records.
+
+    Args:
+        bad: of some shards.
+        lengths: of the good records of these shards, in bytes: their mean tells how
+            many videos are in the bytes behind damaged framing.
+    """
+    mean = float(lengths.mean()) + records.FRAMING if len(lengths) else math.inf
+    return sum(max(1, round(record.lost_bytes / mean)) for record in bad)
+
+
 def check_fraction(skipped: Skipped, max_bad_fraction: float) -> None:
     """Stops where too much would be left out.
 
     Raises:
         ValueError: one line with the count and the first bad record.
     """
-    total = skipped.num_videos + len(skipped.bad)
-    if len(skipped.bad) > max_bad_fraction * total:
+    total = skipped.num_videos + skipped.num_lost
+    if skipped.num_lost > max_bad_fraction * total:
+        about = "" if skipped.num_lost == len(skipped.bad) else "About "
         raise ValueError(
-            f"{len(skipped.bad)} of {total} records are bad, more than "
+            f"{about}{skipped.num_lost} of {total} records are bad, more than "
             f"--max_bad_fraction={max_bad_fraction:g} allows. The first: "
             f"{skipped.bad[0].message}"
         )

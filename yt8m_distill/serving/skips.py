@@ -1,5 +1,7 @@
 """The list of videos that a CSV of predictions does not have."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from yt8m_distill import files
@@ -16,9 +18,29 @@ def write_list(output_file: str, skipped: validation.Skipped | None) -> None:
     Raises:
         ValueError: if the file system refuses.
     """
+    bad = skipped.bad if skipped else ()
+    _write(output_file, "".join(f"{record.message}\n" for record in bad))
+
+
+def merge_lists(parts: Sequence[str], output_file: str) -> None:
+    """Writes the lists of these CSVs, one after another, as that of `output_file`.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    texts = []
+    for path in (part + SUFFIX for part in parts):
+        if tf.io.gfile.exists(path):
+            with tf.io.gfile.GFile(path) as file:
+                texts.append(file.read())
+    _write(output_file, "".join(texts))
+
+
+def _write(output_file: str, text: str) -> None:
+    """Writes the list; without any text, removes that of an earlier run."""
     path = output_file + SUFFIX
-    if skipped and skipped.bad:
-        files.write_text(path, "".join(f"{bad.message}\n" for bad in skipped.bad))
+    if text:
+        files.write_text(path, text)
     elif tf.io.gfile.exists(path):
         with files.one_line_errors(path):
             tf.io.gfile.remove(path)

@@ -624,11 +624,11 @@ def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> d
 
 def find_skipped(files, data, given) -> validation.Skipped | None:
     """What `--bad_records=skip` leaves out of some shards; None under `stop`."""
-    return pipeline.find_skipped(files, data, **_finding(given))
+    return pipeline.find_skipped(files, data, **finding(given))
 
 
-def _finding(given) -> dict:
-    """How it is found which records are read."""
+def finding(given) -> dict:
+    """The arguments of pipeline.count_videos that say which records are read."""
     return {name: v for name, v in reading(given).items() if name != "num_readers"}
 
 
@@ -787,7 +787,7 @@ def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         shards,
         run.training.train_fraction,
         data=run.data,
-        **_finding(run.training),
+        **finding(run.training),
     )
     if num_videos == 0:
         raise ValueError(
