@@ -35,6 +35,7 @@ AREAS = (
     "precision",
     "memory",
     "memory_kept",
+    "saving",
     "profile",
     "arithmetic",
 )

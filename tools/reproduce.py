@@ -7,7 +7,9 @@
 the shards. Each cell of a table is a run of train.py with its flagfile in flags/; what
 is finished is not run again, and the same command goes on after an interruption.
 report.html and report.md, in --output_dir or --report_dir, have the tables of the paper
-with the numbers of these runs beside the published ones.
+with the numbers of these runs beside the published ones. runs.jsonl beside them keeps
+the numbers of the finished runs: with --known_runs they need not be run again, and a
+grid can grow from machine to machine.
 """
 
 import os
@@ -23,7 +25,7 @@ from absl import logging as absl_logging
 
 from tools import sections
 from tools.reproduction import figures, plan, published
-from yt8m_distill import flag_groups
+from yt8m_distill import flag_groups, settings
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -63,6 +65,12 @@ flags.DEFINE_string(
     "training videos (train.py's --teacher_cache). Empty: each asks the teacher.",
 )
 flags.DEFINE_string("report_dir", "", "Where the report goes. Empty: --output_dir.")
+flags.DEFINE_string(
+    "known_runs",
+    "",
+    "runs.jsonl of an earlier report under the same settings: its runs count as "
+    "finished. A teacher of it is trained again if a student that is missing needs it.",
+)
 flags.DEFINE_string(
     "write_to",
     "",
@@ -113,19 +121,21 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
     )
 
 
-def print_plan(experiments: list[plan.Experiment]) -> None:
+def print_plan(
+    experiments: list[plan.Experiment], missing: list[plan.Experiment]
+) -> None:
     """The commands, and what is finished."""
     from tools.reproduction import cost, runner
 
-    finished = [runner.is_trained(e) for e in experiments]
-    for experiment, done in zip(experiments, finished, strict=True):
-        print(f"# {experiment.cell.name}{' (finished)' if done else ''}")
+    left = [e for e in missing if not runner.is_trained(e)]
+    for experiment in experiments:
+        done = "" if experiment in left else " (finished)"
+        print(f"# {experiment.cell.name}{done}")
         print(shlex.join(experiment.command))
-    costs = [sum(cost.training_cost(e.run).values()) for e in experiments]
-    left = sum(c for c, done in zip(costs, finished, strict=True) if not done)
+    costs = sum(sum(cost.training_cost(e.run).values()) for e in left)
     print(
-        f"{len(experiments)} runs, {sum(finished)} of them finished; the others take "
-        f"{left / 1e9:.3g} G multiply-adds for each training video."
+        f"{len(experiments)} runs, {len(experiments) - len(left)} of them finished; "
+        f"the others take {costs / 1e9:.3g} G multiply-adds for each training video."
     )
 
 
@@ -143,55 +153,64 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     common = plan.common_settings(output_dir, base)
     plan.check_settings(output_dir, common, FLAGS.test_data_pattern)
     flag_groups.load_tensorflow()
-    from tools.reproduction import measures, runner
+    from tools.reproduction import archive, measures, runner
     from yt8m_distill.data import records
 
+    known = archive.read(FLAGS.known_runs, common, FLAGS.test_data_pattern)
+    missing = known.missing(experiments, bool(FLAGS.test_data_pattern))
     for name in plan.SHARDS:
         records.expand_patterns(getattr(common.training, name), name)
     if FLAGS.test_data_pattern:
         records.expand_patterns(FLAGS.test_data_pattern, "test_data_pattern")
     if FLAGS.dry_run:
-        print_plan(experiments)
+        print_plan(experiments, missing)
         return 0
     plan.write(output_dir, grid, common, FLAGS.test_data_pattern)
-    work = runner.Runner(experiments, FLAGS.jobs, FLAGS.test_data_pattern)
+    work = runner.Runner(missing, FLAGS.jobs, FLAGS.test_data_pattern)
     failures = work.run()
     # Before anything is measured, which takes a while and may fail by itself.
-    write_report(output_dir, grid, FLAGS.test_data_pattern)
-    write_summary(output_dir, grid, FLAGS.test_data_pattern)
+    write_results(output_dir, grid, FLAGS.test_data_pattern, common)
     if work.received is not None:
         command = shlex.join([sys.executable, *sys.argv])
         print(f"Stopped. This goes on from there:\n{command}", file=sys.stderr)
         return 128 + work.received
     try:
-        measures.make_all(grid, experiments, output_dir)
+        measures.make_all(grid, missing, output_dir)
     except (ValueError, OSError) as error:
         failures.append(runner.Failure("Measuring", str(error)))
-    write_report(output_dir, grid, FLAGS.test_data_pattern)
+    write_results(output_dir, grid, FLAGS.test_data_pattern, common)
     print(f"The report is {os.path.join(report_dir(output_dir), 'report.html')}")
     for failure in failures:
         print(f"{failure.name} failed: {failure.reason}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def write_report(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> None:
-    """report.md and report.html of what is in an output_dir."""
-    from tools.reproduction import document, report
+def write_results(
+    output_dir: str,
+    grid: plan.Grid,
+    test_data_pattern: str,
+    common: settings.RunSettings,
+) -> None:
+    """Report, runs.jsonl and the section of --write_to, of what there is."""
+    from tools.reproduction import archive, document, report
 
-    blocks = report.make_report(grid, output_dir, test_data_pattern)
-    document.write(pathlib.Path(report_dir(output_dir)), blocks)
+    known = archive.read(FLAGS.known_runs, common, test_data_pattern)
+    results = report.Results(grid, output_dir, bool(test_data_pattern), known)
+    folder = pathlib.Path(report_dir(output_dir))
+    document.write(folder, report.make_report(results, test_data_pattern))
+    archive.write(folder / archive.RUNS, common, test_data_pattern, results.archive())
+    if FLAGS.write_to:
+        write_summary(results)
 
 
-def write_summary(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> None:
+def write_summary(results) -> None:
     """The section of --write_to, once every cell of it has its score.
 
     What stood there stays as long as runs of it are missing.
     """
     from tools.reproduction import document, report
 
-    if not FLAGS.write_to:
-        return
-    missing = report.missing_in_summary(grid, output_dir, bool(test_data_pattern))
+    missing = report.missing_in_summary(results)
     if missing:
         print(
             f"{FLAGS.write_to} stays as it is: {missing[0]} has no score yet"
@@ -199,7 +218,7 @@ def write_summary(output_dir: str, grid: plan.Grid, test_data_pattern: str) -> N
             file=sys.stderr,
         )
         return
-    table = report.summary(grid, output_dir, bool(test_data_pattern))
+    table = report.summary(results)
     path = pathlib.Path(FLAGS.write_to)
     text = path.read_text(encoding="utf-8")
     text = sections.replace_section(
@@ -237,12 +256,11 @@ def run_command() -> int:
     output_dir = os.path.abspath(FLAGS.output_dir)
     figures.check_libraries()
     if FLAGS.report_only:
-        grid, test_data_pattern = plan.read(output_dir)
+        grid, common, test_data_pattern = plan.read(output_dir)
         flag_groups.load_tensorflow()
         grid = read_grid(grid)
         check_summary(grid)
-        write_report(output_dir, grid, test_data_pattern)
-        write_summary(output_dir, grid, test_data_pattern)
+        write_results(output_dir, grid, test_data_pattern, common)
         return 0
     if not FLAGS.data:
         raise ValueError("--data is empty: name a folder of shards or a flagfile.")

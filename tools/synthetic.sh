@@ -26,7 +26,7 @@ ensure_current_environment
 if [[ ! -f $output/data/dataset.json ]]; then
   "$CURRENT_VENV/bin/python" tools/make_synthetic_records.py \
     --output_dir="$output/data" --num_train=4000 --num_validate=1000 --num_test=0 \
-    --signal=0.8
+    --signal=0.5
   "$CURRENT_VENV/bin/python" tools/index_records.py \
     --input_data_pattern="$output/data/*.tfrecord"
 fi

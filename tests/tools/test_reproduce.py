@@ -15,6 +15,7 @@ import pytest
 from tests import training_helpers as helpers
 from tools import list_flagfiles
 from tools.reproduction import (
+    archive,
     compare,
     cost,
     document,
@@ -262,8 +263,9 @@ def test_an_output_dir_is_not_used_with_other_settings(tmp_path):
 
 def test_the_plan_of_an_output_dir_is_read_back(tmp_path):
     grid = plan.Grid(("2", "4"), (6, 10), (1, 2), ("serial_rep",))
-    plan.write(str(tmp_path), grid, plan.common_settings("x", BASE), "test*")
-    assert plan.read(str(tmp_path)) == (grid, "test*")
+    common = plan.common_settings("x", BASE)
+    plan.write(str(tmp_path), grid, common, "test*")
+    assert plan.read(str(tmp_path)) == (grid, common, "test*")
     with pytest.raises(ValueError, match="nothing ran there"):
         plan.read(str(tmp_path / "other"))
 
@@ -406,6 +408,11 @@ def make_grid(tmp_path, **changes) -> tuple[plan.Grid, list[plan.Experiment]]:
     return grid, plan.make_experiments(grid, str(tmp_path), BASE)
 
 
+def report_of(grid, output_dir, test_data_pattern, known=None) -> list:
+    results = report.Results(grid, output_dir, bool(test_data_pattern), known)
+    return report.make_report(results, test_data_pattern)
+
+
 def fabricate_all(made: list[plan.Experiment], gaps=GAPS) -> None:
     for experiment in made:
         gap = gaps[experiment.cell.method][experiment.cell.seed]
@@ -450,7 +457,7 @@ def test_a_run_counts_with_the_best_epoch_of_its_last_phase(tmp_path):
 def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
     grid, made = make_grid(tmp_path)
     fabricate_all(made)
-    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    tables = tables_of(report_of(grid, str(tmp_path), ""))
     (gap,), (mean_average_precision,) = tables["GAP"], tables["mAP"]
     # .38 and .42: mean .4, sample deviation sqrt((.02^2 + .02^2) / 1) = .0283.
     assert gap["Uniform-k"] == ["0.400 ± 0.028", "0.715"]
@@ -477,7 +484,7 @@ def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
 def test_the_summary_has_scores_and_shares(tmp_path):
     grid, made = make_grid(tmp_path)
     fabricate_all(made)
-    table = report.summary(grid, str(tmp_path), False)
+    table = report.summary(report.Results(grid, str(tmp_path), False))
     assert table.header[1:] == ["k=6"]
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["Uniform-k"] == "0.400 ± 0.028 / 0.200 ± 0.014"
@@ -486,12 +493,101 @@ def test_the_summary_has_scores_and_shares(tmp_path):
     assert rows["Teacher-Skyline"].startswith("0.600 ± 0.000 / ")
 
 
+def kept(results: report.Results, path, test_data_pattern="") -> archive.Archive:
+    """What is left of results in the file beside a report."""
+    common = plan.common_settings(str(path.parent), BASE)
+    archive.write(path, common, test_data_pattern, results.archive())
+    return archive.read(str(path), common, test_data_pattern)
+
+
+def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
+    grid, made = make_grid(tmp_path / "out", tables=plan.TABLES, methods=())
+    gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.45)) | GAPS
+    fabricate_all(made[:-3], gaps)
+    for experiment in made[:-3]:
+        step, phase = 20, modes.phases(experiment.run)[-1].name
+        evaluate(experiment, gaps[experiment.cell.method][0] + 0.01, step, phase)
+    out = tmp_path / "out"
+    rate = {"checkpoint": f"{out}/x", "videos_per_second": 5.0}
+    times = {made[0].cell.name: {**rate, "model_videos_per_second": 9.0}}
+    (out / measures.TIMING).write_text(json.dumps(times))
+    (out / figures.EMBEDDING).mkdir()
+    points = {"source": [f"{out}/x"], "classes": [1, 2, 2], "student": "Serial", "k": 6}
+    points["points"] = [[[0.5, 1], [1, 1], [2, 3]], [[1, 2], [3, 2], [4, 5]]]
+    (out / figures.EMBEDDING / figures.POINTS).write_text(json.dumps(points))
+    for test in ("", f"{tmp_path}/test*"):
+        results = report.Results(grid, str(out), bool(test))
+        known = kept(results, tmp_path / archive.RUNS, test)
+        assert str(tmp_path) not in (tmp_path / archive.RUNS).read_text()
+        expected = report_of(grid, str(out), test)
+        found = report_of(grid, str(tmp_path / "none"), test, known)
+        assert document.to_markdown(found) == document.to_markdown(expected)
+        (every,) = tables_of(found)["All runs"]
+        assert sum(row[0] == "finished" for row in every.values()) == len(made) - 3
+        drawn = [b.svg for b in found if isinstance(b, document.Figure)]
+        assert len(drawn) == 4
+        # Once more through the file, and nothing is lost.
+        again = report.Results(grid, str(tmp_path / "none"), bool(test), known)
+        text = (tmp_path / archive.RUNS).read_text()
+        kept(again, tmp_path / archive.RUNS, test)
+        assert (tmp_path / archive.RUNS).read_text() == text
+
+
+def test_known_runs_are_not_run_again_but_for_the_teachers_of_others(tmp_path):
+    grid, made = make_grid(tmp_path / "out")
+    absent = plan.Cell("serial_rep_pred_ce", 6, 1)
+    fabricate_all([e for e in made if e.cell != absent])
+    known = kept(report.Results(grid, str(tmp_path / "out"), False), tmp_path / "x")
+    _, anew = make_grid(tmp_path / "new")
+    missing = known.missing(anew)
+    assert [e.cell for e in missing] == [("teacher_skyline", None, 1), absent]
+    # None of them has been evaluated.
+    assert known.missing(anew, with_evaluation=True) == anew
+    other = plan.make_experiments(grid, str(tmp_path), [*BASE, "--num_epochs=9"])
+    assert known.missing(other) == other
+    assert archive.read("").missing(anew) == anew
+
+
+def test_the_newer_run_counts_where_a_folder_is_finished_too(tmp_path):
+    grid, made = make_grid(tmp_path / "out", methods=("baseline_uniform",))
+    fabricate_all(made)
+    known = kept(report.Results(grid, str(tmp_path / "out"), False), tmp_path / "x")
+    fabricate(made[0], [0.7])
+    fabricate(made[1], [0.8], finished=False)
+    results = report.Results(grid, str(tmp_path / "out"), False, known)
+    assert results.scores("baseline_uniform", 6, "gap") == [0.7, 0.42]
+
+
+def test_a_file_of_other_runs_is_refused(tmp_path):
+    grid, made = make_grid(tmp_path / "out")
+    fabricate_all(made)
+    path = tmp_path / archive.RUNS
+    kept(report.Results(grid, str(tmp_path / "out"), False), path)
+    moved = [*BASE, "--train_data_pattern=/elsewhere/t", "--log_steps=3"]
+    assert archive.read(str(path), plan.common_settings("o", moved)).runs
+    for change, complaint in (
+        ("--num_epochs=9", "--num_epochs: was 5, is 9"),
+        ("--train_data_pattern=u", "--train_data_pattern: was 't', is 'u'"),
+    ):
+        common = plan.common_settings("o", [*BASE, change])
+        with pytest.raises(ValueError, match=f"x*runs.*{complaint}"):
+            archive.read(str(path), common)
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match=r"runs.jsonl, line \d+: not written by"):
+        archive.read(str(path))
+    path.write_text("")
+    with pytest.raises(ValueError, match="has no settings"):
+        archive.read(str(path))
+    with pytest.raises(ValueError, match="is not a file"):
+        archive.read(str(tmp_path / "none"))
+
+
 def ablation_rows(tmp_path, leave_out=()) -> dict:
     """The ablation of a grid with two seeds, as far as it has run."""
     grid, made = make_grid(tmp_path, tables=("ablation",), methods=(), frames=(6, 9))
     gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.5)) | GAPS
     fabricate_all([e for e in made if e.cell not in leave_out], gaps)
-    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    tables = tables_of(report_of(grid, str(tmp_path), ""))
     (rows,) = tables["Ablation of the best preset, k=9"]
     return rows
 
@@ -520,13 +616,15 @@ def test_the_summary_misses_runs_without_a_score(tmp_path):
     grid, made = make_grid(tmp_path)
     missing = plan.Cell("serial_rep_pred_ce", 6, 1)
     fabricate_all([e for e in made if e.cell != missing])
-    assert report.missing_in_summary(grid, str(tmp_path), False) == [missing.name]
+    assert report.missing_in_summary(report.Results(grid, str(tmp_path), False)) == [
+        missing.name
+    ]
 
 
 def test_a_share_is_that_of_the_seeds_which_a_row_has(tmp_path):
     grid, made = make_grid(tmp_path)
     fabricate_all([e for e in made if e.cell != ("serial_rep_pred_ce", 6, 1)])
-    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    tables = tables_of(report_of(grid, str(tmp_path), ""))
     (shares,) = tables["Share of the gap that a student closes"]
     # Under seed 0 alone: (.52 - .38) / (.6 - .38) = .636.
     assert shares["Serial rep, pred, ce"][0] == "0.64"
@@ -535,7 +633,7 @@ def test_a_share_is_that_of_the_seeds_which_a_row_has(tmp_path):
 def test_a_report_names_shards_without_their_folders(tmp_path):
     grid, made = make_grid(tmp_path)
     fabricate_all(made)
-    text = document.to_markdown(report.make_report(grid, str(tmp_path), "/a/b/t*,/c/u"))
+    text = document.to_markdown(report_of(grid, str(tmp_path), "/a/b/t*,/c/u"))
     assert "/a/b" not in text and "t*, u" in text
 
 
@@ -548,7 +646,7 @@ def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
         if experiment.cell.method == "baseline_uniform":
             evaluate(experiment, 0.7, 20, phase)
             evaluate(experiment, 0.71, 20, phase)  # the newest counts
-    tables = tables_of(report.make_report(grid, str(tmp_path), "test*"))
+    tables = tables_of(report_of(grid, str(tmp_path), "test*"))
     (gap,) = tables["GAP"]
     assert gap["Uniform-k"][0] == "0.710"
     assert gap["Teacher-Skyline"][0] == report.MISSING
@@ -563,7 +661,7 @@ def test_a_partly_finished_grid_has_a_report(tmp_path):
     grid, made = make_grid(tmp_path, tables=plan.PAPER, methods=())
     by_method = {e.cell.method: e for e in made if e.cell.seed == 0}
     fabricate(by_method["serial_rep"], [0.1], finished=False)
-    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    tables = tables_of(report_of(grid, str(tmp_path), ""))
     (gap,), (every,) = tables["GAP"], tables["All runs"]
     assert gap["Serial rep"] == [report.MISSING, "0.727"]
     assert every["serial_rep/k6/seed0"][0] == "2 of 6 epochs"  # one of each phase
@@ -577,7 +675,7 @@ def test_table_3_compares_with_the_teacher_of_as_little_data(tmp_path):
             fabricate(experiment, [0.35], teacher_gaps=[0.4])
         if experiment.cell.method == "uniform_25_percent":
             fabricate(experiment, [0.2])
-    blocks = report.make_report(grid, str(tmp_path), "")
+    blocks = report_of(grid, str(tmp_path), "")
     (table,) = tables_of(blocks)["Table 3: less training data, k=6"]
     # Published for 30 frames alone.
     assert table["Serial"][2:4] == ["0.350 / 0.175", "– / –"]
@@ -593,7 +691,7 @@ def test_table_4_adds_up(tmp_path):
     times = {made[0].cell.name: rate}
     times[made[1].cell.name] = {name: 4 * value for name, value in rate.items()}
     (tmp_path / measures.TIMING).write_text(json.dumps(times))
-    tables = tables_of(report.make_report(grid, str(tmp_path), ""))
+    tables = tables_of(report_of(grid, str(tmp_path), ""))
     ((teacher, student),) = [list(t.values()) for t in tables["Table 4: cost"]]
     # Lower: 4 gates x 4 cells x (12 + 4, and 4 + 4) inputs x frames = 384 a frame;
     # upper: 16 x (16 + 4 + 4 + 4) = 448 a block, of 5 frames for the teacher and 3
@@ -620,7 +718,7 @@ def test_figure_2_shows_every_epoch_of_four_networks(tmp_path, monkeypatch):
         fabricate(experiment, [0.2 + shift, 0.3 + shift], teacher_gaps=[0.5, 0.6])
     drawn = {}
     monkeypatch.setattr(figures, "gap_by_epoch", lambda p: drawn.update(p) or b"<svg/>")
-    report.make_report(grid, str(tmp_path), "")
+    report_of(grid, str(tmp_path), "")
     assert drawn["rep, ce"] == {
         "Serial teacher": [0.5, 0.6],
         "Parallel teacher": [0.5, 0.6],
@@ -632,7 +730,7 @@ def test_figure_2_shows_every_epoch_of_four_networks(tmp_path, monkeypatch):
 def test_the_html_page_needs_nothing_else(tmp_path):
     grid, made = make_grid(tmp_path, tables=plan.PAPER, frames=(6,))
     fabricate_all(made)
-    blocks = report.make_report(grid, str(tmp_path), "")
+    blocks = report_of(grid, str(tmp_path), "")
     document.write(tmp_path, [*blocks, document.Text("<b> & |")])
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page and "<script" not in page and "<link" not in page
@@ -898,8 +996,8 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     assert written.startswith("A\n<!-- table -->\n| GAP / mAP")
     assert written.endswith("<!-- /table -->\nB\n") and "| Uniform-k | " in written
     assert "3 of 3 runs are finished" in page
-    grid, _ = plan.read(str(tmp_path / "out"))
-    tables = tables_of(report.make_report(grid, str(tmp_path / "out"), "x"))
+    grid, _, _ = plan.read(str(tmp_path / "out"))
+    tables = tables_of(report_of(grid, str(tmp_path / "out"), "x"))
     (gap,) = tables["GAP"]
     cells = grid.cells()
     assert len(cells) == len(gap) == 3
@@ -918,6 +1016,17 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     again = call(*arguments)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "report" / "report.md").read_text() == before
+    # From the file beside the report alone: nothing is trained, the report is the same.
+    known = tmp_path / "known.jsonl"
+    (tmp_path / "report" / archive.RUNS).rename(known)
+    elsewhere = [f"--output_dir={tmp_path / 'new'}", f"--known_runs={known}"]
+    planned = call(*arguments, *elsewhere, "--dry_run")
+    assert "3 runs, 3 of them finished" in planned.stdout
+    third = call(*arguments, *elsewhere)
+    assert third.returncode == 0, third.stderr
+    assert not (tmp_path / "new" / "runs").exists()
+    assert (tmp_path / "report" / "report.md").read_text() == before
+    assert (tmp_path / "report" / archive.RUNS).read_text() == known.read_text()
     refused = call(*arguments[:-1], arguments[-1] + " --num_epochs=2")
     assert refused.returncode == 1
     assert "--num_epochs: was 1, is 2" in refused.stderr

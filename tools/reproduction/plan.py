@@ -10,8 +10,8 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -326,20 +326,25 @@ def check_settings(
     stored = settings.RunSettings.from_dict(before["settings"]).to_dict()
     stored["test_data_pattern"] = before["test_data_pattern"] or test_data_pattern
     wanted = {**run.to_dict(), "test_data_pattern": test_data_pattern}
-    different = [
-        f"--{name}: was {stored[name]!r}, is {wanted[name]!r}"
-        for name in wanted
-        if stored[name] != wanted[name] and name not in _CHANGEABLE
-    ]
+    different = differences(stored, wanted)
     if different:
         raise ValueError(
-            f"--output_dir={output_dir} was made with other settings: "
-            f"{'; '.join(different)}. Use the old ones or another --output_dir."
+            f"--output_dir={output_dir} was made with other settings: {different}. Use "
+            "the old ones or another --output_dir."
         )
 
 
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """`--seed: was 1, is 2; …` of the settings that are wanted and decide results."""
+    return "; ".join(
+        f"--{name}: was {stored[name]!r}, is {wanted[name]!r}"
+        for name in wanted
+        if stored[name] != wanted[name] and name not in CHANGEABLE
+    )
+
+
 # Settings that change no result, and those that every cell has for itself.
-_CHANGEABLE = {
+CHANGEABLE = {
     *("train_dir", "seed", "student_k", "num_gpus", "num_readers", "use_index"),
     *("index_dir", "log_steps", "steps_per_loop", "save_checkpoint_minutes"),
     *("max_checkpoints",),
@@ -360,8 +365,8 @@ def write(
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read(output_dir: str) -> tuple[Grid, str]:
-    """The grid and the test_data_pattern of an output_dir.
+def read(output_dir: str) -> tuple[Grid, settings.RunSettings, str]:
+    """The grid, the common settings and the test_data_pattern of an output_dir.
 
     Raises:
         ValueError: if there was no plan yet.
@@ -371,4 +376,5 @@ def read(output_dir: str) -> tuple[Grid, str]:
         raise ValueError(f"--output_dir={output_dir} has no {PLAN}: nothing ran there.")
     content = json.loads(path.read_text())
     grid = {name: tuple(value) for name, value in content["grid"].items()}
-    return Grid(**grid), content["test_data_pattern"]
+    common = settings.RunSettings.from_dict(content["settings"])
+    return Grid(**grid), common, content["test_data_pattern"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tools.reproduction import (
+    archive,
     compare,
     cost,
     document,
@@ -35,20 +36,49 @@ class Results:
         output_dir: where its runs are.
         on_test_data: take eval.py's numbers instead of the best epoch's on the
             validation shards.
+        known: runs and measurements that stand in where output_dir has none.
     """
 
-    def __init__(self, grid: plan.Grid, output_dir: str, on_test_data: bool):
+    def __init__(
+        self,
+        grid: plan.Grid,
+        output_dir: str,
+        on_test_data: bool,
+        known: archive.Archive | None = None,
+    ):
         self.grid = grid
         self.output_dir = pathlib.Path(output_dir)
         self.on_test_data = on_test_data
+        self.known = known or archive.Archive()
         self._runs: dict[plan.Cell, runs.Run] = {}
 
     def run(self, cell: plan.Cell) -> runs.Run:
         """A cell's run, which need not exist."""
         if cell not in self._runs:
-            folder = plan.train_dir(str(self.output_dir), cell)
-            self._runs[cell] = runs.Run(folder)
+            found = runs.Run(plan.train_dir(str(self.output_dir), cell))
+            if not found.finished:
+                found = self.known.runs.get(cell.name, found)
+            self._runs[cell] = found
         return self._runs[cell]
+
+    def times(self) -> dict[str, dict]:
+        """Cell's name → what measures.time_network found."""
+        path = self.output_dir / measures.TIMING
+        times = json.loads(path.read_text()) if path.is_file() else {}
+        return {**self.known.times, **times}
+
+    def points(self) -> dict | None:
+        """What measures.embed found."""
+        path = self.output_dir / figures.EMBEDDING / figures.POINTS
+        return json.loads(path.read_text()) if path.is_file() else self.known.points
+
+    def archive(self) -> archive.Archive:
+        """All that is finished or was known."""
+        found = {cell.name: self.run(cell) for cell in self.grid.cells()}
+        finished = {name: run for name, run in found.items() if run.finished}
+        return archive.Archive(
+            {**self.known.runs, **finished}, self.times(), self.points()
+        )
 
     def runs(self, method: str, k: int | None) -> list[runs.Run]:
         """The runs of a method under all seeds."""
@@ -453,8 +483,7 @@ def _cost_table(results: Results, rows: Sequence[tuple]) -> document.Table:
 def _time_table(results: Results, rows: Sequence[tuple]) -> document.Table:
     header = ["model", "model: ms a video", "videos/s", "end to end: ms a video"]
     header += ["videos/s", "of the teacher's", document.PAPER, document.PAPER]
-    path = results.output_dir / measures.TIMING
-    times = json.loads(path.read_text()) if path.is_file() else {}
+    times = results.times()
     seed = results.grid.seeds[0]
 
     def rates(method, k):
@@ -556,10 +585,9 @@ def figure_2(results: Results) -> list[document.Block]:
 def figure_3(results: Results) -> list[document.Block]:
     """Figure 3: encodings of teacher and student in one plane."""
     heading = document.Heading(2, "Figure 3: encodings of teacher and student")
-    path = results.output_dir / figures.EMBEDDING / figures.POINTS
-    if not path.is_file():
+    content = results.points()
+    if content is None:
         return [heading, document.Text(MISSING)]
-    content = json.loads(path.read_text())
     caption = (
         f"t-SNE of E_T and E_S ({content['student']}, k={content['k']}) of validation "
         "videos with exactly one of the five most frequent classes, both in one "
@@ -611,9 +639,7 @@ def _all_runs(results: Results) -> list[document.Block]:
 
 
 def _names(pattern: str) -> str:
-    """The patterns of a flag without their folders, which are this machine's."""
-    names = (pathlib.PurePath(part).name for part in pattern.split(","))
-    return ", ".join(dict.fromkeys(names))
+    return archive.file_names(pattern).replace(",", ", ")
 
 
 def _introduction(results: Results, test_data_pattern: str) -> list[document.Block]:
@@ -662,13 +688,12 @@ def _introduction(results: Results, test_data_pattern: str) -> list[document.Blo
     return [*blocks, document.Table(["", "all runs"], rows)]
 
 
-def summary(grid: plan.Grid, output_dir: str, on_test_data: bool) -> document.Table:
+def summary(results: Results) -> document.Table:
     """Teacher, Uniform-k and the students in one small table: GAP / mAP, and shares.
 
     The share is that of the gap in GAP between Uniform-k and the teacher.
     """
-    results = Results(grid, output_dir, on_test_data)
-    teacher = published.TEACHER
+    grid, teacher = results.grid, published.TEACHER
     skyline = _pair_text(results, teacher, None)
     rows = [[published.label(teacher), *[skyline] * len(grid.frames)]]
     for method in _methods(results, "1", "baseline", "student"):
@@ -684,26 +709,22 @@ def summary(grid: plan.Grid, output_dir: str, on_test_data: bool) -> document.Ta
     return document.Table(header, rows)
 
 
-def missing_in_summary(
-    grid: plan.Grid, output_dir: str, on_test_data: bool
-) -> list[str]:
+def missing_in_summary(results: Results) -> list[str]:
     """The runs of Table 1 that have no score yet."""
-    results = Results(grid, output_dir, on_test_data)
     return [
         plan.Cell(method, k, seed).name
-        for method, k in grid.rows("1")
-        for seed in grid.seeds
+        for method, k in results.grid.rows("1")
+        for seed in results.grid.seeds
         if seed not in results.by_seed(method, k, "gap")
     ]
 
 
-def make_report(
-    grid: plan.Grid, output_dir: str, test_data_pattern: str
-) -> list[document.Block]:
-    """The blocks of the report, from what is in output_dir."""
-    results = Results(grid, output_dir, bool(test_data_pattern))
+def make_report(results: Results, test_data_pattern: str) -> list[document.Block]:
+    """The blocks of the report."""
     sections = (
-        _SECTIONS[table](results) for table in plan.TABLES if table in grid.tables
+        _SECTIONS[table](results)
+        for table in plan.TABLES
+        if table in results.grid.tables
     )
     return [
         *_introduction(results, test_data_pattern),

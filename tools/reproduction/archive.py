@@ -1,0 +1,222 @@
+"""The finished runs of a report in one small file, runs.jsonl.
+
+It stands beside the report, and `--known_runs` reads it: another command goes on from
+there without the folders of the runs, which are large. On another machine, say, or with
+the students that this one had no time for. A line has a `kind`:
+
+    settings   what all runs have in common, and the test data
+    run        a cell's name, what its settings have of their own, its results
+    times      Table 4's measurements
+    points     Figure 3's
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tools.reproduction import plan, runs
+from yt8m_distill import files, settings
+
+RUNS = "runs.jsonl"
+# What a run is, beside its settings.
+_KEPT = ("versions", "machine", "data", "replicas", "phases")
+_PATTERNS = ("train_data_pattern", "validation_data_pattern")
+# Where something was, which is this machine's and changes no number.
+_PLACES = ("train_dir", "teacher_checkpoint", "teacher_cache", "index_dir")
+_DIGITS = 8
+
+
+class KeptRun(runs.Run):
+    """A finished run out of a file.
+
+    Args:
+        content: as in a manifest, with `evaluations`: role → eval.py's numbers.
+    """
+
+    def __init__(self, content: dict[str, Any]):
+        self.manifest = content
+        self.phases = content["phases"]
+
+    def evaluation(self, role: str) -> dict | None:
+        """eval.py's evaluation of the role's network, or None."""
+        return self.manifest["evaluations"].get(role)
+
+
+@dataclasses.dataclass
+class Archive:
+    """What such a file holds.
+
+    Attributes:
+        runs: cell's name → its run.
+        times: cell's name → rates, as in measures.TIMING.
+        points: as in figures.POINTS, or None.
+    """
+
+    runs: dict[str, KeptRun] = dataclasses.field(default_factory=dict)
+    times: dict[str, dict] = dataclasses.field(default_factory=dict)
+    points: dict[str, Any] | None = None
+
+    def has(self, experiment: plan.Experiment, with_evaluation: bool = False) -> bool:
+        """Whether an experiment's run is here, under the same settings."""
+        run = self.runs.get(experiment.cell.name)
+        if run is None or (with_evaluation and not run.evaluation(experiment.role)):
+            return False
+        found, wanted = (_essence(r.to_dict()) for r in (run.settings, experiment.run))
+        return found == wanted
+
+    def missing(
+        self, experiments: Sequence[plan.Experiment], with_evaluation: bool = False
+    ) -> list[plan.Experiment]:
+        """What is not here, with the teachers that it needs, in the same order."""
+        wanted = [e for e in experiments if not self.has(e, with_evaluation)]
+        cells = {e.cell for e in wanted} | {e.teacher.cell for e in wanted if e.teacher}
+        return [e for e in experiments if e.cell in cells]
+
+
+def file_names(pattern: str) -> str:
+    """The patterns of a flag without their folders, which are this machine's."""
+    names = (pathlib.PurePath(part).name for part in pattern.split(","))
+    return ",".join(dict.fromkeys(names))
+
+
+def _portable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without this machine's folders; of the teacher, its name is kept."""
+    teacher = pathlib.PurePath(values["teacher_checkpoint"]).name
+    names = {name: file_names(values[name]) for name in _PATTERNS}
+    return {
+        **values,
+        **names,
+        **dict.fromkeys(_PLACES, ""),
+        "train_dir": ".",  # No run is without one.
+        "teacher_checkpoint": teacher,
+    }
+
+
+def _essence(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which the numbers of a run depend."""
+    left_out = plan.CHANGEABLE - {"seed", "student_k"} | set(_PLACES)
+    values = _portable(values)
+    essence = {name: v for name, v in values.items() if name not in left_out}
+    # Its own teacher, or another run's.
+    return {**essence, "teacher_checkpoint": bool(values["teacher_checkpoint"])}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return value
+
+
+def write(
+    path: pathlib.Path,
+    common: settings.RunSettings,
+    test_data_pattern: str,
+    found: Archive,
+) -> None:
+    """Writes the file, whole or not at all.
+
+    Args:
+        path: of the file.
+        common: see plan.common_settings.
+        test_data_pattern: shards of the evaluations, or empty.
+        found: finished runs, from folders or from such a file.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    shared = _portable(common.to_dict())
+    lines: list[dict[str, Any]] = [
+        {
+            "kind": "settings",
+            "settings": shared,
+            "test_data_pattern": file_names(test_data_pattern),
+        }
+    ]
+    for name, run in found.runs.items():
+        values = _portable(run.settings.to_dict())
+        roles = ("teacher", "student")
+        evaluations = {r: run.evaluation(r) for r in roles if run.evaluation(r)}
+        lines.append(
+            {
+                "kind": "run",
+                "name": name,
+                "settings": {n: v for n, v in values.items() if shared[n] != v},
+                **{n: run.manifest[n] for n in _KEPT if n in run.manifest},
+                "evaluations": {
+                    role: {n: v for n, v in numbers.items() if n != "checkpoint"}
+                    for role, numbers in evaluations.items()
+                },
+            }
+        )
+    times = {
+        name: {n: v for n, v in rates.items() if n != "checkpoint"}
+        for name, rates in found.times.items()
+    }
+    lines.append({"kind": "times", "times": times})
+    if found.points:
+        points = {n: v for n, v in found.points.items() if n != "source"}
+        lines.append({"kind": "points", "points": points})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(_rounded(line)) + "\n" for line in lines)
+    files.write_text(str(path), text)
+
+
+def read(
+    path: str, common: settings.RunSettings | None = None, test_data_pattern: str = ""
+) -> Archive:
+    """Reads the file.
+
+    Args:
+        path: of the file; empty: nothing is known.
+        common: settings and test data under which the runs are wanted; None: any.
+        test_data_pattern: see `common`.
+
+    Raises:
+        ValueError: if the file is none of this kind, or of other settings.
+    """
+    found = Archive()
+    if not path:
+        return found
+    where = f"--known_runs={path}"
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"{where} is not a file.")
+    shared: dict[str, Any] = {}
+    for number, text in enumerate(pathlib.Path(path).read_text("utf-8").splitlines()):
+        try:
+            line = json.loads(text)
+            if line["kind"] == "settings":
+                shared = line["settings"]
+                if common is not None:
+                    _check(where, line, common, test_data_pattern)
+            elif line["kind"] == "run":
+                line["settings"] = {**shared, **line["settings"]}
+                found.runs[line["name"]] = KeptRun(line)
+            elif line["kind"] == "times":
+                found.times = line["times"]
+            elif line["kind"] == "points":
+                found.points = line["points"]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{where}, line {number + 1}: not written by this program."
+            ) from error
+    if not shared:
+        raise ValueError(f"{where} has no settings: not written by this program.")
+    return found
+
+
+def _check(where: str, line: dict, common: settings.RunSettings, test: str) -> None:
+    """Raises ValueError if a file's settings are not those that are wanted."""
+    stored = settings.RunSettings.from_dict(line["settings"]).to_dict()
+    before = {**_essence(stored), "test_data_pattern": line["test_data_pattern"]}
+    now = {**_essence(common.to_dict()), "test_data_pattern": file_names(test)}
+    # An evaluation on test data may come later; one without is run for it.
+    before["test_data_pattern"] = before["test_data_pattern"] or file_names(test)
+    different = plan.differences(before, now)
+    if different:
+        raise ValueError(f"{where} was made with other settings: {different}.")
