@@ -302,7 +302,9 @@ def test_a_truncated_compressed_shard_is_read_up_to_there(tmp_path):
     videos = [helpers.video(n, 11) for n in range(250)]
     path = pathlib.Path(compressed(helpers.write_shard(tmp_path / "s", videos)))
     path.write_bytes(path.read_bytes()[:-200])
-    assert line_about([str(path)]).startswith(f"{path}: record ")
+    line = line_about([str(path)])
+    assert line.startswith(f"{path}: record ")
+    assert line.count("'") % 2 == 0
     (bad,) = validation.check_shard(str(path), DATA).bad
     assert 0 < bad.number < 250
     found = ids_of(read([str(path)], **SKIP))

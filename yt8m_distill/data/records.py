@@ -593,6 +593,7 @@ def damaged(
     if compression_of(path) or not os.path.isfile(path):
         # Without the names of operations around the words that say what it is.
         what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
+        what = what.replace("' failed with", ":")  # TensorFlow opens no quote.
         return f"{where} at byte {offset}, and nothing behind it is read: {what}.", None
     size = os.path.getsize(path)
     with open(path, "rb") as file:
