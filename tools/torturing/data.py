@@ -35,10 +35,12 @@ class Hurt(NamedTuple):
         bad: number of each bad record, counted from 0 → its video's id, which is empty
             where it cannot be told.
         good: the others that can be read.
+        lost_bytes: of the file, that nobody can read behind damaged framing.
     """
 
     bad: dict[int, str]
     good: list[bytes]
+    lost_bytes: int = 0
 
 
 class Harm(NamedTuple):
@@ -193,7 +195,9 @@ def _damaged(path, kept, others, rng, damage: Callable, goes_on: bool) -> Hurt:
     content = bytearray(path.read_bytes())
     damage(content, begin, begin + len(kept[at]) + records.FRAMING, rng)
     path.write_bytes(content)
-    return Hurt({at: ""}, kept[:at] + (kept[at + 1 :] if goes_on else []))
+    if goes_on:
+        return Hurt({at: ""}, kept[:at] + kept[at + 1 :])
+    return Hurt({at: ""}, kept[:at], len(content) - begin)
 
 
 def damaged_file(rule: str, damage: Callable, goes_on: bool = False) -> Harm:
@@ -206,7 +210,7 @@ def damaged_file(rule: str, damage: Callable, goes_on: bool = False) -> Harm:
 def _write_a_csv(path, kept, others, rng) -> Hurt:
     del kept, others, rng
     path.write_bytes(predictions.HEADER_LINE + b"tr000000,1 0.5\n" * 20)
-    return Hurt({0: ""}, [])
+    return Hurt({0: ""}, [], path.stat().st_size)
 
 
 DAMAGE = {
@@ -301,12 +305,13 @@ class Spoilt(NamedTuple):
     Attributes:
         name: of the file.
         harm: what is wrong with it.
-        bad: see Hurt.
+        bad, lost_bytes: see Hurt.
     """
 
     name: str
     harm: Harm
     bad: dict[int, str]
+    lost_bytes: int
 
     def places(self, folder: pathlib.Path) -> list[tuple[str, ...]]:
         """What names each bad record in a message, for the shard in this folder."""
@@ -365,7 +370,7 @@ def write_twins(
     def spoil(name, harm, kept, others) -> Spoilt:
         hurt = harm.write(twins.bad / name, kept, others, rng)
         runs.write_shard(twins.clean / name, hurt.good)
-        return Spoilt(name, harm, hurt.bad)
+        return Spoilt(name, harm, hurt.bad, hurt.lost_bytes)
 
     names, shared = sorted(level.harms), runs.read_shard(source / SHARED)
     others = runs.read_shard(other / SHARED)
@@ -538,11 +543,18 @@ class Data:
             yield problem and f"{name}: {problem}"
 
     def exceeded(self) -> Iterator[str | None]:
-        """More bad records than --max_bad_fraction allows."""
+        """More bad records than --max_bad_fraction allows.
+
+        Lost bytes count as the records that they would hold, were they as long as the
+        good ones.
+        """
         files = f"{self.twins.bad}/*.tfrecord"
-        bad = sum(len(spoilt.bad) for spoilt in self.twins.all_spoilt)
-        good = records.count_records(
-            [str(path) for path in self.twins.clean.glob("*.tfrecord")]
+        clean = list(self.twins.clean.glob("*.tfrecord"))
+        good = records.count_records([str(path) for path in clean])
+        size = sum(path.stat().st_size for path in clean) / good
+        bad = sum(
+            max(len(spoilt.bad), round(spoilt.lost_bytes / size))
+            for spoilt in self.twins.all_spoilt
         )
         line = (
             f"{bad} of {bad + good} records are bad, more than --max_bad_fraction=0.01"
