@@ -50,7 +50,7 @@ def test_every_linked_file_exists():
 
 
 def test_every_table_of_results_is_filled_by_the_tool():
-    for name in ("demo", "audioset"):
+    for name in ("demo", "audioset", "synthetic"):
         table = re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", README, re.DOTALL)
         assert table and table.group(1).count("\n|") >= 4, name
 

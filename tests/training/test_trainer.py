@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import hierarchical_lstm
 from yt8m_distill.training import (
     checkpoints,
     interruption,
@@ -436,6 +437,53 @@ def test_match_decides_which_encodings_are_compared(
     found = [k for k in line if k.startswith("student/rep")]
     assert found == [f"student/{part}" for part in parts]
     assert all(line[name] > 0 for name in found)
+
+
+@pytest.mark.parametrize("mode", ["serial", "parallel"])
+def test_states_alone_train_what_they_depend_on(serial_run, tmp_path, mode):
+    """The lower LSTM; the upper one has neither gradients nor a penalty."""
+    stored = {}
+    for steps_done in (1, 4):
+        run = helpers.change(
+            serial_run,
+            train_dir=str(tmp_path / f"{mode}{steps_done}"),
+            mode=mode,
+            teacher=helpers.LSTM_TEACHER,
+            student=helpers.LSTM_STUDENT,
+            student_loss="rep",
+            match="intermediate",
+            finetune_epochs=0,
+            max_steps=steps_done,
+        )
+        helpers.train(run)
+        phase = "student" if mode == "serial" else mode
+        prefix = helpers.best(run.training.train_dir, phase, "student")
+        stored[steps_done] = helpers.of(helpers.read_variables(prefix), "student/")
+    before, after = stored[1], stored[4]
+    moved = {name for name in after if not np.array_equal(before[name], after[name])}
+    # The classifier is the teacher's.
+    moved = {name for name in moved if not name.startswith("head/")}
+    assert moved == {name for name in after if name.startswith("lower/")}
+    assert len(moved) == 6 and sum(name.startswith("upper/") for name in after) == 6
+    line = helpers.read_lines(f"{run.training.train_dir}/{phase}/metrics.jsonl")[0]
+    assert line["student/reg_loss"] > 0
+
+
+def test_a_variable_that_the_loss_does_not_reach_is_named(
+    serial_run, tmp_path, monkeypatch
+):
+    network = hierarchical_lstm.HierarchicalLSTM
+    monkeypatch.setattr(network, "state_variables", lambda n: n.trainable_variables)
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        mode="parallel",
+        teacher=helpers.LSTM_TEACHER,
+        student_loss="rep_intermediate",
+        regularization_penalty=0,
+    )
+    with pytest.raises(ValueError, match="loss of the student does not depend on .*:"):
+        helpers.train(run)
 
 
 # --------------------------------------------------------------- refusals

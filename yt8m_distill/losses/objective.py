@@ -36,6 +36,11 @@ class Objective:
         """Whether a part compares intermediate states."""
         return any(term.loss.needs == "teacher_states" for term in self.terms)
 
+    @property
+    def needs_states_alone(self) -> bool:
+        """Whether nothing else is looked at: what follows the states learns nothing."""
+        return all(term.loss.needs == "teacher_states" for term in self.terms)
+
     def __call__(
         self,
         student: structures.Outputs,

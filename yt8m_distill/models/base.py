@@ -115,6 +115,17 @@ class VideoClassifier(keras.Model, abc.ABC):
     def encoder_kernels(self) -> list:
         """The encoder's weight matrices, for the L2 penalty."""
 
+    def state_variables(self) -> list:
+        """The variables on which the states that `encode` returns depend.
+
+        They alone are trained where nothing but states is compared. Unless a network
+        says otherwise: the whole encoder's.
+        """
+        behind = [*self.head.trainable_variables]
+        behind += [] if self.bridge is None else [self.bridge]
+        names = {id(variable) for variable in behind}
+        return [v for v in self.trainable_variables if id(v) not in names]
+
     @abc.abstractmethod
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         """Multiply-adds for one video of that many frames, part by part."""

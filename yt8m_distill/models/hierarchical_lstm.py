@@ -97,6 +97,9 @@ class HierarchicalLSTM(base.VideoClassifier):
     def encoder_kernels(self) -> list:
         return self.lower.kernels() + self.upper.kernels()
 
+    def state_variables(self) -> list:
+        return list(self.lower.trainable_variables)
+
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         blocks = -(-num_frames // self.block_len)
         return {

@@ -70,6 +70,8 @@ class Learner:
 
 def trained_variables(network, role: modes.Role) -> list:
     """The variables that a role's optimizer owns."""
+    if role.objective.needs_states_alone:
+        return network.state_variables()
     if role.trains_classifier:
         return list(network.trainable_variables)
     classifier = {id(v) for v in network.head.trainable_variables}
@@ -78,13 +80,19 @@ def trained_variables(network, role: modes.Role) -> list:
 
 def trained_kernels(network, role: modes.Role, scope: str) -> list:
     """The kernels under the L2 penalty, as far as the role trains them."""
-    if role.trains_classifier:
-        return network.kernels(scope)
-    if scope == "classifier":
-        return []
-    return [
-        k for k in network.kernels() if all(k is not h for h in network.head.kernels())
-    ]
+    trained = {id(v) for v in trained_variables(network, role)}
+    return [kernel for kernel in network.kernels(scope) if id(kernel) in trained]
+
+
+def _check_reached(name: str, gradients: list, variables: list) -> None:
+    """Raises ValueError, while the step is traced, for a variable without gradient."""
+    pairs = zip(gradients, variables, strict=True)
+    lost = [v.name for gradient, v in pairs if gradient is None]
+    if lost:
+        raise ValueError(
+            f"The loss of the {name} does not depend on {', '.join(lost)}: say in "
+            "state_variables() of the network what its states depend on."
+        )
 
 
 class TrainStep:
@@ -186,9 +194,9 @@ class TrainStep:
                 if self.loss_scale is not None:
                     target *= self.loss_scale
             variables = self.learners[role.name].variables
-            gradients[role.name] = [
-                tf.convert_to_tensor(g) for g in tape.gradient(target, variables)
-            ]
+            found = tape.gradient(target, variables)
+            _check_reached(role.name, found, variables)
+            gradients[role.name] = [tf.convert_to_tensor(g) for g in found]
             quality = self._batch_quality(outputs[role.name], batch, count)
             numbers[role.name] = [*losses.values(), *quality]
         # One sum over the replicas for everything: few, large messages.
