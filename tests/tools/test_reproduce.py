@@ -1019,6 +1019,8 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     # From the file beside the report alone: nothing is trained, the report is the same.
     known = tmp_path / "known.jsonl"
     (tmp_path / "report" / archive.RUNS).rename(known)
+    assert "teacher_cache" in known.read_text()
+    assert str(tmp_path) not in known.read_text()
     elsewhere = [f"--output_dir={tmp_path / 'new'}", f"--known_runs={known}"]
     planned = call(*arguments, *elsewhere, "--dry_run")
     assert "3 runs, 3 of them finished" in planned.stdout

@@ -20,9 +20,11 @@ from tools.reproduction import plan, runs
 from yt8m_distill import files, settings
 
 RUNS = "runs.jsonl"
-# What a run is, beside its settings.
-_KEPT = ("versions", "machine", "data", "replicas", "phases")
+# What a run is, beside its settings and phases.
+_KEPT = ("versions", "machine", "data", "replicas")
 _PATTERNS = ("train_data_pattern", "validation_data_pattern")
+# Of an epoch; the rest is the same in all of them, or of no use later.
+_OF_EPOCHS = ("epoch", "step", "gap", "map", "hit_at_one", "perr", "loss")
 # Where something was, which is this machine's and changes no number.
 _PLACES = ("train_dir", "teacher_checkpoint", "teacher_cache", "index_dir")
 _DIGITS = 8
@@ -113,6 +115,25 @@ def _rounded(value: Any) -> Any:
     return value
 
 
+def _kept_phase(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """A phase's entry of a manifest, without folders."""
+    kept = dict(phase)
+    if "teacher_cache" in kept:
+        cache = kept["teacher_cache"]
+        kept["teacher_cache"] = {n: v for n, v in cache.items() if n != "folder"}
+    kept["results"] = {
+        role: {
+            **found,
+            "epochs": [
+                {n: epoch[n] for n in _OF_EPOCHS if n in epoch}
+                for epoch in found.get("epochs", [])
+            ],
+        }
+        for role, found in phase.get("results", {}).items()
+    }
+    return kept
+
+
 def write(
     path: pathlib.Path,
     common: settings.RunSettings,
@@ -148,6 +169,7 @@ def write(
                 "name": name,
                 "settings": {n: v for n, v in values.items() if shared[n] != v},
                 **{n: run.manifest[n] for n in _KEPT if n in run.manifest},
+                "phases": {n: _kept_phase(phase) for n, phase in run.phases.items()},
                 "evaluations": {
                     role: {n: v for n, v in numbers.items() if n != "checkpoint"}
                     for role, numbers in evaluations.items()
