@@ -64,6 +64,6 @@ def test_every_flag_that_the_text_names_exists():
     tools_own = {"write_to", "section", "data_pattern", "logdir", "preset", "help"}
     tools_own |= {"output_dir", "jobs", "overwrite", "table", "data", "seeds"}
     tools_own |= {"base_flags", "dry_run", "frames", "methods", "report_only"}
-    tools_own |= {"test_data_pattern", "input", "work"}
+    tools_own |= {"test_data_pattern", "input", "work", "known_runs"}
     named = set(re.findall(r"--(?:no(?=frame))?([a-z_]+)", README))
     assert not {name for name in named if name not in values} - tools_own
