@@ -1,6 +1,7 @@
 """Bad records: each is named in one line, or left out and counted, by every reader."""
 
 import gzip
+import itertools
 import os
 import pathlib
 import zlib
@@ -309,6 +310,58 @@ def test_a_truncated_compressed_shard_is_read_up_to_there(tmp_path):
     assert 0 < bad.number < 250
     found = ids_of(read([str(path)], **SKIP))
     assert found == [f"v{n}".encode() for n in range(bad.number)]
+
+
+def packed_end(how: str, content: bytes, size: int) -> tuple[bytes, int, str]:
+    """A packed shard of three equal records that TensorFlow reads without a word, how
+    many of them it reads, and what is wrong."""
+    if how == "a length":
+        return gzip.compress(content[: 2 * size + 5]), 2, "it is truncated"
+    if how == "trailer":
+        return gzip.compress(content)[:-3], 3, "it is truncated"
+    if how == "zlib's trailer":
+        return zlib.compress(content)[:-3], 3, "it is truncated"
+    if how == "two streams":
+        what = "it goes on behind the end of its zlib stream"
+        return zlib.compress(content[:size]) + zlib.compress(content[size:]), 1, what
+    # So that what there is of the stream ends in a length.
+    packed = gzip.compress(content, 0)
+    return packed[: packed.index(content[:size]) + size + 7], 1, "it is truncated"
+
+
+@pytest.mark.parametrize(
+    "how", ["a length", "stream", "trailer", "zlib's trailer", "two streams"]
+)
+def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
+    video = helpers.video(0, 3)
+    size = len(video) + records.FRAMING
+    path = tmp_path / "s.tfrecord"
+    content = pathlib.Path(helpers.write_shard(path, [video] * 3)).read_bytes()
+    packed, good, what = packed_end(how, content, size)
+    path.write_bytes(packed)
+    line = line_about([str(path)])
+    assert line == (
+        f"{path}: record {good} (counted from 0) is damaged at byte {good * size}, and "
+        f"nothing behind it is read: {what}."
+    )
+    with pytest.raises(ValueError) as caught:
+        records.count_records([str(path)])
+    assert str(caught.value) == line
+    (bad,) = validation.check_shard(str(path), DATA).bad
+    assert (bad.message, bad.number) == (line, good)
+    assert bad.reason == "rest of the shard unreadable"
+    assert len(ids_of(read([str(path)], **SKIP))) == good
+
+
+def test_gzip_streams_one_after_another_are_one_shard(tmp_path):
+    videos = [helpers.video(n, 5) for n in range(40)]
+    path = tmp_path / "s.tfrecord"
+    content = pathlib.Path(helpers.write_shard(path, videos)).read_bytes()
+    cuts = [0, 7, len(content) // 3, len(content)]
+    pieces = [content[a:b] for a, b in itertools.pairwise(cuts)]
+    path.write_bytes(b"".join(map(gzip.compress, pieces)))
+    assert records.packed_end(str(path)) == (40, len(content), "")
+    assert ids_of(read([str(path)])) == [f"v{n}".encode() for n in range(40)]
 
 
 # -------------------------------------------------------------- what is all the same

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -93,6 +94,10 @@ def _crc32c_table() -> list[int]:
 _CRC32C = _crc32c_table()
 
 
+_PACKED_BYTES = 1 << 16  # Read at once; a thousand times that when unpacked, at most.
+_ANY_STREAM = 47  # zlib's windowBits: a header of gzip's or zlib's.
+
+
 def masked_crc32c(content: bytes) -> int:
     """The checksum of a TFRecord file; for a header's 8 bytes, not for a record's."""
     crc = 0xFFFFFFFF
@@ -124,14 +129,14 @@ def compression_of(path: str) -> str:
         return ""
     if begin[:3] == b"\x1f\x8b\x08":
         return "GZIP"
-    zlib = len(begin) > 1 and begin[0] == 0x78 and (begin[0] * 256 + begin[1]) % 31 == 0
-    return "ZLIB" if zlib else ""
+    sum_fits = len(begin) > 1 and (begin[0] * 256 + begin[1]) % 31 == 0
+    return "ZLIB" if sum_fits and begin[0] == 0x78 else ""
 
 
 def count_records(files: Sequence[str]) -> int:
     """Records in local TFRecord files, from the lengths in their headers alone.
 
-    Remote and compressed files are read whole.
+    Compressed files are unpacked for that, remote ones read.
 
     Raises:
         ValueError: for a file that ends inside a record, or is no TFRecord file.
@@ -140,8 +145,14 @@ def count_records(files: Sequence[str]) -> int:
 
 
 def _count_in_file(path: str) -> int:
-    compression = compression_of(path)
-    if compression or not os.path.isfile(path):
+    compression, local = compression_of(path), os.path.isfile(path)
+    if compression and local:
+        count, _, problem = packed_end(path)
+        if problem == "":
+            return count
+        if problem:
+            raise ValueError(problem)
+    if compression or not local:
         dataset = tf.data.TFRecordDataset(path, compression)
         return int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
     count = end = 0
@@ -188,17 +199,74 @@ def _broken_length(path: str) -> str | None:
     return None
 
 
+def packed_end(path: str) -> tuple[int, int, str | None]:
+    """Goes over a local packed shard, by the lengths in it, to where it ends.
+
+    TensorFlow's reader says nothing of a shard that ends in a record's length, of a
+    stream that ends before its end, and of what stands behind the end of a zlib stream
+    (gzip's may follow one another): it reads the shard as if it ended before.
+
+    Returns:
+        The number of records, where the last one ends (behind the unpacking), and one
+        line about such an end; empty where all is well, None where the reader will say
+        what is wrong.
+    """
+    is_zlib = compression_of(path) == "ZLIB"
+    inflater, header, ahead = zlib.decompressobj(_ANY_STREAM), b"", 0
+    number = end = 0
+    goes_on = False
+    with open(path, "rb") as file:
+        for packed in iter(lambda: file.read(_PACKED_BYTES), b""):
+            while packed and not goes_on:
+                if inflater.eof and is_zlib:
+                    goes_on = True
+                    break
+                if inflater.eof:
+                    inflater = zlib.decompressobj(_ANY_STREAM)
+                try:
+                    content = memoryview(inflater.decompress(packed))
+                except zlib.error:
+                    return number, end, None
+                packed = inflater.unused_data
+                while content:
+                    if ahead:
+                        met = min(ahead, len(content))
+                        ahead, content = ahead - met, content[met:]
+                        continue
+                    missing = HEADER - len(header)
+                    header += bytes(content[:missing])
+                    content = content[missing:]
+                    if len(header) == HEADER:
+                        ahead = _end_of(0, header) - HEADER
+                        number, end, header = number + 1, _end_of(end, header), b""
+    if ahead:
+        return number, end, None
+    if goes_on:
+        what = "it goes on behind the end of its zlib stream"
+    elif header or not inflater.eof:
+        what = "it is truncated"
+    else:
+        return number, end, ""
+    where = f"{path}: record {number} (counted from 0) is damaged at byte {end}"
+    return number, end, f"{where}, and nothing behind it is read: {what}."
+
+
 def check_lengths(path: str) -> None:
     """Refuses a local shard with a record that TensorFlow's reader does not refuse.
 
     Where a record says that it is longer than the file, it (seen in 2.21) asks for that
     much memory, and the process dies. A file that ends inside of a record's length is
-    taken for one that ends before it.
+    taken for one that ends before it. A packed shard is unpacked for this once more.
 
     Raises:
         ValueError: naming the shard and the record.
     """
-    if compression_of(path) or not os.path.isfile(path):
+    if not os.path.isfile(path):
+        return
+    if compression_of(path):
+        *_, problem = packed_end(path)
+        if problem:
+            raise ValueError(problem)
         return
     size = os.path.getsize(path)
     for number, begin, header in _headers(path):

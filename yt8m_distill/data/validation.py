@@ -165,7 +165,13 @@ def walk(path: str, data: settings.DataSettings) -> Iterator[GoodRecord | BadRec
                 yield _judged(path, number, offset, serialized, content, data)
                 number += 1
                 offset += len(content) + records.FRAMING
-            if whole or offset == os.path.getsize(path):
+            if whole:
+                if compression and os.path.isfile(path):
+                    *_, message = records.packed_end(path)
+                    if message:
+                        yield BadRecord(path, number, offset, b"", message)
+                return
+            if offset == os.path.getsize(path):
                 return
             problem, ended_early = None, not piece
         except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
