@@ -353,6 +353,29 @@ def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
     assert len(ids_of(read([str(path)], **SKIP))) == good
 
 
+@pytest.mark.parametrize("cut", [1, 11])
+@pytest.mark.parametrize("arguments", [{}, TRAINING], ids=["evaluation", "training"])
+def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments):
+    """It is read without an index, beside a local and a packed one."""
+    files = helpers.write_shards(tmp_path, [4, 3, 5])
+    content = pathlib.Path(files[0]).read_bytes()
+    whole, short = (f"ram://{tmp_path.name}/{name}" for name in ("whole", "short"))
+    first = records.header_length(content[: records.HEADER]) + records.FRAMING
+    for path, end in ((whole, len(content)), (short, first + cut)):
+        with tf.io.gfile.GFile(path, "wb") as file:
+            file.write(content[:end])
+    others = [files[1], compressed(files[2])]
+    assert_equal(read([whole, *others], **arguments), read(files, **arguments))
+    line = line_about([short, *others], **arguments)
+    assert line == (
+        f"{short}: record 1 (counted from 0) is damaged at byte {first}, and nothing "
+        "behind it is read: it is truncated."
+    )
+    (bad,) = validation.check_shard(short, DATA).bad
+    assert (bad.message, bad.number) == (line, 1)
+    assert len(ids_of(read([short, *others], **SKIP))) == 1 + 3 + 5
+
+
 def test_gzip_streams_one_after_another_are_one_shard(tmp_path):
     videos = [helpers.video(n, 5) for n in range(40)]
     path = tmp_path / "s.tfrecord"

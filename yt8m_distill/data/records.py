@@ -199,6 +199,28 @@ def _broken_length(path: str) -> str | None:
     return None
 
 
+def remote_size(path: str) -> int:
+    """Bytes of a shard that is not local, if it is there; otherwise -1."""
+    if os.path.isfile(path) or not tf.io.gfile.exists(path):
+        return -1
+    return tf.io.gfile.stat(path).length
+
+
+def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """In the graph, a message that `describe_error` finds, about a remote shard that
+    ends in the length of a record; scalars."""
+    parts = [
+        _BEGIN,
+        path,
+        ": record ",
+        tf.strings.as_string(number),
+        " (counted from 0) is damaged at byte ",
+        tf.strings.as_string(offset),
+        f", and nothing behind it is read: it is truncated.{_END}",
+    ]
+    return tf.strings.join(parts)
+
+
 def packed_end(path: str) -> tuple[int, int, str | None]:
     """Goes over a local packed shard, by the lengths in it, to where it ends.
 

@@ -170,6 +170,13 @@ def walk(path: str, data: settings.DataSettings) -> Iterator[GoodRecord | BadRec
                     *_, message = records.packed_end(path)
                     if message:
                         yield BadRecord(path, number, offset, b"", message)
+                elif not compression and offset < records.remote_size(path):
+                    where = f"{path}: record {number} (counted from 0) is damaged"
+                    message = (
+                        f"{where} at byte {offset}, and nothing behind it is read: it "
+                        "is truncated."
+                    )
+                    yield BadRecord(path, number, offset, b"", message)
                 return
             if offset == os.path.getsize(path):
                 return
