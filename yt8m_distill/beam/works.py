@@ -96,9 +96,7 @@ class Inference:
             for found in predict(trained.dataset(files, self.checkpoint)):
                 writer.write(found.video_ids, found.classes, found.scores)
                 videos += len(found.video_ids)
-        if files:
-            skipped = trained.find_skipped(files, self.checkpoint)
-            skips.write_list(self.path(item), skipped)
+        skips.write_list(self.path(item), trained.find_skipped(files, self.checkpoint))
         return videos
 
 
