@@ -169,7 +169,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     work = runner.Runner(missing, FLAGS.jobs, FLAGS.test_data_pattern)
     failures = work.run()
     # Before anything is measured, which takes a while and may fail by itself.
-    write_results(output_dir, grid, FLAGS.test_data_pattern, common)
+    write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
     if work.received is not None:
         command = shlex.join([sys.executable, *sys.argv])
         print(f"Stopped. This goes on from there:\n{command}", file=sys.stderr)
@@ -178,7 +178,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
         measures.make_all(grid, missing, output_dir)
     except (ValueError, OSError) as error:
         failures.append(runner.Failure("Measuring", str(error)))
-    write_results(output_dir, grid, FLAGS.test_data_pattern, common)
+    write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
     print(f"The report is {os.path.join(report_dir(output_dir), 'report.html')}")
     for failure in failures:
         print(f"{failure.name} failed: {failure.reason}", file=sys.stderr)
@@ -190,11 +190,17 @@ def write_results(
     grid: plan.Grid,
     test_data_pattern: str,
     common: settings.RunSettings,
+    known,
 ) -> None:
-    """Report, runs.jsonl and the section of --write_to, of what there is."""
+    """Report, runs.jsonl and the section of --write_to, of what there is.
+
+    Args:
+        output_dir, grid, test_data_pattern: see report.Results.
+        common: see plan.common_settings.
+        known: the archive.Archive of --known_runs.
+    """
     from tools.reproduction import archive, document, report
 
-    known = archive.read(FLAGS.known_runs, common, test_data_pattern)
     results = report.Results(grid, output_dir, bool(test_data_pattern), known)
     folder = pathlib.Path(report_dir(output_dir))
     document.write(folder, report.make_report(results, test_data_pattern))
@@ -260,7 +266,10 @@ def run_command() -> int:
         flag_groups.load_tensorflow()
         grid = read_grid(grid)
         check_summary(grid)
-        write_results(output_dir, grid, test_data_pattern, common)
+        from tools.reproduction import archive
+
+        known = archive.read(FLAGS.known_runs, common, test_data_pattern)
+        write_results(output_dir, grid, test_data_pattern, common, known)
         return 0
     if not FLAGS.data:
         raise ValueError("--data is empty: name a folder of shards or a flagfile.")

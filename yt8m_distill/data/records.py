@@ -221,6 +221,12 @@ def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     return tf.strings.join(parts)
 
 
+def unread(path: str, number: int, offset: int, what: str) -> str:
+    """The line about a shard of which nothing is read from a record on."""
+    where = f"{path}: record {number} (counted from 0) is damaged at byte {offset}"
+    return f"{where}, and nothing behind it is read: {what}."
+
+
 def packed_end(path: str) -> tuple[int, int, str | None]:
     """Goes over a local packed shard, by the lengths in it, to where it ends.
 
@@ -231,8 +237,16 @@ def packed_end(path: str) -> tuple[int, int, str | None]:
     Returns:
         The number of records, where the last one ends (behind the unpacking), and one
         line about such an end; empty where all is well, None where the reader will say
-        what is wrong.
+        what is wrong. Kept while the shard is the same: counting, checking and skipping
+        ask for it.
     """
+    found = os.stat(path)
+    return _packed_end(path, (found.st_size, found.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
+    del identity
     is_zlib = compression_of(path) == "ZLIB"
     inflater, header, ahead = zlib.decompressobj(_ANY_STREAM), b"", 0
     number = end = 0
@@ -269,8 +283,7 @@ def packed_end(path: str) -> tuple[int, int, str | None]:
         what = "it is truncated"
     else:
         return number, end, ""
-    where = f"{path}: record {number} (counted from 0) is damaged at byte {end}"
-    return number, end, f"{where}, and nothing behind it is read: {what}."
+    return number, end, unread(path, number, end, what)
 
 
 def check_lengths(path: str) -> None:
@@ -684,7 +697,7 @@ def damaged(
         # Without the names of operations around the words that say what it is.
         what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
         what = what.replace("' failed with", ":")  # TensorFlow opens no quote.
-        return f"{where} at byte {offset}, and nothing behind it is read: {what}.", None
+        return unread(path, number, offset, what), None
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(offset)

@@ -171,11 +171,7 @@ def walk(path: str, data: settings.DataSettings) -> Iterator[GoodRecord | BadRec
                     if message:
                         yield BadRecord(path, number, offset, b"", message)
                 elif not compression and offset < records.remote_size(path):
-                    where = f"{path}: record {number} (counted from 0) is damaged"
-                    message = (
-                        f"{where} at byte {offset}, and nothing behind it is read: it "
-                        "is truncated."
-                    )
+                    message = records.unread(path, number, offset, "it is truncated")
                     yield BadRecord(path, number, offset, b"", message)
                 return
             if offset == os.path.getsize(path):
@@ -191,11 +187,11 @@ def walk(path: str, data: settings.DataSettings) -> Iterator[GoodRecord | BadRec
         if not ended_early:
             continue
         message, behind = records.damaged(path, number, offset, problem)
-        if behind is None:
-            lost_bytes = 0 if whole else os.path.getsize(path) - offset
-            yield BadRecord(path, number, offset, b"", message, lost_bytes)
+        is_end = behind is None
+        lost_bytes = os.path.getsize(path) - offset if is_end and not whole else 0
+        yield BadRecord(path, number, offset, b"", message, lost_bytes)
+        if is_end:
             return
-        yield BadRecord(path, number, offset, b"", message)
         number, offset = number + 1, behind
 
 
