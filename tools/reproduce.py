@@ -204,7 +204,8 @@ def write_results(
     results = report.Results(grid, output_dir, bool(test_data_pattern), known)
     folder = pathlib.Path(report_dir(output_dir))
     document.write(folder, report.make_report(results, test_data_pattern))
-    archive.write(folder / archive.RUNS, common, test_data_pattern, results.archive())
+    kept = results.to_archive()
+    archive.write(folder / archive.RUNS, common, test_data_pattern, kept)
     if FLAGS.write_to:
         write_summary(results)
 

@@ -496,7 +496,7 @@ def test_the_summary_has_scores_and_shares(tmp_path):
 def kept(results: report.Results, path, test_data_pattern="") -> archive.Archive:
     """What is left of results in the file beside a report."""
     common = plan.common_settings(str(path.parent), BASE)
-    archive.write(path, common, test_data_pattern, results.archive())
+    archive.write(path, common, test_data_pattern, results.to_archive())
     return archive.read(str(path), common, test_data_pattern)
 
 
@@ -556,6 +556,49 @@ def test_the_newer_run_counts_where_a_folder_is_finished_too(tmp_path):
     fabricate(made[1], [0.8], finished=False)
     results = report.Results(grid, str(tmp_path / "out"), False, known)
     assert results.scores("baseline_uniform", 6, "gap") == [0.7, 0.42]
+    (_, changed) = tables_of(report.make_report(results, ""))["All runs"]
+    assert changed == {"baseline_uniform/k6/seed0": ["0.380000", "0.700000"]}
+
+
+def test_a_run_that_gives_the_same_again_is_not_said_to_have_changed(tmp_path):
+    grid, made = make_grid(tmp_path / "out")
+    fabricate_all(made)
+    known = kept(report.Results(grid, str(tmp_path / "out"), False), tmp_path / "x")
+    blocks = report_of(grid, str(tmp_path / "out"), "", known)
+    assert len(tables_of(blocks)["All runs"]) == 1
+
+
+def test_frames_that_the_paper_has_not_have_no_column_of_its_own(tmp_path):
+    grid, made = make_grid(tmp_path, frames=(3, 6))
+    fabricate_all(made)
+    blocks = report_of(grid, str(tmp_path), "")
+    headers = [b.header for b in blocks if isinstance(b, document.Table)]
+    assert headers.count(["model", "k=3", "k=6", document.PAPER]) == 3
+    tables = tables_of(blocks)
+    teacher = ["0.600 ± 0.000", "0.600 ± 0.000", "0.811"]
+    assert tables["GAP"][0]["Teacher-Skyline"] == teacher
+    shares = tables["Share of the gap that a student closes"][0]
+    assert shares["Serial rep, pred, ce"] == ["0.50", "0.50", "0.17"]
+
+
+def test_frames_that_the_paper_has_not_are_ordered_by_its_means(tmp_path):
+    methods = ("baseline_random", "baseline_first", "baseline_middle")
+    grid, made = make_grid(tmp_path, frames=(3,), seeds=(0,), methods=methods)
+    # Published at k = 6 to 30: First .478 to .676, Middle .577 to .665, Random above.
+    fabricate_all(made, {m: (0.3 - 0.1 * i,) for i, m in enumerate(methods)})
+    order, contrary = tables_of(report_of(grid, str(tmp_path), ""))[
+        "The order of the methods, by GAP"
+    ]
+    assert order["k=3"] == ["3", "0.50", "3", "2"]
+    first = (0.478 + 0.539 + 0.595 + 0.632 + 0.676) / 5
+    middle = (0.577 + 0.600 + 0.620 + 0.638 + 0.665) / 5
+    assert contrary["k=3"] == [
+        "First-k > Middle-k",
+        "0.200, 0.100",
+        f"{first:.3f}, {middle:.3f}",
+    ]
+    assert published.gap_for_order("baseline_first", 30) == 0.676
+    assert published.gap_for_order("preset_best", 3) is None
 
 
 def test_a_file_of_other_runs_is_refused(tmp_path):

@@ -4,6 +4,7 @@ A method has the name of its flagfile. Scores are GAP and mAP on YouTube-8M's va
 set; k counts the frames that the student sees.
 """
 
+import statistics
 from typing import NamedTuple
 
 FRAMES = (6, 10, 15, 20, 30)
@@ -171,6 +172,17 @@ def score(method: str, k: int | None) -> Score | None:
         found = TABLE_3[name].get(int(rest.removesuffix("_percent")))
         return found if k == LARGEST_K else None
     return {**TABLE_1, **CVPR_2019}.get(method, {}).get(k)
+
+
+def gap_for_order(method: str, k: int) -> float | None:
+    """The GAP by which the paper orders the methods at k frames, or None.
+
+    The published one; where there is none at this k, the mean over those of the paper.
+    """
+    row = {**TABLE_1, **CVPR_2019}.get(method)
+    if row is None:
+        return None
+    return row[k].gap if k in row else statistics.fmean(s.gap for s in row.values())
 
 
 def label(method: str) -> str:

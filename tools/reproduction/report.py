@@ -4,7 +4,9 @@ Every number of ours comes from the manifests, metrics and measurements in outpu
 What is missing shows as "–".
 """
 
+import itertools
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -26,6 +28,11 @@ from yt8m_distill.training import modes
 
 MISSING = "–"
 TEACHER, STUDENT = "teacher", "student"
+
+
+def _role(k: int | None) -> str:
+    """The network whose scores a cell of k frames shows."""
+    return TEACHER if k is None else STUDENT
 
 
 class Results:
@@ -72,7 +79,27 @@ class Results:
         path = self.output_dir / figures.EMBEDDING / figures.POINTS
         return json.loads(path.read_text()) if path.is_file() else self.known.points
 
-    def archive(self) -> archive.Archive:
+    def changed(self) -> dict[str, tuple[float, float]]:
+        """Cells whose run here gave another GAP than the one that was known.
+
+        A known teacher is trained again if a student that is missing needs it; the
+        other students are those of the one before.
+
+        Returns:
+            Cell's name → GAP of the known run and of the one here, best epochs on the
+            validation shards.
+        """
+        found = {}
+        for cell in self.grid.cells():
+            known, role = self.known.runs.get(cell.name), _role(cell.k)
+            if known is None or self.run(cell) is known:
+                continue
+            before, now = (r.validation(role)["gap"] for r in (known, self.run(cell)))
+            if not math.isclose(before, now, rel_tol=1e-6):
+                found[cell.name] = (before, now)
+        return found
+
+    def to_archive(self) -> archive.Archive:
         """All that is finished or was known."""
         found = {cell.name: self.run(cell) for cell in self.grid.cells()}
         finished = {name: run for name, run in found.items() if run.finished}
@@ -98,7 +125,7 @@ class Results:
         self, method: str, k: int | None, metric: str, role: str = ""
     ) -> dict[int, float]:
         """Seed → score, of those that are finished; see `scores`."""
-        of_cell = TEACHER if k is None else STUDENT
+        of_cell = _role(k)
         found = {
             seed: run.evaluation(of_cell)
             if self.on_test_data and not role
@@ -113,7 +140,7 @@ class Results:
 
     def network(self, method: str, k: int | None) -> dict | None:
         """What the manifests say of a method's network, or None."""
-        role = TEACHER if k is None else STUDENT
+        role = _role(k)
         found = (run.network(role) for run in self.runs(method, k))
         return next((network for network in found if network), None)
 
@@ -166,9 +193,14 @@ def _methods(results: Results, table: str, *kinds: str) -> list[str]:
     return [name for name in names if not kinds or kind.get(name) in kinds]
 
 
-def _frames_header(frames: Sequence[int], first: str = "model") -> list[str]:
-    columns = (column for k in frames for column in (f"k={k}", document.PAPER))
-    return [first, *columns]
+def _beside(k: int, ours: str, theirs: str) -> list[str]:
+    """The cells of one k: ours, and the paper's where it has this k."""
+    return [ours, theirs] if k in published.FRAMES else [ours]
+
+
+def _frames_header(frames: Sequence[int]) -> list[str]:
+    columns = (_beside(k, f"k={k}", document.PAPER) for k in frames)
+    return ["model", *itertools.chain.from_iterable(columns)]
 
 
 # ------------------------------------------------------------------------ Table 1
@@ -202,12 +234,13 @@ def _table_of_scores(results: Results, metric: str) -> document.Table:
         # The teacher sees all frames: the same number whatever k is.
         ours = spread_text(results.scores(teacher, None, metric))
         theirs = number_text(_published(teacher, None, metric))
-        rows.append([published.label(teacher), *[ours, theirs] * len(frames)])
+        cells = (_beside(k, ours, theirs) for k in frames)
+        rows.append([published.label(teacher), *itertools.chain.from_iterable(cells)])
     for method in _methods(results, "1", "baseline", "student"):
         row = [published.label(method)]
         for k in frames:
-            row.append(spread_text(results.scores(method, k, metric)))
-            row.append(number_text(_published(method, k, metric)))
+            ours = spread_text(results.scores(method, k, metric))
+            row += _beside(k, ours, number_text(_published(method, k, metric)))
         rows.append(row)
     return document.Table(_frames_header(frames), rows)
 
@@ -243,8 +276,8 @@ def _table_of_shares(results: Results) -> document.Table:
     for method in _methods(results, "1", "student"):
         row = [published.label(method)]
         for k in frames:
-            row.append(number_text(_share_of(results, method, k), ".2f"))
-            row.append(number_text(_published_share(method, k), ".2f"))
+            ours = number_text(_share_of(results, method, k), ".2f")
+            row += _beside(k, ours, number_text(_published_share(method, k), ".2f"))
         rows.append(row)
     return document.Table(_frames_header(frames), rows)
 
@@ -255,7 +288,7 @@ def _order_of_methods(results: Results) -> list[document.Block]:
     rows, contrary = [], []
     for k in results.grid.frames:
         ours = {m: results.scores(m, k, "gap") for m in methods}
-        theirs = {m: _published(m, k, "gap") for m in methods}
+        theirs = {m: published.gap_for_order(m, k) for m in methods}
         theirs = {m: gap for m, gap in theirs.items() if gap is not None}
         found = compare.order(ours, theirs)
         agreeing = sum(pair.as_published for pair in found.pairs)
@@ -286,7 +319,8 @@ def _order_of_methods(results: Results) -> list[document.Block]:
             "Rank correlation is Spearman's, with the published order. A pair of "
             "methods is clear if their means differ by more than the root of their "
             "summed variances over seeds; with one seed, if they differ at all. Pairs "
-            "published as equal are left out."
+            "published as equal are left out. At a k that the paper has not, its order "
+            "is that of the means over all its k."
         ),
         document.Table(header, rows),
     ]
@@ -443,7 +477,7 @@ def _paper_account(results: Results, method: str, k: int | None) -> float | None
     begun = [run for run in results.runs(method, k) if run.begun]
     if not network or not begun:
         return None
-    size = cost.lstm_size(begun[0].settings, TEACHER if k is None else STUDENT)
+    size = cost.lstm_size(begun[0].settings, _role(k))
     return cost.paper_account(*size).billions(network["frames"]) if size else None
 
 
@@ -629,13 +663,29 @@ def _all_runs(results: Results) -> list[document.Block]:
     rows = []
     for cell in results.grid.cells():
         run = results.run(cell)
-        role = TEACHER if cell.k is None else STUDENT
+        role = _role(cell.k)
         best, test = run.validation(role) or {}, run.evaluation(role) or {}
         row = [cell.name, _state(run), str(best.get("epoch", MISSING))]
         for numbers in (best, test):
             row += [number_text(numbers.get(metric)) for metric in ("gap", "map")]
         rows.append(row)
-    return [document.Heading(2, "All runs"), document.Table(header, rows)]
+    blocks: list[document.Block] = [
+        document.Heading(2, "All runs"),
+        document.Table(header, rows),
+    ]
+    changed = [
+        [name, number_text(before, ".6f"), number_text(now, ".6f")]
+        for name, (before, now) in results.changed().items()
+    ]
+    if changed:
+        blocks += [
+            document.Text(
+                "Trained anew with another result than the known run; what was known "
+                "of its students is that of the one before:"
+            ),
+            document.Table(["run", "validation GAP, known", "now"], changed),
+        ]
+    return blocks
 
 
 def _names(pattern: str) -> str:
