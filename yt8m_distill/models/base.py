@@ -121,10 +121,12 @@ class VideoClassifier(keras.Model, abc.ABC):
         They alone are trained where nothing but states is compared. Unless a network
         says otherwise: the whole encoder's.
         """
-        behind = [*self.head.trainable_variables]
-        behind += [] if self.bridge is None else [self.bridge]
-        names = {id(variable) for variable in behind}
-        return [v for v in self.trainable_variables if id(v) not in names]
+        return [v for v in self.variables_without_head() if v is not self.bridge]
+
+    def variables_without_head(self) -> list:
+        """What is trained where the classifier is another's."""
+        of_head = {id(variable) for variable in self.head.trainable_variables}
+        return [v for v in self.trainable_variables if id(v) not in of_head]
 
     @abc.abstractmethod
     def multiply_adds(self, num_frames: int) -> dict[str, int]:

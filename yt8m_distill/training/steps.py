@@ -74,8 +74,7 @@ def trained_variables(network, role: modes.Role) -> list:
         return network.state_variables()
     if role.trains_classifier:
         return list(network.trainable_variables)
-    classifier = {id(v) for v in network.head.trainable_variables}
-    return [v for v in network.trainable_variables if id(v) not in classifier]
+    return network.variables_without_head()
 
 
 def trained_kernels(network, role: modes.Role, scope: str) -> list:
