@@ -27,12 +27,19 @@ fi
 
 ensure_current_environment
 
+# Only the frames of a view are read then: at k=2 in a quarter of the time.
+mkdir -p "$output"
+index=$(cd "$output" && pwd)/index
+"$CURRENT_VENV/bin/python" tools/index_records.py --flagfile=flags/data_audioset.flags \
+  --input_data_pattern="$data/bal_train-*" --index_dir="$index"
+
 train="$data/bal_train-0000?-of-*,$data/bal_train-0001[0-3]-of-*"
 validate="$data/bal_train-0001[45]-of-*"
 ablation=$(cd flags && printf '%s,' ablation_*.flags | sed 's/\.flags//g; s/,$//')
 "$CURRENT_VENV/bin/python" tools/reproduce.py --table=1,ablation \
   --data=flags/data_audioset.flags \
-  --base_flags="flags/training_audioset.flags '--train_data_pattern=$train' \
+  --base_flags="flags/training_audioset.flags '--index_dir=$index' \
+'--train_data_pattern=$train' \
 '--validation_data_pattern=$validate'" \
   --methods="teacher_skyline,baseline_uniform,serial_rep_pred_ce,preset_best,$ablation" \
   --frames=1,2,3,5 --seeds=0,1,2 --jobs=2 --output_dir="$output" \

@@ -107,12 +107,14 @@ def main(argv: list[str]) -> None:
         return
     data = flag_groups.read(settings.DataSettings, values)
     if values.work == "index":
+        data.require_frames("An index")
         from tools import index_records
 
         index_records.check_names(list(files), values.index_dir)
         work = works.Indexing(files, values.index_dir, data)
         folder = values.index_dir
     else:
+        data.require_frames("A thin shard")
         from tools import thin_records
 
         folder = values.output_dir

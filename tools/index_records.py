@@ -1,11 +1,15 @@
 """Writes the index of every shard: where each frame of each video stands.
 
     python tools/index_records.py --input_data_pattern='train*.tfrecord'
+    python tools/index_records.py --input_data_pattern='bal_train*.tfrecord' \\
+        --flagfile=flags/data_audioset.flags
 
 With an index beside every shard (or in --index_dir), train.py, eval.py and
 inference.py read the frames that they need and nothing around them; see
 `--use_index`. Shards are read once and their checksums verified. An index that is up
 to date is left alone, so a stopped run goes on where it was; a stale one is replaced.
+All flags of a data flagfile are taken; --num_classes, --max_frames and which frames a
+student sees make no difference to an index.
 """
 
 import concurrent.futures
@@ -21,19 +25,24 @@ import tensorflow as tf
 import tqdm
 from absl import app, flags
 
-from yt8m_distill import settings
+from yt8m_distill import flag_groups, settings
 from yt8m_distill.data import frame_index, records
 
 FLAGS = flags.FLAGS
 
-DEFAULTS = settings.DataSettings()
-flags.DEFINE_string("input_data_pattern", None, "Glob of the shards; several: commas.")
-flags.DEFINE_string("index_dir", "", "Folder of the indices. Empty: beside the shards.")
-flags.DEFINE_string("feature_names", DEFAULTS.feature_names, "Names of the features.")
-flags.DEFINE_string("feature_sizes", DEFAULTS.feature_sizes, "Their widths, in bytes.")
-flags.DEFINE_string("video_id_key", "id", "Context key of the video's id.")
-flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1)
-flags.DEFINE_bool("overwrite", False, "Write also those that are up to date.")
+
+def define_flags() -> None:
+    """Defines this program's flags; not on import, where they might meet others."""
+    flags.DEFINE_string(
+        "input_data_pattern", None, "Glob of the shards; several: commas."
+    )
+    flags.mark_flag_as_required("input_data_pattern")
+    flags.DEFINE_string(
+        "index_dir", "", "Folder of the indices. Empty: beside the shards."
+    )
+    flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1)
+    flags.DEFINE_bool("overwrite", False, "Write also those that are up to date.")
+    flag_groups.define((settings.DataSettings, settings.SamplingSettings))
 
 
 def is_current(shard: str, index_dir: str, data: settings.DataSettings) -> bool:
@@ -64,11 +73,8 @@ def index_shard(shard: str, index_dir: str, data: settings.DataSettings) -> int:
 
 def run() -> None:
     """Flags → indices."""
-    data = settings.DataSettings(
-        feature_names=FLAGS.feature_names,
-        feature_sizes=FLAGS.feature_sizes,
-        video_id_key=FLAGS.video_id_key,
-    )
+    data = flag_groups.read(settings.DataSettings)
+    data.require_frames("An index")
     shards = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
     check_names(shards, FLAGS.index_dir)
     if FLAGS.index_dir:
@@ -135,5 +141,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("input_data_pattern")
+    define_flags()
     app.run(main)

@@ -47,7 +47,7 @@ import tensorflow as tf
 import tqdm
 from absl import app, flags
 
-from yt8m_distill import settings
+from yt8m_distill import flag_groups, settings
 from yt8m_distill.data import pipeline, records
 from yt8m_distill.serving import thinning
 
@@ -165,22 +165,9 @@ def define_flags() -> None:
         "input_data_pattern", "", "Glob of the full shards; several by commas."
     )
     flags.DEFINE_string("output_dir", "", "Directory of the thin shards.")
-    flags.DEFINE_integer("student_k", 30, "Frames of a video to keep.")
-    flags.DEFINE_string(
-        "frame_sampler",
-        "uniform",
-        "How they are chosen, as in evaluation; any sampler but all.",
-    )
-    flags.DEFINE_string("feature_names", "rgb,audio", "Names of the features to keep.")
-    flags.DEFINE_string("feature_sizes", "1024,128", "Their widths, bytes a frame.")
-    flags.DEFINE_integer(
-        "max_frames",
-        300,
-        "Frames of a full video that are looked at, as in evaluation; the rest is cut.",
-    )
-    flags.DEFINE_string("video_id_key", "id", "Context key of the video's id.")
     flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
     flags.DEFINE_bool("overwrite", False, "Replace shards that stand there already.")
+    flag_groups.define((settings.DataSettings, settings.SamplingSettings))
 
 
 def main(argv: list[str]) -> None:
@@ -188,13 +175,9 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        data = settings.DataSettings(
-            feature_names=FLAGS.feature_names,
-            feature_sizes=FLAGS.feature_sizes,
-            max_frames=FLAGS.max_frames,
-            video_id_key=FLAGS.video_id_key,
-        )
-        sampling = settings.SamplingSettings(FLAGS.student_k, FLAGS.frame_sampler)
+        data = flag_groups.read(settings.DataSettings)
+        data.require_frames("A thin shard")
+        sampling = flag_groups.read(settings.SamplingSettings)
         view = thinning.view_to_keep(sampling, data.max_frames)
         files = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
         folder = FLAGS.output_dir

@@ -146,6 +146,15 @@ class DataSettings(Settings):
         """Width of a frame, all features together."""
         return sum(self.sizes)
 
+    def require_frames(self, what: str) -> None:
+        """Raises ValueError for video-level records.
+
+        Args:
+            what: needs frames, the beginning of a sentence.
+        """
+        if not self.frame_features:
+            raise ValueError(f"--noframe_features: {what} needs records of frames.")
+
     def check(self) -> None:
         try:
             sizes = self.sizes

@@ -332,8 +332,8 @@ def test_the_header_is_that_of_the_serializer(size):
     assert feature.SerializeToString() == wire.frame_header(size) + b"x" * size
 
 
-def run_tool(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / "index_records.py"), *flags]
+def run_tool(*flags: str, tool: str = "index_records.py"):
+    command = [sys.executable, str(ROOT / "tools" / tool), *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -355,6 +355,18 @@ def test_the_tool_writes_what_is_missing_and_names_what_is_bad(tmp_path):
     done = run_tool(*flags)
     assert done.returncode == 0, done.stderr
     assert "0 indices written for 0 videos; 2 were up to date." in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["index_records.py", "thin_records.py"])
+def test_the_tools_take_data_flagfiles_and_refuse_video_level_ones(tool, tmp_path):
+    flagfiles = sorted((ROOT / "flags").glob("data_*.flags"))
+    flags = [f"--flagfile={path}" for path in flagfiles]
+    flags += ["--noframe_features", f"--input_data_pattern={tmp_path}/*", "--jobs=1"]
+    done = run_tool(*flags, tool=tool)
+    assert len(flags) == 8 and done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"{tool}: --noframe_features: ")
+    assert line.endswith(" needs records of frames.")
 
 
 def test_weights_and_views_are_those_of_the_contract(shards):
