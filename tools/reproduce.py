@@ -31,8 +31,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "table",
     ["all"],
-    "Among 1, 2, 3, 4, figure2, figure3; all: every one of them. ablation: what the "
-    "best preset is made of.",
+    "Among 1, 2, 3, 4, figure2, figure3; all: every one of them. cvpr_2019: more rows "
+    "for Table 1, those of the paper's later version. ablation: what the best preset "
+    "is made of.",
 )
 flags.DEFINE_string("data", "", "Folder of shards, or a flagfile with their patterns.")
 flags.DEFINE_string("output_dir", "", "Where runs and reports go.")
@@ -104,7 +105,7 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
     """
     tables = tuple(FLAGS.table)
     if "all" in tables:
-        tables = (*plan.PAPER, *(t for t in tables if t == plan.ABLATION))
+        tables = (*plan.PAPER, *(t for t in tables if t not in ("all", *plan.PAPER)))
     given = {
         "tables": ("table", tables),
         "frames": ("frames", read_numbers("frames")),
@@ -117,7 +118,8 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
             if stored and not FLAGS[flag].present
             else value
             for field, (flag, value) in given.items()
-        }
+        },
+        left_out=stored.left_out if stored else (),
     )
 
 
@@ -147,6 +149,13 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     """
     base = [*plan.data_flags(FLAGS.data), *plan.split_flags(FLAGS.base_flags)]
     cache = os.path.abspath(FLAGS.teacher_cache) if FLAGS.teacher_cache else ""
+    grid = plan.suited(grid, base)
+    for names, reason in (
+        (grid.unused_methods(), f"in none of --table={','.join(grid.tables)}"),
+        (grid.left_out[:1], "--base_flags has another --preset"),
+    ):
+        if names:
+            print(f"Left out: {', '.join(names)}: {reason}.", file=sys.stderr)
     experiments = plan.make_experiments(grid, output_dir, base, cache)
     if not experiments:
         raise ValueError("--methods has none of those in --table: nothing to run.")
@@ -157,7 +166,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     from yt8m_distill.data import records
 
     known = archive.read(FLAGS.known_runs, common, FLAGS.test_data_pattern)
-    missing = known.missing(experiments, bool(FLAGS.test_data_pattern))
+    missing = known.missing(experiments, FLAGS.test_data_pattern)
     for name in plan.SHARDS:
         records.expand_patterns(getattr(common.training, name), name)
     if FLAGS.test_data_pattern:
@@ -201,9 +210,9 @@ def write_results(
     """
     from tools.reproduction import archive, document, report
 
-    results = report.Results(grid, output_dir, bool(test_data_pattern), known)
+    results = report.Results(grid, output_dir, test_data_pattern, known)
     folder = pathlib.Path(report_dir(output_dir))
-    document.write(folder, report.make_report(results, test_data_pattern))
+    document.write(folder, report.make_report(results))
     kept = results.to_archive()
     archive.write(folder / archive.RUNS, common, test_data_pattern, kept)
     if FLAGS.write_to:

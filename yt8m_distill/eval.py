@@ -57,7 +57,12 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
         _LOG.warning("%s", reason)
     numbers = result.to_dict()
     found = trained.found
-    line = {"network": trained.role, "checkpoint": found.prefix, **numbers}
+    line = {
+        "network": trained.role,
+        "checkpoint": found.prefix,
+        "eval_data_pattern": evaluation.eval_data_pattern,
+        **numbers,
+    }
     if skipped and skipped.bad:
         line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)

@@ -156,8 +156,9 @@ def test_training_leaves_what_it_promises(train_dir):
         assert (train_dir / role / "best" / role / "best.json").exists()
 
 
-def test_eval_prints_the_starters_line_and_writes_one_object(evaluation):
+def test_eval_prints_the_starters_line_and_writes_one_object(data, evaluation):
     printed, numbers = evaluation
+    assert numbers["eval_data_pattern"] == f"{data}/validate-*.tfrecord"
     assert printed == (
         f"step 5 | student | Avg_Hit@1: {numbers['hit_at_one']:.3f} | Avg_PERR: "
         f"{numbers['perr']:.3f} | MAP: {numbers['map']:.3f} | GAP: "

@@ -170,6 +170,47 @@ def test_methods_restrict_the_runs_but_a_serial_student_keeps_its_teacher():
     assert cells("serial_pred")[1:] == ["serial_pred/k6/seed0"]
 
 
+def test_the_later_version_adds_its_rows_to_table_1():
+    plain, more = (
+        {e.cell.method for e in experiments(tables=tables, frames=(6,))}
+        for tables in (("1",), ("1", "cvpr_2019"))
+    )
+    assert more - plain == {"serial_pred", "serial_pred_ce"}
+    with pytest.raises(ValueError, match="--table=cvpr_2019 has rows of Table 1"):
+        plan.Grid(tables=("cvpr_2019",))
+
+
+def test_methods_of_no_table_are_known():
+    methods = ("baseline_uniform", "serial_10_percent", "serial_pred")
+    grid = plan.Grid(tables=("1",), methods=methods)
+    assert grid.unused_methods() == ["serial_10_percent"]
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_under_a_preset_all_methods_have_its_frames_and_networks(preset, monkeypatch):
+    monkeypatch.undo()  # The best preset is there.
+    base = [*BASE[:2], f"--preset={preset}"]
+    grid = plan.suited(plan.Grid(tables=("1", "3")), base)
+    made = plan.make_experiments(grid, "o", base)
+    compared = ("baseline_uniform", "serial_", "parallel_", "uniform_")
+    samplers = {
+        e.run.sampling.frame_sampler for e in made if e.cell.method.startswith(compared)
+    }
+    assert samplers == {"uniform" if preset == "paper" else "uniform_stride"}
+    assert len({e.run.networks.teacher for e in made}) == 1
+    has_best = any(e.cell.method == published.BEST_PRESET for e in made)
+    assert has_best == (preset == "paper")
+
+
+@pytest.mark.parametrize(
+    "given", [{"tables": ("1", "ablation")}, {"methods": ("preset_best", "serial_rep")}]
+)
+def test_the_best_preset_is_refused_beside_another(given, monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="does not go together with --preset=authors"):
+        plan.suited(plan.Grid(**given), [*BASE, "--preset=authors"])
+
+
 def test_serial_students_of_one_teacher_share_its_cache():
     made = experiments(tables=("1", "3"), frames=(6,), teacher_cache="cache")
     cached = {e.cell.method for e in made if "--teacher_cache=cache" in e.command}
@@ -372,14 +413,17 @@ def fabricate(experiment: plan.Experiment, gaps, finished=True, teacher_gaps=Non
     (folder / "model_flags.json").write_text(json.dumps(experiment.run.to_dict()))
 
 
-def evaluate(experiment: plan.Experiment, gap: float, step: int, phase: str):
-    """A line of eval.py for a checkpoint of that step."""
+def evaluate(
+    experiment: plan.Experiment, gap: float, step: int, phase: str, pattern="test*"
+):
+    """A line of eval.py for a checkpoint of that step, on those shards."""
     folder = pathlib.Path(experiment.train_dir) / "eval"
     folder.mkdir(exist_ok=True)
     role = experiment.role
     line = {
         "network": role,
         "checkpoint": f"/moved/since/{phase}/best/{role}/network-{step}",
+        "eval_data_pattern": pattern,
         "gap": gap,
         "map": gap / 2,
     }
@@ -409,8 +453,8 @@ def make_grid(tmp_path, **changes) -> tuple[plan.Grid, list[plan.Experiment]]:
 
 
 def report_of(grid, output_dir, test_data_pattern, known=None) -> list:
-    results = report.Results(grid, output_dir, bool(test_data_pattern), known)
-    return report.make_report(results, test_data_pattern)
+    results = report.Results(grid, output_dir, test_data_pattern, known)
+    return report.make_report(results)
 
 
 def fabricate_all(made: list[plan.Experiment], gaps=GAPS) -> None:
@@ -484,7 +528,7 @@ def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
 def test_the_summary_has_scores_and_shares(tmp_path):
     grid, made = make_grid(tmp_path)
     fabricate_all(made)
-    table = report.summary(report.Results(grid, str(tmp_path), False))
+    table = report.summary(report.Results(grid, str(tmp_path)))
     assert table.header[1:] == ["k=6"]
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["Uniform-k"] == "0.400 ± 0.028 / 0.200 ± 0.014"
@@ -506,7 +550,8 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
     fabricate_all(made[:-3], gaps)
     for experiment in made[:-3]:
         step, phase = 20, modes.phases(experiment.run)[-1].name
-        evaluate(experiment, gaps[experiment.cell.method][0] + 0.01, step, phase)
+        gap = gaps[experiment.cell.method][0] + 0.01
+        evaluate(experiment, gap, step, phase, f"{tmp_path}/test*")
     out = tmp_path / "out"
     rate = {"checkpoint": f"{out}/x", "videos_per_second": 5.0}
     times = {made[0].cell.name: {**rate, "model_videos_per_second": 9.0}}
@@ -516,7 +561,7 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
     points["points"] = [[[0.5, 1], [1, 1], [2, 3]], [[1, 2], [3, 2], [4, 5]]]
     (out / figures.EMBEDDING / figures.POINTS).write_text(json.dumps(points))
     for test in ("", f"{tmp_path}/test*"):
-        results = report.Results(grid, str(out), bool(test))
+        results = report.Results(grid, str(out), test)
         known = kept(results, tmp_path / archive.RUNS, test)
         assert str(tmp_path) not in (tmp_path / archive.RUNS).read_text()
         expected = report_of(grid, str(out), test)
@@ -527,7 +572,7 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
         drawn = [b.svg for b in found if isinstance(b, document.Figure)]
         assert len(drawn) == 4
         # Once more through the file, and nothing is lost.
-        again = report.Results(grid, str(tmp_path / "none"), bool(test), known)
+        again = report.Results(grid, str(tmp_path / "none"), test, known)
         text = (tmp_path / archive.RUNS).read_text()
         kept(again, tmp_path / archive.RUNS, test)
         assert (tmp_path / archive.RUNS).read_text() == text
@@ -537,12 +582,12 @@ def test_known_runs_are_not_run_again_but_for_the_teachers_of_others(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     absent = plan.Cell("serial_rep_pred_ce", 6, 1)
     fabricate_all([e for e in made if e.cell != absent])
-    known = kept(report.Results(grid, str(tmp_path / "out"), False), tmp_path / "x")
+    known = kept(report.Results(grid, str(tmp_path / "out")), tmp_path / "x")
     _, anew = make_grid(tmp_path / "new")
     missing = known.missing(anew)
     assert [e.cell for e in missing] == [("teacher_skyline", None, 1), absent]
     # None of them has been evaluated.
-    assert known.missing(anew, with_evaluation=True) == anew
+    assert known.missing(anew, "test*") == anew
     other = plan.make_experiments(grid, str(tmp_path), [*BASE, "--num_epochs=9"])
     assert known.missing(other) == other
     assert archive.read("").missing(anew) == anew
@@ -551,19 +596,19 @@ def test_known_runs_are_not_run_again_but_for_the_teachers_of_others(tmp_path):
 def test_the_newer_run_counts_where_a_folder_is_finished_too(tmp_path):
     grid, made = make_grid(tmp_path / "out", methods=("baseline_uniform",))
     fabricate_all(made)
-    known = kept(report.Results(grid, str(tmp_path / "out"), False), tmp_path / "x")
+    known = kept(report.Results(grid, str(tmp_path / "out")), tmp_path / "x")
     fabricate(made[0], [0.7])
     fabricate(made[1], [0.8], finished=False)
-    results = report.Results(grid, str(tmp_path / "out"), False, known)
+    results = report.Results(grid, str(tmp_path / "out"), "", known)
     assert results.scores("baseline_uniform", 6, "gap") == [0.7, 0.42]
-    (_, changed) = tables_of(report.make_report(results, ""))["All runs"]
+    (_, changed) = tables_of(report.make_report(results))["All runs"]
     assert changed == {"baseline_uniform/k6/seed0": ["0.380000", "0.700000"]}
 
 
 def test_a_run_that_gives_the_same_again_is_not_said_to_have_changed(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     fabricate_all(made)
-    known = kept(report.Results(grid, str(tmp_path / "out"), False), tmp_path / "x")
+    known = kept(report.Results(grid, str(tmp_path / "out")), tmp_path / "x")
     blocks = report_of(grid, str(tmp_path / "out"), "", known)
     assert len(tables_of(blocks)["All runs"]) == 1
 
@@ -605,7 +650,7 @@ def test_a_file_of_other_runs_is_refused(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     fabricate_all(made)
     path = tmp_path / archive.RUNS
-    kept(report.Results(grid, str(tmp_path / "out"), False), path)
+    kept(report.Results(grid, str(tmp_path / "out")), path)
     moved = [*BASE, "--train_data_pattern=/elsewhere/t", "--log_steps=3"]
     assert archive.read(str(path), plan.common_settings("o", moved)).runs
     for change, complaint in (
@@ -659,7 +704,7 @@ def test_the_summary_misses_runs_without_a_score(tmp_path):
     grid, made = make_grid(tmp_path)
     missing = plan.Cell("serial_rep_pred_ce", 6, 1)
     fabricate_all([e for e in made if e.cell != missing])
-    assert report.missing_in_summary(report.Results(grid, str(tmp_path), False)) == [
+    assert report.missing_in_summary(report.Results(grid, str(tmp_path))) == [
         missing.name
     ]
 
@@ -687,17 +732,20 @@ def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
         phase = modes.phases(experiment.run)[-1].name
         evaluate(experiment, 0.9, 30, phase)  # of another checkpoint
         if experiment.cell.method == "baseline_uniform":
+            uniform = experiment
             evaluate(experiment, 0.7, 20, phase)
             evaluate(experiment, 0.71, 20, phase)  # the newest counts
+            evaluate(experiment, 0.8, 20, phase, "train*")  # on other data
     tables = tables_of(report_of(grid, str(tmp_path), "test*"))
     (gap,) = tables["GAP"]
     assert gap["Uniform-k"][0] == "0.710"
     assert gap["Teacher-Skyline"][0] == report.MISSING
     (every,) = tables["All runs"]
-    assert every["baseline_uniform/k6/seed0"][2:] == ["0.380", "0.190"] + [
-        "0.710",
-        "0.355",
-    ]
+    of_uniform = every["baseline_uniform/k6/seed0"]
+    assert of_uniform[2:] == ["0.380", "0.190", "0.710", "0.355"]
+    run = runs.Run(uniform.train_dir)
+    assert run.evaluation("student", "train*")["gap"] == 0.8
+    assert run.evaluation("student", "other*") is None
 
 
 def test_a_partly_finished_grid_has_a_report(tmp_path):
@@ -725,6 +773,22 @@ def test_table_3_compares_with_the_teacher_of_as_little_data(tmp_path):
     assert table["share of the gap closed"][2] == "0.75"  # (.35 - .2) / (.4 - .2)
 
 
+def test_table_3_takes_its_share_over_the_seeds_that_all_have(tmp_path):
+    grid = plan.Grid(tables=("3",), frames=(6,), seeds=(0, 1))
+    uniform = {0: 0.38, 1: 0.3}
+    for experiment in plan.make_experiments(grid, str(tmp_path), BASE):
+        cell = experiment.cell
+        if cell.method == "serial_25_percent" and cell.seed == 0:
+            fabricate(experiment, [0.4], teacher_gaps=[0.42])
+        if cell.method == "uniform_25_percent":
+            fabricate(experiment, [uniform[cell.seed]])
+    blocks = report_of(grid, str(tmp_path), "")
+    (table,) = tables_of(blocks)["Table 3: less training data, k=6"]
+    assert table["share of the gap closed"][2] == "0.50"  # (.40 - .38) / (.42 - .38)
+    assert table["Serial"][2] == "0.400 (n=1) / 0.200 (n=1)"
+    assert table["Uniform"][2] == "0.340 ± 0.057 / 0.170 ± 0.028"
+
+
 def test_table_4_adds_up(tmp_path):
     grid, made = make_grid(tmp_path, tables=("4",), seeds=(0,), methods=())
     base = [*BASE, "--max_frames=20"]
@@ -741,13 +805,22 @@ def test_table_4_adds_up(tmp_path):
     # for the student; classifier: 16 x 10.
     assert teacher[4:7] == ["1.79 k", "160", "9.63 k"]  # 4 x 448; 7680 + 1792 + 160
     assert student[3:6] == ["2.3 k", "896", "160"]
-    # 2304 + 896 + 160 = 3360 of 9632. By the paper's account a frame costs
-    # 2 x 16 x 8 + 2 x 14 x 4 = 368.
-    assert student[6:9] == ["3.36 k", "34.9%", "2.21 k"]
-    assert teacher[8:] == ["7.36 k", "5.042 G", "300"]
+    # 2304 + 896 + 160 = 3360 of 9632. By the paper's account, which leaves out the 4
+    # numbers of audio, a frame costs 16 x (8 + 4 + 4 + 4) + 2 x 14 x 4 = 432.
+    assert student[6:9] == ["3.36 k", "34.9%", "2.59 k"]
+    assert teacher[8:] == ["8.64 k", "5.042 G", "300"]
     ((teacher, student),) = [list(t.values()) for t in tables["Time"]]
     assert teacher[:5] == ["10", "100", "20", "50", "100%"]
     assert student[:5] == ["2.5", "400", "5", "200", "25%"]
+    # Measured elsewhere, it has no share.
+    where = {"machine": "1 x Z80", "batch_size": 8, "uses_index": True}
+    times[made[1].cell.name] |= where
+    (tmp_path / measures.TIMING).write_text(json.dumps(times))
+    blocks = report_of(grid, str(tmp_path), "")
+    ((_, student),) = [list(t.values()) for t in tables_of(blocks)["Time"]]
+    assert student[:5] == ["2.5", "400", "5", "200", report.MISSING]
+    text = document.to_markdown(blocks)
+    assert "Measured on: 1 x Z80, batches of 8, by an index" in text
 
 
 def test_figure_2_shows_every_epoch_of_four_networks(tmp_path, monkeypatch):
@@ -813,11 +886,38 @@ def test_rank_correlation_shares_the_ranks_of_equal_values():
 
 
 def test_only_pairs_apart_by_more_than_their_spread_are_clear():
-    ours = {"a": [0.5, 0.6], "b": [0.45, 0.55], "c": [0.1, 0.1], "d": [0.9]}
+    ours = {
+        "a": {0: 0.5, 1: 0.6},
+        "b": {0: 0.45, 1: 0.62},
+        "c": {0: 0.1, 1: 0.1},
+        "d": {0: 0.9},
+    }
     theirs = {"a": 0.5, "b": 0.6, "c": 0.6}
-    # a and b: .05 apart, spread sqrt(2) * .0707 = .1; b and c are published as equal.
+    # a and b: .05 and -.02, mean .015, deviation .0495; b and c are published as equal.
     found = compare.order(ours, theirs)
     assert found.pairs == [compare.Pair("a", "c", False)]
+    # Ranks of .55, .535, .1: 2 1 0; of .5, .6, .6: 0 1.5 1.5. Covariance -1.5,
+    # variances 2 and 1.5.
+    assert found.correlation == pytest.approx(-1.5 / (2 * 1.5) ** 0.5)
+
+
+def test_a_pair_is_compared_on_the_seeds_that_both_have():
+    # Seeds differ more than methods do: b is .02 or .03 better under each seed.
+    ours = {"a": {0: 0.5, 1: 0.7}, "b": {1: 0.72, 0: 0.53, 2: 0.3}}
+    theirs = {"a": 0.5, "b": 0.6}
+    found = compare.order(ours, theirs)
+    assert found.pairs == [compare.Pair("b", "a", True)]
+    assert found.correlation == pytest.approx(1)
+
+
+def test_one_seed_tells_large_differences_alone():
+    theirs = {"a": 0.5, "b": 0.6}
+    near = compare.order({"a": {0: 0.509}, "b": {0: 0.5, 1: 0.1}}, theirs)
+    assert near.pairs == [] and near.correlation == pytest.approx(-1)
+    far = compare.order({"a": {0: 0.511}, "b": {0: 0.5}}, theirs)
+    assert far.pairs == [compare.Pair("a", "b", False)]
+    none = compare.order({"a": {0: 0.5}, "b": {1: 0.1}}, theirs)
+    assert none == compare.Order(None, [])
 
 
 # ---------------------------------------------------------------------------- runner
@@ -884,8 +984,9 @@ def test_a_failure_stops_only_those_that_need_it(tmp_path, capfd):
     _, made = make_grid(tmp_path / "out", seeds=(0,))
     quick = prepare(tmp_path, made, failing=("teacher_skyline",))
     failures = runner.Runner(quick).run()
+    log = pathlib.Path(made[0].train_dir) / runner.LOG
     assert [(f.name, f.reason) for f in failures] == [
-        ("teacher_skyline/seed0", "last words"),
+        ("teacher_skyline/seed0", f"last words (log: {log})"),
         (
             "serial_rep_pred_ce/k6/seed0",
             "its teacher teacher_skyline/seed0 failed",
@@ -894,6 +995,22 @@ def test_a_failure_stops_only_those_that_need_it(tmp_path, capfd):
     assert "FAILED teacher_skyline/seed0: last words" in capfd.readouterr().err
     done = [e.cell.method for e in made if runner.is_trained(e)]
     assert done == ["baseline_uniform", "parallel_rep_pred_ce"]
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "reason"),
+    [
+        (-9, ["starts"], "ended by SIGKILL, as for want of memory"),
+        (-11, ["$ train.py"], "ended by SIGSEGV"),
+        (2, ["$ train.py --long=command"], "exit status 2"),
+        (2, [], "exit status 2"),
+        (1, ["$ train.py", "train.py: wrong", ""], "train.py: wrong"),
+    ],
+)
+def test_a_failure_says_why_and_where_its_log_is(tmp_path, status, lines, reason):
+    log = tmp_path / "train.log"
+    log.write_text("\n".join(lines))
+    assert runner.failure_text(status, log) == f"{reason} (log: {log})"
 
 
 def test_a_command_that_leaves_no_result_is_a_failure(tmp_path):

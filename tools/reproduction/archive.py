@@ -28,6 +28,7 @@ _OF_EPOCHS = ("epoch", "step", "gap", "map", "hit_at_one", "perr", "loss")
 # Where something was, which is this machine's and changes no number.
 _PLACES = ("train_dir", "teacher_checkpoint", "teacher_cache", "index_dir")
 _DIGITS = 8
+_ROLES = ("teacher", "student")
 
 
 class KeptRun(runs.Run):
@@ -41,9 +42,14 @@ class KeptRun(runs.Run):
         self.manifest = content
         self.phases = content["phases"]
 
-    def evaluation(self, role: str) -> dict | None:
-        """eval.py's evaluation of the role's network, or None."""
-        return self.manifest["evaluations"].get(role)
+    def evaluation(self, role: str, data_pattern: str) -> dict | None:
+        """eval.py's evaluation of the role's network on that data, or None.
+
+        The names of the shards are compared; their folder is not kept.
+        """
+        found = self.manifest["evaluations"].get(role, {})
+        same = found.get("eval_data_pattern") == file_names(data_pattern)
+        return found if same else None
 
 
 @dataclasses.dataclass
@@ -60,19 +66,24 @@ class Archive:
     times: dict[str, dict] = dataclasses.field(default_factory=dict)
     points: dict[str, Any] | None = None
 
-    def has(self, experiment: plan.Experiment, with_evaluation: bool = False) -> bool:
-        """Whether an experiment's run is here, under the same settings."""
-        run = self.runs.get(experiment.cell.name)
-        if run is None or (with_evaluation and not run.evaluation(experiment.role)):
+    def has(self, experiment: plan.Experiment, test_data_pattern: str = "") -> bool:
+        """Whether an experiment's run is here, under the same settings.
+
+        Args:
+            experiment: the wanted one.
+            test_data_pattern: on which it is to have been evaluated, or empty.
+        """
+        run, test = self.runs.get(experiment.cell.name), test_data_pattern
+        if run is None or (test and not run.evaluation(experiment.role, test)):
             return False
         found, wanted = (_essence(r.to_dict()) for r in (run.settings, experiment.run))
         return found == wanted
 
     def missing(
-        self, experiments: Sequence[plan.Experiment], with_evaluation: bool = False
+        self, experiments: Sequence[plan.Experiment], test_data_pattern: str = ""
     ) -> list[plan.Experiment]:
         """What is not here, with the teachers that it needs, in the same order."""
-        wanted = [e for e in experiments if not self.has(e, with_evaluation)]
+        wanted = [e for e in experiments if not self.has(e, test_data_pattern)]
         cells = {e.cell for e in wanted} | {e.teacher.cell for e in wanted if e.teacher}
         return [e for e in experiments if e.cell in cells]
 
@@ -113,6 +124,12 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(entry) for entry in value]
     return value
+
+
+def _kept_evaluation(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of eval.py, without folders."""
+    kept = {name: value for name, value in numbers.items() if name != "checkpoint"}
+    return {**kept, "eval_data_pattern": file_names(numbers["eval_data_pattern"])}
 
 
 def _kept_phase(phase: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,8 +178,7 @@ def write(
     ]
     for name, run in found.runs.items():
         values = _portable(run.settings.to_dict())
-        roles = ("teacher", "student")
-        evaluations = {r: run.evaluation(r) for r in roles if run.evaluation(r)}
+        evaluations = {r: run.evaluation(r, test_data_pattern) for r in _ROLES}
         lines.append(
             {
                 "kind": "run",
@@ -171,8 +187,9 @@ def write(
                 **{n: run.manifest[n] for n in _KEPT if n in run.manifest},
                 "phases": {n: _kept_phase(phase) for n, phase in run.phases.items()},
                 "evaluations": {
-                    role: {n: v for n, v in numbers.items() if n != "checkpoint"}
+                    role: _kept_evaluation(numbers)
                     for role, numbers in evaluations.items()
+                    if numbers
                 },
             }
         )

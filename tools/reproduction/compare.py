@@ -1,7 +1,6 @@
 """How our scores stand to the published ones: spread, shares, order."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -23,11 +22,15 @@ class Order(NamedTuple):
     Attributes:
         correlation: Spearman's, in [-1, 1]; None for fewer than two methods or
             where all are equal.
-        pairs: those that differ by more than their spread.
+        pairs: those that differ clearly.
     """
 
     correlation: float | None
     pairs: list[Pair]
+
+
+# A difference of GAP that counts where a single seed says nothing about its spread.
+OF_ONE_SEED = 0.01
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -66,26 +69,39 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
 
 
-def order(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, float]) -> Order:
+def _is_clear(differences: Sequence[float]) -> bool:
+    """Whether a mean difference is more than its spread over seeds."""
+    least = deviation(differences) if len(differences) > 1 else OF_ONE_SEED
+    return abs(statistics.fmean(differences)) > least
+
+
+def order(
+    ours: Mapping[str, Mapping[int, float]], theirs: Mapping[str, float]
+) -> Order:
     """Compares the order of the methods that both have.
 
-    A pair differs by more than its spread if the means are further apart than the
-    root of the summed variances over seeds. Pairs that were published as equal are
-    left out.
+    Ranks are those of the means over the seeds that all methods have. A pair is clear
+    if the mean of its differences, over the seeds that both have, is above their sample
+    standard deviation; with one seed, above OF_ONE_SEED. Pairs that were published as
+    equal are left out.
 
     Args:
-        ours: method → scores over seeds.
+        ours: method → seed → score.
         theirs: method → published score.
     """
     methods = [m for m in ours if ours[m] and m in theirs]
-    means = {m: statistics.fmean(ours[m]) for m in methods}
     pairs = []
     for one, other in itertools.combinations(methods, 2):
-        better, worse = sorted((one, other), key=means.get, reverse=True)
-        spread = math.hypot(deviation(ours[one]), deviation(ours[other]))
-        if means[better] - means[worse] > spread and theirs[one] != theirs[other]:
+        common = ours[one].keys() & ours[other].keys()
+        differences = [ours[one][seed] - ours[other][seed] for seed in sorted(common)]
+        if theirs[one] == theirs[other] or not differences:
+            continue
+        if _is_clear(differences):
+            first = statistics.fmean(differences) > 0
+            better, worse = (one, other) if first else (other, one)
             pairs.append(Pair(better, worse, theirs[better] > theirs[worse]))
-    correlation = rank_correlation(
-        [means[m] for m in methods], [theirs[m] for m in methods]
-    )
-    return Order(correlation, pairs)
+    common = set.intersection(*(set(ours[m]) for m in methods)) if methods else set()
+    if not common:
+        return Order(None, pairs)
+    means = [statistics.fmean(ours[m][seed] for seed in common) for m in methods]
+    return Order(rank_correlation(means, [theirs[m] for m in methods]), pairs)

@@ -11,7 +11,7 @@ _FORWARD, _FORWARD_AND_BACKWARD = 1, 3
 
 
 class PaperAccount(NamedTuple):
-    """The paper's "FLOPs" of Table 4: the lower LSTM alone, on frames of its width.
+    """The paper's "FLOPs" of Table 4: the lower LSTM alone, on the visual feature.
 
     Attributes:
         products: multiply-adds of the matrix products of a frame.
@@ -26,13 +26,19 @@ class PaperAccount(NamedTuple):
         return num_frames * (self.products + self.element_wise) / 1e9
 
 
-def paper_account(cells: int = 1024, layers: int = 2) -> PaperAccount:
+def paper_account(
+    inputs: int = 1024, cells: int = 1024, layers: int = 2
+) -> PaperAccount:
     """A frame's cost by the paper's own accounting.
 
-    Every layer multiplies an input and a state of `cells` numbers each by four
-    gates: 16.777 M multiply-adds a frame at 2 x 1024 cells.
+    Every layer multiplies its input and its state by four gates: 16.777 M
+    multiply-adds a frame at 1024 inputs and 2 x 1024 cells.
+
+    Args:
+        inputs: width of the visual feature.
+        cells, layers: of the lower LSTM.
     """
-    return PaperAccount(layers * 4 * cells * (2 * cells), layers * 14 * cells)
+    return PaperAccount(lstm_weights(inputs, cells, layers), layers * 14 * cells)
 
 
 def frames_behind(billions: float) -> int:
@@ -53,12 +59,18 @@ def _head_weights(head: str, encoding_size: int, num_classes: int) -> int:
     return encoding_size * num_classes * (2 * mixtures + 1)
 
 
-def lstm_size(run: settings.RunSettings, role: str) -> tuple[int, int] | None:
-    """(cells, layers) of a role's network; None if it is no HierarchicalLSTM."""
+def lstm_size(run: settings.RunSettings, role: str) -> tuple[int, int, int] | None:
+    """(inputs, cells, layers) of the lower LSTM as the paper counts it.
+
+    The inputs are the first feature's, which is the visual one where there are two.
+    None if the role's network is no HierarchicalLSTM.
+    """
     spec = _specification(run, role)
     arguments = base.MODELS.arguments(spec)
     is_it = spec.name == "HierarchicalLSTM"
-    return (arguments["cells"], arguments["layers"]) if is_it else None
+    if not is_it:
+        return None
+    return run.data.sizes[0], arguments["cells"], arguments["layers"]
 
 
 def _specification(run: settings.RunSettings, role: str) -> registry.Specification:

@@ -6,7 +6,7 @@ import html
 import pathlib
 from collections.abc import Sequence
 
-# Header of the columns with published numbers.
+# How the headers of the columns with published numbers begin.
 PAPER = "paper"
 
 _STYLE = """
@@ -88,7 +88,8 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 def _html_row(tag: str, header: Sequence[str], cells: Sequence[str]) -> str:
     found = [
-        f'<{tag} class="paper">' if name == PAPER else f"<{tag}>" for name in header
+        f'<{tag} class="paper">' if name.startswith(PAPER) else f"<{tag}>"
+        for name in header
     ]
     inside = "".join(
         f"{begin}{html.escape(cell)}</{tag}>"

@@ -1,7 +1,9 @@
 """What trained networks are asked once all runs have ended: time, and encodings."""
 
 import itertools
+import os
 import pathlib
+import platform
 import statistics
 import sys
 import time
@@ -11,13 +13,14 @@ import tensorflow as tf
 
 from tools.reproduction import figures, plan, published, runner, runs
 from yt8m_distill import settings, structures
+from yt8m_distill.data import frame_index, records
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.training import manifest, trained
+from yt8m_distill.training import manifest, trained, trainer
 
 TIMING = "timing.json"
-_ROUNDS = 7
+ROUNDS = 7
 # Of a large data set, more would not change a rate or a figure.
-_TIMED_BATCHES = 50
+TIMED_BATCHES = 50
 _MAX_ENCODED = 20_000
 # Figure 3: classes, and videos of each.
 NUM_CLASSES, VIDEOS_PER_CLASS = 5, 100
@@ -47,8 +50,8 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
         train_dir=experiment.train_dir,
         network=experiment.role,
         batch_size=training.batch_size,
-        num_readers=training.num_readers,
         num_gpus=training.num_gpus,
+        **trainer.reading(training),
     )
     network = trained.open_network(given)
     return network, network.dataset(training.validation_data_pattern, given)
@@ -67,7 +70,7 @@ def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> 
         return strategy.run(in_replica, args=(batch,))
 
     seconds = []
-    for _ in range(_ROUNDS + 1):
+    for _ in range(ROUNDS + 1):
         began = time.perf_counter()
         for value in strategy.experimental_local_results(forward(batch)):
             value.numpy()  # Waits for the device.
@@ -75,13 +78,38 @@ def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> 
     return statistics.median(seconds[1:])  # The first one traced the graph.
 
 
+def _machine() -> str:
+    """What this machine is, as far as it decides a rate."""
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    processor = names[0] if names else platform.machine()
+    return ", ".join([f"{os.cpu_count()} x {processor}", *gpus])
+
+
+def _uses_index(run: settings.RunSettings) -> bool:
+    """Whether the validation shards are read by their index."""
+    training = run.training
+    files = records.expand_patterns(
+        training.validation_data_pattern, "validation_data_pattern"
+    )
+    index = frame_index.open_index(
+        files, run.data, training.use_index, training.index_dir
+    )
+    return index is not None
+
+
 def time_network(experiment: plan.Experiment) -> dict:
     """Times a trained network on the validation shards of its run.
 
     Returns:
-        `checkpoint`, `batch_size`, and two rates: `model_videos_per_second`, of one
-        batch in memory; `videos_per_second`, end to end from the shards to the
-        metrics, as in eval.py.
+        `checkpoint`, `machine`, `batch_size`, `uses_index`, and two rates:
+        `model_videos_per_second`, of one batch in memory; `videos_per_second`, end to
+        end from the shards to the metrics, as in eval.py.
     """
     network, dataset = _open(experiment)
     data = experiment.run.data
@@ -90,12 +118,14 @@ def time_network(experiment: plan.Experiment) -> dict:
     )
     # The first time traces the graph and brings the shards into the disk's cache.
     for _ in range(2):
-        result = judge.evaluate(itertools.islice(dataset, _TIMED_BATCHES))
+        result = judge.evaluate(itertools.islice(dataset, TIMED_BATCHES))
     batch_size = experiment.run.training.batch_size
     seconds = _model_seconds(network, next(iter(dataset)))
     return {
         "checkpoint": network.found.prefix,
+        "machine": _machine(),
         "batch_size": batch_size,
+        "uses_index": _uses_index(experiment.run),
         "model_videos_per_second": batch_size / seconds,
         "videos_per_second": result.videos_per_second,
     }

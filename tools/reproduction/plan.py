@@ -24,7 +24,9 @@ PLAN = "plan.json"
 # The paper's, and what the best preset is made of.
 PAPER = ("1", "2", "3", "4", "figure2", "figure3")
 ABLATION = "ablation"
-TABLES = (*PAPER, ABLATION)
+# More rows for Table 1: those of the paper's later version.
+LATER = "cvpr_2019"
+TABLES = (*PAPER, LATER, ABLATION)
 # What make_synthetic_records.py and the YouTube-8M downloads call their shards.
 TRAIN_SHARDS, VALIDATION_SHARDS = "train*.tfrecord", "valid*.tfrecord"
 SHARDS = {
@@ -60,12 +62,14 @@ class Grid:
             the middle one in the ablation.
         seeds: of the runs of every cell; Figure 3 takes the first.
         methods: those that are to be run; empty: all of the paper's.
+        left_out: those that are not, whatever else is asked for.
     """
 
     tables: tuple[str, ...] = PAPER
     frames: tuple[int, ...] = published.FRAMES
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = known_methods()
@@ -79,6 +83,8 @@ class Grid:
                 raise ValueError(
                     f"--table={table} is none of {', '.join(TABLES)} and all."
                 )
+        if LATER in self.tables and "1" not in self.tables:
+            raise ValueError(f"--table={LATER} has rows of Table 1: name 1, too.")
         if not self.frames or min(self.frames) < 1:
             raise ValueError("--frames takes numbers from 1 on.")
         if not self.seeds or min(self.seeds) < 0:
@@ -102,7 +108,8 @@ class Grid:
         main = published.MAIN_STUDENT
         if table == "1":
             best = [published.BEST_PRESET] if best_preset().is_file() else []
-            wished = [m for m in published.CVPR_2019 if m in self.methods]
+            later = LATER in self.tables
+            wished = [m for m in published.CVPR_2019 if later or m in self.methods]
             names = [*published.TABLE_1, *wished, *best]
             rows = teacher + [(m, k) for m in names for k in self.frames]
         elif table == "2":
@@ -121,9 +128,21 @@ class Grid:
         elif table == ABLATION:
             names = (published.UNIFORM, published.BEST_PRESET, *published.ABLATIONS)
             rows = teacher + [(m, self.middle) for m in names]
+        elif table == LATER:
+            rows = []
         else:
             rows = [*teacher, (main, largest)]
-        return [row for row in rows if not self.methods or row[0] in self.methods]
+        return [
+            row
+            for row in rows
+            if row[0] not in self.left_out
+            and (not self.methods or row[0] in self.methods)
+        ]
+
+    def unused_methods(self) -> list[str]:
+        """The methods that are asked for, but in none of the tables."""
+        found = {method for table in self.tables for method, _ in self.rows(table)}
+        return [m for m in self.methods if m not in found and m not in self.left_out]
 
     def cells(self) -> list[Cell]:
         """All cells of all tables, each once; the teachers of others come first."""
@@ -219,8 +238,31 @@ def split_flags(text: str) -> list[str]:
     ]
 
 
-def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
-    """The settings that a command line of train.py gives.
+def suited(grid: Grid, base: Sequence[str]) -> Grid:
+    """The grid without the best preset's rows, if the base flags have a preset.
+
+    A run has one preset. Beside a base of `--preset=authors` the best one would have
+    another teacher than the skyline of the same report.
+
+    Raises:
+        ValueError: if just these rows are asked for.
+    """
+    name = parse(base)["preset"]
+    if not name.present or name.value == "paper":
+        return grid
+    ours = (published.BEST_PRESET, *published.ABLATIONS)
+    asked = [ABLATION] * (ABLATION in grid.tables)
+    asked += [method for method in grid.methods if method in ours]
+    if asked:
+        raise ValueError(
+            f"{asked[0]} is of the best preset, which does not go together with "
+            f"--preset={name.value} in --base_flags."
+        )
+    return dataclasses.replace(grid, left_out=ours)
+
+
+def parse(arguments: Sequence[str]) -> flags.FlagValues:
+    """The flags of train.py on a command line.
 
     Raises:
         ValueError: for a flag or a value that train.py would refuse.
@@ -234,7 +276,16 @@ def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
         raise ValueError(" ".join(str(error).split())) from error
     if strange:
         raise ValueError(f"--base_flags: not a flag: {' '.join(strange)}")
-    return flag_groups.read_run(values)
+    return values
+
+
+def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
+    """The settings that a command line of train.py gives.
+
+    Raises:
+        ValueError: for a flag or a value that train.py would refuse.
+    """
+    return flag_groups.read_run(parse(arguments))
 
 
 def _experiment(

@@ -9,7 +9,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class Results:
     Args:
         grid: what is reported.
         output_dir: where its runs are.
-        on_test_data: take eval.py's numbers instead of the best epoch's on the
-            validation shards.
+        test_data_pattern: take eval.py's numbers on these shards; empty: the best
+            epoch's on the validation shards.
         known: runs and measurements that stand in where output_dir has none.
     """
 
@@ -50,12 +50,12 @@ class Results:
         self,
         grid: plan.Grid,
         output_dir: str,
-        on_test_data: bool,
+        test_data_pattern: str = "",
         known: archive.Archive | None = None,
     ):
         self.grid = grid
         self.output_dir = pathlib.Path(output_dir)
-        self.on_test_data = on_test_data
+        self.test_data_pattern = test_data_pattern
         self.known = known or archive.Archive()
         self._runs: dict[plan.Cell, runs.Run] = {}
 
@@ -127,8 +127,8 @@ class Results:
         """Seed → score, of those that are finished; see `scores`."""
         of_cell = _role(k)
         found = {
-            seed: run.evaluation(of_cell)
-            if self.on_test_data and not role
+            seed: run.evaluation(of_cell, self.test_data_pattern)
+            if self.test_data_pattern and not role
             else run.validation(role or of_cell)
             for seed, run in zip(self.grid.seeds, self.runs(method, k), strict=True)
         }
@@ -175,10 +175,17 @@ def _published(method: str, k: int | None, metric: str) -> float | None:
     return getattr(score, metric) if score else None
 
 
+def _score_text(results: Results, method: str, k: int | None, metric: str) -> str:
+    """Mean and spread of ours; how many seeds, where some are missing."""
+    scores = results.scores(method, k, metric)
+    all_there = not scores or len(scores) == len(results.grid.seeds)
+    return spread_text(scores) + ("" if all_there else f" (n={len(scores)})")
+
+
 def _pair_text(results: Results, method: str, k: int | None) -> str:
     """`GAP / mAP` of ours."""
-    gap = spread_text(results.scores(method, k, "gap"))
-    return f"{gap} / {spread_text(results.scores(method, k, 'map'))}"
+    gap, mean_ap = (_score_text(results, method, k, m) for m in ("gap", "map"))
+    return f"{gap} / {mean_ap}"
 
 
 def _published_pair(method: str, k: int | None) -> str:
@@ -232,14 +239,14 @@ def _table_of_scores(results: Results, metric: str) -> document.Table:
     teacher = published.TEACHER
     if (teacher, None) in results.grid.rows("1"):
         # The teacher sees all frames: the same number whatever k is.
-        ours = spread_text(results.scores(teacher, None, metric))
+        ours = _score_text(results, teacher, None, metric)
         theirs = number_text(_published(teacher, None, metric))
         cells = (_beside(k, ours, theirs) for k in frames)
         rows.append([published.label(teacher), *itertools.chain.from_iterable(cells)])
     for method in _methods(results, "1", "baseline", "student"):
         row = [published.label(method)]
         for k in frames:
-            ours = spread_text(results.scores(method, k, metric))
+            ours = _score_text(results, method, k, metric)
             row += _beside(k, ours, number_text(_published(method, k, metric)))
         rows.append(row)
     return document.Table(_frames_header(frames), rows)
@@ -254,12 +261,20 @@ def _share_of(
         seeds: of these alone; None: of all.
     """
     rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
-    found = [results.by_seed(*row, "gap") for row in rows]
-    common = set.intersection(*map(set, found))
+    return _share(*(results.by_seed(*row, "gap") for row in rows), seeds=seeds)
+
+
+def _share(
+    student: Mapping[int, float],
+    uniform: Mapping[int, float],
+    teacher: Mapping[int, float],
+    seeds: Sequence[int] | None = None,
+) -> float | None:
+    """Of the means over the seeds that all three have, among `seeds` if given."""
+    common = set(student) & set(uniform) & set(teacher)
     seeds = common if seeds is None else common.intersection(seeds)
-    return compare.gap_share(
-        *(compare.mean([scores[seed] for seed in seeds]) for scores in found)
-    )
+    found = (student, uniform, teacher)
+    return compare.gap_share(*(compare.mean([f[s] for s in seeds]) for f in found))
 
 
 def _published_share(method: str, k: int) -> float | None:
@@ -287,7 +302,7 @@ def _order_of_methods(results: Results) -> list[document.Block]:
     methods = _methods(results, "1", "baseline", "student")
     rows, contrary = [], []
     for k in results.grid.frames:
-        ours = {m: results.scores(m, k, "gap") for m in methods}
+        ours = {m: results.by_seed(m, k, "gap") for m in methods}
         theirs = {m: published.gap_for_order(m, k) for m in methods}
         theirs = {m: gap for m, gap in theirs.items() if gap is not None}
         found = compare.order(ours, theirs)
@@ -306,7 +321,9 @@ def _order_of_methods(results: Results) -> list[document.Block]:
             [
                 f"k={k}",
                 f"{published.label(pair.better)} > {published.label(pair.worse)}",
-                f"{spread_text(ours[pair.better])}, {spread_text(ours[pair.worse])}",
+                ", ".join(
+                    _score_text(results, m, k, "gap") for m in (pair.better, pair.worse)
+                ),
                 f"{theirs[pair.better]:.3f}, {theirs[pair.worse]:.3f}",
             ]
             for pair in found.pairs
@@ -316,11 +333,12 @@ def _order_of_methods(results: Results) -> list[document.Block]:
     blocks: list[document.Block] = [
         document.Heading(3, "The order of the methods, by GAP"),
         document.Text(
-            "Rank correlation is Spearman's, with the published order. A pair of "
-            "methods is clear if their means differ by more than the root of their "
-            "summed variances over seeds; with one seed, if they differ at all. Pairs "
-            "published as equal are left out. At a k that the paper has not, its order "
-            "is that of the means over all its k."
+            "Rank correlation is Spearman's, with the published order, of the means "
+            "over the seeds that all methods have. A pair of methods is clear if their "
+            "mean difference over the seeds that both have is above its sample "
+            "standard deviation; with one such seed, if it is above "
+            f"{compare.OF_ONE_SEED}. Pairs published as equal are left out. At a k "
+            "that the paper has not, its order is that of the means over all its k."
         ),
         document.Table(header, rows),
     ]
@@ -420,15 +438,12 @@ def table_3(results: Results) -> list[document.Block]:
     shares = ["share of the gap closed"]
     for percent in published.PERCENTS:
         serial, uniform = (_percent_method(n, percent) for n in published.TABLE_3)
-        means = (
-            compare.mean(results.scores(method, k, "gap", role))
-            for method, role in (
-                (serial, STUDENT),
-                (uniform, STUDENT),
-                (serial, TEACHER),
-            )
+        share = _share(
+            results.by_seed(serial, k, "gap", STUDENT),
+            results.by_seed(uniform, k, "gap", STUDENT),
+            results.by_seed(serial, k, "gap", TEACHER),
         )
-        shares += [number_text(compare.gap_share(*means), ".2f"), MISSING]
+        shares += [number_text(share, ".2f"), MISSING]
     return [
         document.Heading(2, f"Table 3: less training data, k={k}"),
         document.Text(
@@ -450,17 +465,20 @@ def table_4(results: Results) -> list[document.Block]:
         document.Heading(2, "Table 4: cost"),
         document.Text(
             "Parameters and multiply-adds of a video of full length. The paper's "
-            "FLOPs count the lower LSTM alone, as if a frame had as many numbers as "
-            "the LSTM cells; `its frames` is the number of frames that gives the "
-            "published figure. The other columns count all products."
+            "FLOPs count the lower LSTM alone, on the visual feature (here: the first "
+            "one); `its frames` is the number of frames that gives the published "
+            "figure. The other columns count all products."
         ),
         _cost_table(results, rows),
         document.Heading(3, "Time"),
         document.Text(
-            "One network at a time: model, a batch in memory; end to end, from the "
-            "TFRecord shards to the metrics. The paper's hours are those of the "
-            "validate set on K80s, end to end."
+            "One network at a time: model, a batch in memory, median of "
+            f"{measures.ROUNDS}; end to end, from the TFRecord shards, which stand in "
+            "the system's cache by then, to the metrics, over at most "
+            f"{measures.TIMED_BATCHES} batches, measured once. The paper's hours are "
+            "those of the validate set on K80s, end to end."
         ),
+        *_timing_conditions(results, rows),
         _time_table(results, rows),
     ]
 
@@ -499,7 +517,7 @@ def _cost_table(results: Results, rows: Sequence[tuple]) -> document.Table:
             [
                 _model_name(k),
                 str(network.get("frames", MISSING)),
-                spread_text(results.scores(method, k, "gap")),
+                _score_text(results, method, k, "gap"),
                 count_text(network.get("parameters")),
                 count_text(parts.get("lower")),
                 count_text(parts.get("upper")),
@@ -514,22 +532,42 @@ def _cost_table(results: Results, rows: Sequence[tuple]) -> document.Table:
     return document.Table(header, lines)
 
 
+def _rates(results: Results, method: str, k: int | None) -> dict:
+    """What measures.time_network found of a network, or nothing."""
+    return results.times().get(plan.Cell(method, k, results.grid.seeds[0]).name, {})
+
+
+def _timing_conditions(results: Results, rows: Sequence[tuple]) -> list[document.Block]:
+    """Under what the times were measured, as far as they say so."""
+    found = [r for r in (_rates(results, *row) for row in rows) if "machine" in r]
+    conditions = {
+        f"{rates['machine']}, batches of {rates['batch_size']}, "
+        + (
+            "by an index, with which a student reads none of the frames that it does "
+            "not see"
+            if rates["uses_index"]
+            else "whole records, without an index"
+        ): None
+        for rates in found
+    }
+    return [document.Text(f"Measured on: {'; '.join(conditions)}.")] if found else []
+
+
 def _time_table(results: Results, rows: Sequence[tuple]) -> document.Table:
     header = ["model", "model: ms a video", "videos/s", "end to end: ms a video"]
-    header += ["videos/s", "of the teacher's", document.PAPER, document.PAPER]
-    times = results.times()
-    seed = results.grid.seeds[0]
-
-    def rates(method, k):
-        return times.get(plan.Cell(method, k, seed).name, {})
-
-    teacher = rates(published.TEACHER, None).get("videos_per_second")
+    header += ["videos/s", "of the teacher's", f"{document.PAPER}, hours"]
+    header += [f"{document.PAPER}, of the teacher's"]
+    teacher = _rates(results, published.TEACHER, None)
     lines = []
     for method, k in rows:
-        model = rates(method, k).get("model_videos_per_second")
-        whole = rates(method, k).get("videos_per_second")
+        rates = _rates(results, method, k)
+        model = rates.get("model_videos_per_second")
+        whole = rates.get("videos_per_second")
         theirs = published.TABLE_4.get(k)
-        share = teacher / whole if teacher and whole else None
+        # Two machines have nothing in common that could be divided.
+        share = None
+        if teacher and whole and teacher.get("machine") == rates.get("machine"):
+            share = teacher["videos_per_second"] / whole
         hours = published.TABLE_4[None].hours
         lines.append(
             [
@@ -609,8 +647,9 @@ def figure_2(results: Results) -> list[document.Block]:
         heading,
         document.Figure(
             "figure2",
-            "Validation GAP after each epoch, mean over seeds. With the loss rep "
-            "alone, the epochs of fine-tuning stand at the end.",
+            "Validation GAP after each epoch, mean over seeds. A serial student begins "
+            "when its teacher has ended: its epoch 1 comes after the teacher's last. "
+            "With the loss rep alone, the epochs of fine-tuning stand at the end.",
             figures.gap_by_epoch(panels),
         ),
     ]
@@ -636,6 +675,7 @@ def figure_3(results: Results) -> list[document.Block]:
 
 # ---------------------------------------------------------------- the whole report
 
+# In this order. plan.LATER has none of its own.
 _SECTIONS = {
     "1": table_1,
     "2": table_2,
@@ -664,7 +704,8 @@ def _all_runs(results: Results) -> list[document.Block]:
     for cell in results.grid.cells():
         run = results.run(cell)
         role = _role(cell.k)
-        best, test = run.validation(role) or {}, run.evaluation(role) or {}
+        best = run.validation(role) or {}
+        test = run.evaluation(role, results.test_data_pattern) or {}
         row = [cell.name, _state(run), str(best.get("epoch", MISSING))]
         for numbers in (best, test):
             row += [number_text(numbers.get(metric)) for metric in ("gap", "map")]
@@ -692,8 +733,9 @@ def _names(pattern: str) -> str:
     return archive.file_names(pattern).replace(",", ", ")
 
 
-def _introduction(results: Results, test_data_pattern: str) -> list[document.Block]:
+def _introduction(results: Results) -> list[document.Block]:
     """Where the numbers come from."""
+    test_data_pattern = results.test_data_pattern
     cells = results.grid.cells()
     begun = [results.run(cell) for cell in cells if results.run(cell).begun]
     finished = sum(run.finished for run in begun)
@@ -701,7 +743,7 @@ def _introduction(results: Results, test_data_pattern: str) -> list[document.Blo
     source = (
         f"of the test shards {_names(test_data_pattern)}, at the best epoch by "
         "validation GAP"
-        if results.on_test_data
+        if test_data_pattern
         else "of the best epoch by GAP on the validation shards"
     )
     text = (
@@ -769,15 +811,15 @@ def missing_in_summary(results: Results) -> list[str]:
     ]
 
 
-def make_report(results: Results, test_data_pattern: str) -> list[document.Block]:
+def make_report(results: Results) -> list[document.Block]:
     """The blocks of the report."""
     sections = (
-        _SECTIONS[table](results)
-        for table in plan.TABLES
+        make(results)
+        for table, make in _SECTIONS.items()
         if table in results.grid.tables
     )
     return [
-        *_introduction(results, test_data_pattern),
+        *_introduction(results),
         *(block for section in sections for block in section),
         *_all_runs(results),
     ]

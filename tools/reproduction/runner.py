@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import tqdm
 
 from tools.reproduction import cost, plan, runs
-from yt8m_distill.training import manifest, modes
+from yt8m_distill.training import manifest, modes, trainer
 
 LOG = "train.log"
+# In the log, before each command.
+_COMMAND = "$ "
 _LOOK_SECONDS = 0.5
 # Reading manifests for the progress bar need not happen at every look.
 _PROGRESS_SECONDS = 5.0
@@ -104,8 +106,8 @@ def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, 
         f"--network={experiment.role}",
         f"--eval_data_pattern={pattern}",
         f"--batch_size={training.batch_size}",
-        f"--num_readers={training.num_readers}",
         f"--num_gpus={training.num_gpus}",
+        *(f"--{name}={value}" for name, value in trainer.reading(training).items()),
     )
 
 
@@ -113,6 +115,25 @@ def last_line(path: pathlib.Path) -> str:
     """The last line of a log that is not empty."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def failure_text(status: int, log: pathlib.Path) -> str:
+    """Why a process ended, and where its log is.
+
+    Args:
+        status: not 0; below 0, the signal that ended it.
+        log: its last line is the reason, unless that is the command itself.
+    """
+    line = last_line(log)
+    if status < 0:
+        reason = f"ended by {signal.Signals(-status).name}"
+        if -status == signal.SIGKILL:
+            reason += ", as for want of memory"
+    elif line and not line.startswith(_COMMAND):
+        reason = line
+    else:
+        reason = f"exit status {status}"
+    return f"{reason} (log: {log})"
 
 
 def duration_text(seconds: float) -> str:
@@ -198,7 +219,7 @@ class Runner:
         if not is_trained(experiment):
             return experiment.command
         evaluated = not self.pattern or runs.Run(experiment.train_dir).evaluation(
-            experiment.role
+            experiment.role, self.pattern
         )
         return None if evaluated else evaluation_command(experiment, self.pattern)
 
@@ -235,7 +256,7 @@ class Runner:
             except BlockingIOError:
                 self._fail(experiment, "another process is at work on it")
                 return
-            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.write(f"{_COMMAND}{shlex.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 command,
@@ -259,8 +280,8 @@ class Runner:
             experiment = job.experiment
             if status != 0:
                 if self.received is None:
-                    line = last_line(pathlib.Path(experiment.train_dir) / LOG)
-                    self._fail(experiment, line or f"exit status {status}")
+                    log = pathlib.Path(experiment.train_dir) / LOG
+                    self._fail(experiment, failure_text(status, log))
                 continue
             if self.received is None:
                 self._start(experiment)

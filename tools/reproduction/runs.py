@@ -65,8 +65,13 @@ class Run:
         found = self.phases[phases[0].name]["results"][role] if phases else {}
         return found.get("best")
 
-    def evaluation(self, role: str) -> dict | None:
-        """eval.py's newest evaluation of that network, or None."""
+    def evaluation(self, role: str, data_pattern: str) -> dict | None:
+        """eval.py's newest evaluation of that network on that data, or None.
+
+        Args:
+            role: of the network.
+            data_pattern: as eval.py was given it: other evaluations do not count.
+        """
         path = self.train_dir / "eval" / "metrics.jsonl"
         prefix = best_prefix(self.train_dir, role) if self.finished else None
         if prefix is None or not path.is_file():
@@ -77,7 +82,9 @@ class Run:
         of_it = [
             line
             for line in lines
-            if line["network"] == role and line["checkpoint"].endswith(tail)
+            if line["network"] == role
+            and line["checkpoint"].endswith(tail)
+            and line.get("eval_data_pattern") == data_pattern
         ]
         return of_it[-1] if of_it else None
 
