@@ -7,9 +7,9 @@ import shlex
 import pytest
 from absl import flags
 
-from tools import list_flagfiles
+from tools import flagfile_costs, list_flagfiles
 from tools.reproduction import published
-from yt8m_distill import flag_groups, registry
+from yt8m_distill import flag_groups, registry, settings
 from yt8m_distill.models import builder
 from yt8m_distill.training import modes
 
@@ -62,6 +62,19 @@ def parse(*arguments: str) -> flags.FlagValues:
     return values
 
 
+def read_file(stem: str, *arguments: str) -> settings.RunSettings:
+    """The settings that a flagfile gives after some flags."""
+    flagfile = f"--flagfile={ROOT / 'flags' / stem}.flags"
+    return flag_groups.read_run(parse(*arguments, flagfile, *SETTINGS))
+
+
+def command(path: pathlib.Path) -> list[str]:
+    """The flags of the Command in a header; their paths begin at ROOT."""
+    words = shlex.split(list_flagfiles.read_header(path)["Command"])
+    assert words[:2] == ["python", "yt8m_distill/train.py"]
+    return words[2:]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_flagfile_builds_its_phases(path):
     arguments = [f"--flagfile={path}", *SETTINGS]
@@ -78,7 +91,7 @@ def test_a_flagfile_builds_its_phases(path):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_states_the_published_numbers(path):
     header = list_flagfiles.read_header(path)
-    assert {"Reproduces", "Published GAP/mAP", "Cost", "Command"} <= header.keys()
+    assert {"Reproduces", "Published GAP/mAP"} <= header.keys()
     expected = {**TABLE_1, **OTHERS}[path.stem].split()
     published = header["Published GAP/mAP"]
     assert re.findall(r"\.\d{3}(?:/\.\d{3})?", published) == expected
@@ -98,14 +111,39 @@ LONGER = {
 
 
 @pytest.mark.parametrize("name", LONGER)
-def test_a_longer_control_differs_in_its_epochs_alone(name):
+@pytest.mark.parametrize("preset", flag_groups.PRESETS)
+def test_a_longer_control_differs_in_its_epochs_alone(name, preset):
     short, long = (
-        flag_groups.read_run(
-            parse(f"--flagfile={ROOT / 'flags' / stem}.flags", *SETTINGS)
-        ).to_dict()
-        for stem in (LONGER[name], name)
+        read_file(stem, f"--preset={preset}").to_dict() for stem in (LONGER[name], name)
     )
     assert {key for key in short if short[key] != long[key]} == {"num_epochs"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in ABLATIONS if p.stem.endswith("_long")],
+    ids=lambda path: path.stem,
+)
+def test_a_long_ablation_has_the_epochs_of_the_best_preset_and_its_teacher(
+    path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    words = command(path)
+    long = modes.phases(flag_groups.read_run(parse(*words)))
+    best = [word.replace(path.stem, "preset_best") for word in words]
+    both = modes.phases(flag_groups.read_run(parse(*best)))
+    assert [phase.epochs for phase in both] == [15, 15]
+    assert long[-1].epochs == 15 + 15
+
+
+@pytest.mark.parametrize("preset", flag_groups.PRESETS)
+@pytest.mark.parametrize("percent", ["", 10, 25, 50])
+def test_uniform_k_and_the_students_see_the_same_frames(preset, percent):
+    stems = ("baseline_uniform", "serial_rep_pred_ce")
+    if percent:
+        stems = (f"uniform_{percent}_percent", f"serial_{percent}_percent")
+    uniform, student = (read_file(stem, f"--preset={preset}") for stem in stems)
+    assert uniform.sampling == student.sampling
 
 
 @pytest.mark.parametrize(
@@ -130,15 +168,31 @@ def test_every_experiment_of_the_tables_has_its_file():
     assert {path.stem for path in EXPERIMENTS} == {*TABLE_1, *OTHERS}
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_the_command_in_the_header_is_the_experiment(path, monkeypatch):
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_command_in_the_header_is_what_the_file_says(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = shlex.split(list_flagfiles.read_header(path)["Command"])
-    assert words[:2] == ["python", "yt8m_distill/train.py"]
-    given = parse(*words[2:])
+    words = command(path)
+    assert f"--flagfile=flags/{path.name}" in words
+    given = parse(*words)
+    flag_groups.read_run(given)
     alone = parse(f"--flagfile={path}")
-    for name in ("mode", "student_loss", "frame_sampler", "match", "train_fraction"):
-        assert given[name].value == alone[name].value
+    names = {name for name in alone if alone[name].present} - {"flagfile"}
+    # A base, a budget or a preset is shown with an experiment, which sets others.
+    if path in EXPERIMENTS + ABLATIONS:
+        names |= {"mode", "student_loss", "frame_sampler", "match", "train_fraction"}
+    assert {n: given[n].value for n in names} == {n: alone[n].value for n in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_cost_in_the_header_is_what_the_tool_writes(path):
+    text = path.read_text(encoding="utf-8")
+    assert text == flagfile_costs.replaced(text)
+
+
+def stated_phases(cost: str) -> dict[str, float]:
+    """Phase → G multiply-adds, of a Cost line."""
+    found = re.findall(r"([a-z][a-z ]*) ([\d.]+) G \(", cost)
+    return {name: float(number) for name, number in found}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -146,15 +200,64 @@ def test_the_costs_follow_from_the_closed_formula(path):
     frame = 4 * 1024 * (1152 + 1024 + 2 * 1024)  # both lower layers, W and U
     block = 4 * 1024 * (4096 + 1024 + 2 * 1024)  # both upper layers
     classifier = 4096 * 3862
-    header = list_flagfiles.read_header(path)
-    costs = {300: 300 * frame + 15 * block + classifier}
-    for k in (6, 10, 15, 20, 30):
-        blocks = -(-k // (3 if k == 6 else 5))
-        costs[k] = k * frame + blocks * block + classifier
-    for k, stated in re.findall(r"k=(\d+) ([\d.]+) G", header["Cost"]):
-        assert float(stated) == pytest.approx(costs[int(k)] / 1e9, abs=0.005)
-    for stated in re.findall(r"(?:video: |teacher \()([\d.]+) G", header["Cost"]):
-        assert float(stated) == pytest.approx(costs[300] / 1e9, abs=0.005)
+    teacher = (300 * frame + 15 * block + classifier) / 1e9
+    student = {
+        k: (k * frame + -(-k // (3 if k == 6 else 5)) * block + classifier) / 1e9
+        for k in (6, 10, 15, 20, 30)
+    }
+    # Forward and backward are three times forward; 5 epochs, 1 of fine-tuning.
+    kind = path.stem.split("_")[0]
+    expected = {
+        "teacher": {"teacher": 3 * 5 * teacher},
+        "serial": {
+            "teacher": 3 * 5 * teacher,
+            "student with the frozen teacher": 5 * (teacher + 3 * student[30]),
+        },
+        "parallel": {"parallel": 3 * 5 * (teacher + student[30])},
+    }.get(kind, {"baseline": 3 * 5 * student[30]})
+    if path.stem.removesuffix("_intermediate").endswith("_rep"):
+        expected["finetune"] = 3 * student[30]
+    percent = re.search(r"(\d+)_percent", path.stem)
+    share = int(percent[1]) / 100 if percent else 1
+    expected = {name: share * number for name, number in expected.items()}
+
+    cost = list_flagfiles.read_header(path)["Cost"]
+    rounding = {"abs": 0.0051}  # Two decimals.
+    assert stated_phases(cost) == pytest.approx(expected, **rounding)
+    if len(expected) > 1:
+        total = float(re.search(r"([\d.]+) G in all", cost)[1])
+        assert total == pytest.approx(sum(expected.values()), **rounding)
+    forward = dict(re.findall(r"(teacher|k=\d+) ([\d.]+) G", cost.split(";")[0]))
+    wanted = {"teacher": teacher} if kind in ("teacher", "serial", "parallel") else {}
+    if kind != "teacher":
+        wanted |= {f"k={k}": number for k, number in student.items()}
+    stated = {name: float(number) for name, number in forward.items()}
+    assert stated == pytest.approx(wanted, **rounding)
+    assert bool(percent) == (f"on {100 * share:g} % of the videos" in cost)
+
+
+def test_a_small_network_costs_millions():
+    # AudioSet: 256 cells, 10 frames of 128 numbers in blocks of 5; the student sees 3.
+    frame = 4 * 256 * (128 + 256 + 2 * 256)
+    block = 4 * 256 * (1024 + 256 + 2 * 256)
+    teacher = 10 * frame + 2 * block + 1024 * 527
+    student = 3 * frame + 1 * block + 1024 * 527
+    assert (round(teacher / 1e6, 1), round(student / 1e6, 1)) == (13.4, 5.1)
+    path = ROOT / "flags" / "ablation_long.flags"
+    cost = list_flagfiles.read_header(path)["Cost"]
+    assert "forward: teacher 13.4 M, student k=3 5.1 M; training at k=3: " in cost
+    expected = {
+        "teacher": 15 * 3 * teacher / 1e9,
+        "student with the frozen teacher": 30 * (teacher + 3 * student) / 1e9,
+    }
+    assert stated_phases(cost) == pytest.approx(expected, abs=0.0051)
+
+
+def test_a_header_without_its_command_is_refused():
+    with pytest.raises(ValueError, match="no line # Command:"):
+        flagfile_costs.replaced("# Ablation: x\n--mode=baseline\n")
+    with pytest.raises(ValueError, match="does not begin with python"):
+        flagfile_costs.replaced("# Command: true\n--mode=baseline\n")
 
 
 def test_the_readme_has_the_table_of_all_files():

@@ -1,13 +1,14 @@
-"""Writes the table of flags/README.md from the headers of the flagfiles.
+"""The table of flags/README.md from the headers of the flagfiles, and their costs.
 
-python tools/list_flagfiles.py            # prints it
-python tools/list_flagfiles.py --write    # into flags/README.md
+python tools/list_flagfiles.py            # prints the table
+python tools/list_flagfiles.py --write    # into flags/README.md; Cost lines too
 """
 
 import pathlib
 import sys
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / "flags"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "flags"
 # What a flagfile says it is, in its header.
 KINDS = ("Reproduces", "Data", "Preset", "Training", "Ablation")
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
@@ -42,13 +43,39 @@ def replaced(text: str, table: str) -> str:
     return f"{before}{BEGIN}{table}{END}{after}"
 
 
+def write_costs() -> None:
+    """Writes the Cost line of every flagfile, from its Command.
+
+    Raises:
+        ValueError: for a Command that train.py would refuse; names the flagfile.
+    """
+    # Run as a file, the root is one folder up. TensorFlow is loaded here alone.
+    sys.path.insert(0, str(ROOT))
+    from yt8m_distill import flag_groups
+
+    flag_groups.load_tensorflow()
+    from tools import flagfile_costs
+
+    for path in sorted(FOLDER.glob("*.flags")):
+        text = path.read_text(encoding="utf-8")
+        try:
+            path.write_text(flagfile_costs.replaced(text), encoding="utf-8")
+        except ValueError as error:
+            raise ValueError(f"flags/{path.name}: {error}") from error
+
+
 def main() -> None:
-    """Prints or writes the table."""
-    if "--write" in sys.argv[1:]:
-        path = FOLDER / "README.md"
-        path.write_text(replaced(path.read_text(encoding="utf-8"), make_table()))
-    else:
+    """Prints the table, or writes it and the costs."""
+    if "--write" not in sys.argv[1:]:
         print(make_table(), end="")
+        return
+    try:
+        write_costs()
+    except ValueError as error:
+        sys.exit(f"list_flagfiles.py: {error}")
+    path = FOLDER / "README.md"
+    text = replaced(path.read_text(encoding="utf-8"), make_table())
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
