@@ -7,7 +7,7 @@
 # OUTPUT_DIR is audioset_output by default. Trains the teacher, Uniform-k, the paper's
 # serial student and the one of --preset=best on 1, 2, 3 and 5 frames under three
 # seeds, and takes the preset apart; writes results/audioset and the table in README.md.
-# About an hour on two processors; finished runs are not run again.
+# About two and a half hours on two processors; finished runs are not run again.
 set -euo pipefail
 
 # shellcheck source=tools/environment.sh

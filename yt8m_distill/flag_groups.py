@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "regularization_scope": "classifier",
         "classifier": "own",
     },
-    # What works best; results/audioset has the ablation that shows it.
+    # What did best on AudioSet; results/README.md takes it apart.
     "best": {
         "student_loss": "pred",
         "frame_sampler": "uniform_center",
@@ -74,8 +74,8 @@ def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "paper",
         list(PRESETS),
         "Defaults to start from: paper (the text), authors (what produced the "
-        "published numbers, as far as their code shows) or best (the strongest serial "
-        "student that we know). Flags win over it.",
+        "published numbers, as far as their code shows) or best (the serial student "
+        "that did best on AudioSet). Flags win over it.",
         flag_values=flag_values,
         module_name=sys.argv[0],
     )
