@@ -16,6 +16,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from tools import quiet_tensorflow  # noqa: F401
+
+# isort: split
 import tensorflow as tf
 import tqdm
 from absl import app, flags
