@@ -110,9 +110,8 @@ def build_step(run: settings.RunSettings, phase: modes.Phase):
         variables = steps.trained_variables(network, role)
         optimizer = optimizers.build_optimizer(run.optimization, rate)
         optimizers.build_variables(optimizer, variables)
-        kernels = steps.trained_kernels(
-            network, role, run.optimization.regularization_scope
-        )
+        scope = run.optimization.regularization_scope
+        kernels = steps.trained_kernels(network, role, scope, phase.share_classifier)
         learners.append(steps.Learner(role, optimizer, variables, kernels))
     step = steps.TrainStep(
         networks,

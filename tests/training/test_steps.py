@@ -150,7 +150,7 @@ class Oracle:
 
     def step(self, batch, number: int) -> None:
         """One step of plain SGD with the gradient's norm cut to CLIP."""
-        outputs, updates = {}, []
+        outputs, updates, penalized = {}, [], []
         for index, role in enumerate(self.phase.roles):
             network = self.networks.network(role.name)
             # The noise of the whole batch of 8, whose first rows are the videos.
@@ -172,6 +172,10 @@ class Oracle:
                 terms = self.losses(role, outputs, batch["labels"])
                 loss = sum(tf.reduce_mean(term) for term in terms)
                 for kernel in network.kernels():
+                    # Each has its penalty once, whoever shares it.
+                    if any(kernel is other for other in penalized):
+                        continue
+                    penalized.append(kernel)
                     square = tf.reduce_sum(tf.convert_to_tensor(kernel) ** 2)
                     loss += PENALTY * 1e-8 * square / 2
             variables = network.trainable_variables
@@ -181,6 +185,8 @@ class Oracle:
             updates += [
                 (v, factor * g) for v, g in zip(variables, gradients, strict=True)
             ]
+            # It guides others without its own dropout.
+            outputs[role.name] = mine._replace(logits=network.head(mine.encoding))
         for variable, update in updates:
             variable.assign_sub(update)
 

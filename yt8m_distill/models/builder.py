@@ -70,9 +70,13 @@ def _share_head(
     wanted = base.MODELS.arguments(run.networks.teacher)["head"]
     given = base.MODELS.arguments(spec)["head"]
     if given != wanted:
+        shared = classifier_of(run) == "shared"
+        loss = run.distillation.student_loss
+        reason = "--classifier=shared" if shared else f"--student_loss={loss} alone"
+        other = ", or --classifier=own" if shared else ""
         raise ValueError(
-            f"--classifier=shared needs the teacher's head {wanted!r}; the student's "
-            f"is {given!r}. Give both the same head, or --classifier=own."
+            f"{reason} needs the teacher's head {wanted!r}; the student's is "
+            f"{given!r}. Give both the same head{other}."
         )
     return registry.Specification(spec.name, {**spec.arguments, "head": teacher.head})
 

@@ -45,17 +45,21 @@ class TeacherStudent(keras.Model):
         """The network of a role."""
         return getattr(self, role)
 
-    def copy_classifier(self) -> None:
+    def copy_classifier(self, reason: str = "--classifier=copied") -> None:
         """Sets the student's classifier to the teacher's present values.
+
+        Args:
+            reason: the flag that asks for it, for the error.
 
         Raises:
             ValueError: if the two classifiers differ in shape.
         """
+        other = ", or --classifier=own" if reason.startswith("--classifier") else ""
         _copy(
             self.teacher.head,
             self.student.head,
-            "--classifier=copied needs two classifiers",
-            "Give both networks the same head, or --classifier=own.",
+            f"{reason} needs two classifiers",
+            f"Give both networks the same head{other}.",
         )
 
     def copy_network(self) -> None:

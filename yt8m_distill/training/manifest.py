@@ -159,8 +159,9 @@ def check_same_settings(folder: str, wanted: dict) -> None:
     path = os.path.join(folder, PHASE_SETTINGS)
     if not tf.io.gfile.exists(path):
         return
-    # A setting that is newer than the run was at its default.
-    stored = {**_defaults(wanted), **read_json(path)}
+    # A setting that is newer than the run was at its default; a mode was not noted.
+    mode = {name: wanted[name] for name in ("mode",) if name in wanted}
+    stored = {**_defaults(wanted), **mode, **read_json(path)}
     different = [
         f"--{key}: was {stored.get(key)!r}, is {wanted.get(key)!r}"
         for key in sorted({*stored, *wanted})

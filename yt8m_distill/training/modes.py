@@ -45,6 +45,15 @@ class Role:
         """Whether the network only guides."""
         return self.objective is None
 
+    @property
+    def keeps_last(self) -> bool:
+        """Whether its last epoch counts as the best.
+
+        Where states alone are compared, nothing behind them learns, so that GAP says
+        nothing about what does.
+        """
+        return self.objective is not None and self.objective.needs_states_alone
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -82,14 +91,21 @@ def _finetuning(run: settings.RunSettings, after: str) -> list[Phase]:
     return [Phase("finetune", (student,), epochs)]
 
 
-def _student(run: settings.RunSettings) -> Role:
+def _student(run: settings.RunSettings, shares_classifier: bool = False) -> Role:
+    """The student beside its teacher.
+
+    With L_REP alone it has the teacher's classifier, whatever --classifier says: its
+    own would learn nothing before the fine-tuning.
+    """
+    alone = objectives.is_representation_only(run.distillation)
+    copies = alone or builder.classifier_of(run) == "copied"
     return Role(
         "student",
         objectives.build_objective(run.distillation),
         guide="teacher",
-        copies_classifier=builder.classifier_of(run) == "copied",
+        copies_classifier=copies and not shares_classifier,
         copies_network=run.distillation.student_start == "teacher",
-        trains_classifier=not objectives.is_representation_only(run.distillation),
+        trains_classifier=not alone,
     )
 
 
@@ -120,9 +136,11 @@ def _serial(run: settings.RunSettings) -> list[Phase]:
 
 def _parallel(run: settings.RunSettings) -> list[Phase]:
     teacher = Role("teacher", objectives.cross_entropy_objective())
-    share = builder.classifier_of(run) == "shared"
+    alone = objectives.is_representation_only(run.distillation)
+    share = alone or builder.classifier_of(run) == "shared"
+    roles = (teacher, _student(run, share))
     return [
-        Phase("parallel", (teacher, _student(run)), run.training.num_epochs, share),
+        Phase("parallel", roles, run.training.num_epochs, share),
         *_finetuning(run, after="parallel"),
     ]
 

@@ -77,9 +77,16 @@ def trained_variables(network, role: modes.Role) -> list:
     return network.variables_without_head()
 
 
-def trained_kernels(network, role: modes.Role, scope: str) -> list:
-    """The kernels under the L2 penalty, as far as the role trains them."""
+def trained_kernels(
+    network, role: modes.Role, scope: str, shares_classifier: bool = False
+) -> list:
+    """The kernels under the L2 penalty, as far as the role trains them.
+
+    A classifier that two roles share is under the guide's penalty alone.
+    """
     trained = {id(v) for v in trained_variables(network, role)}
+    if shares_classifier and role.guide:
+        trained -= {id(kernel) for kernel in network.head.kernels()}
     return [kernel for kernel in network.kernels(scope) if id(kernel) in trained]
 
 
@@ -198,6 +205,7 @@ class TrainStep:
             gradients[role.name] = [tf.convert_to_tensor(g) for g in found]
             quality = self._batch_quality(outputs[role.name], batch, count)
             numbers[role.name] = [*losses.values(), *quality]
+            outputs[role.name] = self._without_dropout(role, outputs[role.name])
         # One sum over the replicas for everything: few, large messages.
         gradients, numbers = _all_reduce_sum((gradients, numbers))
         metrics, finite = [], tf.constant(True)
@@ -206,6 +214,15 @@ class TrainStep:
             finite = tf.logical_and(finite, tf.math.is_finite(norm))
             metrics += [*numbers[name], norm]
         return gradients, tf.stack(metrics), finite
+
+    def _without_dropout(self, role: modes.Role, outputs) -> structures.Outputs:
+        """What a role that learns says to those that it guides.
+
+        As a frozen guide does: dropout is for its own lesson. In a graph that never
+        looks at these logits the product is not computed.
+        """
+        network = self.networks.network(role.name)
+        return outputs._replace(logits=network.classify(outputs.encoding))
 
     def _losses(self, role, outputs, batch, count) -> dict[str, tf.Tensor]:
         """This replica's share of every part, and their sum: scalars by name."""

@@ -279,7 +279,9 @@ class PhaseRunner:
         scope = self.run_settings.optimization.regularization_scope
         optimizer = optimizers.build_optimizer(self.run_settings.optimization, rate)
         optimizers.build_variables(optimizer, variables)
-        kernels = steps.trained_kernels(network, role, scope)
+        kernels = steps.trained_kernels(
+            network, role, scope, self.phase.share_classifier
+        )
         return steps.Learner(role, optimizer, variables, kernels)
 
     def _initialize(self) -> None:
@@ -512,7 +514,8 @@ class PhaseRunner:
             entry = notes.setdefault(role.name, {"best": None, "epochs": []})
             entry["epochs"].append({"epoch": epoch, "step": step, **numbers})
             best = entry["best"]
-            if best is None or numbers.get("gap", epoch) > best.get("gap", 0):
+            better = best is None or numbers.get("gap", epoch) > best.get("gap", 0)
+            if better or role.keeps_last:
                 entry["best"] = {"epoch": epoch, "step": step, **numbers}
                 improved.append(role)
         if self.chief:
@@ -699,7 +702,11 @@ def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
     """The settings that a phase depends on, name → value."""
     names = tuple(role.name for role in phase.roles)
     guided = any(role.guide or role.initial for role in phase.roles)
-    return manifest.phase_settings(run, names, guided)
+    values = manifest.phase_settings(run, names, guided)
+    if any(role.initial for role in phase.trained):
+        # What it goes on from: serial and parallel mode have their own.
+        values["mode"] = run.distillation.mode
+    return values
 
 
 def copy_from_guide(phase: modes.Phase, networks) -> None:
@@ -708,8 +715,11 @@ def copy_from_guide(phase: modes.Phase, networks) -> None:
     Raises:
         ValueError: if the two networks do not fit.
     """
-    if any(role.copies_classifier for role in phase.roles):
-        networks.copy_classifier()
+    for role in phase.roles:
+        if role.copies_classifier and role.trains_classifier:
+            networks.copy_classifier()
+        elif role.copies_classifier:
+            networks.copy_classifier("--student_loss=rep alone")
     if any(role.copies_network for role in phase.roles):
         networks.copy_network()
 
