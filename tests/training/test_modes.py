@@ -92,6 +92,31 @@ def test_the_students_classifier(mode, classifier, shared, copied):
     assert phase.roles[-1].copies_classifier is copied
 
 
+@pytest.mark.parametrize("classifier", ["auto", "own", "copied"])
+@pytest.mark.parametrize("match", ["final", "intermediate"])
+def test_the_representation_alone_takes_the_teachers_classifier(classifier, match):
+    given = {"student_loss": "rep", "classifier": classifier, "match": match}
+    serial = plan(mode="serial", **given)[1]
+    assert serial.roles[-1].copies_classifier and not serial.share_classifier
+    parallel = plan(mode="parallel", **given)[0]
+    assert parallel.share_classifier and not parallel.roles[-1].copies_classifier
+
+
+@pytest.mark.parametrize(
+    "changes, last",
+    [
+        ({"student_loss": "rep"}, False),
+        ({"student_loss": "rep", "match": "both"}, False),
+        ({"student_loss": "ce + rep", "match": "intermediate"}, False),
+        ({"student_loss": "rep", "match": "intermediate"}, True),
+    ],
+)
+def test_gap_chooses_no_epoch_where_states_alone_are_compared(changes, last):
+    first, *rest = plan(mode="parallel", **changes)
+    assert [role.keeps_last for role in first.roles] == [False, last]
+    assert not any(role.keeps_last for phase in rest for role in phase.roles)
+
+
 @pytest.mark.parametrize("start, copied", [("new", False), ("teacher", True)])
 def test_a_serial_student_may_start_as_its_teacher(start, copied):
     first, second = plan(mode="serial", student_start=start)

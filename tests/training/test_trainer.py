@@ -257,12 +257,13 @@ def test_a_teacher_alone_and_one_of_a_serial_run_are_the_same(serial_run):
 
 def initialized(run, phase: str, monkeypatch):
     """The networks of a phase as they stand before its first step."""
-    found = {}
+    found, train = {}, trainer.PhaseRunner._train
 
     def look(self):
-        if self.phase.name == phase:
-            found["networks"] = self.networks
-            raise helpers.Stop
+        if self.phase.name != phase:
+            return train(self)
+        found["networks"] = self.networks
+        raise helpers.Stop
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.PhaseRunner, "_train", look)
@@ -634,6 +635,60 @@ def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
     assert not np.array_equal(
         last["teacher/kernel/" + _SUFFIX], then["kernel/" + _SUFFIX]
     )
+
+
+def test_where_states_alone_are_compared_the_last_epoch_is_kept(
+    data, monkeypatch, tmp_path
+):
+    # Teacher and student in turn.
+    fake_gaps(monkeypatch, [0.5, 0.9, 0.4, 0.1])
+    run = helpers.make_run(
+        tmp_path / "run",
+        data,
+        mode="parallel",
+        teacher=helpers.LSTM_TEACHER,
+        student=helpers.LSTM_STUDENT,
+        student_loss="rep_intermediate",
+        finetune_epochs=0,
+        num_epochs=2,
+    )
+    results = helpers.train(run)["parallel"]["results"]
+    assert results["teacher"]["best"]["epoch"] == 1
+    assert results["student"]["best"]["epoch"] == 2
+    assert helpers.best(tmp_path / "run", "parallel", "student").endswith("-10")
+
+
+def test_fine_tuning_of_the_other_mode_is_not_taken_for_its_own(serial_run, tmp_path):
+    given = {"student_loss": "rep", "num_epochs": 1, "finetune_epochs": 1}
+    run = helpers.change(serial_run, train_dir=str(tmp_path / "run"), **given)
+    helpers.train(run)
+    before = helpers.snapshot(tmp_path / "run" / "finetune")
+    with pytest.raises(ValueError, match="--mode: was 'serial', is 'parallel'"):
+        helpers.train(helpers.change(run, mode="parallel"))
+    assert helpers.snapshot(tmp_path / "run" / "finetune") == before
+
+
+@pytest.mark.parametrize("mode", ["serial", "parallel"])
+def test_fine_tuning_begins_with_the_teachers_classifier(
+    serial_run, tmp_path, monkeypatch, mode
+):
+    """Also where --classifier=own: nothing has trained another one yet."""
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        mode=mode,
+        student_loss="rep",
+        classifier="own",
+        num_epochs=2,
+        finetune_epochs=1,
+    )
+    networks = initialized(run, "finetune", monkeypatch)
+    phase = "student" if mode == "serial" else mode
+    # In parallel mode they are one; the student's best epoch is the one that counts.
+    source = ("teacher", "teacher") if mode == "serial" else (phase, "student")
+    stored = helpers.read_variables(helpers.best(tmp_path / "run", *source))
+    kernel = stored[f"{source[1]}/head/kernel/{_SUFFIX}"]
+    np.testing.assert_array_equal(networks.student.head.kernel.numpy(), kernel)
 
 
 _SUFFIX = ".ATTRIBUTES/VARIABLE_VALUE"
