@@ -420,13 +420,14 @@ class RunSettings:
                 "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
                 f"received --mode={self.distillation.mode}."
             )
-        if (
-            self.distillation.student_start == "teacher"
-            and self.distillation.mode == "parallel"
-        ):
+        reasons = {
+            "parallel": "in parallel mode the teacher has nothing to give at the start",
+            "baseline": "a baseline has no teacher",
+        }
+        mode = self.distillation.mode
+        if self.distillation.student_start == "teacher" and mode in reasons:
             raise ValueError(
-                "--student_start=teacher goes with --mode=serial: in parallel mode "
-                "the teacher has nothing to give at the start."
+                f"--student_start=teacher goes with --mode=serial: {reasons[mode]}."
             )
         if (
             self.distillation.mode == "serial"

@@ -1,5 +1,7 @@
 """builder.py: which networks the settings ask for."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -50,6 +52,18 @@ def test_the_default_student_is_the_teacher_with_short_blocks(k, block_len):
     found = builder.student_specification(make_run(k=k))
     expected = {"cells": 3, "block_len": block_len}
     assert found == registry.Specification("HierarchicalLSTM", expected)
+
+
+def test_a_student_of_all_frames_is_as_wide_as_the_teachers_view():
+    teacher = "HierarchicalLSTM(cells=3, num_blocks=4)"
+    run = make_run(teacher=teacher, student=teacher, k=8)
+    whole = dataclasses.replace(
+        run, sampling=settings.SamplingSettings(student_k=8, frame_sampler="all")
+    )
+    found = [builder.build_network("student", r) for r in (run, whole)]
+    # 8 and 40 frames in 4 blocks.
+    assert [network.max_frames for network in found] == [8, 40]
+    assert [network.block_len for network in found] == [2, 10]
 
 
 @pytest.mark.parametrize("k, num_blocks", [(6, 3), (10, 5), (15, 5), (30, 5)])

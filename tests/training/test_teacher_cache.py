@@ -5,12 +5,14 @@ import os
 import pathlib
 import threading
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill import structures
+from yt8m_distill.models import teacher_student
 from yt8m_distill.training import manifest, teacher_cache, trainer
 
 KEY = {"top_k": 0, "dtype_policy": "float32", "teacher": "t"}
@@ -218,6 +220,45 @@ def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
     )
     helpers.train(both)
     assert cache_entry(half)["computed"] == cache_entry(both)["computed"] == 18
+
+
+def test_a_shard_that_was_written_anew_is_found_by_its_frames(serial_run, tmp_path):
+    videos = helpers.make_videos(20, seed=5)
+    shard = helpers.write_shard(tmp_path / "train.tfrecord", videos)
+    run = student_run(serial_run, tmp_path, train_data_pattern=shard)
+    helpers.train(run)
+    # The same ids; one frame of the last video has another number in it.
+    video_id, labels, frames = videos[-1]
+    changed = frames.copy()
+    changed[0, 0] ^= 1
+    helpers.write_shard(shard, [*videos[:-1], (video_id, labels, changed)])
+    again = helpers.change(run, train_dir=str(tmp_path / "again"))
+    with pytest.raises(ValueError, match=f"other frames of video {video_id}. If its"):
+        helpers.train(again)
+    # Rewritten with the same content, it is read again and nothing is computed.
+    helpers.write_shard(shard, videos)
+    helpers.train(again)
+    assert cache_entry(again)["computed"] == 0
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_cache_is_filled_under_the_policy_of_its_key(
+    serial_run, tmp_path, monkeypatch, use_policy, replicas
+):
+    policies = []
+    forward = teacher_student.TeacherStudent.forward
+
+    def watched(self, role, *arguments, **named):
+        policies.append((role, keras.mixed_precision.global_policy().name))
+        return forward(self, role, *arguments, **named)
+
+    monkeypatch.setattr(teacher_student.TeacherStudent, "forward", watched)
+    use_policy("mixed_bfloat16")
+    changes = {"dtype_policy": "mixed_bfloat16", "max_steps": 1}
+    helpers.train(student_run(serial_run, tmp_path, **changes), replicas)
+    assert set(policies) == {
+        (role, "mixed_bfloat16") for role in ("teacher", "student")
+    }
 
 
 def test_wrong_contents_are_found_before_training(serial_run, tmp_path):

@@ -297,6 +297,81 @@ def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix
     assert not (tmp_path / "run" / "teacher").exists()
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"max_frames": 9}, "--max_frames: was 20, is 9."),
+        (
+            {"feature_names": "audio,rgb", "feature_sizes": "4,8"},
+            "--feature_names: was 'rgb,audio', is 'audio,rgb'; --feature_sizes: was "
+            "'8,4', is '4,8'.",
+        ),
+    ],
+)
+def test_a_teacher_of_other_data_is_refused(serial_run, tmp_path, changes, said):
+    other = serial_run.training.train_dir
+    changes |= {"train_dir": str(tmp_path / "run"), "teacher_checkpoint": other}
+    with pytest.raises(ValueError, match="was trained on other data: ") as caught:
+        helpers.train(helpers.change(serial_run, **changes))
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_not_finished_gives_a_warning(
+    serial_run, data, tmp_path, monkeypatch, caplog
+):
+    other = helpers.make_run(tmp_path / "teacher", data)
+    with helpers.stopped(monkeypatch, "teacher", 6, save=True):
+        helpers.train(other)
+    changes = {"train_dir": str(tmp_path / "run"), "max_steps": 1}
+    for train_dir, warns in (
+        (serial_run.training.train_dir, False),
+        (other.training.train_dir, True),
+    ):
+        caplog.clear()
+        run = helpers.change(
+            serial_run, teacher_checkpoint=train_dir, start_new_model=True, **changes
+        )
+        initialized(run, "student", monkeypatch)
+        assert (f"{train_dir}: that run has not finished" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (
+            {
+                "student": "HierarchicalLSTM(cells=3, block_len=3)",
+                "match": "intermediate",
+            },
+            "The student's intermediate state has width 12, the teacher's 16.",
+        ),
+        (
+            {"student": "FrameLevelLogisticModel", "match": "intermediate"},
+            "has no intermediate states",
+        ),
+        (
+            # Both encodings are the mean of the frames.
+            {
+                "teacher": "FrameLevelLogisticModel",
+                "student": "FrameLevelLogisticModel",
+                "student_loss": "rep",
+            },
+            "--student_loss=rep has nothing to train in the student",
+        ),
+    ],
+)
+def test_a_student_that_cannot_learn_is_refused_before_the_teacher_does(
+    serial_run, tmp_path, changes, said
+):
+    changes = {"teacher": "HierarchicalLSTM(cells=4, block_len=5)", **changes}
+    run = helpers.change(serial_run, train_dir=str(tmp_path / "run"), **changes)
+    with pytest.raises(ValueError) as caught:
+        helpers.train(run)
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_copied_classifier_starts_equal_and_is_another(
     serial_run, tmp_path, monkeypatch
 ):
@@ -589,6 +664,23 @@ def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
     assert helpers.snapshot(train_dir) == before
 
 
+def test_a_run_does_not_go_on_with_more_data(tmp_path, monkeypatch):
+    helpers.write_data(tmp_path)
+    run = helpers.make_run(tmp_path / "run", tmp_path)
+    with helpers.stopped(monkeypatch, "teacher", 4, save=True):
+        helpers.train(run)
+    before = helpers.snapshot(tmp_path / "run" / "teacher" / "checkpoints")
+    more = helpers.write_shard(
+        tmp_path / "train-2.tfrecord", helpers.make_videos(24, seed=3, prefix="u")
+    )
+    said = "began with 36 videos in 2 shards .* now there are 60 in 3: a phase"
+    with pytest.raises(ValueError, match=said):
+        helpers.train(run)
+    assert helpers.snapshot(tmp_path / "run" / "teacher" / "checkpoints") == before
+    os.remove(more)
+    assert helpers.train(run)["teacher"]["finished"]
+
+
 def test_start_new_model_refuses_a_folder_with_other_things(data, tmp_path):
     train_dir = tmp_path / "run"
     helpers.train(
@@ -789,8 +881,8 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(data, use_policy, repli
     scale.assign(2.0**30)  # float16 ends at 65504.
     before = [v.numpy() for v in runner.networks.weights]
     iterator = iter(runner._dataset(0, 0))
-    _, bad = runner.loop.run(iterator, tf.constant(1))
-    assert int(bad) == -1
+    means, bad, taken = runner.loop.run(iterator, tf.constant(1))
+    assert int(bad) == -1 and float(taken) == 0 and not means.numpy().any()
     assert float(scale.numpy()) == 2.0**29
     after = [v.numpy() for v in runner.networks.weights]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
@@ -799,6 +891,31 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(data, use_policy, repli
     assert float(scale.numpy()) == 2.0**10
     assert not np.array_equal(before[0], runner.networks.weights[0].numpy())
     assert int(runner.state.step.numpy()) == 2
+
+
+def test_a_skipped_step_is_not_in_the_mean_that_is_logged(data, use_policy):
+    use_policy("mixed_float16")
+
+    def every_other():
+        """A runner whose steps 0, 2 and 4 overflow."""
+        runner = make_scaled_runner(data, 1)
+        compute = runner.step.compute
+
+        def overflowing(batch, step):
+            gradients, metrics, _ = compute(batch, step)
+            return gradients, metrics, tf.equal(step % 2, 1)
+
+        runner.step.compute = overflowing
+        return runner, iter(runner._dataset(0, 0))
+
+    runner, iterator = every_other()
+    found, _, taken = runner.loop.run(iterator, tf.constant(5))
+    assert float(taken) == 2 and runner._steps_taken(5) == 2
+    single, iterator = every_other()
+    parts = [single.loop.run(iterator, tf.constant(1))[0].numpy() for _ in range(5)]
+    assert parts[1].any() and not any(parts[i].any() for i in (0, 2, 4))
+    expected = (parts[1] + parts[3]) / 2
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
 def test_the_scale_doubles_after_many_good_steps(data, use_policy):
@@ -827,7 +944,7 @@ def test_float16_too_stops_at_a_loss_that_no_scale_saves(data, use_policy):
     runner = make_scaled_runner(data, 1)
     runner.networks.teacher.kernel.assign(np.full([12, 6], np.nan, np.float32))
     iterator = iter(runner._dataset(0, 0))
-    metrics, bad = runner.loop.run(iterator, tf.constant(5))
+    metrics, bad, _ = runner.loop.run(iterator, tf.constant(5))
     assert int(bad) == 0
     assert np.isnan(metrics.numpy()).any()
     # It is not taken for an overflow, which is scaled away, one video a step.
@@ -847,7 +964,7 @@ def test_float16_stops_at_a_gradient_that_no_scale_saves(data, use_policy):
 
     runner.step.compute = overflowing
     iterator = iter(runner._dataset(0, 0))
-    _, bad = runner.loop.run(iterator, tf.constant(5))
+    _, bad, _ = runner.loop.run(iterator, tf.constant(5))
     # 4, 2 and 1 are tried, in steps 0, 1 and 2.
     assert int(bad) == 2
 

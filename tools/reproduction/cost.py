@@ -86,7 +86,7 @@ def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
     width is not the teacher's; any other network is built and asked.
     """
     spec = _specification(run, role)
-    frames = run.data.max_frames if role == "teacher" else run.sampling.student_k
+    frames = builder.num_frames(role, run)
     if spec.name != "HierarchicalLSTM":
         return builder.build_network(role, run).multiply_adds(frames)
     arguments = base.MODELS.arguments(spec)

@@ -81,6 +81,14 @@ def _share_head(
     return registry.Specification(spec.name, {**spec.arguments, "head": teacher.head})
 
 
+def num_frames(role: str, run: settings.RunSettings) -> int:
+    """T, the frames of the view that a role's network reads."""
+    if not run.data.frame_features:
+        return 1
+    whole = role == "teacher" or run.sampling.frame_sampler == "all"
+    return run.data.max_frames if whole else run.sampling.student_k
+
+
 def build_network(
     role: str,
     run: settings.RunSettings,
@@ -103,9 +111,7 @@ def build_network(
     teacher = _parse("teacher", run.networks.teacher)
     spec = teacher if role == "teacher" else student_specification(run)
     try:
-        width = run.data.max_frames if role == "teacher" else run.sampling.student_k
-        if not run.data.frame_features:
-            width = 1
+        width = num_frames(role, run)
         full = spec
         if role == "student" and _needs_equal_widths(run):
             wanted = _encoder_size(teacher, run)

@@ -7,6 +7,7 @@ own for each teacher (by the values of its variables) and each way of feeding it
     <teacher_cache>/<key>/key.json          what the key stands for
                          /00000.ids.npz     ids of the videos in part 0
                          /00000.encoding.npy, .logits.npy, .states.npy
+                         /00000.fingerprint.npy   of the frames that the teacher saw
                          /complete.json     data sets that are covered whole
                          /lock              held by the run that is filling it
 
@@ -25,9 +26,11 @@ import logging
 import os
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import BinaryIO
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -44,9 +47,10 @@ except ImportError:  # Windows, where one run at a time has to do.
 _LOG = logging.getLogger(__name__)
 
 LOCK = "lock"
-VERSION = 1
+VERSION = 2  # 1 had no fingerprints.
 KEY, COMPLETE = "key.json", "complete.json"
 PART_VIDEOS = 4096
+FINGERPRINT = "fingerprint"
 
 # float16 has 11 bits: cached and fresh numbers differ by half a unit of them, and by
 # what another batch size does to a sum.
@@ -90,8 +94,8 @@ class Arrays:
     """Outputs of N videos as they are stored.
 
     Attributes:
-        values: name (`encoding`, `logits`, `states`, and with top_k `classes` and
-            `rest`) → [N, ...].
+        values: name (`encoding`, `logits`, `states`, `fingerprint`, and with top_k
+            `classes` and `rest`) → [N, ...].
     """
 
     values: dict[str, np.ndarray]
@@ -236,7 +240,9 @@ class TeacherCache:
                 raise ValueError(_repeated(video_id))
             self._places[video_id] = (part, row)
         self.parts.append(Arrays(arrays))
-        self._shapes = {n: (a.shape[1:], a.dtype) for n, a in arrays.items()}
+        self._shapes = {
+            n: (a.shape[1:], a.dtype) for n, a in arrays.items() if n != FINGERPRINT
+        }
 
     def add(self, ids: Sequence[bytes], arrays: Arrays) -> None:
         """Writes a part; it counts only once it is whole.
@@ -318,6 +324,11 @@ class TeacherCache:
                 target[row] = self.parts[part].values[name][source]
         return found
 
+    def fingerprint(self, video_id: bytes) -> int:
+        """Of the frames that the teacher saw of a video that is here."""
+        part, row = self._places[video_id]
+        return int(self.parts[part].values[FINGERPRINT][row])
+
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Batches with the teacher's outputs of their videos under GUIDE."""
         names = list(self._shapes)
@@ -397,10 +408,13 @@ class Builder:
         self.networks = networks
         self.strategy = strategy
         self.with_states = with_states
+        self.policy = keras.mixed_precision.global_policy()
         self._step = tf.function(self._distributed_step)
 
     def _distributed_step(self, batch):
         def replica_step(batch):
+            # Keras 3 (3.15) has a policy a thread, and a replica runs in its own.
+            keras.mixed_precision.set_global_policy(self.policy)
             outputs = self.networks.forward(
                 "teacher", batch[structures.VIEWS], with_states=self.with_states
             )
@@ -420,8 +434,9 @@ class Builder:
         """Adds the videos of a distributed dataset that are not there yet.
 
         Raises:
-            ValueError: for an output that is not a number in float16, or an id that
-                occurs twice; both name the video.
+            ValueError: for an output that is not a number in float16, an id that
+                occurs twice, or one that is there already, of other frames; all name
+                the video.
         """
         bar = tqdm.tqdm(
             total=num_videos,
@@ -434,8 +449,10 @@ class Builder:
         with bar:
             for batch in dataset:
                 names = self._local(batch[structures.VIDEO_ID])
-                new = np.array([n != b"" and n not in self.cache for n in names])
-                bar.update(int((names != b"").sum()))
+                real = names != b""
+                new = np.array([n not in self.cache for n in names]) & real
+                bar.update(int(real.sum()))
+                self._check_frames(batch, names, real & ~new)
                 if not new.any():
                     continue
                 waiting.append(self._checked_outputs(batch, names, new))
@@ -466,7 +483,26 @@ class Builder:
         """What is kept of the chosen rows [B] of a batch, all of it finite."""
         found = {name: v[chosen] for name, v in self.outputs(batch).items()}
         _check_finite(names[chosen], found)
-        return found
+        return {**found, FINGERPRINT: self._fingerprints(batch)[chosen]}
+
+    def _fingerprints(self, batch) -> np.ndarray:
+        """[B] uint32 of the frames of a batch."""
+        frames = self._local(batch[structures.VIEWS][structures.ALL][structures.FRAMES])
+        rows = np.ascontiguousarray(frames)
+        return np.array([zlib.crc32(row) for row in rows], np.uint32)
+
+    def _check_frames(self, batch, names, known) -> None:
+        """Raises ValueError if known videos [B] are of other frames than before."""
+        if not known.any():
+            return
+        fingerprints = self._fingerprints(batch)[known]
+        for video_id, now in zip(names[known], fingerprints, strict=True):
+            if self.cache.fingerprint(video_id) != now:
+                raise ValueError(
+                    f"--teacher_cache: {self.cache.folder} has the outputs for other "
+                    f"frames of video {video_id.decode(errors='backslashreplace')}. If "
+                    "its shard was written anew, remove that folder."
+                )
 
     def _add(self, ids: list, waiting: list) -> None:
         self.cache.add(ids, _joined(waiting))

@@ -5,6 +5,7 @@ evaluates between its calls. A run is a list of phases (see modes); each leaves
 its checkpoints, its best networks and its logs in a folder of its own.
 """
 
+import dataclasses
 import logging
 import os
 import sys
@@ -71,7 +72,12 @@ class InnerLoop:
         self.run = tf.function(self._run)
 
     def _one_step(self, iterator):
-        """One step on all replicas: its metrics [M], and whether it was finite."""
+        """One step on all replicas.
+
+        Returns:
+            Its metrics [M], 0 if it was skipped; whether it was finite or skipped; and
+            whether it was skipped.
+        """
         batch = next(iterator)
         gradients, metrics, finite = self.strategy.run(
             self.step.compute, args=(batch, self.counter)
@@ -79,6 +85,7 @@ class InnerLoop:
         # All replicas have the same sums, so the first speaks for all.
         metrics = self.strategy.experimental_local_results(metrics)[0]
         finite = self.strategy.experimental_local_results(finite)[0]
+        skipped = tf.constant(False)
         if self.loss_scale is None:
             self.strategy.run(self.step.apply, args=(gradients,))
         else:
@@ -95,7 +102,7 @@ class InnerLoop:
             self._rescale(finite)
             finite = tf.logical_or(finite, skipped)
         self.counter.assign_add(1)
-        return metrics, finite
+        return metrics, finite, skipped
 
     def _rescale(self, finite):
         """Moves the loss scale after a step."""
@@ -109,22 +116,23 @@ class InnerLoop:
         """Runs `num_steps` steps, fewer if a number is no longer finite.
 
         Returns:
-            The means of the metrics [M], of the last step alone if that one was
-            not finite; and that step's number, or -1.
+            The means of the metrics [M] over the steps that were not skipped, of the
+            last step alone if that one was not finite; that step's number, or -1; and
+            over how many steps the means are.
         """
         total = tf.zeros([len(self.step.metric_names)])
         bad_step = tf.constant(-1, tf.int64)
         done = tf.constant(0.0)
         for _ in tf.range(num_steps):
-            metrics, finite = self._one_step(iterator)
+            metrics, finite, skipped = self._one_step(iterator)
             finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(metrics)))
             total += metrics
-            done += 1.0
+            done += tf.where(skipped, 0.0, 1.0)
             if not finite:
                 bad_step = self.counter - 1
                 total, done = metrics, tf.constant(1.0)
                 break
-        return total / done, bad_step
+        return tf.math.divide_no_nan(total, done), bad_step, done
 
 
 class PhaseRunner:
@@ -166,6 +174,7 @@ class PhaseRunner:
             manifest.write_json(path, phase_settings(phase, self.run_settings))
         resumed = self.state.restore()
         if resumed:
+            self._check_same_data()
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             self._initialize()
@@ -176,11 +185,32 @@ class PhaseRunner:
             self.strategy, {f"checkpoint of {phase.name}": place}
         )
         self.record.update(
-            phase.name, finished=False, networks=self._describe_networks()
+            phase.name,
+            finished=False,
+            networks=self._describe_networks(),
+            data=self._data,
         )
         self.cache = self._open_cache()
         self._train()
         self.record.update(phase.name, finished=True)
+
+    @property
+    def _data(self) -> dict[str, int]:
+        """How much training data there is: its order and the schedule hang on it."""
+        data = self.record.content["data"]
+        return {name: data[name] for name in ("files", "videos")}
+
+    def _check_same_data(self) -> None:
+        """Raises ValueError if a phase began with more or less data than there is."""
+        before, now = self.record.phase(self.phase.name).get("data"), self._data
+        if before and before != now:
+            raise ValueError(
+                f"{self.folder} began with {before['videos']} videos in "
+                f"{before['files']} shards of --train_data_pattern, now there are "
+                f"{now['videos']} in {now['files']}: a phase goes on with its own data "
+                "alone. Put that back, or take another --train_dir or "
+                "--start_new_model."
+            )
 
     def _settle(self, step: int) -> None:
         """Brings what a phase has written beside its state to where the state is.
@@ -433,7 +463,8 @@ class PhaseRunner:
         state, training = self.state, self.run_settings.training
         done = int(state.batch.numpy())
         iterator = iter(self._dataset(int(state.epoch.numpy()), done))
-        pending, pending_steps, began = None, 0, time.perf_counter()
+        pending, counted, pending_steps = None, 0.0, 0
+        began = time.perf_counter()
         while done < self.batches and state.step.numpy() < self.total_steps:
             step = int(state.step.numpy())
             # Up to the next log line, the end of the epoch or of the phase.
@@ -443,29 +474,44 @@ class PhaseRunner:
                 self.batches - done,
                 self.total_steps - step,
             )
-            means, bad_step = self.loop.run(iterator, tf.constant(count))
+            means, bad_step, taken = self.loop.run(iterator, tf.constant(count))
             names = self.step.metric_names
             means = dict(zip(names, means.numpy().tolist(), strict=True))
             actions.check_finite(means, int(bad_step.numpy()))
             done += count
             state.batch.assign(done)
             bar.update(count)
-            pending = _weighted_sum(pending, means, count)
+            pending = _weighted_sum(pending, means, float(taken))
+            counted += float(taken)
             pending_steps += count
             step += count
             if step % training.log_steps == 0 or done == self.batches:
                 seconds = time.perf_counter() - began
                 speed = pending_steps * training.batch_size / seconds
-                logged = {
-                    name: value / pending_steps for name, value in pending.items()
-                }
-                self._log(step, logged, speed)
-                pending, pending_steps, began = None, 0, time.perf_counter()
+                if counted:
+                    means = {name: value / counted for name, value in pending.items()}
+                    self._log(step, means, speed)
+                else:
+                    _LOG.warning(
+                        "training step %d | none of the last %d steps had a finite "
+                        "gradient: the loss scale goes down.",
+                        step,
+                        pending_steps,
+                    )
+                pending, counted, pending_steps = None, 0.0, 0
+                began = time.perf_counter()
             self._save_if_due()
             self._stop_if_asked()
 
+    def _steps_taken(self, step: int) -> int:
+        """Of `step` steps, those that changed the weights; the schedule counts them."""
+        if self.loop.loss_scale is None:
+            return step
+        (learner, *_) = self.step.learners.values()
+        return int(learner.optimizer.iterations.numpy())
+
     def _log(self, step: int, means: dict[str, float], speed: float) -> None:
-        rate = float(self.learning_rate(step - 1))
+        rate = float(self.learning_rate(max(self._steps_taken(step) - 1, 0)))
         scalars = actions.training_scalars(means, rate, speed)
         self.log.scalars(scalars, step)
         self.log.line("training", step, {k: _rounded(v) for k, v in scalars.items()})
@@ -692,10 +738,39 @@ def find_teacher(run: settings.RunSettings) -> str:
             f"{theirs.networks.teacher!r}, this command says "
             f"{run.networks.teacher!r}."
         )
+    # They decide what the weights mean.
+    different = [
+        f"--{field.name}: was {getattr(theirs.data, field.name)!r}, is "
+        f"{getattr(run.data, field.name)!r}"
+        for field in dataclasses.fields(run.data)
+        if field.name != "video_id_key"
+        and getattr(theirs.data, field.name) != getattr(run.data, field.name)
+    ]
+    if different:
+        raise ValueError(
+            f"--teacher_checkpoint={given} was trained on other data: "
+            f"{'; '.join(different)}."
+        )
     found = checkpoints.find(given, theirs, "teacher")
     if found is None:
         raise ValueError(f"--teacher_checkpoint={given} has no trained teacher yet.")
     return found.prefix
+
+
+def _warn_of_unfinished_teacher(train_dir: str) -> None:
+    """A line if the run that trains a teacher has not come to its end."""
+    path = os.path.join(train_dir, manifest.MANIFEST)
+    if not tf.io.gfile.exists(path):
+        return
+    content = manifest.read_json(path)
+    theirs = settings.RunSettings.from_dict(content["settings"])
+    for phase in modes.phases_of(theirs, "teacher")[:1]:
+        if not content["phases"].get(phase.name, {}).get("finished"):
+            _LOG.warning(
+                "--teacher_checkpoint=%s: that run has not finished; the student "
+                "learns from the best teacher that it has now.",
+                train_dir,
+            )
 
 
 def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
@@ -739,16 +814,46 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
         views_of(run, roles, training=True)
         networks = builder.build_networks(run, roles, phase.share_classifier)
         copy_from_guide(phase, networks)
+        _rehearse_losses(phase, networks, run)
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )
     if run.distillation.teacher_checkpoint:
+        _warn_of_unfinished_teacher(run.distillation.teacher_checkpoint)
         found, train_dir = find_teacher(run), os.path.abspath(run.training.train_dir)
         inside = os.path.abspath(found).startswith(os.path.join(train_dir, ""))
         if inside and run.training.start_new_model:
             raise ValueError(
                 "--start_new_model would remove "
                 f"--teacher_checkpoint={run.distillation.teacher_checkpoint}."
+            )
+
+
+def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> None:
+    """Computes the losses of a phase on one frame of nothing.
+
+    Raises:
+        ValueError: if outputs do not fit together, or there is nothing to be trained.
+    """
+    dtype = tf.uint8 if run.data.frame_features else tf.float32
+    view = {
+        structures.FRAMES: tf.zeros([1, 1, run.data.feature_size], dtype),
+        structures.NUM_FRAMES: tf.ones([1], tf.int32),
+        structures.FRAME_INDICES: tf.zeros([1, 1], tf.int32),
+    }
+    views = dict.fromkeys((structures.ALL, structures.SAMPLED), view)
+    with_states = any(role.objective.needs_states for role in phase.trained)
+    outputs = {}
+    for role in phase.roles:
+        outputs[role.name] = networks.forward(role.name, views, with_states=with_states)
+        if role.frozen:
+            continue
+        labels = tf.zeros([1, run.data.num_classes])
+        role.objective(outputs[role.name], labels, outputs.get(role.guide))
+        if not steps.trained_variables(networks.network(role.name), role):
+            raise ValueError(
+                f"--student_loss={run.distillation.student_loss} has nothing to train "
+                f"in the {role.name}, whose classifier it leaves alone."
             )
 
 
