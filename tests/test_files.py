@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and a refusal is one line."""
 
+import errno
 import os
 
 import pytest
@@ -78,3 +79,24 @@ def test_names_in_a_folder_are_sorted_and_none_without_it(tmp_path):
     (tmp_path / "a").write_text("")
     assert files.names_in(str(tmp_path)) == ["a", "b"]
     assert files.names_in(str(tmp_path / "nothing")) == []
+
+
+def test_a_folder_is_held_until_the_end(tmp_path):
+    for _ in range(2):
+        with files.held(str(tmp_path), "--train_dir=x"):
+            with pytest.raises(ValueError, match="--train_dir=x: another process is"):
+                with files.held(str(tmp_path), "--train_dir=x"):
+                    pass
+    # Another folder, and one that only TensorFlow knows, are not held.
+    with files.held(str(tmp_path), "a"), files.held(str(tmp_path.parent), "b"):
+        with files.held("gs://bucket/run", "c"), files.held("gs://bucket/run", "c"):
+            pass
+
+
+def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with files.held(str(tmp_path), "x"), files.held(str(tmp_path), "x"):
+        pass

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # What a file system raises, by way of Python or of TensorFlow.
 ERRORS = (OSError, tf.errors.OpError)
 
@@ -23,6 +28,39 @@ def reason(error: BaseException) -> str:
     # TensorFlow puts operations around the words, and the path before them.
     said = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", said).strip() or said
     return said.splitlines()[0].rsplit("; ", 1)[-1].rstrip(".")
+
+
+@contextlib.contextmanager
+def held(folder: str, what: str) -> Iterator[None]:
+    """Holds a folder against other processes; the system frees it when this one ends.
+
+    Nothing is held where there are no locks: on some network file systems, in an object
+    store, under Windows.
+
+    Args:
+        folder: must exist.
+        what: flag and value, for the error.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    if fcntl is None or is_remote(folder):
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{what}: another process is training there now. Let it end, or take "
+                "another folder."
+            ) from error
+        except OSError:  # Without locks, as before there were any.
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

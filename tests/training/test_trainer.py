@@ -6,13 +6,15 @@ import pathlib
 import shutil
 import signal
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
+from yt8m_distill import files
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import hierarchical_lstm
+from yt8m_distill.models import base, hierarchical_lstm
 from yt8m_distill.training import (
     checkpoints,
     interruption,
@@ -662,6 +664,66 @@ def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
     with pytest.raises(ValueError, match="would remove --teacher_checkpoint"):
         helpers.train(run)
     assert helpers.snapshot(train_dir) == before
+
+
+@pytest.mark.parametrize("start_new_model", [False, True])
+def test_a_train_dir_that_another_process_is_at_is_left_alone(
+    data, tmp_path, start_new_model
+):
+    run = helpers.make_run(tmp_path / "run", data, max_steps=2)
+    helpers.train(run)
+    before = helpers.snapshot(tmp_path / "run")
+    other = helpers.change(run, start_new_model=start_new_model)
+    with files.held(run.training.train_dir, "x"):
+        with pytest.raises(ValueError, match="/run: another process is training there"):
+            helpers.train(other)
+    assert helpers.snapshot(tmp_path / "run") == before
+    helpers.train(other)
+
+
+def test_a_run_that_came_to_no_checkpoint_may_begin_otherwise(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, max_steps=1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not the 7 of --feature"):
+        helpers.train(helpers.change(run, feature_sizes="7,4"))
+    assert (tmp_path / "run" / "teacher" / "settings.json").exists()
+    assert helpers.train(run)["teacher"]["finished"]
+    # Now there is one.
+    with pytest.raises(ValueError, match="--num_classes: was 10, is 11"):
+        helpers.train(helpers.change(run, num_classes=11))
+
+
+def test_another_spelling_is_no_other_setting(data, tmp_path, monkeypatch):
+    run = helpers.make_run(
+        tmp_path / "run",
+        data,
+        mode="parallel",
+        teacher="MeanTanh(units=6, dropout=0.2)",
+        student_loss="ce + 0.5*rep",
+    )
+    with helpers.stopped(monkeypatch, "parallel", 4, save=True):
+        helpers.train(run)
+    spelt = {"teacher": "MeanTanh(dropout=.2,units=6)", "student_loss": "ce+0.5 * rep"}
+    assert helpers.train(helpers.change(run, **spelt))["parallel"]["finished"]
+
+
+@base.MODELS.register("LateDense")
+class LateDense(helpers.MeanTanh):
+    """Makes a layer's variables when it is called, after the optimizer has its list."""
+
+    def __init__(self, feature_size, num_classes, max_frames, units=6, **others):
+        super().__init__(feature_size, num_classes, max_frames, units, **others)
+        self.late = keras.layers.Dense(units)
+
+    def encode(self, frames, num_frames, state_indices, training):
+        found, states = super().encode(frames, num_frames, state_indices, training)
+        return self.late(found), states
+
+
+def test_a_layer_that_would_not_be_trained_is_refused(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, teacher="LateDense(units=6)")
+    with pytest.raises(ValueError, match="--teacher: LateDense makes .*kernel.*, too "):
+        helpers.train(run)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_does_not_go_on_with_more_data(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ import keras
 import tensorflow as tf
 
 import yt8m_distill
-from yt8m_distill import files, settings
+from yt8m_distill import files, registry, settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -165,13 +165,25 @@ def check_same_settings(folder: str, wanted: dict) -> None:
     different = [
         f"--{key}: was {stored.get(key)!r}, is {wanted.get(key)!r}"
         for key in sorted({*stored, *wanted})
-        if stored.get(key) != wanted.get(key)
+        if canonical(key, stored.get(key)) != canonical(key, wanted.get(key))
     ]
     if different:
         raise ValueError(
             f"{folder} was trained with other settings: {'; '.join(different)}. Use "
             "the old ones, another --train_dir, or --start_new_model."
         )
+
+
+def canonical(name: str, value: Any) -> Any:
+    """What a setting's value means: spaces, quotes and the order of arguments apart."""
+    if not isinstance(value, str):
+        return value
+    if name in ("teacher", "student", "optimizer"):
+        try:
+            return registry.parse(value)
+        except ValueError:
+            return value
+    return value.replace(" ", "") if name == "student_loss" else value
 
 
 def _defaults(names) -> dict:

@@ -5,6 +5,7 @@ evaluates between its calls. A run is a list of phases (see modes); each leaves
 its checkpoints, its best networks and its logs in a folder of its own.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -732,7 +733,10 @@ def find_teacher(run: settings.RunSettings) -> str:
             "prefix."
         )
     theirs = manifest.read_run_settings(given)
-    if theirs.networks.teacher != run.networks.teacher:
+    trained, wanted = (
+        manifest.canonical("teacher", r.networks.teacher) for r in (theirs, run)
+    )
+    if trained != wanted:
         raise ValueError(
             f"--teacher_checkpoint={given} was trained with --teacher="
             f"{theirs.networks.teacher!r}, this command says "
@@ -771,6 +775,13 @@ def _warn_of_unfinished_teacher(train_dir: str) -> None:
                 "learns from the best teacher that it has now.",
                 train_dir,
             )
+
+
+def _has_weights(folder: str) -> bool:
+    """Whether a phase has come to a checkpoint: before, it can begin otherwise."""
+    pattern = os.path.join(folder, "checkpoints", "*.index")
+    best = os.path.join(folder, checkpoints.BEST)
+    return bool(tf.io.gfile.glob(pattern)) or tf.io.gfile.isdir(best)
 
 
 def phase_settings(phase: modes.Phase, run: settings.RunSettings) -> dict:
@@ -845,7 +856,16 @@ def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) ->
     with_states = any(role.objective.needs_states for role in phase.trained)
     outputs = {}
     for role in phase.roles:
+        network = networks.network(role.name)
+        before = {id(variable) for variable in network.trainable_variables}
         outputs[role.name] = networks.forward(role.name, views, with_states=with_states)
+        late = [v.name for v in network.trainable_variables if id(v) not in before]
+        if late:
+            raise ValueError(
+                f"--{role.name}: {type(network).__name__} makes {', '.join(late)} when "
+                "it is called, too late to be trained: build its layers in the "
+                "constructor (layer.build)."
+            )
         if role.frozen:
             continue
         labels = tf.zeros([1, run.data.num_classes])
@@ -875,11 +895,11 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
         FloatingPointError: if a loss or gradient is no longer a number.
         distribution.WorkerLost: if another process of the job is gone.
     """
-    with distribution.watching(strategy):
-        return _train(run, strategy)
+    with distribution.watching(strategy), contextlib.ExitStack() as until_the_end:
+        return _train(run, strategy, until_the_end)
 
 
-def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
+def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     distribution.check_batch_size(run.training.batch_size, strategy)
     plan = modes.phases(run)
     train_dir = run.training.train_dir
@@ -887,7 +907,8 @@ def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     # was.
     for phase in plan if not run.training.start_new_model else ():
         folder = os.path.join(train_dir, phase.name)
-        manifest.check_same_settings(folder, phase_settings(phase, run))
+        if _has_weights(folder):
+            manifest.check_same_settings(folder, phase_settings(phase, run))
     chief = distribution.is_chief(strategy)
     shards = records.expand_patterns(
         run.training.train_data_pattern, "train_data_pattern"
@@ -913,11 +934,13 @@ def _train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
     shared = {"names of the training shards": [os.path.basename(f) for f in shards]}
     shared |= {"number of training videos": num_videos}
     distribution.check_agreement(strategy, shared | _same_everywhere(run))
-    if run.training.start_new_model and chief:
-        run_files.remove_run(train_dir)
     if chief:
-        with files.one_line_errors(f"--train_dir={train_dir}"):
+        what = f"--train_dir={train_dir}"
+        with files.one_line_errors(what):
             tf.io.gfile.makedirs(train_dir)
+        until_the_end.enter_context(files.held(train_dir, what))
+        if run.training.start_new_model:
+            run_files.remove_run(train_dir)
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
         manifest.write_json(path, run.to_dict())
     # Nobody looks into the folder before the chief is done with it.
