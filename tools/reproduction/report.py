@@ -758,8 +758,9 @@ def _introduction(results: Results) -> list[document.Block]:
     )
     text = (
         f"{finished} of {len(cells)} runs are finished; seeds {seeds}. Scores are "
-        f"those {source}, as mean ± sample standard deviation over seeds; the columns "
-        "`paper` are the published ones, on YouTube-8M. – marks what is missing."
+        f"those {source}, as mean ± sample standard deviation over seeds. The columns "
+        "`paper`, at the k that the paper has, are the published ones, on YouTube-8M. "
+        "– marks what is missing."
     )
     blocks = [
         document.Heading(1, "Efficient video classification using fewer frames"),
