@@ -841,18 +841,20 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
 
 
 def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> None:
-    """Computes the losses of a phase on one frame of nothing.
+    """Computes the losses of a phase on a video of nothing.
 
     Raises:
         ValueError: if outputs do not fit together, or there is nothing to be trained.
     """
     dtype = tf.uint8 if run.data.frame_features else tf.float32
-    view = {
-        structures.FRAMES: tf.zeros([1, 1, run.data.feature_size], dtype),
-        structures.NUM_FRAMES: tf.ones([1], tf.int32),
-        structures.FRAME_INDICES: tf.zeros([1, 1], tf.int32),
-    }
-    views = dict.fromkeys((structures.ALL, structures.SAMPLED), view)
+    views = {}
+    for role in phase.roles:
+        width = networks.network(role.name).max_frames
+        views[role.view] = {
+            structures.FRAMES: tf.zeros([1, width, run.data.feature_size], dtype),
+            structures.NUM_FRAMES: tf.ones([1], tf.int32),
+            structures.FRAME_INDICES: tf.zeros([1, width], tf.int32),
+        }
     with_states = any(role.objective.needs_states for role in phase.trained)
     outputs = {}
     for role in phase.roles:
