@@ -154,6 +154,7 @@ def report(
         "--frame_sampler=all",
         f"--feature_names={data.feature_names}",
         f"--feature_sizes={data.feature_sizes}",
+        f"--num_classes={data.num_classes}",
         f"--video_id_key={data.video_id_key}",
     ]
     return (

@@ -20,7 +20,8 @@ if __package__ in (None, ""):
 
 from yt8m_distill import flag_groups, settings
 
-_LOG = logging.getLogger(__name__)
+# By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
+_LOG = logging.getLogger("yt8m_distill.eval")
 
 
 def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -> None:

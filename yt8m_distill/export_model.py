@@ -13,7 +13,8 @@ if __package__ in (None, ""):
 
 from yt8m_distill import flag_groups, settings
 
-_LOG = logging.getLogger(__name__)
+# By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
+_LOG = logging.getLogger("yt8m_distill.export_model")
 
 
 def main() -> None:

@@ -387,6 +387,7 @@ def test_as_a_process_it_thins_goes_on_and_refuses(tmp_path):
         f"--student_k={K}",
         f"--max_frames={MAX_FRAMES}",
         "--feature_sizes=4,3",
+        "--num_classes=5",
     ]
     done = run(*given)
     assert done.returncode == 0, done.stderr
@@ -398,7 +399,7 @@ def test_as_a_process_it_thins_goes_on_and_refuses(tmp_path):
         "1 of 3 shards stood there already.",
         "Flags for train.py: --mode=baseline --student_k=4 --max_frames=4 "
         "--frame_sampler=all --feature_names=rgb,audio --feature_sizes=4,3 "
-        "--video_id_key=id",
+        "--num_classes=5 --video_id_key=id",
     ]
 
 
