@@ -4,8 +4,9 @@
         --eval_data_pattern='validate*.tfrecord'
 
 Each evaluation is printed, appended to <train_dir>/eval/metrics.jsonl as one JSON
-object, and written for TensorBoard. With --output_file=predictions.csv the same pass
-over the data also writes the Kaggle CSV of inference.py.
+object, and written for TensorBoard to <train_dir>/eval/<network>. With
+--output_file=predictions.csv the same pass over the data also writes the Kaggle CSV of
+inference.py.
 """
 
 import contextlib
@@ -54,6 +55,7 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
         )
     if evaluation.output_file:
         skips.write_list(evaluation.output_file, skipped)
+        _LOG.info("The predictions are in %s.", evaluation.output_file)
     for reason in skipped.lines() if skipped else ():
         _LOG.warning("%s", reason)
     numbers = result.to_dict()
@@ -67,7 +69,9 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
     if skipped and skipped.bad:
         line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)
-    log.scalars(actions.evaluation_scalars(numbers), max(found.step, 0))
+    # A folder each: two networks under one tag would be one zigzag curve.
+    scalars = actions.evaluation_scalars(numbers)
+    log.scalars(scalars, max(found.step, 0), subfolder=trained.role)
     log.flush()
     prefix = f"step {found.step} | {trained.role}"
     print(actions.evaluation_line(prefix, numbers), flush=True)

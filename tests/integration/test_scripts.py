@@ -203,7 +203,7 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
     data, train_dir, csv, evaluation, tmp_path
 ):
     path = tmp_path / "predictions.csv"
-    succeed(
+    done = call(
         "eval",
         f"--train_dir={train_dir}",
         f"--eval_data_pattern={data}/validate-*.tfrecord",
@@ -211,6 +211,8 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
         f"--output_file={path}",
         "--batch_size=8",  # As inference had, so that sums have the same order.
     )
+    assert done.returncode == 0, done.stderr
+    assert f"The predictions are in {path}." in done.stderr
     assert path.read_bytes() == csv.read_bytes()
     found = read_evaluations(train_dir)[-1]
     for name in ("gap", "map", "hit_at_one", "perr", "num_videos"):
@@ -277,7 +279,10 @@ def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path)
 
 def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
     folder = tmp_path / "model"
-    succeed("export_model", f"--train_dir={train_dir}", f"--export_dir={folder}")
+    done = call("export_model", f"--train_dir={train_dir}", f"--export_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    prefix = train_dir / "student" / "best" / "student" / "network-5"
+    assert f"The student of {prefix} is in {folder}." in done.stderr
     model = tf.saved_model.load(str(folder)).signatures["serving_default"]
     records = [
         record.numpy()
@@ -315,10 +320,16 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
         assert process.poll() is None
         lines = read_evaluations(train_dir)
         assert len(lines) == before + 1 and lines[-1]["network"] == "teacher"
+        # The student's evaluations have another folder, and so another curve.
+        folder = train_dir / "eval"
+        assert sorted(os.listdir(folder)) == ["metrics.jsonl", "student", "teacher"]
+        for role in ("student", "teacher"):
+            assert all("events" in name for name in os.listdir(folder / role))
     finally:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
+    assert f"Waiting for checkpoints in {train_dir}." in said
     assert said.splitlines()[-1] == (
         "eval.py: stopped by SIGTERM. The same command evaluates anew."
     )

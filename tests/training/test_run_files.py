@@ -47,6 +47,7 @@ def test_what_a_killed_run_leaves_is_the_runs_too(tmp_path):
         "manifest.json.tmp-4711",
         "eval/metrics.jsonl",
         "eval/events.out.tfevents.1700000000.host.4711.0.v2",
+        "eval/student/events.out.tfevents.1700000000.host.4711.0.v2",
         "export/student/saved_model.pb",
         "export/student/variables/variables.data-00000-of-00001",
         "export/teacher.tmp-4711/variables/variables.index",

@@ -51,7 +51,8 @@ _OWN = re.compile(
             rf"{_PHASE}/best/{_ROLE}",
             rf"{_PHASE}/best/{_ROLE}/(?:(?:best|proposed){_JSON}|writing)",
             rf"{_PHASE}/best/{_ROLE}/(?:writing/)?network-{_NUMBER}{_WHOLE}",
-            rf"eval(?:/metrics\.jsonl|/{_EVENTS})?",
+            # Older versions wrote the events of both roles into one folder.
+            rf"eval(?:/metrics\.jsonl|/{_ROLE}|(?:/{_ROLE})?/{_EVENTS})?",
             rf"export(?:/{_ROLE}(?:\.(?:tmp|old)-[0-9]+)?{_SAVED_MODEL})?",
         )
     )
