@@ -66,6 +66,28 @@ def test_a_pattern_without_files_is_named_with_its_flag(tmp_path):
         records.expand_patterns(" , ", "some_pattern")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("w/as", "is a directory"),
+        ("w/as/", "is a directory"),
+        ("w/a*", "matches the directory {}/w/as"),
+        ("w/*", "matches the directory {}/w/as"),  # Beside a shard.
+    ],
+)
+def test_a_pattern_that_matches_a_directory_names_it(tmp_path, pattern, what):
+    (tmp_path / "w" / "as").mkdir(parents=True)
+    (tmp_path / "w" / "b.tfrecord").touch()
+    with pytest.raises(ValueError) as caught:
+        records.expand_patterns(f"{tmp_path}/{pattern}", "some_pattern")
+    assert str(caught.value) == (
+        f"--some_pattern={tmp_path}/{pattern} {what.format(tmp_path)}: name its "
+        f"shards, as in {tmp_path}/w/as/*.tfrecord."
+    )
+    files = records.expand_patterns(f"{tmp_path}/w/*.tfrecord", "some_pattern")
+    assert files == [f"{tmp_path}/w/b.tfrecord"]
+
+
 # ---------------------------------------------------------------------- counting
 
 

@@ -65,7 +65,7 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
     """Comma separated globs to sorted file names; indices of shards are left out.
 
     Raises:
-        ValueError: if a glob matches nothing; names the flag.
+        ValueError: if a glob matches nothing, or a directory; names the flag.
     """
     files: list[str] = []
     for pattern in settings.split_names(patterns):
@@ -76,10 +76,24 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
         found = [path for path in found if not path.endswith(INDEX_SUFFIX)]
         if not found:
             raise ValueError(f"--{flag}={pattern} matches no file.")
+        _refuse_directories(found, f"--{flag}={pattern}", pattern)
         files.extend(found)
     if not files:
         raise ValueError(f"--{flag} is empty: name the shards.")
     return sorted(set(files))
+
+
+def _refuse_directories(found: Sequence[str], where: str, pattern: str) -> None:
+    """Raises a ValueError if a directory is among the matches of a pattern."""
+    # Of several only local ones are looked at: elsewhere each look is a request.
+    is_directory = os.path.isdir if len(found) > 1 else tf.io.gfile.isdir
+    for path in filter(is_directory, found):
+        path = path.rstrip("/")
+        if path == pattern.rstrip("/"):
+            where += " is a directory"
+        else:
+            where += f" matches the directory {path}"
+        raise ValueError(f"{where}: name its shards, as in {path}/*.tfrecord.")
 
 
 def _crc32c_table() -> list[int]:
