@@ -441,11 +441,23 @@ def test_exactly_one_convention_is_given(arguments):
         hierarchical_lstm.HierarchicalLSTM(D, C, T, cells=H, **arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"block_len": 0}, {"num_blocks": -1}])
-def test_a_block_is_at_least_1(arguments):
-    (given,) = arguments.values()
-    with pytest.raises(ValueError, match=f"cannot have blocks of {given}"):
-        hierarchical_lstm.HierarchicalLSTM(D, C, T, cells=H, **arguments)
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ({"block_len": 0}, "block_len=0"),
+        ({"block_len": 2.5}, "block_len=2.5"),
+        ({"num_blocks": -1}, "num_blocks=-1"),
+        ({"num_blocks": "4"}, "num_blocks='4'"),
+        ({"block_len": 2, "cells": 8.5}, "cells=8.5"),
+        ({"block_len": 2, "cells": "8"}, "cells='8'"),
+        ({"block_len": 2, "layers": None}, "layers=None"),
+        ({"block_len": 2, "layers": True}, "layers=True"),
+    ],
+)
+def test_counts_are_whole_numbers_above_0(argument, shown):
+    with pytest.raises(ValueError) as caught:
+        hierarchical_lstm.HierarchicalLSTM(D, C, T, **{"cells": H, **argument})
+    assert str(caught.value) == f"{shown} is not a whole number above 0."
 
 
 def test_frames_of_another_width_are_refused(oracle):

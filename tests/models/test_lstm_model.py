@@ -113,6 +113,17 @@ def test_the_bridge_brings_the_encoding_to_the_given_width(oracle):
     assert network(make_view()).encoding.shape == (4, 12)
 
 
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [({"cells": 8.5}, "cells=8.5"), ({"cells": "8"}, "cells='8'")]
+    + [({"layers": 0}, "layers=0"), ({"layers": 2.0}, "layers=2.0")],
+)
+def test_counts_are_whole_numbers_above_0(argument, shown):
+    with pytest.raises(ValueError) as caught:
+        lstm_model.LstmModel(D, C, T, **argument)
+    assert str(caught.value) == f"{shown} is not a whole number above 0."
+
+
 def test_frames_of_another_width_are_refused(oracle):
     view = make_view()
     with pytest.raises(ValueError, match="The frames are 4 wide, the network reads 5"):

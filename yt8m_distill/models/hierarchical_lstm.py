@@ -50,7 +50,8 @@ class HierarchicalLSTM(base.VideoClassifier):
         implementation: of the LSTM; `auto`, `hoisted` or `keras`.
 
     Raises:
-        ValueError: unless exactly one of block_len and num_blocks is given.
+        ValueError: unless exactly one of block_len and num_blocks is given, and all
+            counts are whole numbers above 0.
     """
 
     def __init__(
@@ -75,9 +76,12 @@ class HierarchicalLSTM(base.VideoClassifier):
                 "HierarchicalLSTM takes block_len or num_blocks, one of them; "
                 f"received block_len={block_len}, num_blocks={num_blocks}."
             )
-        given = block_len if num_blocks is None else num_blocks
-        if given < 1:
-            raise ValueError(f"HierarchicalLSTM cannot have blocks of {given}.")
+        blocks = (
+            {"block_len": block_len}
+            if num_blocks is None
+            else {"num_blocks": num_blocks}
+        )
+        lstm.require_counts(cells=cells, layers=layers, **blocks)
         # A block longer than the view would only be padding.
         self.block_len = (
             min(block_len, max_frames)

@@ -22,6 +22,7 @@ Two implementations compute the same numbers from the same variables:
 `auto` takes `keras` where a GPU is visible, `hoisted` elsewhere.
 """
 
+import numbers
 from typing import NamedTuple
 
 import keras
@@ -245,6 +246,14 @@ def lstm(
 def at_step(sequence: tf.Tensor, steps: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """sequence[steps, rows]: [T, N, H] at int32 [...] → [..., H]."""
     return tf.gather_nd(sequence, tf.stack([steps, rows], axis=-1))
+
+
+def require_counts(**arguments: int) -> None:
+    """Raises a ValueError for an argument that is no whole number above 0."""
+    for name, value in arguments.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < 1:
+            raise ValueError(f"{name}={value!r} is not a whole number above 0.")
 
 
 class StackedLSTM(keras.layers.Layer):

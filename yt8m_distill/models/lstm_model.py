@@ -18,6 +18,9 @@ class LstmModel(base.VideoClassifier):
         cells: cells of each layer.
         layers: their number.
         implementation: of the LSTM; `auto`, `hoisted` or `keras`.
+
+    Raises:
+        ValueError: for cells or layers that are no whole number above 0.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class LstmModel(base.VideoClassifier):
         super().__init__(
             feature_size, num_classes, max_frames, head, dropout, encoding_size
         )
+        lstm.require_counts(cells=cells, layers=layers)
         self.cells = cells
         self.lstm = lstm.StackedLSTM(cells, layers, implementation)
         self.lstm.build((None, None, feature_size))
