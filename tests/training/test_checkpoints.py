@@ -394,18 +394,27 @@ def test_a_network_with_hidden_variables_is_not_saved_in_silence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["MeanTanh(units=5)", "HierarchicalLSTM(cells=3, block_len=5)"]
+    ("text", "reason"),
+    [
+        ("MeanTanh(units=5)", ""),  # TensorFlow's, with both shapes.
+        ("HierarchicalLSTM(cells=3, block_len=5)", ""),
+        (
+            # Four numbers a video as before, so that only the classifier fits.
+            "HierarchicalLSTM(cells=1, block_len=5)",
+            "it lacks variables of this network.",
+        ),
+    ],
 )
-def test_another_network_is_refused_in_one_line(tmp_path, text):
+def test_another_network_is_refused_in_one_line(tmp_path, text, reason):
     network = build("MeanTanh(units=4)")
     checkpoints.write_best(str(tmp_path), "student", network, {"step": 1})
     prefix = str(tmp_path / "network-1")
     with pytest.raises(ValueError) as error:
         checkpoints.restore_network(prefix, "student", build(text))
-    assert str(error.value).startswith(
-        f"The checkpoint {prefix} does not hold this student: "
-    )
+    message = f"The checkpoint {prefix} does not hold this student: "
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+    assert str(error.value) == message + reason or not reason
 
 
 @pytest.mark.parametrize("harm", [damage, flip, lengthen])

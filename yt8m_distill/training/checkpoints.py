@@ -53,6 +53,9 @@ def best_folder(train_dir: str, phase: str, role: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, AssertionError):
+        # TensorFlow prints the variables, values included, in one long line.
+        return "it lacks variables of this network."
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
