@@ -374,6 +374,24 @@ def test_a_student_that_cannot_learn_is_refused_before_the_teacher_does(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("mode", ["teacher", "baseline"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student_loss": "ce + rpe"}, "--student_loss=ce + rpe: Unknown loss 'rpe'."),
+        ({"student": "Nosuch"}, "--student=Nosuch: Unknown model 'Nosuch'."),
+    ],
+)
+def test_what_the_mode_has_no_use_for_is_parsed_all_the_same(
+    data, tmp_path, mode, changes, said
+):
+    run = helpers.make_run(tmp_path / "run", data, mode=mode, **changes)
+    with pytest.raises(ValueError) as caught:
+        helpers.train(run)
+    assert str(caught.value).startswith(said)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_copied_classifier_starts_equal_and_is_another(
     serial_run, tmp_path, monkeypatch
 ):

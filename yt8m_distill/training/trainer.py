@@ -20,6 +20,7 @@ import tqdm
 from yt8m_distill import files, settings, structures
 from yt8m_distill.data import frame_sampling, pipeline, records, validation
 from yt8m_distill.evaluation import evaluator
+from yt8m_distill.losses import objective as objectives
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
     actions,
@@ -814,11 +815,14 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
     """Makes the views, networks and optimizer of every phase once and drops them.
 
     A mistake in the student's settings must not show only when the teacher has been
-    trained for days.
+    trained for days. What the mode has no use for is parsed too: a slip in it must not
+    stand in model_flags.json as if it had been obeyed.
 
     Raises:
-        ValueError: if a phase cannot be built.
+        ValueError: if a phase cannot be built, or a setting cannot be parsed.
     """
+    objectives.build_objective(run.distillation)
+    builder.student_specification(run)
     for phase in plan:
         roles = [role.name for role in phase.roles]
         views_of(run, roles)
