@@ -2,56 +2,162 @@
 
     python tools/classify_records.py --model=run/export/student --records=a.tfrecord
 
-Needs TensorFlow and the SavedModel, nothing of this package.
+Prints the best classes of each record, or why it cannot be read; exit code 1 if that
+is so of any. The model needs nothing of this package; the client has only the reading
+of shards from it.
 """
 
 import csv
 import os
+import pathlib
 import sys
+from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import tensorflow as tf  # noqa: E402
-from absl import app, flags  # noqa: E402
+from tools import quiet_tensorflow  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+from absl import app, flags
+
+from yt8m_distill.data import records
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Folder of the SavedModel.", required=True)
-flags.DEFINE_string("records", None, "A TFRecord shard.", required=True)
-flags.DEFINE_integer("count", 1, "How many of its records.", lower_bound=1)
-flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)
-flags.DEFINE_string(
-    "label_names", "", "CSV with a class number and its name in the first two columns."
-)
+# AudioSet's class_labels_indices.csv and YouTube-8M's vocabulary.csv.
+_NAME_COLUMNS = ("display_name", "name")
+_SIGNATURE = "serving_default"
 
 
 def read_names(path: str) -> dict[int, str]:
-    """Class number → name; empty without a path."""
+    """Class number → name; empty without a path.
+
+    The number stands in the first column; the name in the column `display_name` or
+    `name` of the header, in any case, and in the second where there is none.
+
+    Raises:
+        ValueError: if it cannot be read as CSV.
+    """
     if not path:
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) > 1 and row[0].isdigit()]
-    return {int(row[0]): row[1] for row in rows}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"--label_names={path} cannot be read: {reason}.") from error
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    column = next((header.index(n) for n in _NAME_COLUMNS if n in header), 1)
+    return {
+        int(row[0]): row[column]
+        for row in rows
+        if len(row) > column and row[0].isdecimal()
+    }
+
+
+def load_model(folder: str):
+    """The signature of a SavedModel that takes records.
+
+    Raises:
+        ValueError: if there is no such model, or it has no such signature.
+    """
+    if not folder:
+        raise ValueError("--model is empty: name the folder of the SavedModel.")
+    if not tf.io.gfile.exists(os.path.join(folder, "saved_model.pb")):
+        raise ValueError(f"--model={folder} has no saved_model.pb.")
+    signatures = tf.saved_model.load(folder).signatures
+    if _SIGNATURE not in signatures:
+        raise ValueError(f"--model={folder} has no signature {_SIGNATURE}.")
+    return signatures[_SIGNATURE]
+
+
+def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
+    """The first records of all shards together, each with what to call it.
+
+    Raises:
+        ValueError: if there are none.
+        tf.errors.OpError: for a damaged shard.
+    """
+    found = []
+    for path in files:
+        shard = tf.data.TFRecordDataset(path, records.compression_of(path))
+        for number, record in enumerate(shard.take(count - len(found))):
+            where = f"{path}, record {number} (counted from 0)"
+            found.append((where, record.numpy()))
+        if len(found) == count:
+            break
+    if not found:
+        raise ValueError(f"--records={','.join(files)} has no records.")
+    return found
+
+
+def classify(
+    serve, found: Sequence[tuple[str, bytes]], num_classes: int, names: dict[int, str]
+) -> tuple[list[str], int]:
+    """A line a record, and how many of them cannot be read.
+
+    Args:
+        serve: see load_model.
+        found: see read_records.
+        num_classes: how many classes a line has, the best first.
+        names: of the classes; a class without one is shown by its number.
+    """
+    answer = serve(example_bytes=tf.constant([record for _, record in found]))
+    answer = {name: value.numpy() for name, value in answer.items()}
+    # Models exported by earlier versions fail as a whole instead.
+    errors = answer.get("error", [b""] * len(found))
+    lines = []
+    for row, (where, _) in enumerate(found):
+        if errors[row]:
+            lines.append(f"{where}: {errors[row].decode(errors='replace')}")
+            continue
+        classes, scores = answer["class_indexes"][row], answer["predictions"][row]
+        best = ", ".join(
+            f"{names.get(int(c), int(c))} {s:.3f}"
+            for c, s in zip(classes[:num_classes], scores, strict=False)
+        )
+        lines.append(f"{answer['video_id'][row].decode(errors='replace')}: {best}")
+    return lines, sum(bool(error) for error in errors)
+
+
+def define_flags() -> None:
+    """Defines this program's flags; not on import, where they might meet others."""
+    flags.DEFINE_string("model", "", "Folder of the SavedModel.")
+    flags.DEFINE_string("records", "", "Glob of the shards; several by commas.")
+    flags.DEFINE_integer("count", 1, "How many of their records.", lower_bound=1)
+    flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)
+    flags.DEFINE_string(
+        "label_names",
+        "",
+        "CSV with class numbers in the first column and names in the column "
+        "display_name or name, or in the second. Empty: numbers are shown.",
+    )
 
 
 def main(argv: list[str]) -> None:
-    """Prints the best classes of the first records."""
-    del argv
-    names = read_names(FLAGS.label_names)
-    serve = tf.saved_model.load(FLAGS.model).signatures["serving_default"]
-    records = list(tf.data.TFRecordDataset(FLAGS.records).take(FLAGS.count))
-    if not records:
-        sys.exit(f"classify_records.py: --records={FLAGS.records} has no records.")
-    answer = serve(example_bytes=tf.stack(records))
-    columns = ("video_id", "class_indexes", "predictions")
-    for video_id, classes, scores in zip(
-        *(answer[name].numpy() for name in columns), strict=True
-    ):
-        best = [
-            f"{names.get(int(c), int(c))} {s:.3f}"
-            for c, s in zip(classes[: FLAGS.classes], scores, strict=False)
-        ]
-        print(f"{video_id.decode(errors='replace')}: {', '.join(best)}")
+    """Flags → a line a record."""
+    files: list[str] = []
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
+        names = read_names(FLAGS.label_names)
+        files = records.expand_patterns(FLAGS.records, "records")
+        found = read_records(files, FLAGS.count)
+        serve = load_model(FLAGS.model)
+        lines, unread = classify(serve, found, FLAGS.classes, names)
+    except (ValueError, OSError, tf.errors.OpError) as error:
+        text = str(error)
+        if isinstance(error, tf.errors.OpError):
+            text = records.describe_error(error, files) or text
+        sys.exit(f"classify_records.py: {' '.join(text.split())}")
+    print("\n".join(lines))
+    if unread:
+        sys.exit(
+            f"classify_records.py: {unread} of {len(found)} records cannot be read."
+        )
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

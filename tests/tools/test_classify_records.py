@@ -1,0 +1,169 @@
+"""tools/classify_records.py: a line a record, and a line for all that goes wrong."""
+
+import gzip
+import pathlib
+import subprocess
+import sys
+import types
+import zlib
+
+import pytest
+import tensorflow as tf
+
+from tests import record_helpers
+from tools import classify_records
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# In the place of a network: a record is its own id, one that begins with ! is bad.
+SCORES, CLASSES = [0.75, 0.5, 0.25], [2, 0, 1]
+
+
+class Model(tf.Module):
+    """Answers as an exported network does, with the constants above."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def serve(self, example_bytes):
+        bad = tf.strings.substr(example_bytes, 0, 1) == "!"
+        rows = tf.size(example_bytes)
+        classes = tf.tile(tf.constant([CLASSES]), [rows, 1])
+        scores = tf.tile(tf.constant([SCORES]), [rows, 1])
+        column = bad[:, tf.newaxis]
+        return {
+            "video_id": tf.where(bad, "", example_bytes),
+            "class_indexes": tf.where(column, -1, classes),
+            "predictions": tf.where(column, 0.0, scores),
+            "error": tf.where(bad, "feature rgb has no frames.", ""),
+        }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("model"))
+    made = Model()
+    signatures = {"serving_default": made.serve}
+    tf.saved_model.save(made, folder, signatures=signatures)
+    return folder
+
+
+@pytest.fixture
+def shard(tmp_path) -> str:
+    return record_helpers.write_shard(tmp_path / "a.tfrecord", [b"a", b"!", b"b"])
+
+
+def test_a_record_has_its_best_classes_or_what_is_wrong_with_it(model, shard):
+    found = classify_records.read_records([shard], 9)
+    serve = classify_records.load_model(model)
+    lines, unread = classify_records.classify(serve, found, 2, {2: "Music"})
+    assert lines == [
+        "a: Music 0.750, 0 0.500",
+        f"{shard}, record 1 (counted from 0): feature rgb has no frames.",
+        "b: Music 0.750, 0 0.500",
+    ]
+    assert unread == 1
+
+
+def test_a_model_without_the_output_error_is_asked_all_the_same():
+    def serve(example_bytes):
+        outputs = Model().serve(example_bytes)
+        return {name: value for name, value in outputs.items() if name != "error"}
+
+    lines, unread = classify_records.classify(serve, [("here", b"a")], 1, {})
+    assert (lines, unread) == (["a: 2 0.750"], 0)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_packed_shards_are_read_as_others(shard, pack):
+    expected = classify_records.read_records([shard], 9)
+    pathlib.Path(shard).write_bytes(pack(pathlib.Path(shard).read_bytes()))
+    assert classify_records.read_records([shard], 9) == expected
+
+
+def test_the_first_records_are_of_all_shards_together(tmp_path, shard):
+    other = record_helpers.write_shard(tmp_path / "b.tfrecord", [b"c", b"d"])
+    found = classify_records.read_records([shard, other], 4)
+    assert [record for _, record in found] == [b"a", b"!", b"b", b"c"]
+    assert found[3][0] == f"{other}, record 0 (counted from 0)"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        # AudioSet's class_labels_indices.csv.
+        (
+            'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male, man"\n',
+            {0: "Speech", 1: "Male, man"},
+        ),
+        # YouTube-8M's vocabulary.csv.
+        (
+            "Index,TrainVideoCount,KnowledgeGraphId,Name\n0,788288,/m/03bt1gh,Game\n",
+            {0: "Game"},
+        ),
+        ("0,Game\n7,Car\n8\n", {0: "Game", 7: "Car"}),
+        ("number,title\n3,Car\n", {3: "Car"}),
+        ("", {}),
+    ],
+)
+def test_names_are_found_by_the_header_or_in_the_second_column(tmp_path, text, names):
+    path = tmp_path / "names.csv"
+    path.write_text(text)
+    assert classify_records.read_names(str(path)) == names
+
+
+def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "tools/classify_records.py"),
+            f"--model={model}",
+            f"--records={pathlib.Path(shard).parent}/*",
+            "--count=3",
+            "--classes=1",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout.splitlines() == [
+        "a: 2 0.750",
+        f"{shard}, record 1 (counted from 0): feature rgb has no frames.",
+        "b: 2 0.750",
+    ]
+    # Nothing of TensorFlow's start stands around it.
+    assert done.stderr == "classify_records.py: 1 of 3 records cannot be read.\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"records": ""}, "--records is empty: name the shards."),
+        ({"records": "{0}/no*"}, "--records={0}/no* matches no file."),
+        ({"model": ""}, "--model is empty: name the folder of the SavedModel."),
+        ({"model": "{0}"}, "--model={0} has no saved_model.pb."),
+        (
+            {"label_names": "{0}/no.csv"},
+            "--label_names={0}/no.csv cannot be read: No such file or directory.",
+        ),
+        ({"records": "{0}/empty"}, "--records={0}/empty has no records."),
+        (
+            {"records": "{0}/text"},
+            # 19 bytes, in which no length with its checksum stands.
+            "{0}/text: record 0 (counted from 0) is damaged at byte 0: this is not a "
+            "TFRecord file; the last 19 bytes of the file are lost.",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_what_cannot_be_used_is_one_line(
+    model, shard, tmp_path, monkeypatch, capsys, changes, line
+):
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("These are my notes.")
+    given = {"model": model, "records": shard, "label_names": "", **changes}
+    given = {name: value.format(tmp_path) for name, value in given.items()}
+    values = types.SimpleNamespace(**given, count=1, classes=1)
+    monkeypatch.setattr(classify_records, "FLAGS", values)
+    with pytest.raises(SystemExit) as caught:
+        classify_records.main(["classify_records.py"])
+    assert caught.value.code == f"classify_records.py: {line.format(tmp_path)}"
+    assert capsys.readouterr().out == ""
