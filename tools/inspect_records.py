@@ -23,6 +23,7 @@ import tensorflow as tf
 import tqdm
 from absl import app, flags
 
+from yt8m_distill import settings
 from yt8m_distill.data import records
 
 FLAGS = flags.FLAGS
@@ -164,8 +165,13 @@ class Findings:
             f"--video_id_key={self.id_key or 'id'}",
         ]
         if self.kind == "video level":
-            return [*suggested, "--noframe_features"]
-        return [*suggested, f"--max_frames={max_frames}"]
+            # A student would see the one vector that the teacher sees.
+            alone = ("--mode=teacher", "--teacher=FrameLevelLogisticModel")
+            return [*suggested, "--noframe_features", *alone]
+        suggested.append(f"--max_frames={max_frames}")
+        if max_frames < settings.SamplingSettings.student_k:
+            suggested.append(f"--student_k={max(max_frames // 3, 1)}")
+        return suggested
 
     def _published(self, widths: dict[str, int]) -> tuple[int, int]:
         """Classes and frames of the data set that this seems to be, or just enough."""

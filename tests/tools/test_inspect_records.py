@@ -14,6 +14,8 @@ from tests import record_helpers
 from tools import inspect_records
 from yt8m_distill import flag_groups, settings
 from yt8m_distill.data import pipeline
+from yt8m_distill.models import builder, frame_average
+from yt8m_distill.training import modes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -34,6 +36,7 @@ def test_counts_widths_labels_and_flags(tmp_path):
         "--num_classes=5",
         "--video_id_key=id",
         "--max_frames=7",
+        "--student_k=2",  # A third, since 30 are more than there are.
     ]
 
 
@@ -83,7 +86,7 @@ def test_odd_records_are_counted(tmp_path):
     assert "odd: 2 x a video has no y" in text
     assert text.splitlines()[-1] == (
         "flags: --feature_names=x,y --feature_sizes=4,4 --num_classes=8 "
-        "--video_id_key=id --max_frames=2"
+        "--video_id_key=id --max_frames=2 --student_k=1"
     )
 
 
@@ -106,6 +109,9 @@ def test_published_data_sets_are_recognised(tmp_path, widths, label, classes, fr
     flags = inspect_records.inspect(files).suggestion()
     assert f"--num_classes={classes}" in flags
     assert f"--max_frames={frames}" in flags
+    # 30, the default, fits into 300 and not into fewer.
+    few = {2: ["--student_k=1"], 10: ["--student_k=3"], 300: []}[frames]
+    assert [flag for flag in flags if "student_k" in flag] == few
 
 
 def test_the_id_key_is_found_or_taken_as_given(tmp_path):
@@ -116,14 +122,20 @@ def test_the_id_key_is_found_or_taken_as_given(tmp_path):
     assert given.all_problems() == {"has no id": 2}
 
 
+def run_of(suggested: list[str]) -> settings.RunSettings:
+    """The settings of train.py with these flags and no others that matter."""
+    values = flags.FlagValues()
+    flag_groups.define(flag_groups.RUN_GROUPS, values)
+    values(["train.py", "--train_dir=run", "--train_data_pattern=x", *suggested])
+    return flag_groups.read_run(values)
+
+
 def test_the_flags_train_on_the_data(tmp_path):
     files = record_helpers.write_shards(tmp_path, [4, 3])
-    values = flags.FlagValues()
-    flag_groups.define([settings.DataSettings], values)
-    values(["train.py", *inspect_records.inspect(files).suggestion()])
+    run = run_of(inspect_records.inspect(files).suggestion())
     dataset = pipeline.build_dataset(
         files,
-        flag_groups.read(settings.DataSettings, values),
+        run.data,
         {"all": pipeline.ViewSpec("all", 0)},
         batch_size=7,
         training=False,
@@ -166,8 +178,13 @@ def test_video_level_records_are_recognised(tmp_path):
     )
     found = inspect_records.inspect([shard])
     assert found.kind == "video level"
-    assert "--noframe_features" in found.suggestion()
     assert "--feature_sizes=6" in found.suggestion()
+    run = run_of(found.suggestion())
+    assert not run.data.frame_features
+    (phase,) = modes.phases(run)
+    (role,) = phase.roles
+    network = builder.build_network(role.name, run)
+    assert isinstance(network, frame_average.FrameLevelLogisticModel)
 
 
 def refuse(*arguments: str) -> str:
@@ -215,4 +232,5 @@ def test_audioset_is_recognised(real_data):
         "--num_classes=527",
         "--video_id_key=video_id",
         "--max_frames=10",
+        "--student_k=3",
     ]
