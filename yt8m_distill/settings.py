@@ -113,7 +113,8 @@ class DataSettings(Settings):
         "they are concatenated.",
     )
     feature_sizes: str = setting(
-        "1024,128", "Width of each feature, comma separated, in the same order."
+        "1024,128",
+        "Width of each feature, comma separated, in the order of --feature_names.",
     )
     num_classes: int = setting(
         3862,
@@ -185,13 +186,15 @@ class SamplingSettings(Settings):
     student_k: int = setting(30, "Frames of a video that the student sees.", minimum=1)
     frame_sampler: str = setting(
         "uniform",
-        "How they are chosen: uniform, uniform_stride, uniform_jitter, random, first, "
-        "middle, last, last_padded, first_middle_last, uniform_center, all.",
+        "How the student's frames are chosen: uniform, uniform_stride, uniform_jitter, "
+        "random, first, middle, last, last_padded, first_middle_last, uniform_center, "
+        "all.",
     )
     train_frame_sampler: str = setting(
         "",
-        "How they are chosen in training, where that is to differ: uniform_jitter or "
-        "random show other frames in every epoch. Empty: as --frame_sampler.",
+        "How the student's frames are chosen in training, where that is to differ from "
+        "--frame_sampler: uniform_jitter or random show other frames in every epoch. "
+        "Empty: as --frame_sampler.",
     )
 
 
@@ -201,14 +204,15 @@ class NetworkSettings(Settings):
 
     teacher: str = setting(
         "HierarchicalLSTM(block_len=20)",
-        "The teacher: a registered model and its arguments, such as "
-        "'HierarchicalLSTM(cells=512, num_blocks=20, head=\"moe\")'.",
+        "The teacher: HierarchicalLSTM, LstmModel or FrameLevelLogisticModel, with "
+        "arguments, such as 'HierarchicalLSTM(cells=512, num_blocks=20, "
+        'head="moe")\'. Heads: logistic, moe.',
     )
     student: str = setting(
         "",
-        "The student, likewise. Empty: the teacher's model and arguments with "
-        "block_len 5 (3 at k=6), or 5 blocks (3 at k=6) where the teacher gives "
-        "num_blocks.",
+        "The student: a model and its arguments, as in --teacher. Empty: the teacher's "
+        "own, with block_len 5 (3 at k=6), or 5 blocks (3 at k=6) where the teacher "
+        "gives num_blocks.",
     )
     dtype_policy: str = setting(
         "float32",
@@ -236,17 +240,17 @@ class DistillationSettings(Settings):
     )
     match: str = setting(
         "final",
-        "Which encodings 'rep' compares: the final one, the intermediate ones at "
-        "the sampled frames, or both.",
+        "Which encodings the loss 'rep' compares: the final one, the intermediate ones "
+        "at the sampled frames, or both.",
         choices=MATCHES,
     )
     prediction_distance: str = setting(
         "binary_kl",
-        "Distance of the predictions in 'pred'.",
+        "Distance of the two networks' predictions in the loss 'pred'.",
         choices=PREDICTION_DISTANCES,
     )
     temperature: float = setting(
-        1.0, "Divides the logits of both networks in 'pred'.", minimum=1e-3
+        1.0, "Divides the logits of both networks in the loss 'pred'.", minimum=1e-3
     )
     classifier: str = setting(
         "auto",
@@ -293,8 +297,9 @@ class OptimizationSettings(Settings):
 
     optimizer: str = setting(
         "Adam",
-        "Adam, AdamW, SGD, RMSprop, Adagrad; with the extra [addons] also those of "
-        "TensorFlow Addons, such as tfa.LAMB. Arguments in brackets.",
+        "Adam, AdamW, SGD, RMSprop, Adagrad, Nadam or Lion, with arguments, such as "
+        "'SGD(momentum=0.9)'. With the extra [addons] also tfa.LAMB, tfa.LazyAdam, "
+        "tfa.NovoGrad, tfa.RectifiedAdam, tfa.AdaBelief.",
     )
     base_learning_rate: float = setting(0.001, "Initial learning rate.", minimum=0)
     learning_rate_schedule: str = setting(
@@ -304,13 +309,18 @@ class OptimizationSettings(Settings):
         choices=SCHEDULES,
     )
     learning_rate_decay: float = setting(
-        0.95, "Factor of the exponential schedule.", minimum=0, maximum=1
+        0.95,
+        "Factor of --learning_rate_schedule=exponential.",
+        minimum=0,
+        maximum=1,
     )
     learning_rate_decay_examples: float = setting(
-        4_000_000, "Examples after which it is applied once more.", minimum=1
+        4_000_000,
+        "Examples after which --learning_rate_decay is applied once more.",
+        minimum=1,
     )
     warmup_examples: float = setting(
-        0, "Examples over which the rate rises linearly from 0.", minimum=0
+        0, "Examples over which the learning rate rises linearly from 0.", minimum=0
     )
     clip_gradient_norm: float = setting(
         1.0,
@@ -325,7 +335,7 @@ class OptimizationSettings(Settings):
     )
     regularization_scope: str = setting(
         "all",
-        "Kernels under the penalty: all, or the classifier's only.",
+        "Kernels under --regularization_penalty: all, or the classifier's only.",
         choices=REGULARIZATION_SCOPES,
     )
 
@@ -471,15 +481,16 @@ class CheckpointSettings(Settings):
     train_dir: str = setting("", "Directory of the training run.")
     network: str = setting(
         "auto",
-        "Which network. auto: the student, or the teacher where there is none.",
+        "Which network to read. auto: the student, or the teacher where there is none.",
         choices=NETWORKS,
     )
     checkpoint: str = setting(
         "best",
-        "Which weights: best (by validation GAP), latest, or a checkpoint prefix.",
+        "Which weights of the network: best (by validation GAP), latest, or a "
+        "checkpoint prefix.",
     )
     video_id_key: str = setting(
-        "", "Context key of the video's id in this data. Empty: as in training."
+        "", "Context key of the video's id in the records. Empty: as in training."
     )
     batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
     num_readers: int = _reading("num_readers")
@@ -544,7 +555,8 @@ class InferenceSettings(Settings):
     )
     shard_index: int = setting(
         0,
-        "The part to predict, counted from 0: a range of the sorted files.",
+        "Which of the --num_shards parts to predict, counted from 0: a range of the "
+        "sorted files.",
         minimum=0,
     )
 

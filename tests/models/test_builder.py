@@ -11,6 +11,7 @@ from yt8m_distill.models import (
     base,
     builder,
     frame_average,
+    heads,
     hierarchical_lstm,
     lstm_model,
 )
@@ -41,6 +42,15 @@ def make_run(
 
 
 # ------------------------------------------------------- the student by default
+
+
+def test_the_help_of_teacher_names_every_model_and_head():
+    field = settings.NetworkSettings.__dataclass_fields__["teacher"]
+    for table in (base.MODELS, heads.HEADS):
+        # Without those of tests.
+        own = [n for n in table if table.get(n).__module__.startswith("yt8m_distill.")]
+        assert len(own) > 1
+        assert all(name in field.metadata["help"] for name in own)
 
 
 @pytest.mark.parametrize(

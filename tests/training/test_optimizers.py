@@ -1,6 +1,7 @@
 """Optimizers by name, the learning rate over time, and summed gradients."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,13 @@ ADDONS = [f"tfa.{name}" for name in optimizers._ADDONS]
 needs_addons = pytest.mark.skipif(
     optimizers.tfa is None, reason="needs the extra [addons] (TF 2.15.1)"
 )
+
+
+def test_the_help_names_every_optimizer():
+    field = settings.OptimizationSettings.__dataclass_fields__["optimizer"]
+    named = set(re.findall(r"[A-Z]\w+", field.metadata["help"]))
+    standard = {n for n in optimizers.OPTIMIZERS if not n.startswith("tfa_")}
+    assert standard | set(optimizers._ADDONS) <= named
 
 
 def rates(at: list[int], total_steps: int = 40, **changes) -> list[float]:
