@@ -1,6 +1,11 @@
 """Exports a trained network as a SavedModel for serving.
 
-python yt8m_distill/export_model.py --train_dir=run --export_dir=run/export
+    python yt8m_distill/export_model.py --train_dir=run --export_dir=run/export
+
+It reads no shards and uses no GPU. The flags of the other scripts that speak of those
+(--batch_size, --bad_records, ...) are taken, for a flagfile that all share, and
+ignored; --help does not list them. --video_id_key is the key of the ids in the records
+that the SavedModel is to be sent.
 """
 
 import logging
@@ -15,6 +20,12 @@ from yt8m_distill import flag_groups, settings
 
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
 _LOG = logging.getLogger("yt8m_distill.export_model")
+
+# They stand in flagfiles that the scripts share.
+_IGNORED = (
+    *("bad_records", "batch_size", "index_dir", "max_bad_fraction"),
+    *("num_gpus", "num_readers", "use_index"),
+)
 
 
 def main() -> None:
@@ -48,6 +59,7 @@ def run() -> None:
         groups,
         preset=False,
         after_a_stop="Nothing has its final name; the same command exports anew.",
+        unlisted=_IGNORED,
     )
 
 

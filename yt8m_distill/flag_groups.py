@@ -44,22 +44,35 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def define(groups: Sequence[type], flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines a flag for every field of these settings classes."""
+def define(
+    groups: Sequence[type],
+    flag_values: flags.FlagValues = flags.FLAGS,
+    unlisted: Sequence[str] = (),
+) -> None:
+    """Defines a flag for every field of these settings classes.
+
+    Args:
+        groups: the classes.
+        flag_values: where to.
+        unlisted: names that only --helpfull lists.
+    """
     for group in groups:
         for field in dataclasses.fields(group):
-            _define_one(field, flag_values)
+            # The flags of the script's own module are those that --help lists.
+            module = settings.__name__ if field.name in unlisted else sys.argv[0]
+            _define_one(field, flag_values, module)
 
 
-def _define_one(field: dataclasses.Field, flag_values: flags.FlagValues) -> None:
+def _define_one(
+    field: dataclasses.Field, flag_values: flags.FlagValues, module: str
+) -> None:
     makers = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
-    # The module name makes them the script's own flags, which --help lists.
-    where = {"flag_values": flag_values, "module_name": sys.argv[0]}
+    where = {"flag_values": flag_values, "module_name": module}
     help_text, choices = field.metadata["help"], field.metadata["choices"]
     if choices:
         flags.DEFINE_enum(field.name, field.default, list(choices), help_text, **where)
@@ -191,6 +204,7 @@ def run_script(
     groups: Sequence[type],
     preset: bool,
     after_a_stop: str,
+    unlisted: Sequence[str] = (),
 ) -> None:
     """Defines the flags, parses the command line and runs `main`.
 
@@ -203,9 +217,10 @@ def run_script(
         groups: settings classes whose fields are its flags.
         preset: whether there is a `--preset`.
         after_a_stop: how to go on after a signal, a sentence.
+        unlisted: flags that are taken and mean nothing here; see `define`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    define(groups)
+    define(groups, unlisted=unlisted)
     if preset:
         define_preset()
 

@@ -1,5 +1,6 @@
 """The four scripts as processes: what a user types, sees, and finds on disk."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
+from yt8m_distill import settings
 from yt8m_distill.serving import predictions, skips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -279,7 +281,12 @@ def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path)
 
 def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
     folder = tmp_path / "model"
-    done = call("export_model", f"--train_dir={train_dir}", f"--export_dir={folder}")
+    done = call(
+        "export_model",
+        f"--train_dir={train_dir}",
+        f"--export_dir={folder}",
+        "--bad_records=skip",  # Taken from a flagfile of eval's, say, and ignored.
+    )
     assert done.returncode == 0, done.stderr
     prefix = train_dir / "student" / "best" / "student" / "network-5"
     assert f"The student of {prefix} is in {folder}." in done.stderr
@@ -361,6 +368,16 @@ def test_help_shows_the_flags_and_loads_no_tensorflow(tmp_path, script, flag):
     )
     assert flag in done.stdout and "default:" in done.stdout
     assert done.stderr == ""
+
+
+def test_help_of_the_export_lists_no_flag_that_means_nothing_to_it():
+    listed = set(
+        re.findall(r"--(?:\[no\])?(\w+):", call("export_model", "--help").stdout)
+    )
+    own = {"checkpoint", "export_dir", "network", "top_k", "train_dir", "video_id_key"}
+    assert {name for name in listed if name not in ("help", "helpfull")} >= own
+    fields = {f.name for f in dataclasses.fields(settings.CheckpointSettings)}
+    assert listed & fields == own - {"export_dir"}
 
 
 @pytest.mark.parametrize(
