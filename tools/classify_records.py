@@ -56,7 +56,7 @@ def read_names(path: str) -> dict[int, str]:
     }
 
 
-def load_model(folder: str):
+def open_model(folder: str):
     """The signature of a SavedModel that takes records.
 
     Raises:
@@ -98,7 +98,7 @@ def classify(
     """A line a record, and how many of them cannot be read.
 
     Args:
-        serve: see load_model.
+        serve: see open_model.
         found: see read_records.
         num_classes: how many classes a line has, the best first.
         names: of the classes; a class without one is shown by its number.
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> None:
         names = read_names(FLAGS.label_names)
         files = records.expand_patterns(FLAGS.records, "records")
         found = read_records(files, FLAGS.count)
-        serve = load_model(FLAGS.model)
+        serve = open_model(FLAGS.model)
         lines, unread = classify(serve, found, FLAGS.classes, names)
     except (ValueError, OSError, tf.errors.OpError) as error:
         text = str(error)

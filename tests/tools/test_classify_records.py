@@ -52,7 +52,7 @@ def shard(tmp_path) -> str:
 
 def test_a_record_has_its_best_classes_or_what_is_wrong_with_it(model, shard):
     found = classify_records.read_records([shard], 9)
-    serve = classify_records.load_model(model)
+    serve = classify_records.open_model(model)
     lines, unread = classify_records.classify(serve, found, 2, {2: "Music"})
     assert lines == [
         "a: Music 0.750, 0 0.500",
