@@ -7,7 +7,12 @@ import pytest
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
-from yt8m_distill.losses import classification, distillation, objective
+from yt8m_distill.losses import (
+    classification,
+    distillation,
+    objective,
+    registered,
+)
 
 LABELS = tf.constant([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
 
@@ -214,6 +219,75 @@ def test_a_weight_is_written_as_a_number_on_the_left(text):
     message = refuse(f"ce + {text}")
     assert message.startswith(f"--student_loss=ce + {text} must be a sum such as ")
     assert "a weight is a number on the left of a *" in message
+
+
+def alone(fn, name="mine") -> objective.Objective:
+    """An objective of one loss on the labels."""
+    return objective.Objective(
+        (objective.Term(1.0, name, registered.Loss(fn, needs="labels")),)
+    )
+
+
+@pytest.mark.parametrize(
+    "give, found",
+    [
+        (lambda values: values[:, tf.newaxis], "[2, 1]"),
+        (tf.reduce_sum, "[]"),
+        (lambda values: values[:1], "[1]"),
+        (lambda values: tf.tile(values, [2]), "[4]"),
+        (lambda values: None, "None"),
+        (lambda values: 1.5, "1.5"),
+    ],
+)
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_a_loss_gives_one_number_a_video(give, found, in_graph):
+    built = alone(lambda student, labels: give(tf.reduce_sum(student.logits, axis=1)))
+    call = tf.function(built, autograph=False) if in_graph else built
+    with pytest.raises(ValueError) as caught:
+        call(make_outputs(0), LABELS)
+    # Two videos in LABELS.
+    assert str(caught.value) == (
+        f"--student_loss: loss mine gives {found}, not one number a video, [2]."
+    )
+
+
+def test_a_loss_gives_float32():
+    built = alone(lambda student, labels: tf.zeros(2, tf.int32))
+    with pytest.raises(ValueError) as caught:
+        built(make_outputs(0), LABELS)
+    assert str(caught.value) == "--student_loss: loss mine gives int32, not float32."
+
+
+def test_the_number_of_videos_may_be_unknown_to_the_graph():
+    built = alone(lambda student, labels: tf.reduce_sum(student, axis=1))
+    rows = tf.TensorSpec([None, 3], tf.float32)
+    call = tf.function(built, input_signature=[rows, rows], autograph=False)
+    np.testing.assert_array_equal(call(LABELS, LABELS)["mine"], [2, 1])
+    built = alone(lambda student, labels: student)
+    call = tf.function(built, input_signature=[rows, rows], autograph=False)
+    with pytest.raises(ValueError, match=r"loss mine gives \[None, 3\], not .*, \[B\]"):
+        call(LABELS, LABELS)
+
+
+def test_what_a_loss_needs_is_one_of_three(monkeypatch):
+    def make():
+        return registered.Loss(lambda student, teacher: None, needs="teachers")
+
+    monkeypatch.setitem(registered.LOSSES._entries, "mine", make)
+    assert refuse("ce + mine") == (
+        "--student_loss=ce + mine: needs='teachers' is not one of labels, teacher, "
+        "teacher_states."
+    )
+
+
+def test_a_factory_gives_a_loss_and_not_its_function(monkeypatch):
+    monkeypatch.setitem(
+        registered.LOSSES._entries, "mine", lambda: test_a_loss_stands_once
+    )
+    assert refuse("2*mine") == (
+        "--student_loss=2*mine: loss mine: its factory gives a function, not a "
+        "registered.Loss."
+    )
 
 
 HOSTILE = [

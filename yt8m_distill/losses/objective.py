@@ -47,12 +47,37 @@ class Objective:
         labels: tf.Tensor,
         teacher: structures.Outputs | None = None,
     ) -> dict[str, tf.Tensor]:
-        """The weighted parts, name → [B] float32; their sum is the objective."""
-        return {
-            term.name: term.weight
-            * term.loss.fn(student, labels if term.loss.needs == "labels" else teacher)
-            for term in self.terms
-        }
+        """The weighted parts, name → [B] float32; their sum is the objective.
+
+        Raises:
+            ValueError: for a loss that does not give one number a video.
+        """
+        parts = {}
+        for term in self.terms:
+            target = labels if term.loss.needs == "labels" else teacher
+            values = term.loss.fn(student, target)
+            parts[term.name] = term.weight * _one_a_video(term.name, values, labels)
+        return parts
+
+
+def _one_a_video(name: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The values of a loss, which must be [B] float32.
+
+    Any other shape would be broadcast against the weights of the videos, [B], and
+    trained on: [B, 1] makes the loss B times too large.
+    """
+    rows = labels.shape[0]
+    rule = f"not one number a video, [{'B' if rows is None else rows}]."
+    if not tf.is_tensor(values):
+        raise ValueError(f"--student_loss: loss {name} gives {values!r}, {rule}")
+    if not values.shape.is_compatible_with([rows]):
+        shape = values.shape.as_list()
+        raise ValueError(f"--student_loss: loss {name} gives {shape}, {rule}")
+    if values.dtype != tf.float32:
+        raise ValueError(
+            f"--student_loss: loss {name} gives {values.dtype.name}, not float32."
+        )
+    return tf.ensure_shape(values, [rows])
 
 
 def _parse_term(node: ast.expr, rule: str) -> tuple[float, registry.Specification]:
@@ -119,7 +144,13 @@ def _make_terms(
             if registered.LOSSES.accepts(name, key)
         }
         full = registry.Specification(name, spec.arguments).with_defaults(**accepted)
-        terms.append(Term(float(weight), name, registered.LOSSES.create(full)))
+        loss = registered.LOSSES.create(full)
+        if not isinstance(loss, registered.Loss):
+            raise ValueError(
+                f"loss {name}: its factory gives a {type(loss).__name__}, not a "
+                "registered.Loss."
+            )
+        terms.append(Term(float(weight), name, loss))
     return terms
 
 

@@ -13,6 +13,9 @@ from yt8m_distill import registry
 
 LOSSES = registry.Registry("loss")
 
+# What a loss may compare the student with.
+NEEDS = ("labels", "teacher", "teacher_states")
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -24,7 +27,14 @@ class Loss:
         needs: `labels`, the target is [B, C]; `teacher`, it is the teacher's
             Outputs, constants; `teacher_states`, likewise, with both networks'
             intermediate states.
+
+    Raises:
+        ValueError: if `needs` is none of these.
     """
 
     fn: Callable[..., tf.Tensor]
     needs: str
+
+    def __post_init__(self):
+        if self.needs not in NEEDS:
+            raise ValueError(f"needs={self.needs!r} is not one of {', '.join(NEEDS)}.")
