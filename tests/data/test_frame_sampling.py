@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m_distill.data import frame_sampling
+from yt8m_distill.data import frame_sampling, records
 
 MAX_FRAMES = 12
 DRAWING = ("random", "uniform_jitter")
@@ -179,3 +179,115 @@ def test_all_looks_at_max_frames_and_not_at_k():
 def test_an_unknown_sampler_is_an_error_that_lists_the_known():
     with pytest.raises(ValueError, match="'nope'.*first_middle_last.*uniform"):
         frame_sampling.SAMPLERS.get("nope")
+
+
+# --------------------------------------------------------------- samplers of users
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Adds a sampler named `mine` for one test."""
+    return lambda sampler: monkeypatch.setitem(
+        frame_sampling.SAMPLERS._entries, "mine", sampler
+    )
+
+
+def first_two(num_frames, k, max_frames, keys):
+    """A sampler as a user may write it: int64, and not 0 behind `valid`."""
+    del max_frames, keys
+    valid = tf.cast(tf.minimum(num_frames, k), tf.int64)
+    return tf.zeros_like(valid)[:, tf.newaxis] + tf.range(k, dtype=tf.int64), valid
+
+
+def checked(num_frames, k=2):
+    """What `pick` makes of `mine`, in a graph whose number of videos is unknown."""
+    rows = tf.TensorSpec([None], tf.int32)
+
+    @tf.function(input_signature=[rows])
+    def call(num_frames):
+        keys = tf.cast(num_frames, tf.int64)
+        return frame_sampling.pick("mine", num_frames, k, MAX_FRAMES, keys)
+
+    return [part.numpy() for part in call(tf.constant(num_frames, tf.int32))]
+
+
+def test_other_integers_become_int32_and_what_is_behind_valid_0(register):
+    register(first_two)
+    indices, valid = checked([0, 1, 2, 9])
+    # The sampler gives 0, 1 for every video.
+    assert indices.tolist() == [[0, 0], [0, 0], [0, 1], [0, 1]]
+    assert valid.tolist() == [0, 1, 2, 2]
+    assert indices.dtype == valid.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "indices, valid, reason",
+    [
+        # The second video has 3 frames: 0, 1 and 2.
+        ([[0, 1], [0, 3]], [2, 2], "frame 3 of a video of 3 frames is not in [0, 3)."),
+        ([[0, 1], [-1, 1]], [2, 2], "frame -1 of a video of 3 frames is not in [0, 3)"),
+        # 2**32 would be 0 in int32.
+        (
+            [[0, 1], [2**32, 1]],
+            [2, 2],
+            "frame 4294967296 of a video of 3 frames is not",
+        ),
+        (
+            [[0, 1], [0, 1]],
+            [2, -1],
+            "valid -1 of a video of 3 frames is not in [0, 2].",
+        ),
+        ([[0, 1], [0, 1]], [2, 3], "valid 3 of a video of 3 frames is not in [0, 2]."),
+        # The first one has 2 frames, the last, a filling row, none.
+        ([[0, 1]] * 3, [2, 2, 1], "valid 1 of a video of 0 frames is not in [0, 0]."),
+    ],
+)
+def test_what_a_video_does_not_have_is_refused(register, indices, valid, reason):
+    register(lambda *_: (tf.constant(indices), tf.constant(valid)))
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        checked([2, 3, 0][: len(valid)])
+    line = records.describe_error(caught.value)
+    assert line.startswith(f"Sampler mine: {reason}")
+
+
+def test_frames_behind_valid_may_be_any(register):
+    register(lambda *_: (tf.constant([[0, 77], [-5, 9]]), tf.constant([1, 0])))
+    assert checked([1, 0])[0].tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "give, reason",
+    [
+        (lambda rows: rows, "gives one tensor, not a pair of tensors, indices"),
+        (lambda rows: None, "gives NoneType, not a pair of tensors, "),
+        (lambda rows: (rows, rows, rows), "gives tuple, not a pair of tensors, "),
+        (lambda rows: (rows, None), "gives tuple, not a pair of tensors, "),
+        # k = 2 frames were asked for, of any number of videos.
+        (lambda rows: (tf.zeros([5, 3], tf.int32), rows), "indices are [5, 3], not "),
+        (lambda rows: (rows, rows), "indices are [None], not [None, 2]."),
+        (
+            lambda rows: (tf.stack([rows, rows], axis=1), rows[:, tf.newaxis]),
+            "valid are [None, 1], not [None].",
+        ),
+        (
+            lambda rows: (tf.zeros([tf.size(rows), 2]), rows),
+            "indices are float32, not int32.",
+        ),
+    ],
+)
+def test_anything_but_two_tensors_of_integers_is_refused(register, give, reason):
+    register(lambda num_frames, *_: give(num_frames))
+    with pytest.raises(ValueError) as caught:
+        checked([2, 3])
+    line = str(caught.value).strip().splitlines()[-1]  # Behind AutoGraph's stack.
+    assert f"Sampler mine{':' if ' are ' in reason else ''} {reason}" in line
+
+
+def test_a_picked_choice_is_the_samplers_own():
+    lengths = list(range(MAX_FRAMES + 1))
+    keys = tf.range(MAX_FRAMES + 1, dtype=tf.int64)
+    for name in frame_sampling.SAMPLERS:
+        given = tf.constant(lengths)
+        found = frame_sampling.pick(name, given, 4, MAX_FRAMES, keys)
+        for part, expected in zip(found, call(name, lengths, 4), strict=True):
+            np.testing.assert_array_equal(part, expected)

@@ -255,6 +255,43 @@ def test_read_view_names_the_bad_record_of_a_request():
     assert line.startswith("record 1 (counted from 0), video x: feature rgb has no")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_sampler_that_counts_frames_of_the_next_video_is_named(
+    tmp_path, monkeypatch, packed
+):
+    def greedy(num_frames, k, max_frames, keys):
+        indices = tf.zeros_like(num_frames)[:, tf.newaxis] + tf.range(k)
+        return indices, tf.where(num_frames > 0, k, 0)
+
+    monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "greedy", greedy)
+    view = {"sampled": pipeline.ViewSpec("greedy", 4)}
+    shard = helpers.write_shard(
+        tmp_path / "a.tfrecord", [helpers.video(0, 4), helpers.video(1, 3)]
+    )
+    if packed:
+        plain = pathlib.Path(shard)
+        plain.write_bytes(gzip.compress(plain.read_bytes()))
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        read([shard], view)
+    # Video 1 has 3 frames; a frame 3 was that of the next video.
+    assert records.describe_error(caught.value) == (
+        "Sampler greedy: valid 4 of a video of 3 frames is not in [0, 3]."
+    )
+
+
+def test_frames_that_a_sampler_names_behind_valid_are_not_read(shards, monkeypatch):
+    def careless(num_frames, k, max_frames, keys):
+        indices, valid = frame_sampling.SAMPLERS.get("uniform")(
+            num_frames, k, max_frames, keys
+        )
+        inside = tf.sequence_mask(valid, k)
+        return tf.where(inside, indices, 9999), tf.cast(valid, tf.int64)
+
+    monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "careless", careless)
+    found = read(shards, {"sampled": pipeline.ViewSpec("careless", 4)})
+    assert_equal(found, read(shards, {"sampled": UNIFORM}))
+
+
 def test_the_sampled_view_follows_the_settings():
     sampling = settings.SamplingSettings(
         student_k=6, frame_sampler="uniform", train_frame_sampler="random"

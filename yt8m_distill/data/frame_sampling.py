@@ -5,13 +5,16 @@ A sampler works on a whole batch at once:
     sampler(num_frames [B], k, max_frames, keys [B]) -> indices [B, k], valid [B]
 
 `keys` is a hash of each video, mixed with seed and epoch in training; only
-`random` and `uniform_jitter` look at it. Indices behind `valid` are 0 and carry no
+`random` and `uniform_jitter` look at it. Both results are int32; of a video, `valid`
+indices are positions below `num_frames`, and those behind them are 0 and carry no
 meaning. To add a sampler: a function of this form with `@SAMPLERS.register("name")`.
+`pick` calls it and refuses what breaks these rules.
 """
 
 import tensorflow as tf
 
 from yt8m_distill import registry
+from yt8m_distill.data import records
 
 SAMPLERS = registry.Registry("sampler")
 
@@ -25,13 +28,100 @@ def changes_between_epochs(name: str, k: int, max_frames: int) -> bool:
     Raises:
         ValueError: for an unknown sampler.
     """
-    sampler = SAMPLERS.get(name)
     num_frames = tf.range(1, max_frames + 1)
     first, again = (
-        sampler(num_frames, k, max_frames, tf.range(start, start + max_frames))[0]
+        pick(name, num_frames, k, max_frames, tf.range(start, start + max_frames))[0]
         for start in (tf.constant(1, tf.int64), tf.constant(1 << 40, tf.int64))
     )
     return bool(tf.reduce_any(first != again))
+
+
+def pick(
+    name: str, num_frames: tf.Tensor, k: int, max_frames: int, keys: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What a sampler gives, checked: nothing below asks whether a frame exists.
+
+    Args:
+        name: of the sampler.
+        num_frames: [B] int32, 0 for a filling row.
+        k: frames to pick.
+        max_frames: T.
+        keys: [B] int64.
+
+    Returns:
+        indices [B, K] int32, 0 behind the valid ones, and valid [B] int32; K is T for
+        `all`, otherwise k.
+
+    Raises:
+        ValueError: for an unknown sampler, or one that gives no two tensors of integers
+            of these shapes.
+        tf.errors.InvalidArgumentError: (when the graph runs) for a number of valid
+            frames or a frame that a video does not have; see records.describe_error.
+    """
+    found = SAMPLERS.get(name)(num_frames, k, max_frames, keys)
+    width = max_frames if name == "all" else k
+    indices, valid = _as_tensors(name, found, num_frames.shape[0], width)
+    limits = tf.minimum(tf.cast(num_frames, valid.dtype), width)
+    no_count = (valid < 0) | (valid > limits)
+    inside = tf.sequence_mask(valid, width)
+    indices = tf.where(inside, indices, 0)
+    ends = tf.cast(num_frames, indices.dtype)[:, tf.newaxis]
+    no_frame = inside & ((indices < 0) | (indices >= ends))
+    end = [" of a video of ", num_frames, " frames is not in [0, "]
+    checks = [
+        _refuse(no_count, [f"Sampler {name}: valid ", valid, *end, limits, "]."]),
+        _refuse(no_frame, [f"Sampler {name}: frame ", indices, *end, num_frames, ")."]),
+    ]
+    with tf.control_dependencies(checks):
+        indices, valid = tf.identity(indices), tf.identity(valid)
+    return tf.cast(indices, tf.int32), tf.cast(valid, tf.int32)
+
+
+def _refuse(broken: tf.Tensor, what: list) -> tf.Operation:
+    """Fails in the graph where `broken` is true, about the first such place.
+
+    Args:
+        broken: [B] or [B, K] bool.
+        what: strings, and [B] or [B, K] tensors of which the value there is shown.
+    """
+    # As in records: no tf.cond around so little work.
+    at = tf.where(broken)[:1]  # [1, rank], or [0, rank] where all is well
+    parts = [
+        part
+        if isinstance(part, str)
+        else tf.strings.as_string(tf.gather_nd(part, at[:, : part.shape.rank]))
+        for part in what
+    ]
+    message = records.marked_in_graph(parts)
+    return tf.debugging.Assert(~tf.reduce_any(broken), [message])
+
+
+def _as_tensors(name: str, found, rows: int | None, width: int) -> list[tf.Tensor]:
+    """Indices [rows, width] and valid [rows], of int32 or, if they were other integers,
+    int64."""
+    try:
+        indices, valid = found
+        parts = [tf.convert_to_tensor(part) for part in (indices, valid)]
+    except (TypeError, ValueError) as error:
+        kind = "one tensor" if tf.is_tensor(found) else type(found).__name__
+        raise ValueError(
+            f"Sampler {name} gives {kind}, not a pair of tensors, "
+            "indices [B, k] and valid [B]."
+        ) from error
+    checked = []
+    names, shapes = ("indices", "valid"), ([rows, width], [rows])
+    for what, part, shape in zip(names, parts, shapes, strict=True):
+        if not part.dtype.is_integer:
+            raise ValueError(
+                f"Sampler {name}: {what} are {part.dtype.name}, not int32."
+            )
+        if not part.shape.is_compatible_with(shape):
+            raise ValueError(
+                f"Sampler {name}: {what} are {part.shape.as_list()}, not {shape}."
+            )
+        wide = tf.int32 if part.dtype == tf.int32 else tf.int64
+        checked.append(tf.ensure_shape(tf.cast(part, wide), shape))
+    return checked
 
 
 def _positions(k: int) -> tf.Tensor:

@@ -633,9 +633,8 @@ def _located_batch(is_video, access, located, data, views, salt) -> structures.B
 
 
 def _pick(view: ViewSpec, num_frames, data, keys) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sampler's indices [B, K] and valid [B]."""
-    sampler = frame_sampling.SAMPLERS.get(view.sampler)
-    return sampler(num_frames, view.k, data.max_frames, keys)
+    """The sampler's indices [B, K] and valid [B], checked."""
+    return frame_sampling.pick(view.sampler, num_frames, view.k, data.max_frames, keys)
 
 
 def _parsed_batch(serialized, origins, is_video, data, views, salt) -> structures.Batch:

@@ -334,6 +334,11 @@ def marked(message: str) -> str:
     return f"{_BEGIN}{message}{_END}"
 
 
+def marked_in_graph(parts: Sequence) -> tf.Tensor:
+    """The same of strings and of [N] string tensors, which are joined: [N]."""
+    return tf.strings.join([_BEGIN, *parts, _END])
+
+
 def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
     """Fails where `condition` is false for the first time, naming the record.
 
@@ -355,7 +360,7 @@ def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
     # An error whose message is not UTF-8 reaches Python as one about the codec.
     video_id = tf.strings.unicode_transcode(tf.gather(video_ids, row), "UTF-8", "UTF-8")
     names = [tf.gather(origins, row), ", video ", video_id, ": "]
-    message = tf.strings.join([_BEGIN, *names, *parts, _END])
+    message = marked_in_graph([*names, *parts])
     return tf.debugging.Assert(tf.reduce_all(condition), [message])
 
 

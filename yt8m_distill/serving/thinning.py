@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import files, settings
-from yt8m_distill.data import frame_sampling, pipeline, records
+from yt8m_distill.data import pipeline, records
 
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
@@ -29,7 +29,6 @@ def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
 
     Cached, since tracing it takes as long as thinning a few hundred videos.
     """
-    sampler = frame_sampling.SAMPLERS.get(view.sampler)
 
     @tf.function(
         input_signature=[
@@ -46,7 +45,7 @@ def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
         parsed = records.parse_batch(serialized, origins, data, is_video)
         video_ids = records.required_ids(parsed, data, is_video)
         keys = pipeline._video_keys(video_ids, 0)  # Salt 0: outside of training.
-        return video_ids, *sampler(parsed.num_frames, view.k, data.max_frames, keys)
+        return video_ids, *pipeline._pick(view, parsed.num_frames, data, keys)
 
     return choose
 
