@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     {"structures", "registry", "settings", "allocator", "files"},
     {"data"},
-    {"models"},
     {"losses"},
+    {"models"},
     {"training", "evaluation", "serving"},
     {"beam"},
     {"flag_groups"},

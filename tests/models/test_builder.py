@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
+from yt8m_distill.losses import registered
 from yt8m_distill.models import (
     base,
     builder,
@@ -230,6 +231,23 @@ def test_a_bridge_is_built_where_the_encodings_have_to_meet(
     assert (network.bridge is not None) == bridged
     width = 8 if "cells=2" in student else 5
     assert network.encoding_size == (12 if bridged else width)
+
+
+@pytest.mark.parametrize("compares, bridged", [("encoding", True), ("logits", False)])
+def test_a_registered_loss_decides_whether_the_encodings_meet(
+    monkeypatch, compares, bridged
+):
+    loss = registered.Loss(lambda student, teacher: None, "teacher", compares)
+    monkeypatch.setitem(registered.LOSSES._entries, "cosine", lambda: loss)
+    run = make_run(
+        student="FrameLevelLogisticModel",
+        mode="serial",
+        classifier="own",
+        student_loss="ce + cosine",
+    )
+    student = builder.build_network("student", run)
+    # The teacher's encoding has 4 * 3 numbers, the student's is a frame of 5.
+    assert student.encoding_size == (12 if bridged else 5)
 
 
 def test_equal_widths_need_no_bridge_and_a_teacher_never_has_one():

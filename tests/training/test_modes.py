@@ -3,6 +3,7 @@
 import pytest
 
 from tests import training_helpers as helpers
+from yt8m_distill.losses import registered
 from yt8m_distill.training import modes
 
 
@@ -134,6 +135,23 @@ def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):
     assert (student.name, student.initial) == ("student", before.name)
     assert parts(student) == ["ce"]
     assert student.trains_classifier and student.guide is None
+
+
+@pytest.mark.parametrize(
+    "compares, names",
+    [
+        ("encoding", ["teacher", "student", "finetune"]),
+        ("logits", ["teacher", "student"]),
+    ],
+)
+def test_a_registered_loss_on_encodings_is_followed_by_fine_tuning(
+    monkeypatch, compares, names
+):
+    loss = registered.Loss(lambda student, teacher: None, "teacher", compares)
+    monkeypatch.setitem(registered.LOSSES._entries, "cosine", lambda: loss)
+    found = plan(mode="serial", student_loss="10*cosine")
+    assert [phase.name for phase in found] == names
+    assert found[1].roles[-1].trains_classifier == (compares == "logits")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
+from yt8m_distill.losses import objective, registered
 from yt8m_distill.models import builder
 from yt8m_distill.training import modes, steps, trainer
 
@@ -350,3 +351,37 @@ def test_every_epoch_has_the_same_videos_in_another_order(data):
     assert sorted(first) == sorted(second) and len(set(first)) == 36
     assert first != second
     assert ids(1, skip=2) == second[16:]
+
+
+@pytest.mark.parametrize(
+    "needs, compares, advice",
+    [
+        # The loss is of encodings alone: the head is not reached.
+        (
+            "teacher",
+            "logits",
+            "a loss that looks at encodings alone says compares='encoding' in its "
+            "registered.Loss.",
+        ),
+        (
+            "teacher_states",
+            "states",
+            "say in state_variables() of the network what its states depend on.",
+        ),
+    ],
+)
+def test_what_a_loss_does_not_reach_is_named_with_what_to_say(needs, compares, advice):
+    loss = registered.Loss(lambda student, target: None, needs, compares)
+    role = modes.Role("student", objective.Objective((objective.Term(1, "a", loss),)))
+    run = helpers.make_run("unused", "unused", mode="baseline")
+    network = builder.build_network("student", run)
+    variables = network.trainable_variables
+    of_head = {id(v) for v in network.head.trainable_variables}
+    gradients = [None if id(v) in of_head else tf.zeros_like(v) for v in variables]
+    names = ", ".join(v.name for v in network.head.trainable_variables)
+    with pytest.raises(ValueError) as caught:
+        steps._check_reached(role, network, gradients, variables)
+    assert str(caught.value) == (
+        f"The loss of the student does not depend on {names}: {advice}"
+    )
+    steps._check_reached(role, network, variables, variables)

@@ -9,7 +9,7 @@ from yt8m_distill.losses import registered
 @registered.LOSSES.register("ce")
 def make_cross_entropy() -> registered.Loss:
     """`ce`: L_CE against the labels."""
-    return registered.Loss(cross_entropy, needs="labels")
+    return registered.Loss(cross_entropy, needs="labels", compares="logits")
 
 
 def cross_entropy(student: structures.Outputs, labels: tf.Tensor) -> tf.Tensor:

@@ -39,7 +39,17 @@ class Objective:
     @property
     def needs_states_alone(self) -> bool:
         """Whether nothing else is looked at: what follows the states learns nothing."""
-        return all(term.loss.needs == "teacher_states" for term in self.terms)
+        return all(term.loss.compares == "states" for term in self.terms)
+
+    @property
+    def compares_representations(self) -> bool:
+        """Whether a part looks at encodings or states."""
+        return any(term.loss.compares != "logits" for term in self.terms)
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether a part looks at logits, so that the classifier learns."""
+        return any(term.loss.compares == "logits" for term in self.terms)
 
     def __call__(
         self,
@@ -181,6 +191,9 @@ def cross_entropy_objective() -> Objective:
 
 
 def is_representation_only(distillation_settings) -> bool:
-    """Whether the objective is `rep` alone, which is followed by fine-tuning."""
-    parts = _parse_sum(distillation_settings.student_loss)
-    return all(spec.name in ("rep", "rep_intermediate") for _, spec in parts)
+    """Whether the objective leaves logits alone, as `rep` does: fine-tuning follows.
+
+    Raises:
+        ValueError: as build_objective.
+    """
+    return not build_objective(distillation_settings).compares_logits

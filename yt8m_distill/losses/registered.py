@@ -16,6 +16,9 @@ LOSSES = registry.Registry("loss")
 # What a loss may compare the student with.
 NEEDS = ("labels", "teacher", "teacher_states")
 
+# What of the student a loss may look at.
+COMPARES = ("logits", "encoding", "states")
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -27,14 +30,34 @@ class Loss:
         needs: `labels`, the target is [B, C]; `teacher`, it is the teacher's
             Outputs, constants; `teacher_states`, likewise, with both networks'
             intermediate states.
+        compares: what of the student it looks at: `logits`; `encoding`, where nothing
+            behind the encoding is reached; or `states`, where only what the states
+            depend on is. An objective without `logits` leaves the classifier alone
+            and is followed by fine-tuning; with `encoding` or `states` the student's
+            encoding becomes as wide as the teacher's. Empty: `states` if it needs
+            them, otherwise `logits`.
 
     Raises:
-        ValueError: if `needs` is none of these.
+        ValueError: if one is none of these, or `states` are compared and not needed.
     """
 
     fn: Callable[..., tf.Tensor]
     needs: str
+    compares: str = ""
 
     def __post_init__(self):
         if self.needs not in NEEDS:
             raise ValueError(f"needs={self.needs!r} is not one of {', '.join(NEEDS)}.")
+        with_states = self.needs == "teacher_states"
+        if not self.compares:
+            default = "states" if with_states else "logits"
+            object.__setattr__(self, "compares", default)
+        if self.compares not in COMPARES:
+            raise ValueError(
+                f"compares={self.compares!r} is not one of {', '.join(COMPARES)}."
+            )
+        if self.compares == "states" and not with_states:
+            raise ValueError(
+                "compares='states' goes with needs='teacher_states'; received "
+                f"needs={self.needs!r}."
+            )

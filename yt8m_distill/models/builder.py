@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from yt8m_distill import registry, settings, structures
+from yt8m_distill.losses import objective
 from yt8m_distill.models import base, teacher_student
 
 registry.import_modules("yt8m_distill.models")
@@ -49,9 +50,11 @@ def student_specification(run: settings.RunSettings) -> registry.Specification:
 
 def _needs_equal_widths(run: settings.RunSettings) -> bool:
     """Whether the student's encoding must be as wide as the teacher's."""
-    guided = run.distillation.mode in settings.GUIDED_MODES
-    compares = "rep" in run.distillation.student_loss
-    return guided and (compares or classifier_of(run) != "own")
+    if run.distillation.mode not in settings.GUIDED_MODES:
+        return False
+    if classifier_of(run) != "own":
+        return True
+    return objective.build_objective(run.distillation).compares_representations
 
 
 def _encoder_size(spec: registry.Specification, run: settings.RunSettings) -> int:

@@ -90,15 +90,26 @@ def trained_kernels(
     return [kernel for kernel in network.kernels(scope) if id(kernel) in trained]
 
 
-def _check_reached(name: str, gradients: list, variables: list) -> None:
+def _check_reached(role: modes.Role, network, gradients: list, variables: list) -> None:
     """Raises ValueError, while the step is traced, for a variable without gradient."""
     pairs = zip(gradients, variables, strict=True)
-    lost = [v.name for gradient, v in pairs if gradient is None]
-    if lost:
-        raise ValueError(
-            f"The loss of the {name} does not depend on {', '.join(lost)}: say in "
-            "state_variables() of the network what its states depend on."
+    lost = [v for gradient, v in pairs if gradient is None]
+    if not lost:
+        return
+    of_head = {id(v) for v in network.head.trainable_variables}
+    if role.objective.needs_states_alone:
+        advice = "say in state_variables() of the network what its states depend on"
+    elif any(id(v) in of_head for v in lost):
+        advice = (
+            "a loss that looks at encodings alone says compares='encoding' in its "
+            "registered.Loss"
         )
+    else:
+        advice = "what the network's outputs do not depend on must not be trainable"
+    names = ", ".join(v.name for v in lost)
+    raise ValueError(
+        f"The loss of the {role.name} does not depend on {names}: {advice}."
+    )
 
 
 class TrainStep:
@@ -201,7 +212,8 @@ class TrainStep:
                     target *= self.loss_scale
             variables = self.learners[role.name].variables
             found = tape.gradient(target, variables)
-            _check_reached(role.name, found, variables)
+            network = self.networks.network(role.name)
+            _check_reached(role, network, found, variables)
             gradients[role.name] = [tf.convert_to_tensor(g) for g in found]
             quality = self._batch_quality(outputs[role.name], batch, count)
             numbers[role.name] = [*losses.values(), *quality]

@@ -806,7 +806,8 @@ def copy_from_guide(phase: modes.Phase, networks) -> None:
         if role.copies_classifier and role.trains_classifier:
             networks.copy_classifier()
         elif role.copies_classifier:
-            networks.copy_classifier("--student_loss=rep alone")
+            names = " + ".join(term.name for term in role.objective.terms)
+            networks.copy_classifier(f"--student_loss={names} alone")
     if any(role.copies_network for role in phase.roles):
         networks.copy_network()
 
