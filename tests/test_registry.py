@@ -166,3 +166,48 @@ def test_accepts_tells_which_arguments_an_entry_takes():
     assert models.accepts("Deep", "layers")
     assert not models.accepts("Deep", "head")
     assert not models.accepts("Deep", "self")
+
+
+def test_the_keywords_of_a_constructor_are_those_of_the_class_behind_it():
+    models = make_registry()
+
+    class Base:
+        def __init__(self, size, width: int = 0, head: str = "logistic") -> None:
+            self.given = (size, width, head)
+
+    class Between(Base):
+        pass
+
+    @models.register("Thin")
+    class Thin(Between):
+        def __init__(self, cells=2, width: int = 1, **others) -> None:
+            super().__init__(width=width, **others)
+
+    assert models.accepts("Thin", "head") and models.accepts("Thin", "cells")
+    assert not models.accepts("Thin", "others")
+    # Thin's own default of width wins.
+    expected = {"cells": 3, "width": 1, "head": "logistic"}
+    assert models.arguments("Thin(cells=3)") == expected
+    assert models.create('Thin(head="moe")', size=5).given == (5, 1, "moe")
+    with pytest.raises(ValueError) as caught:
+        models.create("Thin(layers=2)", size=5)
+    assert str(caught.value) == (
+        "model Thin(layers=2) does not take layers; it takes: cells, width, head."
+    )
+
+
+def test_a_function_that_takes_any_keyword_is_given_it():
+    models = make_registry()
+    models.register("Any")(lambda **others: others)
+    assert models.create("Any(a=1)", b=2) == {"a": 1, "b": 2}
+    # Nothing says that it makes anything of it.
+    assert not models.accepts("Any", "a")
+
+
+def test_a_missing_argument_is_named():
+    models = make_registry()
+    models.register("Needy")(lambda size, cells, *, width: None)
+    for ask in (models.check, lambda spec, given: models.create(spec, size=1)):
+        with pytest.raises(ValueError) as caught:
+            ask(registry.parse("Needy(width=3)"), ["size"])
+        assert str(caught.value) == "model Needy(width=3) lacks cells."

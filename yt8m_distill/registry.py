@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Callable)
@@ -71,6 +71,27 @@ def import_modules(package: str) -> None:
         importlib.import_module(module.name)
 
 
+def _parameters(entry: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The named parameters of a callable, and whether it takes others, too.
+
+    What the `**kwargs` of a constructor take is what the next class's takes.
+    """
+    callables = [entry]
+    if inspect.isclass(entry):
+        classes = [c for c in entry.__mro__ if c is not object]
+        callables = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)]
+    found: dict[str, inspect.Parameter] = {}
+    for function in callables:
+        parameters = list(inspect.signature(function).parameters.values())
+        own = parameters[1:] if inspect.isclass(entry) else parameters
+        for p in own:
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                found.setdefault(p.name, p)
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            return found, False
+    return found, bool(callables)
+
+
 class Registry(Generic[T]):
     """A table of named callables of one kind ("sampler", "model", ...)."""
 
@@ -104,39 +125,61 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def accepts(self, name: str, argument: str) -> bool:
-        """Whether the callable of that name takes an argument so named."""
-        parameters = inspect.signature(self.get(name)).parameters
-        return argument in parameters
+        """Whether the callable of that name is known to take an argument so named."""
+        return argument in _parameters(self.get(name))[0]
 
     def arguments(self, spec: str | Specification) -> dict[str, Any]:
         """The arguments of a specification, defaults of its entry included."""
         spec = parse(spec) if isinstance(spec, str) else spec
-        parameters = inspect.signature(self.get(spec.name)).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        parameters, _ = _parameters(self.get(spec.name))
+        defaults = {
+            p.name: p.default for p in parameters.values() if p.default is not p.empty
+        }
         return {**defaults, **spec.arguments}
 
-    def create(self, spec: str | Specification, **extra: Any) -> Any:
-        """Calls the entry that `spec` names with its arguments and `extra`.
+    def check(self, spec: Specification, given: Iterable[str]) -> None:
+        """Refuses a specification that `create` could not follow.
+
+        Args:
+            spec: what is to be created.
+            given: names of the arguments that the caller adds.
 
         Raises:
-            ValueError: for an unknown name, or an argument it does not take.
+            ValueError: for an unknown name, for an argument that it does not take or
+                that the caller adds, or for one that is missing.
         """
-        spec = parse(spec) if isinstance(spec, str) else spec
-        entry = self.get(spec.name)
-        parameters = inspect.signature(entry).parameters
+        given = set(given)
+        parameters, takes_others = _parameters(self.get(spec.name))
         unknown = [key for key in spec.arguments if key not in parameters]
-        if unknown:
-            known = ", ".join(key for key in parameters if key not in extra)
+        if unknown and not takes_others:
+            known = ", ".join(key for key in parameters if key not in given)
             raise ValueError(
                 f"{self.kind} {spec} does not take {', '.join(unknown)}; "
                 f"it takes: {known}."
             )
-        clash = sorted(set(spec.arguments) & set(extra))
+        clash = sorted(set(spec.arguments) & given)
         if clash:
             raise ValueError(
                 f"{self.kind} {spec}: {', '.join(clash)} follows from other "
                 "settings and cannot be given here."
             )
+        missing = [
+            p.name
+            for p in parameters.values()
+            if p.default is p.empty and p.name not in {*spec.arguments, *given}
+        ]
+        if missing:
+            raise ValueError(f"{self.kind} {spec} lacks {', '.join(missing)}.")
+
+    def create(self, spec: str | Specification, **extra: Any) -> Any:
+        """Calls the entry that `spec` names with its arguments and `extra`.
+
+        Raises:
+            ValueError: as `check`, or for arguments that the callable refuses.
+        """
+        spec = parse(spec) if isinstance(spec, str) else spec
+        self.check(spec, extra)
+        entry = self.get(spec.name)
         try:
             return entry(**spec.arguments, **extra)
         except TypeError as error:

@@ -348,3 +348,121 @@ def test_a_shared_classifier_needs_the_same_width():
     message = refuse(run, share_classifier=True)
     assert message.startswith("--student=HierarchicalLSTM(")
     assert "reads encodings of width 12; this network's has width 7." in message
+
+
+# ------------------------------------------------------------- models of users
+
+
+class MeanNetwork(frame_average.FrameLevelLogisticModel):
+    """A mean of frames, of which only the constructor is another in each test."""
+
+    @classmethod
+    def encoder_size(cls, feature_size, arguments):
+        return arguments.get("width", feature_size)
+
+    def encode(self, frames, num_frames, state_indices, training):
+        return tf.reduce_sum(frames, axis=1), None
+
+
+class WithKeywords(MeanNetwork):
+    def __init__(self, width=5, **kwargs):
+        super().__init__(**kwargs)
+
+
+class WithoutHead(MeanNetwork):
+    def __init__(self, feature_size, num_classes, max_frames, encoding_size=None):
+        super().__init__(
+            feature_size, num_classes, max_frames, encoding_size=encoding_size
+        )
+
+
+class WithoutEncodingSize(MeanNetwork):
+    def __init__(self, feature_size, num_classes, max_frames, head="logistic"):
+        super().__init__(feature_size, num_classes, max_frames, head)
+
+
+class WithoutDefault(MeanNetwork):
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+
+
+class WithoutClassifier(MeanNetwork):
+    def __init__(self, feature_size, num_classes, max_frames):
+        base.VideoClassifier.__init__(self, feature_size, num_classes, max_frames)
+
+
+class WithAnotherName(MeanNetwork):
+    @classmethod
+    def encoder_size(cls, feature_size, arguments):
+        return arguments["units"]
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Adds a class as the model `Mine` for one test."""
+    return lambda entry: monkeypatch.setitem(base.MODELS._entries, "Mine", entry)
+
+
+@pytest.mark.parametrize("mode, share", [("serial", False), ("parallel", True)])
+def test_a_constructor_may_pass_keywords_on(register, mode, share):
+    register(WithKeywords)
+    run = make_run(student="Mine(dropout=0.25)", mode=mode)
+    networks = builder.build_networks(run, ROLES, share)
+    # A frame of 5 numbers meets the teacher's encoding of 4 * 3.
+    assert tuple(networks.student.bridge.shape) == (5, 12)
+    assert networks.student.dropout_rate == 0.25
+    assert (networks.student.head is networks.teacher.head) == share
+
+
+@pytest.mark.parametrize(
+    "entry, mode, reason",
+    [
+        (
+            WithoutHead,
+            "parallel",
+            "--classifier=shared needs models that take a head; the constructor of "
+            "Mine does not. Add the argument, or --classifier=own.",
+        ),
+        (
+            WithoutEncodingSize,
+            "serial",
+            "the encoding is 5 wide, the teacher's 12, and the constructor of Mine "
+            "takes no encoding_size to bring it there.",
+        ),
+        (WithoutDefault, "serial", "model Mine lacks width."),
+        (WithoutDefault, "baseline", "model Mine lacks width."),
+        (
+            WithoutClassifier,
+            "baseline",
+            "the constructor of Mine must end with build_classifier.",
+        ),
+        (
+            WithAnotherName,
+            "serial",
+            "encoder_size of Mine asks for 'units', which its constructor does not "
+            "take.",
+        ),
+    ],
+)
+def test_what_a_constructor_lacks_is_said_in_one_line(register, entry, mode, reason):
+    register(entry)
+    run = make_run(student="Mine", mode=mode)
+    message = refuse(
+        run,
+        ["student"] if mode == "baseline" else ROLES,
+        **({"share_classifier": True} if mode == "parallel" else {}),
+    )
+    assert message == f"--student=Mine: {reason}"
+
+
+def test_states_that_a_network_does_not_give_are_missed_by_name():
+    network = WithKeywords(feature_size=5, num_classes=2, max_frames=10)
+    view = make_views()[structures.SAMPLED]
+    states = {
+        "state_indices": tf.zeros([2, 3], tf.int32),
+        "num_states": tf.fill([2], 3),
+    }
+    with pytest.raises(
+        ValueError, match="WithKeywords has no intermediate states: use"
+    ):
+        network({**view, **states})

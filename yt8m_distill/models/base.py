@@ -3,6 +3,12 @@
 To add an architecture: a subclass with `encode`, and
 `@MODELS.register("Name")`. Its constructor arguments are its settings, so that
 `--student="Name(width=3)"` reaches them without a new flag.
+
+The constructor takes `feature_size`, `num_classes`, `max_frames`, `head`, `dropout`
+and `encoding_size`, which it passes on to VideoClassifier's, by name or as
+`**kwargs`. It makes the encoder's variables and ends with `build_classifier`. Without
+`head` the classifier cannot be shared, without `encoding_size` the encoding cannot
+meet a teacher's of another width.
 """
 
 import abc
@@ -179,7 +185,8 @@ class VideoClassifier(keras.Model, abc.ABC):
             training: with dropout or without.
 
         Raises:
-            ValueError: if the frames have another width than the network.
+            ValueError: if the frames have another width than the network, or states
+                are wanted and `encode` gives none.
         """
         frames = inputs[structures.FRAMES]
         num_frames = inputs[structures.NUM_FRAMES]
@@ -191,6 +198,10 @@ class VideoClassifier(keras.Model, abc.ABC):
         frames = features.l2_normalize(features.dequantize(frames, num_frames))
         indices = inputs.get("state_indices")
         encoding, states = self.encode(frames, num_frames, indices, training)
+        if indices is not None and states is None:
+            raise ValueError(
+                f"{type(self).__name__} has no intermediate states: use --match=final."
+            )
         if states is not None:
             valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
             states = tf.where(valid[..., tf.newaxis], states, 0.0)

@@ -8,6 +8,9 @@ from yt8m_distill.models import base, teacher_student
 
 registry.import_modules("yt8m_distill.models")
 
+# Arguments of every model that follow from the settings.
+_GIVEN = ("feature_size", "num_classes", "max_frames")
+
 # The view of each role.
 VIEWS = {"teacher": structures.ALL, "student": structures.SAMPLED}
 
@@ -25,10 +28,10 @@ def default_block_len(student_k: int) -> int:
 
 
 def _parse(role: str, text: str) -> registry.Specification:
-    """The specification in a role's flag, of a model that exists."""
+    """The specification in a role's flag, of a model that exists and takes it."""
     try:
         spec = registry.parse(text)
-        base.MODELS.get(spec.name)
+        base.MODELS.check(spec, _GIVEN)
     except ValueError as error:
         raise ValueError(f"--{role}={text}: {error}") from error
     return spec
@@ -63,20 +66,48 @@ def _encoder_size(spec: registry.Specification, run: settings.RunSettings) -> in
     if wanted:
         return wanted
     entry = base.MODELS.get(spec.name)
-    return entry.encoder_size(run.data.feature_size, arguments)
+    try:
+        return entry.encoder_size(run.data.feature_size, arguments)
+    except KeyError as error:
+        raise ValueError(
+            f"encoder_size of {spec.name} asks for {error}, which its constructor does "
+            "not take."
+        ) from error
+
+
+def _with_encoding_size(
+    spec: registry.Specification, teacher: registry.Specification, run
+) -> registry.Specification:
+    """The student's specification with the width of the teacher's encoding."""
+    width, wanted = _encoder_size(spec, run), _encoder_size(teacher, run)
+    if width == wanted:
+        return spec
+    if not base.MODELS.accepts(spec.name, "encoding_size"):
+        raise ValueError(
+            f"the encoding is {width} wide, the teacher's {wanted}, and the "
+            f"constructor of {spec.name} takes no encoding_size to bring it there."
+        )
+    return spec.with_defaults(encoding_size=wanted)
 
 
 def _share_head(
     spec: registry.Specification, teacher: base.VideoClassifier, run
 ) -> registry.Specification:
     """The student's specification with the teacher's own head layer in it."""
-    wanted = base.MODELS.arguments(run.networks.teacher)["head"]
+    shared = classifier_of(run) == "shared"
+    loss = run.distillation.student_loss
+    reason = "--classifier=shared" if shared else f"--student_loss={loss} alone"
+    other = ", or --classifier=own" if shared else ""
+    of_teacher = registry.parse(run.networks.teacher)
+    for name in (of_teacher.name, spec.name):
+        if not base.MODELS.accepts(name, "head"):
+            raise ValueError(
+                f"{reason} needs models that take a head; the constructor of {name} "
+                f"does not. Add the argument{other}."
+            )
+    wanted = base.MODELS.arguments(of_teacher)["head"]
     given = base.MODELS.arguments(spec)["head"]
     if given != wanted:
-        shared = classifier_of(run) == "shared"
-        loss = run.distillation.student_loss
-        reason = "--classifier=shared" if shared else f"--student_loss={loss} alone"
-        other = ", or --classifier=own" if shared else ""
         raise ValueError(
             f"{reason} needs the teacher's head {wanted!r}; the student's is "
             f"{given!r}. Give both the same head{other}."
@@ -117,17 +148,20 @@ def build_network(
         width = num_frames(role, run)
         full = spec
         if role == "student" and _needs_equal_widths(run):
-            wanted = _encoder_size(teacher, run)
-            if _encoder_size(spec, run) != wanted:
-                full = full.with_defaults(encoding_size=wanted)
+            full = _with_encoding_size(full, teacher, run)
         if sharing is not None:
             full = _share_head(full, sharing, run)
-        return base.MODELS.create(
+        network = base.MODELS.create(
             full,
             feature_size=run.data.feature_size,
             num_classes=run.data.num_classes,
             max_frames=width,
         )
+        if not network.head.built:
+            raise ValueError(
+                f"the constructor of {spec.name} must end with build_classifier."
+            )
+        return network
     except (TypeError, ValueError) as error:
         raise ValueError(f"--{role}={spec}: {error}") from error
 
