@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import keras
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -156,6 +157,23 @@ def test_an_error_while_tracing_is_shown_without_the_call_stack():
         broken(tf.constant(1))
     assert flag_groups._one_line(error.value).endswith("--student_k=3 is odd.")
     assert "in user code" not in flag_groups._one_line(error.value)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_an_error_in_a_network_is_shown_without_what_keras_says(in_graph):
+    class Network(keras.Model):
+        def call(self, inputs):
+            raise ValueError("--match=final is needed.")
+
+    network = Network()
+    call = tf.function(network) if in_graph else network
+    with pytest.raises(ValueError) as error:
+        call(tf.constant([1.0]))
+    assert "Arguments received" in str(error.value) or "Call arg" in str(error.value)
+    line = flag_groups._one_line(error.value)
+    assert line.endswith("--match=final is needed.")
+    # AutoGraph names the kind of error.
+    assert line.removeprefix("ValueError: ") == "--match=final is needed."
 
 
 @pytest.mark.parametrize(

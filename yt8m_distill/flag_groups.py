@@ -8,6 +8,7 @@ they are right: `--help` and a wrong flag answer at once.
 import dataclasses
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,6 +133,14 @@ def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSetting
         raise ValueError(" ".join([str(error), *unseen])) from error
 
 
+# What Keras 3 and Keras 2 put around the message of an error in `call`; the first in
+# bold letters of a terminal.
+_KERAS_FRAME = (
+    r"Exception encountered when calling [^\n]*\s*?\n\s*\n\s*(?:\x1b\[1m)?(.*?)"
+    r"(?:\x1b\[0m)?\s*\n\s*\n\s*(?:Call a|A)rguments received by"
+)
+
+
 def _one_line(error: BaseException) -> str:
     """An error as one line for the person at the keyboard."""
     text = str(error) or type(error).__name__
@@ -140,7 +149,11 @@ def _one_line(error: BaseException) -> str:
         from yt8m_distill.data import records  # TensorFlow is loaded already.
 
         text = records.describe_error(error, _shards()) or text
-    if hasattr(error, "ag_error_metadata"):
+    # Keras tells with which arguments it called the network.
+    of_keras = re.search(_KERAS_FRAME, text, re.DOTALL)
+    if of_keras:
+        text = of_keras[1]
+    if of_keras or hasattr(error, "ag_error_metadata"):
         # Raised while a graph was traced: AutoGraph puts the call stack before it.
         text = text.strip().splitlines()[-1].strip()
     return " ".join(text.split())
