@@ -155,7 +155,7 @@ class Registry(Generic[T]):
             known = ", ".join(key for key in parameters if key not in given)
             raise ValueError(
                 f"{self.kind} {spec} does not take {', '.join(unknown)}; "
-                f"it takes: {known}."
+                f"it takes: {known or 'none'}."
             )
         clash = sorted(set(spec.arguments) & given)
         if clash:

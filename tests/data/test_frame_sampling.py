@@ -283,6 +283,56 @@ def test_anything_but_two_tensors_of_integers_is_refused(register, give, reason)
     assert f"Sampler mine{':' if ' are ' in reason else ''} {reason}" in line
 
 
+def every(num_frames, k, max_frames, keys, step=2):
+    """Frames 0, step, 2 * step, ..."""
+    del max_frames, keys
+    valid = tf.minimum(-(-num_frames // step), k)
+    return tf.zeros_like(valid)[:, tf.newaxis] + tf.range(k) * step, valid
+
+
+def test_a_sampler_takes_the_arguments_of_its_specification(register):
+    register(every)
+    lengths, keys = tf.constant([9, 4]), tf.zeros(2, tf.int64)
+    for text, expected in (
+        ("mine", [[0, 2, 4], [0, 2, 0]]),
+        ("mine()", [[0, 2, 4], [0, 2, 0]]),
+        ("mine(step=3)", [[0, 3, 6], [0, 3, 0]]),
+    ):
+        indices, _ = frame_sampling.pick(text, lengths, 3, MAX_FRAMES, keys)
+        assert indices.numpy().tolist() == expected
+        assert not frame_sampling.changes_between_epochs(text, 3, MAX_FRAMES)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (
+            "mine(stride=3)",
+            "sampler mine(stride=3) does not take stride; it takes: ste",
+        ),
+        ("mine(k=3)", "sampler mine(k=3): k follows from other settings and cannot be"),
+        (
+            "uniform(step=3)",
+            "sampler uniform(step=3) does not take step; it takes: none.",
+        ),
+        ("mine(", "'mine(' must be a name or a call"),
+        ("__import__('os').mkdir('ran')", '"__import__'),
+    ],
+)
+def test_a_wrong_specification_is_refused(register, text, reason):
+    register(every)
+    with pytest.raises(ValueError) as caught:
+        frame_sampling.parse(text)
+    assert str(caught.value).startswith(reason)
+
+
+def test_an_argument_of_the_wrong_type_names_the_sampler(register):
+    register(every)
+    lengths, keys = tf.constant([9, 4]), tf.zeros(2, tf.int64)
+    with pytest.raises(ValueError, match=r"^Sampler mine\(step='x'\): "):
+        frame_sampling.pick("mine(step='x')", lengths, 3, MAX_FRAMES, keys)
+
+
 def test_a_picked_choice_is_the_samplers_own():
     lengths = list(range(MAX_FRAMES + 1))
     keys = tf.range(MAX_FRAMES + 1, dtype=tf.int64)

@@ -303,6 +303,12 @@ def test_the_sampled_view_follows_the_settings():
         wrong = settings.SamplingSettings(**{name: "nope"})
         with pytest.raises(ValueError, match=f"^--{name}=nope: .*uniform_stride"):
             view(wrong, training=True)
+        wrong = settings.SamplingSettings(**{name: "uniform(step=3)"})
+        with pytest.raises(ValueError, match=f"^--{name}=.*does not take step"):
+            view(wrong, training=True)
+    # As whoever asks for `all` by its name.
+    every = settings.SamplingSettings(student_k=6, frame_sampler="all()")
+    assert view(every, training=False).sampler == "all"
 
 
 # ------------------------------------------------------------------- the last batch

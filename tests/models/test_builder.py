@@ -68,13 +68,16 @@ def test_the_default_student_is_the_teacher_with_short_blocks(k, block_len):
 def test_a_student_of_all_frames_is_as_wide_as_the_teachers_view():
     teacher = "HierarchicalLSTM(cells=3, num_blocks=4)"
     run = make_run(teacher=teacher, student=teacher, k=8)
-    whole = dataclasses.replace(
-        run, sampling=settings.SamplingSettings(student_k=8, frame_sampler="all")
-    )
-    found = [builder.build_network("student", r) for r in (run, whole)]
+    wholes = [
+        dataclasses.replace(
+            run, sampling=settings.SamplingSettings(student_k=8, frame_sampler=sampler)
+        )
+        for sampler in ("all", "all()")
+    ]
+    found = [builder.build_network("student", r) for r in (run, *wholes)]
     # 8 and 40 frames in 4 blocks.
-    assert [network.max_frames for network in found] == [8, 40]
-    assert [network.block_len for network in found] == [2, 10]
+    assert [network.max_frames for network in found] == [8, 40, 40]
+    assert [network.block_len for network in found] == [2, 10, 10]
 
 
 @pytest.mark.parametrize("k, num_blocks", [(6, 3), (10, 5), (15, 5), (30, 5)])

@@ -7,9 +7,12 @@ A sampler works on a whole batch at once:
 `keys` is a hash of each video, mixed with seed and epoch in training; only
 `random` and `uniform_jitter` look at it. Both results are int32; of a video, `valid`
 indices are positions below `num_frames`, and those behind them are 0 and carry no
-meaning. To add a sampler: a function of this form with `@SAMPLERS.register("name")`.
+meaning. To add a sampler: a function of this form with `@SAMPLERS.register("name")`;
+arguments behind these four are the flag's, as in `--frame_sampler="name(step=3)"`.
 `pick` calls it and refuses what breaks these rules.
 """
+
+import inspect
 
 import tensorflow as tf
 
@@ -22,27 +25,39 @@ SAMPLERS = registry.Registry("sampler")
 _ODD = 0x9E3779B97F4A7C1
 
 
-def changes_between_epochs(name: str, k: int, max_frames: int) -> bool:
+def parse(text: str) -> registry.Specification:
+    """The specification of a sampler, `name` or `name(step=3)`.
+
+    Raises:
+        ValueError: for an unknown sampler, or an argument that it does not take.
+    """
+    spec = registry.parse(text)
+    parameters = list(inspect.signature(SAMPLERS.get(spec.name)).parameters)
+    SAMPLERS.check(spec, parameters[:4])
+    return spec
+
+
+def changes_between_epochs(sampler: str, k: int, max_frames: int) -> bool:
     """Whether a sampler picks by the keys of the videos, found by trying it.
 
     Raises:
-        ValueError: for an unknown sampler.
+        ValueError: as `pick`.
     """
     num_frames = tf.range(1, max_frames + 1)
     first, again = (
-        pick(name, num_frames, k, max_frames, tf.range(start, start + max_frames))[0]
+        pick(sampler, num_frames, k, max_frames, tf.range(start, start + max_frames))[0]
         for start in (tf.constant(1, tf.int64), tf.constant(1 << 40, tf.int64))
     )
     return bool(tf.reduce_any(first != again))
 
 
 def pick(
-    name: str, num_frames: tf.Tensor, k: int, max_frames: int, keys: tf.Tensor
+    sampler: str, num_frames: tf.Tensor, k: int, max_frames: int, keys: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """What a sampler gives, checked: nothing below asks whether a frame exists.
 
     Args:
-        name: of the sampler.
+        sampler: its specification.
         num_frames: [B] int32, 0 for a filling row.
         k: frames to pick.
         max_frames: T.
@@ -53,14 +68,20 @@ def pick(
         `all`, otherwise k.
 
     Raises:
-        ValueError: for an unknown sampler, or one that gives no two tensors of integers
-            of these shapes.
+        ValueError: for an unknown sampler or argument, or a sampler that gives no two
+            tensors of integers of these shapes.
         tf.errors.InvalidArgumentError: (when the graph runs) for a number of valid
             frames or a frame that a video does not have; see records.describe_error.
     """
-    found = SAMPLERS.get(name)(num_frames, k, max_frames, keys)
-    width = max_frames if name == "all" else k
-    indices, valid = _as_tensors(name, found, num_frames.shape[0], width)
+    spec = parse(sampler)
+    try:
+        found = SAMPLERS.get(spec.name)(
+            num_frames, k, max_frames, keys, **spec.arguments
+        )
+    except TypeError as error:
+        raise ValueError(f"Sampler {spec}: {error}") from error
+    width = max_frames if spec.name == "all" else k
+    indices, valid = _as_tensors(sampler, found, num_frames.shape[0], width)
     limits = tf.minimum(tf.cast(num_frames, valid.dtype), width)
     no_count = (valid < 0) | (valid > limits)
     inside = tf.sequence_mask(valid, width)
@@ -69,8 +90,10 @@ def pick(
     no_frame = inside & ((indices < 0) | (indices >= ends))
     end = [" of a video of ", num_frames, " frames is not in [0, "]
     checks = [
-        _refuse(no_count, [f"Sampler {name}: valid ", valid, *end, limits, "]."]),
-        _refuse(no_frame, [f"Sampler {name}: frame ", indices, *end, num_frames, ")."]),
+        _refuse(no_count, [f"Sampler {sampler}: valid ", valid, *end, limits, "]."]),
+        _refuse(
+            no_frame, [f"Sampler {sampler}: frame ", indices, *end, num_frames, ")."]
+        ),
     ]
     with tf.control_dependencies(checks):
         indices, valid = tf.identity(indices), tf.identity(valid)
@@ -96,7 +119,7 @@ def _refuse(broken: tf.Tensor, what: list) -> tf.Operation:
     return tf.debugging.Assert(~tf.reduce_any(broken), [message])
 
 
-def _as_tensors(name: str, found, rows: int | None, width: int) -> list[tf.Tensor]:
+def _as_tensors(sampler: str, found, rows: int | None, width: int) -> list[tf.Tensor]:
     """Indices [rows, width] and valid [rows], of int32 or, if they were other integers,
     int64."""
     try:
@@ -105,7 +128,7 @@ def _as_tensors(name: str, found, rows: int | None, width: int) -> list[tf.Tenso
     except (TypeError, ValueError) as error:
         kind = "one tensor" if tf.is_tensor(found) else type(found).__name__
         raise ValueError(
-            f"Sampler {name} gives {kind}, not a pair of tensors, "
+            f"Sampler {sampler} gives {kind}, not a pair of tensors, "
             "indices [B, k] and valid [B]."
         ) from error
     checked = []
@@ -113,11 +136,11 @@ def _as_tensors(name: str, found, rows: int | None, width: int) -> list[tf.Tenso
     for what, part, shape in zip(names, parts, shapes, strict=True):
         if not part.dtype.is_integer:
             raise ValueError(
-                f"Sampler {name}: {what} are {part.dtype.name}, not int32."
+                f"Sampler {sampler}: {what} are {part.dtype.name}, not int32."
             )
         if not part.shape.is_compatible_with(shape):
             raise ValueError(
-                f"Sampler {name}: {what} are {part.shape.as_list()}, not {shape}."
+                f"Sampler {sampler}: {what} are {part.shape.as_list()}, not {shape}."
             )
         wide = tf.int32 if part.dtype == tf.int32 else tf.int64
         checked.append(tf.ensure_shape(tf.cast(part, wide), shape))

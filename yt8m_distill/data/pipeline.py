@@ -41,7 +41,7 @@ class ViewSpec(NamedTuple):
     """How a view is made.
 
     Attributes:
-        sampler: name of a registered sampler.
+        sampler: specification of a registered sampler.
         k: frames it picks.
     """
 
@@ -53,16 +53,17 @@ def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpe
     """The student's view, in training or elsewhere.
 
     Raises:
-        ValueError: for an unknown sampler; the message lists the known.
+        ValueError: for an unknown sampler, where the message lists the known, or an
+            argument that it does not take.
     """
     flag, name = "frame_sampler", sampling.frame_sampler
     if training and sampling.train_frame_sampler:
         flag, name = "train_frame_sampler", sampling.train_frame_sampler
     try:
-        frame_sampling.SAMPLERS.get(name)
+        spec = frame_sampling.parse(name)
     except ValueError as error:
         raise ValueError(f"--{flag}={name}: {error}") from error
-    return ViewSpec(name, sampling.student_k)
+    return ViewSpec(str(spec), sampling.student_k)
 
 
 def _is_kept(serialized: tf.Tensor, fraction: float) -> tf.Tensor:

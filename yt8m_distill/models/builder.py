@@ -119,7 +119,8 @@ def num_frames(role: str, run: settings.RunSettings) -> int:
     """T, the frames of the view that a role's network reads."""
     if not run.data.frame_features:
         return 1
-    whole = role == "teacher" or run.sampling.frame_sampler == "all"
+    sampler = registry.parse(run.sampling.frame_sampler)
+    whole = role == "teacher" or sampler.name == "all"
     return run.data.max_frames if whole else run.sampling.student_k
 
 
