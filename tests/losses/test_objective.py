@@ -296,6 +296,16 @@ def test_a_loss_gives_one_number_a_video(give, found, in_graph):
     )
 
 
+def test_a_loss_of_encodings_of_other_widths_is_named_and_told_what_to_say():
+    built = alone(lambda student, labels: student.encoding * labels)
+    with pytest.raises(ValueError) as caught:
+        built(make_outputs(0), LABELS)  # [2, 4] and [2, 3]
+    message = str(caught.value)
+    assert message.startswith("--student_loss: loss mine: Incompatible shapes: [2,4]")
+    assert message.endswith(" says compares='encoding' in its registered.Loss.")
+    assert "Op:" not in message and "{{" not in message
+
+
 def test_a_loss_gives_float32():
     built = alone(lambda student, labels: tf.zeros(2, tf.int32))
     with pytest.raises(ValueError) as caught:

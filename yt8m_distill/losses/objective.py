@@ -60,12 +60,20 @@ class Objective:
         """The weighted parts, name → [B] float32; their sum is the objective.
 
         Raises:
-            ValueError: for a loss that does not give one number a video.
+            ValueError: for a loss that cannot be computed, or does not give one number
+                a video.
         """
         parts = {}
         for term in self.terms:
             target = labels if term.loss.needs == "labels" else teacher
-            values = term.loss.fn(student, target)
+            try:
+                values = term.loss.fn(student, target)
+            except tf.errors.InvalidArgumentError as error:
+                what = error.message.split("}} ")[-1].split(" [Op:")[0]
+                raise ValueError(
+                    f"--student_loss: loss {term.name}: {what}. One that looks at "
+                    "encodings says compares='encoding' in its registered.Loss."
+                ) from error
             parts[term.name] = term.weight * _one_a_video(term.name, values, labels)
         return parts
 
