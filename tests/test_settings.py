@@ -241,11 +241,6 @@ def test_each_rule_of_a_group_names_flag_rule_and_value(group, values, message):
             "is frozen. Use copied or own.",
         ),
         (
-            {"mode": "baseline", "student_start": "teacher"},
-            "--student_start=teacher goes with --mode=serial: a baseline has no "
-            "teacher.",
-        ),
-        (
             {"mode": "parallel", "student_start": "teacher"},
             "--student_start=teacher goes with --mode=serial: in parallel mode the "
             "teacher has nothing to give at the start.",

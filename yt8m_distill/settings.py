@@ -430,14 +430,13 @@ class RunSettings:
                 "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
                 f"received --mode={self.distillation.mode}."
             )
-        reasons = {
-            "parallel": "in parallel mode the teacher has nothing to give at the start",
-            "baseline": "a baseline has no teacher",
-        }
-        mode = self.distillation.mode
-        if self.distillation.student_start == "teacher" and mode in reasons:
+        if (
+            self.distillation.student_start == "teacher"
+            and self.distillation.mode == "parallel"
+        ):
             raise ValueError(
-                f"--student_start=teacher goes with --mode=serial: {reasons[mode]}."
+                "--student_start=teacher goes with --mode=serial: in parallel mode "
+                "the teacher has nothing to give at the start."
             )
         if (
             self.distillation.mode == "serial"
