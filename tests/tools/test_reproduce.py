@@ -1157,7 +1157,8 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     assert written.endswith("<!-- /table -->\nB\n") and "| Uniform-k | " in written
     assert "3 of 3 runs are finished" in page
     grid, _, _ = plan.read(str(tmp_path / "out"))
-    tables = tables_of(report_of(grid, str(tmp_path / "out"), "x"))
+    pattern = f"{data}/valid*.tfrecord"
+    tables = tables_of(report_of(grid, str(tmp_path / "out"), pattern))
     (gap,) = tables["GAP"]
     cells = grid.cells()
     assert len(cells) == len(gap) == 3
