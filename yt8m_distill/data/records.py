@@ -224,15 +224,14 @@ def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     """In the graph, a message that `describe_error` finds, about a remote shard that
     ends in the length of a record; scalars."""
     parts = [
-        _BEGIN,
         path,
         ": record ",
         tf.strings.as_string(number),
         " (counted from 0) is damaged at byte ",
         tf.strings.as_string(offset),
-        f", and nothing behind it is read: it is truncated.{_END}",
+        ", and nothing behind it is read: it is truncated.",
     ]
-    return tf.strings.join(parts)
+    return marked_in_graph(parts)
 
 
 def unread(path: str, number: int, offset: int, what: str) -> str:

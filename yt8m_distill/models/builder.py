@@ -16,10 +16,16 @@ VIEWS = {"teacher": structures.ALL, "student": structures.SAMPLED}
 
 
 def classifier_of(run: settings.RunSettings) -> str:
-    """`shared`, `copied` or `own`: what `--classifier=auto` means in each mode."""
-    given = run.distillation.classifier
+    """`shared`, `copied` or `own`: what `--classifier` means in each mode.
+
+    With L_REP alone the student has the teacher's, whatever the flag says: its own
+    would learn nothing before the fine-tuning.
+    """
+    given, mode = run.distillation.classifier, run.distillation.mode
     automatic = {"parallel": "shared", "serial": "copied"}
-    return automatic.get(run.distillation.mode, "own") if given == "auto" else given
+    if mode in automatic and objective.is_representation_only(run.distillation):
+        return automatic[mode]
+    return automatic.get(mode, "own") if given == "auto" else given
 
 
 def default_block_len(student_k: int) -> int:
@@ -94,10 +100,10 @@ def _share_head(
     spec: registry.Specification, teacher: base.VideoClassifier, run
 ) -> registry.Specification:
     """The student's specification with the teacher's own head layer in it."""
-    shared = classifier_of(run) == "shared"
+    alone = objective.is_representation_only(run.distillation)
     loss = run.distillation.student_loss
-    reason = "--classifier=shared" if shared else f"--student_loss={loss} alone"
-    other = ", or --classifier=own" if shared else ""
+    reason = f"--student_loss={loss} alone" if alone else "--classifier=shared"
+    other = "" if alone else ", or --classifier=own"
     of_teacher = registry.parse(run.networks.teacher)
     for name in (of_teacher.name, spec.name):
         if not base.MODELS.accepts(name, "head"):

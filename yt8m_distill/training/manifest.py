@@ -19,7 +19,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -162,16 +162,21 @@ def check_same_settings(folder: str, wanted: dict) -> None:
     # A setting that is newer than the run was at its default; a mode was not noted.
     mode = {name: wanted[name] for name in ("mode",) if name in wanted}
     stored = {**_defaults(wanted), **mode, **read_json(path)}
-    different = [
+    different = differences(stored, wanted)
+    if different:
+        raise ValueError(
+            f"{folder} was trained with other settings: {different}. Use "
+            "the old ones, another --train_dir, or --start_new_model."
+        )
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """`--seed: was 1, is 2; …` of the settings that mean something else."""
+    return "; ".join(
         f"--{key}: was {stored.get(key)!r}, is {wanted.get(key)!r}"
         for key in sorted({*stored, *wanted})
         if canonical(key, stored.get(key)) != canonical(key, wanted.get(key))
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} was trained with other settings: {'; '.join(different)}. Use "
-            "the old ones, another --train_dir, or --start_new_model."
-        )
+    )
 
 
 def canonical(name: str, value: Any) -> Any:

@@ -52,7 +52,7 @@ class Role:
         Where states alone are compared, nothing behind them learns, so that GAP says
         nothing about what does.
         """
-        return self.objective is not None and self.objective.needs_states_alone
+        return not self.frozen and self.objective.needs_states_alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,21 +91,15 @@ def _finetuning(run: settings.RunSettings, after: str) -> list[Phase]:
     return [Phase("finetune", (student,), epochs)]
 
 
-def _student(run: settings.RunSettings, shares_classifier: bool = False) -> Role:
-    """The student beside its teacher.
-
-    With L_REP alone it has the teacher's classifier, whatever --classifier says: its
-    own would learn nothing before the fine-tuning.
-    """
-    alone = objectives.is_representation_only(run.distillation)
-    copies = alone or builder.classifier_of(run) == "copied"
+def _student(run: settings.RunSettings) -> Role:
+    """The student beside its teacher."""
     return Role(
         "student",
         objectives.build_objective(run.distillation),
         guide="teacher",
-        copies_classifier=copies and not shares_classifier,
+        copies_classifier=builder.classifier_of(run) == "copied",
         copies_network=run.distillation.student_start == "teacher",
-        trains_classifier=not alone,
+        trains_classifier=not objectives.is_representation_only(run.distillation),
     )
 
 
@@ -136,11 +130,9 @@ def _serial(run: settings.RunSettings) -> list[Phase]:
 
 def _parallel(run: settings.RunSettings) -> list[Phase]:
     teacher = Role("teacher", objectives.cross_entropy_objective())
-    alone = objectives.is_representation_only(run.distillation)
-    share = alone or builder.classifier_of(run) == "shared"
-    roles = (teacher, _student(run, share))
+    share = builder.classifier_of(run) == "shared"
     return [
-        Phase("parallel", roles, run.training.num_epochs, share),
+        Phase("parallel", (teacher, _student(run)), run.training.num_epochs, share),
         *_finetuning(run, after="parallel"),
     ]
 

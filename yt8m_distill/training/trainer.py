@@ -744,17 +744,14 @@ def find_teacher(run: settings.RunSettings) -> str:
             f"{run.networks.teacher!r}."
         )
     # They decide what the weights mean.
-    different = [
-        f"--{field.name}: was {getattr(theirs.data, field.name)!r}, is "
-        f"{getattr(run.data, field.name)!r}"
-        for field in dataclasses.fields(run.data)
-        if field.name != "video_id_key"
-        and getattr(theirs.data, field.name) != getattr(run.data, field.name)
-    ]
+    trained, wanted = (
+        dataclasses.asdict(dataclasses.replace(r.data, video_id_key=""))
+        for r in (theirs, run)
+    )
+    different = manifest.differences(trained, wanted)
     if different:
         raise ValueError(
-            f"--teacher_checkpoint={given} was trained on other data: "
-            f"{'; '.join(different)}."
+            f"--teacher_checkpoint={given} was trained on other data: {different}."
         )
     found = checkpoints.find(given, theirs, "teacher")
     if found is None:
@@ -780,7 +777,7 @@ def _warn_of_unfinished_teacher(train_dir: str) -> None:
 
 def _has_weights(folder: str) -> bool:
     """Whether a phase has come to a checkpoint: before, it can begin otherwise."""
-    pattern = os.path.join(folder, "checkpoints", "*.index")
+    pattern = os.path.join(folder, checkpoints.CHECKPOINTS, "*.index")
     best = os.path.join(folder, checkpoints.BEST)
     return bool(tf.io.gfile.glob(pattern)) or tf.io.gfile.isdir(best)
 
@@ -877,7 +874,7 @@ def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) ->
             continue
         labels = tf.zeros([1, run.data.num_classes])
         role.objective(outputs[role.name], labels, outputs.get(role.guide))
-        if not steps.trained_variables(networks.network(role.name), role):
+        if not steps.trained_variables(network, role):
             raise ValueError(
                 f"--student_loss={run.distillation.student_loss} has nothing to train "
                 f"in the {role.name}, whose classifier it leaves alone."
