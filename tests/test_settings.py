@@ -322,3 +322,30 @@ def test_reading_a_dictionary_leaves_it_as_it_was():
     values = dict(OTHER)
     settings.RunSettings.from_dict(values)
     assert values == OTHER
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "same", "other"),
+    [
+        ("teacher", "M(a=1,b='x')", 'M( b="x", a=1 )', "M(a=2, b='x')"),
+        ("student", "M", " M ", ""),
+        ("optimizer", "Adam(epsilon=1e-7)", "Adam(epsilon=0.0000001)", "Adam()"),
+        ("frame_sampler", "every(step=3)", "every( step = 3 )", "every(step=4)"),
+        ("train_frame_sampler", "uniform", "uniform ", "uniform_jitter"),
+        ("student_loss", "ce+0.1*rep", "ce + 0.1 * rep", "ce+0.2*rep"),
+        ("feature_names", "rgb,audio", "rgb, audio", "audio,rgb"),
+        ("train_data_pattern", "a b*", "a b*", "ab*"),
+        ("base_learning_rate", 0.001, 1e-3, 0.01),
+    ],
+)
+def test_settings_differ_by_what_they_mean(name, one, same, other):
+    assert settings.differences({name: one}, {name: same}) == ""
+    difference = settings.differences({"seed": 1, name: one}, {"seed": 1, name: other})
+    assert difference == f"--{name}: was {one!r}, is {other!r}"
+
+
+def test_a_setting_that_only_one_side_has_is_a_difference():
+    difference = settings.differences({"a": 1, "c": 3}, {"a": 1, "b": "x"})
+    assert difference == "--b: was None, is 'x'; --c: was 3, is None"
+    # What cannot be parsed is compared as it stands.
+    assert settings.differences({"teacher": "M("}, {"teacher": "M("}) == ""

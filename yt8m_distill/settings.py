@@ -7,7 +7,10 @@ but the messages speak their language, since that is where the value came from.
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+from yt8m_distill import registry
 
 MODES = ("teacher", "baseline", "serial", "parallel")
 GUIDED_MODES = ("serial", "parallel")
@@ -80,6 +83,33 @@ def _reading(name: str) -> Any:
 def split_names(text: str) -> tuple[str, ...]:
     """`"rgb, audio"` → `("rgb", "audio")`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+_SAMPLERS = ("frame_sampler", "train_frame_sampler")
+# Settings that are a registered name with arguments, and those that are a list.
+_SPECIFICATIONS = ("teacher", "student", "optimizer", *_SAMPLERS)
+_LISTS = ("feature_names", "feature_sizes", "student_loss")
+
+
+def canonical(name: str, value: Any) -> Any:
+    """What a setting's value means: spaces, quotes and the order of arguments apart."""
+    if name in _SPECIFICATIONS and isinstance(value, str):
+        try:
+            return registry.parse(value)
+        except ValueError:
+            return value
+    if name in _LISTS and isinstance(value, str):
+        return value.replace(" ", "")
+    return value
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """`--seed: was 1, is 2; …` of the settings that mean something else."""
+    return "; ".join(
+        f"--{name}: was {stored.get(name)!r}, is {wanted.get(name)!r}"
+        for name in sorted({*stored, *wanted})
+        if canonical(name, stored.get(name)) != canonical(name, wanted.get(name))
+    )
 
 
 @dataclasses.dataclass(frozen=True)

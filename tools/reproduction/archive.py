@@ -77,7 +77,7 @@ class Archive:
         if run is None or (test and not run.evaluation(experiment.role, test)):
             return False
         found, wanted = (_essence(r.to_dict()) for r in (run.settings, experiment.run))
-        return found == wanted
+        return not settings.differences(found, wanted)
 
     def missing(
         self, experiments: Sequence[plan.Experiment], test_data_pattern: str = ""
@@ -256,6 +256,6 @@ def _check(where: str, line: dict, common: settings.RunSettings, test: str) -> N
     now = {**_essence(common.to_dict()), "test_data_pattern": file_names(test)}
     # An evaluation on test data may come later; one without is run for it.
     before["test_data_pattern"] = before["test_data_pattern"] or file_names(test)
-    different = plan.differences(before, now)
+    different = settings.differences(*(plan.deciding(v) for v in (before, now)))
     if different:
         raise ValueError(f"{where} was made with other settings: {different}.")

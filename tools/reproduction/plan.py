@@ -319,7 +319,8 @@ def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
     """
     return (
         run.distillation.mode == "serial"
-        and run.networks.teacher == teacher.networks.teacher
+        and settings.canonical("teacher", run.networks.teacher)
+        == settings.canonical("teacher", teacher.networks.teacher)
         and run.training.train_fraction == teacher.training.train_fraction
     )
 
@@ -377,21 +378,12 @@ def check_settings(
     stored = settings.RunSettings.from_dict(before["settings"]).to_dict()
     stored["test_data_pattern"] = before["test_data_pattern"] or test_data_pattern
     wanted = {**run.to_dict(), "test_data_pattern": test_data_pattern}
-    different = differences(stored, wanted)
+    different = settings.differences(*(deciding(v) for v in (stored, wanted)))
     if different:
         raise ValueError(
             f"--output_dir={output_dir} was made with other settings: {different}. Use "
             "the old ones or another --output_dir."
         )
-
-
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """`--seed: was 1, is 2; …` of the settings that are wanted and decide results."""
-    return "; ".join(
-        f"--{name}: was {stored[name]!r}, is {wanted[name]!r}"
-        for name in wanted
-        if stored[name] != wanted[name] and name not in CHANGEABLE
-    )
 
 
 # Settings that change no result, and those that every cell has for itself.
@@ -400,6 +392,11 @@ CHANGEABLE = {
     *("index_dir", "log_steps", "steps_per_loop", "save_checkpoint_minutes"),
     *("max_checkpoints",),
 }
+
+
+def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a cell's settings, those that all cells share and that decide results."""
+    return {name: v for name, v in values.items() if name not in CHANGEABLE}
 
 
 def write(

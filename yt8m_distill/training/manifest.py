@@ -19,14 +19,14 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import yt8m_distill
-from yt8m_distill import files, registry, settings
+from yt8m_distill import files, settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -162,33 +162,12 @@ def check_same_settings(folder: str, wanted: dict) -> None:
     # A setting that is newer than the run was at its default; a mode was not noted.
     mode = {name: wanted[name] for name in ("mode",) if name in wanted}
     stored = {**_defaults(wanted), **mode, **read_json(path)}
-    different = differences(stored, wanted)
+    different = settings.differences(stored, wanted)
     if different:
         raise ValueError(
             f"{folder} was trained with other settings: {different}. Use "
             "the old ones, another --train_dir, or --start_new_model."
         )
-
-
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """`--seed: was 1, is 2; …` of the settings that mean something else."""
-    return "; ".join(
-        f"--{key}: was {stored.get(key)!r}, is {wanted.get(key)!r}"
-        for key in sorted({*stored, *wanted})
-        if canonical(key, stored.get(key)) != canonical(key, wanted.get(key))
-    )
-
-
-def canonical(name: str, value: Any) -> Any:
-    """What a setting's value means: spaces, quotes and the order of arguments apart."""
-    if not isinstance(value, str):
-        return value
-    if name in ("teacher", "student", "optimizer"):
-        try:
-            return registry.parse(value)
-        except ValueError:
-            return value
-    return value.replace(" ", "") if name == "student_loss" else value
 
 
 def _defaults(names) -> dict:

@@ -735,7 +735,7 @@ def find_teacher(run: settings.RunSettings) -> str:
         )
     theirs = manifest.read_run_settings(given)
     trained, wanted = (
-        manifest.canonical("teacher", r.networks.teacher) for r in (theirs, run)
+        settings.canonical("teacher", r.networks.teacher) for r in (theirs, run)
     )
     if trained != wanted:
         raise ValueError(
@@ -748,7 +748,7 @@ def find_teacher(run: settings.RunSettings) -> str:
         dataclasses.asdict(dataclasses.replace(r.data, video_id_key=""))
         for r in (theirs, run)
     )
-    different = manifest.differences(trained, wanted)
+    different = settings.differences(trained, wanted)
     if different:
         raise ValueError(
             f"--teacher_checkpoint={given} was trained on other data: {different}."
