@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ import tensorflow as tf
 
 from yt8m_distill import settings
 from yt8m_distill.models import base
-from yt8m_distill.training import checkpoints, distribution, trainer
+from yt8m_distill.training import (
+    checkpoints,
+    distribution,
+    manifest,
+    modes,
+    phase_runner,
+    trainer,
+)
 
+SUFFIX = ".ATTRIBUTES/VARIABLE_VALUE"  # Of a variable's key in a checkpoint.
 NAMES, SIZES, NUM_CLASSES = ("rgb", "audio"), (8, 4), 10
 MIN_FRAMES, MAX_FRAMES, STUDENT_K = 12, 20, 6
 LSTM_TEACHER = "HierarchicalLSTM(cells=4, block_len=5, dropout=0.3)"
@@ -211,7 +220,7 @@ def stopped(monkeypatch, phase: str, step: int, save: bool):
 
     Used as `with stopped(...): train(run)`; the end is checked.
     """
-    original = trainer.PhaseRunner._save_if_due
+    original = phase_runner.PhaseRunner._save_if_due
 
     def stop(self):
         if self.phase.name == phase and self.state.step.numpy() >= step:
@@ -222,7 +231,7 @@ def stopped(monkeypatch, phase: str, step: int, save: bool):
 
     ended = False
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.PhaseRunner, "_save_if_due", stop)
+        patch.setattr(phase_runner.PhaseRunner, "_save_if_due", stop)
         try:
             yield
         except Stop:
@@ -262,3 +271,15 @@ class FakeEvaluator:
                 return {**numbers, "gap": gap, "videos_per_second": 1.0}
 
         return Result()
+
+
+def copy_without(run, train_dir: pathlib.Path, phase: str):
+    """A copy of a finished run in which a phase, and what follows, never began."""
+    shutil.copytree(run.training.train_dir, train_dir)
+    content = manifest.read_json(f"{train_dir}/manifest.json")
+    names = [p.name for p in modes.phases(run)]
+    for name in names[names.index(phase) :]:
+        shutil.rmtree(train_dir / name)
+        del content["phases"][name]
+    manifest.write_json(f"{train_dir}/manifest.json", content)
+    return change(run, train_dir=str(train_dir))

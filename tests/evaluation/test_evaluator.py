@@ -12,7 +12,7 @@ from yt8m_distill import structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions, predictor
-from yt8m_distill.training import trainer
+from yt8m_distill.training import inputs
 
 TOP_K = 4
 
@@ -42,11 +42,11 @@ def make_networks(run, strategy):
 
 
 def dataset_of(run, strategy, batch_size: int):
-    return trainer.evaluation_dataset(
+    return inputs.evaluation_dataset(
         strategy,
         run.training.train_data_pattern,
         run.data,
-        trainer.views_of(run, ["teacher", "student"]),
+        inputs.views_of(run, ["teacher", "student"]),
         batch_size,
     )
 

@@ -17,7 +17,7 @@ from tools import fuzz_records
 from yt8m_distill.data import records
 from yt8m_distill.models import builder, lstm
 from yt8m_distill.serving import export, predictor
-from yt8m_distill.training import trainer
+from yt8m_distill.training import inputs
 
 TOP_K = 4
 NUM_VIDEOS = 7
@@ -35,7 +35,7 @@ class Case:
 
     @property
     def view(self):
-        (view,) = trainer.views_of(self.run, [self.role]).values()
+        (view,) = inputs.views_of(self.run, [self.role]).values()
         return view
 
     def serialized(self) -> list[bytes]:
@@ -83,11 +83,11 @@ def inferred(case) -> predictor.Predictions:
     """What inference says of the videos, in batches of 4."""
     strategy = helpers.cpus(1)
     found = predictor.Predictor(case.networks, case.role, strategy, TOP_K).predict(
-        trainer.evaluation_dataset(
+        inputs.evaluation_dataset(
             strategy,
             case.run.training.train_data_pattern,
             case.run.data,
-            trainer.views_of(case.run, [case.role]),
+            inputs.views_of(case.run, [case.role]),
             4,
         )
     )
@@ -265,7 +265,7 @@ class Tiny:
         self.folder = str(folder)
 
     def export(self, top_k: int = TOP_K):
-        (view,) = trainer.views_of(self.run, ["student"]).values()
+        (view,) = inputs.views_of(self.run, ["student"]).values()
         export.export(self.network, self.run.data, view, self.folder, top_k)
         loaded = tf.saved_model.load(self.folder).signatures["frames"]
         frames = tf.ones([1, helpers.STUDENT_K, 12])
@@ -321,11 +321,11 @@ def test_inference_has_the_policys_precision_in_every_replica(case, inferred):
         (found,) = predictor.Predictor(
             case.networks, case.role, strategy, TOP_K
         ).predict(
-            trainer.evaluation_dataset(
+            inputs.evaluation_dataset(
                 strategy,
                 case.run.training.train_data_pattern,
                 case.run.data,
-                trainer.views_of(case.run, [case.role]),
+                inputs.views_of(case.run, [case.role]),
                 8,
             )
         )

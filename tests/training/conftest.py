@@ -40,6 +40,16 @@ def parallel_run(data, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="session")
+def representation_run(serial_run, tmp_path_factory):
+    """Serial, L_REP alone, then fine-tuning; the teacher is that of `serial_run`."""
+    train_dir = tmp_path_factory.mktemp("representation") / "run"
+    run = helpers.copy_without(serial_run, train_dir, "student")
+    run = helpers.change(run, student_loss="rep", finetune_epochs=1)
+    helpers.train(run)
+    return run
+
+
 @pytest.fixture
 def use_policy():
     """Sets the global dtype policy; float32 again after the test."""

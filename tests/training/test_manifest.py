@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import yt8m_distill
 from tests import training_helpers as helpers
-from yt8m_distill.training import manifest, modes, trainer
+from yt8m_distill.training import manifest, modes, phase_runner
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_it_is_written_before_the_first_step(data, tmp_path, monkeypatch):
     def stop(self, bar):
         raise helpers.Stop
 
-    monkeypatch.setattr(trainer.PhaseRunner, "_train_epoch", stop)
+    monkeypatch.setattr(phase_runner.PhaseRunner, "_train_epoch", stop)
     run = helpers.make_run(tmp_path / "run", data)
     with pytest.raises(helpers.Stop):
         helpers.train(run)
@@ -78,7 +78,7 @@ def test_it_is_written_before_the_first_step(data, tmp_path, monkeypatch):
 def phase_of(index: int = -1, **changes) -> set:
     """Names of the settings on which a phase of a run depends."""
     run = helpers.make_run("run", "data", **changes)
-    return set(trainer.phase_settings(modes.phases(run)[index], run))
+    return set(manifest.phase_settings(modes.phases(run)[index], run))
 
 
 def test_a_phase_depends_only_on_what_changes_its_result():

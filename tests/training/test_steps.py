@@ -11,7 +11,7 @@ from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective, registered
 from yt8m_distill.models import builder
-from yt8m_distill.training import modes, steps, trainer
+from yt8m_distill.training import inputs, modes, phase_runner, steps
 
 RATE, CLIP, PENALTY = 0.3, 0.7, 4e6
 LOSS = "ce + 0.8*rep + 0.6*pred"
@@ -37,10 +37,10 @@ def make_run(data, **changes) -> settings.RunSettings:
     return helpers.make_run("unused", data, **{**values, **changes})
 
 
-def make_runner(run, replicas: int) -> trainer.PhaseRunner:
+def make_runner(run, replicas: int) -> phase_runner.PhaseRunner:
     """A phase with its networks, whose weights are random but known."""
     (phase,) = modes.phases(run)
-    runner = trainer.PhaseRunner(phase, run, helpers.cpus(replicas), None, 36)
+    runner = phase_runner.PhaseRunner(phase, run, helpers.cpus(replicas), None, 36)
     runner._build()
     randomize(runner.networks)
     return runner
@@ -119,7 +119,7 @@ class Oracle:
         dataset = pipeline.build_dataset(
             training.train_data_pattern,
             self.run.data,
-            trainer.views_of(self.run, ["teacher", "student"]),
+            inputs.views_of(self.run, ["teacher", "student"]),
             batch_size=training.batch_size,
             training=True,
             seed=training.seed,
@@ -270,7 +270,7 @@ def test_representation_alone_leaves_the_classifier_to_others(data):
     run = make_run(data, mode="serial", teacher_checkpoint="x", student_loss="rep")
     # Two phases; the first is the one with the teacher.
     phase = modes.phases(run)[0]
-    runner = trainer.PhaseRunner(phase, run, helpers.cpus(1), None, 36)
+    runner = phase_runner.PhaseRunner(phase, run, helpers.cpus(1), None, 36)
     runner._build()
     (learner,) = runner.step.learners.values()
     student = runner.networks.student

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import structures
 from yt8m_distill.models import teacher_student
-from yt8m_distill.training import manifest, teacher_cache, trainer
+from yt8m_distill.training import manifest, phase_runner, teacher_cache
 
 KEY = {"top_k": 0, "dtype_policy": "float32", "teacher": "t"}
 
@@ -86,14 +86,14 @@ def test_the_teacher_is_not_asked_again(serial_run, tmp_path, monkeypatch):
 
 def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypatch):
     views = []
-    original = trainer.pipeline.build_dataset
+    original = phase_runner.pipeline.build_dataset
 
     def build(files, data, wanted, **arguments):
         if arguments["training"]:
             views.append(set(wanted))
         return original(files, data, wanted, **arguments)
 
-    monkeypatch.setattr(trainer.pipeline, "build_dataset", build)
+    monkeypatch.setattr(phase_runner.pipeline, "build_dataset", build)
     helpers.train(student_run(serial_run, tmp_path))
     assert views == [{structures.SAMPLED}] * 2  # epochs
 

@@ -15,7 +15,7 @@ from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
-from yt8m_distill.training import distribution, manifest, trainer
+from yt8m_distill.training import distribution, inputs, manifest, trainer
 
 
 def _settings(quick: bool, folder: str, pattern: str, **changes):
@@ -54,11 +54,11 @@ def _evaluation(run, role: str, paths, folder: str):
 
     def call():
         # As eval.py does it: the dataset is made anew and read once.
-        dataset = trainer.evaluation_dataset(
+        dataset = inputs.evaluation_dataset(
             strategy,
             paths,
             run.data,
-            trainer.views_of(run, [role]),
+            inputs.views_of(run, [role]),
             run.training.batch_size,
             {"use_index": "always"},
         )

@@ -18,7 +18,7 @@ from tools.benchmarking import evaluation, results, shards
 from yt8m_distill import allocator, settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
-from yt8m_distill.training import distribution, trainer
+from yt8m_distill.training import distribution, inputs, trainer
 
 GROWTH = (1, 4, 16)
 MEBIBYTE = 2**20
@@ -63,8 +63,8 @@ def measure(what: str, folder: str, factor: int) -> int:
         with strategy.scope():
             networks = builder.build_networks(run, ["student"])
         judge = evaluator.Evaluator(networks, "student", strategy, run.data.num_classes)
-        views = trainer.views_of(run, ["student"])
-        dataset = trainer.evaluation_dataset(
+        views = inputs.views_of(run, ["student"])
+        dataset = inputs.evaluation_dataset(
             strategy, longer, run.data, views, 64, {"use_index": "never"}
         )
         judge.evaluate(dataset)

@@ -15,7 +15,7 @@ from tools.reproduction import figures, plan, published, runner, runs
 from yt8m_distill import settings, structures
 from yt8m_distill.data import frame_index, records
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.training import manifest, trained, trainer
+from yt8m_distill.training import inputs, manifest, trained
 
 TIMING = "timing.json"
 ROUNDS = 7
@@ -51,7 +51,7 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
         network=experiment.role,
         batch_size=training.batch_size,
         num_gpus=training.num_gpus,
-        **trainer.reading(training),
+        **inputs.reading(training),
     )
     network = trained.open_network(given)
     return network, network.dataset(training.validation_data_pattern, given)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import tqdm
 
 from tools.reproduction import cost, plan, runs
-from yt8m_distill.training import manifest, modes, trainer
+from yt8m_distill.training import inputs, manifest, modes
 
 LOG = "train.log"
 # In the log, before each command.
@@ -89,7 +89,7 @@ def is_trained(experiment: plan.Experiment) -> bool:
     if not run.finished:
         return False
     found, wanted = (
-        manifest.phase_settings(s, ("teacher", "student"), True)
+        manifest.role_settings(s, ("teacher", "student"), True)
         for s in (run.settings, experiment.run)
     )
     return {**found, "teacher_checkpoint": wanted["teacher_checkpoint"]} == wanted
@@ -107,7 +107,7 @@ def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, 
         f"--eval_data_pattern={pattern}",
         f"--batch_size={training.batch_size}",
         f"--num_gpus={training.num_gpus}",
-        *(f"--{name}={value}" for name, value in trainer.reading(training).items()),
+        *(f"--{name}={value}" for name, value in inputs.reading(training).items()),
     )
 
 

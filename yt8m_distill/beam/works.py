@@ -24,10 +24,11 @@ from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
 from yt8m_distill.training import (
     checkpoints,
     distribution,
+    initial_weights,
+    inputs,
     manifest,
     modes,
     teacher_cache,
-    trainer,
 )
 from yt8m_distill.training import trained as trained_networks
 
@@ -200,14 +201,14 @@ class TeacherCaching:
                 return 0
             run = self.run
             roles = ["teacher", *(["student"] if asked.with_states else [])]
-            dataset = trainer.evaluation_dataset(
+            dataset = inputs.evaluation_dataset(
                 asked.strategy,
                 [file],
                 run.data,
-                trainer.views_of(run, roles),
+                inputs.views_of(run, roles),
                 run.training.batch_size,
                 {
-                    **trainer.reading(run.training),
+                    **inputs.reading(run.training),
                     "train_fraction": run.training.train_fraction,
                     # The plan looked at all shards together.
                     "max_bad_fraction": 1.0,
@@ -238,8 +239,8 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     cache, _ = open_cache(run)
     if cache.covers(data):
         return TeacherCaching(run, ()), data
-    trainer.find_skipped(files, run.data, run.training)  # Raises if it is too much.
-    how = {**trainer.finding(run.training), "max_bad_fraction": 1.0}
+    inputs.find_skipped(files, run.data, run.training)  # Raises if it is too much.
+    how = {**inputs.finding(run.training), "max_bad_fraction": 1.0}
     filled = [
         path
         for path in files
@@ -296,10 +297,10 @@ def _open_cache(run: settings.RunSettings):
     (phase,) = frozen[:1]
     states = any(role.objective.needs_states for role in phase.trained)
     if states:
-        trainer.check_same_frames(run)
+        teacher_cache.check_same_frames(run)
     found = checkpoints.read_best(run.training.train_dir, "teacher", "teacher")
     if run.distillation.teacher_checkpoint:
-        prefix = trainer.find_teacher(run)
+        prefix = initial_weights.find_teacher(run)
     elif found:
         prefix = found.prefix
     else:

@@ -139,7 +139,7 @@ def read_run_settings(train_dir: str) -> settings.RunSettings:
         raise ValueError(f"{path}: {error}") from error
 
 
-def phase_settings(run: settings.RunSettings, roles: tuple, guided: bool) -> dict:
+def role_settings(run: settings.RunSettings, roles: tuple, guided: bool) -> dict:
     """The settings that a phase with these role names depends on, name → value."""
     left_out = set(_CHANGEABLE)
     if "student" not in roles:
@@ -148,6 +148,17 @@ def phase_settings(run: settings.RunSettings, roles: tuple, guided: bool) -> dic
         left_out |= {"teacher"} if run.networks.student else set()
         left_out |= set(_GUIDED_ONLY)
     return {k: v for k, v in run.to_dict().items() if k not in left_out}
+
+
+def phase_settings(phase, run: settings.RunSettings) -> dict:
+    """The settings that a phase depends on, name → value."""
+    names = tuple(role.name for role in phase.roles)
+    guided = any(role.guide or role.initial for role in phase.roles)
+    values = role_settings(run, names, guided)
+    if any(role.initial for role in phase.trained):
+        # What it goes on from: serial and parallel mode have their own.
+        values["mode"] = run.distillation.mode
+    return values
 
 
 def check_same_settings(folder: str, wanted: dict) -> None:

@@ -36,7 +36,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings, structures
-from yt8m_distill.data import pipeline
+from yt8m_distill.data import frame_sampling, pipeline
 from yt8m_distill.training import manifest
 
 try:
@@ -553,3 +553,24 @@ def data_key(shards: Sequence[str], fraction: float) -> dict:
         found = tf.io.gfile.stat(path)
         digest.update(f"{path} {found.length} {found.mtime_nsec}\n".encode())
     return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}
+
+
+def check_same_frames(run: settings.RunSettings) -> None:
+    """Raises ValueError unless a student sees what a cache of states is made of.
+
+    Those are the frames of `--frame_sampler` outside training.
+    """
+    sampler = run.sampling.frame_sampler
+    trained = run.sampling.train_frame_sampler or sampler
+    if trained != sampler:
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at the frames of "
+            f"--train_frame_sampler={trained}: it has those of "
+            f"--frame_sampler={sampler}."
+        )
+    k, max_frames = run.sampling.student_k, run.data.max_frames
+    if frame_sampling.changes_between_epochs(sampler, k, max_frames):
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at frames that "
+            f"change from epoch to epoch, as with --frame_sampler={sampler}."
+        )

@@ -7,13 +7,7 @@ import tensorflow as tf
 
 from yt8m_distill import settings
 from yt8m_distill.models import builder, teacher_student
-from yt8m_distill.training import (
-    checkpoints,
-    distribution,
-    manifest,
-    modes,
-    trainer,
-)
+from yt8m_distill.training import checkpoints, distribution, inputs, manifest, modes
 
 
 @dataclasses.dataclass
@@ -48,18 +42,18 @@ class TrainedNetwork:
 
     def dataset(self, files: str | list[str], given: settings.CheckpointSettings):
         """The videos of these globs or files, each once, distributed."""
-        return trainer.evaluation_dataset(
+        return inputs.evaluation_dataset(
             self.strategy,
             files,
             self.run.data,
             self.views,
             given.batch_size,
-            trainer.reading(given),
+            inputs.reading(given),
         )
 
     def find_skipped(self, files: list[str], given: settings.CheckpointSettings):
         """What `--bad_records=skip` leaves out of these files; None under `stop`."""
-        return trainer.find_skipped(files, self.run.data, given)
+        return inputs.find_skipped(files, self.run.data, given)
 
 
 def resolve_role(run: settings.RunSettings, network: str) -> str:
@@ -110,7 +104,7 @@ def open_network(
     distribution.check_batch_size(given.batch_size, strategy)
     with strategy.scope():
         networks = builder.build_networks(run, [role])
-    views = trainer.views_of(run, [role])
+    views = inputs.views_of(run, [role])
     trained = TrainedNetwork(networks, role, run, views, strategy, None)
     if found:
         trained.load(found)

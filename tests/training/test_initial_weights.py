@@ -1,0 +1,224 @@
+"""The weights that networks begin with: of other runs, of their guide, shared ones."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import training_helpers as helpers
+from yt8m_distill.models import builder
+from yt8m_distill.training import initial_weights, modes, phase_runner
+
+
+def initialized(run, phase: str, monkeypatch):
+    """The networks of a phase as they stand before its first step."""
+    found, train = {}, phase_runner.PhaseRunner._train
+
+    def look(self):
+        if self.phase.name != phase:
+            return train(self)
+        found["networks"] = self.networks
+        raise helpers.Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phase_runner.PhaseRunner, "_train", look)
+        with pytest.raises(helpers.Stop):
+            helpers.train(run)
+    return found["networks"]
+
+
+def values(variables) -> list:
+    return [v.numpy() for v in variables]
+
+
+def assert_holds(network, prefix: str, role: str) -> None:
+    """The network has the values of a checkpoint."""
+    stored = helpers.of(helpers.read_variables(prefix), f"{role}/")
+    mine = sorted(v.tobytes() for v in values(network.trainable_variables))
+    assert mine == sorted(v.tobytes() for v in stored.values())
+
+
+@pytest.mark.parametrize("as_prefix", [False, True])
+def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix):
+    other = serial_run.training.train_dir
+    prefix = helpers.best(other, "teacher", "teacher")
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        teacher_checkpoint=prefix if as_prefix else other,
+    )
+    networks = initialized(run, "student", monkeypatch)
+    assert_holds(networks.teacher, prefix, "teacher")
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"max_frames": 9}, "--max_frames: was 20, is 9."),
+        (
+            {"feature_names": "audio,rgb", "feature_sizes": "4,8"},
+            "--feature_names: was 'rgb,audio', is 'audio,rgb'; --feature_sizes: was "
+            "'8,4', is '4,8'.",
+        ),
+    ],
+)
+def test_a_teacher_of_other_data_is_refused(serial_run, tmp_path, changes, said):
+    other = serial_run.training.train_dir
+    changes |= {"train_dir": str(tmp_path / "run"), "teacher_checkpoint": other}
+    with pytest.raises(ValueError, match="was trained on other data: ") as caught:
+        helpers.train(helpers.change(serial_run, **changes))
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_not_finished_gives_a_warning(
+    serial_run, data, tmp_path, monkeypatch, caplog
+):
+    other = helpers.make_run(tmp_path / "teacher", data)
+    with helpers.stopped(monkeypatch, "teacher", 6, save=True):
+        helpers.train(other)
+    changes = {"train_dir": str(tmp_path / "run"), "max_steps": 1}
+    for train_dir, warns in (
+        (serial_run.training.train_dir, False),
+        (other.training.train_dir, True),
+    ):
+        caplog.clear()
+        run = helpers.change(
+            serial_run, teacher_checkpoint=train_dir, start_new_model=True, **changes
+        )
+        initialized(run, "student", monkeypatch)
+        assert (f"{train_dir}: that run has not finished" in caplog.text) == warns
+
+
+def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
+    def refused(**changes) -> str:
+        train_dir = tmp_path / "run"
+        run = helpers.change(serial_run, train_dir=str(train_dir), **changes)
+        with pytest.raises(ValueError) as error:
+            helpers.train(run)
+        shutil.rmtree(train_dir, ignore_errors=True)
+        return str(error.value)
+
+    missing = str(tmp_path / "nothing")
+    assert refused(teacher_checkpoint=missing) == (
+        f"--teacher_checkpoint={missing} is neither a train_dir nor a checkpoint "
+        "prefix."
+    )
+    other = serial_run.training.train_dir
+    message = refused(teacher_checkpoint=other, teacher="MeanTanh(units=5)")
+    assert "MeanTanh(units=5)" in message and "MeanTanh(units=6)" in message
+    prefix = helpers.best(other, "teacher", "teacher")
+    message = refused(teacher_checkpoint=prefix, teacher="MeanTanh(units=5)")
+    assert "does not hold this teacher" in message and "\n" not in message
+
+
+def test_the_copied_classifier_starts_equal_and_is_another(
+    serial_run, tmp_path, monkeypatch
+):
+    other = {
+        "train_dir": str(tmp_path / "run"),
+        "teacher_checkpoint": serial_run.training.train_dir,
+    }
+    run = helpers.change(serial_run, **other)
+    networks = initialized(run, "student", monkeypatch)
+    teacher, student = (
+        n.head.trainable_variables for n in (networks.teacher, networks.student)
+    )
+    for a, b in zip(teacher, student, strict=True):
+        assert a is not b
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    own = initialized(
+        helpers.change(run, classifier="own", start_new_model=True),
+        "student",
+        monkeypatch,
+    )
+    assert not np.array_equal(own.teacher.head.kernel, own.student.head.kernel)
+
+
+def test_a_narrow_student_meets_the_teacher_over_a_bridge(
+    serial_run, tmp_path, monkeypatch
+):
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        teacher_checkpoint=serial_run.training.train_dir,
+        student="MeanTanh(units=3)",
+        max_steps=2,
+        validation_data_pattern="",
+    )
+    entry = helpers.train(run)["student"]
+    stored = helpers.read_variables(
+        helpers.best(tmp_path / "run", "student", "student")
+    )
+    assert sorted(v.shape for v in stored.values()) == [(3, 6), (6, 10), (10,), (12, 3)]
+    assert entry["networks"]["student"]["parameters"] == 12 * 3 + 3 * 6 + 6 * 10 + 10
+
+
+def test_the_shared_classifier_is_one_set_of_variables(
+    parallel_run, tmp_path, monkeypatch
+):
+    run = helpers.change(parallel_run, train_dir=str(tmp_path / "run"))
+    networks = initialized(run, "parallel", monkeypatch)
+    assert networks.student.head is networks.teacher.head
+    assert networks.student.kernel is not networks.teacher.kernel
+    size = 12 * 6 + 12 * 6 + 6 * 10 + 10
+    assert sum(np.prod(v.shape) for v in networks.trainable_variables) == size
+
+
+def test_both_best_networks_contain_the_shared_classifier(parallel_run):
+    train_dir = parallel_run.training.train_dir
+    for role in ("teacher", "student"):
+        stored = helpers.read_variables(helpers.best(train_dir, "parallel", role))
+        shapes = sorted(v.shape for v in helpers.of(stored, f"{role}/").values())
+        assert shapes == [(6, 10), (10,), (12, 6)]
+
+
+def test_the_representation_alone_leaves_the_classifier_to_fine_tuning(
+    representation_run,
+):
+    train_dir = representation_run.training.train_dir
+    teacher = helpers.read_variables(helpers.best(train_dir, "teacher", "teacher"))
+    first = helpers.read_variables(helpers.latest(train_dir, "student"))
+    tuned = helpers.read_variables(helpers.latest(train_dir, "finetune"))
+    head = helpers.of(teacher, "teacher/head/")
+    helpers.assert_identical(head, helpers.of(first, "student/head/"))
+    after = helpers.of(tuned, "student/head/")
+    assert after.keys() == head.keys()
+    assert all(not np.array_equal(head[k], after[k]) for k in head)
+
+
+def test_fine_tuning_starts_from_the_best_student_of_the_first_stage(
+    representation_run,
+):
+    train_dir = representation_run.training.train_dir
+    phase = modes.phases(representation_run)[-1]
+    names = [role.name for role in phase.roles]
+    networks = builder.build_networks(representation_run, names)
+    initial_weights.assign(phase, networks, representation_run)
+    prefix = helpers.best(train_dir, "student", "student")
+    assert_holds(networks.student, prefix, "student")
+    assert networks.teacher is None
+
+
+@pytest.mark.parametrize("mode", ["serial", "parallel"])
+def test_fine_tuning_begins_with_the_teachers_classifier(
+    serial_run, tmp_path, monkeypatch, mode
+):
+    """Also where --classifier=own: nothing has trained another one yet."""
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        mode=mode,
+        student_loss="rep",
+        classifier="own",
+        num_epochs=2,
+        finetune_epochs=1,
+    )
+    networks = initialized(run, "finetune", monkeypatch)
+    phase = "student" if mode == "serial" else mode
+    # In parallel mode they are one; the student's best epoch is the one that counts.
+    source = ("teacher", "teacher") if mode == "serial" else (phase, "student")
+    stored = helpers.read_variables(helpers.best(tmp_path / "run", *source))
+    kernel = stored[f"{source[1]}/head/kernel/{helpers.SUFFIX}"]
+    np.testing.assert_array_equal(networks.student.head.kernel.numpy(), kernel)

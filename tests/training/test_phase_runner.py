@@ -1,0 +1,397 @@
+"""A phase: stops and going on, the best network, what it writes."""
+
+import json
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+
+from tests import training_helpers as helpers
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.training import (
+    checkpoints,
+    interruption,
+    manifest,
+    modes,
+    phase_runner,
+)
+
+# ------------------------------------------------------------------ stops
+
+
+def state_of(train_dir, phase: str) -> dict:
+    """All numbers in a phase's newest checkpoint, and its best networks."""
+    found = helpers.read_variables(helpers.latest(train_dir, phase))
+    for role in os.listdir(f"{train_dir}/{phase}/best"):
+        prefix = helpers.best(train_dir, phase, role)
+        variables = helpers.read_variables(prefix)
+        found |= {f"best {role}/{k}": v for k, v in variables.items()}
+        found[f"best {role} step"] = int(prefix.rsplit("-", 1)[1])
+    return found
+
+
+def curve(train_dir, phase: str) -> list:
+    """The validation results of a phase, as the manifest has them."""
+    content = manifest.read_json(f"{train_dir}/manifest.json")
+    results = content["phases"][phase]["results"]
+    return [
+        {k: v for k, v in epoch.items() if k != "videos_per_second"}
+        for role in results.values()
+        for epoch in role["epochs"]
+    ]
+
+
+def validations(train_dir, phase: str) -> list:
+    """The validations in metrics.jsonl, without what the clock decides."""
+    lines = helpers.read_lines(f"{train_dir}/{phase}/metrics.jsonl")
+    clock = ("time", "videos_per_second")
+    return [
+        {k: v for k, v in line.items() if k not in clock}
+        for line in lines
+        if line["kind"] == "validation"
+    ]
+
+
+def assert_resumes(whole, monkeypatch, tmp_path, phase, step, save) -> None:
+    """A run that stops there, and then goes on, ends like the one that did not."""
+    train_dir = tmp_path / "run"
+    run = helpers.copy_without(whole, train_dir, phase)
+    names = [p.name for p in modes.phases(run)]
+    done, left = names[: names.index(phase)], names[names.index(phase) :]
+    before = {name: helpers.snapshot(train_dir / name) for name in done}
+    with helpers.stopped(monkeypatch, phase, step, save):
+        helpers.train(run)
+    entry = manifest.read_json(f"{train_dir}/manifest.json")["phases"][phase]
+    assert entry["finished"] is False
+    helpers.train(run)
+    for name in left:
+        original = whole.training.train_dir
+        assert validations(original, name) == validations(train_dir, name)
+        helpers.assert_identical(state_of(original, name), state_of(train_dir, name))
+        assert curve(original, name) == curve(train_dir, name)
+    # What was finished is used as it is.
+    assert before == {name: helpers.snapshot(train_dir / name) for name in done}
+
+
+# An epoch has 5 steps, and two steps are done between two looks at the clock.
+@pytest.mark.parametrize(
+    "mode, step, save",
+    [
+        ("teacher", 2, True),
+        # Killed in the second epoch: back to the end of the first.
+        ("serial", 7, False),
+    ],
+)
+def test_a_resumed_run_ends_like_one_without_a_stop(
+    serial_run, monkeypatch, tmp_path, mode, step, save
+):
+    run = helpers.change(serial_run, mode=mode)
+    phase = {"teacher": "teacher", "serial": "student"}[mode]
+    assert_resumes(run, monkeypatch, tmp_path, phase, step, save)
+
+
+def test_a_resumed_parallel_run_ends_like_one_without_a_stop(
+    parallel_run, monkeypatch, tmp_path
+):
+    assert_resumes(parallel_run, monkeypatch, tmp_path, "parallel", 7, True)
+
+
+def test_resumed_fine_tuning_ends_like_one_without_a_stop(
+    representation_run, monkeypatch, tmp_path
+):
+    assert_resumes(representation_run, monkeypatch, tmp_path, "finetune", 2, True)
+
+
+def test_a_stop_between_the_last_step_and_its_validation_loses_neither(
+    data, monkeypatch, tmp_path
+):
+    run = helpers.make_run(tmp_path / "run", data, num_epochs=1)
+    # With steps_per_loop 2 the fifth step, the last, has a look of its own.
+    with helpers.stopped(monkeypatch, "teacher", 5, save=True):
+        helpers.train(run)
+    entry = helpers.train(run)["teacher"]
+    assert entry["finished"] and entry["step"] == 5
+    assert entry["results"]["teacher"]["best"]["step"] == 5
+    assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-5")
+
+
+def assert_goes_on_like(whole, run, phase: str) -> None:
+    """The run, started again, ends like one without a stop."""
+    helpers.train(run)
+    original, train_dir = whole.training.train_dir, run.training.train_dir
+    helpers.assert_identical(state_of(original, phase), state_of(train_dir, phase))
+    assert curve(original, phase) == curve(train_dir, phase)
+    assert validations(original, phase) == validations(train_dir, phase)
+    folder = f"{train_dir}/{phase}/best"
+    for role in os.listdir(folder):
+        # One network, its digest and what points to it: nothing is left over.
+        assert len(os.listdir(f"{folder}/{role}")) == 4
+
+
+def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
+    parallel_run, monkeypatch, tmp_path
+):
+    run = helpers.copy_without(parallel_run, tmp_path / "run", "parallel")
+    original, seen = evaluator.Evaluator.evaluate, []
+
+    def evaluate(self, dataset, **counts):
+        seen.append(self.role)
+        if len(seen) == 2:  # The first epoch's teacher has been validated.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, dataset, **counts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.Evaluator, "evaluate", evaluate)
+        with pytest.raises(interruption.Interrupted) as stop:
+            helpers.train(run)
+    assert str(stop.value) == (
+        "stopped by SIGTERM: phase parallel is saved at step 5. The same command goes "
+        "on from there."
+    )
+    assert seen == ["teacher", "student"]
+    assert_goes_on_like(parallel_run, run, "parallel")
+
+
+@pytest.mark.parametrize(
+    "owner, name", [(checkpoints.State, "save"), (checkpoints, "settle_best")]
+)
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_kill_between_the_best_network_and_the_state_loses_neither(
+    parallel_run, monkeypatch, tmp_path, owner, name, epoch
+):
+    run = helpers.copy_without(parallel_run, tmp_path / "run", "parallel")
+    with monkeypatch.context() as patch:
+        original, calls = getattr(owner, name), []
+        finish = phase_runner.PhaseRunner._finish_epoch
+
+        def finishing(self, seconds):
+            calls.append("epoch")
+            finish(self, seconds)
+
+        def killed(*arguments):
+            if len(calls) == epoch:
+                raise helpers.Stop
+            return original(*arguments)
+
+        patch.setattr(phase_runner.PhaseRunner, "_finish_epoch", finishing)
+        patch.setattr(owner, name, killed)
+        with pytest.raises(helpers.Stop):
+            helpers.train(run)
+    folder = tmp_path / "run" / "parallel" / "best" / "student"
+    assert (folder / "proposed.json").exists()
+    assert_goes_on_like(parallel_run, run, "parallel")
+
+
+def test_a_damaged_best_network_is_named_and_the_next_epoch_replaces_it(
+    serial_run, monkeypatch, tmp_path, caplog
+):
+    run = helpers.copy_without(serial_run, tmp_path / "run", "teacher")
+    run = helpers.change(run, mode="teacher")
+    with helpers.stopped(monkeypatch, "teacher", 7, save=True):
+        helpers.train(run)
+    (index,) = (tmp_path / "run" / "teacher" / "best" / "teacher").glob("*.index")
+    assert index.name == "network-5.index"
+    index.write_bytes(index.read_bytes()[:-1])
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert "is passed over" in caplog.text and str(index) in caplog.text
+    assert entry["best"]["step"] == 10
+    assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-10")
+
+
+def test_max_steps_ends_a_phase_within_an_epoch(data, tmp_path):
+    run = helpers.make_run(
+        tmp_path / "run", data, max_steps=3, validation_data_pattern=""
+    )
+    entry = helpers.train(run)["teacher"]
+    assert (entry["finished"], entry["step"]) == (True, 3)
+    assert len(entry["results"]["teacher"]["epochs"]) == 1
+
+
+# ------------------------------------------------------- the best network
+
+
+def fake_gaps(monkeypatch, gaps: list[float]) -> None:
+    fake = helpers.FakeEvaluator(list(gaps))
+    monkeypatch.setattr(evaluator, "Evaluator", lambda *args: fake)
+
+
+def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
+    # Of equal ones the earlier.
+    fake_gaps(monkeypatch, [0.5, 0.7, 0.7])
+    run = helpers.make_run(tmp_path / "run", data, num_epochs=3)
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert [e["gap"] for e in entry["epochs"]] == [0.5, 0.7, 0.7]
+    assert (entry["best"]["epoch"], entry["best"]["step"]) == (2, 10)
+    folder = tmp_path / "run" / "teacher" / "best" / "teacher"
+    assert sorted(os.listdir(folder)) == [
+        "best.json",
+        "network-10.data-00000-of-00001",
+        "network-10.index",
+        "network-10.sha256.json",
+    ]
+    info = json.loads((folder / "best.json").read_text())
+    assert (info["name"], info["epoch"], info["gap"]) == ("network-10", 2, 0.7)
+    # The weights are those of that epoch, not of the last.
+    found = helpers.read_variables(str(folder / "network-10"))
+    checkpoint = tmp_path / "run" / "teacher" / "checkpoints" / "ckpt-10"
+    then = helpers.of(helpers.read_variables(str(checkpoint)), "teacher/")
+    helpers.assert_identical(helpers.of(found, "teacher/"), then)
+    last = helpers.read_variables(helpers.latest(tmp_path / "run", "teacher"))
+    assert not np.array_equal(
+        last["teacher/kernel/" + helpers.SUFFIX], then["kernel/" + helpers.SUFFIX]
+    )
+
+
+def test_where_states_alone_are_compared_the_last_epoch_is_kept(
+    data, monkeypatch, tmp_path
+):
+    # Teacher and student in turn.
+    fake_gaps(monkeypatch, [0.5, 0.9, 0.4, 0.1])
+    run = helpers.make_run(
+        tmp_path / "run",
+        data,
+        mode="parallel",
+        teacher=helpers.LSTM_TEACHER,
+        student=helpers.LSTM_STUDENT,
+        student_loss="rep_intermediate",
+        finetune_epochs=0,
+        num_epochs=2,
+    )
+    results = helpers.train(run)["parallel"]["results"]
+    assert results["teacher"]["best"]["epoch"] == 1
+    assert results["student"]["best"]["epoch"] == 2
+    assert helpers.best(tmp_path / "run", "parallel", "student").endswith("-10")
+
+
+def test_parallel_keeps_the_best_of_each_network(data, monkeypatch, tmp_path):
+    # In every epoch the teacher is evaluated first.
+    fake_gaps(monkeypatch, [0.9, 0.1, 0.8, 0.2])
+    run = helpers.make_run(tmp_path / "run", data, mode="parallel")
+    results = helpers.train(run)["parallel"]["results"]
+    assert results["teacher"]["best"]["epoch"] == 1
+    assert results["student"]["best"]["epoch"] == 2
+    found = {
+        role: checkpoints.find(run.training.train_dir, run, role).step
+        for role in ("teacher", "student")
+    }
+    assert found == {"teacher": 5, "student": 10}
+
+
+def test_without_validation_the_last_epoch_is_kept(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, validation_data_pattern="")
+    entry = helpers.train(run)["teacher"]["results"]["teacher"]
+    assert entry["best"] == {"epoch": 2, "step": 10}
+    assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-10")
+
+
+# ----------------------------------------------------- numbers gone wrong
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(data, tmp_path):
+    train_dir = tmp_path / "run"
+    run = helpers.make_run(
+        train_dir,
+        data,
+        optimizer="SGD",
+        base_learning_rate=1e30,  # Finite once; its square in the penalty is not.
+        clip_gradient_norm=0,
+        steps_per_loop=1,
+        save_checkpoint_minutes=0,  # After every loop.
+    )
+    with pytest.raises(FloatingPointError) as error:
+        helpers.train(run)
+    message = str(error.value)
+    # Step 0 is the first one; what it did to the weights shows in step 1.
+    assert message.startswith("Step 1: ")
+    assert "teacher/reg_loss" in message and "--base_learning_rate" in message
+    prefix = helpers.latest(train_dir, "teacher")
+    assert prefix.endswith("ckpt-1")
+    for name, value in helpers.read_variables(prefix).items():
+        assert np.isfinite(value).all(), name
+
+
+# ------------------------------------------------------------------- logs
+
+STARTER_NAMES = {
+    "learning_rate",
+    "global_step/Examples/Second",
+    "label_loss",
+    "reg_loss",
+    "model/Training_Hit@1",
+    "model/Training_Perr",
+    "model/Training_GAP",
+}
+
+
+EVALUATION_NAMES = {
+    "Epoch/Eval_Avg_Hit@1",
+    "Epoch/Eval_Avg_Perr",
+    "Epoch/Eval_Avg_Loss",
+    "Epoch/Eval_MAP",
+    "Epoch/Eval_MAP_all_classes",
+    "Epoch/Eval_GAP",
+    "Epoch/Eval_Skipped",
+    "Epoch/Eval_Repeated_Ids",
+}
+
+
+PARTS = ("ce", "rep", "pred", "label")
+
+
+def read_events(folder) -> dict[str, list]:
+    """Tag → (step, value) of the TensorBoard files right in a folder."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [
+            (e.step, float(tensor_util.make_ndarray(e.tensor_proto)))
+            for e in events.Tensors(tag)
+        ]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+def test_tensorboard_has_the_starters_names_and_one_a_loss_part(serial_run):
+    folder = pathlib.Path(serial_run.training.train_dir) / "student"
+    events = read_events(folder)
+    parts = {f"student/{p}_loss" for p in ("ce", "rep", "pred", "label", "reg")}
+    assert events.keys() >= STARTER_NAMES | parts | {"student/gradient_norm"}
+    # 10 steps; a point after every second one, and at the end of an epoch.
+    assert [step for step, _ in events["label_loss"]] == [2, 4, 5, 6, 8, 10]
+    assert events["label_loss"] == events["student/label_loss"]
+    for values in zip(*(events[f"student/{p}_loss"] for p in PARTS), strict=True):
+        *terms, total = (value for _, value in values)
+        assert sum(terms) == pytest.approx(total, rel=1e-5)
+
+
+def test_tensorboard_has_the_validation_of_each_network(parallel_run):
+    folder = pathlib.Path(parallel_run.training.train_dir) / "parallel"
+    for role in ("teacher", "student"):
+        events = read_events(folder / f"validation_{role}")
+        assert events.keys() == EVALUATION_NAMES
+        assert [step for step, _ in events["Epoch/Eval_GAP"]] == [5, 10]
+
+
+def test_json_lines_hold_what_tensorboard_shows(parallel_run):
+    folder = pathlib.Path(parallel_run.training.train_dir) / "parallel"
+    lines = helpers.read_lines(folder / "metrics.jsonl")
+    training = [line for line in lines if line["kind"] == "training"]
+    assert [line["step"] for line in training] == [2, 4, 5, 6, 8, 10]
+    events = read_events(folder)
+    assert set(training[0]) == {"kind", "step", "time", *events}
+    for line, (_, value) in zip(training, events["teacher/loss"], strict=True):
+        assert line["teacher/loss"] == pytest.approx(value, rel=1e-5)
+    validation = [line for line in lines if line["kind"] == "validation"]
+    assert [(x["step"], x["network"]) for x in validation] == [
+        (5, "teacher"),
+        (5, "student"),
+        (10, "teacher"),
+        (10, "student"),
+    ]
+    assert all(line["num_videos"] == 12 for line in validation)

@@ -1,0 +1,81 @@
+"""What could only fail later is refused before the first step."""
+
+import keras
+import pytest
+
+from tests import training_helpers as helpers
+from yt8m_distill.models import base
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (
+            {
+                "student": "HierarchicalLSTM(cells=3, block_len=3)",
+                "match": "intermediate",
+            },
+            "The student's intermediate state has width 12, the teacher's 16.",
+        ),
+        (
+            {"student": "FrameLevelLogisticModel", "match": "intermediate"},
+            "has no intermediate states",
+        ),
+        (
+            # Both encodings are the mean of the frames.
+            {
+                "teacher": "FrameLevelLogisticModel",
+                "student": "FrameLevelLogisticModel",
+                "student_loss": "rep",
+            },
+            "--student_loss=rep has nothing to train in the student",
+        ),
+    ],
+)
+def test_a_student_that_cannot_learn_is_refused_before_the_teacher_does(
+    serial_run, tmp_path, changes, said
+):
+    changes = {"teacher": "HierarchicalLSTM(cells=4, block_len=5)", **changes}
+    run = helpers.change(serial_run, train_dir=str(tmp_path / "run"), **changes)
+    with pytest.raises(ValueError) as caught:
+        helpers.train(run)
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["teacher", "baseline"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student_loss": "ce + rpe"}, "--student_loss=ce + rpe: Unknown loss 'rpe'."),
+        ({"student": "Nosuch"}, "--student=Nosuch: Unknown model 'Nosuch'."),
+    ],
+)
+def test_what_the_mode_has_no_use_for_is_parsed_all_the_same(
+    data, tmp_path, mode, changes, said
+):
+    run = helpers.make_run(tmp_path / "run", data, mode=mode, **changes)
+    with pytest.raises(ValueError) as caught:
+        helpers.train(run)
+    assert str(caught.value).startswith(said)
+    assert not (tmp_path / "run").exists()
+
+
+@base.MODELS.register("LateDense")
+class LateDense(helpers.MeanTanh):
+    """Makes a layer's variables when it is called, after the optimizer has its list."""
+
+    def __init__(self, feature_size, num_classes, max_frames, units=6, **others):
+        super().__init__(feature_size, num_classes, max_frames, units, **others)
+        self.late = keras.layers.Dense(units)
+
+    def encode(self, frames, num_frames, state_indices, training):
+        found, states = super().encode(frames, num_frames, state_indices, training)
+        return self.late(found), states
+
+
+def test_a_layer_that_would_not_be_trained_is_refused(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, teacher="LateDense(units=6)")
+    with pytest.raises(ValueError, match="--teacher: LateDense makes .*kernel.*, too "):
+        helpers.train(run)
+    assert not (tmp_path / "run").exists()

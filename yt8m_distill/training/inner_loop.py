@@ -1,0 +1,93 @@
+"""The inner loop: one tf.function over many steps, on all replicas."""
+
+import tensorflow as tf
+
+from yt8m_distill.training import steps
+
+# Loss scaling under mixed_float16: halved when a gradient overflows, doubled
+# after this many steps without.
+INITIAL_LOSS_SCALE = 2.0**15
+STEPS_UNTIL_DOUBLED = 2000
+
+
+class InnerLoop:
+    """Many training steps in one tf.function.
+
+    Args:
+        step: the step of one replica.
+        strategy: the devices.
+        counter: int64 variable, steps done; the loop moves it.
+        loss_scale: float32 variable under mixed_float16, or None.
+    """
+
+    def __init__(self, step: steps.TrainStep, strategy, counter, loss_scale=None):
+        self.step = step
+        self.strategy = strategy
+        self.counter = counter
+        self.loss_scale = loss_scale
+        self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._is_loss = [name.endswith("loss") for name in step.metric_names]
+        self.run = tf.function(self._run)
+
+    def _one_step(self, iterator):
+        """One step on all replicas.
+
+        Returns:
+            Its metrics [M], 0 if it was skipped; whether it was finite or skipped; and
+            whether it was skipped.
+        """
+        batch = next(iterator)
+        gradients, metrics, finite = self.strategy.run(
+            self.step.compute, args=(batch, self.counter)
+        )
+        # All replicas have the same sums, so the first speaks for all.
+        metrics = self.strategy.experimental_local_results(metrics)[0]
+        finite = self.strategy.experimental_local_results(finite)[0]
+        skipped = tf.constant(False)
+        if self.loss_scale is None:
+            self.strategy.run(self.step.apply, args=(gradients,))
+        else:
+            if finite:
+                self.strategy.run(self.step.apply, args=(gradients,))
+            # An overflow is skipped and scaled away; at scale 1 it is an error. So is
+            # a loss that is no number: the scale has no part in it.
+            losses = tf.boolean_mask(metrics, self._is_loss)
+            can_shrink = tf.logical_and(
+                self.loss_scale > 1.0, tf.reduce_all(tf.math.is_finite(losses))
+            )
+            skipped = tf.logical_and(tf.logical_not(finite), can_shrink)
+            metrics = tf.where(skipped, tf.zeros_like(metrics), metrics)
+            self._rescale(finite)
+            finite = tf.logical_or(finite, skipped)
+        self.counter.assign_add(1)
+        return metrics, finite, skipped
+
+    def _rescale(self, finite):
+        """Moves the loss scale after a step."""
+        good = tf.where(finite, self.good_steps + 1, 0)
+        double = good >= STEPS_UNTIL_DOUBLED
+        factor = tf.where(finite, tf.where(double, 2.0, 1.0), 0.5)
+        self.loss_scale.assign(tf.maximum(self.loss_scale * factor, 1.0))
+        self.good_steps.assign(tf.where(double, tf.zeros_like(good), good))
+
+    def _run(self, iterator, num_steps):
+        """Runs `num_steps` steps, fewer if a number is no longer finite.
+
+        Returns:
+            The means of the metrics [M] over the steps that were not skipped, of the
+            last step alone if that one was not finite; that step's number, or -1; and
+            over how many steps the means are.
+        """
+        total = tf.zeros([len(self.step.metric_names)])
+        bad_step = tf.constant(-1, tf.int64)
+        done = tf.constant(0.0)
+        for _ in tf.range(num_steps):
+            metrics, finite, skipped = self._one_step(iterator)
+            finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(metrics)))
+            total += metrics
+            done += tf.where(skipped, 0.0, 1.0)
+            if not finite:
+                bad_step = self.counter - 1
+                total, done = metrics, tf.constant(1.0)
+                break
+        return tf.math.divide_no_nan(total, done), bad_step, done

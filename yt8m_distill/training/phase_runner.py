@@ -1,0 +1,521 @@
+"""The outer loop: trains, logs, saves, evaluates and resumes one phase of a run.
+
+A phase (see modes) leaves its checkpoints, its best networks and its logs in a folder
+of its own.
+"""
+
+import logging
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from yt8m_distill import files
+from yt8m_distill.data import pipeline, records
+from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import builder
+from yt8m_distill.training import (
+    actions,
+    checkpoints,
+    distribution,
+    initial_weights,
+    inner_loop,
+    inputs,
+    interruption,
+    manifest,
+    modes,
+    optimizers,
+    steps,
+    teacher_cache,
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+class PhaseRunner:
+    """Trains the learners of one phase, from its start or from where it stopped.
+
+    Args:
+        phase: its roles.
+        run: the settings.
+        strategy: the devices.
+        record: the run's manifest.
+        num_videos: in the training data (as far as train_fraction takes them).
+    """
+
+    def __init__(self, phase, run, strategy, record, num_videos: int):
+        self.phase = phase
+        self.run_settings = run
+        self.strategy = strategy
+        self.record = record
+        self.folder = os.path.join(run.training.train_dir, phase.name)
+        self.chief = distribution.is_chief(strategy)
+        self.cache: teacher_cache.TeacherCache | None = None
+        self.num_videos = num_videos
+        self.batches = -(-num_videos // run.training.batch_size)
+        steps_planned = self.batches * phase.epochs
+        limit = run.training.max_steps
+        self.total_steps = min(steps_planned, limit) if limit else steps_planned
+
+    def run(self) -> None:
+        """Trains until the phase is finished, and says so in the manifest."""
+        phase = self.phase
+        if self.record.phase(phase.name).get("finished"):
+            _LOG.info("Phase %s is finished: its networks are reused.", phase.name)
+            return
+        self._build()
+        if self.chief:
+            with files.one_line_errors(self.folder):
+                tf.io.gfile.makedirs(self.folder)
+            path = os.path.join(self.folder, manifest.PHASE_SETTINGS)
+            manifest.write_json(path, manifest.phase_settings(phase, self.run_settings))
+        resumed = self.state.restore()
+        if resumed:
+            self._check_same_data()
+            _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
+        else:
+            initial_weights.assign(phase, self.networks, self.run_settings)
+        self._settle(int(self.state.step.numpy()))
+        counters = [self.state.step, self.state.epoch, self.state.batch]
+        place = [int(counter.numpy()) for counter in counters]
+        distribution.check_agreement(
+            self.strategy, {f"checkpoint of {phase.name}": place}
+        )
+        self.record.update(
+            phase.name,
+            finished=False,
+            networks=self._describe_networks(),
+            data=self._data,
+        )
+        self.cache = self._open_cache()
+        self._train()
+        self.record.update(phase.name, finished=True)
+
+    @property
+    def _data(self) -> dict[str, int]:
+        """How much training data there is: its order and the schedule hang on it."""
+        data = self.record.content["data"]
+        return {name: data[name] for name in ("files", "videos")}
+
+    def _check_same_data(self) -> None:
+        """Raises ValueError if a phase began with more or less data than there is."""
+        before, now = self.record.phase(self.phase.name).get("data"), self._data
+        if before and before != now:
+            raise ValueError(
+                f"{self.folder} began with {before['videos']} videos in "
+                f"{before['files']} shards of --train_data_pattern, now there are "
+                f"{now['videos']} in {now['files']}: a phase goes on with its own data "
+                "alone. Put that back, or take another --train_dir or "
+                "--start_new_model."
+            )
+
+    def _settle(self, step: int) -> None:
+        """Brings what a phase has written beside its state to where the state is.
+
+        A process can be killed between any two of its files.
+
+        Raises:
+            ValueError: if the best network is damaged and nothing can replace it.
+        """
+        if not self.chief:
+            return
+        state, notes = self.state, self.state.read_notes()
+        epoch = int(state.epoch.numpy())
+        for role in self.phase.trained:
+            folder = self._best_folder(role)
+            noted = notes.get(role.name, {}).get("best")
+            best = checkpoints.settle_best(folder, noted)
+            if noted and best is None:
+                if noted["step"] == step:  # It is the one in memory.
+                    network = self.networks.network(role.name)
+                    checkpoints.write_best(folder, role.name, network, noted)
+                    best = noted
+                elif epoch >= self.phase.epochs:
+                    raise ValueError(
+                        f"The best network in {folder} is damaged and all epochs are "
+                        "done: put it back, or begin anew with --start_new_model."
+                    )
+            if noted:
+                notes[role.name]["best"] = best
+        state.write_notes(notes)
+        self.log.go_back_to(step, epoch)
+        if notes:
+            self.record.update(self.phase.name, step=step, results=notes)
+
+    def _best_folder(self, role: modes.Role) -> str:
+        train_dir = self.run_settings.training.train_dir
+        return checkpoints.best_folder(train_dir, self.phase.name, role.name)
+
+    def _build(self) -> None:
+        """Makes networks, optimizers and state."""
+        run, phase = self.run_settings, self.phase
+        # A phase's weights do not depend on what ran before it in the process.
+        keras.utils.set_random_seed(run.training.seed)
+        rate = optimizers.LearningRate(
+            run.optimization, run.training.batch_size, self.total_steps
+        )
+        self.learning_rate = rate
+        scaled = run.networks.dtype_policy == "mixed_float16"
+        with self.strategy.scope():
+            names = [role.name for role in phase.roles]
+            self.networks = builder.build_networks(run, names, phase.share_classifier)
+            learners = [self._build_learner(role, rate) for role in phase.trained]
+            scale = None
+            if scaled:
+                scale = tf.Variable(
+                    inner_loop.INITIAL_LOSS_SCALE,
+                    trainable=False,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
+        objects = {name: self.networks.network(name) for name in names}
+        objects |= {f"{x.role.name}_optimizer": x.optimizer for x in learners}
+        self.state = checkpoints.State(
+            self.folder,
+            objects | ({"loss_scale": scale} if scaled else {}),
+            run.training.max_checkpoints,
+            writes=self.chief,
+        )
+        self.step = steps.TrainStep(
+            self.networks,
+            phase,
+            learners,
+            run.optimization,
+            run.training.batch_size,
+            run.training.seed,
+            run.training.top_k,
+            scale,
+        )
+        self.loop = inner_loop.InnerLoop(
+            self.step, self.strategy, self.state.step, scale
+        )
+        if scaled:
+            self.state.checkpoint.good_steps = self.loop.good_steps
+        self.evaluators = {
+            role.name: evaluator.Evaluator(
+                self.networks,
+                role.name,
+                self.strategy,
+                run.data.num_classes,
+                run.training.top_k,
+            )
+            for role in phase.trained
+        }
+        self.log = actions.MetricsLog(self.folder, self.chief)
+
+    def _build_learner(self, role: modes.Role, rate) -> steps.Learner:
+        network = self.networks.network(role.name)
+        variables = steps.trained_variables(network, role)
+        scope = self.run_settings.optimization.regularization_scope
+        optimizer = optimizers.build_optimizer(self.run_settings.optimization, rate)
+        optimizers.build_variables(optimizer, variables)
+        kernels = steps.trained_kernels(
+            network, role, scope, self.phase.share_classifier
+        )
+        return steps.Learner(role, optimizer, variables, kernels)
+
+    def _describe_networks(self) -> dict:
+        """Parameters and multiply-adds of each network, for the manifest."""
+        described = {}
+        for role in self.phase.roles:
+            network = self.networks.network(role.name)
+            size = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+            described[role.name] = {
+                "parameters": size,
+                "frames": network.max_frames,
+                "multiply_adds": network.multiply_adds(network.max_frames),
+            }
+        return described
+
+    @property
+    def _needs_states(self) -> bool:
+        """Whether a learner compares intermediate states."""
+        return any(role.objective.needs_states for role in self.phase.trained)
+
+    def _open_cache(self) -> teacher_cache.TeacherCache | None:
+        """The cache of the frozen teacher's outputs, filled and compared."""
+        run = self.run_settings
+        frozen = [role for role in self.phase.roles if role.frozen]
+        if not (run.distillation.teacher_cache and frozen):
+            return None
+        states = self._needs_states
+        if states:
+            teacher_cache.check_same_frames(run)
+        teacher = self.networks.network("teacher")
+        key = teacher_cache.describe(teacher, run, states)
+        cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
+        builder_ = teacher_cache.Builder(cache, self.networks, self.strategy, states)
+        views = inputs.views_of(run, ["teacher", *(["student"] if states else [])])
+        training = run.training
+        shards = records.expand_patterns(
+            training.train_data_pattern, "train_data_pattern"
+        )
+        dataset = inputs.evaluation_dataset(
+            self.strategy,
+            shards,
+            run.data,
+            views,
+            training.batch_size,
+            {**inputs.reading(training), "train_fraction": training.train_fraction},
+        )
+        data = teacher_cache.data_key(shards, training.train_fraction)
+        began, computed = time.monotonic(), 0
+        if not cache.covers(data):
+            if distribution.num_processes(self.strategy) > 1:
+                raise ValueError(
+                    f"--teacher_cache={run.distillation.teacher_cache} does not cover "
+                    "the training data yet, and several processes cannot fill it: "
+                    "run the same command in one process first."
+                )
+            with cache.filling():
+                # Another run may have done it in the meantime.
+                if not cache.covers(data):
+                    _LOG.info(
+                        "The teacher's outputs are collected in %s.", cache.folder
+                    )
+                    before = len(cache)
+                    builder_.fill(dataset, self.num_videos)
+                    cache.note_covered(data)
+                    computed = len(cache) - before
+        if distribution.num_processes(self.strategy) == 1:
+            builder_.check(next(iter(dataset)))
+        self.record.update(
+            self.phase.name,
+            teacher_cache={
+                "folder": cache.folder,
+                "videos": len(cache),
+                "computed": computed,
+                "seconds": round(time.monotonic() - began, 3),
+            },
+        )
+        return cache
+
+    def _dataset(self, epoch: int, skip_batches: int):
+        run, cache = self.run_settings, self.cache
+        roles = self.phase.trained if cache else self.phase.roles
+        views = inputs.views_of(run, [role.name for role in roles], training=True)
+        if self._needs_states:
+            views |= inputs.views_of(run, ["student"], training=True)
+
+        def make(shard):
+            dataset = pipeline.build_dataset(
+                run.training.train_data_pattern,
+                run.data,
+                views,
+                batch_size=run.training.batch_size,
+                training=True,
+                seed=run.training.seed,
+                epoch=epoch,
+                **inputs.reading(run.training),
+                shuffle_buffer_size=run.training.shuffle_buffer_size,
+                train_fraction=run.training.train_fraction,
+                skip_batches=skip_batches,
+                input_shard=shard,
+            )
+            return cache.attach(dataset) if cache else dataset
+
+        return distribution.distribute(self.strategy, make)
+
+    def _train(self) -> None:
+        state, epochs = self.state, self.phase.epochs
+        bar = tqdm.tqdm(
+            total=self.total_steps,
+            initial=int(state.step.numpy()),
+            desc=self.phase.name,
+            unit="step",
+            disable=not (self.chief and sys.stderr.isatty()),
+        )
+        self.saved_at = time.monotonic()
+        with bar, interruption.Watch() as self.watch:
+            # A run can have stopped between the last step and its validation.
+            while state.epoch < epochs and (
+                state.step.numpy() < self.total_steps or state.batch.numpy() > 0
+            ):
+                began = time.perf_counter()
+                self._train_epoch(bar)
+                self._finish_epoch(time.perf_counter() - began)
+                self._stop_if_asked()
+        self.log.flush()
+
+    def _train_epoch(self, bar) -> None:
+        """The rest of the present epoch."""
+        state, training = self.state, self.run_settings.training
+        done = int(state.batch.numpy())
+        iterator = iter(self._dataset(int(state.epoch.numpy()), done))
+        pending, counted, pending_steps = None, 0.0, 0
+        began = time.perf_counter()
+        while done < self.batches and state.step.numpy() < self.total_steps:
+            step = int(state.step.numpy())
+            # Up to the next log line, the end of the epoch or of the phase.
+            count = min(
+                training.steps_per_loop,
+                training.log_steps - step % training.log_steps,
+                self.batches - done,
+                self.total_steps - step,
+            )
+            means, bad_step, taken = self.loop.run(iterator, tf.constant(count))
+            names = self.step.metric_names
+            means = dict(zip(names, means.numpy().tolist(), strict=True))
+            actions.check_finite(means, int(bad_step.numpy()))
+            done += count
+            state.batch.assign(done)
+            bar.update(count)
+            pending = _weighted_sum(pending, means, float(taken))
+            counted += float(taken)
+            pending_steps += count
+            step += count
+            if step % training.log_steps == 0 or done == self.batches:
+                seconds = time.perf_counter() - began
+                speed = pending_steps * training.batch_size / seconds
+                if counted:
+                    means = {name: value / counted for name, value in pending.items()}
+                    self._log(step, means, speed)
+                else:
+                    _LOG.warning(
+                        "training step %d | none of the last %d steps had a finite "
+                        "gradient: the loss scale goes down.",
+                        step,
+                        pending_steps,
+                    )
+                pending, counted, pending_steps = None, 0.0, 0
+                began = time.perf_counter()
+            self._save_if_due()
+            self._stop_if_asked()
+
+    def _steps_taken(self, step: int) -> int:
+        """Of `step` steps, those that changed the weights; the schedule counts them."""
+        if self.loop.loss_scale is None:
+            return step
+        (learner, *_) = self.step.learners.values()
+        return int(learner.optimizer.iterations.numpy())
+
+    def _log(self, step: int, means: dict[str, float], speed: float) -> None:
+        rate = float(self.learning_rate(max(self._steps_taken(step) - 1, 0)))
+        scalars = actions.training_scalars(means, rate, speed)
+        self.log.scalars(scalars, step)
+        self.log.line("training", step, {k: _rounded(v) for k, v in scalars.items()})
+        actions.log_training(step, means, speed)
+
+    def _save_if_due(self) -> None:
+        minutes = self.run_settings.training.save_checkpoint_minutes
+        if time.monotonic() - self.saved_at >= 60 * minutes:
+            self.state.save()
+            self.saved_at = time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        """Saves and stops after a signal to any process, all at the same step.
+
+        Raises:
+            interruption.Interrupted: if there was one.
+        """
+        received = distribution.largest(self.strategy, self.watch.received or 0)
+        if not received:
+            return
+        self.state.save()
+        self.log.flush()
+        raise interruption.Interrupted(
+            received,
+            f"stopped by {interruption.name_of(received)}: phase {self.phase.name} is "
+            f"saved at step {self.state.step.numpy()}. The same command goes on from "
+            "there.",
+        )
+
+    def _finish_epoch(self, seconds: float) -> None:
+        """Validates, keeps the best networks, saves.
+
+        Args:
+            seconds: of the epoch's training, since the last start of the program.
+
+        Raises:
+            interruption.Interrupted: after a signal during the validation; the state
+                is that of before it then.
+        """
+        state = self.state
+        step, epoch = int(state.step.numpy()), int(state.epoch.numpy()) + 1
+        notes = state.read_notes()
+        improved = []
+        for role in self.phase.trained:
+            numbers = self._validate(role, step, epoch)
+            entry = notes.setdefault(role.name, {"best": None, "epochs": []})
+            entry["epochs"].append({"epoch": epoch, "step": step, **numbers})
+            best = entry["best"]
+            better = best is None or numbers.get("gap", epoch) > best.get("gap", 0)
+            if better or role.keeps_last:
+                entry["best"] = {"epoch": epoch, "step": step, **numbers}
+                improved.append(role)
+        if self.chief:
+            for role in improved:
+                checkpoints.propose_best(
+                    self._best_folder(role),
+                    role.name,
+                    self.networks.network(role.name),
+                    notes[role.name]["best"],
+                )
+        state.epoch.assign(epoch)
+        state.batch.assign(0)
+        state.write_notes(notes)
+        state.save()
+        self.saved_at = time.monotonic()
+        if self.chief:
+            for role in improved:
+                best = notes[role.name]["best"]
+                checkpoints.settle_best(self._best_folder(role), best)
+        before = self.record.phase(self.phase.name).get("epoch_seconds", [])
+        self.record.update(
+            self.phase.name,
+            step=step,
+            results=notes,
+            epoch_seconds=[*before[: epoch - 1], round(seconds, 3)],
+        )
+
+    def _until_asked_to_stop(self, batches):
+        """The batches of a validation, which can take longer than a stop may.
+
+        With several processes all have to take part to the end.
+        """
+        alone = distribution.num_processes(self.strategy) == 1
+        for batch in batches:
+            if alone:
+                self._stop_if_asked()
+            yield batch
+
+    def _validate(self, role: modes.Role, step: int, epoch: int) -> dict:
+        """Metrics on the validation data; empty without such data."""
+        run = self.run_settings
+        pattern = run.training.validation_data_pattern
+        if not pattern:
+            return {}
+        dataset = inputs.evaluation_dataset(
+            self.strategy,
+            pattern,
+            run.data,
+            inputs.views_of(run, [role.name]),
+            run.training.batch_size,
+            inputs.reading(run.training),
+        )
+        shards = records.expand_patterns(pattern, "validation_data_pattern")
+        skipped = inputs.find_skipped(shards, run.data, run.training)
+        result = self.evaluators[role.name].evaluate(
+            self._until_asked_to_stop(dataset),
+            num_skipped=len(skipped.bad) if skipped else 0,
+        )
+        numbers = result.to_dict()
+        scalars = actions.evaluation_scalars(numbers)
+        self.log.scalars(scalars, step, subfolder=f"validation_{role.name}")
+        line = {"network": role.name, "epoch": epoch, **numbers}
+        self.log.line("validation", step, line)
+        prefix = f"epoch {epoch} | step {step} | {role.name}"
+        _LOG.info("%s", actions.evaluation_line(prefix, numbers))
+        return numbers
+
+
+def _weighted_sum(total, means: dict[str, float], count: int) -> dict[str, float]:
+    total = total or dict.fromkeys(means, 0.0)
+    return {name: total[name] + value * count for name, value in means.items()}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
