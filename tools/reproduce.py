@@ -204,13 +204,13 @@ def write_results(
     """Report, runs.jsonl and the section of --write_to, of what there is.
 
     Args:
-        output_dir, grid, test_data_pattern: see report.Results.
+        output_dir, grid, test_data_pattern: see scores.Results.
         common: see plan.common_settings.
         known: the archive.Archive of --known_runs.
     """
-    from tools.reproduction import archive, document, report
+    from tools.reproduction import archive, document, report, scores
 
-    results = report.Results(grid, output_dir, test_data_pattern, known)
+    results = scores.Results(grid, output_dir, test_data_pattern, known)
     folder = pathlib.Path(report_dir(output_dir))
     document.write(folder, report.make_report(results))
     kept = results.to_archive()

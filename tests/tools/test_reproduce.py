@@ -26,6 +26,8 @@ from tools.reproduction import (
     report,
     runner,
     runs,
+    scores,
+    texts,
 )
 from yt8m_distill import settings
 from yt8m_distill.models import builder
@@ -453,7 +455,7 @@ def make_grid(tmp_path, **changes) -> tuple[plan.Grid, list[plan.Experiment]]:
 
 
 def report_of(grid, output_dir, test_data_pattern, known=None) -> list:
-    results = report.Results(grid, output_dir, test_data_pattern, known)
+    results = scores.Results(grid, output_dir, test_data_pattern, known)
     return report.make_report(results)
 
 
@@ -528,7 +530,7 @@ def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
 def test_the_summary_has_scores_and_shares(tmp_path):
     grid, made = make_grid(tmp_path)
     fabricate_all(made)
-    table = report.summary(report.Results(grid, str(tmp_path)))
+    table = report.summary(scores.Results(grid, str(tmp_path)))
     assert table.header[1:] == ["k=6"]
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["Uniform-k"] == "0.400 ± 0.028 / 0.200 ± 0.014"
@@ -537,7 +539,7 @@ def test_the_summary_has_scores_and_shares(tmp_path):
     assert rows["Teacher-Skyline"].startswith("0.600 ± 0.000 / ")
 
 
-def kept(results: report.Results, path, test_data_pattern="") -> archive.Archive:
+def kept(results: scores.Results, path, test_data_pattern="") -> archive.Archive:
     """What is left of results in the file beside a report."""
     common = plan.common_settings(str(path.parent), BASE)
     archive.write(path, common, test_data_pattern, results.to_archive())
@@ -561,7 +563,7 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
     points["points"] = [[[0.5, 1], [1, 1], [2, 3]], [[1, 2], [3, 2], [4, 5]]]
     (out / figures.EMBEDDING / figures.POINTS).write_text(json.dumps(points))
     for test in ("", f"{tmp_path}/test*"):
-        results = report.Results(grid, str(out), test)
+        results = scores.Results(grid, str(out), test)
         known = kept(results, tmp_path / archive.RUNS, test)
         assert str(tmp_path) not in (tmp_path / archive.RUNS).read_text()
         expected = report_of(grid, str(out), test)
@@ -572,7 +574,7 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
         drawn = [b.svg for b in found if isinstance(b, document.Figure)]
         assert len(drawn) == 4
         # Once more through the file, and nothing is lost.
-        again = report.Results(grid, str(tmp_path / "none"), test, known)
+        again = scores.Results(grid, str(tmp_path / "none"), test, known)
         text = (tmp_path / archive.RUNS).read_text()
         kept(again, tmp_path / archive.RUNS, test)
         assert (tmp_path / archive.RUNS).read_text() == text
@@ -582,7 +584,7 @@ def test_known_runs_are_not_run_again_but_for_the_teachers_of_others(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     absent = plan.Cell("serial_rep_pred_ce", 6, 1)
     fabricate_all([e for e in made if e.cell != absent])
-    known = kept(report.Results(grid, str(tmp_path / "out")), tmp_path / "x")
+    known = kept(scores.Results(grid, str(tmp_path / "out")), tmp_path / "x")
     _, anew = make_grid(tmp_path / "new")
     missing = known.missing(anew)
     assert [e.cell for e in missing] == [("teacher_skyline", None, 1), absent]
@@ -596,10 +598,10 @@ def test_known_runs_are_not_run_again_but_for_the_teachers_of_others(tmp_path):
 def test_the_newer_run_counts_where_a_folder_is_finished_too(tmp_path):
     grid, made = make_grid(tmp_path / "out", methods=("baseline_uniform",))
     fabricate_all(made)
-    known = kept(report.Results(grid, str(tmp_path / "out")), tmp_path / "x")
+    known = kept(scores.Results(grid, str(tmp_path / "out")), tmp_path / "x")
     fabricate(made[0], [0.7])
     fabricate(made[1], [0.8], finished=False)
-    results = report.Results(grid, str(tmp_path / "out"), "", known)
+    results = scores.Results(grid, str(tmp_path / "out"), "", known)
     assert results.scores("baseline_uniform", 6, "gap") == [0.7, 0.42]
     (_, changed) = tables_of(report.make_report(results))["All runs"]
     assert changed == {"baseline_uniform/k6/seed0": ["0.380000", "0.700000"]}
@@ -608,7 +610,7 @@ def test_the_newer_run_counts_where_a_folder_is_finished_too(tmp_path):
 def test_a_run_that_gives_the_same_again_is_not_said_to_have_changed(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     fabricate_all(made)
-    known = kept(report.Results(grid, str(tmp_path / "out")), tmp_path / "x")
+    known = kept(scores.Results(grid, str(tmp_path / "out")), tmp_path / "x")
     blocks = report_of(grid, str(tmp_path / "out"), "", known)
     assert len(tables_of(blocks)["All runs"]) == 1
 
@@ -650,7 +652,7 @@ def test_a_file_of_other_runs_is_refused(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     fabricate_all(made)
     path = tmp_path / archive.RUNS
-    kept(report.Results(grid, str(tmp_path / "out")), path)
+    kept(scores.Results(grid, str(tmp_path / "out")), path)
     moved = [*BASE, "--train_data_pattern=/elsewhere/t", "--log_steps=3"]
     assert archive.read(str(path), plan.common_settings("o", moved)).runs
     for change, complaint in (
@@ -683,7 +685,7 @@ def ablation_rows(tmp_path, leave_out=()) -> dict:
 def test_the_ablation_has_a_row_for_each_change(tmp_path):
     rows = ablation_rows(tmp_path)
     assert len(rows) == 3 + len(published.ABLATIONS)
-    assert rows["Teacher-Skyline"][-1] == report.MISSING
+    assert rows["Teacher-Skyline"][-1] == texts.MISSING
     # Uniform-k has 0.38 and 0.42, the teacher 0.6.
     changed = rows["best preset, but ce + pred"]
     assert changed == ["0.500 ± 0.000", "0.250 ± 0.000", "0.50"]
@@ -697,14 +699,14 @@ def test_the_rows_of_the_ablation_are_means_over_the_same_seeds(tmp_path):
     assert rows["Uniform-k"] == ["0.380", "0.190", "0.00"]
     assert rows["best preset, but ce + pred"] == ["0.500", "0.250", "0.55"]
     assert rows["best preset, but pred + 0.01*rep"] == ["0.500", "0.250", "0.55"]
-    assert rows["best preset, but 30 epochs"] == [report.MISSING] * 3
+    assert rows["best preset, but 30 epochs"] == [texts.MISSING] * 3
 
 
 def test_the_summary_misses_runs_without_a_score(tmp_path):
     grid, made = make_grid(tmp_path)
     missing = plan.Cell("serial_rep_pred_ce", 6, 1)
     fabricate_all([e for e in made if e.cell != missing])
-    assert report.missing_in_summary(report.Results(grid, str(tmp_path))) == [
+    assert report.missing_in_summary(scores.Results(grid, str(tmp_path))) == [
         missing.name
     ]
 
@@ -739,7 +741,7 @@ def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
     tables = tables_of(report_of(grid, str(tmp_path), "test*"))
     (gap,) = tables["GAP"]
     assert gap["Uniform-k"][0] == "0.710"
-    assert gap["Teacher-Skyline"][0] == report.MISSING
+    assert gap["Teacher-Skyline"][0] == texts.MISSING
     (every,) = tables["All runs"]
     of_uniform = every["baseline_uniform/k6/seed0"]
     assert of_uniform[2:] == ["0.380", "0.190", "0.710", "0.355"]
@@ -754,7 +756,7 @@ def test_a_partly_finished_grid_has_a_report(tmp_path):
     fabricate(by_method["serial_rep"], [0.1], finished=False)
     tables = tables_of(report_of(grid, str(tmp_path), ""))
     (gap,), (every,) = tables["GAP"], tables["All runs"]
-    assert gap["Serial rep"] == [report.MISSING, "0.727"]
+    assert gap["Serial rep"] == [texts.MISSING, "0.727"]
     assert every["serial_rep/k6/seed0"][0] == "2 of 6 epochs"  # one of each phase
     assert every["serial_rep/k6/seed1"][0] == "not begun"
 
@@ -818,7 +820,7 @@ def test_table_4_adds_up(tmp_path):
     (tmp_path / measures.TIMING).write_text(json.dumps(times))
     blocks = report_of(grid, str(tmp_path), "")
     ((_, student),) = [list(t.values()) for t in tables_of(blocks)["Time"]]
-    assert student[:5] == ["2.5", "400", "5", "200", report.MISSING]
+    assert student[:5] == ["2.5", "400", "5", "200", texts.MISSING]
     text = document.to_markdown(blocks)
     assert "Measured on: 1 x Z80, batches of 8, by an index" in text
 
@@ -866,8 +868,8 @@ def test_the_html_page_needs_nothing_else(tmp_path):
 def test_the_deviation_is_the_sample_s_and_of_one_value_none():
     assert compare.deviation([1.0, 3.0]) == pytest.approx(2**0.5)
     assert compare.deviation([1.0]) == 0
-    assert report.spread_text([]) == "–"
-    assert report.spread_text([0.5]) == "0.500"
+    assert texts.spread_text([]) == "–"
+    assert texts.spread_text([0.5]) == "0.500"
 
 
 def test_a_share_needs_a_gap():
@@ -1167,7 +1169,7 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
         (line,) = helpers.read_lines(folder / "eval" / "metrics.jsonl")
         assert row[0] == f"{line['gap']:.3f}"
     (times,) = tables["Time"]
-    assert all(report.MISSING not in row[:5] for row in times.values())
+    assert all(texts.MISSING not in row[:5] for row in times.values())
     rows = (tmp_path / "out" / "figure3" / "metadata.tsv").read_text().splitlines()
     tensors = (tmp_path / "out" / "figure3" / "tensors.tsv").read_text().splitlines()
     assert len(rows) == len(tensors) + 1 and len(tensors) % 2 == 0
