@@ -4,9 +4,11 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 from absl import flags
 
+from tests import training_helpers as helpers
 from yt8m_distill import flag_groups, settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -40,6 +42,29 @@ def test_a_command_parses_and_its_settings_hold(words):
     assert left == words[:1]
     for group in GROUPS[script]:
         flag_groups.read(group, values)
+
+
+def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    helpers.write_data(tmp_path / "yt8m")
+    run = helpers.make_run("run", "yt8m", mode="baseline", num_epochs=1)
+    helpers.train(run)
+    (text,) = re.findall(r"```python\n(import tensorflow.*?)```", README, re.DOTALL)
+    # 12 videos in batches of 8; the network of paper size is made narrower.
+    text = text.replace("batch_size=64", "batch_size=8")
+    text = text.replace("block_len=20", "block_len=20, cells=8")
+    block, loop = text.split("for batch in ")
+    frames = np.random.default_rng(0).integers(0, 256, [2, 25, 1152], np.uint8)
+    names = {"frames": frames, "num_frames": np.int32([25, 7])}
+    exec(compile(block, "README.md", "exec"), names)
+    logits, encoding, states = names["outputs"]
+    assert (logits.shape, encoding.shape, states) == ((2, 3862), (2, 32), None)
+    found = []
+    loop = "for batch in " + loop + "    found.append((scores, batch['weights']))\n"
+    exec(compile(loop, "README.md", "exec"), names | {"found": found})
+    assert [int(sum(weights)) for _, weights in found] == [8, 4]
+    assert all(scores.shape == (8, 10) for scores, _ in found)
+    assert len(np.unique(found[0][0])) > 10
 
 
 def test_every_linked_file_exists():
