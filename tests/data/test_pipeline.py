@@ -292,6 +292,18 @@ def test_frames_that_a_sampler_names_behind_valid_are_not_read(shards, monkeypat
     assert_equal(found, read(shards, {"sampled": UNIFORM}))
 
 
+def test_a_sampler_may_decide_by_tensors(shards, monkeypatch):
+    def doubtful(num_frames, k, max_frames, keys):
+        name = "uniform"
+        if tf.reduce_max(num_frames) < 0:  # A graph cannot ask that without AutoGraph.
+            return tf.zeros([4, k], tf.int32), num_frames
+        return frame_sampling.SAMPLERS.get(name)(num_frames, k, max_frames, keys)
+
+    monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "doubtful", doubtful)
+    found = read(shards, {"sampled": pipeline.ViewSpec("doubtful", 4)})
+    assert_equal(found, read(shards, {"sampled": UNIFORM}))
+
+
 def test_the_sampled_view_follows_the_settings():
     sampling = settings.SamplingSettings(
         student_k=6, frame_sampler="uniform", train_frame_sampler="random"

@@ -74,10 +74,12 @@ def pick(
             frames or a frame that a video does not have; see records.describe_error.
     """
     spec = parse(sampler)
+    draw = SAMPLERS.get(spec.name)
+    if draw.__module__ != __name__ and not tf.executing_eagerly():
+        # Samplers of one's own may have `if` and `for` over tensors.
+        draw = tf.function(draw)
     try:
-        found = SAMPLERS.get(spec.name)(
-            num_frames, k, max_frames, keys, **spec.arguments
-        )
+        found = draw(num_frames, k, max_frames, keys, **spec.arguments)
     except TypeError as error:
         raise ValueError(f"Sampler {spec}: {error}") from error
     width = max_frames if spec.name == "all" else k

@@ -345,7 +345,9 @@ class TeacherCache:
             return {**batch, structures.GUIDE: guide}
 
         return dataset.map(
-            look_up, num_parallel_calls=pipeline.PARALLEL_BATCHES, deterministic=True
+            tf.autograph.experimental.do_not_convert(look_up),  # As in pipeline.
+            num_parallel_calls=pipeline.PARALLEL_BATCHES,
+            deterministic=True,
         ).prefetch(pipeline.BATCHES_AHEAD)
 
 
