@@ -144,6 +144,22 @@ def test_only_the_roles_asked_for_are_made(role):
     assert list(networks.views) == [role]
 
 
+def test_weights_that_are_to_be_read_are_not_drawn():
+    drawn, waiting, again = (
+        builder.build_networks(make_run(), ROLES, to_be_read=to_be_read)
+        for to_be_read in (False, True, False)
+    )
+    described = [[tuple(v.shape) for v in n.variables] for n in (drawn, waiting)]
+    assert described[0] == described[1]
+    for networks, is_drawn in ((drawn, True), (waiting, False), (again, True)):
+        for network in (networks.teacher, networks.student):
+            for layer in network.lower.stack + network.upper.stack:
+                recurrent = layer.cell.recurrent_kernel.numpy()
+                product = recurrent @ recurrent.T
+                expected = np.eye(3) if is_drawn else np.zeros([3, 3])
+                np.testing.assert_allclose(product, expected, atol=1e-5)
+
+
 def test_a_network_on_video_level_records_reads_one_frame():
     run = make_run(teacher="FrameLevelLogisticModel", frame_features=False)
     networks = builder.build_networks(run, ROLES)

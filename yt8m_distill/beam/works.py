@@ -312,7 +312,7 @@ def _open_cache(run: settings.RunSettings):
     strategy = distribution.build_strategy(run.training.num_gpus)
     distribution.check_batch_size(run.training.batch_size, strategy)
     with strategy.scope():
-        networks = builder.build_networks(run, ["teacher"])
+        networks = builder.build_networks(run, ["teacher"], to_be_read=True)
     checkpoints.restore_network(prefix, "teacher", networks.network("teacher"))
     key = teacher_cache.describe(networks.network("teacher"), run, states)
     cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)

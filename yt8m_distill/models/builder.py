@@ -1,10 +1,11 @@
 """From settings to networks."""
 
+import contextlib
 from collections.abc import Sequence
 
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.losses import objective
-from yt8m_distill.models import base, teacher_student
+from yt8m_distill.models import base, lstm, teacher_student
 
 registry.import_modules("yt8m_distill.models")
 
@@ -174,7 +175,10 @@ def build_network(
 
 
 def build_networks(
-    run: settings.RunSettings, roles: Sequence[str], share_classifier: bool = False
+    run: settings.RunSettings,
+    roles: Sequence[str],
+    share_classifier: bool = False,
+    to_be_read: bool = False,
 ) -> teacher_student.TeacherStudent:
     """New networks of these roles; call it in the strategy's scope.
 
@@ -182,10 +186,13 @@ def build_networks(
         run: the settings.
         roles: `teacher`, `student` or both.
         share_classifier: both networks use one head with one set of variables.
+        to_be_read: their weights will come from a checkpoint, or do not matter: what
+            takes long to draw is 0.
     """
     networks: dict[str, base.VideoClassifier] = {}
-    for role in sorted(roles, key=("teacher", "student").index):
-        shares = share_classifier and role == "student"
-        sharing = networks["teacher"] if shares else None
-        networks[role] = build_network(role, run, sharing)
+    with lstm.to_be_read() if to_be_read else contextlib.nullcontext():
+        for role in sorted(roles, key=("teacher", "student").index):
+            shares = share_classifier and role == "student"
+            sharing = networks["teacher"] if shares else None
+            networks[role] = build_network(role, run, sharing)
     return teacher_student.TeacherStudent(networks, {r: VIEWS[r] for r in roles})

@@ -22,7 +22,10 @@ Two implementations compute the same numbers from the same variables:
 `auto` takes `keras` where a GPU is visible, `hoisted` elsewhere.
 """
 
+import contextlib
+import contextvars
 import numbers
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
@@ -256,6 +259,23 @@ def require_counts(**arguments: int) -> None:
             raise ValueError(f"{name}={value!r} is not a whole number above 0.")
 
 
+_TO_BE_READ = contextvars.ContextVar("to_be_read", default=False)
+
+
+@contextlib.contextmanager
+def to_be_read() -> Iterator[None]:
+    """Layers made inside are going to get their weights from a checkpoint.
+
+    They do without the orthogonal matrices that recurrent weights begin as, which take
+    seconds to draw at the paper's size.
+    """
+    token = _TO_BE_READ.set(True)
+    try:
+        yield
+    finally:
+        _TO_BE_READ.reset(token)
+
+
 class StackedLSTM(keras.layers.Layer):
     """LSTM layers on top of each other; returns the final states of all of them.
 
@@ -280,11 +300,16 @@ class StackedLSTM(keras.layers.Layer):
         self.num_layers = layers
         self.implementation = implementation
         policy = keras.mixed_precision.global_policy()
+        recurrent = "zeros" if _TO_BE_READ.get() else "orthogonal"
         # An attribute each: Keras 3 (3.15) hides layers in a list from
         # tf.train.Checkpoint, which would then save nothing of them, silently.
         for number in range(layers):
             layer = keras.layers.LSTM(
-                cells, return_sequences=True, return_state=True, dtype=policy
+                cells,
+                recurrent_initializer=recurrent,
+                return_sequences=True,
+                return_state=True,
+                dtype=policy,
             )
             setattr(self, f"layer_{number + 1}", layer)
 

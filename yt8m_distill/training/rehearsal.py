@@ -26,7 +26,9 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
         roles = [role.name for role in phase.roles]
         inputs.views_of(run, roles)
         inputs.views_of(run, roles, training=True)
-        networks = builder.build_networks(run, roles, phase.share_classifier)
+        networks = builder.build_networks(
+            run, roles, phase.share_classifier, to_be_read=True
+        )
         initial_weights.copy_from_guide(phase, networks)
         _rehearse_losses(phase, networks, run)
     optimizers.build_optimizer(

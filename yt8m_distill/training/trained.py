@@ -103,7 +103,7 @@ def open_network(
     strategy = strategy or distribution.build_strategy(given.num_gpus)
     distribution.check_batch_size(given.batch_size, strategy)
     with strategy.scope():
-        networks = builder.build_networks(run, [role])
+        networks = builder.build_networks(run, [role], to_be_read=True)
     views = inputs.views_of(run, [role])
     trained = TrainedNetwork(networks, role, run, views, strategy, None)
     if found:
