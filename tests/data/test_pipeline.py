@@ -292,6 +292,51 @@ def test_frames_that_a_sampler_names_behind_valid_are_not_read(shards, monkeypat
     assert_equal(found, read(shards, {"sampled": UNIFORM}))
 
 
+def test_an_epoch_does_not_trace_the_parser_again(tmp_path):
+    shard = helpers.write_shard(
+        tmp_path / "a.tfrecord", [helpers.video(i, 9) for i in range(8)]
+    )
+    view = {"sampled": pipeline.ViewSpec("random", 3)}
+    parse = pipeline._parsing(
+        helpers.data_settings(),
+        tuple(view.items()),
+        (frame_sampling.SAMPLERS.get("random"),),
+    )
+    before = parse.experimental_get_tracing_count()
+    epochs = [train([shard], view, epoch=epoch, batch_size=8) for epoch in (0, 1, 2)]
+    assert parse.experimental_get_tracing_count() == before + 1
+    indices = [
+        {
+            name: tuple(row)
+            for name, row in zip(
+                batch["video_id"],
+                batch["views"]["sampled"]["frame_indices"].tolist(),
+                strict=True,
+            )
+        }
+        for (batch,) in epochs
+    ]
+    # Its frames are those of the epoch all the same.
+    assert indices[0].keys() == indices[1].keys() == indices[2].keys()
+    assert indices[0] != indices[1] != indices[2]
+
+
+def test_a_sampler_that_is_registered_anew_is_the_new_one(tmp_path, monkeypatch):
+    shard = helpers.write_shard(
+        tmp_path / "a.tfrecord", [helpers.video(i, 9) for i in range(4)]
+    )
+    plain = pathlib.Path(shard)
+    plain.write_bytes(gzip.compress(plain.read_bytes()))  # It is parsed as a whole.
+    for name in ("first", "last"):
+        sampler = frame_sampling.SAMPLERS.get(name)
+        monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "mine", sampler)
+        mine, expected = (
+            read([shard], {"sampled": pipeline.ViewSpec(text, 3)})
+            for text in ("mine", name)
+        )
+        assert_equal(mine, expected)
+
+
 def test_a_sampler_may_decide_by_tensors(shards, monkeypatch):
     def doubtful(num_frames, k, max_frames, keys):
         name = "uniform"

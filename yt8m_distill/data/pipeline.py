@@ -361,9 +361,15 @@ class _Source:
         paths = tf.gather(tf.constant(self.files), tf.maximum(files, 0))
         numbers = tf.strings.as_string(numbers)
         origins = tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
-        return _parsed_batch(
-            serialized, origins, is_video, self.data, self.views, self.salt
+        samplers = [
+            frame_sampling.parse(view.sampler).name for view in self.views.values()
+        ]
+        parse = _parsing(
+            self.data,
+            tuple(self.views.items()),
+            tuple(map(frame_sampling.SAMPLERS.get, samplers)),
         )
+        return parse(serialized, origins, is_video, tf.constant(self.salt))
 
 
 class _Parsed(_Source):
@@ -642,6 +648,24 @@ def _pick(view: ViewSpec, num_frames, data, keys) -> tuple[tf.Tensor, tf.Tensor]
     return frame_sampling.pick(view.sampler, num_frames, view.k, data.max_frames, keys)
 
 
+@functools.lru_cache(maxsize=16)
+def _parsing(data: settings.DataSettings, views: tuple, samplers: tuple):
+    """`_parsed_batch` as a function that is traced once, not for every epoch.
+
+    Args:
+        data: what the records hold.
+        views: (name, ViewSpec) pairs.
+        samplers: the functions behind the views' names, which one can register anew.
+    """
+    del samplers
+
+    @tf.function(autograph=False)  # As in build_dataset.
+    def parse(serialized, origins, is_video, salt):
+        return _parsed_batch(serialized, origins, is_video, data, dict(views), salt)
+
+    return parse
+
+
 def _parsed_batch(serialized, origins, is_video, data, views, salt) -> structures.Batch:
     """The batch of records that the parser reads whole; it finds what is wrong."""
     parsed = records.parse_batch(serialized, origins, data, is_video)
@@ -660,9 +684,9 @@ def _parsed_batch(serialized, origins, is_video, data, views, salt) -> structure
     }
 
 
-def _video_keys(video_ids: tf.Tensor, salt: int) -> tf.Tensor:
+def _video_keys(video_ids: tf.Tensor, salt: int | tf.Tensor) -> tf.Tensor:
     """[B] int64 that `random` draws from: the id, mixed with seed and epoch."""
-    salted = tf.strings.join([video_ids, f"#{salt}"])
+    salted = tf.strings.join([video_ids, "#", tf.strings.as_string(salt)])
     return tf.strings.to_hash_bucket_fast(salted, 2**62)
 
 
