@@ -980,6 +980,9 @@ def test_a_run_under_other_settings_does_not_count_as_finished(tmp_path):
     base = [*BASE, "--num_epochs=9"]
     (other,) = experiments(tmp_path, base, tables=("1",), methods=("teacher_skyline",))
     assert runner.is_trained(first) and not runner.is_trained(other)
+    base = [*BASE, "--teacher=HierarchicalLSTM( block_len=5,cells=4 )"]
+    (same,) = experiments(tmp_path, base, tables=("1",), methods=("teacher_skyline",))
+    assert runner.is_trained(same)
 
 
 def test_a_failure_stops_only_those_that_need_it(tmp_path, capfd):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import tqdm
 
 from tools.reproduction import cost, plan, runs
+from yt8m_distill import settings
 from yt8m_distill.training import inputs, manifest, modes
 
 LOG = "train.log"
@@ -92,7 +93,8 @@ def is_trained(experiment: plan.Experiment) -> bool:
         manifest.role_settings(s, ("teacher", "student"), True)
         for s in (run.settings, experiment.run)
     )
-    return {**found, "teacher_checkpoint": wanted["teacher_checkpoint"]} == wanted
+    found["teacher_checkpoint"] = wanted["teacher_checkpoint"]
+    return not settings.differences(found, wanted)
 
 
 def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, ...]:

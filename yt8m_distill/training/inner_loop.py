@@ -7,7 +7,7 @@ from yt8m_distill.training import steps
 # Loss scaling under mixed_float16: halved when a gradient overflows, doubled
 # after this many steps without.
 INITIAL_LOSS_SCALE = 2.0**15
-STEPS_UNTIL_DOUBLED = 2000
+_STEPS_UNTIL_DOUBLED = 2000
 
 
 class InnerLoop:
@@ -65,7 +65,7 @@ class InnerLoop:
     def _rescale(self, finite):
         """Moves the loss scale after a step."""
         good = tf.where(finite, self.good_steps + 1, 0)
-        double = good >= STEPS_UNTIL_DOUBLED
+        double = good >= _STEPS_UNTIL_DOUBLED
         factor = tf.where(finite, tf.where(double, 2.0, 1.0), 0.5)
         self.loss_scale.assign(tf.maximum(self.loss_scale * factor, 1.0))
         self.good_steps.assign(tf.where(double, tf.zeros_like(good), good))
