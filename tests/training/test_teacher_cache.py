@@ -137,6 +137,13 @@ def test_states_at_other_frames_than_the_caches_are_refused(
         helpers.train(run)
 
 
+def test_the_same_frames_may_be_spelt_otherwise(serial_run, tmp_path):
+    run = student_run(
+        serial_run, tmp_path, match="both", train_frame_sampler=" uniform( ) "
+    )
+    teacher_cache.check_same_frames(run)
+
+
 @pytest.mark.parametrize("mode", ["teacher", "baseline", "parallel"])
 def test_only_a_frozen_teacher_can_be_cached(data, tmp_path, mode):
     with pytest.raises(ValueError, match="--teacher_cache goes with --mode=serial"):
