@@ -91,7 +91,7 @@ _SPECIFICATIONS = ("teacher", "student", "optimizer", *_SAMPLERS)
 _LISTS = ("feature_names", "feature_sizes", "student_loss")
 
 
-def canonical(name: str, value: Any) -> Any:
+def _canonical(name: str, value: Any) -> Any:
     """What a setting's value means: spaces, quotes and the order of arguments apart."""
     if name in _SPECIFICATIONS and isinstance(value, str):
         try:
@@ -103,12 +103,17 @@ def canonical(name: str, value: Any) -> Any:
     return value
 
 
+def is_same(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of a setting mean the same, in whichever spelling."""
+    return _canonical(name, one) == _canonical(name, other)
+
+
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """`--seed: was 1, is 2; …` of the settings that mean something else."""
     return "; ".join(
         f"--{name}: was {stored.get(name)!r}, is {wanted.get(name)!r}"
         for name in sorted({*stored, *wanted})
-        if canonical(name, stored.get(name)) != canonical(name, wanted.get(name))
+        if not is_same(name, stored.get(name), wanted.get(name))
     )
 
 

@@ -319,8 +319,7 @@ def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
     """
     return (
         run.distillation.mode == "serial"
-        and settings.canonical("teacher", run.networks.teacher)
-        == settings.canonical("teacher", teacher.networks.teacher)
+        and settings.is_same("teacher", run.networks.teacher, teacher.networks.teacher)
         and run.training.train_fraction == teacher.training.train_fraction
     )
 

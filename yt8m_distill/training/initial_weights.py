@@ -68,10 +68,7 @@ def find_teacher(run: settings.RunSettings) -> str:
             "prefix."
         )
     theirs = manifest.read_run_settings(given)
-    trained, wanted = (
-        settings.canonical("teacher", r.networks.teacher) for r in (theirs, run)
-    )
-    if trained != wanted:
+    if not settings.is_same("teacher", theirs.networks.teacher, run.networks.teacher):
         raise ValueError(
             f"--teacher_checkpoint={given} was trained with --teacher="
             f"{theirs.networks.teacher!r}, this command says "

@@ -564,9 +564,7 @@ def check_same_frames(run: settings.RunSettings) -> None:
     """
     sampler = run.sampling.frame_sampler
     trained = run.sampling.train_frame_sampler or sampler
-    if settings.canonical("frame_sampler", trained) != settings.canonical(
-        "frame_sampler", sampler
-    ):
+    if not settings.is_same("frame_sampler", trained, sampler):
         raise ValueError(
             "--teacher_cache cannot hold the intermediate states at the frames of "
             f"--train_frame_sampler={trained}: it has those of "
