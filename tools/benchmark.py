@@ -36,6 +36,7 @@ AREAS = (
     "memory",
     "memory_kept",
     "saving",
+    "requests",
     "profile",
     "arithmetic",
 )

@@ -1,0 +1,92 @@
+"""What a request to the exported model costs, next to its `frames` signature."""
+
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tools.benchmarking import results
+from yt8m_distill import settings
+from yt8m_distill.models import builder
+from yt8m_distill.serving import export
+from yt8m_distill.training import inputs
+
+_BATCHES = (1, 8, 64)
+# A small network: the cost of a request itself shows most there.
+_NETWORK = "HierarchicalLSTM(cells=64, layers=1, block_len=5)"
+
+
+def _make_record(random, names, sizes, num_frames: int) -> bytes:
+    example = tf.train.SequenceExample()
+    example.context.feature["id"].bytes_list.value.append(b"video")
+    example.context.feature["labels"].int64_list.value.append(1)
+    for name, size in zip(names, sizes, strict=True):
+        frames = example.feature_lists.feature_list[name].feature
+        for _ in range(num_frames):
+            frames.add().bytes_list.value.append(random.bytes(size))
+    return example.SerializeToString()
+
+
+def _time(call: Callable[[], object], repeats: int) -> tuple[np.ndarray, float]:
+    """Wall seconds of each call, and CPU seconds per call."""
+    for _ in range(5):
+        call()
+    walls, cpu = [], time.process_time()
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        walls.append(time.perf_counter() - began)
+    return np.array(walls), (time.process_time() - cpu) / repeats
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    run = settings.RunSettings.from_dict(
+        {
+            "mode": "baseline",
+            "student": _NETWORK,
+            "student_k": 6 if quick else 30,
+            "max_frames": 20 if quick else 300,
+            "feature_sizes": "8,4" if quick else "1024,128",
+            "num_classes": 10 if quick else 3862,
+            "train_dir": "unused",
+            "train_data_pattern": "unused",
+        }
+    )
+    data = run.data
+    network = builder.build_network("student", run)
+    (view,) = inputs.views_of(run, ["student"]).values()
+    with tempfile.TemporaryDirectory() as folder:
+        export.export(network, data, view, f"{folder}/model")
+        signatures = tf.saved_model.load(f"{folder}/model").signatures
+    random = np.random.default_rng(0)
+    record = _make_record(random, data.names, data.sizes, data.max_frames)
+    found = []
+    for size in _BATCHES:
+        repeats = 5 if quick else max(40, 1000 // size)
+        records = tf.constant([record] * size)
+        frames = tf.zeros([size, run.sampling.student_k, data.feature_size])
+        counts = tf.fill([size], run.sampling.student_k)
+        walls, cpu = _time(
+            lambda r=records: signatures["serving_default"](example_bytes=r), repeats
+        )
+        _, cpu_frames = _time(
+            lambda f=frames, n=counts: signatures["frames"](frames=f, num_frames=n),
+            repeats,
+        )
+        p50, p95 = 1e3 * np.percentile(walls, [50, 95])
+        found.append(
+            results.Row(
+                f"CPU of a request of {size} records, over `frames`",
+                cpu / cpu_frames,
+                bar=5 if size == 1 and not quick else None,
+                at_most=True,
+                unit="x",
+                detail=f"{1e3 * cpu:.2f} and {1e3 * cpu_frames:.2f} ms of CPU; "
+                f"wall p50 {p50:.2f} ms, p95 {p95:.2f} ms; "
+                f"{data.max_frames} frames per record",
+            )
+        )
+    return found
