@@ -26,7 +26,9 @@ LAYERS = (
     {"training", "evaluation", "serving"},
     {"beam"},
     {"flag_groups"},
-    {"train", "eval", "inference", "export_model"},
+    {"train", "eval", "inference", "export_model"}
+    | {"index_records", "thin_records", "inspect_records", "merge_predictions"}
+    | {"classify_records"},
 )
 
 # (importing part, imported module or folder) that the layers alone would forbid.

@@ -26,7 +26,8 @@ def script_commands() -> list[list[str]]:
     blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     commands = [line for line in lines if line.startswith("python yt8m_distill/")]
-    return [shlex.split(command)[1:] for command in commands]
+    words = [shlex.split(command)[1:] for command in commands]
+    return [w for w in words if pathlib.Path(w[0]).name in GROUPS]
 
 
 def test_there_is_a_command_for_every_script():

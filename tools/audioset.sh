@@ -31,7 +31,7 @@ ensure_current_environment
 # Only the frames of a view are read then: at k=2 in a quarter of the time.
 mkdir -p "$output"
 index=$(cd "$output" && pwd)/index
-"$CURRENT_VENV/bin/python" tools/index_records.py --flagfile=flags/data_audioset.flags \
+"$CURRENT_VENV/bin/python" yt8m_distill/index_records.py --flagfile=flags/data_audioset.flags \
   --input_data_pattern="$data/bal_train-*" --index_dir="$index"
 
 train="$data/bal_train-0000?-of-*,$data/bal_train-0001[0-3]-of-*"

@@ -108,14 +108,14 @@ def main(argv: list[str]) -> None:
     data = flag_groups.read(settings.DataSettings, values)
     if values.work == "index":
         data.require_frames("An index")
-        from tools import index_records
+        from yt8m_distill import index_records
 
         index_records.check_names(list(files), values.index_dir)
         work = works.Indexing(files, values.index_dir, data)
         folder = values.index_dir
     else:
         data.require_frames("A thin shard")
-        from tools import thin_records
+        from yt8m_distill import thin_records
 
         folder = values.output_dir
         if not folder:
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> None:
 
 def inference(values: flags.FlagValues, files: tuple[str, ...], options) -> None:
     """All parts, and the CSV of them together."""
-    from tools import merge_predictions
+    from yt8m_distill import merge_predictions
     from yt8m_distill.beam import run, works
     from yt8m_distill.serving import predictions
 

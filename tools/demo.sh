@@ -77,7 +77,7 @@ head -n 2 "$output/predictions.csv" | cut -c 1-70
 heading "SavedModel of the student, loaded back"
 run yt8m_distill/export_model.py --train_dir="$output/serial" \
   --export_dir="$output/saved_model"
-run tools/classify_records.py --model="$output/saved_model" \
+run yt8m_distill/classify_records.py --model="$output/saved_model" \
   --records="$data/test0000.tfrecord"
 
 heading "Result, on the test videos"

@@ -24,7 +24,9 @@ from collections.abc import Iterator, Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from tools import quiet_tensorflow  # noqa: F401
+from yt8m_distill import flag_groups
+
+flag_groups.load_tensorflow()
 
 # isort: split
 import numpy as np

@@ -28,7 +28,7 @@ if [[ ! -f $output/data/dataset.json ]]; then
   "$CURRENT_VENV/bin/python" tools/make_synthetic_records.py \
     --output_dir="$output/data" --num_train=4000 --num_validate=1000 --num_test=0 \
     --signal=0.5
-  "$CURRENT_VENV/bin/python" tools/index_records.py \
+  "$CURRENT_VENV/bin/python" yt8m_distill/index_records.py \
     --input_data_pattern="$output/data/*.tfrecord"
 fi
 "$CURRENT_VENV/bin/python" tools/reproduce.py --table=all --data="$output/data" \

@@ -4,7 +4,7 @@
         --input_data_pattern='test*.tfrecord' --output_file=predictions.csv
 
 With --num_shards=N --shard_index=I it predicts part I of N of the files, and
-tools/merge_predictions.py joins the CSVs of all parts to the one that a single process
+yt8m-merge joins the CSVs of all parts to the one that a single process
 writes.
 """
 

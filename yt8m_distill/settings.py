@@ -51,7 +51,7 @@ _READING = {
     "num_readers": setting(8, "Shards read side by side.", minimum=1),
     "use_index": setting(
         "auto",
-        "Read frames by the indices of tools/index_records.py, without the frames "
+        "Read frames by the indices of yt8m-index, without the frames "
         "around them. auto: where every shard has one; always: or stop; never.",
         choices=USES_OF_INDEX,
     ),
@@ -583,7 +583,7 @@ class InferenceSettings(Settings):
     num_shards: int = setting(
         1,
         "Parts into which the files are divided, each predicted by a process of its "
-        "own; tools/merge_predictions.py joins their CSVs.",
+        "own; yt8m-merge joins their CSVs.",
         minimum=1,
         maximum=99_999,  # A part's name has five digits.
     )

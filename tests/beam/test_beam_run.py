@@ -90,9 +90,14 @@ def test_the_csv_of_beam_is_that_of_inference_byte_for_byte(folder, tmp_path, lo
 def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(folder, tmp_path):
     common = [f"--input_data_pattern={folder}/train*", *DATA[:2]]
     thin = [*common, "--student_k=3", "--max_frames=12"]
-    check_call("tools/thin_records.py", *thin, f"--output_dir={tmp_path}/a", "--jobs=1")
     check_call(
-        "tools/index_records.py", *common, f"--index_dir={tmp_path}/c", "--jobs=1"
+        "yt8m_distill/thin_records.py", *thin, f"--output_dir={tmp_path}/a", "--jobs=1"
+    )
+    check_call(
+        "yt8m_distill/index_records.py",
+        *common,
+        f"--index_dir={tmp_path}/c",
+        "--jobs=1",
     )
     beam = ["tools/beam_run.py", *PROCESSES]
     check_call(*beam, "--work=thin", *thin, f"--output_dir={tmp_path}/b")

@@ -10,8 +10,7 @@ import pathlib
 import pytest
 
 from tests import training_helpers as helpers
-from tools import merge_predictions
-from yt8m_distill import settings
+from yt8m_distill import merge_predictions, settings
 from yt8m_distill.beam import works
 from yt8m_distill.data import frame_index, pipeline
 from yt8m_distill.serving import predictions, skips

@@ -333,7 +333,7 @@ def test_the_header_is_that_of_the_serializer(size):
 
 
 def run_tool(*flags: str, tool: str = "index_records.py"):
-    command = [sys.executable, str(ROOT / "tools" / tool), *flags]
+    command = [sys.executable, str(ROOT / "yt8m_distill" / tool), *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -247,7 +247,7 @@ def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp
     done = subprocess.run(
         [
             sys.executable,
-            "tools/merge_predictions.py",
+            "yt8m_distill/merge_predictions.py",
             f"--input={tmp_path}/predictions.csv",
             f"--output_file={merged}",
         ],

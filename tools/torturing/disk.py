@@ -265,7 +265,7 @@ class Disk:
         yield None if path.read_text() == "mine" else "the file was changed"
 
     def index_hits_a_limit(self) -> Iterator[str | None]:
-        """tools/index_records.py, and no file can grow"""
+        """yt8m_distill/index_records.py, and no file can grow"""
         folder = self.new()
         folder.mkdir()
         flags = [

@@ -149,8 +149,7 @@ def start(script: str, *flags: str, file_size: int | None = None) -> subprocess.
         flags: its command line.
         file_size: bytes beyond which no file can grow, as on a full disk.
     """
-    folder = "tools" if script == "index_records" else "yt8m_distill"
-    command = [sys.executable, str(ROOT / folder / f"{script}.py"), *flags]
+    command = [sys.executable, str(ROOT / "yt8m_distill" / f"{script}.py"), *flags]
     if file_size is not None:
         # Python ignores the signal of this limit, so writing fails with EFBIG.
         limit = (

@@ -143,7 +143,7 @@ class Indexing:
 
 @dataclasses.dataclass(frozen=True)
 class Thinning:
-    """Writes every shard with the sampled frames alone; see tools/thin_records.py.
+    """Writes every shard with the sampled frames alone; see yt8m-thin.
 
     An item is a shard.
     """

@@ -3,7 +3,7 @@
 With an index a batch is read without looking at anything but its frames: a student
 on k of 300 frames reads k / 300 of the bytes. The index is a file beside the shard
 (or in a folder of its own), `<shard>.frame_index`: a compressed numpy .npz without
-pickles, some forty bytes a video. tools/index_records.py writes it.
+pickles, some forty bytes a video. yt8m-index writes it.
 
 The checksums of the records are verified when the index is written, not again when
 it is used. An index knows the size and the time of its shard; of another shard it is
@@ -199,7 +199,7 @@ def read(shard: str, index_dir: str = "") -> Index:
     """
     path = index_path(shard, index_dir)
     if not tf.io.gfile.exists(path):
-        raise Unusable(f"{shard} has no index {path}: tools/index_records.py makes it.")
+        raise Unusable(f"{shard} has no index {path}: yt8m-index makes it.")
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = io.BytesIO(file.read())

@@ -1,4 +1,4 @@
-"""Shards that hold only the sampled frames of each video; see tools/thin_records.py.
+"""Shards that hold only the sampled frames of each video; see yt8m-thin.
 
 A shard keeps its name, its records their order. It is written under a hidden temporary
 name of its own and renamed when it is whole, so that it may be made twice at once: the

@@ -1,4 +1,4 @@
-"""tools/classify_records.py: a line a record, and a line for all that goes wrong."""
+"""yt8m-classify: a line a record, and a line for all that goes wrong."""
 
 import gzip
 import pathlib
@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers
-from tools import classify_records
+from yt8m_distill import classify_records
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 # In the place of a network: a record is its own id, one that begins with ! is bad.
 SCORES, CLASSES = [0.75, 0.5, 0.25], [2, 0, 1]
 
@@ -113,7 +113,7 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
     done = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "tools/classify_records.py"),
+            str(ROOT / "yt8m_distill/classify_records.py"),
             f"--model={model}",
             f"--records={pathlib.Path(shard).parent}/*",
             "--count=3",

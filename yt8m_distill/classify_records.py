@@ -1,6 +1,6 @@
 """Classifies records with an exported model, as a server would.
 
-    python tools/classify_records.py --model=run/export/student --records=a.tfrecord
+    yt8m-classify --model=run/export/student --records=a.tfrecord
 
 Prints the best classes of each record, or why it cannot be read; exit code 1 if that
 is so of any. The model needs nothing of this package; the client has only the reading
@@ -9,16 +9,17 @@ of shards from it.
 
 import csv
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools import quiet_tensorflow  # noqa: F401
+from yt8m_distill import flag_groups
 
-# isort: split
+flag_groups.load_tensorflow()
+
 import tensorflow as tf
 from absl import app, flags
 
@@ -150,14 +151,18 @@ def main(argv: list[str]) -> None:
         text = str(error)
         if isinstance(error, tf.errors.OpError):
             text = records.describe_error(error, files) or text
-        sys.exit(f"classify_records.py: {' '.join(text.split())}")
+        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(text.split())}")
     print("\n".join(lines))
     if unread:
-        sys.exit(
-            f"classify_records.py: {unread} of {len(found)} records cannot be read."
-        )
+        program = os.path.basename(argv[0])
+        sys.exit(f"{program}: {unread} of {len(found)} records cannot be read.")
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    app.run(main)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run()

@@ -1,4 +1,4 @@
-"""tools/inspect_records.py finds what is in records and suggests flags that fit."""
+"""yt8m-inspect finds what is in records and suggests flags that fit."""
 
 import collections
 import gzip
@@ -11,13 +11,12 @@ import pytest
 from absl import flags
 
 from tests import record_helpers
-from tools import inspect_records
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups, inspect_records, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import builder, frame_average
 from yt8m_distill.training import modes
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def test_counts_widths_labels_and_flags(tmp_path):
@@ -190,7 +189,7 @@ def test_video_level_records_are_recognised(tmp_path):
 def refuse(*arguments: str) -> str:
     """The one line of the program that must refuse its arguments."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/inspect_records.py"), *arguments],
+        [sys.executable, str(ROOT / "yt8m_distill/inspect_records.py"), *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -219,7 +218,12 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
 def test_audioset_is_recognised(real_data):
     shard = real_data / "audioset_bal_train" / "bal_train-00014-of-00016.tfrecord"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/inspect_records.py"), "--json", str(shard)],
+        [
+            sys.executable,
+            str(ROOT / "yt8m_distill/inspect_records.py"),
+            "--json",
+            str(shard),
+        ],
         capture_output=True,
         text=True,
         check=True,

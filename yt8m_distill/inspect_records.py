@@ -1,6 +1,6 @@
 """Looks at native records and suggests the flags for them.
 
-    python tools/inspect_records.py --data_pattern='data/train*.tfrecord'
+    yt8m-inspect --data_pattern='data/train*.tfrecord'
 
 Prints counts, frame histogram, features with their widths, the range of the labels
 and what is odd, and ends with the flags of train.py for this data.
@@ -10,15 +10,16 @@ import collections
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools import quiet_tensorflow  # noqa: F401
+from yt8m_distill import flag_groups
 
-# isort: split
+flag_groups.load_tensorflow()
+
 import tensorflow as tf
 import tqdm
 from absl import app, flags
@@ -295,13 +296,18 @@ def main(argv: list[str]) -> None:
         if not findings.widths:
             raise ValueError(f"{files[0]}: no record has a feature.")
     except (ValueError, OSError) as error:
-        sys.exit(f"inspect_records.py: {error}")
+        sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except tf.errors.OpError as error:
         text = records.describe_error(error, files) or str(error)
-        sys.exit(f"inspect_records.py: {' '.join(text.split())}")
+        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(text.split())}")
     print(json.dumps(findings.to_dict()) if FLAGS.json else report(findings))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Console entry point."""
     define_flags()
     app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,6 +1,6 @@
 """Writes frame-level shards that hold only the sampled frames of each video.
 
-    python tools/thin_records.py --input_data_pattern='yt8m/train*.tfrecord' \\
+    yt8m-thin --input_data_pattern='yt8m/train*.tfrecord' \\
         --output_dir=thin --student_k=30
 
 The frames are those that a student sees in evaluation: what reading the full shards
@@ -34,23 +34,24 @@ import concurrent.futures
 import multiprocessing
 import multiprocessing.connection
 import os
-import pathlib
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools import quiet_tensorflow  # noqa: F401
+from yt8m_distill import flag_groups
 
-# isort: split
+flag_groups.load_tensorflow()
+
 import tensorflow as tf
 import tqdm
 from absl import app, flags
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import settings
 from yt8m_distill.data import pipeline, records
 from yt8m_distill.serving import thinning
 
@@ -195,9 +196,14 @@ def main(argv: list[str]) -> None:
         tf.errors.OpError,
         concurrent.futures.BrokenExecutor,
     ) as error:
-        sys.exit(f"thin_records.py: {' '.join(str(error).split())}")
+        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(str(error).split())}")
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    app.run(main)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run()

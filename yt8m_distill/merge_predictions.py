@@ -1,6 +1,6 @@
 """Joins the CSVs of inference in parts to the one that a single process writes.
 
-    python tools/merge_predictions.py --input=predictions.csv --output_file=merged.csv
+    yt8m-merge --input=predictions.csv --output_file=merged.csv
 
 --input is the --output_file that every `inference.py --num_shards=N` had; the parts
 beside it are predictions-00000-of-0000N.csv and so on. Each part has a range of the
@@ -14,15 +14,16 @@ their predictions.
 """
 
 import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools import quiet_tensorflow  # noqa: F401
+from yt8m_distill import flag_groups
 
-# isort: split
+flag_groups.load_tensorflow()
+
 import tensorflow as tf
 import tqdm
 from absl import app, flags
@@ -98,9 +99,14 @@ def main(argv: list[str]) -> None:
         videos = merge(paths, FLAGS.output_file)
         print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
     except (ValueError, OSError, tf.errors.OpError) as error:
-        sys.exit(f"merge_predictions.py: {' '.join(str(error).split())}")
+        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(str(error).split())}")
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    app.run(main)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run()

@@ -1,7 +1,7 @@
 """Writes the index of every shard: where each frame of each video stands.
 
-    python tools/index_records.py --input_data_pattern='train*.tfrecord'
-    python tools/index_records.py --input_data_pattern='bal_train*.tfrecord' \\
+    yt8m-index --input_data_pattern='train*.tfrecord'
+    yt8m-index --input_data_pattern='bal_train*.tfrecord' \\
         --flagfile=flags/data_audioset.flags
 
 With an index beside every shard (or in --index_dir), train.py, eval.py and
@@ -15,20 +15,21 @@ student sees make no difference to an index.
 import concurrent.futures
 import multiprocessing
 import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools import quiet_tensorflow  # noqa: F401
+from yt8m_distill import flag_groups
 
-# isort: split
+flag_groups.load_tensorflow()
+
 import tensorflow as tf
 import tqdm
 from absl import app, flags
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import settings
 from yt8m_distill.data import frame_index, records
 
 FLAGS = flags.FLAGS
@@ -74,7 +75,7 @@ def index_shard(shard: str, index_dir: str, data: settings.DataSettings) -> int:
     return len(index.id_ends)
 
 
-def run() -> None:
+def write_all() -> None:
     """Flags → indices."""
     data = flag_groups.read(settings.DataSettings)
     data.require_frames("An index")
@@ -137,12 +138,17 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        run()
+        write_all()
     except (ValueError, OSError) as error:
         lines = str(error).splitlines()
-        sys.exit("\n".join(f"index_records.py: {line}" for line in lines))
+        sys.exit("\n".join(f"{os.path.basename(argv[0])}: {line}" for line in lines))
+
+
+def run() -> None:
+    """Console entry point."""
+    define_flags()
+    app.run(main)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run()

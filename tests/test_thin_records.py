@@ -1,4 +1,4 @@
-"""tools/thin_records.py: reading its shards whole is sampling the full ones."""
+"""yt8m_distill.thin_records: reading its shards whole is sampling the full ones."""
 
 import gzip
 import os
@@ -12,12 +12,11 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers
-from tools import thin_records
-from yt8m_distill import settings
+from yt8m_distill import settings, thin_records
 from yt8m_distill.data import frame_sampling, pipeline, records
 from yt8m_distill.serving import thinning
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 K = 4
 # Videos of 1 to 11 frames, of which the last one is cut.
 MAX_FRAMES = 10
@@ -372,7 +371,7 @@ def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools/thin_records.py"), *arguments]
+    command = [sys.executable, str(ROOT / "yt8m_distill/thin_records.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 

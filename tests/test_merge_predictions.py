@@ -1,4 +1,4 @@
-"""tools/merge_predictions.py: the CSV of one process out of those of many."""
+"""yt8m_distill.merge_predictions: the CSV of one process out of those of many."""
 
 import os
 import pathlib
@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from tools import merge_predictions
+from yt8m_distill import merge_predictions
 from yt8m_distill.serving import parts, predictions
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEADER = predictions.HEADER_LINE
 
 
@@ -111,7 +111,11 @@ def test_the_output_may_not_replace_a_part(tmp_path):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools/merge_predictions.py"), *arguments]
+    command = [
+        sys.executable,
+        str(ROOT / "yt8m_distill/merge_predictions.py"),
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
