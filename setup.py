@@ -52,6 +52,7 @@ setuptools.setup(
         "tensorflow>=2.15.1,<2.22",
         "numpy>=1.23.5,<3",
         "absl-py>=1.4,<3",
+        "filelock>=3.12,<5",
         "tensorboard>=2.15,<2.22",
         "tqdm>=4.64,<5",
     ],
@@ -64,11 +65,23 @@ setuptools.setup(
             "tensorflow-addons==0.23.0",
             "setuptools<81",
         ],
-        # For tools/beam_run.py. Beam wants protobuf below 7, Pillow below 13 and
-        # python-dateutil below 3, so it has a lock of its own:
-        # tools/constraints-beam.txt.
-        "beam": ["apache-beam>=2.70,<3"],
-        "dev": ["ruff", "pytest", "pytest-xdist", "scikit-learn", "matplotlib"],
+        "beam": ["apache-beam>=2.70,<3"],  # tools/beam_run.py
+        "edge": ["ai-edge-litert", "tf2onnx", "onnxruntime"],
+        "serving": ["tensorflow-serving-api"],
+        "video": ["av"],
+        "test": ["pytest", "pytest-xdist"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "scikit-learn",
+            "ruff",
+            "import-linter",
+            "pandas",
+            "tabulate",
+            "jinja2",
+            "matplotlib",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -10,9 +10,8 @@ from packaging import requirements, utils, version
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Lock → the extras that are installed with it.
 LOCKS = {
-    "constraints.txt": ("dev",),
-    "constraints-addons.txt": ("addons", "dev"),
-    "constraints-beam.txt": ("beam", "dev"),
+    "constraints.txt": ("beam", "dev", "edge", "serving", "video"),
+    "constraints-addons.txt": ("addons", "test"),
 }
 
 

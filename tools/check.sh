@@ -52,6 +52,7 @@ main() {
   if stage "environment" ensure_current_environment; then
     stage "ruff check" "$CURRENT_VENV/bin/python" -m ruff check . || true
     stage "ruff format" "$CURRENT_VENV/bin/python" -m ruff format --check . || true
+    stage "import-linter" "$CURRENT_VENV/bin/lint-imports" --no-cache || true
     stage "pytest" run_pytest "$CURRENT_VENV" "${pytest_arguments[@]}" || true
   fi
   if [[ $fast == false ]]; then

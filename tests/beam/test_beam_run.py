@@ -1,9 +1,4 @@
-"""tools/beam_run.py on the local runner, with two worker processes.
-
-Needs the extra [beam], which is not in the locked environments of check.sh: it would
-add some thirty packages to every set-up for this one file. tools/constraints-beam.txt
-locks an environment in which it runs.
-"""
+"""tools/beam_run.py on the local runner, with two worker processes."""
 
 import os
 import pathlib

@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import uuid
-import zipfile
+import zipfile  # noqa: TID251 (for the name of an error of np.load)
 from collections.abc import Sequence
 from typing import NamedTuple
 

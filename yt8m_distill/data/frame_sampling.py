@@ -122,8 +122,7 @@ def _refuse(broken: tf.Tensor, what: list) -> tf.Operation:
 
 
 def _as_tensors(sampler: str, found, rows: int | None, width: int) -> list[tf.Tensor]:
-    """Indices [rows, width] and valid [rows], of int32 or, if they were other integers,
-    int64."""
+    """Indices [rows, width], int32 (int64 if they were other integers), and valid."""
     try:
         indices, valid = found
         parts = [tf.convert_to_tensor(part) for part in (indices, valid)]

@@ -221,8 +221,7 @@ def remote_size(path: str) -> int:
 
 
 def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """In the graph, a message that `describe_error` finds, about a remote shard that
-    ends in the length of a record; scalars."""
+    """A message for `describe_error`: a remote shard ends inside a record's length."""
     parts = [
         path,
         ": record ",

@@ -157,7 +157,7 @@ def _write(
             files.to_disk(written + suffix)
             tf.io.gfile.rename(written + suffix, prefix + suffix)
         files.to_disk(folder)
-        tf.io.gfile.rmtree(scratch)
+        tf.io.gfile.rmtree(scratch)  # noqa: TID251 (its files were moved away)
     return prefix
 
 
