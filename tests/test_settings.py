@@ -17,6 +17,7 @@ REQUIRED = {
 }
 GROUPS = settings.Settings.__subclasses__()
 FIELDS = [(group, field) for group in GROUPS for field in dataclasses.fields(group)]
+FIELD_PARAMETERS = [pytest.param(g, f, id=f"{g.__name__}.{f.name}") for g, f in FIELDS]
 
 # A valid value unlike the default for each setting of a run.
 OTHER = {
@@ -121,19 +122,64 @@ def test_a_value_below_the_minimum_is_refused_by_name(group, field):
 @pytest.mark.parametrize("group, field", fields_with("maximum"))
 def test_a_value_above_the_maximum_is_refused_by_name(group, field):
     most = field.metadata["maximum"]
-    build(group, **{field.name: most})
-    message = error_of(build, group, **{field.name: most + 1})
-    assert message == f"--{field.name}={most + 1} is more than {most}."
+    more = {"num_shards": 99_999} if field.name == "shard_index" else {}
+    build(group, **{field.name: most}, **more)
+    message = error_of(build, group, **{field.name: 2 * most + 1})
+    assert message == f"--{field.name}={2 * most + 1} is more than {most}."
 
 
-@pytest.mark.parametrize("group, field", fields_with("minimum"))
-def test_not_a_number_is_refused(group, field):
-    assert f"--{field.name}=nan" in error_of(build, group, **{field.name: math.nan})
+@pytest.mark.parametrize("group, field", FIELD_PARAMETERS)
+def test_no_value_outside_its_type_reaches_tensorflow(group, field):
+    """Every setting is bounded, and refuses by name what no operation takes."""
+    wrong = {
+        int: [2**63, -(2**63), 2**31, True, 1.5, "many", None],
+        float: [math.nan, math.inf, -math.inf, 10**400, True, "many", None],
+        bool: [2, "true", None],
+        str: ["a\0b", "\udcff", 1, None],
+    }[field.type]
+    for value in wrong:
+        message = error_of(build, group, **{field.name: value})
+        assert message.startswith(f"--{field.name}=")
+        message.encode()
+    if field.type in (int, float):
+        assert field.metadata["minimum"] is not None
+        assert field.metadata["maximum"] is not None
+
+
+def test_sizes_at_which_tensorflow_dies_are_refused():
+    # The first ended the process with a segmentation fault, the second hung.
+    for name, value in (("shuffle_buffer_size", 2**31), ("batch_size", 20_000_000)):
+        assert f"--{name}={value}" in error_of(build_run, **{name: value})
+    assert "--feature_sizes" in error_of(build_run, feature_sizes=f"1,{2**40}")
+
+
+PATHS = ["with space", "a,b", "a*b", "a?b", "{a}", "ünïcode", "-dash", "#a"]
 
 
 @pytest.mark.parametrize(
-    "group, field", [pytest.param(g, f, id=f"{g.__name__}.{f.name}") for g, f in FIELDS]
+    "group, field",
+    [p for p in FIELD_PARAMETERS if p.values[1].metadata["path"]],
 )
+def test_every_path_is_taken_or_refused_at_once(group, field, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path, more = field.metadata["path"], {}
+    if field.name == "output_file" and group is settings.EvalSettings:
+        more = {"run_once": True}
+    for value in PATHS:
+        built = build(group, **{field.name: value}, **more)
+        assert getattr(built, field.name) == value
+    home = getattr(build(group, **{field.name: "~/a"}, **more), field.name)
+    # A pattern is expanded where its globs are.
+    assert home == ("~/a" if path == "pattern" else "/home/me/a")
+    for value in ("run[v2]", "back\\slash", "[", "x/[y]/z"):
+        if path == "checkpoints":
+            message = error_of(build, group, **{field.name: value}, **more)
+            assert message.startswith(f"--{field.name}={value} ")
+        else:
+            build(group, **{field.name: value}, **more)
+
+
+@pytest.mark.parametrize("group, field", FIELD_PARAMETERS)
 def test_every_setting_has_a_help_text_and_a_default_of_its_type(group, field):
     assert field.metadata["help"].rstrip().endswith(".")
     # An int is a fine default of a float; a bool is no int.
@@ -175,7 +221,7 @@ def test_a_group_cannot_be_changed(group):
         (
             settings.DataSettings,
             {"feature_sizes": "1024,0"},
-            "--feature_sizes=1024,0 has a size below 1.",
+            "--feature_sizes=1024,0 has a size outside 1..1000000.",
         ),
         (
             settings.TrainingSettings,

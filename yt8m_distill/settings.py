@@ -7,6 +7,8 @@ but the messages speak their language, since that is where the value came from.
 
 import copy
 import dataclasses
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +28,10 @@ NETWORKS = ("auto", "teacher", "student")
 SCHEDULES = ("exponential", "cosine")
 
 
+# What TensorFlow's operations take at most where a setting says nothing else.
+_MAX_INT, _MAX_FLOAT = 2**31 - 1, 1e30
+
+
 def setting(
     default: Any,
     help: str,
@@ -33,22 +39,30 @@ def setting(
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    required: str = "",
+    path: str = "",
 ) -> Any:
-    """A dataclass field with the help text and the rule of its flag."""
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "choices": choices,
-            "minimum": minimum,
-            "maximum": maximum,
-        },
-    )
+    """A dataclass field with the help text and the rules of its flag.
+
+    Args:
+        default: also says the type: int, float, bool or str.
+        help: of the flag.
+        choices: all values of a str.
+        minimum, maximum: of a number; without a maximum it has that of its type.
+        required: for a str that must not be empty, what to do.
+        path: `file` (a local or remote path), `checkpoints` (one where TensorFlow reads
+            checkpoints) or `pattern` (globs).
+    """
+    if maximum is None and type(default) in (int, float):
+        maximum = _MAX_INT if type(default) is int else _MAX_FLOAT
+    metadata = {"help": help, "choices": choices, "required": required, "path": path}
+    metadata |= {"minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 # How records are read, the same in training and afterwards.
 _READING = {
-    "num_readers": setting(8, "Shards read side by side.", minimum=1),
+    "num_readers": setting(8, "Shards read in parallel.", minimum=1, maximum=1024),
     "use_index": setting(
         "auto",
         "Read frames by the indices of yt8m-index, without the frames "
@@ -56,7 +70,9 @@ _READING = {
         choices=USES_OF_INDEX,
     ),
     "index_dir": setting(
-        "", "Where the indices of the shards are. Empty: beside the shards."
+        "",
+        "Where the indices of the shards are. Empty: beside the shards.",
+        path="file",
     ),
     "bad_records": setting(
         "stop",
@@ -117,21 +133,57 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     )
 
 
+_TYPES = {int: "a whole number", float: "a number", bool: "a bool", str: "a text"}
+
+
+def _problem(value, kind, *, choices, minimum, maximum, required, path, **_) -> str:
+    """The rule that a value breaks, as the end of `--flag=value ...`, or nothing."""
+    allowed = (int, float) if kind is float else (kind,)
+    if type(value) not in allowed:  # From a file; a bool is no int.
+        return f"={value!r} is not {_TYPES[kind]}."
+    if kind is str:
+        if "\0" in value or not _is_utf8(value):
+            return f"={ascii(value)} is not valid UTF-8."
+        if required and not value:
+            return f" is empty: {required}"
+        if choices and value not in choices:
+            return f"={value} is not one of {', '.join(choices)}."
+        wrong = re.search(r"[\[\\]", value) if path == "checkpoints" else None
+        if wrong:
+            return (
+                f"={value} contains {wrong[0]}, which TensorFlow takes for a pattern: "
+                "it could not read its checkpoints there."
+            )
+    if value != value:
+        return f"={value} is not a number."
+    if minimum is not None and value < minimum:
+        return f"={value} is less than {minimum}."
+    if maximum is not None and value > maximum:
+        return f"={value} is more than {maximum}."
+    return ""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Base of all groups: checks each field's rule, then the group's own."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            rule = field.metadata
-            where = f"--{field.name}={value}"
-            if rule.get("choices") and value not in rule["choices"]:
-                raise ValueError(f"{where} is not one of {', '.join(rule['choices'])}.")
-            if rule.get("minimum") is not None and not value >= rule["minimum"]:
-                raise ValueError(f"{where} is less than {rule['minimum']}.")
-            if rule.get("maximum") is not None and not value <= rule["maximum"]:
-                raise ValueError(f"{where} is more than {rule['maximum']}.")
+            value, path = getattr(self, field.name), field.metadata["path"]
+            if path in ("file", "checkpoints") and isinstance(value, str):
+                value = os.path.expanduser(value)
+                object.__setattr__(self, field.name, value)
+            problem = _problem(value, field.type, **field.metadata)
+            if problem:
+                raise ValueError(f"--{field.name}{problem}")
         self.check()
 
     def check(self) -> None:
@@ -156,9 +208,13 @@ class DataSettings(Settings):
         "Number of classes: 4800 (YouTube-8M 2016), 4716 (2017), 3862 (2018 on), "
         "527 (AudioSet).",
         minimum=1,
+        maximum=1_000_000,
     )
     max_frames: int = setting(
-        300, "Frames of a video that are read at most; the rest is cut.", minimum=1
+        300,
+        "Frames of a video that are read at most; the rest is cut.",
+        minimum=1,
+        maximum=100_000,
     )
     video_id_key: str = setting(
         "id", "Context key of the video's id: 'id', or 'video_id' (AudioSet)."
@@ -208,9 +264,9 @@ class DataSettings(Settings):
                 f"--feature_names={self.feature_names} has {len(self.names)} entries, "
                 f"--feature_sizes={self.feature_sizes} has {len(sizes)}."
             )
-        if min(sizes) < 1:
+        if not all(1 <= size <= 1_000_000 for size in sizes):
             raise ValueError(
-                f"--feature_sizes={self.feature_sizes} has a size below 1."
+                f"--feature_sizes={self.feature_sizes} has a size outside 1..1000000."
             )
 
 
@@ -298,6 +354,7 @@ class DistillationSettings(Settings):
         "Serial mode: a finished run's train_dir, or a checkpoint prefix, whose "
         "teacher is used. Empty: the teacher of --train_dir, trained first where "
         "there is none.",
+        path="checkpoints",
     )
     student_start: str = setting(
         "new",
@@ -315,6 +372,7 @@ class DistillationSettings(Settings):
         "Serial mode: a folder for what the frozen teacher says of every training "
         "video, in float16. It is computed once and used in every epoch and run with "
         "the same teacher. Empty: compute it in every step.",
+        path="file",
     )
     teacher_cache_top_k: int = setting(
         0,
@@ -350,12 +408,12 @@ class OptimizationSettings(Settings):
         maximum=1,
     )
     learning_rate_decay_examples: float = setting(
-        4_000_000,
+        4_000_000.0,
         "Examples after which --learning_rate_decay is applied once more.",
         minimum=1,
     )
     warmup_examples: float = setting(
-        0, "Examples over which the learning rate rises linearly from 0.", minimum=0
+        0.0, "Examples over which the learning rate rises linearly from 0.", minimum=0
     )
     clip_gradient_norm: float = setting(
         1.0,
@@ -379,14 +437,23 @@ class OptimizationSettings(Settings):
 class TrainingSettings(Settings):
     """The run."""
 
-    train_dir: str = setting("", "Directory of the run: checkpoints, logs, settings.")
+    train_dir: str = setting(
+        "",
+        "Directory of the run: checkpoints, logs, settings.",
+        required="name the directory of the run.",
+        path="checkpoints",
+    )
     train_data_pattern: str = setting(
-        "", "Glob of the training shards; several separated by commas."
+        "",
+        "Glob of the training shards; several separated by commas.",
+        required="name the training shards.",
+        path="pattern",
     )
     validation_data_pattern: str = setting(
         "",
         "Glob of the validation shards, evaluated after every epoch to keep the best "
         "by GAP. Empty: no validation, the last epoch is kept.",
+        path="pattern",
     )
     train_fraction: float = setting(
         1.0,
@@ -394,7 +461,9 @@ class TrainingSettings(Settings):
         minimum=1e-6,
         maximum=1,
     )
-    batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
+    batch_size: int = setting(
+        256, "Videos per step, over all replicas.", minimum=1, maximum=65_536
+    )
     num_epochs: int = setting(5, "Passes over the training data.", minimum=1)
     max_steps: int = setting(
         0, "Steps after which a phase ends at the latest. 0: no limit.", minimum=0
@@ -409,7 +478,10 @@ class TrainingSettings(Settings):
     bad_records: str = _reading("bad_records")
     max_bad_fraction: float = _reading("max_bad_fraction")
     shuffle_buffer_size: int = setting(
-        2048, "Records among which the next one is drawn. 0: no shuffling.", minimum=0
+        2048,
+        "Records among which the next one is drawn. 0: no shuffling.",
+        minimum=0,
+        maximum=10_000_000,  # TensorFlow reserves the buffer at once, 24 bytes each.
     )
     steps_per_loop: int = setting(20, "Steps inside one tf.function call.", minimum=1)
     log_steps: int = setting(
@@ -430,14 +502,9 @@ class TrainingSettings(Settings):
         "With TF_CONFIG: seconds that a process waits for the others, at the start and "
         "in a step, before it stops.",
         minimum=1,
+        maximum=1e6,
     )
     top_k: int = setting(20, "Predictions a video that the metrics use.", minimum=1)
-
-    def check(self) -> None:
-        if not self.train_dir:
-            raise ValueError("--train_dir is empty: name the directory of the run.")
-        if not self.train_data_pattern:
-            raise ValueError("--train_data_pattern is empty: name the training shards.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -512,7 +579,12 @@ class RunSettings:
 class CheckpointSettings(Settings):
     """Which trained network a script reads."""
 
-    train_dir: str = setting("", "Directory of the training run.")
+    train_dir: str = setting(
+        "",
+        "Directory of the training run.",
+        required="name the directory of the run.",
+        path="checkpoints",
+    )
     network: str = setting(
         "auto",
         "Which network to read. auto: the student, or the teacher where there is none.",
@@ -522,11 +594,14 @@ class CheckpointSettings(Settings):
         "best",
         "Which weights of the network: best (by validation GAP), latest, or a "
         "checkpoint prefix.",
+        path="checkpoints",
     )
     video_id_key: str = setting(
         "", "Context key of the video's id in the records. Empty: as in training."
     )
-    batch_size: int = setting(256, "Videos a step, over all replicas.", minimum=1)
+    batch_size: int = setting(
+        256, "Videos per step, over all replicas.", minimum=1, maximum=65_536
+    )
     num_readers: int = _reading("num_readers")
     use_index: str = _reading("use_index")
     index_dir: str = _reading("index_dir")
@@ -537,33 +612,34 @@ class CheckpointSettings(Settings):
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
     )
 
-    def check(self) -> None:
-        if not self.train_dir:
-            raise ValueError("--train_dir is empty: name the directory of the run.")
-
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings(Settings):
     """eval.py."""
 
     eval_data_pattern: str = setting(
-        "", "Glob of the shards to evaluate; several separated by commas."
+        "",
+        "Glob of the shards to evaluate; several separated by commas.",
+        required="name the shards.",
+        path="pattern",
     )
     run_once: bool = setting(
         False, "Evaluate once and stop; otherwise wait for new checkpoints."
     )
     eval_interval_secs: float = setting(
-        30.0, "Seconds between two looks for a new checkpoint.", minimum=0.1
+        30.0,
+        "Seconds between two looks for a new checkpoint.",
+        minimum=0.1,
+        maximum=1e6,
     )
     output_file: str = setting(
         "",
         "With --run_once: also write the predictions to this CSV, in the same pass, as "
         "inference.py does. Empty: no CSV.",
+        path="file",
     )
 
     def check(self) -> None:
-        if not self.eval_data_pattern:
-            raise ValueError("--eval_data_pattern is empty: name the shards.")
         if self.output_file and not self.run_once:
             raise ValueError(f"--output_file={self.output_file} goes with --run_once.")
 
@@ -573,12 +649,17 @@ class InferenceSettings(Settings):
     """inference.py."""
 
     input_data_pattern: str = setting(
-        "", "Glob of the shards to predict; several separated by commas."
+        "",
+        "Glob of the shards to predict; several separated by commas.",
+        required="name the shards.",
+        path="pattern",
     )
     output_file: str = setting(
         "",
         "The CSV to write. With --num_shards=10 the CSV of part 3 has "
         "-00003-of-00010 before its extension.",
+        required="name the CSV to write.",
+        path="file",
     )
     num_shards: int = setting(
         1,
@@ -592,13 +673,10 @@ class InferenceSettings(Settings):
         "Which of the --num_shards parts to predict, counted from 0: a range of the "
         "sorted files.",
         minimum=0,
+        maximum=99_998,
     )
 
     def check(self) -> None:
-        if not self.input_data_pattern:
-            raise ValueError("--input_data_pattern is empty: name the shards.")
-        if not self.output_file:
-            raise ValueError("--output_file is empty: name the CSV to write.")
         if self.shard_index >= self.num_shards:
             raise ValueError(
                 f"--shard_index={self.shard_index} is not below "
@@ -611,5 +689,7 @@ class ExportSettings(Settings):
     """export_model.py."""
 
     export_dir: str = setting(
-        "", "Where the SavedModel goes. Empty: <train_dir>/export/<network>."
+        "",
+        "Where the SavedModel goes. Empty: <train_dir>/export/<network>.",
+        path="checkpoints",
     )

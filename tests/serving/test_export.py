@@ -16,6 +16,7 @@ import tensorflow as tf
 from tests import record_helpers
 from tests import training_helpers as helpers
 from tools import fuzz_records
+from yt8m_distill import files
 from yt8m_distill.data import records
 from yt8m_distill.models import builder, lstm
 from yt8m_distill.serving import export, predictor
@@ -307,6 +308,46 @@ def test_a_saved_model_is_replaced(tmp_path):
     second = tiny.export()
     assert (second.numpy() < 0.01).all() and (first.numpy() > 0.01).all()
     assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("renames", [1, 2], ids=["before new", "after new"])
+def test_an_interrupted_replacement_is_completed_at_the_next_start(
+    tmp_path, monkeypatch, renames
+):
+    tiny = Tiny(tmp_path / "model")
+    tiny.export()
+    tiny.network.head.bias.assign(np.full([10], -9.0, np.float32))
+    rename, calls = tf.io.gfile.rename, []
+
+    def killed(*arguments):
+        rename(*arguments)
+        calls.append(arguments)
+        if len(calls) == renames:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tf.io.gfile, "rename", killed)
+        patch.setattr(files, "remove", lambda path: None)  # As when it is killed.
+        tiny.export()
+    assert len(os.listdir(tmp_path)) == 2
+    export._finish_replacement(tiny.folder)
+    assert os.listdir(tmp_path) == ["model"]
+    loaded = tf.saved_model.load(tiny.folder).signatures["frames"]
+    found = loaded(
+        frames=tf.ones([1, helpers.STUDENT_K, 12]), num_frames=tf.constant([3])
+    )
+    assert (found["predictions"].numpy() < 0.01).all()  # The new model.
+    tiny.export()
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_replacement_whose_new_model_is_gone_is_undone(tmp_path):
+    tiny = Tiny(tmp_path / "model")
+    tiny.export()
+    os.rename(tiny.folder, f"{tiny.folder}.old-7")
+    export._finish_replacement(tiny.folder)
+    assert os.listdir(tmp_path) == ["model"]
+    assert tf.saved_model.contains_saved_model(tiny.folder)
 
 
 def test_a_full_disk_leaves_the_old_saved_model_and_nothing_else(tmp_path):

@@ -280,3 +280,9 @@ def test_a_missing_file_is_one_line(tmp_path):
         with pytest.raises(ValueError, match="absent.csv cannot be read") as caught:
             predictions.read_predictions(path)
         assert "\n" not in str(caught.value)
+
+
+def test_an_id_of_a_megabyte_survives_the_round_trip(tmp_path):
+    long = b"x" * 2**20
+    write(tmp_path / "out.csv", [long], [[1]], [[0.5]])
+    assert predictions.read_predictions(tmp_path / "out.csv")[0].tolist() == [long]

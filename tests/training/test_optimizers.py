@@ -155,3 +155,21 @@ def test_an_optimizer_of_the_addons_says_what_to_install():
 def test_an_unknown_optimizer_of_the_addons_lists_the_known():
     with pytest.raises(ValueError, match="tfa"):
         build("tfa.Lamb")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Adam(epsilon=-1)",
+        "Adam(epsilon=0)",
+        "Adam(beta_1=2)",
+        "Adam(beta_2=1)",
+        "SGD(momentum=-0.1)",
+        "RMSprop(rho=1e999)",
+        "AdamW(weight_decay=-1)",
+    ],
+)
+def test_a_number_under_which_no_optimizer_works_is_refused(text):
+    with pytest.raises(ValueError) as error:
+        optimizers.build_optimizer(settings.OptimizationSettings(optimizer=text), 0.1)
+    assert f"--optimizer={text}" in str(error.value)

@@ -1,12 +1,18 @@
 """A network as a SavedModel: from serialized records to its top classes."""
 
+import logging
 import os
+import uuid
 
 import tensorflow as tf
 
 from yt8m_distill import files, settings, structures
 from yt8m_distill.data import pipeline, records
 from yt8m_distill.models import base
+
+_LOG = logging.getLogger(__name__)
+
+_MODEL_FILE = "saved_model.pb"
 
 
 class ServingModel(tf.Module):
@@ -100,23 +106,41 @@ def export(
             older SavedModel is as it was then.
     """
     folder = folder.rstrip("/")
-    is_model = tf.io.gfile.exists(os.path.join(folder, "saved_model.pb"))
-    if tf.io.gfile.exists(folder) and not is_model:
-        raise ValueError(f"--export_dir={folder} exists and is not a SavedModel.")
+    what = f"--export_dir={folder}"
+    with files.one_line_errors(what):
+        _finish_replacement(folder)
+        is_model = tf.io.gfile.exists(os.path.join(folder, _MODEL_FILE))
+        if tf.io.gfile.exists(folder) and not is_model:
+            raise ValueError(f"{what} exists and is not a SavedModel.")
     model = ServingModel(network, data, view, top_k)
     signatures = {
         "serving_default": model.serve_records.get_concrete_function(),
         "frames": model.serve_frames.get_concrete_function(),
     }
-    temporary = f"{folder}.tmp-{os.getpid()}"
-    old = f"{folder}.old-{os.getpid()}"
-    with (
-        files.one_line_errors(f"--export_dir={folder}"),
-        files.removed_after_errors(temporary),
-    ):
+    name = uuid.uuid4().int
+    temporary, old = f"{folder}.tmp-{name}", f"{folder}.old-{name}"
+    with files.one_line_errors(what), files.removed_after_errors(temporary):
         tf.saved_model.save(model, temporary, signatures=signatures)
         if is_model:
             tf.io.gfile.rename(folder, old)
         tf.io.gfile.rename(temporary, folder)
-    if is_model:
+    files.remove(old)
+
+
+def _finish_replacement(folder: str) -> None:
+    """Completes or undoes a replacement that a killed process left half done.
+
+    Its old SavedModel has the number of the new one, which is whole: it was written
+    before the old one was moved.
+    """
+    parent, name = os.path.split(folder)
+    for other in files.names_in(parent or "."):
+        number = other.removeprefix(f"{name}.old-")
+        if number == other or not number.isdecimal():
+            continue
+        old, new = os.path.join(parent, other), f"{folder}.tmp-{number}"
+        if not tf.io.gfile.exists(folder):
+            tf.io.gfile.rename(new if tf.io.gfile.exists(new) else old, folder)
+            _LOG.warning("%s is the model of an export that was interrupted.", folder)
+        files.remove(new)
         files.remove(old)

@@ -31,6 +31,7 @@ HEADER_LINE = (",".join(HEADER) + "\n").encode()
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _BUFFER_BYTES = 1 << 20
+csv.field_size_limit(1 << 30)  # An id may be longer than the 131,072 bytes by default.
 _MAX_CLASS = np.iinfo(np.int32).max
 
 

@@ -73,6 +73,21 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+# Arguments that are shares of the step before; 1 would keep all of it for ever.
+_DECAYS = ("beta_1", "beta_2", "momentum", "rho")
+
+
+def _check_numbers(arguments: dict) -> None:
+    """Raises a ValueError for a number under which no optimizer works."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not 0 <= value <= 1e30 or name == "epsilon" and value == 0:
+            raise ValueError(f"{name}={value} is not a positive number.")
+        if name in _DECAYS and value >= 1:
+            raise ValueError(f"{name}={value} is not below 1.")
+
+
 def build_optimizer(
     optimization: settings.OptimizationSettings, learning_rate: LearningRate
 ):
@@ -93,6 +108,7 @@ def build_optimizer(
             "'yt8m_distill[addons]' (TF 2.15.1, Python 3.10 or 3.11)."
         )
     try:
+        _check_numbers(spec.arguments)
         entry = OPTIMIZERS.get(spec.name)
         return entry(learning_rate=learning_rate, **spec.arguments)
     except (TypeError, ValueError) as error:
