@@ -14,11 +14,11 @@ import tensorflow as tf
 from yt8m_distill import settings
 from yt8m_distill.models import base
 from yt8m_distill.training import (
+    actions,
     checkpoints,
     distribution,
     manifest,
     modes,
-    phase_runner,
     trainer,
 )
 
@@ -220,18 +220,18 @@ def stopped(monkeypatch, phase: str, step: int, save: bool):
 
     Used as `with stopped(...): train(run)`; the end is checked.
     """
-    original = phase_runner.PhaseRunner._save_if_due
+    original = actions.Save.after_steps
 
-    def stop(self):
-        if self.phase.name == phase and self.state.step.numpy() >= step:
+    def stop(self, loop, chunk):
+        if loop.name == phase and loop.step >= step:
             if save:
                 self.state.save()
             raise Stop
-        original(self)
+        original(self, loop, chunk)
 
     ended = False
     with monkeypatch.context() as patch:
-        patch.setattr(phase_runner.PhaseRunner, "_save_if_due", stop)
+        patch.setattr(actions.Save, "after_steps", stop)
         try:
             yield
         except Stop:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import yt8m_distill
 from tests import training_helpers as helpers
-from yt8m_distill.training import manifest, modes, phase_runner
+from yt8m_distill.training import loop, manifest, modes
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_the_manifest_holds_the_results_of_every_epoch(content):
 
 
 def test_it_is_written_before_the_first_step(data, tmp_path, monkeypatch):
-    def stop(self, bar):
+    def stop(self):
         raise helpers.Stop
 
-    monkeypatch.setattr(phase_runner.PhaseRunner, "_train_epoch", stop)
+    monkeypatch.setattr(loop.Loop, "run", stop)
     run = helpers.make_run(tmp_path / "run", data)
     with pytest.raises(helpers.Stop):
         helpers.train(run)

@@ -11,11 +11,11 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.training import (
+    actions,
     checkpoints,
     interruption,
     manifest,
     modes,
-    phase_runner,
 )
 
 # ------------------------------------------------------------------ stops
@@ -164,18 +164,18 @@ def test_a_kill_between_the_best_network_and_the_state_loses_neither(
     run = helpers.copy_without(parallel_run, tmp_path / "run", "parallel")
     with monkeypatch.context() as patch:
         original, calls = getattr(owner, name), []
-        finish = phase_runner.PhaseRunner._finish_epoch
+        validate = actions.Validate.after_epoch
 
-        def finishing(self, seconds):
+        def validating(self, loop):
             calls.append("epoch")
-            finish(self, seconds)
+            validate(self, loop)
 
         def killed(*arguments):
             if len(calls) == epoch:
                 raise helpers.Stop
             return original(*arguments)
 
-        patch.setattr(phase_runner.PhaseRunner, "_finish_epoch", finishing)
+        patch.setattr(actions.Validate, "after_epoch", validating)
         patch.setattr(owner, name, killed)
         with pytest.raises(helpers.Stop):
             helpers.train(run)

@@ -1,14 +1,25 @@
-"""What happens around the steps: log lines, TensorBoard, JSON lines."""
+"""What happens around the steps: validation, the best networks, saves, logs.
+
+Each action (see loop.Action) is usable alone; a phase has a list of them.
+"""
 
 import logging
 import math
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
 from yt8m_distill import files
-from yt8m_distill.training import manifest
+from yt8m_distill.training import (
+    checkpoints,
+    distribution,
+    interruption,
+    loop,
+    manifest,
+    modes,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -161,3 +172,288 @@ def check_finite(means: dict[str, float], first_bad_step: int) -> None:
         "number. Nothing was saved since; the last checkpoint is intact. Try a lower "
         "--base_learning_rate or smaller weights in --student_loss."
     )
+
+
+class StopOnNaN(loop.Action):
+    """Stops a run whose loss or gradient is no longer a number."""
+
+    def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
+        check_finite(chunk.means, chunk.bad_step)
+
+
+class ShowProgress(loop.Action):
+    """Moves a tqdm bar."""
+
+    def __init__(self, bar):
+        self.bar = bar
+
+    def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
+        self.bar.update(chunk.count)
+
+
+class LogTraining(loop.Action):
+    """Logs means over the steps since the last log line.
+
+    Args:
+        log: takes the numbers; it forgets what a resumed run is going to repeat.
+        every: steps between two lines; an epoch ends with one too.
+        batch_size: videos per step.
+        rate_at: steps done → learning rate of the last one.
+    """
+
+    def __init__(self, log: MetricsLog, every: int, batch_size: int, rate_at: Callable):
+        self.log = log
+        self.every = every
+        self.batch_size = batch_size
+        self.rate_at = rate_at
+        self._chunks: list[loop.Chunk] = []
+
+    def start(self, loop: loop.Loop) -> None:
+        self.log.go_back_to(loop.step, loop.epoch)
+
+    def steps_until_next(self, step: int) -> int:
+        return self.every - step % self.every
+
+    def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
+        self._chunks.append(chunk)
+        if loop.step % self.every and loop.batch < loop.batches:
+            return
+        chunks, self._chunks = self._chunks, []
+        count, taken = sum(c.count for c in chunks), sum(c.taken for c in chunks)
+        if not taken:
+            _LOG.warning(
+                "training step %d | none of the last %d steps had a finite gradient: "
+                "the loss scale goes down.",
+                loop.step,
+                count,
+            )
+            return
+        speed = count * self.batch_size / sum(c.seconds for c in chunks)
+        means = {
+            name: sum(c.means[name] * c.taken for c in chunks) / taken
+            for name in chunk.means
+        }
+        scalars = training_scalars(means, self.rate_at(loop.step), speed)
+        self.log.scalars(scalars, loop.step)
+        rounded = {name: float(f"{value:.6g}") for name, value in scalars.items()}
+        self.log.line("training", loop.step, rounded)
+        log_training(loop.step, means, speed)
+
+    def end(self, loop: loop.Loop) -> None:
+        self.log.flush()
+
+
+class Validate(loop.Action):
+    """Evaluates the roles after every epoch; `loop.results[name]` has the metrics.
+
+    Args:
+        roles: what to evaluate.
+        evaluate: (role, function to pass the batches through) → metrics, or None
+            without data.
+        log: takes the metrics.
+        between: called between two batches; what it raises ends the validation.
+        name: of the data set.
+    """
+
+    def __init__(
+        self,
+        roles: Sequence[modes.Role],
+        evaluate: Callable,
+        log: MetricsLog,
+        between: Callable[[loop.Loop], None] | None = None,
+        name: str = "validation",
+    ):
+        self.roles = roles
+        self.evaluate = evaluate
+        self.log = log
+        self.between = between
+        self.name = name
+
+    def after_epoch(self, loop: loop.Loop) -> None:
+        def watched(batches) -> Iterator:
+            for batch in batches:
+                if self.between:
+                    self.between(loop)
+                yield batch
+
+        step, epoch = loop.step, loop.epoch + 1
+        found = loop.results.setdefault(self.name, {})
+        for role in self.roles:
+            numbers = self.evaluate(role, watched)
+            if numbers is None:
+                continue
+            found[role.name] = numbers
+            scalars = evaluation_scalars(numbers)
+            self.log.scalars(scalars, step, subfolder=f"{self.name}_{role.name}")
+            line = {"network": role.name, "epoch": epoch, **numbers}
+            self.log.line(self.name, step, line)
+            prefix = f"epoch {epoch} | step {step} | {role.name}"
+            _LOG.info("%s", evaluation_line(prefix, numbers))
+
+
+class Save(loop.Action):
+    """Saves the state after every epoch, and within one every few minutes."""
+
+    def __init__(self, state: checkpoints.State, minutes: float):
+        self.state = state
+        self.minutes = minutes
+        self._saved_at = 0.0
+
+    def start(self, loop: loop.Loop) -> None:
+        self._saved_at = time.monotonic()
+
+    def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
+        if time.monotonic() - self._saved_at >= 60 * self.minutes:
+            self.next_epoch(loop)
+
+    def next_epoch(self, loop: loop.Loop) -> None:
+        self.state.save()
+        self._saved_at = time.monotonic()
+
+
+class KeepBest(loop.Action):
+    """Keeps the network of the best epoch by GAP, of equal ones the first.
+
+    Without a validation the last one is kept. The results of all epochs go into the
+    notes of the state. The new network is written before the state that knows of it
+    and replaces the old one after that, so this action comes after `Save`.
+
+    Args:
+        roles: that learn.
+        networks: their networks.
+        folder_of: role → folder of its best network.
+        state: for the notes.
+        writes: False on workers that are not the chief.
+    """
+
+    def __init__(
+        self,
+        roles: Sequence[modes.Role],
+        networks,
+        folder_of: Callable[[modes.Role], str],
+        state: checkpoints.State,
+        writes: bool = True,
+    ):
+        self.roles = roles
+        self.networks = networks
+        self.folder_of = folder_of
+        self.state = state
+        self.writes = writes
+        self._improved: list[modes.Role] = []
+
+    def start(self, loop: loop.Loop) -> None:
+        """Settles what a killed process has left between a proposal and a save.
+
+        Raises:
+            ValueError: if the best network is damaged and nothing can replace it.
+        """
+        if not self.writes:
+            return
+        notes = self.state.read_notes()
+        for role in self.roles:
+            folder = self.folder_of(role)
+            noted = notes.get(role.name, {}).get("best")
+            best = checkpoints.settle_best(folder, noted)
+            if noted and best is None:
+                if noted["step"] == loop.step:  # It is the one in memory.
+                    network = self.networks.network(role.name)
+                    checkpoints.write_best(folder, role.name, network, noted)
+                    best = noted
+                elif loop.epoch >= loop.epochs:
+                    raise ValueError(
+                        f"The best network in {folder} is damaged and all epochs are "
+                        "done: put it back, or begin anew with --start_new_model."
+                    )
+            if noted:
+                notes[role.name]["best"] = best
+        self.state.write_notes(notes)
+
+    def after_epoch(self, loop: loop.Loop) -> None:
+        epoch, self._improved = loop.epoch + 1, []
+        notes = self.state.read_notes()
+        for role in self.roles:
+            numbers = loop.results.get("validation", {}).get(role.name, {})
+            entry = notes.setdefault(role.name, {"best": None, "epochs": []})
+            result = {"epoch": epoch, "step": loop.step, **numbers}
+            # A run that is stopped by a later action gets here again.
+            before = [other for other in entry["epochs"] if other["epoch"] < epoch]
+            entry["epochs"] = [*before, result]
+            best = entry["best"]
+            better = best is None or numbers.get("gap", epoch) > best.get("gap", 0)
+            if better or role.keeps_last:
+                entry["best"] = result
+                self._improved.append(role)
+        if self.writes:
+            for role in self._improved:
+                checkpoints.propose_best(
+                    self.folder_of(role),
+                    role.name,
+                    self.networks.network(role.name),
+                    notes[role.name]["best"],
+                )
+        self.state.write_notes(notes)
+
+    def next_epoch(self, loop: loop.Loop) -> None:
+        if self.writes:
+            notes = self.state.read_notes()
+            for role in self._improved:
+                best = notes[role.name]["best"]
+                checkpoints.settle_best(self.folder_of(role), best)
+
+
+class RecordResults(loop.Action):
+    """Writes the notes of the state into the run's manifest."""
+
+    def __init__(self, record: manifest.Manifest, state: checkpoints.State):
+        self.record = record
+        self.state = state
+
+    def start(self, loop: loop.Loop) -> None:
+        notes = self.state.read_notes()
+        if notes:
+            self.record.update(loop.name, step=loop.step, results=notes)
+
+    def next_epoch(self, loop: loop.Loop) -> None:
+        before = self.record.phase(loop.name).get("epoch_seconds", [])
+        seconds = [*before[: loop.epoch - 1], round(loop.epoch_seconds, 3)]
+        self.start(loop)
+        self.record.update(loop.name, epoch_seconds=seconds)
+
+
+class StopOnSignal(loop.Action):
+    """Saves and stops after a signal to any process, all at the same step."""
+
+    def __init__(
+        self,
+        watch: interruption.Watch,
+        strategy: tf.distribute.Strategy,
+        state: checkpoints.State,
+        log: MetricsLog,
+    ):
+        self.watch = watch
+        self.strategy = strategy
+        self.state = state
+        self.log = log
+
+    def check(self, loop: loop.Loop) -> None:
+        """Saves the state as it is and stops, if there was a signal.
+
+        Raises:
+            interruption.Interrupted: if there was one.
+        """
+        received = distribution.largest(self.strategy, self.watch.received or 0)
+        if not received:
+            return
+        self.state.save()
+        self.log.flush()
+        raise interruption.Interrupted(
+            received,
+            f"stopped by {interruption.name_of(received)}: phase {loop.name} is saved "
+            f"at step {loop.step}. The same command goes on from there.",
+        )
+
+    def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
+        self.check(loop)
+
+    def next_epoch(self, loop: loop.Loop) -> None:
+        self.check(loop)

@@ -1,4 +1,4 @@
-"""The outer loop: trains, logs, saves, evaluates and resumes one phase of a run.
+"""Sets up one phase of a run: networks, optimizers, state, data and actions.
 
 A phase (see modes) leaves its checkpoints, its best networks and its logs in a folder
 of its own.
@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ from yt8m_distill.training import (
     inner_loop,
     inputs,
     interruption,
+    loop,
     manifest,
     modes,
     optimizers,
@@ -79,7 +81,6 @@ class PhaseRunner:
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             initial_weights.assign(phase, self.networks, self.run_settings)
-        self._settle(int(self.state.step.numpy()))
         counters = [self.state.step, self.state.epoch, self.state.batch]
         place = [int(counter.numpy()) for counter in counters]
         distribution.check_agreement(
@@ -112,39 +113,6 @@ class PhaseRunner:
                 "alone. Put that back, or take another --train_dir or "
                 "--start_new_model."
             )
-
-    def _settle(self, step: int) -> None:
-        """Brings what a phase has written beside its state to where the state is.
-
-        A process can be killed between any two of its files.
-
-        Raises:
-            ValueError: if the best network is damaged and nothing can replace it.
-        """
-        if not self.chief:
-            return
-        state, notes = self.state, self.state.read_notes()
-        epoch = int(state.epoch.numpy())
-        for role in self.phase.trained:
-            folder = self._best_folder(role)
-            noted = notes.get(role.name, {}).get("best")
-            best = checkpoints.settle_best(folder, noted)
-            if noted and best is None:
-                if noted["step"] == step:  # It is the one in memory.
-                    network = self.networks.network(role.name)
-                    checkpoints.write_best(folder, role.name, network, noted)
-                    best = noted
-                elif epoch >= self.phase.epochs:
-                    raise ValueError(
-                        f"The best network in {folder} is damaged and all epochs are "
-                        "done: put it back, or begin anew with --start_new_model."
-                    )
-            if noted:
-                notes[role.name]["best"] = best
-        state.write_notes(notes)
-        self.log.go_back_to(step, epoch)
-        if notes:
-            self.record.update(self.phase.name, step=step, results=notes)
 
     def _best_folder(self, role: modes.Role) -> str:
         train_dir = self.run_settings.training.train_dir
@@ -320,70 +288,56 @@ class PhaseRunner:
         return distribution.distribute(self.strategy, make)
 
     def _train(self) -> None:
-        state, epochs = self.state, self.phase.epochs
         bar = tqdm.tqdm(
             total=self.total_steps,
-            initial=int(state.step.numpy()),
+            initial=int(self.state.step.numpy()),
             desc=self.phase.name,
             unit="step",
             disable=not (self.chief and sys.stderr.isatty()),
         )
-        self.saved_at = time.monotonic()
-        with bar, interruption.Watch() as self.watch:
-            # A run can have stopped between the last step and its validation.
-            while state.epoch < epochs and (
-                state.step.numpy() < self.total_steps or state.batch.numpy() > 0
-            ):
-                began = time.perf_counter()
-                self._train_epoch(bar)
-                self._finish_epoch(time.perf_counter() - began)
-                self._stop_if_asked()
-        self.log.flush()
-
-    def _train_epoch(self, bar) -> None:
-        """The rest of the present epoch."""
-        state, training = self.state, self.run_settings.training
-        done = int(state.batch.numpy())
-        iterator = iter(self._dataset(int(state.epoch.numpy()), done))
-        pending, counted, pending_steps = None, 0.0, 0
-        began = time.perf_counter()
-        while done < self.batches and state.step.numpy() < self.total_steps:
-            step = int(state.step.numpy())
-            # Up to the next log line, the end of the epoch or of the phase.
-            count = min(
-                training.steps_per_loop,
-                training.log_steps - step % training.log_steps,
-                self.batches - done,
-                self.total_steps - step,
+        with bar, interruption.Watch() as watch:
+            outer = loop.Loop(
+                self.phase.name,
+                self.loop.run,
+                self.step.metric_names,
+                self.state,
+                self._dataset,
+                self._actions(bar, watch),
+                epochs=self.phase.epochs,
+                batches=self.batches,
+                total_steps=self.total_steps,
+                steps_per_loop=self.run_settings.training.steps_per_loop,
             )
-            means, bad_step, taken = self.loop.run(iterator, tf.constant(count))
-            names = self.step.metric_names
-            means = dict(zip(names, means.numpy().tolist(), strict=True))
-            actions.check_finite(means, int(bad_step.numpy()))
-            done += count
-            state.batch.assign(done)
-            bar.update(count)
-            pending = _weighted_sum(pending, means, float(taken))
-            counted += float(taken)
-            pending_steps += count
-            step += count
-            if step % training.log_steps == 0 or done == self.batches:
-                seconds = time.perf_counter() - began
-                speed = pending_steps * training.batch_size / seconds
-                if counted:
-                    means = {name: value / counted for name, value in pending.items()}
-                    self._log(step, means, speed)
-                else:
-                    _LOG.warning(
-                        "training step %d | none of the last %d steps had a finite "
-                        "gradient: the loss scale goes down.",
-                        step,
-                        pending_steps,
-                    )
-                pending, counted, pending_steps = None, 0.0, 0
-                began = time.perf_counter()
-            self._save_if_due()
-            self._stop_if_asked()
+            outer.run()
+
+    def _actions(self, bar, watch: interruption.Watch) -> list[loop.Action]:
+        """What happens around the steps, in this order."""
+        training, roles = self.run_settings.training, self.phase.trained
+        stop = actions.StopOnSignal(watch, self.strategy, self.state, self.log)
+        # A validation can take longer than a stop may. With several processes all
+        # have to take part to the end.
+        alone = distribution.num_processes(self.strategy) == 1
+        keep = actions.KeepBest(
+            roles, self.networks, self._best_folder, self.state, self.chief
+        )
+        return [
+            actions.StopOnNaN(),
+            actions.ShowProgress(bar),
+            actions.LogTraining(
+                self.log, training.log_steps, training.batch_size, self._rate_at
+            ),
+            actions.Validate(
+                roles, self._evaluate, self.log, stop.check if alone else None
+            ),
+            actions.Save(self.state, training.save_checkpoint_minutes),
+            keep,  # After the save: a best network counts once the state knows of it.
+            actions.RecordResults(self.record, self.state),
+            stop,
+        ]
+
+    def _rate_at(self, step: int) -> float:
+        """The learning rate of the last of `step` steps."""
+        return float(self.learning_rate(max(self._steps_taken(step) - 1, 0)))
 
     def _steps_taken(self, step: int) -> int:
         """Of `step` steps, those that changed the weights; the schedule counts them."""
@@ -392,102 +346,12 @@ class PhaseRunner:
         (learner, *_) = self.step.learners.values()
         return int(learner.optimizer.iterations.numpy())
 
-    def _log(self, step: int, means: dict[str, float], speed: float) -> None:
-        rate = float(self.learning_rate(max(self._steps_taken(step) - 1, 0)))
-        scalars = actions.training_scalars(means, rate, speed)
-        self.log.scalars(scalars, step)
-        self.log.line("training", step, {k: _rounded(v) for k, v in scalars.items()})
-        actions.log_training(step, means, speed)
-
-    def _save_if_due(self) -> None:
-        minutes = self.run_settings.training.save_checkpoint_minutes
-        if time.monotonic() - self.saved_at >= 60 * minutes:
-            self.state.save()
-            self.saved_at = time.monotonic()
-
-    def _stop_if_asked(self) -> None:
-        """Saves and stops after a signal to any process, all at the same step.
-
-        Raises:
-            interruption.Interrupted: if there was one.
-        """
-        received = distribution.largest(self.strategy, self.watch.received or 0)
-        if not received:
-            return
-        self.state.save()
-        self.log.flush()
-        raise interruption.Interrupted(
-            received,
-            f"stopped by {interruption.name_of(received)}: phase {self.phase.name} is "
-            f"saved at step {self.state.step.numpy()}. The same command goes on from "
-            "there.",
-        )
-
-    def _finish_epoch(self, seconds: float) -> None:
-        """Validates, keeps the best networks, saves.
-
-        Args:
-            seconds: of the epoch's training, since the last start of the program.
-
-        Raises:
-            interruption.Interrupted: after a signal during the validation; the state
-                is that of before it then.
-        """
-        state = self.state
-        step, epoch = int(state.step.numpy()), int(state.epoch.numpy()) + 1
-        notes = state.read_notes()
-        improved = []
-        for role in self.phase.trained:
-            numbers = self._validate(role, step, epoch)
-            entry = notes.setdefault(role.name, {"best": None, "epochs": []})
-            entry["epochs"].append({"epoch": epoch, "step": step, **numbers})
-            best = entry["best"]
-            better = best is None or numbers.get("gap", epoch) > best.get("gap", 0)
-            if better or role.keeps_last:
-                entry["best"] = {"epoch": epoch, "step": step, **numbers}
-                improved.append(role)
-        if self.chief:
-            for role in improved:
-                checkpoints.propose_best(
-                    self._best_folder(role),
-                    role.name,
-                    self.networks.network(role.name),
-                    notes[role.name]["best"],
-                )
-        state.epoch.assign(epoch)
-        state.batch.assign(0)
-        state.write_notes(notes)
-        state.save()
-        self.saved_at = time.monotonic()
-        if self.chief:
-            for role in improved:
-                best = notes[role.name]["best"]
-                checkpoints.settle_best(self._best_folder(role), best)
-        before = self.record.phase(self.phase.name).get("epoch_seconds", [])
-        self.record.update(
-            self.phase.name,
-            step=step,
-            results=notes,
-            epoch_seconds=[*before[: epoch - 1], round(seconds, 3)],
-        )
-
-    def _until_asked_to_stop(self, batches):
-        """The batches of a validation, which can take longer than a stop may.
-
-        With several processes all have to take part to the end.
-        """
-        alone = distribution.num_processes(self.strategy) == 1
-        for batch in batches:
-            if alone:
-                self._stop_if_asked()
-            yield batch
-
-    def _validate(self, role: modes.Role, step: int, epoch: int) -> dict:
-        """Metrics on the validation data; empty without such data."""
+    def _evaluate(self, role: modes.Role, watched: Callable) -> dict | None:
+        """Metrics on the validation data; None without such data."""
         run = self.run_settings
         pattern = run.training.validation_data_pattern
         if not pattern:
-            return {}
+            return None
         dataset = inputs.evaluation_dataset(
             self.strategy,
             pattern,
@@ -499,23 +363,7 @@ class PhaseRunner:
         shards = records.expand_patterns(pattern, "validation_data_pattern")
         skipped = inputs.find_skipped(shards, run.data, run.training)
         result = self.evaluators[role.name].evaluate(
-            self._until_asked_to_stop(dataset),
+            watched(dataset),
             num_skipped=len(skipped.bad) if skipped else 0,
         )
-        numbers = result.to_dict()
-        scalars = actions.evaluation_scalars(numbers)
-        self.log.scalars(scalars, step, subfolder=f"validation_{role.name}")
-        line = {"network": role.name, "epoch": epoch, **numbers}
-        self.log.line("validation", step, line)
-        prefix = f"epoch {epoch} | step {step} | {role.name}"
-        _LOG.info("%s", actions.evaluation_line(prefix, numbers))
-        return numbers
-
-
-def _weighted_sum(total, means: dict[str, float], count: int) -> dict[str, float]:
-    total = total or dict.fromkeys(means, 0.0)
-    return {name: total[name] + value * count for name, value in means.items()}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+        return result.to_dict()
