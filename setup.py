@@ -26,6 +26,7 @@ setuptools.setup(
     ),
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The yt8m_distill contributors",
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=[
@@ -45,7 +46,13 @@ setuptools.setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=setuptools.find_packages(include=["yt8m_distill", "yt8m_distill.*"]),
+    packages=[
+        *setuptools.find_packages(include=["yt8m_distill", "yt8m_distill.*"]),
+        "yt8m_distill.flagfiles",
+    ],
+    # The flagfiles, for --flagfile=yt8m:NAME.
+    package_dir={"yt8m_distill.flagfiles": "flags"},
+    package_data={"yt8m_distill.flagfiles": ["*.flags"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         # Keras comes with TensorFlow, in the version that fits it.

@@ -85,30 +85,6 @@ def test_the_first_records_are_of_all_shards_together(tmp_path, shard):
     assert found[3][0] == f"{other}, record 0 (counted from 0)"
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        # AudioSet's class_labels_indices.csv.
-        (
-            'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male, man"\n',
-            {0: "Speech", 1: "Male, man"},
-        ),
-        # YouTube-8M's vocabulary.csv.
-        (
-            "Index,TrainVideoCount,KnowledgeGraphId,Name\n0,788288,/m/03bt1gh,Game\n",
-            {0: "Game"},
-        ),
-        ("0,Game\n7,Car\n8\n", {0: "Game", 7: "Car"}),
-        ("number,title\n3,Car\n", {3: "Car"}),
-        ("", {}),
-    ],
-)
-def test_names_are_found_by_the_header_or_in_the_second_column(tmp_path, text, names):
-    path = tmp_path / "names.csv"
-    path.write_text(text)
-    assert classify_records.read_names(str(path)) == names
-
-
 def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
     done = subprocess.run(
         [
@@ -141,8 +117,8 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
         ({"model": ""}, "--model is empty: name the folder of the SavedModel."),
         ({"model": "{0}"}, "--model={0} has no saved_model.pb."),
         (
-            {"label_names": "{0}/no.csv"},
-            "--label_names={0}/no.csv cannot be read: No such file or directory.",
+            {"vocabulary": "{0}/no.csv"},
+            "--vocabulary={0}/no.csv cannot be read: No such file or directory.",
         ),
         ({"records": "{0}/empty"}, "--records={0}/empty has no records."),
         (
@@ -159,7 +135,7 @@ def test_what_cannot_be_used_is_one_line(
 ):
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("These are my notes.")
-    given = {"model": model, "records": shard, "label_names": "", **changes}
+    given = {"model": model, "records": shard, "vocabulary": "", **changes}
     given = {name: value.format(tmp_path) for name, value in given.items()}
     values = types.SimpleNamespace(**given, count=1, classes=1)
     monkeypatch.setattr(classify_records, "FLAGS", values)

@@ -7,7 +7,6 @@ is so of any. The model needs nothing of this package; the client has only the r
 of shards from it.
 """
 
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups
+from yt8m_distill import flag_groups, vocabulary
 
 flag_groups.load_tensorflow()
 
@@ -26,35 +25,7 @@ from absl import app, flags
 from yt8m_distill.data import records
 
 FLAGS = flags.FLAGS
-# AudioSet's class_labels_indices.csv and YouTube-8M's vocabulary.csv.
-_NAME_COLUMNS = ("display_name", "name")
 _SIGNATURE = "serving_default"
-
-
-def read_names(path: str) -> dict[int, str]:
-    """Class number → name; empty without a path.
-
-    The number stands in the first column; the name in the column `display_name` or
-    `name` of the header, in any case, and in the second where there is none.
-
-    Raises:
-        ValueError: if it cannot be read as CSV.
-    """
-    if not path:
-        return {}
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"--label_names={path} cannot be read: {reason}.") from error
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    column = next((header.index(n) for n in _NAME_COLUMNS if n in header), 1)
-    return {
-        int(row[0]): row[column]
-        for row in rows
-        if len(row) > column and row[0].isdecimal()
-    }
 
 
 def open_model(folder: str):
@@ -130,11 +101,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("count", 1, "How many of their records.", lower_bound=1)
     flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)
     flags.DEFINE_string(
-        "label_names",
+        "vocabulary",
         "",
-        "CSV with class numbers in the first column and names in the column "
-        "display_name or name, or in the second. Empty: numbers are shown.",
+        "CSV with the names of the classes, such as YouTube-8M's vocabulary.csv. "
+        "Empty: numbers are shown.",
     )
+    flags.DEFINE_alias("label_names", "vocabulary")
 
 
 def main(argv: list[str]) -> None:
@@ -143,7 +115,7 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        names = read_names(FLAGS.label_names)
+        names = vocabulary.read(FLAGS.vocabulary)
         files = records.expand_patterns(FLAGS.records, "records")
         found = read_records(files, FLAGS.count)
         serve = open_model(FLAGS.model)

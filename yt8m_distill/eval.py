@@ -4,9 +4,9 @@
         --eval_data_pattern='validate*.tfrecord'
 
 Each evaluation is printed, appended to <train_dir>/eval/metrics.jsonl as one JSON
-object, and written for TensorBoard to <train_dir>/eval/<network>. With
---output_file=predictions.csv the same pass over the data also writes the Kaggle CSV of
-inference.py.
+object, and written for TensorBoard to <train_dir>/eval/<network>. In the same pass,
+--output_file=predictions.csv writes the Kaggle CSV of inference.py and --per_class_file
+the average precision of each class.
 """
 
 import contextlib
@@ -19,20 +19,22 @@ import time
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups, settings, vocabulary
 
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
 _LOG = logging.getLogger("yt8m_distill.eval")
 
 
-def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -> None:
+def evaluate_once(
+    trained, checkpoint, evaluation, log, names, predictions_file=None
+) -> None:
     """Evaluates the loaded checkpoint and writes down what came out.
 
     The CSV, where there is a `predictions_file`, is complete before the metrics are
     written; what keeps it from that ends the evaluation.
     """
     from yt8m_distill.data import records
-    from yt8m_distill.evaluation import evaluator
+    from yt8m_distill.evaluation import evaluator, per_class
     from yt8m_distill.serving import skips
     from yt8m_distill.training import actions
 
@@ -58,6 +60,15 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
         _LOG.info("The predictions are in %s.", evaluation.output_file)
     for reason in skipped.lines() if skipped else ():
         _LOG.warning("%s", reason)
+    if not result.class_positives.any():
+        raise ValueError(
+            f"--eval_data_pattern={evaluation.eval_data_pattern}: none of the "
+            f"{result.metrics.num_videos} videos has a label, so there is nothing to "
+            "compare the predictions with."
+        )
+    of_classes = result.class_precisions, result.class_positives, names
+    if evaluation.per_class_file:
+        per_class.write(evaluation.per_class_file, *of_classes)
     numbers = result.to_dict()
     found = trained.found
     line = {
@@ -75,12 +86,16 @@ def evaluate_once(trained, checkpoint, evaluation, log, predictions_file=None) -
     log.flush()
     prefix = f"step {found.step} | {trained.role}"
     print(actions.evaluation_line(prefix, numbers), flush=True)
+    if names or evaluation.per_class_file:
+        print(*per_class.best_and_worst(*of_classes), sep="\n", flush=True)
 
 
 def main() -> None:
     """Flags → network → metrics, once or at every new checkpoint."""
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     evaluation = flag_groups.read(settings.EvalSettings)
+    stated = flag_groups.read_stated(settings.DataSettings)
+    vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.data import records
     from yt8m_distill.serving import predictions
@@ -92,11 +107,14 @@ def main() -> None:
     if evaluation.output_file:
         # Checks the path now, before the network is loaded.
         predictions_file = predictions.PredictionWriter(evaluation.output_file)
-    trained = trained_networks.open_network(checkpoint, wait=not evaluation.run_once)
+    trained = trained_networks.open_network(
+        checkpoint, wait=not evaluation.run_once, stated=stated
+    )
+    names = vocabulary.read(evaluation.vocabulary, trained.run.data.num_classes)
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
     log.check_writable()
     if evaluation.run_once:
-        evaluate_once(trained, checkpoint, evaluation, log, predictions_file)
+        evaluate_once(trained, checkpoint, evaluation, log, names, predictions_file)
         return
     _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
     seen = None
@@ -111,7 +129,7 @@ def main() -> None:
             except ValueError as error:  # Training has replaced it just now.
                 _LOG.warning("%s", error)
                 continue
-            evaluate_once(trained, checkpoint, evaluation, log)
+            evaluate_once(trained, checkpoint, evaluation, log, names)
         time.sleep(evaluation.eval_interval_secs)
 
 
@@ -119,7 +137,10 @@ def run() -> None:
     """Console entry point."""
     groups = (settings.CheckpointSettings, settings.EvalSettings)
     flag_groups.run_script(
-        main, groups, preset=False, after_a_stop="The same command evaluates anew."
+        main,
+        groups,
+        after_a_stop="The same command evaluates anew.",
+        stated=(settings.DataSettings,),
     )
 
 

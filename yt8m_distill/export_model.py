@@ -34,6 +34,7 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     given = flag_groups.read(settings.ExportSettings)
+    stated = flag_groups.read_stated(settings.DataSettings)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 
@@ -42,7 +43,9 @@ def main() -> None:
 
     # Plain variables: a SavedModel has no use for mirrored ones.
     strategy = tf.distribute.get_strategy()
-    trained = trained_networks.open_network(checkpoint, strategy=strategy)
+    trained = trained_networks.open_network(
+        checkpoint, strategy=strategy, stated=stated
+    )
     (view,) = trained.views.values()
     folder = given.export_dir or os.path.join(
         checkpoint.train_dir, "export", trained.role
@@ -57,8 +60,8 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        preset=False,
         after_a_stop="Nothing has its final name; the same command exports anew.",
+        stated=(settings.DataSettings,),
         unlisted=_IGNORED,
     )
 

@@ -82,17 +82,24 @@ def one_line_errors(what: str, after: str = "") -> Iterator[None]:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text under a temporary name and renames it once it is on the disk.
+    """Writes a text as `writing` does."""
+    with writing(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[tf.io.gfile.GFile]:
+    """A text file under a temporary name, renamed once it is on the disk.
 
     Raises:
-        ValueError: if the file system refuses; nothing is left behind then, and what
-            stood there before still does.
+        ValueError: if the file system refuses; nothing is left behind then, and an
+            older file of that name is as it was.
     """
     # A name of its own for each process, whatever machine it runs on.
     temporary = f"{path}.tmp-{uuid.uuid4().int}"
     with one_line_errors(path), removed_after_errors(temporary):
         with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(text)
+            yield file
         to_disk(temporary)
         tf.io.gfile.rename(temporary, path, overwrite=True)
 

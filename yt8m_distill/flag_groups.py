@@ -5,19 +5,20 @@ are made when a script runs, not on import, and TensorFlow is loaded only once
 they are right: `--help` and a wrong flag answer at once.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
-import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
+from tqdm.contrib import logging as tqdm_logging
 
-from yt8m_distill import allocator, settings
+from yt8m_distill import allocator, command_line, settings
 from yt8m_distill.training import interruption
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
@@ -48,37 +49,38 @@ PRESETS: dict[str, dict[str, Any]] = {
 def define(
     groups: Sequence[type],
     flag_values: flags.FlagValues = flags.FLAGS,
-    unlisted: Sequence[str] = (),
+    stated: Sequence[type] = (),
 ) -> None:
     """Defines a flag for every field of these settings classes.
 
     Args:
         groups: the classes.
         flag_values: where to.
-        unlisted: names that only --helpfull lists.
+        stated: classes whose fields are known from elsewhere and may be stated again;
+            see `read_stated`. Their flags have no defaults.
     """
     for group in groups:
         for field in dataclasses.fields(group):
-            # The flags of the script's own module are those that --help lists.
-            module = settings.__name__ if field.name in unlisted else sys.argv[0]
-            _define_one(field, flag_values, module)
+            _define_one(field, field.default, flag_values)
+    for group in stated:
+        for field in dataclasses.fields(group):
+            if field.name not in flag_values:
+                _define_one(field, None, flag_values)
 
 
-def _define_one(
-    field: dataclasses.Field, flag_values: flags.FlagValues, module: str
-) -> None:
+def _define_one(field: dataclasses.Field, default: Any, flag_values) -> None:
     makers = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
-    where = {"flag_values": flag_values, "module_name": module}
+    where = {"flag_values": flag_values, "module_name": settings.__name__}
     help_text, choices = field.metadata["help"], field.metadata["choices"]
     if choices:
-        flags.DEFINE_enum(field.name, field.default, list(choices), help_text, **where)
+        flags.DEFINE_enum(field.name, default, list(choices), help_text, **where)
     else:
-        makers[field.type](field.name, field.default, help_text, **where)
+        makers[field.type](field.name, default, help_text, **where)
 
 
 def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -91,7 +93,7 @@ def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "published numbers, as far as their code shows) or best (the serial student "
         "that did best on AudioSet). Flags win over it.",
         flag_values=flag_values,
-        module_name=sys.argv[0],
+        module_name=settings.__name__,
     )
 
 
@@ -108,6 +110,14 @@ def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
         use_preset = field.name in preset and not flag.present
         values[field.name] = preset[field.name] if use_preset else flag.value
     return group(**values)
+
+
+def read_stated(
+    group: type, flag_values: flags.FlagValues = flags.FLAGS
+) -> dict[str, Any]:
+    """Name → value of the flags of a class that the command line has."""
+    names = [field.name for field in dataclasses.fields(group)]
+    return {n: flag_values[n].value for n in names if flag_values[n].present}
 
 
 def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSettings:
@@ -177,21 +187,17 @@ def _is_of_tensorflow(error: BaseException) -> bool:
     return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
 
 
-class _ProgressBarHandler(logging.Handler):
-    """Log lines to standard error, above a progress bar rather than through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.tqdm.write(self.format(record), file=sys.stderr)
-
-
-def _start_logging() -> None:
-    """Shows this package's log lines; TensorFlow's only from warnings on."""
-    handler = _ProgressBarHandler()
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Shows this package's log lines, above a progress bar rather than through it."""
+    handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("yt8m_distill")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    with tqdm_logging.logging_redirect_tqdm(loggers=[log]):
+        yield
 
 
 def load_tensorflow() -> None:
@@ -215,8 +221,9 @@ def load_tensorflow() -> None:
 def run_script(
     main: Callable[[], None],
     groups: Sequence[type],
-    preset: bool,
     after_a_stop: str,
+    preset: bool = False,
+    stated: Sequence[type] = (),
     unlisted: Sequence[str] = (),
 ) -> None:
     """Defines the flags, parses the command line and runs `main`.
@@ -228,36 +235,55 @@ def run_script(
     Args:
         main: flags are parsed when it is called.
         groups: settings classes whose fields are its flags.
-        preset: whether there is a `--preset`.
         after_a_stop: how to go on after a signal, a sentence.
-        unlisted: flags that are taken and mean nothing here; see `define`.
+        preset: whether there is a `--preset`.
+        stated: see `define`.
+        unlisted: flags that are taken and mean nothing here, for flagfiles that the
+            scripts share; `--help` leaves them out.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    define(groups, unlisted=unlisted)
+    define(groups, stated=stated)
     if preset:
         define_preset()
 
+    def parse(argv: list[str]) -> list[str]:
+        if {"--help", "-help", "-h", "-?", "--helpshort"} & {*argv[1:]}:
+            doc = sys.modules[main.__module__].__doc__ or ""
+            text = command_line.help_text(doc, groups, unlisted)
+            if preset:
+                text += f"\n\n* --preset: {flags.FLAGS['preset'].help} (default: paper)"
+            with contextlib.suppress(BrokenPipeError):  # `--help | head`
+                print(text, flush=True)
+            os._exit(0)  # Without another flush.
+        try:
+            return flags.FLAGS([argv[0], *command_line.expand(argv[1:])])
+        except flags.UnrecognizedFlagError as error:
+            _exit(command_line.explain_unknown(error.flagname, list(flags.FLAGS)))
+        except (flags.Error, ValueError) as error:
+            _exit(_one_line(error).removeprefix("flag "))
+
     def guarded(argv: list[str]) -> None:
-        script = os.path.basename(argv[0])
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             if len(argv) > 1:
                 raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-            with interruption.raised(after_a_stop):
+            with interruption.raised(after_a_stop), _logging():
                 main()
         except interruption.Interrupted as stop:
-            print(f"{script}: {stop}", file=sys.stderr)
             # The convention after a signal.
-            sys.exit(128 + stop.signal_number)
+            _exit(str(stop), 128 + stop.signal_number)
         except Exception as error:
             if not _is_expected(error) or flags.FLAGS.verbosity > 0:
                 raise
-            print(f"{script}: {_one_line(error)}", file=sys.stderr)
-            sys.exit(1)
+            _exit(_one_line(error))
 
-    _start_logging()
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+def _exit(line: str, code: int = 1) -> NoReturn:
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _is_expected(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups, settings, vocabulary
 
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
 _LOG = logging.getLogger("yt8m_distill.inference")
@@ -26,6 +26,8 @@ def main() -> None:
     """Flags → network → CSV."""
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     inference = flag_groups.read(settings.InferenceSettings)
+    stated = flag_groups.read_stated(settings.DataSettings)
+    vocabulary.read(inference.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
 
@@ -54,7 +56,8 @@ def main() -> None:
             output_file,
         )
         return
-    trained = trained_networks.open_network(checkpoint)
+    trained = trained_networks.open_network(checkpoint, stated=stated)
+    names = vocabulary.read(inference.vocabulary, trained.run.data.num_classes)
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
@@ -69,6 +72,8 @@ def main() -> None:
             hashes.append(evaluator.hashes_of(found.video_ids))
             bar.update(len(found.video_ids))
     skips.write_list(output_file, skipped)
+    if names:
+        predictions.write_names(output_file, names)
     for reason in skipped.lines() if skipped else ():
         _LOG.warning("%s", reason)
     if skipped and skipped.bad:
@@ -97,8 +102,8 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        preset=False,
         after_a_stop="Nothing has its final name; the same command predicts anew.",
+        stated=(settings.DataSettings,),
     )
 
 

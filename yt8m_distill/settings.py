@@ -28,6 +28,13 @@ NETWORKS = ("auto", "teacher", "student")
 SCHEDULES = ("exponential", "cosine")
 
 
+# The settings that matter most, for `--help`.
+IMPORTANT = (
+    *("mode", "student_k", "student_loss", "feature_names", "feature_sizes"),
+    *("num_classes", "validation_data_pattern", "batch_size", "num_epochs"),
+    *("base_learning_rate", "run_once", "network", "checkpoint", "vocabulary"),
+)
+
 # What TensorFlow's operations take at most where a setting says nothing else.
 _MAX_INT, _MAX_FLOAT = 2**31 - 1, 1e30
 
@@ -615,7 +622,7 @@ class CheckpointSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings(Settings):
-    """eval.py."""
+    """Evaluation."""
 
     eval_data_pattern: str = setting(
         "",
@@ -638,15 +645,31 @@ class EvalSettings(Settings):
         "inference.py does. Empty: no CSV.",
         path="file",
     )
+    vocabulary: str = setting(
+        "",
+        "CSV with the names of the classes, such as YouTube-8M's vocabulary.csv. With "
+        "it, the best and worst classes are printed.",
+        path="file",
+    )
+    per_class_file: str = setting(
+        "",
+        "With --run_once: CSV to write with the average precision of each class. "
+        "Empty: none.",
+        path="file",
+    )
 
     def check(self) -> None:
         if self.output_file and not self.run_once:
             raise ValueError(f"--output_file={self.output_file} goes with --run_once.")
+        if self.per_class_file and not self.run_once:
+            raise ValueError(
+                f"--per_class_file={self.per_class_file} goes with --run_once."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceSettings(Settings):
-    """inference.py."""
+    """Inference."""
 
     input_data_pattern: str = setting(
         "",
@@ -659,6 +682,12 @@ class InferenceSettings(Settings):
         "The CSV to write. With --num_shards=10 the CSV of part 3 has "
         "-00003-of-00010 before its extension.",
         required="name the CSV to write.",
+        path="file",
+    )
+    vocabulary: str = setting(
+        "",
+        "CSV with the names of the classes, such as YouTube-8M's vocabulary.csv. With "
+        "it, <output_file>.names.csv has the predictions with the names.",
         path="file",
     )
     num_shards: int = setting(
@@ -686,7 +715,7 @@ class InferenceSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ExportSettings(Settings):
-    """export_model.py."""
+    """Export."""
 
     export_dir: str = setting(
         "",

@@ -36,8 +36,8 @@ def run() -> None:
     flag_groups.run_script(
         main,
         flag_groups.RUN_GROUPS,
-        preset=True,
         after_a_stop="The same command goes on from what is saved.",
+        preset=True,
     )
 
 

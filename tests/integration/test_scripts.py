@@ -140,10 +140,28 @@ def csv(data, train_dir, tmp_path_factory) -> pathlib.Path:
         f"--train_dir={train_dir}",
         f"--input_data_pattern={data}/validate-*.tfrecord",
         f"--output_file={path}",
+        f"--vocabulary={vocabulary(path.parent)}",
         "--batch_size=8",
         module=True,
     )
     return path
+
+
+def vocabulary(folder) -> pathlib.Path:
+    path = folder / "names.csv"
+    names = [f"{number},class {number}" for number in range(10)]
+    path.write_text("\n".join(["label_id,label_name", *names]))
+    return path
+
+
+def test_the_csv_has_a_companion_with_the_names_of_the_classes(csv):
+    ids, classes, scores = predictions.read_predictions(csv)
+    lines = pathlib.Path(f"{csv}.names.csv").read_text().splitlines()
+    assert lines[0] == "VideoId,Class,Name,Score"
+    assert len(lines) == 1 + classes.size
+    best = classes[0, 0]
+    expected = f"{ids[0].decode()},{best},class {best},{scores[0, 0]:g}"
+    assert lines[1] == expected
 
 
 def test_training_leaves_what_it_promises(train_dir):
@@ -211,9 +229,19 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
         f"--eval_data_pattern={data}/validate-*.tfrecord",
         "--run_once",
         f"--output_file={path}",
+        f"--per_class_file={tmp_path}/classes.csv",
+        f"--vocabulary={vocabulary(tmp_path)}",
+        # Flags of the run may be stated again.
+        *("--feature_names=rgb, audio", "--feature_sizes=8,4", "--num_classes=10"),
         "--batch_size=8",  # As inference had, so that sums have the same order.
     )
     assert done.returncode == 0, done.stderr
+    best, worst = done.stdout.splitlines()[1:]
+    assert best.startswith("Best classes: class ")
+    assert worst.startswith("Worst classes: class ")
+    rows = [x.split(",") for x in (tmp_path / "classes.csv").read_text().splitlines()]
+    precisions = [float(row[3]) for row in rows[1:] if row[3]]
+    assert np.mean(precisions) == pytest.approx(evaluation[1]["map"], rel=1e-5)
     assert f"The predictions are in {path}." in done.stderr
     assert path.read_bytes() == csv.read_bytes()
     found = read_evaluations(train_dir)[-1]
@@ -413,12 +441,33 @@ def test_a_missing_or_wrong_setting_is_one_line(script, arguments, message):
     assert refuse(script, *arguments).startswith(message)
 
 
-@pytest.mark.parametrize("argument", ["--mode=sideways", "--frobnicate=1"])
+@pytest.mark.parametrize(
+    "argument",
+    ["--mode=sideways", "--frobnicate=1", "--label_loss=x", "--flagfile=none"],
+)
 def test_a_flag_that_cannot_be_parsed_is_named(argument):
-    done = call("train", argument)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert argument.split("=")[0].strip("-") in done.stderr
+    assert argument.split("=")[0].strip("-") in refuse("train", argument)
+
+
+def test_eval_refuses_data_flags_that_differ_from_the_runs(data, train_dir):
+    line = refuse(
+        "eval",
+        f"--train_dir={train_dir}",
+        f"--eval_data_pattern={data}/validate-*.tfrecord",
+        *("--run_once", "--num_classes=11", "--max_frames=20"),
+    )
+    assert "--num_classes: was 10, is 11" in line and "--max_frames" not in line
+
+
+def test_eval_says_that_no_video_has_a_label(train_dir, validation, tmp_path):
+    shard = tmp_path / "unlabeled.tfrecord"
+    helpers.write_shard(shard, [(name, [], frames) for name, _, frames in validation])
+    before = read_evaluations(train_dir)
+    line = refuse(
+        "eval", f"--train_dir={train_dir}", f"--eval_data_pattern={shard}", "--run_once"
+    )
+    assert line.startswith(f"--eval_data_pattern={shard}")
+    assert read_evaluations(train_dir) == before
 
 
 def test_a_pattern_that_matches_nothing_is_one_line(data, tmp_path):

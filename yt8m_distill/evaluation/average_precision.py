@@ -233,6 +233,10 @@ class MetricsAccumulator:
     Each prediction is held in 7 bytes (float32 score, uint16 class, bool hit), so
     1.1 million videos with 20 predictions take 155 MB, and about four times that
     while `result` sorts them. Counts and sums are integers or float64.
+
+    Attributes:
+        class_positives: [C] videos with each label, so far.
+        class_precisions: [C] average precisions of the last `result`, or None.
     """
 
     def __init__(self, num_classes: int, top_k: int = 20) -> None:
@@ -256,7 +260,8 @@ class MetricsAccumulator:
         self._hits: list[np.ndarray] = []
         self._perr: list[np.ndarray] = []
         self._loss: list[np.ndarray] = []
-        self._class_positives = np.zeros(num_classes, np.float64)
+        self.class_positives = np.zeros(num_classes, np.float64)
+        self.class_precisions: np.ndarray | None = None
         self._num_positives = 0
         self._num_hits_at_one = 0
         self._num_videos = 0
@@ -291,7 +296,7 @@ class MetricsAccumulator:
         self._hits.append(hits)
         self._perr.append(perr)
         self._loss.extend(loss)
-        self._class_positives += positives
+        self.class_positives += positives
         self._num_positives += int(num_labels.sum())
         best = scores.argmax(axis=1)
         self._num_hits_at_one += int(hits[np.arange(rows.size), best].sum())
@@ -307,8 +312,9 @@ class MetricsAccumulator:
             raise ValueError("There is no video to evaluate.")
         scores, hits = _joined(self._scores), _joined(self._hits)
         precisions = class_average_precisions(
-            scores, _joined(self._classes), hits, self._class_positives
+            scores, _joined(self._classes), hits, self.class_positives
         )
+        self.class_precisions = precisions
         return Metrics(
             gap=global_average_precision(scores, hits, self._num_positives),
             map=_mean_over_classes(precisions, all_classes=False),

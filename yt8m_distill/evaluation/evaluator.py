@@ -29,12 +29,16 @@ class Evaluation(NamedTuple):
         num_skipped: bad records that were left out, under `--bad_records=skip`.
         num_repeated_ids: videos whose id an earlier video had; None where no process
             sees all ids.
+        class_precisions: [C] average precision, NaN for a class without positives.
+        class_positives: [C] videos with each label.
     """
 
     metrics: average_precision.Metrics
     videos_per_second: float
     num_skipped: int = 0
     num_repeated_ids: int | None = 0
+    class_precisions: np.ndarray | None = None
+    class_positives: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers by name."""
@@ -211,7 +215,14 @@ class Evaluator:
                 "%d videos have the id of an earlier one, and are counted again.",
                 repeated,
             )
-        return Evaluation(metrics, clock.videos_per_second, num_skipped, repeated)
+        return Evaluation(
+            metrics,
+            clock.videos_per_second,
+            num_skipped,
+            repeated,
+            pool.class_precisions,
+            pool.class_positives,
+        )
 
     def _video_ids(self, batch, rows: int):
         """Ids of the rows, or None where other processes have some of them."""

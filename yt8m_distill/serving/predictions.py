@@ -18,7 +18,7 @@ import os
 import re
 import types
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -261,6 +261,29 @@ def read_predictions(
         np.asarray(classes, np.int32).reshape(shape),
         np.asarray(scores, np.float32).reshape(shape),
     )
+
+
+NAMES_SUFFIX = ".names.csv"
+
+
+def write_names(path: str, names: Mapping[int, str]) -> None:
+    """Writes `<path>.names.csv`: one row per prediction, with the name of its class.
+
+    Args:
+        path: a CSV that `PredictionWriter` wrote.
+        names: of the classes; a class without one has an empty cell.
+
+    Raises:
+        ValueError: if the file system refuses.
+    """
+    with files.writing(path + NAMES_SUFFIX) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["VideoId", "Class", "Name", "Score"])
+        for row in read_rows(path):
+            video_id, pairs = row.columns
+            numbers = pairs.split()
+            for number, score in zip(numbers[::2], numbers[1::2], strict=True):
+                writer.writerow([video_id, number, names.get(int(number), ""), score])
 
 
 def _check_header(row: list[str]) -> None:

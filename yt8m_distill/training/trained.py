@@ -1,6 +1,7 @@
 """A trained network out of a train_dir, ready to be used."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -76,6 +77,7 @@ def open_network(
     given: settings.CheckpointSettings,
     wait: bool = False,
     strategy: tf.distribute.Strategy | None = None,
+    stated: Mapping[str, Any] | None = None,
 ) -> TrainedNetwork:
     """Builds the network that a train_dir describes and loads its variables.
 
@@ -84,11 +86,20 @@ def open_network(
         wait: without a checkpoint, return the network unloaded (`found` is None)
             instead of raising.
         strategy: the devices; None: all that the flags allow.
+        stated: data settings that must agree with those of the run.
 
     Raises:
         ValueError: if there is no run, no such network or no checkpoint yet.
     """
     run = manifest.read_run_settings(given.train_dir)
+    trained_on = dataclasses.asdict(run.data)
+    stated = {k: v for k, v in (stated or {}).items() if k != "video_id_key"}
+    different = settings.differences({k: trained_on[k] for k in stated}, stated)
+    if different:
+        raise ValueError(
+            f"--train_dir={given.train_dir} was trained on other data: {different}. "
+            "These flags can be left out."
+        )
     if given.video_id_key:
         data = dataclasses.replace(run.data, video_id_key=given.video_id_key)
         run = dataclasses.replace(run, data=data)

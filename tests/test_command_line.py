@@ -1,0 +1,115 @@
+"""What the scripts do with a command line before absl reads it."""
+
+import pathlib
+import re
+
+import pytest
+
+from yt8m_distill import command_line, flag_groups, settings
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def test_a_flagfile_of_the_package_is_found_by_name():
+    flags = (ROOT / "flags" / "data_audioset.flags").read_text()
+    expected = [x for x in flags.splitlines() if x.startswith("--")]
+    for name in ("yt8m:audioset", "yt8m:data_audioset", "yt8m:data_audioset.flags"):
+        assert command_line.expand([f"--flagfile={name}"]) == expected
+    with pytest.raises(ValueError) as error:
+        command_line.expand(["--flagfile=yt8m:audioste"])
+    assert "yt8m:audioste" in str(error.value)
+
+
+def test_flagfiles_are_read_in_place_whatever_editor_wrote_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    inner = tmp_path / "inner file.flags"
+    inner.write_bytes("\ufeff--seed=2\r\n\r\n# --seed=3\r\n// no\r\n".encode())
+    outer = tmp_path / "outer.flags"
+    outer.write_text(f"--seed=1\n  --flagfile={inner}\n--mode=teacher\n")
+    found = ["--seed=1", "--seed=2", "--mode=teacher"]
+    for arguments in (
+        [f"--flagfile={outer}"],
+        ["--flagfile", str(outer)],
+        ["--flagfile=~/outer.flags"],
+    ):
+        assert command_line.expand(["--a", *arguments, "--b"]) == ["--a", *found, "--b"]
+    assert command_line.expand(["--", "--flagfile=x"]) == ["--", "--flagfile=x"]
+
+
+def test_a_flagfile_that_cannot_be_read_is_one_line(tmp_path):
+    itself, foreign = tmp_path / "itself", tmp_path / "foreign"
+    itself.write_text(f"--flagfile={itself}")
+    foreign.write_bytes("--seed=1".encode("utf-16"))
+    for path in (itself, foreign, tmp_path, tmp_path / "none", ""):
+        with pytest.raises(ValueError) as error:
+            command_line.expand([f"--flagfile={path}"])
+        assert str(error.value).startswith("--flagfile")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--num_gpu=1", "--num_gpus=1"),
+        ("-num_gpu=1", "--num_gpus=1"),
+        ("--checkpoint_file=a", "--checkpoint=a"),
+        ("--optimizer=AdamOptimizer", "--optimizer=Adam"),
+        ("--optimizer=GradientDescentOptimizer", "--optimizer=SGD"),
+        ("--optimizer=RMSPropOptimizer", "--optimizer=RMSprop"),
+        ("--optimizer=Adam(beta_1=0.8)", "--optimizer=Adam(beta_1=0.8)"),
+        ("--num_gpus=1", "--num_gpus=1"),
+        ("--train_dir=num_gpu=1", "--train_dir=num_gpu=1"),
+    ],
+)
+def test_old_names_are_taken(old, new):
+    assert command_line.expand([old]) == [new]
+
+
+# Flags of the starter code's train.py, eval.py, inference.py, export_model.py and
+# models, as of its last version and the one of 2017.
+STARTER = """
+train_dir train_data_pattern feature_names feature_sizes frame_features segment_labels
+start_new_model model batch_size label_loss regularization_penalty base_learning_rate
+learning_rate_decay learning_rate_decay_examples num_epochs max_steps num_gpu
+export_model_steps num_readers optimizer clip_gradient_norm log_device_placement
+eval_data_pattern run_once top_k input_data_pattern input_model_tgz untar_model_dir
+segment_max_pred segment_label_ids_file output_file output_model_tgz checkpoint_file
+output_dir iterations dbof_add_batch_norm sample_random_frames dbof_cluster_size
+dbof_hidden_size dbof_pooling_method dbof_activation video_level_classifier_model
+lstm_cells lstm_layers moe_num_mixtures
+""".split()
+
+
+def test_every_flag_of_the_starter_code_is_taken_or_explained():
+    import dataclasses
+
+    groups = (*flag_groups.RUN_GROUPS, *settings.Settings.__subclasses__())
+    known = {f.name for group in groups for f in dataclasses.fields(group)}
+    for name in STARTER:
+        found = [name in known, name in command_line.RENAMED]
+        found.append(name in command_line.REPLACED)
+        assert sum(found) == 1, name
+    assert set(command_line.RENAMED.values()) <= known
+    for name, how in command_line.REPLACED.items():
+        line = command_line.explain_unknown(name, [])
+        assert line.startswith(f"--{name} ") and "\n" not in line
+        # It sends nobody to a flag that does not exist.
+        assert set(re.findall(r"--(\w+)", how)) <= {*known, "help"}
+
+
+def test_a_misspelt_flag_is_named_with_the_nearest():
+    assert "--batch_size" in command_line.explain_unknown("bach_size", ["batch_size"])
+    assert "--help" in command_line.explain_unknown("qqq", ["batch_size"])
+
+
+def test_help_has_required_flags_first_and_every_flag_once():
+    text = command_line.help_text("Doc.", flag_groups.RUN_GROUPS, ["seed"])
+    names = re.findall(r"^[ *] --(?:\[no\])?(\w+):", text, re.MULTILINE)
+    run = settings.RunSettings.from_dict(
+        {"train_dir": "x", "train_data_pattern": "y"}
+    ).to_dict()
+    assert sorted([*names, "seed"]) == sorted(run)
+    assert names[:2] == ["train_dir", "train_data_pattern"]
+    marked = re.findall(r"^\* --(\w+):", text, re.MULTILINE)
+    assert len(marked) == 10 and set(marked) <= set(settings.IMPORTANT)
+    assert max(map(len, text.splitlines())) <= 100

@@ -1,0 +1,173 @@
+"""The command line before absl reads it: flagfiles by name, old flags, `--help`."""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+import textwrap
+from collections.abc import Sequence
+
+from yt8m_distill import settings
+
+PREFIX = "yt8m:"  # Of a flagfile that comes with the package.
+
+# In a wheel the flagfiles are below the package, in a clone next to it.
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+_FOLDERS = (_PACKAGE / "flagfiles", _PACKAGE.parent / "flags")
+
+# Flags of the YouTube-8M starter code that have another name here.
+RENAMED = {
+    "checkpoint_file": "checkpoint",
+    "num_gpu": "num_gpus",
+}
+# Those that are given in another way, and how.
+_IN_STUDENT = "is an argument of the network: --student='{}' (or --teacher)."
+_SEGMENTS = "segment labels are not supported: videos are classified as a whole."
+_NO_DBOF = "there is no DBoF model; --help names the models of --student."
+REPLACED = {
+    "model": "name the network in --teacher or --student, and --mode=baseline for "
+    "one network on its own.",
+    "label_loss": "the label loss is the cross-entropy, the term ce of --student_loss.",
+    "lstm_cells": _IN_STUDENT.format("LstmModel(cells=1024)"),
+    "lstm_layers": _IN_STUDENT.format("LstmModel(layers=2)"),
+    "moe_num_mixtures": _IN_STUDENT.format('LstmModel(head="moe(num_mixtures=2)")'),
+    "video_level_classifier_model": _IN_STUDENT.format('LstmModel(head="moe")'),
+    "iterations": "use --student_k, the frames that the student sees.",
+    "sample_random_frames": "use --frame_sampler=random.",
+    "segment_labels": _SEGMENTS,
+    "segment_max_pred": _SEGMENTS,
+    "segment_label_ids_file": _SEGMENTS,
+    "dbof_add_batch_norm": _NO_DBOF,
+    "dbof_cluster_size": _NO_DBOF,
+    "dbof_hidden_size": _NO_DBOF,
+    "dbof_pooling_method": _NO_DBOF,
+    "dbof_activation": _NO_DBOF,
+    "export_model_steps": "run export_model.py when the training has ended.",
+    "log_device_placement": "the log names the devices; there is no such list.",
+    "input_model_tgz": "unpack the run's folder and name it with --train_dir.",
+    "untar_model_dir": "unpack the run's folder and name it with --train_dir.",
+    "output_model_tgz": "use export_model.py, and pack the folder with tar.",
+    "output_dir": "use --export_dir.",
+}
+_OPTIMIZER = re.compile(
+    r"(--?optimizer=)(Adam|Adagrad|RMSProp|GradientDescent)Optimizer"
+)
+_OPTIMIZERS = {"GradientDescent": "SGD", "RMSProp": "RMSprop"}
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """The arguments with old names replaced and flagfiles read.
+
+    Raises:
+        ValueError: for a flagfile that cannot be read, or one that reads itself.
+    """
+    return [_renamed(argument) for argument in _read_flagfiles(arguments)]
+
+
+def _renamed(argument: str) -> str:
+    name = re.match(r"--?(\w+)(?==|$)", argument)
+    if name and name[1] in RENAMED:
+        return f"--{RENAMED[name[1]]}{argument[name.end() :]}"
+    return _OPTIMIZER.sub(
+        lambda found: found[1] + _OPTIMIZERS.get(found[2], found[2]), argument
+    )
+
+
+def _read_flagfiles(arguments: Sequence[str], depth: int = 0) -> list[str]:
+    if depth > 9:
+        raise ValueError("--flagfile: flagfiles name each other ten levels deep.")
+    found, left = [], list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            return [*found, argument, *left]
+        name, is_given, path = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            found.append(argument)
+            continue
+        if not is_given:
+            path = left.pop(0) if left else ""
+        lines = map(str.strip, _read_flagfile(path).splitlines())
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        found += _read_flagfiles(lines, depth + 1)
+    return found
+
+
+def _read_flagfile(path: str) -> str:
+    try:
+        # utf-8-sig: editors under Windows put a mark at the beginning.
+        return find_flagfile(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--flagfile={path} is not UTF-8 text.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"--flagfile={path} cannot be read: {reason}.") from error
+
+
+def find_flagfile(name: str) -> pathlib.Path:
+    """The path of a flagfile, `yt8m:audioset` or `yt8m:serial_rep` included.
+
+    Raises:
+        ValueError: if none of the package's has that name.
+    """
+    if not name.startswith(PREFIX):
+        return pathlib.Path(os.path.expanduser(name))
+    stem = name.removeprefix(PREFIX).removesuffix(".flags")
+    known = {path.stem: path for folder in _FOLDERS for path in folder.glob("*.flags")}
+    for candidate in (stem, f"data_{stem}", f"training_{stem}"):
+        if candidate in known:
+            return known[candidate]
+    near = difflib.get_close_matches(stem, known, 3) or sorted(known)[:3]
+    raise ValueError(f"--flagfile={name}: no such flagfile; near: {', '.join(near)}.")
+
+
+def explain_unknown(name: str, known: Sequence[str]) -> str:
+    """One line about a flag that the script does not have."""
+    if name in REPLACED:
+        return f"--{name} of the YouTube-8M starter code: {REPLACED[name]}"
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f" Did you mean --{near[0]}?" if near else " --help lists the flags."
+    return f"--{name} is not a flag of this script.{hint}"
+
+
+def help_text(doc: str, groups: Sequence[type], unlisted: Sequence[str]) -> str:
+    """The text of `--help`: required flags first, then group by group.
+
+    Args:
+        doc: of the script.
+        groups: settings classes.
+        unlisted: names to leave out.
+    """
+    fields = [
+        (group, field)
+        for group in groups
+        for field in dataclasses.fields(group)
+        if field.name not in unlisted
+    ]
+    parts = {"Required": [f for _, f in fields if f.metadata["required"]]}
+    for group, field in fields:
+        if not field.metadata["required"]:
+            title = (group.__doc__ or "").splitlines()[0].rstrip(".")
+            parts.setdefault(title, []).append(field)
+    lines = [doc.strip(), "", "Flags; * marks those that matter most."]
+    for title, members in parts.items():
+        lines += ["", f"{title}:"] if members else []
+        lines += [_help_of(field) for field in members]
+    return "\n".join(lines)
+
+
+def _help_of(field: dataclasses.Field) -> str:
+    metadata, name = field.metadata, field.name
+    name = f"[no]{name}" if field.type is bool else name
+    mark = "*" if field.name in settings.IMPORTANT else " "
+    text = metadata["help"]
+    if metadata["choices"]:
+        text = f"<{'|'.join(metadata['choices'])}> {text}"
+    if not metadata["required"]:
+        default = "''" if field.default == "" else field.default
+        text += f" (default: {default})"
+    lines = textwrap.wrap(
+        f"--{name}: {text}", 86, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join([f"{mark} {lines[0]}", *(f"      {line}" for line in lines[1:])])

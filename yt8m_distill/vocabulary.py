@@ -1,0 +1,47 @@
+"""Names of classes, from the CSV that comes with a data set."""
+
+import csv
+
+# YouTube-8M's vocabulary.csv, Kaggle's label_names.csv, AudioSet's
+# class_labels_indices.csv.
+_NAME_COLUMNS = ("display_name", "name", "label_name")
+
+
+def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int, str]:
+    """Class number → name; empty without a path.
+
+    The number is in the first column; the name in the column `display_name`, `name` or
+    `label_name` of the header, in any case, and in the second without such a header.
+
+    Args:
+        path: a local CSV.
+        num_classes: of the run; 0: not known.
+        flag: for errors.
+
+    Raises:
+        ValueError: if it cannot be read, names no class, or one beyond `num_classes`.
+    """
+    if not path:
+        return {}
+    where = f"--{flag}={path}"
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{where} cannot be read: {reason}.") from error
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    column = next((header.index(n) for n in _NAME_COLUMNS if n in header), 1)
+    names = {
+        int(row[0]): row[column].strip()
+        for row in rows
+        if len(row) > column and row[0].strip().isdecimal()
+    }
+    if not names:
+        raise ValueError(f"{where} has no class numbers in its first column.")
+    if num_classes and max(names) >= num_classes:
+        raise ValueError(
+            f"{where} names class {max(names)}; the run has --num_classes="
+            f"{num_classes}."
+        )
+    return names
