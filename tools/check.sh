@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Passes all checks of the project, from a fresh clone on: sets up what it needs, then
-# ruff and pytest on the current TensorFlow, then pytest on the [addons] stack.
+# ruff, import-linter and pytest on the current TensorFlow, with a short form of the fault
+# tests (all of them: python -m pytest -m faults), then models, losses, training and
+# serving on the [addons] stack.
 #
 #   tools/check.sh [--fast] [-- PYTEST_ARGUMENT...]
 #
@@ -20,7 +22,7 @@ closing_lines=()
 failures=0
 
 main() {
-  local fast=false status=0
+  local fast=false status=0 marked="not faults or not slow"
   # A worker for each processor, as far as memory lasts (a gigabyte each); the tests of
   # a file share what they train.
   local pytest_arguments=(
@@ -30,7 +32,7 @@ main() {
     case $1 in
       --fast)
         fast=true
-        pytest_arguments+=(-m "not slow")
+        marked="not slow and not faults"
         ;;
       --help | -h)
         print_help
@@ -53,12 +55,14 @@ main() {
     stage "ruff check" "$CURRENT_VENV/bin/python" -m ruff check . || true
     stage "ruff format" "$CURRENT_VENV/bin/python" -m ruff format --check . || true
     stage "import-linter" "$CURRENT_VENV/bin/lint-imports" --no-cache || true
-    stage "pytest" run_pytest "$CURRENT_VENV" "${pytest_arguments[@]}" || true
+    stage "pytest" run_pytest "$CURRENT_VENV" -m "$marked" "${pytest_arguments[@]}" ||
+      true
   fi
   if [[ $fast == false ]]; then
     stage "addons: environment" ensure_addons_environment || status=$?
     if ((status == 0)); then
-      stage "addons: pytest" run_pytest "$ADDONS_VENV" "${pytest_arguments[@]}" || true
+      stage "addons: pytest" run_pytest "$ADDONS_VENV" "${pytest_arguments[@]}" \
+        tests/models tests/losses tests/training tests/serving || true
     fi
   fi
   summarize

@@ -1,0 +1,216 @@
+"""Scripts as processes of their own, on tiny data, and what is compared of runs."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tools import make_synthetic_records
+from yt8m_distill.training import checkpoints, manifest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SECONDS = 600  # After which a process is taken for hanging.
+TIMES = ("videos_per_second", "time", "seconds")  # Results that no two runs share.
+REFUSED = "cannot be written"
+
+DATA_FLAGS = (
+    "--feature_names=rgb,audio",
+    "--feature_sizes=16,8",
+    "--num_classes=10",
+    "--max_frames=24",
+)
+RUN_FLAGS = (
+    "--student_k=6",
+    # Its graph is traced in no time, and dropout makes every step's number matter.
+    "--teacher=FrameLevelLogisticModel(dropout=0.2)",
+    "--student=FrameLevelLogisticModel(dropout=0.2)",
+    "--student_loss=ce + rep + pred",
+    "--batch_size=16",
+    "--num_epochs=3",
+    "--base_learning_rate=0.01",
+    "--shuffle_buffer_size=32",
+    "--steps_per_loop=2",
+    "--log_steps=3",
+    # After every loop: most of the time something is being written.
+    "--save_checkpoint_minutes=0",
+    "--num_gpus=0",
+    "--seed=3",
+    "--deterministic",
+)
+VIDEO_LEVEL_FLAGS = (
+    "--mode=baseline",
+    "--noframe_features",
+    "--feature_names=mean_rgb,mean_audio",
+    "--student=FrameLevelLogisticModel",
+    "--student_k=1",
+    "--student_loss=ce",
+)
+
+
+def make_data(folder: pathlib.Path) -> pathlib.Path:
+    """Synthetic shards for training and validation, of both levels."""
+    recipe = make_synthetic_records.Recipe(
+        seed=0,
+        num_classes=10,
+        max_frames=24,
+        feature_names="rgb,audio",
+        feature_sizes="16,8",
+        video_id_key="id",
+        signal=0.55,
+        shot_length=10.0,
+        empty_shots=0.5,
+        videos_per_shard=64,
+        video_level=True,
+        num_train=150,
+        num_validate=48,
+        num_test=0,
+    )
+    (folder / "video_level").mkdir(parents=True)
+    for split, shard, count in make_synthetic_records.plan_shards(recipe):
+        make_synthetic_records.write_shard(recipe, str(folder), split, shard, count)
+    return folder
+
+
+def training_flags(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> list:
+    """The flags of a run; a later one wins over an earlier."""
+    return [
+        f"--train_data_pattern={data}/train*.tfrecord",
+        f"--validation_data_pattern={data}/validate*.tfrecord",
+        f"--train_dir={train_dir}",
+        *DATA_FLAGS,
+        *RUN_FLAGS,
+        *more,
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a script's process ended: exit code (negative: a signal) and its lines."""
+
+    script: str
+    code: int
+    lines: list[str]
+
+    @property
+    def last_line(self) -> str:
+        return self.lines[-1] if self.lines else ""
+
+    def assert_refused(self, *words: str, code: int = 1) -> None:
+        """It ended with one line that holds these words, and without a traceback."""
+        assert self.code == code, self.lines[-3:]
+        assert not [line for line in self.lines if "Traceback" in line]
+        (line,) = [x for x in self.lines if x.startswith(f"{self.script}.py: ")]
+        assert not [word for word in words if word not in line], line
+
+    def assert_succeeded(self) -> None:
+        assert self.code == 0, self.lines[-3:]
+
+
+def start(script: str, *flags: str, file_size: int | None = None) -> subprocess.Popen:
+    """A script's process; no file can grow beyond `file_size`, as on a full disk."""
+    command = [sys.executable, str(ROOT / "yt8m_distill" / f"{script}.py"), *flags]
+    if file_size is not None:
+        # Python ignores the signal of this limit, so writing fails with EFBIG.
+        limit = (
+            "import os, resource, sys; "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, [int(sys.argv[1])] * 2); "
+            "os.execv(sys.argv[2], sys.argv[2:])"
+        )
+        command = [sys.executable, "-c", limit, str(file_size), *command]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    environment.pop("TF_CONFIG", None)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **streams)
+
+
+def finish(process: subprocess.Popen, script: str = "train") -> Ended:
+    """Waits for a process; one that hangs is killed."""
+    try:
+        _, said = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = process.communicate()[1] + f"\nhung for {SECONDS} s"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return Ended(script, process.returncode, lines)
+
+
+def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
+    """A script's process, ended."""
+    return finish(start(script, *flags, file_size=file_size), script)
+
+
+def stop_early(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> None:
+    """Leaves a run that was asked to stop once it had a second checkpoint."""
+    process = start("train", *training_flags(data, train_dir, *more))
+    while process.poll() is None and not list(train_dir.glob("*/*/ckpt-2.index")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert ended.code == 128 + signal.SIGTERM, ended.lines
+
+
+def numbers_of(prefix: str) -> dict[str, np.ndarray]:
+    """Everything in a checkpoint but texts, name → value."""
+    reader = tf.train.load_checkpoint(prefix)
+    names = reader.get_variable_to_shape_map()
+    values = {name: np.asarray(reader.get_tensor(name)) for name in names}
+    return {name: v for name, v in values.items() if v.dtype.kind in "fiub"}
+
+
+def without(value, names=TIMES):
+    """A result without some entries: those that depend on the machine's speed."""
+    if isinstance(value, dict):
+        return {k: without(v, names) for k, v in value.items() if k not in names}
+    return [without(v, names) for v in value] if isinstance(value, list) else value
+
+
+def end_of(train_dir: pathlib.Path) -> dict[str, object]:
+    """All that two runs must have in common: names → bits and results."""
+    content = manifest.read_json(str(train_dir / manifest.MANIFEST))
+    found: dict[str, object] = {}
+    for phase, entry in content["phases"].items():
+        found[f"{phase} finished"] = entry["finished"]
+        found[f"{phase} results"] = without(entry["results"])
+        folder = train_dir / phase
+        newest = tf.train.latest_checkpoint(str(folder / checkpoints.CHECKPOINTS))
+        prefixes = {"state": newest}
+        for role in os.listdir(folder / checkpoints.BEST):
+            best = checkpoints.read_best(str(train_dir), phase, role)
+            prefixes[f"best {role}"] = best.prefix
+            found[f"{phase} best {role} step"] = best.step
+        for kind, prefix in prefixes.items():
+            for name, value in numbers_of(prefix).items():
+                bits = (str(value.dtype), value.shape, value.tobytes())
+                found[f"{phase} {kind} {name}"] = bits
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        validations = [x for x in map(json.loads, lines) if x["kind"] == "validation"]
+        found[f"{phase} validations"] = without(validations)
+    return found
+
+
+def assert_same_end(one: dict, other: dict) -> None:
+    """Two results of `end_of` are equal, bit for bit."""
+    assert one.keys() == other.keys() and one
+    different = [name for name in one if one[name] != other[name]]
+    assert not different
+
+
+def assert_nothing_left(folder: pathlib.Path) -> None:
+    """No file is there that a finished run has not."""
+    marks = (".tmp", f"/{checkpoints.WRITING}/", "proposed.json", ".worker-")
+    names = [str(p.relative_to(folder)) for p in folder.rglob("*")]
+    assert not [n for n in names if any(mark in f"/{n}/" for mark in marks)]
+
+
+def copy(folder: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+    """A copy of a folder; returns it."""
+    shutil.copytree(folder, to)
+    return to

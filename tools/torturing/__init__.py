@@ -1,1 +1,0 @@
-"""Areas of tools/torture.py: what is done to the package, and whether it survives."""
