@@ -330,7 +330,7 @@ def test_an_unknown_student_names_its_flag():
         ("HierarchicalLSTM(", "must be a name or a call"),
         ("__import__('os').mkdir('ran')", "must be a name or a call"),
         ("HierarchicalLSTM(cell=3, block_len=4)", "does not take cell; it takes: "),
-        ("HierarchicalLSTM(cells=3)", "block_len or num_blocks, one of them"),
+        ("HierarchicalLSTM(block_len=4, num_blocks=4)", "one of them"),
         ("HierarchicalLSTM(cells=0, block_len=4)", "cells=0 is not"),
         ("HierarchicalLSTM(cells='x', block_len=4)", ""),
         ("HierarchicalLSTM(cells=3, block_len=4, head='svm')", "Unknown head 'svm'"),

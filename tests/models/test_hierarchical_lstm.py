@@ -1,5 +1,6 @@
 """HierarchicalLSTM against plain loops over videos, blocks and steps."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -435,10 +436,37 @@ def test_bfloat16_products_change_the_outputs_little(
 # ---------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("arguments", [{}, {"block_len": 2, "num_blocks": 2}])
-def test_exactly_one_convention_is_given(arguments):
-    with pytest.raises(ValueError, match="takes block_len or num_blocks, one of them"):
-        hierarchical_lstm.HierarchicalLSTM(D, C, T, cells=H, **arguments)
+def test_one_convention_is_given_at_most():
+    with pytest.raises(ValueError, match="block_len=2, num_blocks=2"):
+        hierarchical_lstm.HierarchicalLSTM(D, C, T, cells=H, block_len=2, num_blocks=2)
+
+
+def test_without_a_convention_blocks_are_the_papers():
+    # l = 20, as in the default of --teacher.
+    assert hierarchical_lstm.HierarchicalLSTM(D, C, 300, cells=H).block_len == 20
+
+
+def test_keras_trains_a_network_in_a_wrapper_that_returns_logits():
+    class Logits(keras.Model):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def call(self, inputs, training=False):
+            return self.network(inputs, training=training).logits
+
+    random = np.random.default_rng(0)
+    view = {
+        "frames": random.integers(0, 256, [6, T, D], np.uint8),
+        "num_frames": np.full([6], T, np.int32),
+    }
+    model = Logits(hierarchical_lstm.HierarchicalLSTM(D, C, T, cells=H, block_len=4))
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    before = model.predict(view, verbose=0)
+    model.fit(view, np.ones([6, C], np.float32), verbose=0)
+    after = model.predict(view, verbose=0)
+    assert before.shape == (6, C)
+    assert after.mean() > before.mean()  # All labels are 1.
 
 
 @pytest.mark.parametrize(

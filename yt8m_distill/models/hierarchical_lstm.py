@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from yt8m_distill.models import base, lstm
 
+DEFAULT_BLOCK_LEN = 20  # The paper's teacher.
+
 
 def to_blocks(frames: tf.Tensor, block_len: int) -> tf.Tensor:
     """Cuts videos into blocks of frames, time first.
@@ -44,14 +46,14 @@ class HierarchicalLSTM(base.VideoClassifier):
             VideoClassifier.
         cells: cells of each LSTM layer.
         layers: layers of the lower and of the upper LSTM.
-        block_len: frames a block (the paper's l).
+        block_len: frames per block (the paper's l). Default: 20.
         num_blocks: blocks of a full video instead, each ceil(max_frames /
             num_blocks) frames long (the authors' code).
         implementation: of the LSTM; `auto`, `hoisted` or `keras`.
 
     Raises:
-        ValueError: unless exactly one of block_len and num_blocks is given, and all
-            counts are whole numbers above 0.
+        ValueError: if both block_len and num_blocks are given, or a count is not a
+            whole number above 0.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class HierarchicalLSTM(base.VideoClassifier):
         super().__init__(
             feature_size, num_classes, max_frames, head, dropout, encoding_size
         )
-        if (block_len is None) == (num_blocks is None):
+        if block_len is None and num_blocks is None:
+            block_len = DEFAULT_BLOCK_LEN
+        if block_len is not None and num_blocks is not None:
             raise ValueError(
                 "HierarchicalLSTM takes block_len or num_blocks, one of them; "
                 f"received block_len={block_len}, num_blocks={num_blocks}."
