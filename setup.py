@@ -62,6 +62,7 @@ setuptools.setup(
         "filelock>=3.12,<5",
         "tensorboard>=2.15,<2.22",
         "tqdm>=4.64,<5",
+        "filelock>=3.12,<4",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.15.1,<2.22"],
@@ -96,11 +97,12 @@ setuptools.setup(
             "yt8m-eval=yt8m_distill.eval:run",
             "yt8m-inference=yt8m_distill.inference:run",
             "yt8m-export=yt8m_distill.export_model:run",
+            "yt8m-inspect=yt8m_distill.inspect_records:run",
             "yt8m-index=yt8m_distill.index_records:run",
             "yt8m-thin=yt8m_distill.thin_records:run",
-            "yt8m-inspect=yt8m_distill.inspect_records:run",
             "yt8m-merge=yt8m_distill.merge_predictions:run",
             "yt8m-classify=yt8m_distill.classify_records:run",
+            "yt8m-convert=yt8m_distill.convert_records:run",
         ]
     },
 )

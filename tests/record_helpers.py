@@ -4,6 +4,7 @@ Frame t of video v carries t, so that a mistake in the order of frames shows: it
 bytes are (t + 16 * feature) everywhere, except the first, which is the video's own.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
+from yt8m_distill.data import pipeline, shards
 
 # Two narrow features instead of rgb and audio.
 SIZES = {"rgb": 4, "audio": 3}
@@ -27,11 +29,37 @@ def data_settings(**changes) -> settings.DataSettings:
     return settings.DataSettings(**{**values, **changes})
 
 
+READING = {field.name for field in dataclasses.fields(settings.ReadingSettings)}
+
+
+def open_shards(files, data=None, **reading) -> shards.Shards:
+    """Opened shards; `reading` are fields of ReadingSettings."""
+    given = settings.ReadingSettings(**reading)
+    return shards.open_shards(files, data or data_settings(), given, "some_pattern")
+
+
+def build_dataset(files, views, data=None, **arguments):
+    """pipeline.build_dataset of four videos a batch, in evaluation, unless said.
+
+    Fields of ReadingSettings are taken too.
+    """
+    reading = {name: arguments.pop(name) for name in READING & set(arguments)}
+    arguments = {"batch_size": 4, "training": False, **arguments}
+    opened = open_shards(files, data, **reading)
+    return pipeline.build_dataset(opened, views, **arguments)
+
+
+def read(files, views, data=None, **arguments) -> list[dict]:
+    """All batches of `build_dataset`."""
+    dataset = build_dataset(files, views, data, **arguments)
+    return list(dataset.as_numpy_iterator())
+
+
 def frames_of(num_frames: int, size: int, feature: int = 0, video: int = 0):
     """[num_frames, size] uint8 as the module's docstring describes."""
     frames = np.arange(num_frames, dtype=np.uint8)[:, np.newaxis] + 16 * feature
     frames = np.repeat(frames, size, axis=1)
-    frames[:, 0] = video
+    frames[:, 0] = video % 256
     return frames
 
 

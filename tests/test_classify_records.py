@@ -1,4 +1,4 @@
-"""yt8m-classify: a line a record, and a line for all that goes wrong."""
+"""yt8m-classify: a line per record, and a line for all that goes wrong."""
 
 import gzip
 import pathlib
@@ -89,7 +89,8 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
     done = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "yt8m_distill/classify_records.py"),
+            "-m",
+            "yt8m_distill.classify_records",
             f"--model={model}",
             f"--records={pathlib.Path(shard).parent}/*",
             "--count=3",
@@ -124,7 +125,7 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
         (
             {"records": "{0}/text"},
             # 19 bytes, in which no length with its checksum stands.
-            "{0}/text: record 0 (counted from 0) is damaged at byte 0: this is not a "
+            "{0}/text, record 0 (counted from 0): damaged at byte 0: this is not a "
             "TFRecord file; the last 19 bytes of the file are lost.",
         ),
     ],
@@ -139,7 +140,7 @@ def test_what_cannot_be_used_is_one_line(
     given = {name: value.format(tmp_path) for name, value in given.items()}
     values = types.SimpleNamespace(**given, count=1, classes=1)
     monkeypatch.setattr(classify_records, "FLAGS", values)
-    with pytest.raises(SystemExit) as caught:
-        classify_records.main(["classify_records.py"])
-    assert caught.value.code == f"classify_records.py: {line.format(tmp_path)}"
+    with pytest.raises(ValueError) as caught:
+        classify_records.main()
+    assert " ".join(str(caught.value).split()) == line.format(tmp_path)
     assert capsys.readouterr().out == ""

@@ -132,13 +132,8 @@ def run_of(suggested: list[str]) -> settings.RunSettings:
 def test_the_flags_train_on_the_data(tmp_path):
     files = record_helpers.write_shards(tmp_path, [4, 3])
     run = run_of(inspect_records.inspect(files).suggestion())
-    dataset = pipeline.build_dataset(
-        files,
-        run.data,
-        {"all": pipeline.ViewSpec("all", 0)},
-        batch_size=7,
-        training=False,
-    )
+    views = {"all": pipeline.ViewSpec("all", 0)}
+    dataset = record_helpers.build_dataset(files, views, run.data, batch_size=7)
     (batch,) = dataset
     assert batch["views"]["all"]["num_frames"].numpy().tolist() == list(range(1, 8))
 
@@ -189,7 +184,7 @@ def test_video_level_records_are_recognised(tmp_path):
 def refuse(*arguments: str) -> str:
     """The one line of the program that must refuse its arguments."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "yt8m_distill/inspect_records.py"), *arguments],
+        [sys.executable, "-m", "yt8m_distill.inspect_records", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -210,7 +205,7 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
     content[-10] ^= 1
     pathlib.Path(path).write_bytes(content)
     assert refuse(f"--data_pattern={path}").startswith(
-        f"inspect_records.py: {path}: record 2 (counted from 0) is damaged"
+        f"inspect_records.py: {path}, record 2 (counted from 0): damaged"
     )
 
 
@@ -218,12 +213,7 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
 def test_audioset_is_recognised(real_data):
     shard = real_data / "audioset_bal_train" / "bal_train-00014-of-00016.tfrecord"
     done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "yt8m_distill/inspect_records.py"),
-            "--json",
-            str(shard),
-        ],
+        [sys.executable, "-m", "yt8m_distill.inspect_records", "--json", str(shard)],
         capture_output=True,
         text=True,
         check=True,

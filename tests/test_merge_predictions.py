@@ -1,4 +1,4 @@
-"""yt8m_distill.merge_predictions: the CSV of one process out of those of many."""
+"""yt8m_distill/merge_predictions.py: the CSV of one process out of those of many."""
 
 import os
 import pathlib
@@ -111,11 +111,7 @@ def test_the_output_may_not_replace_a_part(tmp_path):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        str(ROOT / "yt8m_distill/merge_predictions.py"),
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "yt8m_distill.merge_predictions", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 

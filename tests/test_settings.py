@@ -64,6 +64,8 @@ OTHER = {
     "seed": 5,
     "deterministic": True,
     "num_readers": 2,
+    "labels_key": "tags",
+    "missing_feature": "zeros",
     "use_index": "never",
     "index_dir": "indices",
     "bad_records": "skip",

@@ -1,4 +1,4 @@
-"""yt8m_distill.thin_records: reading its shards whole is sampling the full ones."""
+"""yt8m_distill/thin_records.py: reading its shards whole is sampling the full ones."""
 
 import gzip
 import os
@@ -53,13 +53,8 @@ def numbers(example, name) -> list[int]:
 
 def read(files, data, of) -> dict:
     """What evaluation reads, all videos in one batch, as arrays by name."""
-    dataset = pipeline.build_dataset(
-        files,
-        data,
-        {"view": of},
-        batch_size=len(records_of(*files)),
-        training=False,
-    )
+    size = len(records_of(*files))
+    dataset = record_helpers.build_dataset(files, {"view": of}, data, batch_size=size)
     (batch,) = dataset
     flat = {**batch, **batch["views"]["view"]}
     del flat["views"]
@@ -371,7 +366,7 @@ def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "yt8m_distill/thin_records.py"), *arguments]
+    command = [sys.executable, "-m", "yt8m_distill.thin_records", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 

@@ -30,8 +30,12 @@ from yt8m_distill import flag_groups, settings
 
 WORKS = ("inference", "index", "thin", "teacher_cache")
 GROUPS = {
-    "inference": (settings.CheckpointSettings, settings.InferenceSettings),
-    "index": (settings.DataSettings,),
+    "inference": (
+        settings.CheckpointSettings,
+        settings.InferenceSettings,
+        settings.ReadingSettings,
+    ),
+    "index": (settings.DataSettings, settings.ReadingSettings),
     "thin": (settings.DataSettings, settings.SamplingSettings),
     "teacher_cache": flag_groups.RUN_GROUPS,
 }
@@ -51,8 +55,9 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         if first.work == "teacher_cache":
             flag_groups.define_preset(values)
         if first.work in ("index", "thin"):
-            name = "index_dir" if first.work == "index" else "output_dir"
-            for text in ("input_data_pattern", name):
+            names = ["input_data_pattern"]
+            names += ["output_dir"] if first.work == "thin" else []
+            for text in names:
                 flags.DEFINE_string(text, "", "As in the tool.", flag_values=values)
         left = values(argv, known_only=True)[1:]
     except flags.Error as error:
@@ -107,10 +112,6 @@ def main(argv: list[str]) -> None:
         return
     data = flag_groups.read(settings.DataSettings, values)
     if values.work == "index":
-        data.require_frames("An index")
-        from yt8m_distill import index_records
-
-        index_records.check_names(list(files), values.index_dir)
         work = works.Indexing(files, values.index_dir, data)
         folder = values.index_dir
     else:
@@ -143,7 +144,8 @@ def inference(values: flags.FlagValues, files: tuple[str, ...], options) -> None
         )
     checkpoint = flag_groups.read(settings.CheckpointSettings, values)
     predictions.PredictionWriter(given.output_file)  # Checks the path now.
-    work = works.Inference(checkpoint, given, files)
+    reading = flag_groups.read(settings.ReadingSettings, values)
+    work = works.Inference(checkpoint, given, reading, files)
     run.run(work, options)
     paths = [work.path(item) for item in work.items()]
     if len(paths) > 1:

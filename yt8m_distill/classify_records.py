@@ -20,9 +20,9 @@ from yt8m_distill import flag_groups, vocabulary
 flag_groups.load_tensorflow()
 
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
-from yt8m_distill.data import records
+from yt8m_distill.data import faults, records
 
 FLAGS = flags.FLAGS
 _SIGNATURE = "serving_default"
@@ -109,32 +109,24 @@ def define_flags() -> None:
     flags.DEFINE_alias("label_names", "vocabulary")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Flags → a line a record."""
-    files: list[str] = []
+    names = vocabulary.read(FLAGS.vocabulary)
+    files = records.expand_patterns(FLAGS.records, "records")
     try:
-        if len(argv) > 1:
-            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        names = vocabulary.read(FLAGS.vocabulary)
-        files = records.expand_patterns(FLAGS.records, "records")
         found = read_records(files, FLAGS.count)
-        serve = open_model(FLAGS.model)
-        lines, unread = classify(serve, found, FLAGS.classes, names)
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        text = str(error)
-        if isinstance(error, tf.errors.OpError):
-            text = records.describe_error(error, files) or text
-        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(text.split())}")
+    except tf.errors.OpError as error:
+        raise ValueError(faults.describe_error(error, files) or str(error)) from error
+    serve = open_model(FLAGS.model)
+    lines, unread = classify(serve, found, FLAGS.classes, names)
     print("\n".join(lines))
     if unread:
-        program = os.path.basename(argv[0])
-        sys.exit(f"{program}: {unread} of {len(found)} records cannot be read.")
+        raise ValueError(f"{unread} of {len(found)} records cannot be read.")
 
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    flag_groups.run_program(main, define_flags)
 
 
 if __name__ == "__main__":

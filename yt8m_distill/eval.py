@@ -26,14 +26,13 @@ _LOG = logging.getLogger("yt8m_distill.eval")
 
 
 def evaluate_once(
-    trained, checkpoint, evaluation, log, names, predictions_file=None
+    trained, shards, checkpoint, evaluation, log, names, predictions_file=None
 ) -> None:
     """Evaluates the loaded checkpoint and writes down what came out.
 
     The CSV, where there is a `predictions_file`, is complete before the metrics are
     written; what keeps it from that ends the evaluation.
     """
-    from yt8m_distill.data import records
     from yt8m_distill.evaluation import evaluator, per_class
     from yt8m_distill.serving import skips
     from yt8m_distill.training import actions
@@ -45,9 +44,8 @@ def evaluate_once(
         trained.run.data.num_classes,
         checkpoint.top_k,
     )
-    files = records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
-    skipped = trained.find_skipped(files, checkpoint)
-    dataset = trained.dataset(files, checkpoint)
+    skipped = shards.skipped()
+    dataset = trained.dataset(shards, checkpoint.batch_size)
     with predictions_file or contextlib.nullcontext() as writer:
         result = judge.evaluate(
             dataset,
@@ -94,6 +92,7 @@ def main() -> None:
     """Flags → network → metrics, once or at every new checkpoint."""
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     evaluation = flag_groups.read(settings.EvalSettings)
+    reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated(settings.DataSettings)
     vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
@@ -111,10 +110,12 @@ def main() -> None:
         checkpoint, wait=not evaluation.run_once, stated=stated
     )
     names = vocabulary.read(evaluation.vocabulary, trained.run.data.num_classes)
+    pattern = (evaluation.eval_data_pattern, reading, "eval_data_pattern")
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
     log.check_writable()
     if evaluation.run_once:
-        evaluate_once(trained, checkpoint, evaluation, log, names, predictions_file)
+        given = (trained.open_shards(*pattern), checkpoint, evaluation, log, names)
+        evaluate_once(trained, *given, predictions_file)
         return
     _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
     seen = None
@@ -129,13 +130,18 @@ def main() -> None:
             except ValueError as error:  # Training has replaced it just now.
                 _LOG.warning("%s", error)
                 continue
-            evaluate_once(trained, checkpoint, evaluation, log, names)
+            shards = trained.open_shards(*pattern)
+            evaluate_once(trained, shards, checkpoint, evaluation, log, names)
         time.sleep(evaluation.eval_interval_secs)
 
 
 def run() -> None:
     """Console entry point."""
-    groups = (settings.CheckpointSettings, settings.EvalSettings)
+    groups = (
+        settings.CheckpointSettings,
+        settings.EvalSettings,
+        settings.ReadingSettings,
+    )
     flag_groups.run_script(
         main,
         groups,

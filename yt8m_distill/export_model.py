@@ -56,7 +56,11 @@ def main() -> None:
 
 def run() -> None:
     """Console entry point."""
-    groups = (settings.CheckpointSettings, settings.ExportSettings)
+    groups = (
+        settings.CheckpointSettings,
+        settings.ExportSettings,
+        settings.ReadingSettings,
+    )
     flag_groups.run_script(
         main,
         groups,

@@ -156,9 +156,9 @@ def _one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     # TensorFlow fails to say what is wrong with a record that is not text.
     if _is_of_tensorflow(error) or isinstance(error, UnicodeDecodeError):
-        from yt8m_distill.data import records  # TensorFlow is loaded already.
+        from yt8m_distill.data import faults  # TensorFlow is loaded already.
 
-        text = records.describe_error(error, _shards()) or text
+        text = faults.describe_error(error, _shards()) or text
     # Keras tells with which arguments it called the network.
     of_keras = re.search(_KERAS_FRAME, text, re.DOTALL)
     if of_keras:
@@ -206,6 +206,7 @@ def load_tensorflow() -> None:
     They come before any logging can be configured (seen in 2.21), and on a machine
     without a GPU they look like errors.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     allocator.keep_freed_memory()
     sys.stderr.flush()
     shown = os.dup(2)
@@ -284,6 +285,35 @@ def run_script(
 def _exit(line: str, code: int = 1) -> NoReturn:
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     sys.exit(code)
+
+
+def run_program(
+    main: Callable[..., None], define_flags: Callable[[], None], words: str = ""
+) -> None:
+    """Runs a program on records: its own flags, errors as `run_script`.
+
+    Args:
+        main: flags are parsed when it is called.
+        define_flags: defines them.
+        words: name of the flag that words without a flag are meant for; empty: they
+            are refused.
+    """
+    define_flags()
+
+    def guarded(argv: list[str]) -> None:
+        name = os.path.basename(argv[0])
+        try:
+            if words and len(argv) > 1:
+                flags.FLAGS[words].value = ",".join(argv[1:])
+            elif len(argv) > 1:
+                raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
+            main()
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            sys.exit(f"{name}: {_one_line(error)}")
+
+    app.run(guarded)
 
 
 def _is_expected(error: BaseException) -> bool:

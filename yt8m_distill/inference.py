@@ -26,12 +26,13 @@ def main() -> None:
     """Flags → network → CSV."""
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     inference = flag_groups.read(settings.InferenceSettings)
+    reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated(settings.DataSettings)
     vocabulary.read(inference.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
 
-    from yt8m_distill.data import records, validation
+    from yt8m_distill.data import records
     from yt8m_distill.evaluation import evaluator
     from yt8m_distill.serving import parts, predictions, predictor, skips
     from yt8m_distill.training import trained as trained_networks
@@ -41,9 +42,6 @@ def main() -> None:
     pattern = inference.input_data_pattern
     found_files = records.expand_patterns(pattern, "input_data_pattern")
     files = parts.files_of_part(found_files, *part)
-    # Without --bad_records=skip a truncated shard is named here.
-    stops = checkpoint.bad_records == validation.STOP
-    total = records.count_records(files) if stops else None
     # Checks the path now, before the network is loaded.
     predictions_file = predictions.PredictionWriter(output_file)
     if not files:
@@ -61,9 +59,9 @@ def main() -> None:
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
-    skipped = trained.find_skipped(files, checkpoint)
-    total = skipped.num_videos if skipped else total
-    dataset = trained.dataset(files, checkpoint)
+    shards = trained.open_shards(files, reading, "input_data_pattern")
+    skipped, total = shards.skipped(), shards.num_videos()
+    dataset = trained.dataset(shards, checkpoint.batch_size)
     hashes = []
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
     with predictions_file as writer, bar:
@@ -89,7 +87,7 @@ def main() -> None:
         )
     _LOG.info(
         "%d videos in %s, by the %s of %s.",
-        bar.n if total is None else total,
+        total,
         output_file,
         trained.role,
         trained.found.prefix,
@@ -98,7 +96,11 @@ def main() -> None:
 
 def run() -> None:
     """Console entry point."""
-    groups = (settings.CheckpointSettings, settings.InferenceSettings)
+    groups = (
+        settings.CheckpointSettings,
+        settings.InferenceSettings,
+        settings.ReadingSettings,
+    )
     flag_groups.run_script(
         main,
         groups,

@@ -16,16 +16,15 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups
+from yt8m_distill import flag_groups, settings
 
 flag_groups.load_tensorflow()
 
 import tensorflow as tf
 import tqdm
-from absl import app, flags
+from absl import flags
 
-from yt8m_distill import settings
-from yt8m_distill.data import records
+from yt8m_distill.data import faults, records
 
 FLAGS = flags.FLAGS
 
@@ -287,26 +286,21 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "Print the findings as JSON.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Flags → report."""
-    patterns = ",".join([FLAGS.data_pattern, *argv[1:]]).strip(",")
+    files = records.expand_patterns(FLAGS.data_pattern, "data_pattern")
     try:
-        files = records.expand_patterns(patterns, "data_pattern")
         findings = inspect(files, FLAGS.video_id_key, FLAGS.max_records)
-        if not findings.widths:
-            raise ValueError(f"{files[0]}: no record has a feature.")
-    except (ValueError, OSError) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except tf.errors.OpError as error:
-        text = records.describe_error(error, files) or str(error)
-        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(text.split())}")
+        raise ValueError(faults.describe_error(error, files) or str(error)) from error
+    if not findings.widths:
+        raise ValueError(f"{files[0]}: no record has a feature.")
     print(json.dumps(findings.to_dict()) if FLAGS.json else report(findings))
 
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    flag_groups.run_program(main, define_flags, words="data_pattern")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ flag_groups.load_tensorflow()
 
 import tensorflow as tf
 import tqdm
-from absl import app, flags
+from absl import flags
 
 from yt8m_distill.serving import parts, predictions, skips
 
@@ -86,26 +86,20 @@ def define_flags() -> None:
     flags.DEFINE_string("output_file", "", "The CSV to write.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Flags → merged CSV."""
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        if not FLAGS.input:
-            raise ValueError("--input is empty: name the CSV without its part.")
-        if not FLAGS.output_file:
-            raise ValueError("--output_file is empty: name the CSV to write.")
-        paths = parts.find_parts(FLAGS.input)
-        videos = merge(paths, FLAGS.output_file)
-        print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(str(error).split())}")
+    if not FLAGS.input:
+        raise ValueError("--input is empty: name the CSV without its part.")
+    if not FLAGS.output_file:
+        raise ValueError("--output_file is empty: name the CSV to write.")
+    paths = parts.find_parts(FLAGS.input)
+    videos = merge(paths, FLAGS.output_file)
+    print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
 
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    flag_groups.run_program(main, define_flags)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ flags of the same name and flags back into them; nothing here knows of flags,
 but the messages speak their language, since that is where the value came from.
 """
 
-import copy
 import dataclasses
 import os
 import re
@@ -24,6 +23,7 @@ REGULARIZATION_SCOPES = ("all", "classifier")
 USES_OF_INDEX = ("auto", "always", "never")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 BAD_RECORDS = ("stop", "skip")
+MISSING_FEATURES = ("refuse", "zeros")
 NETWORKS = ("auto", "teacher", "student")
 SCHEDULES = ("exponential", "cosine")
 
@@ -65,42 +65,6 @@ def setting(
     metadata = {"help": help, "choices": choices, "required": required, "path": path}
     metadata |= {"minimum": minimum, "maximum": maximum}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-# How records are read, the same in training and afterwards.
-_READING = {
-    "num_readers": setting(8, "Shards read in parallel.", minimum=1, maximum=1024),
-    "use_index": setting(
-        "auto",
-        "Read frames by the indices of yt8m-index, without the frames "
-        "around them. auto: where every shard has one; always: or stop; never.",
-        choices=USES_OF_INDEX,
-    ),
-    "index_dir": setting(
-        "",
-        "Where the indices of the shards are. Empty: beside the shards.",
-        path="file",
-    ),
-    "bad_records": setting(
-        "stop",
-        "What to do about a record that is damaged or not of its kind. stop: name it "
-        "and stop. skip: check all records first, leave the bad ones out and count "
-        "them.",
-        choices=BAD_RECORDS,
-    ),
-    "max_bad_fraction": setting(
-        0.01,
-        "With --bad_records=skip: share of bad records above which to stop all the "
-        "same.",
-        minimum=0,
-        maximum=1,
-    ),
-}
-
-
-def _reading(name: str) -> Any:
-    """A setting of two groups; a copy, since a dataclass writes into its fields."""
-    return copy.copy(_READING[name])
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -226,6 +190,13 @@ class DataSettings(Settings):
     video_id_key: str = setting(
         "id", "Context key of the video's id: 'id', or 'video_id' (AudioSet)."
     )
+    labels_key: str = setting("labels", "Context key of the label indices.")
+    missing_feature: str = setting(
+        "refuse",
+        "What to do about a video that lacks one of several features, such as audio. "
+        "refuse: it is an invalid record. zeros: frames of byte 127, the nearest to 0.",
+        choices=MISSING_FEATURES,
+    )
     frame_features: bool = setting(
         True,
         "True: SequenceExamples with uint8 frames. False: video-level Examples "
@@ -275,6 +246,39 @@ class DataSettings(Settings):
             raise ValueError(
                 f"--feature_sizes={self.feature_sizes} has a size outside 1..1000000."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingSettings(Settings):
+    """How shards are read, the same in training and afterwards."""
+
+    num_readers: int = setting(8, "Shards read in parallel.", minimum=1, maximum=1024)
+    use_index: str = setting(
+        "auto",
+        "Read only the frames of a view, by an index of each local shard. auto: build "
+        "the indices that are missing, and parse what cannot have one (remote and "
+        "compressed shards); always: stop there; never: parse all.",
+        choices=USES_OF_INDEX,
+    )
+    index_dir: str = setting(
+        "",
+        "Folder of the indices. Empty: next to the shards, or a cache folder where "
+        "that cannot be written.",
+        path="file",
+    )
+    bad_records: str = setting(
+        "stop",
+        "What to do about an invalid record. stop: name it and stop. skip: leave it "
+        "out and count it.",
+        choices=BAD_RECORDS,
+    )
+    max_bad_fraction: float = setting(
+        0.01,
+        "With --bad_records=skip: share of invalid records above which to stop all the "
+        "same.",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -479,11 +483,6 @@ class TrainingSettings(Settings):
     deterministic: bool = setting(
         False, "Only deterministic kernels: the same run gives the same bits."
     )
-    num_readers: int = _reading("num_readers")
-    use_index: str = _reading("use_index")
-    index_dir: str = _reading("index_dir")
-    bad_records: str = _reading("bad_records")
-    max_bad_fraction: float = _reading("max_bad_fraction")
     shuffle_buffer_size: int = setting(
         2048,
         "Records among which the next one is drawn. 0: no shuffling.",
@@ -519,6 +518,7 @@ class RunSettings:
     """All that defines a training run; stored as model_flags.json."""
 
     data: DataSettings
+    reading: ReadingSettings
     sampling: SamplingSettings
     networks: NetworkSettings
     distillation: DistillationSettings
@@ -609,11 +609,6 @@ class CheckpointSettings(Settings):
     batch_size: int = setting(
         256, "Videos per step, over all replicas.", minimum=1, maximum=65_536
     )
-    num_readers: int = _reading("num_readers")
-    use_index: str = _reading("use_index")
-    index_dir: str = _reading("index_dir")
-    bad_records: str = _reading("bad_records")
-    max_bad_fraction: float = _reading("max_bad_fraction")
     top_k: int = setting(20, "Predictions a video.", minimum=1)
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1

@@ -4,13 +4,15 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 
 | key        | shape, dtype       | meaning                                      |
 |------------|--------------------|----------------------------------------------|
-| `video_id` | [B] string         | empty for the rows that fill up a last batch |
+| `video_id` | [B] string         | empty for a padding row                      |
 | `labels`   | [B, C] float32     | multi-hot, 0 or 1                            |
-| `weights`  | [B] float32        | 1 for a video, 0 for a filling row           |
+| `weights`  | [B] float32        | 1 for a video, 0 for a padding row           |
+| `label_weights` | [B] float32   | 1 where the video has labels, otherwise 0: it |
+|            | (or [B, C])        | counts in no loss and no metric of labels    |
 | `views`    | name -> View       | `all`, `sampled`                             |
 | `guide`    | name -> [B, ...]   | with a teacher cache: see teacher_cache      |
 
-Every batch has the same B: the last one is filled up with rows of weight 0, so
+Every batch has the same B: the last one is padded with rows of weight 0, so
 that nothing is dropped, nothing is traced twice, and every replica gets the
 same number of rows.
 
@@ -22,7 +24,7 @@ A `View` is a dict too:
 | `num_frames`    | [B] int32                  | valid frames, at the front        |
 | `frame_indices` | [B, T] int32               | position of each in the video     |
 
-Frames behind `num_frames` are 0 and carry no meaning; neither do their indices.
+Frames after `num_frames` are 0 and carry no meaning; neither do their indices.
 """
 
 from typing import Any, NamedTuple
@@ -33,6 +35,7 @@ View = dict[str, Any]
 VIDEO_ID = "video_id"
 LABELS = "labels"
 WEIGHTS = "weights"
+LABEL_WEIGHTS = "label_weights"
 VIEWS = "views"
 GUIDE = "guide"
 

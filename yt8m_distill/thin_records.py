@@ -43,15 +43,14 @@ from collections.abc import Sequence
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups
+from yt8m_distill import flag_groups, settings
 
 flag_groups.load_tensorflow()
 
 import tensorflow as tf
 import tqdm
-from absl import app, flags
+from absl import flags
 
-from yt8m_distill import settings
 from yt8m_distill.data import pipeline, records
 from yt8m_distill.serving import thinning
 
@@ -175,34 +174,26 @@ def define_flags() -> None:
     flag_groups.define((settings.DataSettings, settings.SamplingSettings))
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Flags → thin shards."""
+    data = flag_groups.read(settings.DataSettings)
+    data.require_frames("A thin shard")
+    sampling = flag_groups.read(settings.SamplingSettings)
+    view = thinning.view_to_keep(sampling, data.max_frames)
+    files = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    folder = FLAGS.output_dir
+    if not folder:
+        raise ValueError("--output_dir is empty: name the directory to write to.")
     try:
-        if len(argv) > 1:
-            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        data = flag_groups.read(settings.DataSettings)
-        data.require_frames("A thin shard")
-        sampling = flag_groups.read(settings.SamplingSettings)
-        view = thinning.view_to_keep(sampling, data.max_frames)
-        files = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
-        folder = FLAGS.output_dir
-        if not folder:
-            raise ValueError("--output_dir is empty: name the directory to write to.")
         done = thin_shards(files, folder, data, view, FLAGS.jobs, FLAGS.overwrite)
-        print(report(files, folder, data, view, *done))
-    except (
-        ValueError,
-        OSError,
-        tf.errors.OpError,
-        concurrent.futures.BrokenExecutor,
-    ) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {' '.join(str(error).split())}")
+    except concurrent.futures.BrokenExecutor as error:
+        raise ValueError(f"A process ended: {error}") from error
+    print(report(files, folder, data, view, *done))
 
 
 def run() -> None:
     """Console entry point."""
-    define_flags()
-    app.run(main)
+    flag_groups.run_program(main, define_flags)
 
 
 if __name__ == "__main__":

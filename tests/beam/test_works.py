@@ -12,7 +12,8 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill import merge_predictions, settings
 from yt8m_distill.beam import works
-from yt8m_distill.data import frame_index, pipeline
+from yt8m_distill.data import index as data_index
+from yt8m_distill.data import pipeline
 from yt8m_distill.serving import predictions, skips
 from yt8m_distill.training import manifest
 
@@ -45,6 +46,7 @@ def inference(run, shards, output, **changes) -> works.Inference:
         settings.InferenceSettings(
             input_data_pattern="unused", output_file=str(output), **changes
         ),
+        settings.ReadingSettings(),
         shards,
     )
 
@@ -122,7 +124,7 @@ def test_a_try_that_fails_before_its_end_leaves_nothing_under_a_final_name(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        patch.setattr(works.frame_index.tf.io.gfile, "rename", fail)
+        patch.setattr(works.tf.io.gfile, "rename", fail)
         for item in work.items():
             with pytest.raises(
                 (OSError, ValueError), match="the machine is taken away"
@@ -147,7 +149,8 @@ def test_the_merged_parts_are_the_csv_of_one_part(serial_run, shards, tmp_path):
     whole = dataclasses.replace(one, files=shards)
     trained, predict = works._open_predictor(whole.checkpoint)
     with predictions.PredictionWriter(tmp_path / "one.csv") as writer:
-        for found in predict(trained.dataset(list(shards), whole.checkpoint)):
+        opened = trained.open_shards(list(shards), whole.reading, "unused")
+        for found in predict(trained.dataset(opened, whole.checkpoint.batch_size)):
             writer.write(found.video_ids, found.classes, found.scores)
     for count in (1, 2, 5):  # 1 stands for a part a file.
         output = tmp_path / f"parts{count}.csv"
@@ -162,13 +165,13 @@ def test_the_merged_parts_are_the_csv_of_one_part(serial_run, shards, tmp_path):
 def test_an_index_that_is_up_to_date_is_left_alone(serial_run, shards, tmp_path):
     work = index(serial_run, shards, tmp_path / "index")
     assert [work.do(item) for item in work.items()] == [7, 0, 4]
-    paths = [frame_index.index_path(s, work.index_dir) for s in shards]
+    paths = [data_index.path_in(work.index_dir, s) for s in shards]
     times = [os.stat(path).st_mtime_ns for path in paths]
     assert [work.do(item) for item in work.items()] == [7, 0, 4]
     assert [os.stat(path).st_mtime_ns for path in paths] == times
     pathlib.Path(paths[0]).write_bytes(b"spoiled")
     work.do(shards[0])
-    assert frame_index.read(shards[0], work.index_dir).id_ends[-1] > 0
+    assert len(data_index.read(paths[0], shards[0], DATA).numbers) == 7
 
 
 def cached_run(serial_run, folder):
@@ -246,10 +249,8 @@ def test_inference_lists_what_it_leaves_out(serial_run, shards, tmp_path):
     spoiled = with_bad_labels(shards, tmp_path / "bad")
     plain = inference(serial_run, shards, tmp_path / "plain.csv")
     work = inference(serial_run, spoiled, tmp_path / "x.csv")
-    skip = dataclasses.replace(
-        work.checkpoint, bad_records="skip", max_bad_fraction=1.0
-    )
-    work = dataclasses.replace(work, checkpoint=skip)
+    skip = settings.ReadingSettings(bad_records="skip", max_bad_fraction=1.0)
+    work = dataclasses.replace(work, reading=skip)
     assert [work.do(item) for item in work.items()] == [7, 0, 4]
     for item in work.items():
         plain.do(item)

@@ -44,8 +44,7 @@ def make_networks(run, strategy):
 def dataset_of(run, strategy, batch_size: int):
     return inputs.evaluation_dataset(
         strategy,
-        run.training.train_data_pattern,
-        run.data,
+        inputs.training_shards(run),
         inputs.views_of(run, ["teacher", "student"]),
         batch_size,
     )

@@ -98,7 +98,12 @@ def test_a_genuine_youtube8m_video_is_learnt_and_classified(real_data, tmp_path)
     given = settings.CheckpointSettings(train_dir=run.training.train_dir, batch_size=2)
     opened = trained.open_network(given, strategy=helpers.cpus(1))
     judge = predictor.Predictor(opened.networks, "student", opened.strategy, TOP_K)
-    (found,) = judge.predict(opened.dataset(shard, given))
+    (found,) = judge.predict(
+        opened.dataset(
+            opened.open_shards(shard, settings.ReadingSettings(), "shard"),
+            given.batch_size,
+        )
+    )
     assert found.video_ids.tolist() == [b"SjJ3"]
     # Its one label; a step of SGD on it alone puts that above all other classes.
     assert found.classes[0, 0] == 11

@@ -32,6 +32,7 @@ def make_run(
             max_frames=40,
             frame_features=frame_features,
         ),
+        reading=settings.ReadingSettings(),
         sampling=settings.SamplingSettings(student_k=k),
         networks=settings.NetworkSettings(teacher=teacher, student=student),
         distillation=settings.DistillationSettings(**distillation),

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import record_helpers
+from tests import mutated_records, record_helpers
 from tests import training_helpers as helpers
-from tools import fuzz_records
 from yt8m_distill import files
 from yt8m_distill.data import records
 from yt8m_distill.models import builder, lstm
@@ -88,8 +87,7 @@ def inferred(case) -> predictor.Predictions:
     found = predictor.Predictor(case.networks, case.role, strategy, TOP_K).predict(
         inputs.evaluation_dataset(
             strategy,
-            case.run.training.train_data_pattern,
-            case.run.data,
+            inputs.training_shards(case.run),
             inputs.views_of(case.run, [case.role]),
             4,
         )
@@ -203,7 +201,7 @@ def test_the_server_survives_mutated_records_of_a_request(case, inferred):
     """Of 200 mutations of a record each is answered, and the good rows stay."""
     signature = case.load()["serving_default"]
     good = case.serialized()
-    mutated = list(fuzz_records.mutations(good, 200, seed=3))
+    mutated = list(mutated_records.mutations(good, 200, seed=3))
     found = signature(example_bytes=tf.constant([*good, *mutated]))
     assert_same({k: v.numpy()[: len(good)] for k, v in found.items()}, inferred)
     errors = found["error"].numpy()[len(good) :]
@@ -392,8 +390,7 @@ def test_inference_has_the_policys_precision_in_every_replica(case, inferred):
         ).predict(
             inputs.evaluation_dataset(
                 strategy,
-                case.run.training.train_data_pattern,
-                case.run.data,
+                inputs.training_shards(case.run),
                 inputs.views_of(case.run, [case.role]),
                 8,
             )

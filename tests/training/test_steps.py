@@ -40,7 +40,9 @@ def make_run(data, **changes) -> settings.RunSettings:
 def make_runner(run, replicas: int) -> phase_runner.PhaseRunner:
     """A phase with its networks, whose weights are random but known."""
     (phase,) = modes.phases(run)
-    runner = phase_runner.PhaseRunner(phase, run, helpers.cpus(replicas), None, 36)
+    runner = phase_runner.PhaseRunner(
+        phase, run, helpers.cpus(replicas), None, inputs.training_shards(run)
+    )
     runner._build()
     randomize(runner.networks)
     return runner
@@ -117,13 +119,11 @@ class Oracle:
         """The first epoch's batches without their filling rows."""
         training = self.run.training
         dataset = pipeline.build_dataset(
-            training.train_data_pattern,
-            self.run.data,
+            inputs.training_shards(self.run),
             inputs.views_of(self.run, ["teacher", "student"]),
             batch_size=training.batch_size,
             training=True,
             seed=training.seed,
-            num_readers=training.num_readers,
             shuffle_buffer_size=training.shuffle_buffer_size,
         )
         found = []
@@ -270,7 +270,9 @@ def test_representation_alone_leaves_the_classifier_to_others(data):
     run = make_run(data, mode="serial", teacher_checkpoint="x", student_loss="rep")
     # Two phases; the first is the one with the teacher.
     phase = modes.phases(run)[0]
-    runner = phase_runner.PhaseRunner(phase, run, helpers.cpus(1), None, 36)
+    runner = phase_runner.PhaseRunner(
+        phase, run, helpers.cpus(1), None, inputs.training_shards(run)
+    )
     runner._build()
     (learner,) = runner.step.learners.values()
     student = runner.networks.student

@@ -88,10 +88,10 @@ def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypa
     views = []
     original = phase_runner.pipeline.build_dataset
 
-    def build(files, data, wanted, **arguments):
+    def build(shards, wanted, **arguments):
         if arguments["training"]:
             views.append(set(wanted))
-        return original(files, data, wanted, **arguments)
+        return original(shards, wanted, **arguments)
 
     monkeypatch.setattr(phase_runner.pipeline, "build_dataset", build)
     helpers.train(student_run(serial_run, tmp_path))

@@ -56,11 +56,9 @@ def _evaluation(run, role: str, paths, folder: str):
         # As eval.py does it: the dataset is made anew and read once.
         dataset = inputs.evaluation_dataset(
             strategy,
-            paths,
-            run.data,
+            inputs.open_shards(run, paths, "paths"),
             inputs.views_of(run, [role]),
             run.training.batch_size,
-            {"use_index": "always"},
         )
         with predictions.PredictionWriter(path) as writer:
             judge.evaluate(dataset, writer=writer)

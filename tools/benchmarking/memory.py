@@ -65,7 +65,7 @@ def measure(what: str, folder: str, factor: int) -> int:
         judge = evaluator.Evaluator(networks, "student", strategy, run.data.num_classes)
         views = inputs.views_of(run, ["student"])
         dataset = inputs.evaluation_dataset(
-            strategy, longer, run.data, views, 64, {"use_index": "never"}
+            strategy, inputs.open_shards(run, longer, "longer"), views, 64
         )
         judge.evaluate(dataset)
     return evaluation.resident_bytes(peak=True)

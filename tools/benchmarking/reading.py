@@ -8,6 +8,7 @@ import tensorflow as tf
 from tools.benchmarking import results, shards
 from yt8m_distill import settings
 from yt8m_distill.data import pipeline
+from yt8m_distill.data import shards as shards_module
 
 
 def _raw(paths):
@@ -52,10 +53,11 @@ def _starter(paths, data, k):
 
 
 def _view(paths, data, view, use_index):
+    reading = settings.ReadingSettings(use_index=use_index)
+    opened = shards_module.open_shards(paths, data, reading)
     dataset = pipeline.build_dataset(
-        paths, data, {"view": view}, batch_size=256, training=False,
-        use_index=use_index,
-    )  # fmt: skip
+        opened, {"view": view}, batch_size=256, training=False
+    )
 
     def call():
         for _ in dataset:

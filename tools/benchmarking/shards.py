@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import frame_index
+from yt8m_distill.data import index as data_index
 
 VIDEOS_A_SHARD = 64
 
@@ -45,12 +45,11 @@ def link(paths: list[str], times: int, folder: str) -> list[str]:
         for path in paths:
             name = os.path.join(folder, str(copy), os.path.basename(path))
             os.link(path, name)
-            os.link(frame_index.index_path(path), frame_index.index_path(name))
+            os.link(path + data_index.SUFFIX, name + data_index.SUFFIX)
             links.append(name)
     return links
 
 
 def index(paths: list[str], data: settings.DataSettings) -> None:
-    """Writes the index of every shard."""
-    for path in paths:
-        frame_index.write(frame_index.build(path, data), frame_index.index_path(path))
+    """Builds the index of every shard."""
+    data_index.load_or_build(paths, data)

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from tools.reproduction import figures, plan, published, runner, runs
 from yt8m_distill import settings, structures
-from yt8m_distill.data import frame_index, records
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.training import inputs, manifest, trained
 
@@ -51,10 +50,12 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
         network=experiment.role,
         batch_size=training.batch_size,
         num_gpus=training.num_gpus,
-        **inputs.reading(training),
     )
     network = trained.open_network(given)
-    return network, network.dataset(training.validation_data_pattern, given)
+    shards = inputs.open_shards(
+        experiment.run, training.validation_data_pattern, "validation_data_pattern"
+    )
+    return network, network.dataset(shards, training.batch_size)
 
 
 def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> float:
@@ -93,14 +94,9 @@ def _machine() -> str:
 
 def _uses_index(run: settings.RunSettings) -> bool:
     """Whether the validation shards are read by their index."""
-    training = run.training
-    files = records.expand_patterns(
-        training.validation_data_pattern, "validation_data_pattern"
-    )
-    index = frame_index.open_index(
-        files, run.data, training.use_index, training.index_dir
-    )
-    return index is not None
+    pattern = run.training.validation_data_pattern
+    shards = inputs.open_shards(run, pattern, "validation_data_pattern")
+    return shards.table is not None
 
 
 def time_network(experiment: plan.Experiment) -> dict:

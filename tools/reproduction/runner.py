@@ -15,7 +15,7 @@ import tqdm
 
 from tools.reproduction import cost, plan, runs
 from yt8m_distill import settings
-from yt8m_distill.training import inputs, manifest, modes
+from yt8m_distill.training import manifest, modes
 
 LOG = "train.log"
 # In the log, before each command.
@@ -109,7 +109,7 @@ def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, 
         f"--eval_data_pattern={pattern}",
         f"--batch_size={training.batch_size}",
         f"--num_gpus={training.num_gpus}",
-        *(f"--{name}={value}" for name, value in inputs.reading(training).items()),
+        *(f"--{name}={value}" for name, value in vars(experiment.run.reading).items()),
     )
 
 

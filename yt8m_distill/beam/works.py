@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import frame_index, pipeline, records
+from yt8m_distill.data import faults, index, pipeline, records
+from yt8m_distill.data import shards as shards_module
 from yt8m_distill.models import builder
 from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
 from yt8m_distill.training import (
@@ -44,7 +45,7 @@ def _naming(files: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        text = records.describe_error(error, files) or str(error)
+        text = faults.describe_error(error, files) or str(error)
         raise ValueError(" ".join(text.split())) from error
 
 
@@ -57,11 +58,13 @@ class Inference:
     Args:
         checkpoint: which network.
         inference: the input and the CSV.
+        reading: how the input is read.
         files: all input files, sorted.
     """
 
     checkpoint: settings.CheckpointSettings
     inference: settings.InferenceSettings
+    reading: settings.ReadingSettings
     files: tuple[str, ...]
 
     @property
@@ -94,10 +97,11 @@ class Inference:
             if not files:
                 return 0
             trained, predict = _open_predictor(self.checkpoint)
-            for found in predict(trained.dataset(files, self.checkpoint)):
+            shards = trained.open_shards(files, self.reading, "input_data_pattern")
+            for found in predict(trained.dataset(shards, self.checkpoint.batch_size)):
                 writer.write(found.video_ids, found.classes, found.scores)
                 videos += len(found.video_ids)
-        skips.write_list(self.path(item), trained.find_skipped(files, self.checkpoint))
+        skips.write_list(self.path(item), shards.skipped())
         return videos
 
 
@@ -112,7 +116,7 @@ def _open_predictor(checkpoint: settings.CheckpointSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Indexing:
-    """Writes the index of every shard that has none, or a stale one.
+    """Builds the index of every shard that has none, or a stale one.
 
     An item is a shard.
     """
@@ -132,13 +136,8 @@ class Indexing:
             ValueError: if the shard is damaged.
             OSError: if the file system refuses.
         """
-        try:
-            index = frame_index.read(item, self.index_dir)
-            frame_index.check(index, item, self.data)
-        except frame_index.Unusable:
-            index = frame_index.build(item, self.data)
-            frame_index.write(index, frame_index.index_path(item, self.index_dir))
-        return len(index.id_ends)
+        (found,) = index.load_or_build([item], self.data, self.index_dir, required=True)
+        return len(found.numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,20 +202,20 @@ class TeacherCaching:
             roles = ["teacher", *(["student"] if asked.with_states else [])]
             dataset = inputs.evaluation_dataset(
                 asked.strategy,
-                [file],
-                run.data,
+                _open_one(run, file),
                 inputs.views_of(run, roles),
                 run.training.batch_size,
-                {
-                    **inputs.reading(run.training),
-                    "train_fraction": run.training.train_fraction,
-                    # The plan looked at all shards together.
-                    "max_bad_fraction": 1.0,
-                },
+                run.training.train_fraction,
             )
             ids, arrays = asked.collect(dataset)
             cache.write_part(part, ids, arrays)
         return len(ids)
+
+
+def _open_one(run: settings.RunSettings, path: str) -> shards_module.Shards:
+    """One training shard; how many of its records may be bad is asked of all."""
+    reading = dataclasses.replace(run.reading, max_bad_fraction=1.0)
+    return shards_module.open_shards([path], run.data, reading, "train_data_pattern")
 
 
 def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
@@ -239,13 +238,8 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     cache, _ = open_cache(run)
     if cache.covers(data):
         return TeacherCaching(run, ()), data
-    inputs.find_skipped(files, run.data, run.training)  # Raises if it is too much.
-    how = {**inputs.finding(run.training), "max_bad_fraction": 1.0}
-    filled = [
-        path
-        for path in files
-        if pipeline.count_videos([path], fraction, data=run.data, **how)
-    ]
+    inputs.training_shards(run)  # Raises if too many records are invalid.
+    filled = [path for path in files if _open_one(run, path).num_videos(fraction)]
     path = os.path.join(cache.folder, PLAN)
     plan = {"data": data, "files": filled}
     known = manifest.read_json(path) if os.path.exists(path) else None

@@ -64,19 +64,33 @@ def dequantize(values: np.ndarray) -> np.ndarray:
 def expand_patterns(patterns: str, flag: str) -> list[str]:
     """Comma separated globs to sorted file names; indices of shards are left out.
 
+    A file of exactly the name given wins over the pattern that it also is; `~` is the
+    home folder.
+
     Raises:
         ValueError: if a glob matches nothing, or a directory; names the flag.
     """
+    if os.path.isfile(os.path.expanduser(patterns)):
+        return [os.path.expanduser(patterns)]
     files: list[str] = []
     for pattern in settings.split_names(patterns):
+        expanded = os.path.expanduser(pattern)
         try:
-            found = tf.io.gfile.glob(pattern)
+            found = [expanded]
+            if not os.path.isfile(expanded):
+                found = tf.io.gfile.glob(expanded)
         except tf.errors.OpError as error:
             raise ValueError(f"--{flag}={pattern}: {error.message}") from error
         found = [path for path in found if not path.endswith(INDEX_SUFFIX)]
         if not found:
             raise ValueError(f"--{flag}={pattern} matches no file.")
         _refuse_directories(found, f"--{flag}={pattern}", pattern)
+        broken = [p for p in found if os.path.islink(p) and not os.path.exists(p)]
+        if broken:
+            raise ValueError(
+                f"--{flag}={pattern}: {broken[0]} is a link to "
+                f"{os.readlink(broken[0])}, which does not exist."
+            )
         files.extend(found)
     if not files:
         raise ValueError(f"--{flag} is empty: name the shards.")
@@ -161,11 +175,11 @@ def count_records(files: Sequence[str]) -> int:
 def _count_in_file(path: str) -> int:
     compression, local = compression_of(path), os.path.isfile(path)
     if compression and local:
-        count, _, problem = packed_end(path)
+        count, end, problem = packed_end(path)
         if problem == "":
             return count
         if problem:
-            raise ValueError(problem)
+            raise ValueError(_located(path, count, unread(end, problem)))
     if compression or not local:
         dataset = tf.data.TFRecordDataset(path, compression)
         return int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
@@ -209,7 +223,7 @@ def _broken_length(path: str) -> str | None:
     """
     for number, begin, header in _headers(path):
         if len(header) == HEADER and header_length(header) is None:
-            return damaged(path, number, begin)[0]
+            return _located(path, number, damaged(path, begin)[0])
     return None
 
 
@@ -224,19 +238,38 @@ def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     """A message for `describe_error`: a remote shard ends inside a record's length."""
     parts = [
         path,
-        ": record ",
+        ", record ",
         tf.strings.as_string(number),
-        " (counted from 0) is damaged at byte ",
+        " (counted from 0): damaged at byte ",
         tf.strings.as_string(offset),
-        ", and nothing behind it is read: it is truncated.",
+        ", and nothing after it is read: it is truncated.",
     ]
     return marked_in_graph(parts)
 
 
-def unread(path: str, number: int, offset: int, what: str) -> str:
-    """The line about a shard of which nothing is read from a record on."""
-    where = f"{path}: record {number} (counted from 0) is damaged at byte {offset}"
-    return f"{where}, and nothing behind it is read: {what}."
+def unread(offset: int, what: str) -> str:
+    """What is wrong with a shard of which nothing is read from a record on."""
+    return f"damaged at byte {offset}, and nothing after it is read: {what}."
+
+
+def _located(path: str, number: int, detail: str) -> str:
+    return f"{path}, record {number} (counted from 0): {detail}"
+
+
+def early_end(path: str, compression: str, offset: int) -> str:
+    """What is wrong where the reader of a compressed or remote shard came to its end.
+
+    Args:
+        path: the shard.
+        compression: of it.
+        offset: where the reader ended, after unpacking; empty where all is well.
+    """
+    if compression and os.path.isfile(path):
+        _, end, problem = packed_end(path)
+        return unread(end, problem) if problem else ""
+    if not compression and offset < remote_size(path):
+        return unread(offset, "it is truncated")
+    return ""
 
 
 def packed_end(path: str) -> tuple[int, int, str | None]:
@@ -247,10 +280,9 @@ def packed_end(path: str) -> tuple[int, int, str | None]:
     (gzip's may follow one another): it reads the shard as if it ended before.
 
     Returns:
-        The number of records, where the last one ends (behind the unpacking), and one
-        line about such an end; empty where all is well, None where the reader will say
-        what is wrong. Kept while the shard is the same: counting, checking and skipping
-        ask for it.
+        The number of records, where the last one ends (after unpacking), and what is
+        wrong with such an end; empty where all is well, None where the reader will say
+        what is wrong. Kept while the shard is the same.
     """
     found = os.stat(path)
     return _packed_end(path, (found.st_size, found.st_mtime_ns))
@@ -290,12 +322,10 @@ def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
     if ahead:
         return number, end, None
     if goes_on:
-        what = "it goes on behind the end of its zlib stream"
-    elif header or not inflater.eof:
-        what = "it is truncated"
-    else:
-        return number, end, ""
-    return number, end, unread(path, number, end, what)
+        return number, end, "it goes on after the end of its zlib stream"
+    if header or not inflater.eof:
+        return number, end, "it is truncated"
+    return number, end, ""
 
 
 def check_lengths(path: str) -> None:
@@ -311,9 +341,9 @@ def check_lengths(path: str) -> None:
     if not os.path.isfile(path):
         return
     if compression_of(path):
-        *_, problem = packed_end(path)
+        count, end, problem = packed_end(path)
         if problem:
-            raise ValueError(problem)
+            raise ValueError(_located(path, count, unread(end, problem)))
         return
     size = os.path.getsize(path)
     for number, begin, header in _headers(path):
@@ -324,7 +354,7 @@ def check_lengths(path: str) -> None:
             too_long = _end_of(0, header) - FRAMING > size
             refused = too_long and header_length(header) is not None
         if refused:
-            raise ValueError(damaged(path, number, begin)[0])
+            raise ValueError(_located(path, number, damaged(path, begin)[0]))
 
 
 def marked(message: str) -> str:
@@ -414,7 +444,7 @@ def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
 def _context(data: settings.DataSettings) -> dict:
     return {
         data.video_id_key: tf.io.FixedLenFeature([], tf.string, default_value=""),
-        "labels": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+        data.labels_key: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
     }
 
 
@@ -506,13 +536,14 @@ def _frame_level_faults(serialized, data) -> tf.Tensor:
     """[B] string; fails for what is no SequenceExample."""
     _, lists = _read_frame_level(serialized, tf.zeros_like(serialized), data)
     faults = tf.zeros_like(serialized)
+    may_lack = _may_lack([lists[name].row_lengths() for name in data.names], data)
     for name, size in zip(data.names, data.sizes, strict=True):
         feature = lists[name]
         frames = feature.with_values(feature.values.row_lengths() != 1)
         widths = tf.strings.length(feature.flat_values) != size
         widths = feature.with_flat_values(widths).merge_dims(1, 2)
         for bad, what in (
-            (feature.row_lengths() == 0, "has no frames."),
+            ((feature.row_lengths() == 0) & ~may_lack, "has no frames."),
             (tf.reduce_any(frames, axis=1), "has a frame that is not 1 byte string."),
             (
                 tf.reduce_any(widths, axis=1),
@@ -532,58 +563,65 @@ def _video_level_faults(serialized, data) -> tf.Tensor:
         bad = parsed[name].row_lengths() != size
         fault = tf.where(bad, f"feature {name} has not {size} numbers.", "")
         faults = tf.where(faults == "", fault, faults)
+        finite = parsed[name].with_flat_values(
+            tf.cast(tf.math.is_finite(parsed[name].flat_values), tf.int32)
+        )
+        bad = tf.reduce_min(finite, axis=1) == 0
+        fault = tf.where(bad, f"feature {name} has a number that is not finite.", "")
+        faults = tf.where(faults == "", fault, faults)
     return faults
+
+
+def _may_lack(counts: list[tf.Tensor], data: settings.DataSettings) -> tf.Tensor:
+    """[B] bool: whether a feature may be missing, by --missing_feature."""
+    some = tf.reduce_any(tf.stack([count > 0 for count in counts]), axis=0)
+    return some & (data.missing_feature == "zeros")
 
 
 def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
     context, lists = _read_frame_level(serialized, origins, data)
     video_ids = context[data.video_id_key]
+    counts = [lists[name].row_lengths() for name in data.names]
+    may_lack = _may_lack(counts, data)
     frames = tuple(
-        _checked_frames(lists[name], name, size, origins, video_ids, is_video)
+        _checked_frames(
+            lists[name], name, size, origins, video_ids, ~is_video | may_lack
+        )
         for name, size in zip(data.names, data.sizes, strict=True)
     )
-    num_frames = tf.reduce_min(tf.stack([f.row_lengths() for f in frames]), axis=0)
+    # A feature that may be missing has no say in the number of frames.
+    counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
+    num_frames = tf.reduce_min(tf.stack(counts), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
-    return Parsed(origins, video_ids, context["labels"], frames, num_frames)
+    return Parsed(origins, video_ids, context[data.labels_key], frames, num_frames)
 
 
 def _checked_frames(
-    feature: tf.RaggedTensor, name: str, size: int, origins, video_ids, is_video
+    feature: tf.RaggedTensor, name: str, size: int, origins, video_ids, may_lack
 ) -> tf.RaggedTensor:
-    """A feature's byte strings [B, None], one a frame, all of the right width."""
+    """A feature's byte strings [B, None], one per frame, all of the right width."""
     splits = feature.row_splits
     counts = feature.values.row_lengths()  # Byte strings in each frame: 1.
     strings = feature.flat_values
-    some = _require(
-        (feature.row_lengths() > 0) | ~is_video,
+
+    def require(condition, splits, what):
+        return _require(condition, splits, origins, video_ids, what)
+
+    some = require(
+        (feature.row_lengths() > 0) | may_lack,
         None,
-        origins,
-        video_ids,
         [
             f"feature {name} has no frames. Is --feature_names right, and is this "
             "frame-level data?"
         ],
     )
-    single = _require(
-        counts == 1,
-        splits,
-        origins,
-        video_ids,
-        [f"a frame of feature {name} is ", counts, " byte strings, not 1."],
-    )
+    what = [f"a frame of feature {name} is ", counts, " byte strings, not 1."]
+    single = require(counts == 1, splits, what)
     with tf.control_dependencies([some, single]):
         widths = tf.strings.length(strings)
-        width = _require(
-            widths == size,
-            splits,
-            origins,
-            video_ids,
-            [
-                f"a frame of feature {name} is ",
-                widths,
-                f" bytes wide, not the {size} of --feature_sizes.",
-            ],
-        )
+        what = [f"a frame of feature {name} is ", widths]
+        what += [f" bytes wide, not the {size} of --feature_sizes."]
+        width = require(widths == size, splits, what)
     with tf.control_dependencies([width]):
         strings = tf.identity(strings)
     return tf.RaggedTensor.from_row_splits(strings, splits, validate=False)
@@ -594,26 +632,23 @@ def _parse_video_level(serialized, origins, data, is_video) -> Parsed:
     video_ids = parsed[data.video_id_key]
     vectors, checks = [], []
     for name, size in zip(data.names, data.sizes, strict=True):
-        widths = parsed[name].row_lengths()
+        widths, numbers = parsed[name].row_lengths(), parsed[name].flat_values
+        what = [f"feature {name} has ", widths, f" numbers, not the {size} of "]
+        what += ["--feature_sizes. Is --feature_names right, and is this video-level "]
+        what += ["data?"]
         checks.append(
-            _require(
-                (widths == size) | ~is_video,
-                None,
-                origins,
-                video_ids,
-                [
-                    f"feature {name} has ",
-                    widths,
-                    f" numbers, not the {size} of "
-                    "--feature_sizes. Is --feature_names right, and is this "
-                    "video-level data?",
-                ],
-            )
+            _require((widths == size) | ~is_video, None, origins, video_ids, what)
+        )
+        what = [f"a number of feature {name} is ", numbers, "."]
+        splits = parsed[name].row_splits
+        checks.append(
+            _require(tf.math.is_finite(numbers), splits, origins, video_ids, what)
         )
         with tf.control_dependencies(checks):
             vectors.append(parsed[name].to_tensor(shape=[None, size]))
     num_frames = tf.cast(is_video, tf.int32)
-    return Parsed(origins, video_ids, parsed["labels"], tuple(vectors), num_frames)
+    labels = parsed[data.labels_key]
+    return Parsed(origins, video_ids, labels, tuple(vectors), num_frames)
 
 
 def required_ids(
@@ -635,26 +670,29 @@ def required_ids(
         return tf.identity(parsed.video_ids)
 
 
-def checked_labels(parsed: Parsed, num_classes: int) -> tf.RaggedTensor:
+def checked_labels(parsed: Parsed, data: settings.DataSettings) -> tf.RaggedTensor:
     """The labels of parsed records.
 
     Raises (when the graph runs):
-        tf.errors.InvalidArgumentError: for a label outside [0, C).
+        tf.errors.InvalidArgumentError: for a label outside [0, C), or a vector of C
+            zeros and ones in the place of indices.
     """
-    labels = parsed.labels
-    outside = (labels.values < 0) | (labels.values >= num_classes)
-    check = _require(
-        ~outside,
-        labels.row_splits,
-        parsed.origins,
-        parsed.video_ids,
-        [
-            "label ",
-            labels.values,
-            f" is not in 0..{num_classes - 1}, the range of --num_classes.",
-        ],
-    )
-    with tf.control_dependencies([check]):
+    labels, classes = parsed.labels, data.num_classes
+
+    def require(condition, splits, what):
+        return _require(condition, splits, parsed.origins, parsed.video_ids, what)
+
+    outside = (labels.values < 0) | (labels.values >= classes)
+    what = ["label ", labels.values]
+    what += [f" is not in 0..{classes - 1}, the range of --num_classes."]
+    checks = [require(~outside, labels.row_splits, what)]
+    if classes > 2:
+        largest = tf.reduce_max(labels, axis=1)
+        is_vector = (labels.row_lengths() == classes) & (largest <= 1)
+        what = [f"--labels_key={data.labels_key} holds a vector of {classes} zeros "]
+        what += ["and ones, not the indices of the labels."]
+        checks.append(require(~is_vector, None, what))
+    with tf.control_dependencies(checks):
         values = tf.identity(labels.values)
     return tf.RaggedTensor.from_row_splits(values, labels.row_splits, validate=False)
 
@@ -673,130 +711,56 @@ def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):
     return tf.tensor_scatter_nd_update(nothing, tf.stack([rows, labels], 1), ones)
 
 
-def describe_error(error: Exception, files: Sequence[str] = ()) -> str | None:
-    """One line for the user about a TensorFlow error, or None.
-
-    Args:
-        error: as caught.
-        files: the shards that were read: a damaged one is looked for and named.
-    """
-    text = str(error)
+def marked_line(text: str) -> str | None:
+    """The line in an error of the graph that is meant for the user, or None."""
     marked = re.search(f"{_BEGIN}(.*?){_END}", text, re.DOTALL)
+    if not marked:
+        return None
     kind = re.search(r"(?:feature|list|Key): (\S+?)[,.] .*Expected type: (\w+)", text)
-    if marked and kind:
+    if kind:
         name, expected = kind.groups()
         return f"{marked[1]}: {name} is not of type {expected}."
-    if marked and "Invalid protocol message" in text:
+    if "Invalid protocol message" in text:
         return f"{marked[1]}: this is not an example."
     broken = re.search(
         r"sequence feature (\S+) in example|(?:elements in example)", text
     )
-    if marked and broken:
+    if broken:
         what = f"feature {broken[1]}" if broken[1] else "a context feature"
         return f"{marked[1]}: {what} is broken and cannot be parsed."
-    if marked:
-        return marked[1]
-    # parse_example repeats the record in its message, and TensorFlow (seen in 2.15
-    # and 2.21) then fails to decode that as text.
-    damaged = isinstance(error, tf.errors.DataLossError | UnicodeDecodeError)
-    if damaged or "Could not parse" in text:
-        for path in files:
-            problem = _damage(path)
-            if problem:
-                return problem
-        return text.splitlines()[0]
-    return None
+    return marked[1]
 
 
 def damaged(
-    path: str, number: int, offset: int, error: tf.errors.OpError | None = None
+    path: str, offset: int, error: tf.errors.OpError | None = None
 ) -> tuple[str, int | None]:
     """What is wrong where a shard cannot be read on, and where the next record is.
 
     Args:
         path: the shard.
-        number: of the record.
-        offset: where it begins, behind the unpacking of a compressed shard.
+        offset: where the record begins, in a compressed shard after unpacking.
         error: of the reader; only of a compressed or remote shard it is needed.
 
     Returns:
-        One line, and the offset behind the record; None where its length is not to be
-        trusted, and nothing behind it can be read.
+        What is wrong, and the offset after the record; None where its length is not to
+        be trusted, and nothing after it can be read.
     """
-    where = f"{path}: record {number} (counted from 0) is damaged"
     if compression_of(path) or not os.path.isfile(path):
         # Without the names of operations around the words that say what it is.
         what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
         what = what.replace("' failed with", ":")  # TensorFlow opens no quote.
-        return unread(path, number, offset, what), None
+        return unread(offset, what), None
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(offset)
         length = header_length(file.read(HEADER))
     lost = f"the last {size - offset} bytes of the file are lost"
+    where = f"damaged at byte {offset}"
     if length is None and offset == 0:
-        return f"{where} at byte 0: this is not a TFRecord file; {lost}.", None
-    if length is None and offset + HEADER > size:
-        return f"{where} at byte {offset}: the file is truncated; {lost}.", None
-    if length is None:
-        return f"{where} at byte {offset}: its length is not known; {lost}.", None
-    if offset + length + FRAMING > size:
-        return f"{where} at byte {offset}: the file is truncated; {lost}.", None
-    line = f"{where} at byte {offset}: its checksum does not fit."
+        return f"{where}: this is not a TFRecord file; {lost}.", None
+    if length is None and offset + HEADER <= size:
+        return f"{where}: its length is not known; {lost}.", None
+    if length is None or offset + length + FRAMING > size:
+        return f"{where}: the file is truncated; {lost}.", None
+    line = f"{where}: its checksum does not match."
     return line, offset + length + FRAMING
-
-
-@functools.lru_cache(maxsize=8)
-def _parser(data: settings.DataSettings):
-    """A traced function that fails for a record that the readers would refuse."""
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([1], tf.string), tf.TensorSpec([1], tf.string)]
-    )
-    def parse(serialized, origins):
-        is_video = tf.constant([True])
-        parsed = parse_batch(serialized, origins, data, is_video)
-        required_ids(parsed, data, is_video)
-        checked_labels(parsed, data.num_classes)
-
-    return parse
-
-
-def find_fault(serialized, origin: str, data: settings.DataSettings) -> str | None:
-    """What the parser says of a record, in one line; None where it takes it.
-
-    Args:
-        serialized: the record, a string scalar.
-        origin: what the line calls it.
-        data: what it is to hold.
-
-    Raises:
-        tf.errors.OpError: for what is no fault of the record, such as want of memory.
-    """
-    origin = f"{origin} (counted from 0)"
-    try:
-        _parser(data)(tf.reshape(serialized, [1]), tf.constant([origin]))
-    except tf.errors.DataLossError:  # Of `sound`.
-        return f"{origin}: this is not an example."
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
-        found = describe_error(error)
-        if found and found.startswith(origin):
-            return found
-        # The parser's own message repeats the record, which may be no text.
-        return f"{origin}: this is not an example."
-    return None
-
-
-def _damage(path: str) -> str | None:
-    """What is wrong with a shard: the first record that cannot be read or parsed."""
-    number, offset, compression = 0, 0, compression_of(path)
-    try:
-        for record in tf.data.TFRecordDataset(path, compression):
-            tf.train.SequenceExample.FromString(record.numpy())
-            offset += len(record.numpy()) + FRAMING
-            number += 1
-    except tf.errors.OpError as error:
-        return damaged(path, number, offset, error)[0]
-    except Exception:  # protobuf's DecodeError has no public home
-        return f"{path}, record {number} (counted from 0): this is not an example."
-    return None

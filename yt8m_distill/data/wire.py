@@ -1,22 +1,20 @@
-"""Where the frames stand inside a serialized SequenceExample.
+"""Where the frames are inside a serialized SequenceExample.
 
-Every frame of a feature is a byte string of one width, so on the wire the frames
-are chunks of one size, header and data, one behind the other:
+Every frame of a feature is a byte string of one width, so on the wire the frames are
+chunks of one size, header and data, one after another:
 
     first + t * stride   is where frame t begins
 
-`locate` finds these numbers in some microseconds: it looks at the header of the
-first frame and at the length of the list, and at no other frame. Who reads frame t
-compares the bytes before it with `frame_header`.
-
-It knows only the records that writers make; of anything else (a damaged record, one
-of another kind, an unusual but valid encoding) it says None, and the graph's
-parser decides what that is. See https://protobuf.dev/programming-guides/encoding.
+`locate` finds these numbers in some microseconds and checks the header of every frame.
+It knows only the records that writers make; of anything else (a damaged record, one of
+another kind, an unusual but valid encoding) it returns None, and a parser decides. See
+https://protobuf.dev/programming-guides/encoding.
 """
 
 import functools
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf import message
 
@@ -32,14 +30,12 @@ class Frames(NamedTuple):
         stride: bytes from a frame to the next.
         count: number of frames.
         size: bytes of a frame.
-        positions: of every frame, where they have no stride (it is 0 then).
     """
 
     first: int
     stride: int
     count: int
     size: int
-    positions: tuple[int, ...] = ()
 
 
 class Layout(NamedTuple):
@@ -59,7 +55,7 @@ class _Unusual(Exception):
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number at a position, and the position behind it."""
+    """The number at a position, and the position after it."""
     byte = data[at]
     if byte < 128:
         return byte, at + 1
@@ -96,7 +92,7 @@ def _one_frame(data: memoryview, at: int, end: int) -> tuple[int, int, int]:
 
 @functools.cache
 def frame_header(size: int) -> bytes:
-    """What stands before a frame of that many bytes: three tags with lengths."""
+    """The bytes before a frame of that many bytes: three tags with lengths."""
     header = b""
     for _ in range(3):
         length, spelled = size + len(header), bytearray()
@@ -108,23 +104,25 @@ def frame_header(size: int) -> bytes:
     return header
 
 
+@functools.cache
+def _header_array(size: int) -> np.ndarray:
+    return np.frombuffer(frame_header(size), np.uint8)
+
+
 def _frames(data: memoryview, begin: int, end: int) -> Frames:
-    """A FeatureList whose frames are all of one width."""
+    """A FeatureList whose frames are all of one width, each after the same header."""
     if begin == end:
         return Frames(begin, 0, 0, 0)
     first, size, chunk_end = _one_frame(data, begin, end)
     stride = chunk_end - begin
     count, rest = divmod(end - begin, stride)
-    if not rest and data[begin:first] == frame_header(size):
-        return Frames(first, stride, count, size)
-    # Valid all the same, if a writer spells lengths in another way.
-    positions = []
-    while begin < end:
-        position, width, begin = _one_frame(data, begin, end)
-        if width != size:
-            raise _Unusual
-        positions.append(position)
-    return Frames(first, 0, len(positions), size, tuple(positions))
+    header = _header_array(size)
+    if rest or stride != size + len(header):
+        raise _Unusual
+    chunks = np.frombuffer(data[begin:end], np.uint8).reshape(count, stride)
+    if not (chunks[:, : len(header)] == header).all():
+        raise _Unusual
+    return Frames(first, stride, count, size)
 
 
 def _feature_lists(data: memoryview, begin: int, end: int) -> dict[str, Frames]:
@@ -145,7 +143,7 @@ def _context(data: memoryview) -> tf.train.Features:
 
     A key that comes twice, two kinds in one feature and unknown fields are dropped by
     one parser and refused by another; without them the size is that of the bytes. So
-    is a value that stands before its key.
+    is a value before its key.
     """
     at = 0
     while at < len(data):
@@ -159,7 +157,7 @@ def _context(data: memoryview) -> tf.train.Features:
 
 
 def locate(record: memoryview) -> Layout | None:
-    """The layout of a serialized SequenceExample, or None where it is unusual.
+    """The layout of a serialized SequenceExample, or None if it is unusual.
 
     Args:
         record: its bytes, as a view: nothing of it is copied but the context.
@@ -178,21 +176,3 @@ def locate(record: memoryview) -> Layout | None:
     except (_Unusual, IndexError, UnicodeDecodeError, message.DecodeError):
         return None
     return Layout(context or tf.train.Features(), features or {})
-
-
-def context_id(context: tf.train.Features, key: str) -> bytes | None:
-    """A context feature's one byte string; empty where it is missing, else None."""
-    if key not in context.feature:
-        return b""
-    values = context.feature[key].bytes_list.value
-    return values[0] if len(values) == 1 else None
-
-
-def context_labels(context: tf.train.Features) -> list[int] | None:
-    """The labels; none where they are missing, None where they are no integers."""
-    if "labels" not in context.feature:
-        return []
-    feature = context.feature["labels"]
-    if feature.WhichOneof("kind") != "int64_list":
-        return None
-    return list(feature.int64_list.value)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from yt8m_distill import files
-from yt8m_distill.data import validation
+from yt8m_distill.data import faults
 
 SUFFIX = ".skipped.txt"
 
 
-def write_list(output_file: str, skipped: validation.Skipped | None) -> None:
+def write_list(output_file: str, skipped: faults.Skipped | None) -> None:
     """Writes `<output_file>.skipped.txt`: the message about each record, a line each.
 
     Without such records there is no file, and one of an earlier run is removed.

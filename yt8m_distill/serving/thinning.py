@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import files, settings
-from yt8m_distill.data import pipeline, records
+from yt8m_distill.data import faults, pipeline, records
 
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
@@ -44,8 +44,7 @@ def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
         is_video = tf.ones_like(serialized, tf.bool)
         parsed = records.parse_batch(serialized, origins, data, is_video)
         video_ids = records.required_ids(parsed, data, is_video)
-        keys = pipeline._video_keys(video_ids, 0)  # Salt 0: outside of training.
-        return video_ids, *pipeline._pick(view, parsed.num_frames, data, keys)
+        return video_ids, *pipeline.choose_frames(parsed, view, data, video_ids)
 
     return choose
 
@@ -197,7 +196,7 @@ def thin_shard(
                     writer.write(record)
             tf.io.gfile.rename(temporary, target, overwrite=True)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
-        text = records.describe_error(error, [source]) or f"{target}: {error}"
+        text = faults.describe_error(error, [source]) or f"{target}: {error}"
         raise ValueError(" ".join(text.split())) from error
     return True
 

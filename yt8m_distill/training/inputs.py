@@ -1,7 +1,9 @@
-"""What a run's networks read: their views of the videos, and how shards are read."""
+"""What a run's networks read: their views of the videos, and datasets of them."""
+
+from collections.abc import Sequence
 
 from yt8m_distill import settings, structures
-from yt8m_distill.data import pipeline, validation
+from yt8m_distill.data import pipeline, shards
 from yt8m_distill.models import builder
 from yt8m_distill.training import distribution
 
@@ -17,51 +19,46 @@ def views_of(
     return {builder.VIEWS[role]: views[builder.VIEWS[role]] for role in roles}
 
 
-def reading(given: settings.TrainingSettings | settings.CheckpointSettings) -> dict:
-    """The arguments of pipeline.build_dataset that say how shards are read."""
-    return {
-        "num_readers": given.num_readers,
-        "use_index": given.use_index,
-        "index_dir": given.index_dir,
-        "bad_records": given.bad_records,
-        "max_bad_fraction": given.max_bad_fraction,
-    }
+def open_shards(
+    run: settings.RunSettings, patterns: str | Sequence[str], flag: str
+) -> shards.Shards:
+    """Opened shards that are read as the run reads its own."""
+    return shards.open_shards(patterns, run.data, run.reading, flag)
 
 
-def finding(given) -> dict:
-    """The arguments of pipeline.count_videos that say which records are read."""
-    return {name: v for name, v in reading(given).items() if name != "num_readers"}
+def training_shards(run: settings.RunSettings) -> shards.Shards:
+    """The opened shards of a run's training data.
 
-
-def find_skipped(files, data, given) -> validation.Skipped | None:
-    """What `--bad_records=skip` leaves out of some shards; None under `stop`."""
-    return pipeline.find_skipped(files, data, **finding(given))
+    Raises:
+        ValueError: as shards.open_shards, or if no video has a label.
+    """
+    flag = "train_data_pattern"
+    found = open_shards(run, run.training.train_data_pattern, flag)
+    found.check_labels(flag)
+    return found
 
 
 def evaluation_dataset(
     strategy,
-    pattern: str | list[str],
-    data,
+    opened: shards.Shards,
     views: dict,
     batch_size: int,
-    how: dict | None = None,
+    train_fraction: float = 1.0,
 ):
     """A distributed dataset for evaluation: every video once, in order.
 
     Args:
         strategy: the devices.
-        pattern, data, views, batch_size: as in pipeline.build_dataset.
-        how: see `reading`.
+        opened, views, batch_size, train_fraction: as in pipeline.build_dataset.
     """
     return distribution.distribute(
         strategy,
         lambda shard: pipeline.build_dataset(
-            pattern,
-            data,
+            opened,
             views,
             batch_size=batch_size,
             training=False,
+            train_fraction=train_fraction,
             input_shard=shard,
-            **(how or {}),
         ),
     )

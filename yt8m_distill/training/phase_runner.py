@@ -16,7 +16,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files
-from yt8m_distill.data import pipeline, records
+from yt8m_distill.data import pipeline
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
@@ -46,10 +46,11 @@ class PhaseRunner:
         run: the settings.
         strategy: the devices.
         record: the run's manifest.
-        num_videos: in the training data (as far as train_fraction takes them).
+        shards: the training data, opened.
+        validation: the validation data, or None.
     """
 
-    def __init__(self, phase, run, strategy, record, num_videos: int):
+    def __init__(self, phase, run, strategy, record, shards, validation=None):
         self.phase = phase
         self.run_settings = run
         self.strategy = strategy
@@ -57,8 +58,10 @@ class PhaseRunner:
         self.folder = os.path.join(run.training.train_dir, phase.name)
         self.chief = distribution.is_chief(strategy)
         self.cache: teacher_cache.TeacherCache | None = None
-        self.num_videos = num_videos
-        self.batches = -(-num_videos // run.training.batch_size)
+        self.shards = shards
+        self.validation = validation
+        self.num_videos = shards.num_videos(run.training.train_fraction)
+        self.batches = pipeline.num_batches(self.num_videos, run.training.batch_size)
         steps_planned = self.batches * phase.epochs
         limit = run.training.max_steps
         self.total_steps = min(steps_planned, limit) if limit else steps_planned
@@ -218,18 +221,14 @@ class PhaseRunner:
         builder_ = teacher_cache.Builder(cache, self.networks, self.strategy, states)
         views = inputs.views_of(run, ["teacher", *(["student"] if states else [])])
         training = run.training
-        shards = records.expand_patterns(
-            training.train_data_pattern, "train_data_pattern"
-        )
         dataset = inputs.evaluation_dataset(
             self.strategy,
-            shards,
-            run.data,
+            self.shards,
             views,
             training.batch_size,
-            {**inputs.reading(training), "train_fraction": training.train_fraction},
+            training.train_fraction,
         )
-        data = teacher_cache.data_key(shards, training.train_fraction)
+        data = teacher_cache.data_key(self.shards.paths, training.train_fraction)
         began, computed = time.monotonic(), 0
         if not cache.covers(data):
             if distribution.num_processes(self.strategy) > 1:
@@ -270,14 +269,12 @@ class PhaseRunner:
 
         def make(shard):
             dataset = pipeline.build_dataset(
-                run.training.train_data_pattern,
-                run.data,
+                self.shards,
                 views,
                 batch_size=run.training.batch_size,
                 training=True,
                 seed=run.training.seed,
                 epoch=epoch,
-                **inputs.reading(run.training),
                 shuffle_buffer_size=run.training.shuffle_buffer_size,
                 train_fraction=run.training.train_fraction,
                 skip_batches=skip_batches,
@@ -349,19 +346,15 @@ class PhaseRunner:
     def _evaluate(self, role: modes.Role, watched: Callable) -> dict | None:
         """Metrics on the validation data; None without such data."""
         run = self.run_settings
-        pattern = run.training.validation_data_pattern
-        if not pattern:
+        if self.validation is None:
             return None
         dataset = inputs.evaluation_dataset(
             self.strategy,
-            pattern,
-            run.data,
+            self.validation,
             inputs.views_of(run, [role.name]),
             run.training.batch_size,
-            inputs.reading(run.training),
         )
-        shards = records.expand_patterns(pattern, "validation_data_pattern")
-        skipped = inputs.find_skipped(shards, run.data, run.training)
+        skipped = self.validation.skipped()
         result = self.evaluators[role.name].evaluate(
             watched(dataset),
             num_skipped=len(skipped.bad) if skipped else 0,

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m_distill import settings
+from yt8m_distill.data import shards
 from yt8m_distill.models import builder, teacher_student
 from yt8m_distill.training import checkpoints, distribution, inputs, manifest, modes
 
@@ -41,20 +42,15 @@ class TrainedNetwork:
         checkpoints.restore_network(found.prefix, self.role, self.network)
         self.found = found
 
-    def dataset(self, files: str | list[str], given: settings.CheckpointSettings):
-        """The videos of these globs or files, each once, distributed."""
-        return inputs.evaluation_dataset(
-            self.strategy,
-            files,
-            self.run.data,
-            self.views,
-            given.batch_size,
-            inputs.reading(given),
-        )
+    def open_shards(self, patterns: str | list[str], reading, flag: str):
+        """Opened shards of these globs or files."""
+        return shards.open_shards(patterns, self.run.data, reading, flag)
 
-    def find_skipped(self, files: list[str], given: settings.CheckpointSettings):
-        """What `--bad_records=skip` leaves out of these files; None under `stop`."""
-        return inputs.find_skipped(files, self.run.data, given)
+    def dataset(self, opened: shards.Shards | str, batch_size: int):
+        """The videos of opened shards, or of globs, each once, distributed."""
+        if isinstance(opened, str):
+            opened = self.open_shards(opened, settings.ReadingSettings(), "opened")
+        return inputs.evaluation_dataset(self.strategy, opened, self.views, batch_size)
 
 
 def resolve_role(run: settings.RunSettings, network: str) -> str:

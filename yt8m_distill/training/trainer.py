@@ -7,7 +7,7 @@ import os
 import tensorflow as tf
 
 from yt8m_distill import files, settings
-from yt8m_distill.data import pipeline, records, validation
+from yt8m_distill.data import faults, records
 from yt8m_distill.training import (
     checkpoints,
     distribution,
@@ -45,28 +45,23 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         if _has_weights(folder):
             manifest.check_same_settings(folder, manifest.phase_settings(phase, run))
     chief = distribution.is_chief(strategy)
-    shards = records.expand_patterns(
-        run.training.train_data_pattern, "train_data_pattern"
-    )
-    if run.training.validation_data_pattern:
-        records.expand_patterns(
-            run.training.validation_data_pattern, "validation_data_pattern"
-        )
+    records.expand_patterns(run.training.train_data_pattern, "train_data_pattern")
+    pattern = run.training.validation_data_pattern
+    if pattern:
+        records.expand_patterns(pattern, "validation_data_pattern")
     rehearsal.rehearse(plan, run)
-    skipped = inputs.find_skipped(shards, run.data, run.training)
-    num_videos = pipeline.count_videos(
-        shards,
-        run.training.train_fraction,
-        data=run.data,
-        **inputs.finding(run.training),
-    )
+    shards, validation = inputs.training_shards(run), None
+    if pattern:
+        validation = inputs.open_shards(run, pattern, "validation_data_pattern")
+    skipped = shards.skipped()
+    num_videos = shards.num_videos(run.training.train_fraction)
     if num_videos == 0:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
     if run.training.start_new_model:
         run_files.list_run(train_dir)  # Refused in every process, or in none.
-    shared = {"names of the training shards": [os.path.basename(f) for f in shards]}
+    shared = {"names of the training shards": [row[0] for row in shards.fingerprint()]}
     shared |= {"number of training videos": num_videos}
     distribution.check_agreement(strategy, shared | _same_everywhere(run))
     if chief:
@@ -85,20 +80,20 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         phase.name for phase in plan if record.phase(phase.name).get("finished")
     ]
     distribution.check_agreement(strategy, {"finished phases": finished})
-    record.content["data"] = {"files": len(shards), "videos": num_videos}
+    record.content["data"] = {"files": len(shards.paths), "videos": num_videos}
     if skipped:
         record.content["data"] |= skipped.to_dict()
         _report_skipped(skipped)
     record.content["replicas"] = strategy.num_replicas_in_sync
     record.write()
     for phase in plan:
-        phase_runner.PhaseRunner(phase, run, strategy, record, num_videos).run()
+        phase_runner.PhaseRunner(phase, run, strategy, record, shards, validation).run()
     if skipped:
         _report_skipped(skipped)
     return record.content["phases"]
 
 
-def _report_skipped(skipped: validation.Skipped) -> None:
+def _report_skipped(skipped: faults.Skipped) -> None:
     """A line for each reason, before the training and at its end."""
     for line in skipped.lines():
         _LOG.warning("Training data: %s", line)

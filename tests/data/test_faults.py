@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from tools import fuzz_records
-from yt8m_distill.data import frame_index, pipeline, records, validation
+from yt8m_distill.data import faults, pipeline, records
 
 DATA = helpers.data_settings()
 VIEWS = {
@@ -21,12 +20,16 @@ VIEWS = {
 }
 SKIP = {"bad_records": "skip", "max_bad_fraction": 1.0}
 TRAINING = {"training": True, "shuffle_buffer_size": 5, "num_readers": 3, "epoch": 2}
+NEVER = {"use_index": "never"}
 
 
 def read(files, data=DATA, **arguments) -> list[dict]:
-    arguments = {"batch_size": 4, "training": False, **arguments}
-    dataset = pipeline.build_dataset(files, data, VIEWS, **arguments)
-    return list(dataset.as_numpy_iterator())
+    return helpers.read(files, VIEWS, data, **arguments)
+
+
+def bad_of(shard: str, data=DATA) -> tuple:
+    """The invalid records of one shard, as a run with --bad_records=skip finds them."""
+    return helpers.open_shards([shard], data, **SKIP).skipped().bad
 
 
 def ids_of(batches) -> list[bytes]:
@@ -80,22 +83,22 @@ BAD = {
             None, [9], frames(), context={"id": helpers.bytes_feature(b"b\xffd")}
         ),
         "label out of range",
-        "video b\ufffdd: label 9 is not in 0..4",
+        "label 9 is not in 0..4",
     ),
     "no id": (helpers.frame_level(None, [1], frames()), "no id", "there is no id"),
     "labels of another type": (
         helpers.frame_level(
             "bad", [], frames(), context={"labels": helpers.bytes_feature(b"cat")}
         ),
-        "feature of another type",
-        "labels is not of type int64",
+        "labels are not integers",
+        "video bad: --labels_key=labels holds bytes, not int64",
     ),
     "video-level": (
         helpers.video_level("bad", [1], {"rgb": [0.5] * 4}),
         "no frames",
         "Is --feature_names right, and is this frame-level data?",
     ),
-    "empty": (b"", "no frames", "feature rgb has no frames"),
+    "empty": (b"", "no id", "there is no id"),
     "no example": (b"garbage!", "not an example", "this is not an example"),
     # The next two ended TensorFlow's process (found by fuzzing).
     "frame without end": (
@@ -131,38 +134,31 @@ def line_about(files, **how) -> str:
     """What a script says of files that it stops at."""
     with pytest.raises((tf.errors.OpError, ValueError)) as caught:
         read(files, **how)
-    found = records.describe_error(caught.value, files) or str(caught.value)
+    found = faults.describe_error(caught.value, files) or str(caught.value)
     assert "\n" not in found
     return found
 
 
-def test_all_readers_stop_with_the_same_line(case):
+def test_the_index_stops_with_a_line_that_names_record_and_rule(case):
     shard, _, _, rule = case
-    packed = compressed(shard)
     line = line_about([shard])
     assert line.startswith(f"{shard}, record 1 (counted from 0)")
     assert rule in line
-    assert line_about([packed]).replace(packed, shard) == line
-    (bad,) = validation.check_shard(shard, DATA).bad
+    (bad,) = bad_of(shard)
     assert bad.message == line
 
 
-def test_the_index_says_the_same_line(case):
-    shard, _, reason, _ = case
-    expected = line_about([shard])
-    if reason != "label out of range":  # Of which the index knows no rule.
-        with pytest.raises(ValueError) as caught:
-            frame_index.build(shard, DATA)
-        assert str(caught.value) == expected
-        return
-    index = frame_index.build(shard, DATA)
-    frame_index.write(index, frame_index.index_path(shard))
-    assert line_about([shard], use_index="always") == expected
+def test_the_parser_stops_at_the_same_record(case):
+    shard, _, _, _ = case
+    packed = compressed(shard)
+    lines = [line_about([path], **NEVER) for path in (shard, packed)]
+    assert lines[0].startswith(f"{shard}, record 1 (counted from 0)")
+    assert lines[1].replace(packed, shard) == lines[0]
 
 
 def test_skip_reads_the_others_and_counts_by_reason(case):
     shard, good, reason, rule = case
-    skipped = pipeline.find_skipped([shard], DATA, max_bad_fraction=1)
+    skipped = helpers.open_shards([shard], **SKIP).skipped()
     assert skipped.num_videos == 3
     (line,) = skipped.lines()
     assert line.startswith(f"1 skipped, {reason}; the first: {shard}, record 1")
@@ -170,7 +166,15 @@ def test_skip_reads_the_others_and_counts_by_reason(case):
     assert skipped.to_dict()["reasons"][reason]["count"] == 1
     expected = read([helpers.write_shard(pathlib.Path(shard).parent / "good", good)])
     assert_equal(read([shard], **SKIP), expected)
+    assert_equal(read([shard], **NEVER, **SKIP), expected)
     assert_equal(read([compressed(shard)], **SKIP), expected)
+
+
+def test_a_path_does_not_change_the_reason(tmp_path):
+    folder = tmp_path / "label 9 is damaged, has no frames"
+    folder.mkdir()
+    shard = helpers.write_shard(folder / "s.tfrecord", [BAD["no id"][0]])
+    assert bad_of(shard)[0].fault is faults.Fault.NO_ID
 
 
 # ------------------------------------------------------------------ damaged files
@@ -187,33 +191,31 @@ def damaged(tmp_path, how: str) -> tuple[str, str, list[str]]:
     if how == "flipped byte":
         content[begin + 40] ^= 1
         names.remove("v2")
-        line = f"record 2 (counted from 0) is damaged at byte {begin}: its checksum"
+        line = f"record 2 (counted from 0): damaged at byte {begin}: its checksum"
     elif how == "flipped length":
         content[begin] ^= 1
         names = names[:2]
         line = (
-            f"record 2 (counted from 0) is damaged at byte {begin}: its length is not "
+            f"record 2 (counted from 0): damaged at byte {begin}: its length is not "
             f"known; the last {rest} bytes of the file are lost."
         )
     elif how == "truncated":
         del content[-7:]
         names = names[:4]
-        line = "record 4 (counted from 0) is damaged at byte "
+        line = "record 4 (counted from 0): damaged at byte "
     elif how == "not a TFRecord file":
         content = bytearray(b"VideoId,LabelConfidencePairs\n" * 9)
         names = []
-        line = "record 0 (counted from 0) is damaged at byte 0: this is not a TFRecord"
+        line = "record 0 (counted from 0): damaged at byte 0: this is not a TFRecord"
     else:
         # A checksum that fits: as long as no machine has memory.
         length = (2**50).to_bytes(8, "little")
         crc = records.masked_crc32c(length).to_bytes(4, "little")
         content[begin : begin + 12] = length + crc
         names = names[:2]
-        line = (
-            f"record 2 (counted from 0) is damaged at byte {begin}: the file is trunc"
-        )
+        line = f"record 2 (counted from 0): damaged at byte {begin}: the file is trunc"
     path.write_bytes(content)
-    return str(path), f"{path}: {line}", names
+    return str(path), f"{path}, {line}", names
 
 
 DAMAGE = [
@@ -226,12 +228,14 @@ DAMAGE = [
 def test_damage_of_a_file_is_one_place_with_its_byte(tmp_path, how):
     shard, line, names = damaged(tmp_path, how)
     assert line_about([shard]).startswith(line)
-    (bad,) = validation.check_shard(shard, DATA).bad
+    (bad,) = bad_of(shard)
     assert bad.message.startswith(line)
     assert [i.decode() for i in ids_of(read([shard], **SKIP))] == names
-    with pytest.raises(ValueError) as caught:
-        frame_index.build(shard, DATA)
-    assert str(caught.value) == bad.message
+
+
+def skipped_of(files, fraction=1.0):
+    opened = helpers.open_shards(files, bad_records="skip", max_bad_fraction=fraction)
+    return opened.skipped()
 
 
 @pytest.mark.parametrize("unreadable", [1, 3])
@@ -244,18 +248,18 @@ def test_what_lies_behind_damaged_framing_counts_in_videos(tmp_path, unreadable)
     content[(7 - unreadable) * size] ^= 1  # In a length.
     pathlib.Path(shard).write_bytes(content)
     fraction = unreadable / 7
-    skipped = pipeline.find_skipped([shard], DATA, max_bad_fraction=fraction)
+    skipped = skipped_of([shard], fraction)
     assert (skipped.num_videos, len(skipped.bad)) == (7 - unreadable, 1)
     assert skipped.num_lost == unreadable
     about = "" if unreadable == 1 else "About "
     with pytest.raises(ValueError, match=f"^{about}{unreadable} of 7 records are bad"):
-        pipeline.find_skipped([shard], DATA, max_bad_fraction=fraction - 0.01)
+        skipped_of([shard], fraction - 0.01)
     # Beside a shard of which nothing can be read, and without any good record.
     rubbish = tmp_path / "rubbish.tfrecord"
     rubbish.write_bytes(bytes(4 * size))
-    both = pipeline.find_skipped([shard, str(rubbish)], DATA, max_bad_fraction=1)
+    both = skipped_of([shard, str(rubbish)])
     assert both.num_lost == unreadable + 4
-    alone = pipeline.find_skipped([str(rubbish)], DATA, max_bad_fraction=1)
+    alone = skipped_of([str(rubbish)])
     assert (alone.num_videos, alone.num_lost) == (0, 1)
 
 
@@ -275,13 +279,13 @@ def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_lev
     content = pathlib.Path(helpers.write_shard(path, [video] * 3)).read_bytes()
     begin = before * (len(video) + records.FRAMING)
     path.write_bytes(content[: begin + cut])
-    bad = validation.check_shard(str(path), data).bad
+    bad = bad_of(str(path), data)
     assert len(bad) == (cut > 0)
     assert len(ids_of(read([str(path)], data, **SKIP))) == before
     if cut:
         line = line_about([str(path)], data=data)
         assert line == bad[0].message
-        where = f"{path}: record {before} (counted from 0) is damaged at byte {begin}: "
+        where = f"{path}, record {before} (counted from 0): damaged at byte {begin}: "
         assert line.startswith(where)
     else:
         assert len(ids_of(read([str(path)], data))) == before
@@ -295,8 +299,8 @@ def test_compressed_shards_give_the_same_batches(tmp_path, by, arguments):
     assert records.count_records(packed) == 8
     assert_equal(read(packed, **arguments), read(files, **arguments))
     assert_equal(read([files[0], packed[1]], **arguments), read(files, **arguments))
-    with pytest.raises(ValueError, match="is compressed .* Unpack it to index it"):
-        frame_index.build(packed[0], DATA)
+    with pytest.raises(ValueError, match="--use_index=always: .*compressed"):
+        read(packed, use_index="always")
 
 
 def test_a_truncated_compressed_shard_is_read_up_to_there(tmp_path):
@@ -304,9 +308,9 @@ def test_a_truncated_compressed_shard_is_read_up_to_there(tmp_path):
     path = pathlib.Path(compressed(helpers.write_shard(tmp_path / "s", videos)))
     path.write_bytes(path.read_bytes()[:-200])
     line = line_about([str(path)])
-    assert line.startswith(f"{path}: record ")
+    assert line.startswith(f"{path}, record ")
     assert line.count("'") % 2 == 0
-    (bad,) = validation.check_shard(str(path), DATA).bad
+    (bad,) = bad_of(str(path), DATA)
     assert 0 < bad.number < 250
     found = ids_of(read([str(path)], **SKIP))
     assert found == [f"v{n}".encode() for n in range(bad.number)]
@@ -322,7 +326,7 @@ def packed_end(how: str, content: bytes, size: int) -> tuple[bytes, int, str]:
     if how == "zlib's trailer":
         return zlib.compress(content)[:-3], 3, "it is truncated"
     if how == "two streams":
-        what = "it goes on behind the end of its zlib stream"
+        what = "it goes on after the end of its zlib stream"
         return zlib.compress(content[:size]) + zlib.compress(content[size:]), 1, what
     # So that what there is of the stream ends in a length.
     packed = gzip.compress(content, 0)
@@ -341,15 +345,15 @@ def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
     path.write_bytes(packed)
     line = line_about([str(path)])
     assert line == (
-        f"{path}: record {good} (counted from 0) is damaged at byte {good * size}, and "
-        f"nothing behind it is read: {what}."
+        f"{path}, record {good} (counted from 0): damaged at byte {good * size}, and "
+        f"nothing after it is read: {what}."
     )
     with pytest.raises(ValueError) as caught:
         records.count_records([str(path)])
     assert str(caught.value) == line
-    (bad,) = validation.check_shard(str(path), DATA).bad
+    (bad,) = bad_of(str(path), DATA)
     assert (bad.message, bad.number) == (line, good)
-    assert bad.reason == "rest of the shard unreadable"
+    assert bad.fault is faults.Fault.REST_UNREADABLE
     assert len(ids_of(read([str(path)], **SKIP))) == good
 
 
@@ -368,10 +372,10 @@ def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments)
     assert_equal(read([whole, *others], **arguments), read(files, **arguments))
     line = line_about([short, *others], **arguments)
     assert line == (
-        f"{short}: record 1 (counted from 0) is damaged at byte {first}, and nothing "
-        "behind it is read: it is truncated."
+        f"{short}, record 1 (counted from 0): damaged at byte {first}, and nothing "
+        "after it is read: it is truncated."
     )
-    (bad,) = validation.check_shard(short, DATA).bad
+    (bad,) = bad_of(short)
     assert (bad.message, bad.number) == (line, 1)
     assert len(ids_of(read([short, *others], **SKIP))) == 1 + 3 + 5
 
@@ -401,9 +405,6 @@ def mixed(tmp_path_factory) -> tuple[list[str], list[str]]:
         for at in (2, 5) if count else ():
             videos.insert(at, BAD["label"][0])
         bad.append(helpers.write_shard(folder / f"bad{shard}.tfrecord", videos))
-    for path in bad:
-        index = frame_index.build(path, DATA)
-        frame_index.write(index, frame_index.index_path(path, str(folder / "..")))
     return bad, good
 
 
@@ -421,17 +422,16 @@ def mixed(tmp_path_factory) -> tuple[list[str], list[str]]:
 )
 def test_skipping_gives_the_batches_of_shards_without_the_bad(mixed, arguments):
     bad, good = mixed
-    expected = read(good, **arguments)
-    index_dir = str(pathlib.Path(bad[0]).parent / "..")
-    assert_equal(read(bad, use_index="never", **SKIP, **arguments), expected)
-    by_index = {"use_index": "always", "index_dir": index_dir}
-    assert_equal(read(bad, **by_index, **SKIP, **arguments), expected)
+    expected = read(good, **NEVER, **arguments)
+    assert_equal(read(good, **arguments), expected)
+    assert_equal(read(bad, **NEVER, **SKIP, **arguments), expected)
+    assert_equal(read(bad, use_index="always", **SKIP, **arguments), expected)
     packed = [compressed(path) for path in bad]
     assert_equal(read(packed, **SKIP, **arguments), expected)
     fraction = arguments.get("train_fraction", 1.0)
-    videos = pipeline.count_videos(good, fraction)
-    assert pipeline.count_videos(bad, fraction, data=DATA, **SKIP) == videos
-    assert pipeline.count_videos(bad, fraction, data=DATA, **by_index, **SKIP) == videos
+    videos = helpers.open_shards(good, **NEVER).num_videos(fraction)
+    for how in (SKIP, {**SKIP, **NEVER}):
+        assert helpers.open_shards(bad, **how).num_videos(fraction) == videos
 
 
 def test_more_bad_records_than_allowed_stop_with_the_first(mixed):
@@ -448,10 +448,10 @@ def test_more_bad_records_than_allowed_stop_with_the_first(mixed):
 
 def test_a_shard_that_changes_is_checked_anew(tmp_path):
     shard = helpers.write_shard(tmp_path / "s", [helpers.video(0, 3)])
-    assert not validation.check_shard(shard, DATA).bad
+    assert not bad_of(shard)
     helpers.write_shard(tmp_path / "s", [BAD["label"][0]])
     os.utime(shard, ns=(1, 1))
-    assert len(validation.check_shard(shard, DATA).bad) == 1
+    assert len(bad_of(shard)) == 1
 
 
 def test_what_is_allowed_is_not_bad(tmp_path):
@@ -468,7 +468,7 @@ def test_what_is_allowed_is_not_bad(tmp_path):
         helpers.video(0, 1),
     ]
     shard = helpers.write_shard(tmp_path / "s", videos)
-    assert not validation.check_shard(shard, DATA).bad
+    assert not bad_of(shard)
     expected = read([shard])
     names = [b"v0", b"v1", b"unequal", b"unlabelled", b"extra", b"\xff\x00\n", b"v0"]
     assert ids_of(expected) == names
@@ -493,11 +493,11 @@ def test_video_level_records_are_skipped_too(tmp_path):
     shard = helpers.write_shard(tmp_path / "bad", [good[0], *bad, *good[1:]])
     clean = helpers.write_shard(tmp_path / "good", good)
     assert_equal(read([shard], data, **SKIP), read([clean], data))
-    found = validation.check_shard(shard, data).bad
+    found = bad_of(shard, data)
     assert [b.number for b in found] == [1, 2, 3, 4]
     assert "mean has 3 numbers, not the 2" in found[0].message
     assert "is this video-level data?" in found[1].message
-    assert [b.reason for b in found[2:]] == ["not an example"] * 2
+    assert [b.fault for b in found[2:]] == [faults.Fault.NOT_AN_EXAMPLE] * 2
 
 
 # ---------------------------------------------------------------------- findings
@@ -515,21 +515,8 @@ def test_a_key_that_comes_twice_is_left_to_the_parser(tmp_path):
     record = b"\x0a" + bytes([len(body)]) + body + b"\x12" + bytes([len(lists)]) + lists
     shard = helpers.write_shard(tmp_path / "s", [record])
     located = len(ids_of(read([shard], **SKIP)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.frame_access.RecordAccess, "_locate", lambda *_: None)
-        parsed = len(ids_of(read([shard], **SKIP)))
-    assert located == parsed == 1 - len(validation.check_shard(shard, DATA).bad)
-
-
-@pytest.mark.parametrize("damage", [False, True])
-def test_mutated_records_end_in_a_right_batch_or_a_line(tmp_path, damage):
-    """Some hundred of what tools/fuzz_records.py does at length."""
-    originals = fuzz_records.make_records(40)
-    mutated = list(fuzz_records.mutations(originals, 300, seed=7))
-    random = np.random.default_rng(7) if damage else None
-    outcomes = fuzz_records.fuzz_shard(mutated, str(tmp_path), random)
-    assert damage or sum(outcomes.values()) == 300
-    assert damage or (outcomes["read"] > 20 and len(outcomes) > 5), outcomes
+    parsed = len(ids_of(read([shard], **SKIP, **NEVER)))
+    assert located == parsed == 1 - len(bad_of(shard))
 
 
 def test_a_value_before_its_key_is_left_to_the_parser(tmp_path):
@@ -542,6 +529,91 @@ def test_a_value_before_its_key_is_left_to_the_parser(tmp_path):
     record = good.replace(entry, turned)
     assert tf.train.SequenceExample.FromString(record).context.feature["id"]
     shard = helpers.write_shard(tmp_path / "s", [record])
-    (bad,) = validation.check_shard(shard, DATA).bad
+    (bad,) = bad_of(shard)
     assert line_about([shard]) == bad.message
-    assert bad.reason == "not an example"
+    assert bad.fault is faults.Fault.NOT_AN_EXAMPLE
+
+
+# ------------------------------------------------------------------------- labels
+
+
+def with_labels(feature: tf.train.Feature) -> bytes:
+    return helpers.frame_level("odd", [], frames(), context={"labels": feature})
+
+
+@pytest.mark.parametrize(
+    ("feature", "fault"),
+    [
+        (helpers.int64_feature([0, 1, 0, 0, 1]), faults.Fault.LABEL_VECTOR),
+        (helpers.float_feature([0, 1, 0, 0, 1]), faults.Fault.LABEL_VECTOR),
+        (helpers.float_feature([3.0]), faults.Fault.LABEL_TYPE),
+        (helpers.bytes_feature(b"cat"), faults.Fault.LABEL_TYPE),
+        (helpers.int64_feature([5]), faults.Fault.LABEL_RANGE),
+        (helpers.int64_feature([2**40]), faults.Fault.LABEL_RANGE),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, NEVER], ids=["index", "parsed"])
+def test_labels_that_are_no_indices_are_named(tmp_path, feature, fault, how):
+    shard = helpers.write_shard(
+        tmp_path / "s", [helpers.video(0, 2), with_labels(feature)]
+    )
+    (bad,) = helpers.open_shards([shard], **SKIP, **how).skipped().bad
+    assert (bad.fault, bad.number, bad.video_id) == (fault, 1, b"odd")
+    assert "record 1" in line_about([shard], **how)
+
+
+@pytest.mark.parametrize("how", [{}, NEVER], ids=["index", "parsed"])
+def test_training_data_without_any_label_is_refused(tmp_path, how):
+    key = {"tags": helpers.int64_feature([1])}
+    videos = [helpers.frame_level(f"v{n}", [], frames(), context=key) for n in range(3)]
+    shard = helpers.write_shard(tmp_path / "s", videos)
+    with pytest.raises(ValueError) as caught:
+        helpers.open_shards([shard], **how).check_labels("train_data_pattern")
+    for named in ("--train_data_pattern", shard, "--labels_key=labels"):
+        assert named in str(caught.value)
+    tags = helpers.data_settings(labels_key="tags")
+    helpers.open_shards([shard], tags, **how).check_labels("train_data_pattern")
+    (batch,) = read([shard], tags, **how)
+    assert batch["labels"][:, 1].tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("how", [{}, NEVER], ids=["index", "parsed"])
+def test_a_number_that_is_not_finite_is_named_and_skipped(tmp_path, value, how):
+    data = helpers.data_settings(
+        frame_features=False, feature_names="mean", feature_sizes="2"
+    )
+    videos = [helpers.video_level(f"v{n}", [1], {"mean": [n, 1]}) for n in range(3)]
+    bad = helpers.video_level("bad", [1], {"mean": [0.5, value]})
+    shard = helpers.write_shard(tmp_path / "s", [videos[0], bad, *videos[1:]])
+    line = line_about([shard], data=data, **how)
+    assert line.startswith(f"{shard}, record 1 (counted from 0), video bad: ")
+    assert str(value) in line and "mean" in line
+    assert ids_of(read([shard], data, **SKIP, **how)) == [b"v0", b"v1", b"v2"]
+
+
+@pytest.mark.parametrize(
+    ("record", "fault", "named"),
+    [
+        (
+            helpers.frame_level("m", [1], {"rgb": [helpers.float_feature([0.5] * 4)]}),
+            faults.Fault.FRAME_TYPE,
+            "yt8m-convert",
+        ),
+        (
+            helpers.frame_level(
+                None, [1], frames(), context={"id": helpers.int64_feature([7])}
+            ),
+            faults.Fault.ID_TYPE,
+            "--video_id_key=id",
+        ),
+        (
+            helpers.frame_level("m", [1], {"rgb": [helpers.bytes_feature(bytes(12))]}),
+            faults.Fault.ONE_FEATURE,
+            "12 bytes",
+        ),
+    ],
+)
+def test_what_other_writers_make_is_named(record, fault, named):
+    found = faults.judge(record, DATA)
+    assert found.fault is fault and named in found.detail

@@ -1,52 +1,22 @@
-"""Feeds mutated records to the readers and looks for a crash or a wrong batch.
+"""Mutated records for the tests: what no writer makes, and damaged shards.
 
-    python tools/fuzz_records.py --count=100000 --seed=0
-
-Records as writers make them get fields left out, doubled, exchanged and of other
-types, bits flipped, pieces cut out, doubled or cut off, lengths and tags replaced;
-some shards are damaged themselves. Every outcome has to be
-either a batch that holds what the records hold, or a line that says what is wrong.
-Three judges have to agree about each record: the check of `--bad_records=skip`, the
-graph's parser and the faults that an exported model gives. The batches of the places
-reader must be those of TensorFlow's parser.
+Records as writers make them get fields left out, doubled, exchanged and of other types,
+bits flipped, pieces cut out, doubled or cut off, lengths and tags replaced.
 """
 
-import collections
 import copy
-import os
 import pathlib
-import resource
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from yt8m_distill import flag_groups
-
-flag_groups.load_tensorflow()
-
-# isort: split
 import numpy as np
 import tensorflow as tf
-import tqdm
-from absl import app, flags
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, records, validation
-
-FLAGS = flags.FLAGS
+from yt8m_distill.data import records
 
 DATA = settings.DataSettings(
     feature_names="rgb,audio", feature_sizes="16,4", num_classes=5, max_frames=12
 )
-VIEWS = {
-    "all": pipeline.ViewSpec("all", 12),
-    "sampled": pipeline.ViewSpec("uniform", 3),
-}
-PER_SHARD, BATCH = 5000, 500
 
 # Numbers that stand where a length or a tag was: 0, small, wrong wire types, the ends
 # of 32 and 64 bits, and one that never ends.
@@ -230,140 +200,3 @@ def damage(path: str, random) -> None:
         length = int(2 ** random.uniform(20, 63)).to_bytes(8, "little")
         content[:12] = length + records.masked_crc32c(length).to_bytes(4, "little")
     pathlib.Path(path).write_bytes(content)
-
-
-def _batches(files, **how) -> list[dict]:
-    dataset = pipeline.build_dataset(
-        files, DATA, VIEWS, batch_size=BATCH, training=False, **how
-    )
-    return list(dataset.as_numpy_iterator())
-
-
-def _check_batches(found: list[dict], expected: int) -> None:
-    """Raises ValueError for a batch that breaks what the contract says."""
-    weights = np.concatenate([b["weights"] for b in found]) if found else np.zeros(0)
-    if weights.sum() != expected:
-        raise ValueError(f"{weights.sum()} videos instead of {expected}.")
-    for batch in found:
-        rows = batch["weights"] > 0
-        if any(not name for name in batch["video_id"][rows]):
-            raise ValueError("A video has no id.")
-        if not np.isin(batch["labels"], (0, 1)).all():
-            raise ValueError("A label is neither 0 nor 1.")
-        for view in batch["views"].values():
-            counts = view["num_frames"]
-            if (counts[rows] < 1).any() or (counts > view["frames"].shape[1]).any():
-                raise ValueError(f"Frames: {counts}.")
-
-
-def fuzz_shard(mutated: Sequence[bytes], folder: str, damage_by=None) -> dict:
-    """One shard of mutated records through all readers: outcome → count.
-
-    Args:
-        mutated: its records.
-        folder: for the shard.
-        damage_by: a random generator that damages the shard, too; None: it is whole.
-
-    Raises:
-        ValueError: for an outcome that is neither a right batch nor a one-line error.
-    """
-    path = os.path.join(folder, "shard.tfrecord")
-    with tf.io.TFRecordWriter(path) as writer:
-        for record in mutated:
-            writer.write(record)
-    if damage_by is not None:
-        damage(path, damage_by)
-    validation._check_shard.cache_clear()
-    check = validation.check_shard(path, DATA)
-    for bad in check.bad:
-        if "\n" in bad.message or not bad.message.startswith(path):
-            raise ValueError(f"Not one line about a record: {bad.message!r}")
-        if bad.reason == "other":
-            raise ValueError(f"No reason: {bad.message!r}")
-    if damage_by is None:
-        _compare_judges(mutated, check)
-    how = {"bad_records": "skip", "max_bad_fraction": 1.0}
-    found = _batches([path], **how)
-    _check_batches(found, len(check.numbers))
-    if damage_by is None and len(check.numbers):
-        _compare_readers(mutated, check, found, folder)
-    outcomes = collections.Counter(bad.reason for bad in check.bad)
-    outcomes["read"] = len(check.numbers)
-    return outcomes
-
-
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-def _faults(serialized):
-    return records.find_faults(serialized, DATA)
-
-
-def _compare_judges(mutated, check) -> None:
-    """The exported model's faults must be the check's, but for ids and labels."""
-    faults = _faults(tf.constant(list(mutated))).numpy()
-    bad = {b.number: b for b in check.bad}
-    for number, fault in enumerate(faults):
-        reason = bad[number].reason if number in bad else ""
-        looked_at = reason not in ("no id", "label out of range")
-        if looked_at and bool(fault) != bool(reason):
-            raise ValueError(f"Record {number}: {fault} and {reason or 'good'}.")
-
-
-def _compare_readers(mutated, check, found, folder) -> None:
-    """What is read by places is what TensorFlow's parser reads of the good records."""
-    path = os.path.join(folder, "good.tfrecord.gz")
-    options = tf.io.TFRecordOptions(compression_type="GZIP")
-    with tf.io.TFRecordWriter(path, options) as writer:
-        for number in check.numbers:
-            writer.write(mutated[number])
-    parsed = _batches([path])
-    tf.nest.map_structure(np.testing.assert_array_equal, found, parsed)
-
-
-def fuzz(count: int, seed: int, progress=None) -> dict:
-    """Outcome → count over that many mutated records, the same for the same seed."""
-    originals = make_records(40, seed)
-    outcomes: collections.Counter = collections.Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for shard, first in enumerate(range(0, count, PER_SHARD)):
-            size = min(PER_SHARD, count - first)
-            mutated = list(mutations(originals, size, seed * 1_000_003 + shard))
-            random = np.random.default_rng([seed, 3, shard]) if shard % 4 == 3 else None
-            outcomes.update(fuzz_shard(mutated, folder, random))
-            if progress:
-                progress(size)
-    return dict(outcomes)
-
-
-def peak_megabytes() -> float:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def main(argv: list[str]) -> None:
-    """Runs the fuzzer; exit code 1 for the first outcome that must not be."""
-    if len(argv) > 1:
-        sys.exit(f"fuzz_records.py: Not a flag: {' '.join(argv[1:])}")
-    began = time.monotonic()
-    fuzz(PER_SHARD, FLAGS.seed)  # What TensorFlow takes for itself is not counted.
-    before = peak_megabytes()
-    bar = tqdm.tqdm(
-        total=FLAGS.count, unit="record", disable=not sys.stderr.isatty(), leave=False
-    )
-    try:
-        with bar:
-            outcomes = fuzz(FLAGS.count, FLAGS.seed, bar.update)
-    except (ValueError, AssertionError) as error:
-        sys.exit(f"fuzz_records.py: {' '.join(str(error).split())}")
-    for outcome, number in sorted(outcomes.items(), key=lambda item: -item[1]):
-        print(f"{number:8d}  {outcome}")
-    print(
-        f"{FLAGS.count} mutated records in {time.monotonic() - began:.0f} s, peak "
-        f"{peak_megabytes():.0f} MB, {peak_megabytes() - before:.0f} MB above the "
-        f"first {PER_SHARD}."
-    )
-
-
-if __name__ == "__main__":
-    flags.DEFINE_integer("count", 100_000, "Mutated records.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the mutations.", lower_bound=0)
-    app.run(main)

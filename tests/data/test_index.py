@@ -1,0 +1,220 @@
+"""With an index and without batches are the same; a missing one is built."""
+
+import dataclasses
+import os
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import record_helpers as helpers
+from yt8m_distill.data import faults, index, pipeline, records, wire
+
+DATA = helpers.data_settings()
+VIEWS = {
+    "all": pipeline.ViewSpec("all", DATA.max_frames),
+    "sampled": pipeline.ViewSpec("random", 3),
+}
+TRAINING = {"training": True, "shuffle_buffer_size": 5, "num_readers": 3, "epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    """23 videos; the third shard is empty."""
+    return helpers.write_shards(tmp_path_factory.mktemp("shards"), [5, 9, 0, 2, 7])
+
+
+def read(files, data=DATA, **arguments) -> list[dict]:
+    return helpers.read(files, VIEWS, data, **arguments)
+
+
+def assert_equal(some: list[dict], others: list[dict]) -> None:
+    assert len(some) == len(others) > 0
+    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 30},
+        {"train_fraction": 0.5},
+        {"skip_batches": 2},
+        {"input_shard": (1, 2)},
+        TRAINING,
+        {**TRAINING, "train_fraction": 0.5, "skip_batches": 1},
+        {**TRAINING, "num_readers": 1},
+    ],
+    ids=str,
+)
+def test_indexed_batches_are_those_of_the_parser(shards, arguments):
+    expected = read(shards, use_index="never", **arguments)
+    assert_equal(read(shards, use_index="always", **arguments), expected)
+
+
+def test_an_index_is_built_next_to_its_shard_and_used_again(tmp_path, monkeypatch):
+    (shard,) = helpers.write_shards(tmp_path, [4])
+    expected = read([shard], use_index="never")
+    assert_equal(read([shard]), expected)
+    assert os.path.exists(f"{shard}.frame_index")
+
+    def refuse(*_):
+        raise AssertionError("the shard was read")
+
+    monkeypatch.setattr(index, "build", refuse)
+    index_ = index.load_or_build([shard], DATA)
+    assert len(index_[0].numbers) == 4
+
+
+def test_an_index_goes_to_the_cache_folder_where_the_shard_cannot_be_written(
+    tmp_path, monkeypatch
+):
+    (shard,) = helpers.write_shards(tmp_path, [4])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Root may write everywhere.
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != str(tmp_path) and real(path, mode)
+    )
+    index.load_or_build([shard], DATA)
+    found = [path.name for path in (tmp_path / "cache").rglob("*.frame_index")]
+    assert found == ["shard0.tfrecord.frame_index"]
+    assert not os.path.exists(f"{shard}.frame_index")
+    monkeypatch.setattr(index, "build", None)
+    assert len(index.load_or_build([shard], DATA)[0].numbers) == 4
+
+
+def test_an_index_stays_in_memory_where_nothing_can_be_written(tmp_path, monkeypatch):
+    (shard,) = helpers.write_shards(tmp_path, [4])
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert len(index.load_or_build([shard], DATA)[0].numbers) == 4
+    assert not list(tmp_path.rglob("*.frame_index"))
+
+
+def test_two_at_once_build_each_index_once(tmp_path, monkeypatch):
+    files = helpers.write_shards(tmp_path, [3, 2, 4])
+    built, real = [], index.build
+    monkeypatch.setattr(index, "build", lambda s, *a: built.append(s) or real(s, *a))
+    # filelock knows one lock per object: two threads are as two processes.
+    threads = [
+        threading.Thread(target=index.load_or_build, args=(files, DATA))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(built) == files
+
+
+def test_a_glob_finds_no_indices(shards):
+    folder = os.path.dirname(shards[0])
+    read(shards)
+    assert_equal(read(os.path.join(folder, "shard*")), read(shards))
+
+
+def test_indices_may_be_in_a_folder_of_their_own(tmp_path):
+    files = helpers.write_shards(tmp_path, [4, 3])
+    folder = str(tmp_path / "indices")
+    assert_equal(read(files, index_dir=folder), read(files, use_index="never"))
+    assert len([n for n in os.listdir(folder) if n.endswith("frame_index")]) == 2
+    other = tmp_path / "other"
+    other.mkdir()
+    (twin,) = helpers.write_shards(other, [1])
+    with pytest.raises(ValueError, match="--index_dir=") as caught:
+        read([files[0], twin], index_dir=folder)
+    assert twin in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["stale", "truncated", "no zip", "other features"])
+def test_an_index_that_does_not_fit_is_built_anew(tmp_path, change):
+    (shard,) = helpers.write_shards(tmp_path, [6])
+    path = pathlib.Path(f"{shard}.frame_index")
+    index.load_or_build([shard], DATA)
+    data, content = DATA, path.read_bytes()
+    if change == "stale":
+        os.utime(shard, ns=(1, 1))
+    elif change == "other features":
+        data = helpers.data_settings(feature_names="audio", feature_sizes="3")
+    else:
+        path.write_bytes(content[: len(content) // 2] if change != "no zip" else b"x")
+    with pytest.raises(index.Unusable, match=str(path)):
+        index.read(str(path), shard, data)
+    assert_equal(read([shard], data), read([shard], data, use_index="never"))
+    index.read(str(path), shard, data)
+
+
+def test_classes_and_frames_make_no_other_index(tmp_path):
+    (shard,) = helpers.write_shards(tmp_path, [6])
+    index.load_or_build([shard], DATA)
+    other = dataclasses.replace(DATA, num_classes=99, max_frames=2)
+    index.read(f"{shard}.frame_index", shard, other)
+
+
+def test_invalid_records_are_in_the_index(tmp_path):
+    odd = helpers.frame_level("odd", [1], {"rgb": np.zeros([2, 4])})
+    shard = helpers.write_shard(tmp_path / "s", [helpers.video(0, 3), odd, b"none"])
+    index.load_or_build([shard], DATA)
+    found = index.read(f"{shard}.frame_index", shard, DATA).bad_records(shard)
+    assert [(b.number, b.fault) for b in found] == [
+        (1, faults.Fault.NO_FRAMES),
+        (2, faults.Fault.NOT_AN_EXAMPLE),
+    ]
+    assert found[0].offset == len(helpers.video(0, 3)) + records.FRAMING
+    assert found[0].video_id == b"odd"
+
+
+def spelled_longer(record: bytes) -> bytes:
+    """The same record with the first frame's length in one byte more than needed."""
+    layout = wire.locate(memoryview(record))
+    example = tf.train.SequenceExample.FromString(record)
+    first = layout.features["rgb"].first
+    size = layout.features["rgb"].size
+    frame = b"\x0a" + bytes([size | 128, 0]) + record[first : first + size]
+    for _ in range(2):
+        frame = b"\x0a" + bytes([len(frame)]) + frame
+    rest = example.feature_lists.feature_list["rgb"].feature[1:]
+    chunks = [f.SerializeToString() for f in rest]
+    frames = frame + b"".join(b"\x0a" + bytes([len(c)]) + c for c in chunks)
+    del example.feature_lists.feature_list["rgb"]
+    entry = b"\x0a\x03rgb\x12" + bytes([len(frames)]) + frames
+    lists = example.feature_lists.SerializeToString()
+    lists += b"\x0a" + bytes([len(entry)]) + entry
+    context = example.context.SerializeToString()
+    parts = (b"\x0a", context), (b"\x12", lists)
+    return b"".join(tag + bytes([len(body)]) + body for tag, body in parts)
+
+
+def test_an_unusual_encoding_is_read_right(tmp_path):
+    usual = [helpers.video(0, 5), helpers.video(1, 5), helpers.video(2, 4)]
+    odd = [usual[0], spelled_longer(usual[1]), spelled_longer(usual[2])]
+    assert tf.train.SequenceExample.FromString(
+        odd[1]
+    ) == tf.train.SequenceExample.FromString(usual[1])
+    expected = read([helpers.write_shard(tmp_path / "usual", usual)])
+    shard = helpers.write_shard(tmp_path / "odd", odd)
+    assert_equal(read([shard], use_index="never"), expected)
+    assert not index.build(shard, DATA).located
+    assert_equal(read([shard], use_index="always"), expected)
+
+
+def test_the_size_of_an_index_in_memory_is_below_200_bytes_per_video(tmp_path):
+    """At YouTube-8M's two features, ids of four bytes and three labels."""
+    count = 500
+    videos = [
+        helpers.frame_level(
+            f"{n:04d}",
+            [1, 2, 3],
+            {name: np.zeros([2, size]) for name, size in helpers.SIZES.items()},
+        )
+        for n in range(count)
+    ]
+    shard = helpers.write_shard(tmp_path / "s", videos)
+    table = helpers.open_shards([shard]).table
+    arrays = [v for v in vars(table).values() if isinstance(v, np.ndarray | bytes)]
+    size = sum(v.nbytes if isinstance(v, np.ndarray) else len(v) for v in arrays)
+    assert size / count < 120
+    # On disk: of the numbers most are predictable.
+    assert os.path.getsize(f"{shard}.frame_index") / count < 60

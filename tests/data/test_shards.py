@@ -1,0 +1,109 @@
+"""Many shards under a small limit of open files, and shards that change."""
+
+import os
+import pathlib
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import record_helpers as helpers
+from yt8m_distill.data import faults, pipeline
+from yt8m_distill.data import shards as shards_module
+
+VIEWS = {"sampled": pipeline.ViewSpec("uniform", 3)}
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def mapped(folder: pathlib.Path) -> int:
+    """Memory maps of files in a folder."""
+    return pathlib.Path("/proc/self/maps").read_text().count(f"{folder}/")
+
+
+@pytest.fixture
+def few_files():
+    """A limit that leaves room for 200 more than are open now."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 200, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_index", ["never", "always"])
+def test_thousands_of_shards_are_one_with_the_same_records(
+    tmp_path, few_files, use_index
+):
+    (tmp_path / "many").mkdir()
+    count = 2000
+    many = helpers.write_shards(tmp_path / "many", [1] * count)
+    one = helpers.write_shards(tmp_path, [count])
+    how = {"use_index": use_index, "batch_size": 100}
+    expected = helpers.read(one, VIEWS, **how)
+    assert len(expected) == count // 100
+    for batch, wanted in zip(helpers.read(many, VIEWS, **how), expected, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, batch, wanted)
+    training = helpers.read(many, VIEWS, training=True, shuffle_buffer_size=64, **how)
+    ids = [video for batch in training for video in batch["video_id"]]
+    assert len(set(ids)) == count
+
+
+def test_epochs_leave_nothing_open(tmp_path):
+    files = helpers.write_shards(tmp_path, [2] * (shards_module.MAX_OPEN + 8))
+    opened = helpers.open_shards(files)
+    seen = []
+    for epoch in range(10):
+        how = {"training": True, "shuffle_buffer_size": 8, "batch_size": 4}
+        dataset = pipeline.build_dataset(opened, VIEWS, epoch=epoch, **how)
+        assert sum(1 for _ in dataset) == len(files) // 2
+        seen.append((open_files(), mapped(tmp_path)))
+    assert seen[9] == seen[1]
+    assert mapped(tmp_path) <= shards_module.MAX_OPEN
+    opened.close()
+    assert mapped(tmp_path) == 0
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "rewritten", "gone"])
+@pytest.mark.parametrize("during", [False, True])
+def test_a_shard_that_changes_is_named(tmp_path, change, during):
+    files = helpers.write_shards(tmp_path, [3] * 40)
+    opened = helpers.open_shards(files)
+    how = {"batch_size": 3, "training": False}
+    batches = iter(pipeline.build_dataset(opened, VIEWS, **how))
+    next(batches)
+    path = pathlib.Path(files[39])
+    content = path.read_bytes()
+    if change == "gone":
+        path.unlink()
+    else:
+        changed = {"cut": content[:-9], "grown": content * 2, "rewritten": content}
+        path.write_bytes(changed[change])
+        os.utime(path, ns=(1, 1))
+    with pytest.raises((ValueError, tf.errors.OpError)) as caught:
+        if during:
+            list(batches)
+        else:
+            pipeline.build_dataset(opened, VIEWS, **how)
+    line = faults.describe_error(caught.value) or str(caught.value)
+    assert line.startswith(str(path)) and "\n" not in line
+
+
+def test_the_fingerprint_tells_shards_apart(tmp_path):
+    files = helpers.write_shards(tmp_path, [2, 3])
+    first = helpers.open_shards(files).fingerprint()
+    assert [name for name, *_ in first] == ["shard0.tfrecord", "shard1.tfrecord"]
+    os.utime(files[1], ns=(1, 1))
+    second = helpers.open_shards(files).fingerprint()
+    assert first[0] == second[0] and first[1] != second[1]
+
+
+def test_classes_are_counted_over_a_share_of_the_videos(tmp_path):
+    files = helpers.write_shards(tmp_path, [9, 8])
+    batches = helpers.read(files, VIEWS, train_fraction=0.5)
+    expected = sum(batch["labels"].sum(axis=0) for batch in batches)
+    found = helpers.open_shards(files).class_counts(0.5)
+    np.testing.assert_array_equal(found, expected)

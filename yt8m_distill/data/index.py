@@ -1,0 +1,498 @@
+"""The index of a shard: where every frame of every video is, and what is invalid.
+
+With an index a batch is read without looking at anything but its frames: a student on
+k of 300 frames reads k / 300 of the bytes. An index is a file per shard, a compressed
+numpy .npz without pickles, next to the shard, in `--index_dir`, or in a cache folder:
+`<shard>.frame_index`. It is built on first use. Checksums are verified then, not again
+when it is used. It knows the size and the time of its shard and what was asked of the
+records; for another shard, or other features, it is built anew.
+"""
+
+import dataclasses
+import getpass
+import hashlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import uuid
+import zipfile  # noqa: TID251 (for the name of an error of np.load)
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from yt8m_distill import files, settings
+from yt8m_distill.data import faults, records, wire
+
+_LOG = logging.getLogger(__name__)
+
+SUFFIX = records.INDEX_SUFFIX
+VERSION = 2
+
+# Bytes of the records that are read and verified in one call, about.
+_BATCH_BYTES = 1 << 22
+# More than any run may have: the range of the labels is checked on opening.
+_MAX_CLASSES = 1_000_000
+
+
+class Index(NamedTuple):
+    """The index of a shard of N videos with F features, as it is stored.
+
+    Attributes:
+        key: JSON of the version and of what was asked of the records.
+        shard: [2] int64, bytes of the shard and its time of change in nanoseconds.
+        located: whether all frames are known by place; otherwise `first`, `stride`
+            and `count` are empty, and records are parsed.
+        numbers: [N] int32, of each record in the shard, counted from 0.
+        offsets: [N] int64, where the content of each record begins.
+        lengths: [N] int32, its bytes.
+        buckets: [N] int32, its hash (see `--train_fraction`).
+        id_bytes: uint8, all ids one after another.
+        id_ends: [N] int64, the end of each in it.
+        labels: int32, of all videos one after another.
+        label_ends: [N] int64.
+        first: [N, F] int32, where frame 0 begins in the record; -1: missing feature.
+        stride: [N, F] int32, bytes from a frame to the next.
+        count: [N, F] int32, frames.
+        bad: JSON of the invalid records, see faults.Bad.
+    """
+
+    key: np.ndarray
+    shard: np.ndarray
+    located: np.ndarray
+    numbers: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    buckets: np.ndarray
+    id_bytes: np.ndarray
+    id_ends: np.ndarray
+    labels: np.ndarray
+    label_ends: np.ndarray
+    first: np.ndarray
+    stride: np.ndarray
+    count: np.ndarray
+    bad: np.ndarray
+
+    def bad_records(self, shard: str) -> list[faults.Bad]:
+        """The invalid records of the shard, in its order."""
+        return [
+            faults.Bad(
+                shard,
+                number,
+                offset,
+                faults.Fault[fault],
+                detail,
+                video_id.encode("latin-1"),
+                lost,
+            )
+            for number, offset, fault, detail, video_id, lost in json.loads(
+                str(self.bad)
+            )
+        ]
+
+
+class Unusable(ValueError):
+    """An index that cannot be used, and why, in one line."""
+
+
+def unlimited(data: settings.DataSettings) -> settings.DataSettings:
+    """The same without --num_classes: the range of the labels is checked on opening."""
+    return dataclasses.replace(data, num_classes=_MAX_CLASSES, max_frames=1)
+
+
+def key_of(data: settings.DataSettings) -> str:
+    """What tells an index from those of other features or rules."""
+    asked = dataclasses.asdict(unlimited(data))
+    return json.dumps({"version": VERSION, **asked}, sort_keys=True)
+
+
+def identity(shard: str) -> tuple[int, int]:
+    """Bytes and time of change of a shard."""
+    if os.path.isfile(shard):
+        found = os.stat(shard)
+        return found.st_size, found.st_mtime_ns
+    found = tf.io.gfile.stat(shard)
+    return int(found.length), int(found.mtime_nsec)
+
+
+class _Rows:
+    """Grows the arrays of an index, record by record."""
+
+    def __init__(self, data: settings.DataSettings):
+        self.data = data
+        self.features = list(zip(data.names, data.sizes, strict=True))
+        self.places: list[tuple[int, int, int]] = []
+        self.ids: list[bytes] = []
+        self.labels: list[int] = []
+        self.label_ends: list[int] = []
+        self.frames: list[tuple] = []
+        self.buckets: list[np.ndarray] = []
+        self.bad: list[faults.Bad] = []
+        self.located = data.frame_features
+
+    def add(self, path: str, number: int, offset: int, record: memoryview) -> bool:
+        """Takes in one record; False if it is invalid."""
+        video = self._usual(record)
+        if video is None:
+            content = bytes(record)
+            found = faults.judge(content, self.data)
+            if found:
+                at = offset - records.HEADER
+                self.bad.append(faults.Bad(path, number, at, *found))
+                return False
+            # Valid, but not as writers make it: this shard's records are parsed.
+            self.located = False
+            context = tf.train.SequenceExample.FromString(content).context
+            video_id = wire_id(context, self.data.video_id_key)
+            video = video_id, wire_labels(context, self.data.labels_key), ()
+        video_id, labels, frames = video
+        self.places.append((number, offset, len(record)))
+        self.ids.append(video_id)
+        self.labels += labels
+        self.label_ends.append(len(self.labels))
+        self.frames.append(frames)
+        return True
+
+    def _usual(self, record: memoryview):
+        """(id, labels, frames) of a record that `wire` knows, or None."""
+        data = self.data
+        layout = wire.locate(record) if data.frame_features else None
+        if layout is None:
+            return None
+        video_id = wire_id(layout.context, data.video_id_key)
+        labels = wire_labels(layout.context, data.labels_key)
+        if not video_id or labels is None:
+            return None
+        if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
+            return None
+        frames, some = [], False
+        for name, size in self.features:
+            found = layout.features.get(name)
+            if found and found.count:
+                if found.size != size:
+                    return None
+                frames += [found.first, found.stride, found.count]
+                some = True
+            elif data.missing_feature == "zeros":
+                frames += [-1, 0, 0]
+            else:
+                return None
+        return (video_id, labels, frames) if some else None
+
+    def finish(self, shard: tuple[int, int]) -> Index:
+        """The index of what was added."""
+        places = np.array(self.places, np.int64).reshape(-1, 3)
+        width = len(self.data.names) if self.located else 0
+        frames = np.zeros((len(places), 0), np.int32)
+        if self.located:
+            frames = np.array(self.frames, np.int32).reshape(len(places), 3 * width)
+        bad = [
+            (b.number, b.offset, b.fault.name, b.detail, b.video_id.decode("latin-1"))
+            + (b.lost_bytes,)
+            for b in self.bad
+        ]
+        return Index(
+            key=np.array(key_of(self.data)),
+            shard=np.array(shard, np.int64),
+            located=np.array(self.located),
+            numbers=places[:, 0].astype(np.int32),
+            offsets=places[:, 1],
+            lengths=places[:, 2].astype(np.int32),
+            buckets=np.concatenate([*self.buckets, np.zeros(0, np.int32)]),
+            id_bytes=np.frombuffer(b"".join(self.ids), np.uint8),
+            id_ends=np.cumsum([len(i) for i in self.ids], dtype=np.int64),
+            labels=np.array(self.labels, np.int32),
+            label_ends=np.array(self.label_ends, np.int64),
+            first=frames[:, 0::3],
+            stride=frames[:, 1::3],
+            count=frames[:, 2::3],
+            bad=np.array(json.dumps(bad)),
+        )
+
+
+def wire_id(context: tf.train.Features, key: str) -> bytes:
+    """The one byte string of a context feature; empty if there is none."""
+    values = context.feature[key].bytes_list.value if key in context.feature else ()
+    return values[0] if len(values) == 1 else b""
+
+
+def wire_labels(context: tf.train.Features, key: str) -> list[int] | None:
+    """The labels; none where they are missing, None if they are no integers."""
+    if key not in context.feature:
+        return []
+    feature = context.feature[key]
+    kind = feature.WhichOneof("kind")
+    if kind not in (None, "int64_list"):
+        return None
+    return list(feature.int64_list.value)
+
+
+def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
+    """Reads a local, uncompressed shard once, checks it and notes where things are.
+
+    Args:
+        shard: a TFRecord file.
+        data: what the records hold; not looked at: num_classes, max_frames.
+        progress: called with the number of bytes read since the last call.
+
+    Raises:
+        ValueError: for a compressed shard, or one that cannot be opened.
+    """
+    if records.compression_of(shard):
+        raise ValueError(f"{shard} is compressed and cannot be indexed: unpack it.")
+    data, found = unlimited(data), identity(shard)
+    try:
+        rows = _scan(shard, data, progress) or _walk(shard, data)
+    except (tf.errors.OpError, OSError) as error:
+        raise ValueError(f"{shard} cannot be read: {files.reason(error)}.") from error
+    if identity(shard) != found:
+        raise ValueError(f"{shard} has changed while it was read.")
+    return rows.finish(found)
+
+
+@tf.autograph.experimental.do_not_convert
+def _sizes(shard: str) -> tf.data.Dataset:
+    """Lengths and buckets of the records of a shard, in batches; checksums verified."""
+
+    def measure(batch):
+        lengths = tf.cast(tf.strings.length(batch), tf.int64)
+        return lengths, tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
+
+    with open(shard, "rb") as file:
+        length = records.header_length(file.read(records.HEADER)) or 0
+    size = min(max(_BATCH_BYTES // (length + records.FRAMING), 1), 4096)
+    dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
+    dataset = dataset.batch(size).map(measure, num_parallel_calls=1)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(2).with_options(options)
+
+
+def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
+    """The rows of a shard whose framing is sound; None for another."""
+    rows, number, offset = _Rows(data), 0, 0
+    try:
+        records.check_lengths(shard)
+    except ValueError:
+        return None
+    if not os.path.getsize(shard):
+        return rows
+    # The reader verifies; what it verified is looked at in place, without a copy.
+    view = memoryview(np.memmap(shard, np.uint8, mode="r"))
+    try:
+        for lengths, buckets in _sizes(shard).as_numpy_iterator():
+            start, kept = offset, []
+            for length in lengths.tolist():
+                begin = offset + records.HEADER
+                record = view[begin : begin + length]
+                kept.append(rows.add(shard, number, begin, record))
+                number, offset = number + 1, offset + length + records.FRAMING
+            rows.buckets.append(buckets[kept].astype(np.int32))
+            if progress:
+                progress(offset - start)
+    except tf.errors.DataLossError:
+        return None
+    return rows
+
+
+def _walk(shard: str, data: settings.DataSettings) -> _Rows:
+    """The rows of a shard with damaged framing, by the slow road."""
+    rows = _Rows(data)
+    for record in faults.walk(shard):
+        if isinstance(record, faults.Bad):
+            rows.bad.append(record)
+        elif rows.add(shard, record.number, record.offset, memoryview(record.content)):
+            bucket = tf.strings.to_hash_bucket_fast(
+                [record.content], records.HASH_BUCKETS
+            )
+            rows.buckets.append(bucket.numpy().astype(np.int32))
+    return rows
+
+
+def write(index: Index, path: str) -> None:
+    """Writes an index atomically, under a temporary name first.
+
+    Raises:
+        OSError or tf.errors.OpError: if the file system refuses.
+    """
+    content = io.BytesIO()
+    np.savez_compressed(content, **index._asdict())
+    # A name of its own for each process, whatever machine it runs on.
+    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
+    with files.removed_after_errors(temporary):
+        with open(temporary, "xb") as file:
+            file.write(content.getvalue())
+        os.replace(temporary, path)
+
+
+def read(path: str, shard: str, data: settings.DataSettings) -> Index:
+    """The index of a shard.
+
+    Raises:
+        Unusable: if there is none, it is damaged, of another shard or other features.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index = Index(**{name: arrays[name] for name in Index._fields})
+    except FileNotFoundError as error:
+        raise Unusable(f"{shard} has no index {path}.") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise Unusable(f"{path} is damaged: {error}.") from error
+    if str(index.key) != key_of(data):
+        raise Unusable(f"{path} is of other features, or of another version.")
+    if tuple(index.shard.tolist()) != identity(shard):
+        raise Unusable(f"{path} is stale: {shard} has changed since it was written.")
+    return index
+
+
+def folders(shard: str, index_dir: str) -> list[str]:
+    """Where the index of a shard may be, the best place first."""
+    if index_dir:
+        return [index_dir]
+    folder = os.path.dirname(os.path.abspath(shard))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    name = hashlib.sha256(folder.encode()).hexdigest()[:16]
+    return [folder, os.path.join(os.path.expanduser(cache), "yt8m_distill", name)]
+
+
+def path_in(folder: str, shard: str) -> str:
+    """The file of a shard's index in a folder."""
+    return os.path.join(folder, os.path.basename(shard) + SUFFIX)
+
+
+def find(shard: str, data: settings.DataSettings, index_dir: str) -> Index | None:
+    """An index of a shard that can be used, or None."""
+    for folder in folders(shard, index_dir):
+        try:
+            return read(path_in(folder, shard), shard, data)
+        except Unusable as error:
+            if "damaged" in str(error):
+                _LOG.warning("%s It is built anew.", error)
+    return None
+
+
+def _check_names(shards: Sequence[str], index_dir: str) -> None:
+    """Raises ValueError where two shards would share one index file."""
+    seen: dict[str, str] = {}
+    for shard in shards if index_dir else ():
+        other = seen.setdefault(os.path.basename(shard), shard)
+        if other != shard:
+            raise ValueError(
+                f"--index_dir={index_dir}: {other} and {shard} would share one index; "
+                "give each folder of shards an --index_dir of its own."
+            )
+
+
+def load_or_build(
+    shards: Sequence[str],
+    data: settings.DataSettings,
+    index_dir: str = "",
+    required: bool = False,
+) -> list[Index]:
+    """The index of each local shard; builds and keeps those that are missing.
+
+    Two processes at once build them once: the second waits for the first. Where
+    nothing can be written, the indices stay in memory, unless `required`.
+
+    Raises:
+        ValueError: for a shard that cannot be read, two shards of one name with one
+            `index_dir`, or an index that is required and cannot be written.
+    """
+    _check_names(shards, index_dir)
+    found = [find(shard, data, index_dir) for shard in shards]
+    missing = [i for i, index in enumerate(found) if index is None]
+    if not missing:
+        return found
+    target = _writable_folders([shards[i] for i in missing], index_dir)
+    lost = [shard for shard, folder in target.items() if not folder]
+    if lost and required:
+        raise ValueError(f"No folder takes the index of {lost[0]}: name --index_dir.")
+    if lost:
+        _LOG.warning("No folder takes the index of %s: it stays in memory.", lost[0])
+    locks = sorted({folder for folder in target.values() if folder})
+    with _held(locks):
+        sizes = {i: identity(shards[i])[0] for i in missing}
+        bar = tqdm.tqdm(
+            total=sum(sizes.values()),
+            desc="index",
+            unit="B",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+        )
+        with bar:
+            for i in missing:
+                shard, begun = shards[i], bar.n
+                # Another process may have built it in the meantime.
+                index = find(shard, data, index_dir) if len(locks) else None
+                if index is None:
+                    index = build(shard, data, bar.update)
+                    _keep(index, target[shard], shard, required)
+                found[i] = index
+                bar.update(begun + sizes[i] - bar.n)
+    return found
+
+
+def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
+    """Writes an index, if there is a place for it."""
+    if not folder:
+        return
+    try:
+        write(index, path_in(folder, shard))
+    except files.ERRORS as error:
+        line = f"The index of {shard} cannot be written: {files.reason(error)}."
+        if required:
+            raise ValueError(line) from error
+        _LOG.warning("%s It stays in memory.", line)
+
+
+def _writable_folders(shards: Sequence[str], index_dir: str) -> dict[str, str]:
+    """Shard → the first folder that takes its index; empty if none does."""
+    known: dict[str, bool] = {}
+
+    def writable(folder: str) -> bool:
+        if folder not in known:
+            try:
+                os.makedirs(folder, exist_ok=True)
+                known[folder] = os.access(folder, os.W_OK)
+            except OSError:
+                known[folder] = False
+        return known[folder]
+
+    found = {}
+    for shard in shards:
+        places = filter(writable, folders(shard, index_dir))
+        found[shard] = next(places, "")
+    return found
+
+
+class _held:
+    """Holds folders against other processes that build indices, if there are locks."""
+
+    def __init__(self, folders_: Sequence[str]):
+        # Not among the shards, where a pattern could match it.
+        prefix = os.path.join(tempfile.gettempdir(), "yt8m_distill")
+        names = [hashlib.sha256(f.encode()).hexdigest()[:16] for f in folders_]
+        self._locks = [
+            filelock.FileLock(f"{prefix}-{getpass.getuser()}-{name}.lock")
+            for name in names
+        ]
+
+    def __enter__(self):
+        for lock in self._locks:
+            try:
+                lock.acquire()
+            except (
+                OSError,
+                NotImplementedError,
+            ):  # No locks here: built twice at worst.
+                continue
+
+    def __exit__(self, *exception):
+        for lock in self._locks:
+            lock.release(force=True)

@@ -1,0 +1,642 @@
+"""Shards: some files of records, opened once, and what is known of them."""
+
+import collections
+import functools
+import itertools
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings
+from yt8m_distill.data import faults, index, records
+
+# Shards that are mapped at once. More are read in turn; an epoch's readers and its
+# shuffle buffer have some ten at hand.
+MAX_OPEN = 32
+# Mapped bytes that were touched before all shards are unmapped: they belong to the
+# system's cache, but would be counted as memory of the process.
+_TOUCHED_BYTES = 1 << 30
+# What Linux maps at once around a byte that is read.
+_MAPPED_AROUND = 1 << 16
+# What TensorFlow asks of memory that it does not copy, and more than any machine
+# needs.
+_ALIGNMENT = 128
+# Frames are copied twice, which costs little while they stay in a core's cache.
+_CACHED_BYTES = 1 << 20
+# The byte that stands for a missing feature: the nearest to 0, -0.00003.
+MISSING_BYTE = 127
+# Records among which a training set must have a label.
+_LOOKED_AT = 4096
+
+
+class Files:
+    """The bytes of local files, mapped as they are needed, few at a time.
+
+    Args:
+        paths: the files.
+        identities: size and time of change of each, as they must stay.
+    """
+
+    def __init__(self, paths: Sequence[str], identities: Sequence[tuple[int, int]]):
+        self.paths = list(paths)
+        self.identities = list(identities)
+        self._open: collections.OrderedDict[int, mmap.mmap] = collections.OrderedDict()
+        self._touched = 0
+        self._lock = threading.Lock()
+
+    def check(self, number: int) -> None:
+        """Raises ValueError if a file is not what it was when it was opened."""
+        path = self.paths[number]
+        try:
+            found = index.identity(path)
+        except (OSError, tf.errors.OpError) as error:
+            raise ValueError(f"{path} is gone: {error}.") from error
+        if found != self.identities[number]:
+            raise ValueError(
+                f"{path} has changed while it was read: it had "
+                f"{self.identities[number][0]} bytes and has {found[0]}, or was "
+                "written anew. Start again once it is complete."
+            )
+
+    def mapped(self, number: int, touched: int = 0) -> mmap.mmap:
+        """A file's bytes.
+
+        Args:
+            number: of the file.
+            touched: about how many of them will be read.
+
+        Raises:
+            ValueError: if it has changed. Beyond its end there would be no error but a
+                signal that ends the process.
+        """
+        self.check(number)
+        with self._lock:
+            self._touched += touched
+            if self._touched > _TOUCHED_BYTES:
+                self._open.clear()
+                self._touched = 0
+            if number not in self._open:
+                with open(self.paths[number], "rb") as file:
+                    self._open[number] = mmap.mmap(
+                        file.fileno(), 0, access=mmap.ACCESS_READ
+                    )
+            self._open.move_to_end(number)
+            while len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+            return self._open[number]
+
+    def frames(self, number: int, positions: np.ndarray, size: int) -> np.ndarray:
+        """The frames that begin at the positions [R, K] of a file, uint8 [R, K, size].
+
+        Raises:
+            ValueError: if the file has changed.
+        """
+        span = int(positions.max() - positions.min()) + size if positions.size else 0
+        data = self.mapped(number, min(positions.size * _MAPPED_AROUND, span))
+        # Item p of this array is what begins at byte p; nothing is copied yet.
+        shape = (max(len(data) - size + 1, 0),)
+        items = np.ndarray(shape, f"V{size}", data, 0, (1,))
+        return items[positions].view(np.uint8).reshape(*positions.shape, size)
+
+    def close(self) -> None:
+        """Unmaps all files."""
+        with self._lock:
+            self._open.clear()
+
+
+class Located(NamedTuple):
+    """What is known of a batch of videos before any frame is read.
+
+    Attributes:
+        video_ids: [B] string.
+        label_rows: [L] int64, the video of each label.
+        labels: [L] int64, all in range.
+        num_frames: [B] int32, at most max_frames; 0 for a padding row.
+    """
+
+    video_ids: tf.Tensor
+    label_rows: tf.Tensor
+    labels: tf.Tensor
+    num_frames: tf.Tensor
+
+
+class Table:
+    """The indices of some shards as one: compact arrays, a row per video.
+
+    A video of two features takes about 90 bytes and those of its id.
+
+    Args:
+        paths: the shards.
+        indices: of each.
+        data: what is to be read.
+
+    Attributes:
+        starts: [shards + 1] int64, the rows of each shard.
+        located: whether all frames are known by place.
+        bad: the invalid records.
+    """
+
+    def __init__(self, paths, indices: Sequence[index.Index], data):
+        self.data = data
+        counts = [len(i.numbers) for i in indices]
+        self.starts = np.cumsum([0, *counts], dtype=np.int64)
+        self.located = all(bool(i.located) for i in indices)
+        self.numbers = np.concatenate([i.numbers for i in indices])
+        self.offsets = np.concatenate([i.offsets for i in indices])
+        self.lengths = np.concatenate([i.lengths for i in indices])
+        self.buckets = np.concatenate([i.buckets for i in indices])
+        self._ids = b"".join(i.id_bytes.tobytes() for i in indices)
+        self._id_splits = _joined_ends([i.id_ends for i in indices])
+        self._labels = np.concatenate([i.labels for i in indices])
+        self._label_splits = _joined_ends([i.label_ends for i in indices])
+        if self.located:
+            self.first = np.concatenate([i.first for i in indices])
+            self.stride = np.concatenate([i.stride for i in indices])
+            counts = [np.where(i.first >= 0, i.count, 2**31 - 1) for i in indices]
+            frames = np.concatenate([c.min(axis=1) for c in counts])
+            self.num_frames = np.minimum(frames, data.max_frames).astype(np.int32)
+        out_of_range = self._bad_labels(paths)
+        self.good = np.ones(len(self.numbers), bool)
+        self.good[list(out_of_range)] = False
+        bad = [b for p, i in zip(paths, indices, strict=True) for b in i.bad_records(p)]
+        order = {path: number for number, path in enumerate(paths)}
+        self.bad = tuple(
+            sorted(
+                [*bad, *out_of_range.values()], key=lambda b: (order[b.path], b.number)
+            )
+        )
+
+    def files_of(self, rows: np.ndarray) -> np.ndarray:
+        """The shard of each row."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def rows(self, fraction: float = 1.0) -> np.ndarray:
+        """[M] int64, ascending: the rows of a share of the videos."""
+        kept = self.good
+        if fraction < 1:
+            kept = kept & (self.buckets < int(fraction * records.HASH_BUCKETS))
+        return np.flatnonzero(kept)
+
+    def has_label(self, rows: np.ndarray) -> np.ndarray:
+        """[M] bool: whether a video has any label."""
+        return self._label_splits[rows + 1] > self._label_splits[rows]
+
+    def class_counts(self, rows: np.ndarray) -> np.ndarray:
+        """[C] int64: videos of these rows with each label."""
+        splits = self._label_splits
+        kept = np.zeros(len(self.numbers), bool)
+        kept[rows] = True
+        labels = self._labels[np.repeat(kept, np.diff(splits))]
+        return np.bincount(labels, minlength=self.data.num_classes)
+
+    def _id(self, row: int) -> bytes:
+        return self._ids[self._id_splits[row] : self._id_splits[row + 1]]
+
+    def _bad_labels(self, paths) -> dict[int, faults.Bad]:
+        """The rows whose labels --num_classes does not allow, ascending."""
+        labels, classes, bad = self._labels, self.data.num_classes, {}
+        splits = self._label_splits
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        rows = set((np.searchsorted(splits, wrong, side="right") - 1).tolist())
+        if classes > 2:
+            rows |= set(np.flatnonzero(np.diff(splits) == classes).tolist())
+        for row in sorted(rows):
+            found = faults.judge_labels(
+                labels[splits[row] : splits[row + 1]].tolist(), "int64_list", self.data
+            )
+            if found:
+                path = paths[int(self.files_of(np.array([row]))[0])]
+                offset = int(self.offsets[row]) - records.HEADER
+                found = found._replace(video_id=self._id(row))
+                bad[row] = faults.Bad(path, int(self.numbers[row]), offset, *found)
+        return bad
+
+    def look_up(self, rows: np.ndarray) -> tuple:
+        """The fields of Located; -1 is a padding row."""
+        videos = np.flatnonzero(rows >= 0)
+        safe = rows[videos]
+        ids = np.full(len(rows), b"", object)
+        ids[videos] = [self._id(row) for row in safe.tolist()]
+        first = self._label_splits[safe]
+        lengths = self._label_splits[safe + 1] - first
+        label_rows = np.repeat(videos, lengths)
+        within = np.arange(len(label_rows)) - np.repeat(
+            np.cumsum(lengths) - lengths, lengths
+        )
+        labels = self._labels[np.repeat(first, lengths) + within].astype(np.int64)
+        num_frames = np.zeros(len(rows), np.int32)
+        num_frames[videos] = self.num_frames[safe]
+        return ids, label_rows, labels, num_frames
+
+
+def _joined_ends(ends: Sequence[np.ndarray]) -> np.ndarray:
+    """[N + 1] int64 splits from the ends of several parts."""
+    sizes = [part[-1] if len(part) else 0 for part in ends]
+    begins = np.cumsum([0, *sizes[:-1]])
+    moved = [part + begin for part, begin in zip(ends, begins, strict=True)]
+    return np.concatenate([[0], *moved]).astype(np.int64)
+
+
+# Shards by their tokens. What the graph holds is the token alone: TensorFlow (2.21)
+# keeps the functions of numpy_function for the life of the process.
+_SHARDS: "weakref.WeakValueDictionary[int, Shards]" = weakref.WeakValueDictionary()
+_TOKENS = itertools.count()
+
+
+class Shards:
+    """Some shards, opened once: their videos, their faults and how they are read.
+
+    Args:
+        paths: the files.
+        data: what the records hold.
+        reading: whether by index, and what becomes of invalid records.
+
+    Attributes:
+        table: of local shards that have an index; None: they are parsed.
+        token: by which the graph knows them.
+
+    Raises:
+        ValueError: for an invalid record under `stop`, as far as it is known; under
+            `skip` if there are too many; for an index that --use_index=always asks
+            for and that cannot be.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        data: settings.DataSettings,
+        reading: settings.ReadingSettings,
+    ):
+        self.paths = list(paths)
+        self.data = data
+        self.reading = reading
+        self.files = Files(self.paths, [index.identity(path) for path in self.paths])
+        self.table: Table | None = None
+        self._kept: list[np.ndarray] | None = None
+        self._bad: tuple[faults.Bad, ...] = ()
+        self._mean_bytes = 0.0
+        self._rows: dict[float, np.ndarray] = {}
+        self.token = next(_TOKENS)
+        _SHARDS[self.token] = self
+        why = self._why_not_indexed()
+        if why and reading.use_index == "always":
+            raise ValueError(f"--use_index=always: {why}")
+        skip = reading.bad_records == faults.SKIP
+        if not why:
+            found = index.load_or_build(self.paths, data, reading.index_dir)
+            self.table = Table(self.paths, found, data)
+            self._bad = self.table.bad
+            if len(self.table.lengths):
+                mean = float(self.table.lengths.mean(dtype=np.float64))
+                self._mean_bytes = mean + records.FRAMING
+        elif skip:
+            self._judge_all()
+        else:
+            for path in self.paths:
+                records.check_lengths(path)
+        if skip:
+            self.skipped().check_fraction(reading.max_bad_fraction)
+        elif self._bad:
+            raise ValueError(self._bad[0].message)
+
+    def _why_not_indexed(self) -> str:
+        """Why these shards are parsed; empty if they are read by index."""
+        if self.reading.use_index == "never":
+            return "--use_index=never."
+        for path in self.paths:
+            if not os.path.isfile(path):
+                return f"{path} is not a local file."
+            compression = records.compression_of(path)
+            if compression:
+                return f"{path} is compressed ({compression})."
+        return ""
+
+    def _judge_all(self) -> None:
+        """Looks at every record of shards that have no index."""
+        bad, kept, lengths = [], [], []
+        for path in self.paths:
+            numbers = []
+            for record in faults.walk(path):
+                if isinstance(record, faults.Bad):
+                    bad.append(record)
+                    continue
+                found = faults.judge(record.content, self.data)
+                if found:
+                    at = record.offset - records.HEADER
+                    bad.append(faults.Bad(path, record.number, at, *found))
+                else:
+                    numbers.append(record.number)
+                    lengths.append(len(record.content))
+            kept.append(np.array(numbers, np.int64))
+        self._kept, self._bad = kept, tuple(bad)
+        self._mean_bytes = float(np.mean(lengths)) + records.FRAMING if lengths else 0.0
+
+    @property
+    def kept(self) -> list[np.ndarray] | None:
+        """The numbers of the valid records per shard; None: nothing is left out."""
+        return self._kept
+
+    @functools.cached_property
+    def compressions(self) -> list[str]:
+        """How each shard is compressed, see records.compression_of."""
+        return [records.compression_of(path) for path in self.paths]
+
+    def num_videos(self, fraction: float = 1.0) -> int:
+        """Videos that are read, of a share of them.
+
+        Raises:
+            ValueError: for a truncated shard.
+        """
+        if self.table is not None:
+            return len(self.kept_rows(fraction))
+        if fraction >= 1 and self._kept is not None:
+            return sum(map(len, self._kept))
+        if fraction >= 1:
+            return records.count_records(self.paths)
+        total = 0
+        kept = self._kept or [None] * len(self.paths)
+        for path, packed, numbers in zip(
+            self.paths, self.compressions, kept, strict=True
+        ):
+            shard = tf.data.TFRecordDataset(path, packed).batch(256)
+            buckets = [
+                tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS).numpy()
+                for batch in shard
+            ]
+            inside = np.concatenate([*buckets, np.zeros(0, np.int64)])
+            inside = inside < int(fraction * records.HASH_BUCKETS)
+            total += int((inside if numbers is None else inside[numbers]).sum())
+        return total
+
+    def skipped(self) -> faults.Skipped | None:
+        """What `--bad_records=skip` leaves out; None under `stop`."""
+        if self.reading.bad_records == faults.STOP:
+            return None
+        lost = faults.count_lost(self._bad, self._mean_bytes)
+        return faults.Skipped(self.num_videos(), self._bad, lost)
+
+    def fingerprint(self) -> list[list]:
+        """Name, bytes and time of change of each shard, for a manifest."""
+        pairs = zip(self.paths, self.files.identities, strict=True)
+        return [[os.path.basename(path), *found] for path, found in pairs]
+
+    def check_unchanged(self) -> None:
+        """Raises ValueError, naming it, if a shard is not what it was when opened."""
+        for number in range(len(self.paths)):
+            self.files.check(number)
+
+    def check_labels(self, flag: str) -> None:
+        """Raises ValueError if the first records have no label at all.
+
+        Args:
+            flag: that named the shards, for the message.
+        """
+        if self.table is not None:
+            rows = self.table.rows()[:_LOOKED_AT]
+            count, labeled = len(rows), bool(self.table.has_label(rows).any())
+        else:
+            count, labeled = self._look_for_labels()
+        if count and not labeled:
+            raise ValueError(
+                f"--{flag}: none of the first {count} records of {self.paths[0]} has a "
+                f"label under --labels_key={self.data.labels_key}: there is nothing to "
+                "learn."
+            )
+
+    def _look_for_labels(self) -> tuple[int, bool]:
+        count, key = 0, self.data.labels_key
+        for path, packed in zip(self.paths, self.compressions, strict=True):
+            for record in tf.data.TFRecordDataset(path, packed):
+                try:
+                    example = tf.train.SequenceExample.FromString(record.numpy())
+                except Exception:  # noqa: S112 - the pipeline says what is wrong
+                    continue
+                count += 1
+                if index.wire_labels(example.context, key):
+                    return count, True
+                if count == _LOOKED_AT:
+                    return count, False
+        return count, False
+
+    def class_counts(self, fraction: float = 1.0) -> np.ndarray | None:
+        """[C] videos with each label; None where that takes a pass over the data."""
+        if self.table is None:
+            return None
+        return self.table.class_counts(self.kept_rows(fraction))
+
+    def close(self) -> None:
+        """Unmaps all files; they are mapped again if more is read."""
+        self.files.close()
+
+    def kept_rows(self, fraction: float) -> np.ndarray:
+        """[M] int64: the table's rows of a share of the videos; found once."""
+        if fraction not in self._rows:
+            self._rows[fraction] = self.table.rows(fraction)
+        return self._rows[fraction]
+
+    def serialized(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """File, number and content [B] of records; -1, 0 and nothing for padding."""
+        table, found = self.table, np.full(len(rows), b"", object)
+        shards = np.where(rows >= 0, table.files_of(rows), -1)
+        numbers = np.where(rows >= 0, table.numbers[rows], 0).astype(np.int64)
+        for at in np.flatnonzero(rows >= 0).tolist():
+            begin, length = int(table.offsets[rows[at]]), int(table.lengths[rows[at]])
+            data = self.files.mapped(int(shards[at]), length)
+            found[at] = data[begin : begin + length]
+        return shards, numbers, found
+
+    def gather(self, rows, features: Sequence[int], indices, valid) -> np.ndarray:
+        """The frames of a view.
+
+        Args:
+            rows: [B] int64 of the table, -1 for a padding row.
+            features: their numbers.
+            indices: [B, K] int32.
+            valid: [B] int32, how many of the indices count.
+
+        Returns:
+            [B, K, D] uint8, 0 after the valid ones.
+        """
+        sizes = [self.data.sizes[feature] for feature in features]
+        view = _aligned((*indices.shape, sum(sizes)))
+        shards = np.where(rows >= 0, self.table.files_of(rows), -1)
+        column = 0
+        for feature, size in zip(features, sizes, strict=True):
+            columns = slice(column, column + size)
+            for part in _groups(shards, indices.shape[1] * size):
+                shard = int(shards[part][0])
+                if shard >= 0:
+                    view[part, :, columns] = self._frames(
+                        shard, rows[part], feature, indices[part], size
+                    )
+            column += size
+        for row in np.flatnonzero(valid < indices.shape[1]):
+            view[row, valid[row] :] = 0
+        return view
+
+    def _frames(self, shard, rows, feature, indices, size) -> np.ndarray:
+        table = self.table
+        first, stride = table.first[rows, feature], table.stride[rows, feature]
+        missing = first < 0
+        begins = table.offsets[rows] + np.maximum(first, 0)
+        steps = indices.astype(np.int64) * stride[:, np.newaxis]
+        found = self.files.frames(shard, begins[:, np.newaxis] + steps, size)
+        if missing.any():
+            found[missing] = MISSING_BYTE
+        return found
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Room for bytes where TensorFlow takes it over without a copy."""
+    size = int(np.prod(shape))
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].reshape(shape)
+
+
+def _groups(shards: np.ndarray, video_bytes: int):
+    """Rows of one shard each, few enough that their frames stay in the cache."""
+    limit = max(_CACHED_BYTES // max(video_bytes, 1), 1)
+    for shard in np.unique(shards):
+        rows = np.flatnonzero(shards == shard)
+        whole = len(rows) == rows[-1] - rows[0] + 1
+        for start in range(0, len(rows), limit):
+            part = rows[start : start + limit]
+            # A slice where it can be: its frames are copied once less.
+            yield slice(part[0], part[-1] + 1) if whole else part
+
+
+def open_shards(
+    patterns: str | Sequence[str],
+    data: settings.DataSettings,
+    reading: settings.ReadingSettings,
+    flag: str = "data_pattern",
+) -> Shards:
+    """Opens shards; those that have not changed since are not opened twice.
+
+    Args:
+        patterns: comma separated globs, or file names.
+        data: what the records hold.
+        reading: how they are read.
+        flag: that named them, for messages.
+
+    Raises:
+        ValueError: as records.expand_patterns and Shards.
+    """
+    paths = patterns
+    if isinstance(patterns, str):
+        paths = records.expand_patterns(patterns, flag)
+    try:
+        identities = tuple(index.identity(path) for path in paths)
+    except (OSError, tf.errors.OpError) as error:
+        raise ValueError(f"--{flag}: a shard cannot be opened: {error}.") from error
+    return _open(tuple(paths), identities, data, reading)
+
+
+@functools.lru_cache(maxsize=4)
+def _open(paths: tuple, identities: tuple, data, reading) -> Shards:
+    del identities
+    return Shards(paths, data, reading)
+
+
+# -------------------------------------------------- the two numpy functions of a batch
+
+
+def _look_up(token, rows):
+    return _SHARDS[int(token)].table.look_up(rows)
+
+
+def _rows_of(token, fraction, places):
+    kept = _SHARDS[int(token)].kept_rows(float(fraction))
+    rows = np.full(len(places), -1, np.int64)
+    rows[places >= 0] = kept[places[places >= 0]]
+    return rows
+
+
+def _serialized(token, rows):
+    return _marked(_SHARDS[int(token)].serialized, rows)
+
+
+@functools.cache
+def _gatherer(features: tuple[tuple[int, ...], ...]):
+    """The function that gathers views of these features."""
+
+    def gather(token, rows, *picks):
+        shards = _SHARDS[int(token)]
+        pairs = zip(features, picks[::2], picks[1::2], strict=True)
+        return [_marked(shards.gather, rows, f, i, v) for f, i, v in pairs]
+
+    return gather
+
+
+def _marked(call, *arguments):
+    """Calls; an error's text is one that `records.describe_error` finds."""
+    try:
+        return call(*arguments)
+    except ValueError as error:
+        raise ValueError(records.marked(str(error))) from error
+
+
+def look_up(token: int, rows: tf.Tensor) -> Located:
+    """In the graph: what is known of the videos of these rows [B]."""
+    dtypes = [tf.string, tf.int64, tf.int64, tf.int32]
+    count = rows.shape[0]
+    located = Located(
+        *tf.numpy_function(_look_up, [tf.constant(token, tf.int64), rows], dtypes)
+    )
+    for value, shape in zip(located, [[count], [None], [None], [count]], strict=True):
+        value.set_shape(shape)
+    return located
+
+
+def rows_of(token: int, fraction: float, places: tf.Tensor) -> tf.Tensor:
+    """In the graph: the table's rows [B] at these places of a share of the videos."""
+    arguments = [
+        tf.constant(token, tf.int64),
+        tf.constant(fraction, tf.float64),
+        places,
+    ]
+    rows = tf.numpy_function(_rows_of, arguments, tf.int64)
+    rows.set_shape(places.shape)
+    return rows
+
+
+def serialized(token: int, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """In the graph: file, number and content [B] of the records of these rows."""
+    arguments = [tf.constant(token, tf.int64), rows]
+    dtypes = [tf.int64, tf.int64, tf.string]
+    found = tf.numpy_function(_serialized, arguments, dtypes)
+    for value in found:
+        value.set_shape(rows.shape)
+    return tuple(found)
+
+
+def gather(
+    token: int, rows: tf.Tensor, picks: Sequence[tuple], sizes: Sequence[int]
+) -> list[tf.Tensor]:
+    """In the graph: the frames of located videos.
+
+    Args:
+        token: of the Shards.
+        rows: [B] int64.
+        picks: for each view the numbers of its features, indices [B, K] int32 and
+            valid [B] int32.
+        sizes: of all features.
+
+    Returns:
+        For each view [B, K, D] uint8, 0 after the valid ones.
+    """
+    features = tuple(tuple(names) for names, _, _ in picks)
+    flat = [tensor for _, *pick in picks for tensor in pick]
+    arguments = [tf.constant(token, tf.int64), rows, *flat]
+    views = tf.numpy_function(_gatherer(features), arguments, [tf.uint8] * len(picks))
+    views = [views] if isinstance(views, tf.Tensor) else list(views)
+    for view, (names, indices, _) in zip(views, picks, strict=True):
+        view.set_shape([*indices.shape, sum(sizes[name] for name in names)])
+    return views
