@@ -11,10 +11,12 @@ as Markdown and JSON and a plot.
 
 import argparse
 import importlib
+import json
 import os
 import pathlib
 import platform
 import sys
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -23,7 +25,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import tensorflow as tf
 import tqdm
 
-from tools import areas
 from tools.benchmarking import results
 from yt8m_distill import allocator
 
@@ -34,11 +35,9 @@ AREAS = (
     "end_to_end",
     "precision",
     "memory",
-    "memory_kept",
     "saving",
     "requests",
-    "profile",
-    "arithmetic",
+    "scale",
 )
 
 
@@ -95,7 +94,12 @@ def write(found: dict[str, list[results.Row]], folder: str) -> None:
     """benchmark.md, benchmark.json and benchmark.svg, other areas in them kept."""
     os.makedirs(folder, exist_ok=True)
     store = pathlib.Path(folder, "benchmark.json")
-    content = areas.keep(store, AREAS, found, machine=machine())
+    content = json.loads(store.read_text("utf-8")) if store.exists() else {}
+    facts = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
+    for area, rows in found.items():
+        content[area] = {**facts, "rows": [vars(row) for row in rows]}
+    content = {name: content[name] for name in AREAS if name in content}
+    store.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     parts = ["# Benchmark\n\nMade by `tools/benchmark.py`; each area in one run.\n"]
     everything = []
     for area, kept in content.items():
@@ -116,15 +120,22 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small, without bars")
     parser.add_argument("--output_dir", default="", help="where the table is written")
+    parser.add_argument("--scale_dir", default="", help="where `scale` keeps its data")
+    parser.add_argument(
+        "--scale_videos", type=int, default=5_600_000, help="of `scale`, in all shards"
+    )
     given = parser.parse_args()
-    names = areas.read_names(parser, given.areas, AREAS)
+    names = [name for name in given.areas.split(",") if name]
+    if not names or not set(names) <= set(AREAS):
+        parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
     allocator.keep_freed_memory()  # As the scripts do.
     measured: dict[str, list[results.Row]] = {}
     bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
         module = importlib.import_module(f"tools.benchmarking.{area}")
-        measured[area] = module.rows(given.quick)
+        options = (given.scale_dir, given.scale_videos) if area == "scale" else ()
+        measured[area] = module.rows(given.quick, *options)
         tqdm.tqdm.write(f"{area}\n{markdown(measured[area])}", file=sys.stderr)
         if given.output_dir:
             # After each area: what was measured is kept whatever comes.

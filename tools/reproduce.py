@@ -23,8 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags
 from absl import logging as absl_logging
 
-from tools import sections
-from tools.reproduction import figures, plan, published
+from tools.reproduction import plan, published
 from yt8m_distill import flag_groups, settings
 
 FLAGS = flags.FLAGS
@@ -234,12 +233,10 @@ def write_summary(results) -> None:
             file=sys.stderr,
         )
         return
-    table = report.summary(results)
     path = pathlib.Path(FLAGS.write_to)
     text = path.read_text(encoding="utf-8")
-    text = sections.replace_section(
-        text, FLAGS.section, document.to_markdown([table]).strip()
-    )
+    table = document.table_text(report.summary(results))
+    text = document.replace_section(text, FLAGS.section, table)
     path.write_text(text, encoding="utf-8")
 
 
@@ -253,7 +250,10 @@ def check_summary(grid: plan.Grid) -> None:
             f"--table={','.join(grid.tables)}."
         )
     text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
-    sections.replace_section(text, FLAGS.section, "")
+    if f"<!-- {FLAGS.section} -->" not in text:
+        raise ValueError(
+            f"--write_to={FLAGS.write_to} has no <!-- {FLAGS.section} -->."
+        )
 
 
 def report_dir(output_dir: str) -> str:
@@ -270,7 +270,6 @@ def run_command() -> int:
     if not FLAGS.output_dir:
         raise ValueError("--output_dir is empty: name the folder of runs and reports.")
     output_dir = os.path.abspath(FLAGS.output_dir)
-    figures.check_libraries()
     if FLAGS.report_only:
         grid, common, test_data_pattern = plan.read(output_dir)
         flag_groups.load_tensorflow()

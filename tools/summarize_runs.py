@@ -1,11 +1,13 @@
-"""Prints a table of runs: model, frames, GAP, mAP, Hit@1, ms a video.
+"""Prints a table of runs: model, frames, GAP, mAP, Hit@1, milliseconds per video.
 
     python tools/summarize_runs.py run1 run2 ...
 
 A row is the newest evaluation of a network in <run>/eval/metrics.jsonl, so every
-number comes from eval.py.
+number comes from eval.py. --write_to puts the table between <!-- NAME --> and
+<!-- /NAME --> of a Markdown file, where NAME is --section.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -14,20 +16,9 @@ import sys
 # Run as a file, the root is one folder up.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from absl import app, flags
+from tools.reproduction import document
 
-from tools import sections
-
-FLAGS = flags.FLAGS
-flags.DEFINE_bool("markdown", False, "Print the table as Markdown.")
-flags.DEFINE_string(
-    "write_to",
-    "",
-    "Markdown file in which the table is put between <!-- NAME --> and <!-- /NAME -->.",
-)
-flags.DEFINE_string("section", "results", "NAME of that place.")
-
-HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms a video")
+HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
 
 def describe(network: str, settings: dict) -> str:
@@ -42,7 +33,7 @@ def describe(network: str, settings: dict) -> str:
     return f"{mode} student ({settings['student_loss']}){suffix}"
 
 
-def read_rows(train_dir: pathlib.Path) -> list[tuple[str, ...]]:
+def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
     """The rows of one run, teacher first.
 
     Raises:
@@ -51,63 +42,38 @@ def read_rows(train_dir: pathlib.Path) -> list[tuple[str, ...]]:
     path = train_dir / "eval" / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run eval.py on {train_dir} first.")
-    newest = {}
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        newest[record["network"]] = record
+    lines = map(json.loads, path.read_text().splitlines())
+    newest = {line["network"]: line for line in lines}
     manifest = json.loads((train_dir / "manifest.json").read_text())
-    frames = {
-        name: network["frames"]
-        for phase in manifest["phases"].values()
-        for name, network in phase["networks"].items()
-    }
     rows = []
-    for network in sorted(newest, reverse=True):  # teacher, student
-        record = newest[network]
+    for network, line in sorted(newest.items(), reverse=True):  # teacher, student
+        phases = manifest["phases"].values()
+        facts = next(p["networks"][network] for p in phases if network in p["networks"])
+        scores = [f"{line[name]:.3f}" for name in ("gap", "map", "hit_at_one")]
         name = describe(network, manifest["settings"])
-        rows.append(
-            (
-                name,
-                str(frames[network]),
-                f"{record['gap']:.3f}",
-                f"{record['map']:.3f}",
-                f"{record['hit_at_one']:.3f}",
-                f"{1000 / record['videos_per_second']:.2f}",
-            )
-        )
+        seconds = f"{1000 / line['videos_per_second']:.2f}"
+        rows.append([name, str(facts["frames"]), *scores, seconds])
     return rows
 
 
-def format_table(rows: list[tuple[str, ...]], markdown: bool = False) -> str:
-    """Rows under the header, in columns; the first is left aligned."""
-    table = [HEADER, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
-
-    def line(row):
-        cells = [row[0].ljust(widths[0])]
-        cells += [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        text = (" | " if markdown else "  ").join(cells)
-        return f"| {text} |" if markdown else text
-
-    rule = ["-" * width for width in widths]
-    return "\n".join(line(row) for row in (HEADER, rule, *rows))
-
-
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Prints the table of the runs named on the command line."""
-    if len(argv) < 2:
-        raise app.UsageError("Name one train_dir or more.")
-    rows = [row for folder in argv[1:] for row in read_rows(pathlib.Path(folder))]
-    table = format_table(rows, FLAGS.markdown or bool(FLAGS.write_to))
-    print(table)
-    if FLAGS.write_to:
-        path = pathlib.Path(FLAGS.write_to)
-        path.write_text(
-            sections.replace_section(path.read_text(), FLAGS.section, table)
-        )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("train_dirs", nargs="+", type=pathlib.Path)
+    parser.add_argument("--write_to", type=pathlib.Path, help="a Markdown file")
+    parser.add_argument("--section", default="results", help="NAME of the place in it")
+    given = parser.parse_args()
+    try:
+        rows = [row for folder in given.train_dirs for row in read_rows(folder)]
+        table = document.table_text(document.Table(HEADER, rows))
+        print(table)
+        if given.write_to:
+            text = given.write_to.read_text()
+            text = document.replace_section(text, given.section, table)
+            given.write_to.write_text(text)
+    except (ValueError, OSError) as error:
+        sys.exit(f"summarize_runs.py: {error}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

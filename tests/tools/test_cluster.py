@@ -60,7 +60,7 @@ def test_every_task_of_the_slurm_script_has_its_place(tmp_path):
         )
 
 
-@pytest.mark.parametrize("path", [SLURM, ROOT / "tools" / "audit.sh"])
+@pytest.mark.parametrize("path", [SLURM])
 def test_the_shell_scripts_parse(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     if shutil.which("shellcheck"):

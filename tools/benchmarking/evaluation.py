@@ -27,9 +27,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import numpy as np
 import tensorflow as tf
 
-from tools import paper_size_step
 from tools.benchmarking import results
-from yt8m_distill import allocator, structures
+from yt8m_distill import allocator, settings, structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
@@ -127,26 +126,50 @@ def forward_call(networks, role: str, batch: structures.Batch):
     return lambda: forward(batch).numpy()
 
 
+def random_views(run: settings.RunSettings) -> dict:
+    """Both views of a batch of full-length videos of random bytes."""
+    size, total, k = (
+        run.training.batch_size,
+        run.data.max_frames,
+        run.sampling.student_k,
+    )
+    shape = (size, total, run.data.feature_size)
+    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    picked = {
+        structures.ALL: np.arange(total),
+        structures.SAMPLED: np.arange(k) * total // k,
+    }
+    return {
+        name: {
+            structures.FRAMES: tf.constant(frames[:, positions]),
+            structures.NUM_FRAMES: tf.fill([size], len(positions)),
+            structures.FRAME_INDICES: tf.constant(
+                np.tile(positions, (size, 1)), tf.int32
+            ),
+        }
+        for name, positions in picked.items()
+    }
+
+
 def share_rows(quick: bool) -> list[results.Row]:
     """Evaluating, with the CSV, as a share of the time of each network."""
     # As in eval.py, a batch has 256 videos.
     cells, num_classes, batch_size, rounds = (
         (8, 50, 4, 1) if quick else (1024, 3862, 256, 3)
     )
-    given = argparse.Namespace(
-        mode="parallel",
-        cells=cells,
-        student_k=30,
-        max_frames=300,
-        feature_sizes="1024,128",
-        num_classes=num_classes,
-        batch_size=batch_size,
-        dtype_policy="float32",
+    run = settings.RunSettings.from_dict(
+        {
+            "mode": "parallel",
+            "teacher": f"HierarchicalLSTM(cells={cells}, block_len=20)",
+            "num_classes": num_classes,
+            "batch_size": batch_size,
+            "train_dir": "unused",
+            "train_data_pattern": "unused",
+        }
     )
-    run = paper_size_step.make_settings(given)
     roles = ("teacher", "student")
     networks = builder.build_networks(run, roles)
-    frames = paper_size_step.random_batch(run)
+    frames = {structures.VIEWS: random_views(run)}
     made = make_batches(batch_size, num_classes)
     judge = make_evaluator(num_classes)
 

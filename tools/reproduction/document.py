@@ -1,62 +1,62 @@
 """A document of headings, texts, tables and figures, as Markdown and as HTML."""
 
 import base64
-import dataclasses
-import html
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jinja2
+import markupsafe
+import tabulate
 
 # How the headers of the columns with published numbers begin.
 PAPER = "paper"
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem;
-  border-bottom: 1px solid #ddd; } h3 { font-size: 1rem; margin-top: 1.5rem; }
-div.table { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-  font-size: 13px; margin: .5rem 0 1rem; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #e4e4e4; text-align: right;
-  white-space: nowrap; }
-th { border-bottom: 2px solid #999; } tr > :first-child { text-align: left; }
-.paper { color: #7a6a3a; background: #faf7ee; }
-img { max-width: 100%; display: block; margin: .5rem 0; }
-"""
+TEMPLATE = pathlib.Path(__file__).with_name("report.html.j2")
 
 
-@dataclasses.dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """A heading; level 1 is the document's title."""
 
     level: int
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """A paragraph."""
+class Text(NamedTuple):
+    """A paragraph; `code` stands between backticks."""
 
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows of texts under a header; the first column names the row."""
+class Table(NamedTuple):
+    """Rows of texts under a header; the first column names the row.
+
+    Attributes:
+        header, rows: of equal lengths.
+        rivals: names of the rows among which the best of each column is marked.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    rivals: Sequence[str] = ()
+
+    def best(self) -> set[tuple[int, int]]:
+        """(row, column) of the largest number that each column's cells begin with."""
+        found = set()
+        for column in range(1, len(self.header)):
+            numbers = {
+                number: float(begin[0])
+                for number, row in enumerate(self.rows)
+                if row[0] in self.rivals
+                and (begin := re.match(r"-?\d+(\.\d+)?", row[column]))
+            }
+            largest = max(numbers.values(), default=None)
+            found |= {(n, column) for n, value in numbers.items() if value == largest}
+        return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A plot.
-
-    Attributes:
-        name: of its file, without .svg.
-        caption: says what it shows.
-        svg: its content.
-    """
+class Figure(NamedTuple):
+    """A plot: the name of its file without .svg, a caption, and its content."""
 
     name: str
     caption: str
@@ -66,6 +66,24 @@ class Figure:
 Block = Heading | Text | Table | Figure
 
 
+def table_text(table: Table) -> str:
+    """A table in Markdown; the best of each column is bold."""
+    best = table.best()
+
+    def cell(row, column, text):
+        text = text.replace("|", "\\|")
+        return f"**{text}**" if (row, column) in best else text
+
+    rows = [
+        [cell(number, column, text) for column, text in enumerate(row)]
+        for number, row in enumerate(table.rows)
+    ]
+    aligned = ["left", *["right"] * (len(table.header) - 1)]
+    return tabulate.tabulate(
+        rows, table.header, "pipe", disable_numparse=True, colalign=aligned
+    )
+
+
 def _markdown_block(block: Block) -> str:
     if isinstance(block, Heading):
         return f"{'#' * block.level} {block.text}"
@@ -73,12 +91,7 @@ def _markdown_block(block: Block) -> str:
         return block.text
     if isinstance(block, Figure):
         return f"![{block.caption}](figures/{block.name}.svg)\n\n{block.caption}"
-
-    def line(cells):
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    rule = ["---", *["---:"] * (len(block.header) - 1)]
-    return "\n".join(map(line, (block.header, rule, *block.rows)))
+    return table_text(block)
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -86,45 +99,23 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(map(_markdown_block, blocks)) + "\n"
 
 
-def _html_row(tag: str, header: Sequence[str], cells: Sequence[str]) -> str:
-    found = [
-        f'<{tag} class="paper">' if name.startswith(PAPER) else f"<{tag}>"
-        for name in header
-    ]
-    inside = "".join(
-        f"{begin}{html.escape(cell)}</{tag}>"
-        for begin, cell in zip(found, cells, strict=True)
+def _with_code(text: str) -> markupsafe.Markup:
+    parts = re.split(r"`([^`]*)`", text)
+    marked = (
+        markupsafe.Markup("<code>{}</code>").format(part) if number % 2 else part
+        for number, part in enumerate(parts)
     )
-    return f"<tr>{inside}</tr>"
+    return markupsafe.Markup("").join(marked)
 
 
-def _html_block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
-    if isinstance(block, Text):
-        return f"<p>{html.escape(block.text)}</p>"
-    if isinstance(block, Figure):
-        data = base64.b64encode(block.svg).decode()
-        caption = html.escape(block.caption)
-        return (
-            f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    head = _html_row("th", block.header, block.header)
-    rows = "\n".join(_html_row("td", block.header, row) for row in block.rows)
-    return f'<div class="table"><table>\n{head}\n{rows}\n</table></div>'
-
-
-def to_html(blocks: Sequence[Block]) -> str:
+def to_html(blocks: Iterable[Block]) -> str:
     """One HTML page that needs no other file: figures are inside it."""
-    title = next(b.text for b in blocks if isinstance(b, Heading))
-    body = "\n".join(map(_html_block, blocks))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["code"] = _with_code
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    kinds = [(type(block).__name__, block) for block in blocks]
+    template = environment.from_string(TEMPLATE.read_text("utf-8"))
+    return template.render(blocks=kinds, paper=PAPER)
 
 
 def write(folder: pathlib.Path, blocks: Sequence[Block]) -> None:
@@ -136,3 +127,16 @@ def write(folder: pathlib.Path, blocks: Sequence[Block]) -> None:
             (figures / f"{block.name}.svg").write_bytes(block.svg)
     (folder / "report.md").write_text(to_markdown(blocks), encoding="utf-8")
     (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
+
+
+def replace_section(text: str, name: str, table: str) -> str:
+    """A Markdown text with the table between <!-- NAME --> and <!-- /NAME -->.
+
+    Raises:
+        ValueError: if the marks are not there.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"There is no {begin} ... {end} in the file.")
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)

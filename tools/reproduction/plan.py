@@ -132,11 +132,14 @@ class Grid:
             rows = []
         else:
             rows = [*teacher, (main, largest)]
+        wanted = set(self.methods)
+        if any(map(_takes_the_skyline, wanted)):
+            # Trained for these students, it is reported too.
+            wanted.add(published.TEACHER)
         return [
             row
             for row in rows
-            if row[0] not in self.left_out
-            and (not self.methods or row[0] in self.methods)
+            if row[0] not in self.left_out and (not wanted or row[0] in wanted)
         ]
 
     def unused_methods(self) -> list[str]:
@@ -188,6 +191,16 @@ def known_methods() -> list[str]:
     names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
     known = [name for name in names if not name.startswith(_NO_METHODS)]
     return known + [published.BEST_PRESET] * best_preset().is_file()
+
+
+def _takes_the_skyline(method: str) -> bool:
+    """Whether a method's flagfile asks for a teacher that saw all training videos."""
+    text = (FLAGFILES / f"{method}.flags").read_text("utf-8")
+    words = [line for line in text.splitlines() if not line.startswith("#")]
+    fraction = any(word.startswith("--train_fraction") for word in words)
+    modes = [word for word in words if word.startswith("--mode=")]
+    serial = modes == ["--mode=serial"] or (not modes and "--preset=best" in words)
+    return serial and not fraction
 
 
 def train_dir(output_dir: str, cell: Cell) -> pathlib.Path:
@@ -348,7 +361,7 @@ def make_experiments(
         else _experiment(cell, output_dir, base, teachers[cell.seed], teacher_cache)
         for cell in grid.cells()
     ]
-    # Serial students need theirs even where --methods leaves it out.
+    # Figure 3 takes one seed's cells alone, a serial student its own teacher.
     needed = [e.teacher for e in made if e.teacher]
     return list({e.cell: e for e in [*needed, *made]}.values())
 

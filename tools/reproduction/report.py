@@ -4,9 +4,8 @@ Every number of ours comes from the manifests, metrics and measurements in outpu
 What is missing shows as "–".
 """
 
-import statistics
-
 import numpy as np
+import pandas as pd
 
 from tools.reproduction import (
     archive,
@@ -38,7 +37,7 @@ def table_2(results: scores.Results) -> list[document.Block]:
     return [
         document.Heading(2, f"Table 2: intermediate and final matching, k={k}"),
         document.Text("GAP / mAP."),
-        document.Table(header, rows),
+        document.Table(header, rows, [row[0] for row in rows]),
     ]
 
 
@@ -63,7 +62,7 @@ def table_3(results: scores.Results) -> list[document.Block]:
     shares = ["share of the gap closed"]
     for percent in published.PERCENTS:
         serial, uniform = (_percent_method(n, percent) for n in published.TABLE_3)
-        share = scores.share(
+        share = scores.gap_share(
             results.by_seed(serial, k, "gap", scores.STUDENT),
             results.by_seed(uniform, k, "gap", scores.STUDENT),
             results.by_seed(serial, k, "gap", scores.TEACHER),
@@ -75,7 +74,7 @@ def table_3(results: scores.Results) -> list[document.Block]:
             "GAP / mAP. The share is that of the mean GAPs on the validation shards, "
             "with the teacher that was trained on as much data."
         ),
-        document.Table(["model", *columns], [*rows, shares]),
+        document.Table(["model", *columns], [*rows, shares], [r[0] for r in rows]),
     ]
 
 
@@ -87,17 +86,17 @@ def ablation(results: scores.Results) -> list[document.Block]:
     k = results.grid.middle
     cells = results.grid.rows(plan.ABLATION)
     # Shares can be compared only if they are of the same seeds.
-    finished = [set(results.by_seed(*cell, "gap")) for cell in cells]
+    finished = [set(results.by_seed(*cell, "gap").index) for cell in cells]
     seeds = sorted(set.intersection(*filter(None, finished))) if any(finished) else []
     rows = []
     for (method, frames), of_cell in zip(cells, finished, strict=True):
         gap, mean_ap = (
-            [of_seed[seed] for seed in seeds if seed in of_seed]
+            of_seed[of_seed.index.isin(seeds)]
             for of_seed in (results.by_seed(method, frames, m) for m in ("gap", "map"))
         )
         share = None
         if frames is not None and of_cell:
-            share = scores.share_of(results, method, frames, seeds)
+            share = results.share(method, frames, seeds)
         ours = map(texts.spread_text, (gap, mean_ap))
         row = [published.label(method), *ours, texts.number_text(share, ".2f")]
         rows.append(row)
@@ -109,18 +108,30 @@ def ablation(results: scores.Results) -> list[document.Block]:
             "of the mean GAPs. All rows are means over the seeds that each of them "
             f"has: {', '.join(map(str, seeds)) or 'none'}."
         ),
-        document.Table(["model", "GAP", "mAP", "share of the gap closed"], rows),
+        document.Table(
+            ["model", "GAP", "mAP", "share of the gap closed"],
+            rows,
+            [row[0] for row in rows if row[0] != published.label(published.TEACHER)],
+        ),
     ]
 
 
 # ------------------------------------------------------------------------ figures
 
 
+def drawn(name: str, caption: str, plot, *arguments) -> list[document.Block]:
+    """A figure, or a line where there is no matplotlib."""
+    if not figures.can_draw():
+        text = f"{name} is left out: it needs matplotlib (pip install matplotlib)."
+        return [document.Text(text)]
+    return [document.Figure(name, caption, plot(*arguments))]
+
+
 def _mean_curve(results: scores.Results, method: str, k: int | None, role: str):
     """Mean validation GAP after each epoch that all runs with an epoch have."""
     curves = [[e["gap"] for e in r.epochs(role)] for r in results.runs(method, k)]
-    curves = [curve for curve in curves if curve]
-    return [statistics.fmean(gaps) for gaps in zip(*curves, strict=False)]
+    curves = pd.DataFrame([curve for curve in curves if curve])
+    return curves.dropna(axis=1).mean().tolist()
 
 
 def figure_2(results: scores.Results) -> list[document.Block]:
@@ -139,16 +150,12 @@ def figure_2(results: scores.Results) -> list[document.Block]:
     heading = document.Heading(2, f"Figure 2: GAP by epoch, k={k}")
     if not any(curve for lines in panels.values() for curve in lines.values()):
         return [heading, document.Text(texts.MISSING)]
-    return [
-        heading,
-        document.Figure(
-            "figure2",
-            "Validation GAP after each epoch, mean over seeds. A serial student begins "
-            "when its teacher has ended: its epoch 1 comes after the teacher's last. "
-            "With the loss rep alone, the epochs of fine-tuning stand at the end.",
-            figures.gap_by_epoch(panels),
-        ),
-    ]
+    caption = (
+        "Validation GAP after each epoch, mean over seeds. A serial student begins "
+        "when its teacher has ended: its epoch 1 comes after the teacher's last. With "
+        "the loss rep alone, the epochs of fine-tuning are at the end."
+    )
+    return [heading, *drawn("figure2", caption, figures.gap_by_epoch, panels)]
 
 
 def figure_3(results: scores.Results) -> list[document.Block]:
@@ -165,8 +172,8 @@ def figure_3(results: scores.Results) -> list[document.Block]:
         "the encodings themselves."
     )
     points = np.asarray(content["points"])
-    svg = figures.embedding(points, content["classes"])
-    return [heading, document.Figure("figure3", caption, svg)]
+    plot = (figures.embedding, points, content["classes"])
+    return [heading, *drawn("figure3", caption, *plot)]
 
 
 # ---------------------------------------------------------------- the whole report
@@ -229,52 +236,57 @@ def _names(pattern: str) -> str:
     return archive.file_names(pattern).replace(",", ", ")
 
 
-def _introduction(results: scores.Results) -> list[document.Block]:
-    """Where the numbers come from."""
-    test_data_pattern = results.test_data_pattern
+def _introduction(
+    results: scores.Results, tables: list[document.Table]
+) -> list[document.Block]:
+    """Where the numbers come from; explains only what the tables have."""
     cells = results.grid.cells()
-    begun = [results.run(cell) for cell in cells if results.run(cell).begun]
-    finished = sum(run.finished for run in begun)
+    finished = sum(results.run(cell).finished for cell in cells)
     seeds = ", ".join(map(str, results.grid.seeds))
     source = (
-        f"of the test shards {_names(test_data_pattern)}, at the best epoch by "
+        f"of the test shards {_names(results.test_data_pattern)}, at the best epoch by "
         "validation GAP"
-        if test_data_pattern
+        if results.test_data_pattern
         else "of the best epoch by GAP on the validation shards"
     )
-    text = (
-        f"{finished} of {len(cells)} runs are finished; seeds {seeds}. Scores are "
-        f"those {source}, as mean ± sample standard deviation over seeds. The columns "
-        "`paper`, at the k that the paper has, are the published ones, on YouTube-8M. "
-        "– marks what is missing."
-    )
-    blocks = [
-        document.Heading(1, "Efficient video classification using fewer frames"),
-        document.Text(text),
-    ]
+    text = f"{finished} of {len(cells)} runs are finished; seeds {seeds}. Scores are "
+    text += f"those {source}"
+    if len(results.grid.seeds) > 1:
+        text += ", as mean ± sample standard deviation over seeds"
+    text += "; the best of each column is bold."
+    if any(name.startswith(document.PAPER) for t in tables for name in t.header):
+        text += " The columns `paper` are the published numbers, on YouTube-8M."
+    if any(texts.MISSING in cell for t in tables for row in t.rows for cell in row):
+        text += f" {texts.MISSING} marks what is missing."
+    title = "Efficient video classification using fewer frames"
+    return [document.Heading(1, title), document.Text(text)]
+
+
+def _conditions(results: scores.Results) -> list[document.Block]:
+    """What all runs have in common."""
+    found = [results.run(cell) for cell in results.grid.cells()]
+    begun = [run for run in found if run.begun]
     if not begun:
-        return blocks
-    first = begun[0]
-    training, networks = first.settings.training, first.settings.networks
-    versions = [
-        " ".join(f"{name} {v}" for name, v in run.manifest["versions"].items())
-        for run in begun
-    ]
-    machines = [
-        ", ".join(f"{v} {name}" for name, v in run.manifest["machine"].items())
-        for run in begun
-    ]
+        return []
+    training, networks = begun[0].settings.training, begun[0].settings.networks
+    versions, machines = (
+        dict.fromkeys(form(run.manifest[name]) for run in begun if name in run.manifest)
+        for name, form in (
+            ("versions", lambda d: " ".join(f"{n} {v}" for n, v in d.items())),
+            ("machine", lambda d: ", ".join(f"{v} {n}" for n, v in d.items())),
+        )
+    )
     facts = {
         "training shards": _names(training.train_data_pattern),
         "validation shards": _names(training.validation_data_pattern),
         "training videos": str(max(r.manifest["data"]["videos"] for r in begun)),
         "teacher": networks.teacher,
         "epochs, batch": f"{training.num_epochs}, {training.batch_size}",
-        "versions": "; ".join(dict.fromkeys(versions)),
-        "machines": "; ".join(dict.fromkeys(machines)),
+        "versions": "; ".join(versions),
+        "machines": "; ".join(machines),
     }
     rows = [[name, value] for name, value in facts.items()]
-    return [*blocks, document.Table(["", "all runs"], rows)]
+    return [document.Heading(2, "Conditions"), document.Table(["", "all runs"], rows)]
 
 
 def summary(results: scores.Results) -> document.Table:
@@ -289,13 +301,13 @@ def summary(results: scores.Results) -> document.Table:
         cells = []
         for k in grid.frames:
             text = texts.pair_text(results, method, k)
-            share = scores.share_of(results, method, k)
+            share = results.share(method, k)
             if published.METHODS[method].kind == "student" and share is not None:
                 text += f" ({share:.0%})"
             cells.append(text)
         rows.append([published.label(method), *cells])
     header = ["GAP / mAP (share of the gap closed)", *[f"k={k}" for k in grid.frames]]
-    return document.Table(header, rows)
+    return document.Table(header, rows, [row[0] for row in rows[1:]])
 
 
 def missing_in_summary(results: scores.Results) -> list[str]:
@@ -304,19 +316,17 @@ def missing_in_summary(results: scores.Results) -> list[str]:
         plan.Cell(method, k, seed).name
         for method, k in results.grid.rows("1")
         for seed in results.grid.seeds
-        if seed not in results.by_seed(method, k, "gap")
+        if seed not in results.by_seed(method, k, "gap").index
     ]
 
 
 def make_report(results: scores.Results) -> list[document.Block]:
-    """The blocks of the report."""
-    sections = (
-        make(results)
-        for table, make in _SECTIONS.items()
-        if table in results.grid.tables
-    )
-    return [
-        *_introduction(results),
-        *(block for section in sections for block in section),
-        *_all_runs(results),
-    ]
+    """The blocks of the report; the figures of Table 1 come first."""
+    asked = [t for t in _SECTIONS if t in results.grid.tables]
+    blocks: list[document.Block] = [b for t in asked for b in _SECTIONS[t](results)]
+    blocks += [*_all_runs(results), *_conditions(results)]
+    plots = []
+    if "1" in asked:
+        plots = [b for plot in table_1.plots(results) for b in drawn(*plot)]
+    tables = [block for block in blocks if isinstance(block, document.Table)]
+    return [*_introduction(results, tables), *plots, *blocks]

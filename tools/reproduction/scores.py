@@ -1,21 +1,19 @@
-"""The scores of a grid's runs, and the share of the gap that they close."""
+"""The scores of a grid's runs: by seed, the share of the gap that they close, order."""
 
+import itertools
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from tools.reproduction import (
-    archive,
-    compare,
-    figures,
-    measures,
-    plan,
-    published,
-    runs,
-)
+import pandas as pd
+
+from tools.reproduction import archive, figures, measures, plan, published, runs
 
 TEACHER, STUDENT = "teacher", "student"
+# A difference of GAP that counts where a single seed says nothing about its spread.
+OF_ONE_SEED = 0.01
 
 
 def role_of(k: int | None) -> str:
@@ -56,6 +54,10 @@ class Results:
             self._runs[cell] = found
         return self._runs[cell]
 
+    def runs(self, method: str, k: int | None) -> list[runs.Run]:
+        """The runs of a method under all seeds."""
+        return [self.run(plan.Cell(method, k, seed)) for seed in self.grid.seeds]
+
     def times(self) -> dict[str, dict]:
         """Cell's name → what measures.time_network found."""
         path = self.output_dir / measures.TIMING
@@ -68,14 +70,10 @@ class Results:
         return json.loads(path.read_text()) if path.is_file() else self.known.points
 
     def changed(self) -> dict[str, tuple[float, float]]:
-        """Cells whose run here gave another GAP than the one that was known.
+        """Cell's name → validation GAP of the known run and of another one here.
 
         A known teacher is trained again if a student that is missing needs it; the
         other students are those of the one before.
-
-        Returns:
-            Cell's name → GAP of the known run and of the one here, best epochs on the
-            validation shards.
         """
         found = {}
         for cell in self.grid.cells():
@@ -95,24 +93,14 @@ class Results:
             {**self.known.runs, **finished}, self.times(), self.points()
         )
 
-    def runs(self, method: str, k: int | None) -> list[runs.Run]:
-        """The runs of a method under all seeds."""
-        return [self.run(plan.Cell(method, k, seed)) for seed in self.grid.seeds]
-
-    def scores(
+    def by_seed(
         self, method: str, k: int | None, metric: str, role: str = ""
-    ) -> list[float]:
-        """A metric, `gap` or `map`, of the finished runs of a method.
+    ) -> pd.Series:
+        """A metric, `gap` or `map`, of the finished runs of a method, by seed.
 
         Args:
             role: of another network than the cell's; its validation scores.
         """
-        return list(self.by_seed(method, k, metric, role).values())
-
-    def by_seed(
-        self, method: str, k: int | None, metric: str, role: str = ""
-    ) -> dict[int, float]:
-        """Seed → score, of those that are finished; see `scores`."""
         of_cell = role_of(k)
         found = {
             seed: run.evaluation(of_cell, self.test_data_pattern)
@@ -120,16 +108,12 @@ class Results:
             else run.validation(role or of_cell)
             for seed, run in zip(self.grid.seeds, self.runs(method, k), strict=True)
         }
-        return {seed: numbers[metric] for seed, numbers in found.items() if numbers}
-
-    def mean(self, method: str, k: int | None, metric: str = "gap") -> float | None:
-        """The mean over seeds, or None."""
-        return compare.mean(self.scores(method, k, metric))
+        values = {seed: numbers[metric] for seed, numbers in found.items() if numbers}
+        return pd.Series(values, dtype=float)
 
     def network(self, method: str, k: int | None) -> dict | None:
         """What the manifests say of a method's network, or None."""
-        role = role_of(k)
-        found = (run.network(role) for run in self.runs(method, k))
+        found = (run.network(role_of(k)) for run in self.runs(method, k))
         return next((network for network in found if network), None)
 
     def methods(self, table: str, *kinds: str) -> list[str]:
@@ -142,27 +126,73 @@ class Results:
         kind = {name: m.kind for name, m in published.METHODS.items()}
         return [name for name in names if not kinds or kind.get(name) in kinds]
 
+    def share(
+        self, method: str, k: int, seeds: Iterable[int] | None = None
+    ) -> float | None:
+        """The share of the gap between Uniform-k and the teacher; see `gap_share`."""
+        rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
+        return gap_share(*(self.by_seed(*row, "gap") for row in rows), seeds=seeds)
 
-def share_of(
-    results: Results, method: str, k: int, seeds: Sequence[int] | None = None
-) -> float | None:
-    """Of the means over the seeds that student, Uniform-k and teacher all have.
+
+def gap_share(student, uniform, teacher, seeds=None) -> float | None:
+    """(student - uniform) / (teacher - uniform), of means over their common seeds.
+
+    None where nothing is common or the teacher is no better than Uniform-k.
 
     Args:
+        student, uniform, teacher: scores by seed.
         seeds: of these alone; None: of all.
     """
-    rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
-    return share(*(results.by_seed(*row, "gap") for row in rows), seeds=seeds)
+    common = pd.concat([student, uniform, teacher], axis=1, join="inner")
+    if seeds is not None:
+        common = common[common.index.isin(list(seeds))]
+    student, uniform, teacher = common.mean()
+    return (student - uniform) / (teacher - uniform) if teacher > uniform else None
 
 
-def share(
-    student: Mapping[int, float],
-    uniform: Mapping[int, float],
-    teacher: Mapping[int, float],
-    seeds: Sequence[int] | None = None,
-) -> float | None:
-    """Of the means over the seeds that all three have, among `seeds` if given."""
-    common = set(student) & set(uniform) & set(teacher)
-    seeds = common if seeds is None else common.intersection(seeds)
-    found = (student, uniform, teacher)
-    return compare.gap_share(*(compare.mean([f[s] for s in seeds]) for f in found))
+class Pair(NamedTuple):
+    """Two methods, the better one of ours first, by mean scores."""
+
+    better: str
+    worse: str
+    as_published: bool
+
+
+class Order(NamedTuple):
+    """How far the order of the methods is the published one.
+
+    Attributes:
+        correlation: Spearman's, in [-1, 1], of the means over the seeds that all
+            methods have; None where it is not defined.
+        pairs: those that differ clearly.
+    """
+
+    correlation: float | None
+    pairs: list[Pair]
+
+
+def order(ours: pd.DataFrame, theirs: pd.Series) -> Order:
+    """Compares the order of the methods that both have.
+
+    A pair is clear if the mean of its differences, over the seeds that both have, is
+    above their sample standard deviation; with one seed, above OF_ONE_SEED. Pairs that
+    were published as equal are left out.
+
+    Args:
+        ours: [seeds, methods] scores, NaN where there is none.
+        theirs: published score of each method.
+    """
+    ours = ours[[m for m in ours if m in theirs.index and ours[m].notna().any()]]
+    theirs = theirs[list(ours)]
+    pairs = []
+    for one, other in itertools.combinations(ours, 2):
+        apart = (ours[one] - ours[other]).dropna()
+        least = apart.std() if len(apart) > 1 else OF_ONE_SEED
+        if theirs[one] == theirs[other] or not abs(apart.mean()) > least:
+            continue
+        better, worse = (one, other) if apart.mean() > 0 else (other, one)
+        pairs.append(Pair(better, worse, bool(theirs[better] > theirs[worse])))
+    means = ours.dropna().mean()
+    if means.nunique() < 2 or theirs.nunique() < 2:
+        return Order(None, pairs)
+    return Order(float(means.rank().corr(theirs.rank())), pairs)

@@ -1,14 +1,15 @@
 """Table 1 of the report: scores, shares of the gap, order of the methods, plots."""
 
 import itertools
-import statistics
 from collections.abc import Sequence
 
-from tools.reproduction import compare, document, figures, published, scores, texts
+import pandas as pd
+
+from tools.reproduction import document, figures, published, scores, texts
 
 
 def make(results: scores.Results) -> list[document.Block]:
-    """Table 1, and what it is to show: shares of the gap, order, GAP against k."""
+    """Table 1, and what it is to show: shares of the gap, and the order."""
     frames = results.grid.frames
     blocks: list[document.Block] = [
         document.Heading(2, "Table 1: k frames, and all of them")
@@ -32,14 +33,13 @@ def make(results: scores.Results) -> list[document.Block]:
         ),
         _table_of_shares(results),
         *_order_of_methods(results),
-        *_plots(results),
     ]
     return blocks
 
 
 def _table_of_scores(results: scores.Results, metric: str) -> document.Table:
     frames = results.grid.frames
-    rows = []
+    rows, rivals = [], []
     teacher = published.TEACHER
     if (teacher, None) in results.grid.rows("1"):
         # The teacher sees all frames: the same number whatever k is.
@@ -54,7 +54,8 @@ def _table_of_scores(results: scores.Results, metric: str) -> document.Table:
             theirs = texts.number_text(texts.published_score(method, k, metric))
             row += _beside(k, ours, theirs)
         rows.append(row)
-    return document.Table(_frames_header(frames), rows)
+        rivals.append(row[0])
+    return document.Table(_frames_header(frames), rows, rivals)
 
 
 def _table_of_shares(results: scores.Results) -> document.Table:
@@ -63,18 +64,19 @@ def _table_of_shares(results: scores.Results) -> document.Table:
     for method in results.methods("1", "student"):
         row = [published.label(method)]
         for k in frames:
-            both = scores.share_of(results, method, k), _published_share(method, k)
+            both = results.share(method, k), _published_share(method, k)
             row += _beside(k, *(texts.number_text(share, ".2f") for share in both))
         rows.append(row)
-    return document.Table(_frames_header(frames), rows)
+    return document.Table(_frames_header(frames), rows, [row[0] for row in rows])
 
 
 def _published_share(method: str, k: int) -> float | None:
-    return compare.gap_share(
-        texts.published_score(method, k, "gap"),
-        texts.published_score(published.UNIFORM, k, "gap"),
-        published.SKYLINE.gap,
+    student, uniform = (
+        texts.published_score(m, k, "gap") for m in (method, published.UNIFORM)
     )
+    if student is None or uniform is None:
+        return None
+    return (student - uniform) / (published.SKYLINE.gap - uniform)
 
 
 def _beside(k: int, ours: str, theirs: str) -> list[str]:
@@ -92,12 +94,12 @@ def _order_of_methods(results: scores.Results) -> list[document.Block]:
     methods = results.methods("1", "baseline", "student")
     rows, contrary = [], []
     for k in results.grid.frames:
-        ours = {m: results.by_seed(m, k, "gap") for m in methods}
+        ours = pd.DataFrame({m: results.by_seed(m, k, "gap") for m in methods})
         theirs = {m: published.gap_for_order(m, k) for m in methods}
-        theirs = {m: gap for m, gap in theirs.items() if gap is not None}
-        found = compare.order(ours, theirs)
+        theirs = pd.Series(theirs, dtype=float).dropna()
+        found = scores.order(ours, theirs)
         agreeing = sum(pair.as_published for pair in found.pairs)
-        compared = [m for m in methods if ours[m] and m in theirs]
+        compared = [m for m in theirs.index if ours[m].notna().any()]
         rows.append(
             [
                 f"k={k}",
@@ -121,6 +123,9 @@ def _order_of_methods(results: scores.Results) -> list[document.Block]:
             if not pair.as_published
         ]
     header = ["", "methods", "rank correlation", "clear pairs", "as in the paper"]
+    unpublished = ""
+    if not set(results.grid.frames) <= set(published.FRAMES):
+        unpublished = " At another k the paper's order is that of its means over all k."
     blocks: list[document.Block] = [
         document.Heading(3, "The order of the methods, by GAP"),
         document.Text(
@@ -128,8 +133,8 @@ def _order_of_methods(results: scores.Results) -> list[document.Block]:
             "over the seeds that all methods have. A pair of methods is clear if their "
             "mean difference over the seeds that both have is above its sample "
             "standard deviation; with one such seed, if it is above "
-            f"{compare.OF_ONE_SEED}. Pairs published as equal are left out. At a k "
-            "that the paper has not, its order is that of the means over all its k."
+            f"{scores.OF_ONE_SEED}. Pairs published as equal are left out."
+            + unpublished
         ),
         document.Table(header, rows),
     ]
@@ -141,9 +146,11 @@ def _order_of_methods(results: scores.Results) -> list[document.Block]:
     return blocks
 
 
-def _plots(results: scores.Results) -> list[document.Block]:
+def plots(results: scores.Results) -> list[tuple]:
+    """(name, caption, function, arguments...) of the two figures of Table 1."""
     methods = results.methods("1", "baseline", "student")
-    skyline = results.mean(published.TEACHER, None)
+    skyline = results.by_seed(published.TEACHER, None, "gap")
+    skyline = None if skyline.empty else skyline.mean()
     teacher = results.network(published.TEACHER, None)
     against_k, against_cost = (
         [s for s in (_series(results, m, costs) for m in methods) if s.x]
@@ -163,19 +170,19 @@ def _plots(results: scores.Results) -> list[document.Block]:
     point = None
     if teacher and skyline is not None:
         point = (sum(teacher["multiply_adds"].values()), skyline)
+    below = "; below, the students, Uniform-k and the teacher alone."
+    against = (
+        ("frames", "the frames that the student sees", (against_k, skyline, theirs)),
+        ("cost", "multiply-adds per video of full length", (against_cost, point)),
+    )
     return [
-        document.Figure(
-            "gap_against_frames",
-            "GAP against the frames that the student sees; below, the students, "
-            "Uniform-k and the teacher alone.",
-            figures.gap_against_frames(against_k, skyline, theirs),
-        ),
-        document.Figure(
-            "gap_against_cost",
-            "GAP against multiply-adds of a video of full length; below, the students, "
-            "Uniform-k and the teacher alone.",
-            figures.gap_against_cost(against_cost, point),
-        ),
+        (
+            f"gap_against_{name}",
+            f"GAP against {what}{below}",
+            getattr(figures, f"gap_against_{name}"),
+            *arguments,
+        )
+        for name, what, arguments in against
     ]
 
 
@@ -183,9 +190,9 @@ def _series(results: scores.Results, method: str, costs: bool) -> figures.Series
     """GAP at each k, against k or multiply-adds; only what has run."""
     points = []
     for k in results.grid.frames:
-        gaps = results.scores(method, k, "gap")
+        gaps = results.by_seed(method, k, "gap")
         network = results.network(method, k)
-        if gaps and network:
+        if network and not gaps.empty:
             x = sum(network["multiply_adds"].values()) if costs else k
-            points.append((x, statistics.fmean(gaps), compare.deviation(gaps)))
+            points.append((x, gaps.mean(), gaps.std() if len(gaps) > 1 else 0.0))
     return figures.Series(method, *zip(*points, strict=True) if points else ((),) * 3)

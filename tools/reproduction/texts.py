@@ -1,21 +1,18 @@
 """Numbers as the report writes them."""
 
-import statistics
-from collections.abc import Sequence
+import pandas as pd
 
-from tools.reproduction import compare, published, scores
+from tools.reproduction import published, scores
 
 MISSING = "–"
 
 
-def spread_text(values: Sequence[float]) -> str:
+def spread_text(values: pd.Series) -> str:
     """`0.803 ± 0.002`: mean and sample standard deviation; one value has none."""
-    if not values:
+    if values.empty:
         return MISSING
-    text = f"{statistics.fmean(values):.3f}"
-    if len(values) == 1:
-        return text
-    return f"{text} ± {compare.deviation(values):.3f}"
+    spread = f" ± {values.std():.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"
 
 
 def number_text(value: float | None, form: str = ".3f") -> str:
@@ -35,8 +32,8 @@ def count_text(value: float | None) -> str:
 
 def score_text(results: scores.Results, method: str, k: int | None, metric: str) -> str:
     """Mean and spread of ours; how many seeds, where some are missing."""
-    ours = results.scores(method, k, metric)
-    all_there = not ours or len(ours) == len(results.grid.seeds)
+    ours = results.by_seed(method, k, metric)
+    all_there = ours.empty or len(ours) == len(results.grid.seeds)
     return spread_text(ours) + ("" if all_there else f" (n={len(ours)})")
 
 
