@@ -94,9 +94,9 @@ def test_a_folder_is_held_until_the_end(tmp_path):
 
 
 def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **more):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse)
     with files.held(str(tmp_path), "x"), files.held(str(tmp_path), "x"):
         pass

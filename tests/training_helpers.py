@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m_distill import settings
+from yt8m_distill import files, settings
 from yt8m_distill.models import base
 from yt8m_distill.training import (
     actions,
@@ -247,7 +247,11 @@ def read_lines(path) -> list[dict]:
 def snapshot(folder) -> dict[str, bytes]:
     """Every file below a folder with its content."""
     paths = sorted(pathlib.Path(folder).rglob("*"))
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in paths
+        if p.is_file() and p.name != files.LOCK
+    }
 
 
 Fake = collections.namedtuple("Fake", ["gap"])

@@ -26,7 +26,6 @@ import tensorflow as tf
 import tqdm
 
 from tools.benchmarking import results
-from yt8m_distill import allocator
 
 AREAS = (
     "network",
@@ -128,7 +127,6 @@ def main() -> None:
     names = [name for name in given.areas.split(",") if name]
     if not names or not set(names) <= set(AREAS):
         parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
-    allocator.keep_freed_memory()  # As the scripts do.
     measured: dict[str, list[results.Row]] = {}
     bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:

@@ -6,12 +6,10 @@ import re
 import uuid
 from collections.abc import Iterator
 
+import filelock
 import tensorflow as tf
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+LOCK = ".lock"  # The name of a lock's file.
 
 # What a file system raises, by way of Python or of TensorFlow.
 ERRORS = (OSError, tf.errors.OpError)
@@ -35,7 +33,7 @@ def held(folder: str, what: str) -> Iterator[None]:
     """Holds a folder against other processes; the system frees it when this one ends.
 
     Nothing is held where there are no locks: on some network file systems, in an object
-    store, under Windows.
+    store.
 
     Args:
         folder: must exist.
@@ -44,23 +42,19 @@ def held(folder: str, what: str) -> Iterator[None]:
     Raises:
         ValueError: if another process holds it.
     """
-    if fcntl is None or is_remote(folder):
+    with contextlib.ExitStack() as stack:
+        if not is_remote(folder):
+            lock = filelock.FileLock(os.path.join(folder, LOCK), timeout=0)
+            try:
+                stack.enter_context(lock)
+            except filelock.Timeout as error:
+                raise ValueError(
+                    f"{what}: another process is training there now. Let it end, or "
+                    "take another folder."
+                ) from error
+            except (NotImplementedError, OSError):
+                pass
         yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{what}: another process is training there now. Let it end, or take "
-                "another folder."
-            ) from error
-        except OSError:  # Without locks, as before there were any.
-            pass
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

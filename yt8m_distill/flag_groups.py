@@ -18,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from tqdm.contrib import logging as tqdm_logging
 
-from yt8m_distill import allocator, command_line, settings
+from yt8m_distill import command_line, settings
 from yt8m_distill.training import interruption
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
@@ -201,13 +201,12 @@ def _logging() -> Iterator[None]:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow, set up to keep its memory, without its native messages.
+    """Imports TensorFlow without its native messages.
 
     They come before any logging can be configured (seen in 2.21), and on a machine
     without a GPU they look like errors.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    allocator.keep_freed_memory()
     sys.stderr.flush()
     shown = os.dup(2)
     with open(os.devnull, "wb") as nothing:

@@ -497,8 +497,26 @@ class TrainingSettings(Settings):
         10.0, "Minutes between checkpoints within an epoch.", minimum=0
     )
     max_checkpoints: int = setting(3, "Checkpoints kept of each phase.", minimum=1)
+    allow_moved_shards: bool = setting(
+        False,
+        "Let a stopped run continue with training shards of the same names and sizes, "
+        "whenever they were written.",
+    )
+    early_stop_epochs: int = setting(
+        0,
+        "Epochs without a better validation GAP after which a phase ends. 0: no limit.",
+        minimum=0,
+    )
     start_new_model: bool = setting(
-        False, "Remove what an earlier run wrote to --train_dir and begin anew."
+        False,
+        "Begin anew: an earlier run in --train_dir is moved aside, to "
+        "<train_dir>.old-1 or the next number that is free.",
+    )
+    start_from: str = setting(
+        "",
+        "A run's train_dir, or a checkpoint prefix in one, from which the first phase "
+        "takes its initial weights. With another --num_classes the encoder alone.",
+        path="checkpoints",
     )
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
@@ -529,6 +547,11 @@ class RunSettings:
         k, max_frames = self.sampling.student_k, self.data.max_frames
         if k > max_frames and self.distillation.mode != "teacher":
             raise ValueError(f"--student_k={k} is more than --max_frames={max_frames}.")
+        patience = self.training.early_stop_epochs
+        if patience and not self.training.validation_data_pattern:
+            raise ValueError(
+                f"--early_stop_epochs={patience} needs --validation_data_pattern."
+            )
         if self.distillation.teacher_checkpoint and self.distillation.mode != "serial":
             raise ValueError(
                 "--teacher_checkpoint goes with --mode=serial; received "

@@ -142,12 +142,6 @@ def flip(path: str, position: int = -1) -> None:
     pathlib.Path(path).write_bytes(content)
 
 
-def lengthen(path: str) -> None:
-    """Appends a byte."""
-    with open(path, "ab") as file:
-        file.write(b"x")
-
-
 def assert_restores(folder, step: int) -> None:
     """Another process finds the checkpoint of that step, with all its weights."""
     state, variables = make_state(folder, "SGD")
@@ -157,39 +151,25 @@ def assert_restores(folder, step: int) -> None:
     assert all((w == step).all() for w in weights if w.size > 1)
 
 
-@pytest.mark.parametrize("harm", [damage, flip, lengthen, os.remove])
+@pytest.mark.parametrize("harm", [damage, flip])
 @pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     tmp_path, caplog, part, harm
 ):
     saved_at(tmp_path, 1, 2, 3)
-    path = f"{tmp_path}/checkpoints/ckpt-3.{part}"
-    harm(path)
+    prefix = f"{tmp_path}/checkpoints/ckpt-3"
+    harm(f"{prefix}.{part}")
     assert_restores(tmp_path, 2)
-    assert "ckpt-3 is passed over" in caplog.text
-    assert path in caplog.text
+    assert prefix in caplog.text
+    assert checkpoints.problem(prefix)
+    assert checkpoints.problem(f"{tmp_path}/checkpoints/ckpt-2") is None
 
 
-@pytest.mark.parametrize("harm", [damage, flip, lengthen])
-def test_a_checkpoint_with_a_damaged_digest_is_passed_over(tmp_path, caplog, harm):
+def test_without_its_data_a_checkpoint_is_passed_over(tmp_path, caplog):
     saved_at(tmp_path, 1, 2)
-    path = f"{tmp_path}/checkpoints/ckpt-2.sha256.json"
-    harm(path)
+    os.remove(f"{tmp_path}/checkpoints/ckpt-2.data-00000-of-00001")
     assert_restores(tmp_path, 1)
-    assert f"ckpt-2 is passed over: {path} is damaged" in caplog.text
-
-
-def test_a_flip_anywhere_in_a_digest_is_seen_as_such(tmp_path):
-    saved_at(tmp_path, 1)
-    path = tmp_path / "checkpoints" / "ckpt-1.sha256.json"
-    content = path.read_bytes()
-    for position in range(len(content)):
-        flip(str(path), position)
-        problem = checkpoints.digests.problem(f"{tmp_path}/checkpoints/ckpt-1")
-        assert problem == f"{path} is damaged", position
-        path.write_bytes(content)
-    path.write_bytes(content[:-1])
-    assert checkpoints.digests.problem(f"{tmp_path}/checkpoints/ckpt-1")
+    assert f"{tmp_path}/checkpoints/ckpt-2" in caplog.text
 
 
 @pytest.mark.parametrize("content", [None, b"", b'model_checkpoint_path: "ckpt-1"\n'])
@@ -202,25 +182,6 @@ def test_the_newest_checkpoint_is_found_whatever_the_file_checkpoint_says(
     if content is not None:
         path.write_bytes(content)
     assert_restores(tmp_path, 2)
-
-
-def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_read(tmp_path):
-    state, variables = make_state(tmp_path, "SGD")
-    fill(variables, seed=1)
-    expected = values(variables)
-    state.step.assign(5)
-    manager = tf.train.CheckpointManager(
-        state.checkpoint, f"{tmp_path}/checkpoints", 3, checkpoint_name="ckpt"
-    )
-    manager.save(checkpoint_number=5)
-    other, variables = make_state(tmp_path, "SGD")
-    fill(variables, seed=2)
-    assert other.restore().endswith("ckpt-5")
-    assert_equal(values(variables), expected)
-    # Damage is seen where TensorFlow sees it.
-    damage(f"{tmp_path}/checkpoints/ckpt-5.data-00000-of-00001")
-    with pytest.raises(ValueError, match="None of the checkpoints"):
-        other.restore()
 
 
 def test_no_file_of_a_checkpoint_is_ever_written_over(tmp_path):
@@ -255,7 +216,7 @@ def test_what_is_saved_is_not_saved_again(tmp_path):
     assert state.save() == before and helpers.snapshot(tmp_path) == content
 
 
-@pytest.mark.parametrize("stop", ["index", "digest", "last"])
+@pytest.mark.parametrize("stop", ["index", "last"])
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     tmp_path, monkeypatch, stop
 ):
@@ -270,9 +231,7 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch:
         # Without the tidying up of a process that ends by itself.
         patch.setattr(checkpoints.files, "remove", lambda path: None)
-        if stop == "digest":
-            patch.setattr(checkpoints.digests, "write", killed)
-        elif stop == "last":
+        if stop == "last":
             patch.setattr(tf.io.gfile, "rmtree", killed)
         else:
             rename = tf.io.gfile.rename
@@ -310,10 +269,9 @@ def test_a_value_that_is_no_number_is_not_saved(tmp_path, value):
     with pytest.raises(FloatingPointError) as error:
         state.save()
     message = str(error.value)
-    assert message.startswith(
-        "Step 2: values that are not finite numbers in student_optimizer/"
-    )
-    assert "the last checkpoint is intact" in message and "\n" not in message
+    assert message.startswith("Step 2: ") and "student_optimizer/" in message
+    assert f"{tmp_path}/checkpoints/ckpt-1 is intact" in message
+    assert "--base_learning_rate" in message and "\n" not in message
     assert helpers.snapshot(tmp_path) == before
 
 
@@ -325,11 +283,21 @@ def test_a_refusing_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path):
     size = os.path.getsize(f"{tmp_path}/checkpoints/ckpt-1.data-00000-of-00001")
     with helpers.full_disk(size // 2), pytest.raises(ValueError) as error:
         state.save()
-    assert str(error.value) == (
-        f"{tmp_path}/checkpoints/ckpt-2 cannot be written: File too large. The "
-        "checkpoint before it is intact."
-    )
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}/checkpoints/ckpt-2 cannot be written: File")
+    assert f"{tmp_path}/checkpoints/ckpt-1 is intact" in message
     assert helpers.snapshot(tmp_path) == before
+
+
+def test_no_checkpoint_is_called_intact_where_there_is_none(tmp_path):
+    state, variables = make_state(tmp_path, "SGD")
+    with helpers.full_disk(100), pytest.raises(ValueError) as error:
+        state.save()
+    assert "intact" not in str(error.value)
+    variables[0].assign(np.full(variables[0].shape, np.nan))
+    with pytest.raises(FloatingPointError) as error:
+        state.save()
+    assert "intact" not in str(error.value)
 
 
 def test_a_checkpoint_that_is_gone_is_passed_over(tmp_path):
@@ -366,7 +334,6 @@ def test_a_new_best_replaces_the_old_one(tmp_path):
         "best.json",
         "network-10.data-00000-of-00001",
         "network-10.index",
-        "network-10.sha256.json",
     ]
     found = checkpoints.read_best(str(tmp_path), "baseline", "student")
     assert found == (os.path.join(folder, "network-10"), 10, "baseline")
@@ -394,30 +361,25 @@ def test_a_network_with_hidden_variables_is_not_saved_in_silence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text",
     [
-        ("MeanTanh(units=5)", ""),  # TensorFlow's, with both shapes.
-        ("HierarchicalLSTM(cells=3, block_len=5)", ""),
-        (
-            # Four numbers a video as before, so that only the classifier fits.
-            "HierarchicalLSTM(cells=1, block_len=5)",
-            "it lacks variables of this network.",
-        ),
+        "MeanTanh(units=5)",
+        "HierarchicalLSTM(cells=3, block_len=5)",
+        # Four numbers per video as before, so that only the classifier fits.
+        "HierarchicalLSTM(cells=1, block_len=5)",
     ],
 )
-def test_another_network_is_refused_in_one_line(tmp_path, text, reason):
+def test_another_network_is_refused_in_one_line(tmp_path, text):
     network = build("MeanTanh(units=4)")
     checkpoints.write_best(str(tmp_path), "student", network, {"step": 1})
     prefix = str(tmp_path / "network-1")
     with pytest.raises(ValueError) as error:
         checkpoints.restore_network(prefix, "student", build(text))
-    message = f"The checkpoint {prefix} does not hold this student: "
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
-    assert str(error.value) == message + reason or not reason
+    message = str(error.value)
+    assert prefix in message and "student" in message and "\n" not in message
 
 
-@pytest.mark.parametrize("harm", [damage, flip, lengthen])
+@pytest.mark.parametrize("harm", [damage, flip])
 @pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
 def test_a_damaged_best_network_is_refused_in_one_line(tmp_path, part, harm):
     network = build("MeanTanh(units=4)")
@@ -427,8 +389,7 @@ def test_a_damaged_best_network_is_refused_in_one_line(tmp_path, part, harm):
     with pytest.raises(ValueError) as error:
         checkpoints.restore_network(prefix, "student", network)
     message = str(error.value)
-    assert message.startswith(f"The checkpoint {prefix} is damaged: {prefix}.")
-    assert "\n" not in message
+    assert prefix in message and "student" in message and "\n" not in message
 
 
 def test_a_network_with_a_value_that_is_no_number_is_refused(tmp_path):
@@ -436,12 +397,12 @@ def test_a_network_with_a_value_that_is_no_number_is_refused(tmp_path):
     kernel = np.zeros(network.head.kernel.shape, np.float32)
     kernel[0, 3] = np.nan
     network.head.kernel.assign(kernel)
-    with pytest.raises(FloatingPointError, match="Step 1: .* in student/head/kernel"):
+    with pytest.raises(FloatingPointError, match="Step 1: .*student/.*kernel"):
         checkpoints.write_best(str(tmp_path), "student", network, {"step": 1})
     assert not list(tmp_path.iterdir())
     # Another program may have written it.
     prefix = tf.train.Checkpoint(student=network).write(str(tmp_path / "network-1"))
-    with pytest.raises(ValueError, match="kernel.* of the student holds values that"):
+    with pytest.raises(ValueError, match="network-1 has NaN .*kernel"):
         checkpoints.restore_network(prefix, "student", build("MeanTanh(units=4)"))
 
 
@@ -490,9 +451,9 @@ def test_a_damaged_best_network_is_named_and_not_the_best(tmp_path, caplog, name
         (tmp_path / name).write_text("[]")  # A flipped bit might make another number.
     else:
         harm(str(tmp_path / name))
-    assert checkpoints.settle_best(str(tmp_path), note) is None
+    assert checkpoints.settle_best(str(tmp_path), note, verify=True) is None
     assert f"The best network in {tmp_path} is passed over: " in caplog.text
-    assert str(tmp_path / name) in caplog.text
+    assert str(tmp_path / name.removesuffix(".index")) in caplog.text
 
 
 def test_find_takes_the_last_phase_that_has_one(tmp_path):

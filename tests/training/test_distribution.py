@@ -156,7 +156,7 @@ def test_a_place_in_a_cluster_is_read():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{}", "TF_CONFIG must be like .*; received {}"),
+        (tf_config({"worker": "a:1"}), "TF_CONFIG must be like .*a:1"),
         ("[1]", "TF_CONFIG must be like"),
         ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG must be like"),
         (tf_config(CLUSTER, index=2), "the task is worker 2, and the cluster has 2 of"),
@@ -171,6 +171,16 @@ def test_a_cluster_that_cannot_be_is_refused(text, message):
     with pytest.raises(ValueError, match=message) as error:
         distribution.read_cluster(text)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"cluster": {}}', tf_config({}), '{"environment": "cloud"}']
+)
+def test_an_empty_cluster_is_one_machine(monkeypatch, text):
+    assert distribution.read_cluster(text) is None
+    monkeypatch.setenv("TF_CONFIG", text)
+    strategy = distribution.build_strategy(0, several_machines=True)
+    assert distribution.num_processes(strategy) == 1
 
 
 def test_a_cluster_is_one_of_many_processes(monkeypatch):

@@ -1,6 +1,7 @@
 """Runs from start to end: what they train, and what they refuse."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.models import hierarchical_lstm
-from yt8m_distill.training import loop, manifest, modes
+from yt8m_distill.training import loop, manifest, modes, trainer
 
 
 def test_serial_leaves_the_teacher_bit_identical(serial_run):
@@ -242,13 +243,33 @@ def test_start_new_model_begins_anew(data, tmp_path):
     assert stored["base_learning_rate"] == 0.5
     lines = helpers.read_lines(train_dir / "teacher" / "metrics.jsonl")
     assert len(lines) == 1  # Of one run.
+    # The run before, with everything that somebody put there, has another name.
+    (train_dir / "thesis.tex").write_text("years of work")
+    before = helpers.snapshot(train_dir)
+    helpers.train(again)
+    assert helpers.snapshot(f"{train_dir}.old-2") == before
+    assert helpers.latest(f"{train_dir}.old-1", "teacher").endswith("ckpt-2")
+    assert not (train_dir / "thesis.tex").exists()
+
+
+def test_start_new_model_leaves_a_link_to_another_disk(data, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    run = helpers.make_run(
+        tmp_path / "run", data, max_steps=2, validation_data_pattern=""
+    )
+    helpers.train(run)
+    helpers.train(helpers.change(run, start_new_model=True))
+    assert (tmp_path / "run").is_symlink()
+    assert helpers.latest(tmp_path / "disk", "teacher").endswith("ckpt-2")
+    assert (tmp_path / "disk.old-1" / manifest.MODEL_FLAGS).exists()
 
 
 def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
     train_dir = serial_run.training.train_dir
     before = helpers.snapshot(train_dir)
     run = helpers.change(serial_run, teacher_checkpoint=train_dir, start_new_model=True)
-    with pytest.raises(ValueError, match="would remove --teacher_checkpoint"):
+    with pytest.raises(ValueError, match="would move --teacher_checkpoint"):
         helpers.train(run)
     assert helpers.snapshot(train_dir) == before
 
@@ -317,14 +338,88 @@ def test_a_run_does_not_go_on_with_more_data(tmp_path, monkeypatch):
     assert helpers.train(run)["teacher"]["finished"]
 
 
-def test_start_new_model_refuses_a_folder_with_other_things(data, tmp_path):
-    train_dir = tmp_path / "run"
-    helpers.train(
-        helpers.make_run(train_dir, data, max_steps=1, validation_data_pattern="")
-    )
-    (train_dir / "thesis.tex").write_text("years of work")
-    before = helpers.snapshot(train_dir)
-    run = helpers.make_run(train_dir, data, num_epochs=1, start_new_model=True)
-    with pytest.raises(ValueError, match="thesis.tex. Nothing was removed."):
+def test_a_run_does_not_go_on_with_shards_written_anew(tmp_path, monkeypatch):
+    helpers.write_data(tmp_path)
+    run = helpers.make_run(tmp_path / "run", tmp_path)
+    with helpers.stopped(monkeypatch, "teacher", 4, save=True):
         helpers.train(run)
+    os.utime(tmp_path / "train-1.tfrecord", (1, 1))
+    with pytest.raises(ValueError, match="--allow_moved_shards"):
+        helpers.train(run)
+    # Another size is another shard for that flag too.
+    moved = helpers.change(run, allow_moved_shards=True)
+    content = (tmp_path / "train-1.tfrecord").read_bytes()
+    videos = helpers.make_videos(18, seed=4, prefix="w")
+    helpers.write_shard(tmp_path / "train-1.tfrecord", videos)
+    with pytest.raises(ValueError, match="names or sizes"):
+        helpers.train(moved)
+    (tmp_path / "train-1.tfrecord").write_bytes(content)
+    assert helpers.train(moved)["teacher"]["finished"]
+
+
+def test_start_new_model_refuses_a_folder_that_is_no_run(data, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    before = helpers.snapshot(tmp_path)
+    run = helpers.make_run(tmp_path / "home", data, start_new_model=True)
+    with pytest.raises(ValueError, match=f"--train_dir={tmp_path}/home"):
+        helpers.train(run)
+    assert helpers.snapshot(tmp_path) == before
+
+
+# ----------------------------------------------------------------- going on
+
+
+def test_more_epochs_continue_a_finished_run_as_if_there_had_been_no_end(
+    serial_run, tmp_path
+):
+    """A run of 2 epochs that gets a third is one of 3 epochs."""
+    run = helpers.change(serial_run, mode="teacher", train_dir=str(tmp_path / "a"))
+    helpers.train(run)
+    longer = helpers.change(run, num_epochs=3)
+    entry = helpers.train(longer)["teacher"]
+    assert (entry["finished"], entry["step"]) == (True, 15)
+    helpers.train(helpers.change(longer, train_dir=str(tmp_path / "b")))
+    helpers.assert_identical(
+        *(
+            helpers.read_variables(helpers.latest(tmp_path / x, "teacher"))
+            for x in ("a", "b")
+        )
+    )
+
+
+def test_more_epochs_of_a_teacher_that_has_taught_are_refused(serial_run):
+    train_dir = serial_run.training.train_dir
+    before = helpers.snapshot(train_dir)
+    with pytest.raises(ValueError, match="--student_epochs") as error:
+        helpers.train(helpers.change(serial_run, num_epochs=3))
+    assert f"{train_dir}/student" in str(error.value)
     assert helpers.snapshot(train_dir) == before
+
+
+def test_the_log_tells_where_the_run_is_and_what_comes_next(data, tmp_path, caplog):
+    run = helpers.make_run(tmp_path / "run", data, mode="baseline")
+    with caplog.at_level("INFO", logger="yt8m_distill"):
+        helpers.train(run)
+    lines = [record.getMessage() for record in caplog.records]
+    start = " ".join(lines[:2])
+    # 36 videos in 2 shards, 8 per step: 5 steps per epoch.
+    for part in ("Phase baseline", "36 videos", "2 shards", "1 replica on CPU"):
+        assert part in start
+    assert "2 epochs of 5 steps; student 142 parameters" in start
+    inside = [x for x in lines if "training step" in x or "Avg_Hit@1" in x]
+    assert len(inside) == 8
+    assert all(re.search(r" \| epoch [12]/2, \d:\d\d:\d\d left$", x) for x in inside)
+    assert helpers.best(run.training.train_dir, "baseline", "student") in lines[-2]
+    assert f"--train_dir={run.training.train_dir} " in lines[-1]
+
+
+def test_data_flags_that_do_not_fit_are_named_before_anything_is_built(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer.rehearsal, "rehearse", lambda *arguments: 1 / 0)
+    for name, value in (("feature_sizes", "7,4"), ("feature_names", "rgb,x")):
+        run = helpers.make_run(tmp_path / "run", data, **{name: value})
+        with pytest.raises(ValueError, match="train-0.tfrecord"):
+            helpers.train(run)
+    assert not (tmp_path / "run").exists()

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from tools.benchmarking import results
-from yt8m_distill import allocator, settings, structures
+from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
@@ -302,7 +302,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--data_set", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    allocator.keep_freed_memory()  # As the scripts do.
     if given.data_set:
         sizes = map(int, given.data_set.split(","))
         print(json.dumps(measure_data_set(*sizes)))

@@ -15,7 +15,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from tools.benchmarking import evaluation, results, shards
-from yt8m_distill import allocator, settings
+from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import distribution, inputs, trainer
@@ -111,7 +111,6 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("factor", type=int)
     given = parser.parse_args()
-    allocator.keep_freed_memory()  # As the scripts do.
     print(json.dumps(measure(given.what, given.folder, given.factor)))
 
 

@@ -3,6 +3,7 @@
 Each action (see loop.Action) is usable alone; a phase has a list of them.
 """
 
+import datetime
 import logging
 import math
 import os
@@ -96,24 +97,30 @@ class MetricsLog:
                 writer.flush()
 
 
-def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict:
-    """TensorBoard names of a training log point: the starter code's, and the parts.
+# TensorBoard names of the starter code → those of a role.
+_STARTER_NAMES = {
+    "label_loss": "label_loss",
+    "reg_loss": "reg_loss",
+    "model/Training_Hit@1": "Hit@1",
+    "model/Training_Perr": "PERR",
+    "model/Training_GAP": "GAP",
+}
 
-    With two learners the starter's names carry the student's numbers, and each
-    role's own stand under its name.
+
+def _main_role(means: dict[str, float]) -> str:
+    """The last role that learns."""
+    return list(means)[-1].split("/")[0]
+
+
+def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict:
+    """Names of a training log point: the starter code's, and each role's own.
+
+    With two learners the starter's names carry the numbers of the last one, which the
+    others guide.
     """
-    main = (
-        "student" if any(name.startswith("student/") for name in means) else ("teacher")
-    )
-    named = {
-        "learning_rate": rate,
-        "global_step/Examples/Second": speed,
-        "label_loss": means[f"{main}/label_loss"],
-        "reg_loss": means[f"{main}/reg_loss"],
-        "model/Training_Hit@1": means[f"{main}/Hit@1"],
-        "model/Training_Perr": means[f"{main}/PERR"],
-        "model/Training_GAP": means[f"{main}/GAP"],
-    }
+    main = _main_role(means)
+    named = {"learning_rate": rate, "global_step/Examples/Second": speed}
+    named |= {k: means[f"{main}/{name}"] for k, name in _STARTER_NAMES.items()}
     return {**named, **means}
 
 
@@ -131,12 +138,12 @@ def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
     }
 
 
-def log_training(step: int, means: dict[str, float], speed: float) -> None:
-    """The starter code's log line, once a learner."""
+def log_training(step: int, means: dict, speed: float, tail: str = "") -> None:
+    """The starter code's log line, one per learner; `tail` is appended."""
     for role in sorted({name.split("/")[0] for name in means}):
         _LOG.info(
             "training step %d | %s | Loss: %.4g Examples/sec: %.1f | Hit@1: %.3f "
-            "PERR: %.3f GAP: %.3f",
+            "PERR: %.3f GAP: %.3f%s",
             step,
             role,
             means[f"{role}/loss"],
@@ -144,7 +151,14 @@ def log_training(step: int, means: dict[str, float], speed: float) -> None:
             means[f"{role}/Hit@1"],
             means[f"{role}/PERR"],
             means[f"{role}/GAP"],
+            tail,
         )
+
+
+def place_of(loop: loop.Loop, epoch: int) -> str:
+    """` | epoch 2/5, 0:12:30 left`, to be appended to a log line."""
+    left = datetime.timedelta(seconds=round(loop.seconds_left))
+    return f" | epoch {epoch}/{loop.epochs}, {left} left"
 
 
 def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
@@ -158,27 +172,28 @@ def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
     )
 
 
-def check_finite(means: dict[str, float], first_bad_step: int) -> None:
+class StopOnNaN(loop.Action):
     """Stops a run whose loss or gradient is no longer a number.
 
-    Raises:
-        FloatingPointError: naming the step and the parts.
+    Args:
+        state: names the last checkpoint, if there is one.
     """
-    if first_bad_step < 0:
-        return
-    bad = [name for name, value in means.items() if not math.isfinite(value)]
-    raise FloatingPointError(
-        f"Step {first_bad_step}: {', '.join(bad) or 'the gradient'} is not a finite "
-        "number. Nothing was saved since; the last checkpoint is intact. Try a lower "
-        "--base_learning_rate or smaller weights in --student_loss."
-    )
 
-
-class StopOnNaN(loop.Action):
-    """Stops a run whose loss or gradient is no longer a number."""
+    def __init__(self, state: checkpoints.State):
+        self.state = state
 
     def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
-        check_finite(chunk.means, chunk.bad_step)
+        """Raises FloatingPointError that names the step and the parts."""
+        if chunk.bad_step < 0:
+            return
+        bad = [name for name, x in chunk.means.items() if not math.isfinite(x)]
+        newest = self.state.newest
+        left = f"{newest} is intact" if newest else "nothing was saved"
+        raise FloatingPointError(
+            f"Step {chunk.bad_step}: {', '.join(bad) or 'the gradient'} is not a "
+            f"finite number; {left}. Try a lower --base_learning_rate or smaller "
+            "weights in --student_loss."
+        )
 
 
 class ShowProgress(loop.Action):
@@ -234,10 +249,14 @@ class LogTraining(loop.Action):
             for name in chunk.means
         }
         scalars = training_scalars(means, self.rate_at(loop.step), speed)
-        self.log.scalars(scalars, loop.step)
+        # Once each: the starter's names stand for the main role's.
+        repeated = {f"{_main_role(means)}/{name}" for name in _STARTER_NAMES.values()}
+        once = {k: v for k, v in scalars.items() if k not in repeated}
+        self.log.scalars(once, loop.step)
         rounded = {name: float(f"{value:.6g}") for name, value in scalars.items()}
         self.log.line("training", loop.step, rounded)
-        log_training(loop.step, means, speed)
+        place = place_of(loop, loop.epoch + 1)
+        log_training(loop.step, means, speed, place)
 
     def end(self, loop: loop.Loop) -> None:
         self.log.flush()
@@ -288,7 +307,8 @@ class Validate(loop.Action):
             line = {"network": role.name, "epoch": epoch, **numbers}
             self.log.line(self.name, step, line)
             prefix = f"epoch {epoch} | step {step} | {role.name}"
-            _LOG.info("%s", evaluation_line(prefix, numbers))
+            line = evaluation_line(prefix, numbers) + place_of(loop, epoch)
+            _LOG.info("%s", line)
 
 
 class Save(loop.Action):
@@ -353,7 +373,7 @@ class KeepBest(loop.Action):
         for role in self.roles:
             folder = self.folder_of(role)
             noted = notes.get(role.name, {}).get("best")
-            best = checkpoints.settle_best(folder, noted)
+            best = checkpoints.settle_best(folder, noted, verify=True)
             if noted and best is None:
                 if noted["step"] == loop.step:  # It is the one in memory.
                     network = self.networks.network(role.name)
@@ -418,6 +438,26 @@ class RecordResults(loop.Action):
         seconds = [*before[: loop.epoch - 1], round(loop.epoch_seconds, 3)]
         self.start(loop)
         self.record.update(loop.name, epoch_seconds=seconds)
+
+
+class StopEarly(loop.Action):
+    """Stops after so many epochs without a better network; comes after KeepBest."""
+
+    def __init__(self, state: checkpoints.State, epochs: int):
+        self.state = state
+        self.epochs = epochs
+
+    def start(self, loop: loop.Loop) -> None:
+        notes = self.state.read_notes()
+        best = max((entry["best"]["epoch"] for entry in notes.values()), default=0)
+        if notes and loop.epoch - best >= self.epochs:
+            _LOG.info(
+                "Phase %s stops early: no better GAP since epoch %d.", loop.name, best
+            )
+            loop.stop()
+
+    def next_epoch(self, loop: loop.Loop) -> None:
+        self.start(loop)
 
 
 class StopOnSignal(loop.Action):

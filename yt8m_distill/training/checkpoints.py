@@ -1,8 +1,9 @@
 """Checkpoints: the whole state to resume from, and the best networks to use.
 
-Each is written in a scratch folder, read back, given a digest (see digests) and only
-then moved under a name that no file has yet. So a process can be killed at any moment,
-and a disk be full, without harm to the checkpoint before.
+Each is written in a scratch folder, brought to the disk and only then moved under a
+name that no file has yet. So a process can be killed at any moment, and a disk be full,
+without harm to the checkpoint before. Whether one is damaged is for TensorFlow's own
+checksums to say, when it is read.
 """
 
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import files, settings
-from yt8m_distill.training import digests, manifest, modes
+from yt8m_distill.training import manifest, modes
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ def best_folder(train_dir: str, phase: str, role: str) -> str:
     return os.path.join(train_dir, phase, BEST, role)
 
 
+def has_weights(folder: str) -> bool:
+    """Whether a phase has come to a checkpoint: before, it can begin otherwise."""
+    best = os.path.join(folder, BEST)
+    return bool(_stems(os.path.join(folder, CHECKPOINTS))) or tf.io.gfile.isdir(best)
+
+
 def _first_line(error: BaseException) -> str:
     if isinstance(error, AssertionError):
         # TensorFlow prints the variables, values included, in one long line.
@@ -74,11 +81,21 @@ def _stems(folder: str) -> list[str]:
     """Checkpoints of a folder, oldest first, whole or not.
 
     The folder's files decide, not TensorFlow's file `checkpoint`, which may be empty.
-    One that has data alone was never finished and is none.
+    The index is written last: data alone is no checkpoint.
     """
-    names = files.names_in(folder)
-    found = {_stem(n) for n in names if n.endswith((".index", digests.SUFFIX))}
-    return sorted(filter(_NAME.fullmatch, found), key=_order)
+    stems = {_stem(n) for n in files.names_in(folder) if n.endswith(".index")}
+    return sorted(filter(_NAME.fullmatch, stems), key=_order)
+
+
+def problem(prefix: str) -> str | None:
+    """Why TensorFlow cannot read every value of a checkpoint, in one line; or None."""
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except _UNREADABLE as error:
+        return f"{prefix}: {_first_line(error)}"
+    return None
 
 
 def _check_complete(prefix: str, role: str, network) -> None:
@@ -96,48 +113,63 @@ def _check_complete(prefix: str, role: str, network) -> None:
         )
 
 
-def _check_numbers(prefix: str, step: int) -> None:
-    """Reads a checkpoint back: a number that is none must not become the last good.
+def _variables_of(trackable) -> list:
+    """The variables of a network, an optimizer or a plain checkpoint."""
+    for name in ("weights", "variables"):
+        variables = getattr(trackable, name, None)
+        if variables is not None:
+            return variables() if callable(variables) else variables
+    parts = tf.train.TrackableView(trackable).descendants()
+    return [part for part in parts if isinstance(part, tf.Variable)]
+
+
+def _check_finite(objects: dict, step: int, folder: str) -> None:
+    """Refuses to keep a checkpoint that contains NaN or Inf.
 
     Raises:
         FloatingPointError: naming the variables.
     """
-    reader = tf.train.load_checkpoint(prefix)
     bad = []
-    for name in sorted(reader.get_variable_to_shape_map()):
-        value = np.asarray(reader.get_tensor(name))
-        if value.dtype.kind not in "OSUb" and not np.isfinite(value).all():
-            bad.append(name.split("/.ATTRIBUTES")[0])
+    for name, trackable in objects.items():
+        for variable in _variables_of(trackable):
+            value = tf.convert_to_tensor(variable)
+            if value.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(value)):
+                bad.append(f"{name}/{getattr(variable, 'path', variable.name)}")
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise FloatingPointError(
-            f"Step {step}: values that are not finite numbers in "
-            f"{', '.join(bad[:3])}{more}. They were not saved; the last checkpoint is "
-            "intact. Try a lower --base_learning_rate."
+            f"Step {step}: NaN or Inf in {', '.join(bad[:3])}{more}. They were not "
+            f"saved{_what_is_left(folder)}. Try a lower --base_learning_rate."
         )
+
+
+def _what_is_left(folder: str) -> str:
+    """What to tell of a folder where a checkpoint could not be written."""
+    stems = _stems(folder)
+    return f"; {os.path.join(folder, stems[-1])} is intact" if stems else ""
 
 
 def _write(
     checkpoint: tf.train.Checkpoint,
     folder: str,
     name: str,
-    check: Callable[[str], None],
+    check: Callable[[str], None] = lambda prefix: None,
 ) -> str:
     """Writes a checkpoint that appears whole or not at all; returns its prefix.
 
     Args:
         checkpoint: to be written.
         folder: where to.
-        name: of its files; with a number behind it where that is taken.
+        name: of its files; with a number appended where that is taken.
         check: called with the prefix before anything has its final name.
 
     Raises:
         ValueError: if the file system refuses.
     """
     scratch = os.path.join(folder, WRITING)
-    what = os.path.join(folder, name)
+    left = _what_is_left(folder).removeprefix("; ")
     with (
-        files.one_line_errors(what, "The checkpoint before it is intact."),
+        files.one_line_errors(os.path.join(folder, name), f"{left}." if left else ""),
         files.removed_after_errors(scratch),
     ):
         # A killed process may have left something in it.
@@ -146,18 +178,18 @@ def _write(
         tf.io.gfile.makedirs(scratch)
         written = checkpoint.write(os.path.join(scratch, name))
         check(written)
-        digests.write(written)
-        suffixes = [*digests.parts(written), digests.SUFFIX]
         taken = {_stem(n) for n in files.names_in(folder)}
         names = (
             f"{name}-{again}" if again else name for again in range(len(taken) + 1)
         )
         prefix = os.path.join(folder, next(n for n in names if n not in taken))
-        for suffix in suffixes:
+        # The index last.
+        parts = [n.removeprefix(name) for n in files.names_in(scratch)]
+        for suffix in sorted(parts, key=lambda part: part == ".index"):
             files.to_disk(written + suffix)
             tf.io.gfile.rename(written + suffix, prefix + suffix)
         files.to_disk(folder)
-        tf.io.gfile.rmtree(scratch)  # noqa: TID251 (its files were moved away)
+        tf.io.gfile.rmtree(scratch)  # noqa: TID251
     return prefix
 
 
@@ -183,22 +215,23 @@ def propose_best(folder: str, role: str, network, info: dict) -> None:
 
     def check(prefix: str) -> None:
         _check_complete(prefix, role, network)
-        _check_numbers(prefix, info["step"])
 
     tf.io.gfile.makedirs(folder)
+    _check_finite({role: network}, info["step"], folder)
     checkpoint = tf.train.Checkpoint(**{role: network})
     prefix = _write(checkpoint, folder, f"{_BEST_PREFIX}-{info['step']}", check)
     content = {"name": os.path.basename(prefix), **info}
     manifest.write_json(os.path.join(folder, _PROPOSED_FILE), content)
 
 
-def settle_best(folder: str, noted: dict | None) -> dict | None:
+def settle_best(folder: str, noted: dict | None, verify: bool = False) -> dict | None:
     """Makes the proposed network the best one, or drops it; removes all others.
 
     Args:
         folder: see best_folder.
         noted: what the saved state says of the best network: its `epoch` and `step`,
             or None.
+        verify: whether to read the network, as after a start.
 
     Returns:
         What is known of the best network on the disk (the `info` that it was written
@@ -219,9 +252,7 @@ def settle_best(folder: str, noted: dict | None) -> dict | None:
             return None
         info = manifest.read_json(best)
         name = info.pop("name")
-        found = digests.problem(os.path.join(folder, name))
-        if found is None and not tf.io.gfile.exists(f"{folder}/{name}.index"):
-            found = f"{folder}/{name}.index is missing"
+        found = problem(os.path.join(folder, name)) if verify else None
     except ValueError as error:
         found = _first_line(error)
     except (KeyError, AttributeError, TypeError):
@@ -295,12 +326,9 @@ def restore_network(found_prefix: str, role: str, network) -> None:
     """Sets a network's variables from a checkpoint of either kind.
 
     Raises:
-        ValueError: if the checkpoint is damaged, lacks some of the variables, or holds
-            values that are not finite numbers.
+        ValueError: if the checkpoint is damaged, lacks some of the variables, or
+            contains NaN or Inf.
     """
-    problem = digests.problem(found_prefix)
-    if problem:
-        raise ValueError(f"The checkpoint {found_prefix} is damaged: {problem}.")
     checkpoint = tf.train.Checkpoint(**{role: network})
     try:
         # read, not restore: a best network has no save counter.
@@ -309,15 +337,14 @@ def restore_network(found_prefix: str, role: str, network) -> None:
         status.assert_existing_objects_matched()
     except _UNREADABLE as error:
         raise ValueError(
-            f"The checkpoint {found_prefix} does not hold this {role}: "
+            f"The checkpoint {found_prefix} is damaged or not of this {role}: "
             f"{_first_line(error)}"
         ) from error
     for variable in network.weights:
         if not np.isfinite(variable.numpy()).all():
             name = getattr(variable, "path", variable.name)
             raise ValueError(
-                f"The checkpoint {found_prefix} is of no use: {name} of the {role} "
-                "holds values that are not finite numbers."
+                f"The checkpoint {found_prefix} has NaN or Inf in {name} of the {role}."
             )
 
 
@@ -356,6 +383,7 @@ class State:
             notes=self.notes,
             **objects,
         )
+        self._objects = objects
         self._folder = os.path.join(folder, CHECKPOINTS)
         self._writes = writes
         self._max_to_keep = max_to_keep
@@ -370,14 +398,12 @@ class State:
         stems = _stems(self._folder)
         for stem in reversed(stems):
             prefix = os.path.join(self._folder, stem)
-            problem = digests.problem(prefix)
-            if problem is None:
-                try:
-                    self.checkpoint.read(prefix).assert_existing_objects_matched()
-                    return prefix
-                except _UNREADABLE as error:
-                    problem = _first_line(error)
-            _LOG.warning("Checkpoint %s is passed over: %s", prefix, problem)
+            try:
+                self.checkpoint.read(prefix).assert_existing_objects_matched()
+                return prefix
+            except _UNREADABLE as error:
+                reason = _first_line(error)
+                _LOG.warning("Checkpoint %s is passed over: %s", prefix, reason)
         if stems:
             raise ValueError(f"None of the checkpoints in {self._folder} can be read.")
         return None
@@ -390,7 +416,7 @@ class State:
 
         Raises:
             ValueError: if the file system refuses.
-            FloatingPointError: if a value is not a finite number.
+            FloatingPointError: if a value is NaN or Inf.
         """
         if not self._writes:
             return ""
@@ -398,12 +424,8 @@ class State:
         position = (step, int(self.epoch.numpy()), int(self.batch.numpy()))
         if self._saved and self._saved[0] == position:
             return self._saved[1]
-        prefix = _write(
-            self.checkpoint,
-            self._folder,
-            f"{_STATE_PREFIX}-{step}",
-            lambda written: _check_numbers(written, step),
-        )
+        _check_finite(self._objects, step, self._folder)
+        prefix = _write(self.checkpoint, self._folder, f"{_STATE_PREFIX}-{step}")
         self._saved = (position, prefix)
         self._tidy(os.path.basename(prefix))
         return prefix
@@ -422,6 +444,12 @@ class State:
         path = os.path.join(self._folder, "checkpoint")
         files.write_text(path, "\n".join(lines) + "\n")
         _remove_others(self._folder, kept)
+
+    @property
+    def newest(self) -> str | None:
+        """Prefix of the newest checkpoint on the disk."""
+        stems = _stems(self._folder)
+        return os.path.join(self._folder, stems[-1]) if stems else None
 
     def read_notes(self) -> dict:
         """The notes as a dict."""

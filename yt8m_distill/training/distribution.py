@@ -60,7 +60,7 @@ def build_strategy(
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     cluster = os.environ.get("TF_CONFIG")
-    if cluster and several_machines:
+    if cluster and several_machines and read_cluster(cluster):
         return _join_cluster(cluster, timeout_secs)
     devices = [f"GPU:{i}" for i in range(len(gpus))] or ["CPU:0"]
     return mirrored_strategy(devices)
@@ -108,8 +108,10 @@ def _ended_after(seconds: float) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-def read_cluster(text: str) -> tuple[dict[str, list[str]], str, int]:
+def read_cluster(text: str) -> tuple[dict[str, list[str]], str, int] | None:
     """The addresses of a TF_CONFIG by kind of process, and this process' place.
+
+    None for an empty cluster, which job systems send where there is one machine.
 
     Raises:
         ValueError: if it is no JSON, has other kinds than one `chief` and `worker`,
@@ -123,8 +125,12 @@ def read_cluster(text: str) -> tuple[dict[str, list[str]], str, int]:
         'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": '
         '{"type": "worker", "index": 0}}'
     )
+    if isinstance(found, dict) and found.get("cluster", {}) == {}:
+        return None
     try:
         cluster = {str(k): list(map(str, v)) for k, v in found["cluster"].items()}
+        if any(isinstance(v, str) for v in found["cluster"].values()):
+            raise ValueError  # Its letters are no addresses.
         kind, index = str(found["task"]["type"]), int(found["task"]["index"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{rule}; received {text}") from error

@@ -32,7 +32,8 @@ def assign(phase: modes.Phase, networks, run: settings.RunSettings) -> None:
                 )
             prefix = found.prefix
         checkpoints.restore_network(prefix, role.name, networks.network(role.name))
-        _LOG.info("The %s starts from %s.", role.name, prefix)
+        how = "is read" if role.frozen else "starts"
+        _LOG.info("The %s %s from %s.", role.name, how, prefix)
     copy_from_guide(phase, networks)
 
 

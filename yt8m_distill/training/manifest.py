@@ -6,10 +6,8 @@ Files of a train_dir:
     manifest.json            settings, versions, data, networks, results
     <phase>/settings.json    the settings that this phase depends on
     <phase>/metrics.jsonl    one JSON object a log line and an evaluation
-    <phase>/best/<role>/     the best network by validation GAP, and its digest
-    <phase>/checkpoints/     the whole state, to resume from, each with a digest
-
-run_files has the whole list.
+    <phase>/best/<role>/     the best network by validation GAP
+    <phase>/checkpoints/     the whole state, to resume from
 """
 
 import dataclasses
@@ -42,6 +40,8 @@ _CHANGEABLE = (
     "log_steps",
     "save_checkpoint_minutes",
     "max_checkpoints",
+    "early_stop_epochs",
+    "allow_moved_shards",
     "start_new_model",
     "num_gpus",
     "cluster_timeout_secs",
@@ -67,6 +67,9 @@ _GUIDED_ONLY = (
 )
 
 
+_JSON_TYPES = {dict: "object", list: "array"}
+
+
 def write_json(path: str, value: Any) -> None:
     """Writes JSON under its final name only once it is whole.
 
@@ -76,19 +79,23 @@ def write_json(path: str, value: Any) -> None:
     files.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: str) -> Any:
+def read_json(path: str, kind: type = object) -> Any:
     """Reads JSON.
 
     Raises:
-        ValueError: if the file is absent or is not JSON; the message names it.
+        ValueError: if the file is absent, is not JSON or holds something else than a
+            `kind`; the message names it.
     """
     if not tf.io.gfile.exists(path):
         raise ValueError(f"{path} does not exist.")
     with tf.io.gfile.GFile(path) as file:
         try:
-            return json.loads(file.read())
-        except ValueError as error:
+            value = json.loads(file.read())
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{path} holds no JSON {_JSON_TYPES[kind]}.")
+    return value
 
 
 def append_json_line(path: str, value: dict) -> None:
@@ -116,7 +123,7 @@ def keep_json_lines(path: str, keep: Callable[[dict], bool]) -> None:
         try:
             if keep(json.loads(line)):
                 kept.append(line.decode())
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             _LOG.warning("%s: a line is not whole and is dropped.", path)
     if len(kept) < len(lines):
         files.write_text(path, "".join(f"{line}\n" for line in kept))
@@ -155,36 +162,86 @@ def phase_settings(phase, run: settings.RunSettings) -> dict:
     names = tuple(role.name for role in phase.roles)
     guided = any(role.guide or role.initial for role in phase.roles)
     values = role_settings(run, names, guided)
+    # What ends it, under one name in all phases.
+    for name in ("num_epochs", "student_epochs", "finetune_epochs"):
+        values.pop(name, None)
+    values["epochs"] = phase.epochs
     if any(role.initial for role in phase.trained):
         # What it goes on from: serial and parallel mode have their own.
         values["mode"] = run.distillation.mode
     return values
 
 
-def check_same_settings(folder: str, wanted: dict) -> None:
+def check_same_settings(folder: str, wanted: dict) -> int:
     """Compares with the settings under which a phase began.
 
+    Returns:
+        The epochs that it was to have then, `wanted["epochs"]` at most: more of them
+        continue a phase whose schedule does not depend on them.
+
     Raises:
-        ValueError: if some differ; the message lists them.
+        ValueError: if others differ; the message lists them.
     """
     path = os.path.join(folder, PHASE_SETTINGS)
     if not tf.io.gfile.exists(path):
-        return
+        return wanted["epochs"]
     # A setting that is newer than the run was at its default; a mode was not noted.
     mode = {name: wanted[name] for name in ("mode",) if name in wanted}
-    stored = {**_defaults(wanted), **mode, **read_json(path)}
-    different = settings.differences(stored, wanted)
+    stored = {**_defaults(wanted), **mode, **read_json(path, dict)}
+    before, now = stored.pop("epochs", None), wanted["epochs"]
+    different = settings.differences(
+        stored, {name: value for name, value in wanted.items() if name != "epochs"}
+    )
     if different:
         raise ValueError(
             f"{folder} was trained with other settings: {different}. Use "
             "the old ones, another --train_dir, or --start_new_model."
         )
+    if type(before) is not int:
+        raise ValueError(f"{path}: epochs={before!r} is not a whole number.")
+    if before > now:
+        raise ValueError(
+            f"{folder} was to be trained for {before} epochs, --num_epochs makes it "
+            f"{now}: give it as many or more."
+        )
+    if before < now and wanted.get("learning_rate_schedule") == "cosine":
+        raise ValueError(
+            f"{folder} was trained for {before} epochs and --num_epochs makes it "
+            f"{now}, but --learning_rate_schedule=cosine has ended at 0. Continue with "
+            f"another --train_dir and --start_from={os.path.dirname(folder)}."
+        )
+    return before
 
 
 def _defaults(names) -> dict:
     groups = [field.type for field in dataclasses.fields(settings.RunSettings)]
     fields = [field for group in groups for field in dataclasses.fields(group)]
     return {field.name: field.default for field in fields if field.name in names}
+
+
+# Parts of a phase's entry that are read back, and their types.
+_READ_BACK = {"data": dict, "goal": dict, "results": dict, "epoch_seconds": list}
+
+
+def read_phases(train_dir: str) -> dict[str, dict]:
+    """The phases' entries in the manifest of a run; none if there is no manifest.
+
+    Raises:
+        ValueError: if the file is damaged; the message names it.
+    """
+    path = os.path.join(train_dir, MANIFEST)
+    if not tf.io.gfile.exists(path):
+        return {}
+    phases = read_json(path, dict).get("phases", {})
+    parts = {"phases": (phases, dict)}
+    for name, entry in phases.items() if isinstance(phases, dict) else ():
+        parts[name] = (entry, dict)
+        for key in _READ_BACK.keys() & (entry if isinstance(entry, dict) else {}):
+            parts[f"{name}.{key}"] = (entry[key], _READ_BACK[key])
+    for name, (value, kind) in parts.items():
+        if not isinstance(value, kind):
+            raise ValueError(f"{path}: {name} is no JSON {_JSON_TYPES[kind]}.")
+    return phases
 
 
 class Manifest:
@@ -199,7 +256,7 @@ class Manifest:
     def __init__(self, train_dir: str, run: settings.RunSettings, writes: bool = True):
         self.path = os.path.join(train_dir, MANIFEST)
         self.writes = writes
-        before = read_json(self.path) if tf.io.gfile.exists(self.path) else {}
+        before = read_phases(train_dir)
         self.content = {
             "started": _now(),
             "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
@@ -214,7 +271,7 @@ class Manifest:
                 "processors": os.cpu_count(),
                 "gpus": len(tf.config.list_physical_devices("GPU")),
             },
-            "phases": before.get("phases", {}),
+            "phases": before,
         }
 
     def update(self, phase: str, **values: Any) -> None:
@@ -222,10 +279,6 @@ class Manifest:
         entry = self.content["phases"].setdefault(phase, {})
         entry.update(values, updated=_now())
         self.write()
-
-    def forget(self, phase: str) -> None:
-        """Drops a phase's entry."""
-        self.content["phases"].pop(phase, None)
 
     def phase(self, name: str) -> dict:
         """A phase's entry."""

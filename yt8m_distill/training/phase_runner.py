@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import files
+from yt8m_distill import files, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
@@ -33,9 +33,26 @@ from yt8m_distill.training import (
     optimizers,
     steps,
     teacher_cache,
+    transfer,
 )
 
 _LOG = logging.getLogger(__name__)
+
+
+def goal_of(phase: modes.Phase, run: settings.RunSettings) -> dict[str, int]:
+    """What ends a phase; a finished one continues where that has changed."""
+    return {
+        "epochs": phase.epochs,
+        "early_stop_epochs": run.training.early_stop_epochs,
+    }
+
+
+def is_finished(
+    phase: modes.Phase, run: settings.RunSettings, record: manifest.Manifest
+) -> bool:
+    """Whether a phase has come to the end that these settings give it."""
+    entry = record.phase(phase.name)
+    return bool(entry.get("finished")) and entry.get("goal") == goal_of(phase, run)
 
 
 class PhaseRunner:
@@ -69,7 +86,7 @@ class PhaseRunner:
     def run(self) -> None:
         """Trains until the phase is finished, and says so in the manifest."""
         phase = self.phase
-        if self.record.phase(phase.name).get("finished"):
+        if is_finished(phase, self.run_settings, self.record):
             _LOG.info("Phase %s is finished: its networks are reused.", phase.name)
             return
         self._build()
@@ -84,37 +101,63 @@ class PhaseRunner:
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             initial_weights.assign(phase, self.networks, self.run_settings)
+            for role, network in transfer.receivers(
+                phase, self.networks, self.run_settings
+            ):
+                transfer.plan(role, network, self.run_settings).assign(role)
         counters = [self.state.step, self.state.epoch, self.state.batch]
         place = [int(counter.numpy()) for counter in counters]
         distribution.check_agreement(
             self.strategy, {f"checkpoint of {phase.name}": place}
         )
+        described = self._describe_networks()
         self.record.update(
+            phase.name, finished=False, networks=described, data=self._data
+        )
+        _LOG.info(
+            "Phase %s: %d epochs of %d steps; %s.",
             phase.name,
-            finished=False,
-            networks=self._describe_networks(),
-            data=self._data,
+            phase.epochs,
+            self.batches,
+            ", ".join(
+                f"{role.name} {described[role.name]['parameters']:,} parameters"
+                f"{' (frozen)' if role.frozen else ''}"
+                for role in phase.roles
+            ),
         )
         self.cache = self._open_cache()
         self._train()
-        self.record.update(phase.name, finished=True)
+        self.record.update(
+            phase.name, finished=True, goal=goal_of(phase, self.run_settings)
+        )
 
     @property
-    def _data(self) -> dict[str, int]:
-        """How much training data there is: its order and the schedule hang on it."""
-        data = self.record.content["data"]
-        return {name: data[name] for name in ("files", "videos")}
+    def _data(self) -> dict:
+        """What the training data are: their order and the schedule depend on them."""
+        names = ("files", "videos", "shards", "names_and_sizes")
+        return {name: self.record.content["data"][name] for name in names}
 
     def _check_same_data(self) -> None:
-        """Raises ValueError if a phase began with more or less data than there is."""
+        """Raises ValueError if a phase began with other data than there are now."""
         before, now = self.record.phase(self.phase.name).get("data"), self._data
-        if before and before != now:
+        if not before:
+            return
+        if any(before.get(name) != now[name] for name in ("files", "videos")):
             raise ValueError(
-                f"{self.folder} began with {before['videos']} videos in "
-                f"{before['files']} shards of --train_data_pattern, now there are "
+                f"{self.folder} began with {before.get('videos')} videos in "
+                f"{before.get('files')} shards of --train_data_pattern, now there are "
                 f"{now['videos']} in {now['files']}: a phase goes on with its own data "
                 "alone. Put that back, or take another --train_dir or "
                 "--start_new_model."
+            )
+        moved = self.run_settings.training.allow_moved_shards
+        name = "names_and_sizes" if moved else "shards"
+        # Each machine may have a copy of its own; that of the chief is noted.
+        if self.chief and before.get(name) != now[name]:
+            what = "names or sizes" if moved else "names, sizes or times of change"
+            raise ValueError(
+                f"{self.folder} began with other shards of --train_data_pattern: their "
+                f"{what} differ. --allow_moved_shards leaves the times of change out."
             )
 
     def _best_folder(self, role: modes.Role) -> str:
@@ -310,6 +353,7 @@ class PhaseRunner:
     def _actions(self, bar, watch: interruption.Watch) -> list[loop.Action]:
         """What happens around the steps, in this order."""
         training, roles = self.run_settings.training, self.phase.trained
+        patience = training.early_stop_epochs
         stop = actions.StopOnSignal(watch, self.strategy, self.state, self.log)
         # A validation can take longer than a stop may. With several processes all
         # have to take part to the end.
@@ -318,7 +362,7 @@ class PhaseRunner:
             roles, self.networks, self._best_folder, self.state, self.chief
         )
         return [
-            actions.StopOnNaN(),
+            actions.StopOnNaN(self.state),
             actions.ShowProgress(bar),
             actions.LogTraining(
                 self.log, training.log_steps, training.batch_size, self._rate_at
@@ -329,6 +373,7 @@ class PhaseRunner:
             actions.Save(self.state, training.save_checkpoint_minutes),
             keep,  # After the save: a best network counts once the state knows of it.
             actions.RecordResults(self.record, self.state),
+            *([actions.StopEarly(self.state, patience)] if patience else []),
             stop,
         ]
 

@@ -7,7 +7,15 @@ import tensorflow as tf
 from yt8m_distill import settings, structures
 from yt8m_distill.losses import objective as objectives
 from yt8m_distill.models import builder
-from yt8m_distill.training import initial_weights, inputs, modes, optimizers, steps
+from yt8m_distill.training import (
+    checkpoints,
+    initial_weights,
+    inputs,
+    modes,
+    optimizers,
+    steps,
+    transfer,
+)
 
 
 def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
@@ -30,20 +38,30 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
             run, roles, phase.share_classifier, to_be_read=True
         )
         initial_weights.copy_from_guide(phase, networks)
+        folder = os.path.join(run.training.train_dir, phase.name)
+        if run.training.start_new_model or not checkpoints.has_weights(folder):
+            for role, network in transfer.receivers(phase, networks, run):
+                transfer.plan(role, network, run)
         _rehearse_losses(phase, networks, run)
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )
-    given = run.distillation.teacher_checkpoint
-    if given:
-        initial_weights.warn_of_unfinished_teacher(given)
-        found = os.path.abspath(initial_weights.find_teacher(run))
-        train_dir = os.path.abspath(run.training.train_dir)
-        inside = found.startswith(os.path.join(train_dir, ""))
-        if inside and run.training.start_new_model:
-            raise ValueError(
-                f"--start_new_model would remove --teacher_checkpoint={given}."
-            )
+    if run.distillation.teacher_checkpoint:
+        initial_weights.warn_of_unfinished_teacher(run.distillation.teacher_checkpoint)
+        initial_weights.find_teacher(run)
+    if run.training.start_new_model:
+        _check_not_inside(run, "teacher_checkpoint", run.distillation)
+        _check_not_inside(run, "start_from", run.training)
+
+
+def _check_not_inside(run: settings.RunSettings, flag: str, group) -> None:
+    """Raises ValueError if the train_dir that is moved holds what a flag names."""
+    given = getattr(group, flag)
+    train_dir = os.path.abspath(run.training.train_dir)
+    if given and os.path.join(os.path.abspath(given), "").startswith(
+        os.path.join(train_dir, "")
+    ):
+        raise ValueError(f"--start_new_model would move --{flag}={given} away.")
 
 
 def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> None:

@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import BinaryIO
 
+import filelock
 import keras
 import numpy as np
 import tensorflow as tf
@@ -38,11 +39,6 @@ import tqdm
 from yt8m_distill import files, settings, structures
 from yt8m_distill.data import frame_sampling, pipeline
 from yt8m_distill.training import manifest
-
-try:
-    import fcntl
-except ImportError:  # Windows, where one run at a time has to do.
-    fcntl = None
 
 _LOG = logging.getLogger(__name__)
 
@@ -178,32 +174,25 @@ class TeacherCache:
         Raises:
             ValueError: if the disk refuses.
         """
-        try:
-            os.makedirs(self.folder, exist_ok=True)
-            lock = open(os.path.join(self.folder, LOCK), "ab")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        with lock:
-            if fcntl is not None:
-                self._wait_for(lock)
+        lock = filelock.FileLock(os.path.join(self.folder, LOCK))
+        with contextlib.ExitStack() as stack:
+            try:
+                os.makedirs(self.folder, exist_ok=True)
+                try:
+                    stack.enter_context(lock.acquire(timeout=0))
+                except filelock.Timeout:
+                    _LOG.info("Another run is filling %s: waiting.", self.folder)
+                    stack.enter_context(lock.acquire())
+            except NotImplementedError:  # Some network file systems cannot lock.
+                _LOG.warning(
+                    "--teacher_cache: %s cannot be locked: let no other run fill it "
+                    "now.",
+                    self.folder,
+                )
+            except OSError as error:
+                raise self._unwritable(error) from error
             self._open_new_parts()
             yield
-
-    def _wait_for(self, lock) -> None:
-        """Takes the lock, or says that the file system has none."""
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOG.info("Another run is filling %s: waiting.", self.folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # Some network file systems cannot lock.
-            _LOG.warning(
-                "--teacher_cache: %s cannot be locked (%s): let no other run fill it "
-                "now.",
-                self.folder,
-                error.strerror,
-            )
 
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
@@ -291,7 +280,7 @@ class TeacherCache:
     def covers(self, data: dict) -> bool:
         """Whether every video of a data set is known to be here, and open."""
         path = os.path.join(self.folder, COMPLETE)
-        if not os.path.exists(path) or data not in manifest.read_json(path):
+        if not os.path.exists(path) or data not in manifest.read_json(path, list):
             return False
         self._open_new_parts()  # Another run may have added them since.
         return True
@@ -299,7 +288,7 @@ class TeacherCache:
     def note_covered(self, data: dict) -> None:
         """Notes that every video of a data set is here."""
         path = os.path.join(self.folder, COMPLETE)
-        known = manifest.read_json(path) if os.path.exists(path) else []
+        known = manifest.read_json(path, list) if os.path.exists(path) else []
         manifest.write_json(path, [*known, data])
 
     def rows(self, video_ids: Sequence[bytes]) -> dict[str, np.ndarray]:

@@ -1,8 +1,12 @@
 """A run from its first check to the end of its last phase."""
 
 import contextlib
+import hashlib
+import itertools
+import json
 import logging
 import os
+import shlex
 
 import tensorflow as tf
 
@@ -16,7 +20,6 @@ from yt8m_distill.training import (
     modes,
     phase_runner,
     rehearsal,
-    run_files,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -40,15 +43,18 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     train_dir = run.training.train_dir
     # Before anything is written or removed: a refused command leaves the run as it
     # was.
-    for phase in plan if not run.training.start_new_model else ():
-        folder = os.path.join(train_dir, phase.name)
-        if _has_weights(folder):
-            manifest.check_same_settings(folder, manifest.phase_settings(phase, run))
+    if run.training.start_new_model:
+        _has_run(train_dir)  # Refused in every process, or in none.
+    else:
+        _check_continues(plan, run)
     chief = distribution.is_chief(strategy)
-    records.expand_patterns(run.training.train_data_pattern, "train_data_pattern")
+    paths = records.expand_patterns(
+        run.training.train_data_pattern, "train_data_pattern"
+    )
     pattern = run.training.validation_data_pattern
     if pattern:
         records.expand_patterns(pattern, "validation_data_pattern")
+    _look_at_one_record(paths[0], run)
     rehearsal.rehearse(plan, run)
     shards, validation = inputs.training_shards(run), None
     if pattern:
@@ -59,38 +65,166 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
-    if run.training.start_new_model:
-        run_files.list_run(train_dir)  # Refused in every process, or in none.
     shared = {"names of the training shards": [row[0] for row in shards.fingerprint()]}
     shared |= {"number of training videos": num_videos}
     distribution.check_agreement(strategy, shared | _same_everywhere(run))
     if chief:
+        if run.training.start_new_model and _has_run(train_dir):
+            _move_aside(train_dir)
         what = f"--train_dir={train_dir}"
         with files.one_line_errors(what):
             tf.io.gfile.makedirs(train_dir)
         until_the_end.enter_context(files.held(train_dir, what))
-        if run.training.start_new_model:
-            run_files.remove_run(train_dir)
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
         manifest.write_json(path, run.to_dict())
     # Nobody looks into the folder before the chief is done with it.
     distribution.check_agreement(strategy, {})
     record = manifest.Manifest(train_dir, run, chief)
     finished = [
-        phase.name for phase in plan if record.phase(phase.name).get("finished")
+        phase.name for phase in plan if phase_runner.is_finished(phase, run, record)
     ]
     distribution.check_agreement(strategy, {"finished phases": finished})
-    record.content["data"] = {"files": len(shards.paths), "videos": num_videos}
+    record.content["data"] = _describe(shards, num_videos)
     if skipped:
         record.content["data"] |= skipped.to_dict()
         _report_skipped(skipped)
     record.content["replicas"] = strategy.num_replicas_in_sync
     record.write()
+    _LOG.info(
+        "%s; %d videos in %d shards, %d per step; %s.",
+        " and then ".join(f"phase {phase.name}" for phase in plan).capitalize(),
+        num_videos,
+        len(shards.paths),
+        run.training.batch_size,
+        _devices(strategy),
+    )
     for phase in plan:
         phase_runner.PhaseRunner(phase, run, strategy, record, shards, validation).run()
     if skipped:
         _report_skipped(skipped)
+    if chief:
+        _say_what_next(plan, run, record)
     return record.content["phases"]
+
+
+def _describe(shards, num_videos: int) -> dict[str, int | str]:
+    """How many shards and videos, and what tells a data set from others."""
+    rows = shards.fingerprint()
+    return {
+        "files": len(rows),
+        "videos": num_videos,
+        "shards": _digest(rows),
+        "names_and_sizes": _digest([row[:2] for row in rows]),
+    }
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _devices(strategy: tf.distribute.Strategy) -> str:
+    """`2 replicas on GPU`."""
+    kinds = {
+        tf.DeviceSpec.from_string(device).device_type
+        for device in strategy.extended.worker_devices
+    }
+    count = strategy.num_replicas_in_sync
+    return f"{count} replica{'s' * (count > 1)} on {' and '.join(sorted(kinds))}"
+
+
+def _say_what_next(plan, run: settings.RunSettings, record) -> None:
+    """Logs the best epoch of each network, where it is, and the next command."""
+    train_dir = run.training.train_dir
+    for phase in plan:
+        results = record.phase(phase.name).get("results", {})
+        for name, entry in results.items():
+            best = entry["best"]
+            gap = f" (GAP {best['gap']:.3f})" if "gap" in best else ""
+            found = checkpoints.read_best(train_dir, phase.name, name)
+            _LOG.info(
+                "Phase %s: the best %s is that of epoch %d%s, in %s",
+                phase.name,
+                name,
+                best["epoch"],
+                gap,
+                found.prefix if found else train_dir,
+            )
+    pattern = run.training.validation_data_pattern or "FILES"
+    _LOG.info(
+        "Next: yt8m-eval --train_dir=%s --eval_data_pattern=%s --run_once",
+        shlex.quote(train_dir),
+        shlex.quote(pattern),
+    )
+
+
+def _look_at_one_record(path: str, run: settings.RunSettings) -> None:
+    """Finds data flags that do not fit the records before anything is built.
+
+    Raises:
+        ValueError: if the first record of a shard is not what the flags say.
+    """
+    if run.reading.bad_records == faults.STOP:
+        first = next(faults.walk(path), None)
+        if isinstance(first, faults.Good):
+            found = faults.judge(first.content, run.data)
+            if found:
+                raise ValueError(faults.Bad(path, 0, 0, *found).message)
+
+
+def _check_continues(plan, run: settings.RunSettings) -> None:
+    """Compares the settings with those of the phases that have begun.
+
+    Raises:
+        ValueError: if they differ, or a phase is to go on whose network a later one
+            has taken already.
+    """
+    longer = None
+    for phase in plan:
+        folder = os.path.join(run.training.train_dir, phase.name)
+        if not checkpoints.has_weights(folder):
+            continue
+        before = manifest.check_same_settings(
+            folder, manifest.phase_settings(phase, run)
+        )
+        if longer:
+            raise ValueError(
+                f"--num_epochs: phase {longer.name} would go on to {longer.epochs} "
+                f"epochs, but {folder} has begun with its network. Put --num_epochs "
+                "back and raise --student_epochs, or take another --train_dir."
+            )
+        if before < phase.epochs:
+            longer = phase
+
+
+def _has_run(train_dir: str) -> bool:
+    """Whether --start_new_model finds a run in a folder; False if it is empty.
+
+    Raises:
+        ValueError: if it holds something else, which is not moved.
+    """
+    names = set(files.names_in(train_dir)) - {files.LOCK}
+    if names and manifest.MODEL_FLAGS not in names:
+        raise ValueError(
+            f"--start_new_model: --train_dir={train_dir} has files, but no "
+            f"{manifest.MODEL_FLAGS}: no run of train.py. Nothing was moved."
+        )
+    return bool(names)
+
+
+def _move_aside(train_dir: str) -> None:
+    """Renames the folder of a run to the first <folder>.old-<number> that is free."""
+    # A link to another disk stays, and what it points to is moved.
+    folder = train_dir if files.is_remote(train_dir) else os.path.realpath(train_dir)
+    folder = folder.rstrip("/")
+    number = next(
+        n for n in itertools.count(1) if not tf.io.gfile.exists(f"{folder}.old-{n}")
+    )
+    what = f"--start_new_model: --train_dir={train_dir}"
+    with files.held(folder, what), files.one_line_errors(f"{folder}.old-{number}"):
+        tf.io.gfile.rename(folder, f"{folder}.old-{number}")
+    _LOG.info("--start_new_model: the earlier run is now %s.old-%d.", folder, number)
+    if not files.is_remote(folder):
+        os.makedirs(folder)  # What a link points to.
 
 
 def _report_skipped(skipped: faults.Skipped) -> None:
@@ -99,18 +233,12 @@ def _report_skipped(skipped: faults.Skipped) -> None:
         _LOG.warning("Training data: %s", line)
 
 
-def _has_weights(folder: str) -> bool:
-    """Whether a phase has come to a checkpoint: before, it can begin otherwise."""
-    pattern = os.path.join(folder, checkpoints.CHECKPOINTS, "*.index")
-    best = os.path.join(folder, checkpoints.BEST)
-    return bool(tf.io.gfile.glob(pattern)) or tf.io.gfile.isdir(best)
-
-
 def _same_everywhere(run: settings.RunSettings) -> dict:
     """The settings that all processes of a job must share, by flag.
 
     Folders may be mounted elsewhere on another machine, and devices differ.
     """
     own = {"train_dir", "train_data_pattern", "validation_data_pattern", "index_dir"}
-    own |= {"teacher_checkpoint", "teacher_cache", "num_gpus", "cluster_timeout_secs"}
+    own |= {"teacher_checkpoint", "teacher_cache", "start_from"}
+    own |= {"num_gpus", "cluster_timeout_secs"}
     return {f"--{k}": v for k, v in run.to_dict().items() if k not in own}
