@@ -69,12 +69,11 @@ def training(train_dir, folder) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("local", [PROCESSES, LOCAL], ids=["processes", "one"])
-def test_the_csv_of_beam_is_that_of_inference_byte_for_byte(folder, tmp_path, local):
+def test_the_csv_of_beam_is_that_of_inference_byte_for_byte(folder, tmp_path):
     flags = [f"--train_dir={folder}/run", f"--input_data_pattern={folder}/train*"]
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
     check_call("yt8m_distill/inference.py", *flags, f"--output_file={one}")
-    said = check_call("tools/beam_run.py", *flags, f"--output_file={many}", *local)
+    said = check_call("tools/beam_run.py", *flags, f"--output_file={many}", *PROCESSES)
     assert said == f"40 videos of 5 parts in {many}.\n"
     assert many.read_bytes() == one.read_bytes()
     # Parts and their sum; no temporary files.
@@ -92,9 +91,8 @@ def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(folder, tmp_path
         "yt8m_distill/index_records.py",
         *common,
         f"--index_dir={tmp_path}/c",
-        "--jobs=1",
     )
-    beam = ["tools/beam_run.py", *PROCESSES]
+    beam = ["tools/beam_run.py", *LOCAL]
     check_call(*beam, "--work=thin", *thin, f"--output_dir={tmp_path}/b")
     check_call(*beam, "--work=index", *common, f"--index_dir={tmp_path}/d")
     for one, many in (("a", "b"), ("c", "d")):
@@ -111,7 +109,7 @@ def test_a_teacher_cache_of_beam_is_complete_for_training(folder, tmp_path):
         f"--teacher_cache={tmp_path}/cache",
         *training(tmp_path / "student", folder),
     ]
-    said = check_call("tools/beam_run.py", "--work=teacher_cache", *flags, *PROCESSES)
+    said = check_call("tools/beam_run.py", "--work=teacher_cache", *flags, *LOCAL)
     assert said.startswith("40 videos in ")
     done = call("yt8m_distill/train.py", *flags)
     assert done.returncode == 0, done.stderr
@@ -145,7 +143,7 @@ def test_a_workers_error_is_one_line_and_leaves_no_output(folder, tmp_path):
         f"--train_dir={folder}/run",
         f"--input_data_pattern={folder}/train*,{spoiled}",
         f"--output_file={output}",
-        *PROCESSES,
+        *LOCAL,
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

@@ -175,7 +175,7 @@ def test_a_model_on_or_below_a_file_is_refused(whole, tmp_path):
 def test_an_index_that_cannot_be_written_is_refused_and_leaves_nothing(data, tmp_path):
     flags = [f"--input_data_pattern={data}/train*.tfrecord", *processes.DATA_FLAGS]
     flags.append(f"--index_dir={tmp_path}")
-    ended = processes.call("index_records", *flags, "--jobs=1", file_size=100)
+    ended = processes.call("index_records", *flags, file_size=100)
     assert ended.code == 1
     assert not [line for line in ended.lines if "Traceback" in line]
     assert not list(tmp_path.iterdir())

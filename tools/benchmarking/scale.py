@@ -132,7 +132,7 @@ class _Scale:
     def log(self, name: str, phase: str) -> list[dict]:
         path = self.folder / name / phase / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return [line for line in map(json.loads, lines) if line["kind"] == "train"]
+        return [line for line in map(json.loads, lines) if line["kind"] == "training"]
 
     def measure(self) -> dict[str, Done | float]:
         """Everything, by name."""
