@@ -135,6 +135,22 @@ def test_a_broken_rule_is_one_line(argument, message):
     assert str(error.value) == message
 
 
+def test_a_broken_link_is_named(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    for flag in ("train_dir", "index_dir", "teacher_checkpoint", "teacher_cache"):
+        with pytest.raises(ValueError) as error:
+            flag_groups.read_run(parse(f"--{flag}={link}"))
+        assert f"--{flag}={link}" in str(error.value)
+        assert str(tmp_path / "nowhere") in str(error.value)
+
+
+def test_want_of_memory_names_the_flag_that_helps():
+    text = "{{x}} OOM when allocating tensor with shape[12,4000000000] and type float"
+    line = flag_groups._one_line(tf.errors.ResourceExhaustedError(None, None, text))
+    assert "shape[12,4000000000]" in line and "--batch_size" in line
+
+
 @pytest.mark.parametrize("argument", ["--mode=sideways", "--batch_size=x", "--nope=1"])
 def test_a_value_that_is_none_is_refused_while_parsing(argument):
     with pytest.raises(flags.Error, match=argument.split("=")[0].strip("-")):

@@ -96,6 +96,7 @@ def main() -> None:
     stated = flag_groups.read_stated(settings.DataSettings)
     vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
+    from yt8m_distill import files
     from yt8m_distill.data import records
     from yt8m_distill.serving import predictions
     from yt8m_distill.training import actions, checkpoints
@@ -106,6 +107,9 @@ def main() -> None:
     if evaluation.output_file:
         # Checks the path now, before the network is loaded.
         predictions_file = predictions.PredictionWriter(evaluation.output_file)
+    path = evaluation.per_class_file
+    if path and not files.is_remote(path):
+        files.check_target(path, f"--per_class_file={path}")
     trained = trained_networks.open_network(
         checkpoint, wait=not evaluation.run_once, stated=stated
     )

@@ -75,6 +75,32 @@ def one_line_errors(what: str, after: str = "") -> Iterator[None]:
         raise ValueError(line.rstrip()) from error
 
 
+def check_target(path: str, what: str) -> None:
+    """Checks, before any work, that a local file can be written.
+
+    Args:
+        path: where to; replaced if it is a file.
+        what: flag and value, for the error.
+
+    Raises:
+        ValueError: if the directory is missing or read-only, or the path is that of a
+            directory or a device.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        problem = f"there is no directory {folder}"
+    elif os.path.isdir(path):
+        problem = "it is a directory"
+    elif os.path.exists(path) and not os.path.isfile(path):
+        # A rename would put a file in the place of, say, /dev/null.
+        problem = "it is not a regular file"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the directory {folder} is read-only"
+    else:
+        return
+    raise ValueError(f"{what} cannot be written: {problem}.")
+
+
 def write_text(path: str, text: str) -> None:
     """Writes a text as `writing` does."""
     with writing(path) as file:

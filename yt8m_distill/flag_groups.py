@@ -109,7 +109,18 @@ def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
         flag = flag_values[field.name]
         use_preset = field.name in preset and not flag.present
         values[field.name] = preset[field.name] if use_preset else flag.value
+        _refuse_broken_link(field, values[field.name])
     return group(**values)
+
+
+def _refuse_broken_link(field: dataclasses.Field, value: Any) -> None:
+    if field.metadata["path"] in ("file", "checkpoints"):
+        path = os.path.expanduser(value)
+        if os.path.islink(path) and not os.path.exists(path):
+            raise ValueError(
+                f"--{field.name}={value} is a link to {os.readlink(path)}, which does "
+                "not exist."
+            )
 
 
 def read_stated(
@@ -159,6 +170,12 @@ def _one_line(error: BaseException) -> str:
         from yt8m_distill.data import faults  # TensorFlow is loaded already.
 
         text = faults.describe_error(error, _shards()) or text
+    shape = re.search(r"OOM when allocating tensor with (shape\[[\d,]*\])", text)
+    if shape:
+        return (
+            f"There is not enough memory for a tensor of {shape[1]}: a smaller "
+            "--batch_size or network takes less."
+        )
     # Keras tells with which arguments it called the network.
     of_keras = re.search(_KERAS_FRAME, text, re.DOTALL)
     if of_keras:

@@ -58,7 +58,7 @@ class PredictionWriter:
         self._target = self.path
         if not files.is_remote(self.path):
             self._target = os.path.realpath(self.path)
-            _check_local_target(self.path, self._target)
+            files.check_target(self._target, f"--output_file={self.path}")
         self._temporary = f"{self._target}.{uuid.uuid4().hex[:8]}.tmp"
         self._file: Any = None
         self._width: int | None = None
@@ -350,19 +350,6 @@ def _readable(video_id: bytes) -> str:
 
 def _cannot_write(path: str, reason: str) -> str:
     return f"--output_file={path} cannot be written: {reason}."
-
-
-def _check_local_target(path: str, target: str) -> None:
-    folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        raise ValueError(_cannot_write(path, f"there is no directory {folder}"))
-    if os.path.isdir(target):
-        raise ValueError(_cannot_write(path, "it is a directory"))
-    if os.path.exists(target) and not os.path.isfile(target):
-        # A rename would put a file in the place of, say, /dev/null.
-        raise ValueError(_cannot_write(path, "it is not a regular file"))
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(_cannot_write(path, f"the directory {folder} is read-only"))
 
 
 def _open_new(path: str) -> BinaryIO:
