@@ -1,7 +1,10 @@
 """What the scripts do with a command line before absl reads it."""
 
+import dataclasses
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -81,8 +84,6 @@ lstm_cells lstm_layers moe_num_mixtures
 
 
 def test_every_flag_of_the_starter_code_is_taken_or_explained():
-    import dataclasses
-
     groups = (*flag_groups.RUN_GROUPS, *settings.Settings.__subclasses__())
     known = {f.name for group in groups for f in dataclasses.fields(group)}
     for name in STARTER:
@@ -113,3 +114,22 @@ def test_help_has_required_flags_first_and_every_flag_once():
     marked = re.findall(r"^\* --(\w+):", text, re.MULTILINE)
     assert len(marked) == 10 and set(marked) <= set(settings.IMPORTANT)
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [("merge_predictions", ["input", "output_file"]), ("thin_records", ["jobs"])],
+)
+def test_a_program_lists_its_flags_and_names_one_that_it_lacks(program, names):
+    def run(*arguments):
+        command = [sys.executable, f"yt8m_distill/{program}.py", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+
+    text = run("--help").stdout
+    assert all(f"--{name}: " in text for name in names)
+    assert "--verbosity" not in text
+    done = run("--nope=1")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert f"{program}.py: --nope " in done.stderr

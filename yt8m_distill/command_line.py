@@ -131,13 +131,19 @@ def explain_unknown(name: str, known: Sequence[str]) -> str:
     return f"--{name} is not a flag of this script.{hint}"
 
 
-def help_text(doc: str, groups: Sequence[type], unlisted: Sequence[str]) -> str:
+def help_text(
+    doc: str,
+    groups: Sequence[type],
+    unlisted: Sequence[str] = (),
+    more: Sequence = (),
+) -> str:
     """The text of `--help`: required flags first, then group by group.
 
     Args:
         doc: of the script.
         groups: settings classes.
         unlisted: names to leave out.
+        more: absl flags that are no field, for the end.
     """
     fields = [
         (group, field)
@@ -154,19 +160,34 @@ def help_text(doc: str, groups: Sequence[type], unlisted: Sequence[str]) -> str:
     for title, members in parts.items():
         lines += ["", f"{title}:"] if members else []
         lines += [_help_of(field) for field in members]
+    lines += ["", "More:", *map(_help_of_flag, more)] if more else []
     return "\n".join(lines)
+
+
+def help_of_flags(doc: str, own: Sequence) -> str:
+    """The text of `--help` of a program, from its absl flags."""
+    return "\n".join([doc.strip(), "", "Flags:", *map(_help_of_flag, own)])
+
+
+def _help_of_flag(flag) -> str:
+    name = f"[no]{flag.name}" if flag.boolean else flag.name
+    return _help_line(name, flag.help, flag)
 
 
 def _help_of(field: dataclasses.Field) -> str:
     metadata, name = field.metadata, field.name
     name = f"[no]{name}" if field.type is bool else name
-    mark = "*" if field.name in settings.IMPORTANT else " "
     text = metadata["help"]
     if metadata["choices"]:
         text = f"<{'|'.join(metadata['choices'])}> {text}"
-    if not metadata["required"]:
-        default = "''" if field.default == "" else field.default
-        text += f" (default: {default})"
+    mark = "*" if field.name in settings.IMPORTANT else " "
+    return _help_line(name, text, None if metadata["required"] else field, mark)
+
+
+def _help_line(name: str, text: str, of_default, mark: str = " ") -> str:
+    if of_default is not None:
+        default = of_default.default
+        text += f" (default: {repr(default) if default == '' else default})"
     lines = textwrap.wrap(
         f"--{name}: {text}", 86, break_long_words=False, break_on_hyphens=False
     )

@@ -75,7 +75,8 @@ def _define_one(field: dataclasses.Field, default: Any, flag_values) -> None:
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
-    where = {"flag_values": flag_values, "module_name": settings.__name__}
+    # absl's own --help, in tools/, lists the flags of the script's module.
+    where = {"flag_values": flag_values, "module_name": sys.argv[0]}
     help_text, choices = field.metadata["help"], field.metadata["choices"]
     if choices:
         flags.DEFINE_enum(field.name, default, list(choices), help_text, **where)
@@ -93,7 +94,7 @@ def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "published numbers, as far as their code shows) or best (the serial student "
         "that did best on AudioSet). Flags win over it.",
         flag_values=flag_values,
-        module_name=settings.__name__,
+        module_name=sys.argv[0],
     )
 
 
@@ -263,14 +264,53 @@ def run_script(
     if preset:
         define_preset()
 
+    def help_text() -> str:
+        more = [flags.FLAGS["preset"]] if preset else []
+        return command_line.help_text(_doc(main), groups, unlisted, more)
+
+    def guarded() -> None:
+        with interruption.raised(after_a_stop), _logging():
+            main()
+
+    _run(guarded, help_text)
+
+
+def run_program(
+    main: Callable[[], None], define_flags: Callable[[], None], words: str = ""
+) -> None:
+    """Runs a program on records: its own flags, all else as `run_script`.
+
+    Args:
+        main: flags are parsed when it is called.
+        define_flags: defines them.
+        words: name of the flag that words without a flag are meant for; empty: they
+            are refused.
+    """
+    define_flags()
+
+    def help_text() -> str:
+        own = [
+            flag
+            for module, members in flags.FLAGS.flags_by_module_dict().items()
+            for flag in members
+            if module.startswith("yt8m_distill") or module == sys.argv[0]
+        ]
+        return command_line.help_of_flags(_doc(main), own)
+
+    _run(main, help_text, words)
+
+
+def _doc(main: Callable) -> str:
+    return sys.modules[main.__module__].__doc__ or ""
+
+
+def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> None:
+    """Parses the command line and runs `main`, with its errors in one line."""
+
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-help", "-h", "-?", "--helpshort"} & {*argv[1:]}:
-            doc = sys.modules[main.__module__].__doc__ or ""
-            text = command_line.help_text(doc, groups, unlisted)
-            if preset:
-                text += f"\n\n* --preset: {flags.FLAGS['preset'].help} (default: paper)"
             with contextlib.suppress(BrokenPipeError):  # `--help | head`
-                print(text, flush=True)
+                print(help_text(), flush=True)
             os._exit(0)  # Without another flush.
         try:
             return flags.FLAGS([argv[0], *command_line.expand(argv[1:])])
@@ -283,10 +323,11 @@ def run_script(
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
         try:
-            if len(argv) > 1:
+            if words and len(argv) > 1:
+                flags.FLAGS[words].value = ",".join(argv[1:])
+            elif len(argv) > 1:
                 raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-            with interruption.raised(after_a_stop), _logging():
-                main()
+            main()
         except interruption.Interrupted as stop:
             # The convention after a signal.
             _exit(str(stop), 128 + stop.signal_number)
@@ -301,35 +342,6 @@ def run_script(
 def _exit(line: str, code: int = 1) -> NoReturn:
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-def run_program(
-    main: Callable[..., None], define_flags: Callable[[], None], words: str = ""
-) -> None:
-    """Runs a program on records: its own flags, errors as `run_script`.
-
-    Args:
-        main: flags are parsed when it is called.
-        define_flags: defines them.
-        words: name of the flag that words without a flag are meant for; empty: they
-            are refused.
-    """
-    define_flags()
-
-    def guarded(argv: list[str]) -> None:
-        name = os.path.basename(argv[0])
-        try:
-            if words and len(argv) > 1:
-                flags.FLAGS[words].value = ",".join(argv[1:])
-            elif len(argv) > 1:
-                raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-            main()
-        except Exception as error:
-            if not _is_expected(error):
-                raise
-            sys.exit(f"{name}: {_one_line(error)}")
-
-    app.run(guarded)
 
 
 def _is_expected(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """Records: what is counted, what is parsed, and how a bad one is named."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -342,3 +343,39 @@ def test_genuine_video_level_shards_read(real_data):
     assert batches[0]["views"]["all"]["frames"].shape == (4, 1, 1152)
     labels = np.concatenate([batch["labels"] for batch in batches])[:videos]
     assert (labels.sum(axis=1) >= 1).all()
+
+
+ODD = ["a b", "a,b", "a*b", "a?b", "{a}", "run[v2]", "back\\slash", "ünï", "a[b", "~a"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_file_and_a_folder_of_any_name_can_be_named(tmp_path, name):
+    folder = tmp_path / name / "below"
+    folder.mkdir(parents=True)
+    other = tmp_path / "run2"  # What `run[v2]` would match.
+    other.mkdir()
+    shards = [folder / "x1.tfrecord", folder / f"{name}.tfrecord"]
+    for path in (*shards, other / "x1.tfrecord"):
+        path.touch()
+    for pattern, expected in (
+        (f"{folder}/x*.tfrecord", shards[:1]),
+        (f"{tmp_path}/{name}/*/x?.tfrecord", shards[:1]),
+        (str(shards[1]), shards[1:]),
+        (f"{folder}/x*.tfrecord,{other}/*", [shards[0], other / "x1.tfrecord"]),
+        (f"{other}/*, {shards[1]}", [shards[1], other / "x1.tfrecord"]),
+    ):
+        found = records.expand_patterns(pattern, "data_pattern")
+        assert found == sorted(map(str, expected))
+
+
+def test_patterns_of_the_home_folder_and_of_here(tmp_path, monkeypatch):
+    (tmp_path / "x.tfrecord").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = records.expand_patterns("~/*.tfrecord", "data_pattern")
+    assert found == [str(tmp_path / "x.tfrecord")]
+    monkeypatch.chdir(tmp_path)
+    (found,) = records.expand_patterns("*.tfrecord", "data_pattern")
+    assert os.path.normpath(found) == "x.tfrecord"
+    with pytest.raises(ValueError) as error:
+        records.expand_patterns("nowhere/*/x,*", "data_pattern")
+    assert "--data_pattern=nowhere/*/x " in str(error.value)

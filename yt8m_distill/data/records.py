@@ -64,21 +64,19 @@ def dequantize(values: np.ndarray) -> np.ndarray:
 def expand_patterns(patterns: str, flag: str) -> list[str]:
     """Comma separated globs to sorted file names; indices of shards are left out.
 
-    A file of exactly the name given wins over the pattern that it also is; `~` is the
-    home folder.
+    A file or folder of exactly the name given wins over the pattern that it also is,
+    commas included; `~` is the home folder.
 
     Raises:
         ValueError: if a glob matches nothing, or a directory; names the flag.
     """
-    if os.path.isfile(os.path.expanduser(patterns)):
-        return [os.path.expanduser(patterns)]
     files: list[str] = []
-    for pattern in settings.split_names(patterns):
+    for pattern in _split(patterns):
         expanded = os.path.expanduser(pattern)
         try:
             found = [expanded]
             if not os.path.isfile(expanded):
-                found = tf.io.gfile.glob(expanded)
+                found = tf.io.gfile.glob(_with_literal_folder(expanded))
         except tf.errors.OpError as error:
             raise ValueError(f"--{flag}={pattern}: {error.message}") from error
         found = [path for path in found if not path.endswith(INDEX_SUFFIX)]
@@ -95,6 +93,37 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
     if not files:
         raise ValueError(f"--{flag} is empty: name the shards.")
     return sorted(set(files))
+
+
+_COMMAS = 3  # Commas in one name that are looked for.
+
+
+def _split(patterns: str) -> list[str]:
+    """The patterns between commas; files and folders that exist keep their commas."""
+    parts, found = patterns.split(","), []
+    while parts:
+        joined = [",".join(parts[: n + 1]).strip() for n in range(_COMMAS + 1)]
+        files = [name for name in joined if os.path.isfile(os.path.expanduser(name))]
+        below = [name for name in joined if "," in _existing_folder(name)]
+        chosen = [*files[-1:], *below[:1], joined[0]][0]
+        found.append(chosen)
+        del parts[: 1 + chosen.count(",")]
+    return [pattern for pattern in found if pattern]
+
+
+def _existing_folder(path: str) -> str:
+    """The longest beginning of a path that is a folder; may be empty."""
+    folder = os.path.dirname(os.path.expanduser(path))
+    while folder and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _with_literal_folder(pattern: str) -> str:
+    """The pattern with the folder that exists at its beginning taken literally."""
+    folder = _existing_folder(pattern)
+    escaped = re.sub(r"([\[*?])", r"[\1]", folder.replace("\\", "\\\\"))
+    return escaped + pattern[len(folder) :]
 
 
 def _refuse_directories(found: Sequence[str], where: str, pattern: str) -> None:
