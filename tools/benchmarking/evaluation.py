@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 # Run as a file, the root is two folders up.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import numpy as np
 import tensorflow as tf
