@@ -101,8 +101,10 @@ def _call(script: str, *flags: str) -> Done:
 class _Scale:
     """The measurements on one set of shards, in a folder of its own."""
 
-    def __init__(self, folder: pathlib.Path, paths: list[pathlib.Path], videos: int):
-        self.folder, self.videos = folder, videos
+    def __init__(
+        self, folder: pathlib.Path, paths: list[pathlib.Path], videos: int, batch: int
+    ):
+        self.folder, self.batch = folder, batch
         folder.mkdir()
         shards = folder / "shards"
         shards.mkdir()
@@ -110,8 +112,7 @@ class _Scale:
             (shards / path.name).hardlink_to(path)
         self.pattern = f"{shards}/*.tfrecord"
         self.index = folder / "index"
-        self.batch = 1024 if videos > 100_000 else 64
-        self.steps = -(-videos // self.batch)
+        self.steps = -(-videos // batch)
 
     def train(self, name: str, *more: str) -> list[str]:
         """The flags of a run of two epochs that logs ten times in each."""
@@ -198,8 +199,11 @@ def rows(
         made = pathlib.Path(folder or place) / f"{num_shards}x{num_videos}"
         paths = write(made, num_shards, num_videos)
         few, part = len(paths) // 8, num_videos // 8
-        small = _Scale(pathlib.Path(place) / "part", paths[:few], part).measure()
-        whole = _Scale(pathlib.Path(place) / "whole", paths, num_videos).measure()
+        # In equal batches: what differs is the number of videos.
+        batch = 1024 if part >= 20_000 else 16
+        small = _Scale(pathlib.Path(place, "part"), paths[:few], part, batch)
+        whole = _Scale(pathlib.Path(place, "whole"), paths, num_videos, batch)
+        small, whole = small.measure(), whole.measure()
     scaled = "" if num_videos == NUM_VIDEOS else f"; 1/{NUM_VIDEOS / num_videos:.3g}"
     what = f"{num_shards} shards, {num_videos:,} videos{scaled} of YouTube-8M's"
     seconds = {
