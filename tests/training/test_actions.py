@@ -1,9 +1,93 @@
-"""The lines of a run's log: once each, also after a stop."""
+"""Each action alone: what it makes of the steps and of the results of an epoch."""
+
+import math
+import types
 
 import pytest
 
 from tests import training_helpers as helpers
-from yt8m_distill.training import actions
+from yt8m_distill.models import builder
+from yt8m_distill.training import actions, checkpoints, loop, modes
+
+
+def place(step=0, epoch=0, batch=0, **more):
+    """What an action sees of a loop of 5 epochs of 10 batches."""
+    stops = []
+    return types.SimpleNamespace(
+        name="phase",
+        step=step,
+        epoch=epoch,
+        batch=batch,
+        epochs=5,
+        batches=10,
+        seconds_left=90.0,
+        stop=lambda: stops.append(True),
+        stops=stops,
+        **{"results": {}, **more},
+    )
+
+
+def chunk(loss: float, count=1, taken=None, bad_step=-1, seconds=1.0) -> loop.Chunk:
+    names = ["label_loss", "reg_loss", "loss", "Hit@1", "PERR", "GAP"]
+    means = {f"net/{name}": loss for name in names}
+    return loop.Chunk(
+        count, count if taken is None else taken, means, bad_step, seconds
+    )
+
+
+def test_means_are_over_the_steps_that_were_taken(tmp_path):
+    log = actions.MetricsLog(str(tmp_path))
+    log.check_writable()
+    action = actions.LogTraining(log, every=4, batch_size=8, rate_at=lambda step: 0.5)
+    assert action.steps_until_next(6) == 2
+    action.after_steps(place(2), chunk(1.0, count=2, taken=2))
+    action.after_steps(place(4), chunk(4.0, count=2, taken=1))
+    # At the end of an epoch too; none of its steps was taken.
+    action.after_steps(place(5, batch=10), chunk(9.0, taken=0))
+    (line,) = helpers.read_lines(log._lines_path)
+    assert line["step"] == 4 and line["learning_rate"] == 0.5
+    assert line["net/loss"] == pytest.approx((2 * 1 + 1 * 4) / 3, rel=1e-5)
+    assert line["global_step/Examples/Second"] == 4 * 8 / 2
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_what_is_left(tmp_path):
+    state = checkpoints.State(str(tmp_path), {}, 1)
+    action = actions.StopOnNaN(state)
+    action.after_steps(place(3), chunk(1.0))
+    bad = chunk(math.nan, bad_step=3)
+    with pytest.raises(FloatingPointError, match="Step 3: net/label_loss") as error:
+        action.after_steps(place(3), bad)
+    assert "intact" not in str(error.value)
+    state.save()
+    with pytest.raises(FloatingPointError, match="ckpt-0 is intact"):
+        action.after_steps(place(3), bad)
+
+
+def test_the_best_is_kept_and_patience_ends(tmp_path):
+    """Proposed before the save and settled after it, by the two calls of an epoch."""
+    run = helpers.make_run(tmp_path, "data", mode="baseline")
+    networks = builder.build_networks(run, ["student"])
+    (phase,) = modes.phases(run)
+    state = checkpoints.State(str(tmp_path), {"student": networks.student}, 1)
+    folder = str(tmp_path / "best")
+    keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)
+    patience = actions.StopEarly(state, epochs=2)
+    stopped = []
+    for epoch, gap in enumerate([0.3, 0.5, 0.5, 0.4]):
+        results = {"validation": {"student": {"gap": gap}}}
+        here = place(10 * (epoch + 1), epoch, 10, results=results)
+        keep.after_epoch(here)
+        keep.after_epoch(here)  # As after a stop in a later action: nothing changes.
+        there = place(here.step, epoch + 1)
+        state.save()
+        keep.next_epoch(there)
+        patience.next_epoch(there)
+        stopped.append(bool(there.stops))
+    assert stopped == [False, False, False, True]
+    entry = state.read_notes()["student"]
+    assert [e["gap"] for e in entry["epochs"]] == [0.3, 0.5, 0.5, 0.4]
+    assert entry["best"] == {"epoch": 2, "step": 20, "gap": 0.5}
+    assert checkpoints.settle_best(folder, entry["best"], verify=True)["step"] == 20
 
 
 def test_a_resumed_run_repeats_no_line(tmp_path):

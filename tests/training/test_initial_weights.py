@@ -110,7 +110,7 @@ def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
     assert "MeanTanh(units=5)" in message and "MeanTanh(units=6)" in message
     prefix = helpers.best(other, "teacher", "teacher")
     message = refused(teacher_checkpoint=prefix, teacher="MeanTanh(units=5)")
-    assert "does not hold this teacher" in message and "\n" not in message
+    assert prefix in message and "teacher" in message and "\n" not in message
 
 
 def test_the_copied_classifier_starts_equal_and_is_another(

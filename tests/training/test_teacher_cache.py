@@ -203,18 +203,6 @@ def test_what_another_run_has_covered_can_be_read(tmp_path):
     )
 
 
-def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
-    def refuse(*arguments, **options):
-        raise NotImplementedError  # As filelock does there.
-
-    monkeypatch.setattr(teacher_cache.filelock.FileLock, "acquire", refuse)
-    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
-    with cache.filling():
-        cache.add([b"a"], arrays(np.random.default_rng(0), 1))
-    assert b"a" in cache
-    assert f"{cache.folder} cannot be locked" in caplog.text
-
-
 def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
     pattern = serial_run.training.train_data_pattern
     first = pattern.replace("train-*", "train-0")

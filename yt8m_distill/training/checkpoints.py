@@ -63,7 +63,8 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, AssertionError):
         # TensorFlow prints the variables, values included, in one long line.
         return "it lacks variables of this network."
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.split(", value=")[0]
 
 
 def _stem(name: str) -> str:

@@ -183,12 +183,6 @@ class TeacherCache:
                 except filelock.Timeout:
                     _LOG.info("Another run is filling %s: waiting.", self.folder)
                     stack.enter_context(lock.acquire())
-            except NotImplementedError:  # Some network file systems cannot lock.
-                _LOG.warning(
-                    "--teacher_cache: %s cannot be locked: let no other run fill it "
-                    "now.",
-                    self.folder,
-                )
             except OSError as error:
                 raise self._unwritable(error) from error
             self._open_new_parts()
