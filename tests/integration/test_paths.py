@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tests import prediction_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.serving import export, predictions
@@ -38,4 +39,4 @@ def test_every_path_that_is_not_refused_works(tmp_path):
     path = root / f"{NAME}.csv"
     with predictions.PredictionWriter(path):
         pass
-    assert len(predictions.read_predictions(path)[0]) == 0
+    assert len(prediction_helpers.read_predictions(path)[0]) == 0

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import prediction_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.serving import predictions, skips
@@ -155,7 +156,7 @@ def vocabulary(folder) -> pathlib.Path:
 
 
 def test_the_csv_has_a_companion_with_the_names_of_the_classes(csv):
-    ids, classes, scores = predictions.read_predictions(csv)
+    ids, classes, scores = prediction_helpers.read_predictions(csv)
     lines = pathlib.Path(f"{csv}.names.csv").read_text().splitlines()
     assert lines[0] == "VideoId,Class,Name,Score"
     assert len(lines) == 1 + classes.size
@@ -202,7 +203,7 @@ def test_eval_agrees_with_the_validation_of_training(train_dir, evaluation):
 
 
 def test_gap_of_the_csv_is_evals_to_the_printed_digits(csv, validation, evaluation):
-    ids, classes, scores = predictions.read_predictions(csv)
+    ids, classes, scores = prediction_helpers.read_predictions(csv)
     labels = {video_id: set(given) for video_id, given, _ in validation}
     assert [i.decode() for i in ids] == [video[0] for video in validation]
     assert classes.shape == (NUM_VALID, 10)  # 20 asked for, 10 classes.
@@ -269,7 +270,7 @@ def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp
         )
     names = [f"predictions-0000{index}-of-00003.csv" for index in range(3)]
     assert sorted(x for x in os.listdir(tmp_path) if "predictions" in x) == names
-    sizes = [len(predictions.read_predictions(tmp_path / x)[0]) for x in names]
+    sizes = [len(prediction_helpers.read_predictions(tmp_path / x)[0]) for x in names]
     assert sizes == [11, 3, 16]
     merged = tmp_path / "merged.csv"
     done = subprocess.run(
@@ -324,7 +325,7 @@ def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp
         for record in tf.data.TFRecordDataset(str(data / "validate-0.tfrecord"))
     ]
     found = model(example_bytes=tf.constant(records))
-    ids, classes, scores = predictions.read_predictions(csv)
+    ids, classes, scores = prediction_helpers.read_predictions(csv)
     np.testing.assert_array_equal(found["video_id"], ids)
     np.testing.assert_array_equal(found["class_indexes"], classes)
     # %g keeps six digits.

@@ -9,11 +9,9 @@ UTF-8 survives the round trip (read such a file with
 quoted as in RFC 4180: such an id may span lines.
 """
 
-import array
 import contextlib
 import csv
 import io
-import math
 import os
 import re
 import types
@@ -32,7 +30,6 @@ HEADER_LINE = (",".join(HEADER) + "\n").encode()
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _BUFFER_BYTES = 1 << 20
 csv.field_size_limit(1 << 30)  # An id may be longer than the 131,072 bytes by default.
-_MAX_CLASS = np.iinfo(np.int32).max
 
 
 class PredictionWriter:
@@ -221,48 +218,6 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
             raise ValueError(f"{path}, line {line}: {error}.") from error
 
 
-def read_predictions(
-    path: str | os.PathLike,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads a CSV that `PredictionWriter` wrote.
-
-    Args:
-        path: a local path or one that tf.io.gfile knows.
-
-    Returns:
-        ids [N] of bytes (dtype object), classes [N, k] int32, scores [N, k]
-        float32, in the order of the file.
-
-    Raises:
-        ValueError: if the file is missing or malformed; the message names the line.
-    """
-    path = os.fspath(path)
-    ids: list[bytes] = []
-    classes, scores = array.array("i"), array.array("f")
-    width = None
-    for row in read_rows(path):
-        try:
-            video_id, row_classes, row_scores = _parse_row(row.columns)
-            if width not in (None, len(row_classes)):
-                raise ValueError(
-                    f"{len(row_classes)} predictions after lines with {width}"
-                )
-        except ValueError as error:
-            raise ValueError(f"{path}, line {row.line}: {error}.") from error
-        width = len(row_classes)
-        ids.append(video_id)
-        classes.extend(row_classes)
-        scores.extend(row_scores)
-    shape = (len(ids), width or 0)
-    id_column = np.empty(len(ids), object)
-    id_column[:] = ids
-    return (
-        id_column,
-        np.asarray(classes, np.int32).reshape(shape),
-        np.asarray(scores, np.float32).reshape(shape),
-    )
-
-
 NAMES_SUFFIX = ".names.csv"
 
 
@@ -297,23 +252,6 @@ def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
     for line in lines:
         notes.append(line)
         yield line
-
-
-def _parse_row(columns: list[str]) -> tuple[bytes, list[int], list[float]]:
-    video_id, pairs = columns
-    numbers = pairs.split()
-    if not numbers or len(numbers) % 2:
-        raise ValueError(
-            "pairs of a class and a score are expected; received "
-            f"{len(numbers)} numbers"
-        )
-    classes, scores = list(map(int, numbers[::2])), list(map(float, numbers[1::2]))
-    for extreme in (min(classes), max(classes)):
-        if not 0 <= extreme <= _MAX_CLASS:
-            raise ValueError(f"class {extreme} is not in [0, {_MAX_CLASS}]")
-    if not all(map(math.isfinite, scores)):
-        raise ValueError("a score is NaN or infinite")
-    return _encoded(video_id), classes, scores
 
 
 def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> bytes:
