@@ -93,7 +93,7 @@ def main() -> None:
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     evaluation = flag_groups.read(settings.EvalSettings)
     reading = flag_groups.read(settings.ReadingSettings)
-    stated = flag_groups.read_stated(settings.DataSettings)
+    stated = flag_groups.read_stated()
     vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import files
@@ -150,7 +150,7 @@ def run() -> None:
         main,
         groups,
         after_a_stop="The same command evaluates anew.",
-        stated=(settings.DataSettings,),
+        stated=flag_groups.RUN_GROUPS,
     )
 
 

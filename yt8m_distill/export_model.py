@@ -34,7 +34,7 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     given = flag_groups.read(settings.ExportSettings)
-    stated = flag_groups.read_stated(settings.DataSettings)
+    stated = flag_groups.read_stated()
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 
@@ -65,7 +65,7 @@ def run() -> None:
         main,
         groups,
         after_a_stop="Nothing has its final name; the same command exports anew.",
-        stated=(settings.DataSettings,),
+        stated=flag_groups.RUN_GROUPS,
         unlisted=_IGNORED,
     )
 

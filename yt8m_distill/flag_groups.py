@@ -23,6 +23,9 @@ from yt8m_distill.training import interruption
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
 
+# Flags of settings that are known from elsewhere; see `define`.
+_STATED: set[str] = set()
+
 # Defaults that a preset puts in the place of the ordinary ones. A flag that is
 # given wins over the preset.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,6 +69,7 @@ def define(
         for field in dataclasses.fields(group):
             if field.name not in flag_values:
                 _define_one(field, None, flag_values)
+                _STATED.add(field.name)
 
 
 def _define_one(field: dataclasses.Field, default: Any, flag_values) -> None:
@@ -124,12 +128,9 @@ def _refuse_broken_link(field: dataclasses.Field, value: Any) -> None:
             )
 
 
-def read_stated(
-    group: type, flag_values: flags.FlagValues = flags.FLAGS
-) -> dict[str, Any]:
-    """Name → value of the flags of a class that the command line has."""
-    names = [field.name for field in dataclasses.fields(group)]
-    return {n: flag_values[n].value for n in names if flag_values[n].present}
+def read_stated(flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """Name → value of the settings that the command line states again."""
+    return {n: flag_values[n].value for n in _STATED if flag_values[n].present}
 
 
 def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSettings:

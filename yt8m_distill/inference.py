@@ -27,7 +27,7 @@ def main() -> None:
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     inference = flag_groups.read(settings.InferenceSettings)
     reading = flag_groups.read(settings.ReadingSettings)
-    stated = flag_groups.read_stated(settings.DataSettings)
+    stated = flag_groups.read_stated()
     vocabulary.read(inference.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
@@ -105,7 +105,7 @@ def run() -> None:
         main,
         groups,
         after_a_stop="Nothing has its final name; the same command predicts anew.",
-        stated=(settings.DataSettings,),
+        stated=flag_groups.RUN_GROUPS,
     )
 
 

@@ -234,6 +234,7 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
         f"--vocabulary={vocabulary(tmp_path)}",
         # Flags of the run may be stated again.
         *("--feature_names=rgb, audio", "--feature_sizes=8,4", "--num_classes=10"),
+        *("--student_k=6", "--num_epochs=1"),
         "--batch_size=8",  # As inference had, so that sums have the same order.
     )
     assert done.returncode == 0, done.stderr

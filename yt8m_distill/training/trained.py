@@ -82,19 +82,18 @@ def open_network(
         wait: without a checkpoint, return the network unloaded (`found` is None)
             instead of raising.
         strategy: the devices; None: all that the flags allow.
-        stated: data settings that must agree with those of the run.
+        stated: settings that must agree with those of the run.
 
     Raises:
         ValueError: if there is no run, no such network or no checkpoint yet.
     """
     run = manifest.read_run_settings(given.train_dir)
-    trained_on = dataclasses.asdict(run.data)
-    stated = {k: v for k, v in (stated or {}).items() if k != "video_id_key"}
-    different = settings.differences({k: trained_on[k] for k in stated}, stated)
+    stated, of_run = stated or {}, run.to_dict()
+    different = settings.differences({k: of_run[k] for k in stated}, stated)
     if different:
         raise ValueError(
-            f"--train_dir={given.train_dir} was trained on other data: {different}. "
-            "These flags can be left out."
+            f"--train_dir={given.train_dir} was trained with other settings: "
+            f"{different}. These flags can be left out."
         )
     if given.video_id_key:
         data = dataclasses.replace(run.data, video_id_key=given.video_id_key)
