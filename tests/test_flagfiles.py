@@ -46,13 +46,13 @@ def command(path: pathlib.Path) -> list[str]:
 def test_a_flagfile_builds_its_phases(path):
     arguments = [f"--flagfile={path}", *SETTINGS]
     run = flag_groups.read_run(parse(*arguments))
-    assert modes.phases(run)
+    assert modes.phases(run, resolved=False)
     # The networks, with their cells cut so that they are quick to make.
     small = registry.parse(run.networks.teacher)
     small = registry.Specification(small.name, {**small.arguments, "cells": 2})
     run = flag_groups.read_run(parse(*arguments, f"--teacher={small}"))
-    share = any(phase.share_classifier for phase in modes.phases(run))
-    builder.build_networks(run, ["teacher", "student"], share)
+    for phase in modes.phases(run, resolved=False):
+        builder.build_networks(phase.roles, run.data)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

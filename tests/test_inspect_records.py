@@ -11,9 +11,10 @@ import pytest
 from absl import flags
 
 from tests import record_helpers
+from tests import training_helpers as helpers
 from yt8m_distill import flag_groups, inspect_records, settings
 from yt8m_distill.data import pipeline
-from yt8m_distill.models import builder, frame_average
+from yt8m_distill.models import frame_average
 from yt8m_distill.training import modes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -177,7 +178,7 @@ def test_video_level_records_are_recognised(tmp_path):
     assert not run.data.frame_features
     (phase,) = modes.phases(run)
     (role,) = phase.roles
-    network = builder.build_network(role.name, run)
+    network = helpers.build_network(role.name, run)
     assert isinstance(network, frame_average.FrameLevelLogisticModel)
 
 

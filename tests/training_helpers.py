@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from yt8m_distill import files, settings
-from yt8m_distill.models import base
+from yt8m_distill.models import base, builder
 from yt8m_distill.training import (
     actions,
     checkpoints,
@@ -62,13 +62,37 @@ class MeanTanh(base.VideoClassifier):
         size = base.num_weights([self.kernel])
         return {"frames": num_frames * size, **self.classifier_multiply_adds()}
 
-    def encode(self, frames, num_frames, state_indices, training):
+    def encode(self, frames, num_frames, state_indices, training, noise):
         x = tf.tanh(4 * tf.matmul(frames, tf.convert_to_tensor(self.kernel)))
         count = tf.cast(tf.maximum(num_frames, 1), tf.float32)
         encoding = tf.reduce_sum(x, axis=1) / count[:, tf.newaxis]
         if state_indices is None:
             return encoding, None
         return encoding, tf.gather(x, state_indices, batch_dims=1)
+
+
+def build_networks(run, names, share_classifier=False, to_be_read=False):
+    """New networks of these roles, as the settings describe them."""
+    roles = [modes.networks(run)[name] for name in sorted(names, reverse=True)]
+    shares = "teacher" if share_classifier else None
+    roles = [
+        dataclasses.replace(
+            role, shares_classifier_with=shares if role.name == "student" else None
+        )
+        for role in roles
+    ]
+    return builder.build_networks(roles, run.data, to_be_read)
+
+
+def plan_of(run) -> manifest.Plan:
+    """What the manifest of a run says of its phases."""
+    phases = modes.phases(run, resolved=False)
+    return manifest.Plan("", [{"phase": p.name, "roles": p.describe()} for p in phases])
+
+
+def build_network(name, run):
+    """The new network of one role."""
+    return build_networks(run, [name]).network(name)
 
 
 def make_example(video_id: str, labels, frames, sizes=SIZES, id_key="id") -> bytes:

@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
 
     if values.work == "teacher_cache":
         settings_ = flag_groups.read_run(values)
-        cache, _ = works.open_cache(settings_)
+        cache, *_ = works.open_cache(settings_)
         # Held until the end: a training run that wants the cache waits for it.
         with cache.filling():
             work, data = works.plan_cache(settings_)

@@ -79,7 +79,7 @@ def describe(run: settings.RunSettings) -> str:
     The student's forward pass stands at every k of the paper if the run's k is one of
     them, and otherwise at the run's alone.
     """
-    phases = modes.phases(run)
+    phases = modes.phases(run, resolved=False)
     roles = {role.name for phase in phases for role in phase.roles}
     forward, k = [], run.sampling.student_k
     if "teacher" in roles:

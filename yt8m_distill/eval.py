@@ -125,7 +125,7 @@ def main() -> None:
     seen = None
     while True:
         found = checkpoints.find(
-            checkpoint.train_dir, trained.run, trained.role, checkpoint.checkpoint
+            checkpoint.train_dir, trained.plan, trained.role, checkpoint.checkpoint
         )
         if found and found != seen:
             seen = found

@@ -8,7 +8,9 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +32,17 @@ class Specification:
 
     def with_defaults(self, **defaults: Any) -> "Specification":
         """The same specification with `defaults` where it says nothing."""
-        return Specification(self.name, {**defaults, **self.arguments})
+        return Specification(
+            self.name,
+            {
+                **self.arguments,
+                **{
+                    key: value
+                    for key, value in defaults.items()
+                    if key not in self.arguments
+                },
+            },
+        )
 
 
 def parse(text: str) -> Specification:
@@ -69,6 +81,25 @@ def import_modules(package: str) -> None:
     folders = importlib.import_module(package).__path__
     for module in pkgutil.iter_modules(folders, prefix=f"{package}."):
         importlib.import_module(module.name)
+
+
+def import_user_modules(names: str) -> None:
+    """Imports the modules of `--import_modules`, so that their entries are registered.
+
+    A module in the working folder is found, too, wherever the script is.
+
+    Raises:
+        ValueError: for one that cannot be imported; names the flag and the module.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"--import_modules={name} cannot be imported: {error}."
+            ) from error
 
 
 def _parameters(entry: Callable) -> tuple[dict[str, inspect.Parameter], bool]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from yt8m_distill import registry
 
+# The two networks that have a flag; also their roles' names.
+TEACHER, STUDENT = "teacher", "student"
 MODES = ("teacher", "baseline", "serial", "parallel")
 GUIDED_MODES = ("serial", "parallel")
 STUDENT_STARTS = ("new", "teacher")
@@ -25,6 +27,7 @@ DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 BAD_RECORDS = ("stop", "skip")
 MISSING_FEATURES = ("refuse", "zeros")
 NETWORKS = ("auto", "teacher", "student")
+TEACHER_MEANS = ("probabilities", "logits")
 SCHEDULES = ("exponential", "cosine")
 
 
@@ -316,6 +319,11 @@ class NetworkSettings(Settings):
         "own, with block_len 5 (3 at k=6), or 5 blocks (3 at k=6) where the teacher "
         "gives num_blocks.",
     )
+    import_modules: str = setting(
+        "",
+        "Modules of your own, comma separated, that register networks, losses, "
+        "samplers or heads, such as my_package.my_models.",
+    )
     dtype_policy: str = setting(
         "float32",
         "Precision of the matrix products; variables and losses are float32 always.",
@@ -363,9 +371,15 @@ class DistillationSettings(Settings):
     teacher_checkpoint: str = setting(
         "",
         "Serial mode: a finished run's train_dir, or a checkpoint prefix, whose "
-        "teacher is used. Empty: the teacher of --train_dir, trained first where "
-        "there is none.",
+        "teacher is used; of several, separated by commas, the mean. Empty: the "
+        "teacher of --train_dir, trained first where there is none.",
         path="checkpoints",
+    )
+    teacher_mean: str = setting(
+        "probabilities",
+        "With several teachers: whether the student learns the mean of their "
+        "probabilities or of their logits.",
+        choices=TEACHER_MEANS,
     )
     student_start: str = setting(
         "new",
@@ -465,6 +479,18 @@ class TrainingSettings(Settings):
         "Glob of the validation shards, evaluated after every epoch to keep the best "
         "by GAP. Empty: no validation, the last epoch is kept.",
         path="pattern",
+    )
+    unlabeled_data_pattern: str = setting(
+        "",
+        "Glob of shards whose videos fill a share of every batch of a guided student; "
+        "their labels do not count.",
+        path="pattern",
+    )
+    unlabeled_fraction: float = setting(
+        0.5,
+        "With --unlabeled_data_pattern: its share of every batch.",
+        minimum=0,
+        maximum=1,
     )
     train_fraction: float = setting(
         1.0,

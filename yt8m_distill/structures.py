@@ -10,7 +10,7 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 | `label_weights` | [B] float32   | 1 where the video has labels, otherwise 0: it |
 |            | (or [B, C])        | counts in no loss and no metric of labels    |
 | `views`    | name -> View       | `all`, `sampled`                             |
-| `guide`    | name -> [B, ...]   | with a teacher cache: see teacher_cache      |
+| `guides`   | role -> arrays     | with a teacher cache: see teacher_cache      |
 
 Every batch has the same B: the last one is padded with rows of weight 0, so
 that nothing is dropped, nothing is traced twice, and every replica gets the
@@ -37,7 +37,7 @@ LABELS = "labels"
 WEIGHTS = "weights"
 LABEL_WEIGHTS = "label_weights"
 VIEWS = "views"
-GUIDE = "guide"
+GUIDES = "guides"
 
 FRAMES = "frames"
 NUM_FRAMES = "num_frames"

@@ -10,9 +10,8 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import structures
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions, predictor
-from yt8m_distill.training import inputs
+from yt8m_distill.training import inputs, modes
 
 TOP_K = 4
 
@@ -34,7 +33,7 @@ def run(tmp_path_factory):
 
 def make_networks(run, strategy):
     with strategy.scope():
-        networks = builder.build_networks(run, ["teacher", "student"])
+        networks = helpers.build_networks(run, ["teacher", "student"])
     random = np.random.default_rng(3)
     for variable in networks.weights:
         variable.assign(random.normal(0, 1, variable.shape))
@@ -45,7 +44,7 @@ def dataset_of(run, strategy, batch_size: int):
     return inputs.evaluation_dataset(
         strategy,
         inputs.training_shards(run),
-        inputs.views_of(run, ["teacher", "student"]),
+        modes.views_of(run, ["teacher", "student"]),
         batch_size,
     )
 

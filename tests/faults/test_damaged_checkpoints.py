@@ -9,7 +9,6 @@ import pytest
 
 from tests import training_helpers as helpers
 from tests.faults import processes
-from yt8m_distill.models import builder
 from yt8m_distill.training import checkpoints
 
 pytestmark = pytest.mark.faults
@@ -39,7 +38,7 @@ def subject(tmp_path_factory):
     """A network, a folder with two states and a best network, and their numbers."""
     folder = tmp_path_factory.mktemp("damaged") / "phase"
     run = helpers.make_run(folder, "none", mode="baseline", student="MeanTanh")
-    network = builder.build_networks(run, ["student"]).student
+    network = helpers.build_networks(run, ["student"]).student
     state = checkpoints.State(str(folder), {"student": network}, 3)
     expected = {}
     for step in (1, 2):

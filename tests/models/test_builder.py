@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import training_helpers as helpers
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.losses import registered
 from yt8m_distill.models import (
     base,
-    builder,
     frame_average,
     heads,
     hierarchical_lstm,
     lstm_model,
 )
+from yt8m_distill.training import specifications
 
 TEACHER = "HierarchicalLSTM(cells=3, block_len=4)"
 ROLES = ("teacher", "student")
@@ -61,7 +62,7 @@ def test_the_help_of_teacher_names_every_model_and_head():
     [(6, 3), (3, 3), (9, 3), (10, 5), (15, 5), (20, 5), (30, 5), (7, 5), (1, 5)],
 )
 def test_the_default_student_is_the_teacher_with_short_blocks(k, block_len):
-    found = builder.student_specification(make_run(k=k))
+    found = specifications.student_specification(make_run(k=k))
     expected = {"cells": 3, "block_len": block_len}
     assert found == registry.Specification("HierarchicalLSTM", expected)
 
@@ -75,7 +76,7 @@ def test_a_student_of_all_frames_is_as_wide_as_the_teachers_view():
         )
         for sampler in ("all", "all()")
     ]
-    found = [builder.build_network("student", r) for r in (run, *wholes)]
+    found = [helpers.build_network("student", r) for r in (run, *wholes)]
     # 8 and 40 frames in 4 blocks.
     assert [network.max_frames for network in found] == [8, 40, 40]
     assert [network.block_len for network in found] == [2, 10, 10]
@@ -84,19 +85,19 @@ def test_a_student_of_all_frames_is_as_wide_as_the_teachers_view():
 @pytest.mark.parametrize("k, num_blocks", [(6, 3), (10, 5), (15, 5), (30, 5)])
 def test_the_default_student_of_a_teacher_in_blocks_has_fewer(k, num_blocks):
     teacher = 'HierarchicalLSTM(cells=3, num_blocks=20, head="moe")'
-    found = builder.student_specification(make_run(teacher=teacher, k=k))
+    found = specifications.student_specification(make_run(teacher=teacher, k=k))
     assert found.arguments == {"cells": 3, "num_blocks": num_blocks, "head": "moe"}
 
 
 @pytest.mark.parametrize("teacher", ["FrameLevelLogisticModel", "LstmModel(cells=3)"])
 def test_the_default_student_of_a_teacher_without_blocks_is_the_same(teacher):
-    found = builder.student_specification(make_run(teacher=teacher))
+    found = specifications.student_specification(make_run(teacher=teacher))
     assert found == registry.parse(teacher)
 
 
 def test_a_given_student_is_taken_as_it_is():
     student = "HierarchicalLSTM(cells=2, block_len=7)"
-    found = builder.student_specification(make_run(student=student, k=6))
+    found = specifications.student_specification(make_run(student=student, k=6))
     assert found == registry.parse(student)
 
 
@@ -110,21 +111,21 @@ def test_a_given_student_is_taken_as_it_is():
     ],
 )
 def test_the_classifier_of_each_mode(mode, expected):
-    assert builder.classifier_of(make_run(mode=mode)) == expected
+    assert specifications.classifier_of(make_run(mode=mode).distillation) == expected
 
 
 @pytest.mark.parametrize("mode", settings.MODES)
 @pytest.mark.parametrize("classifier", ["copied", "own"])
 def test_a_given_classifier_wins(mode, classifier):
     run = make_run(mode=mode, classifier=classifier)
-    assert builder.classifier_of(run) == classifier
+    assert specifications.classifier_of(run.distillation) == classifier
 
 
 # ------------------------------------------------------------------ the networks
 
 
 def test_the_roles_read_views_of_their_own_length():
-    networks = builder.build_networks(make_run(), ROLES)
+    networks = helpers.build_networks(make_run(), ROLES)
     assert (networks.teacher.max_frames, networks.student.max_frames) == (40, 10)
     assert (networks.teacher.block_len, networks.student.block_len) == (4, 5)
     assert networks.views == {
@@ -138,16 +139,16 @@ def test_the_roles_read_views_of_their_own_length():
 
 @pytest.mark.parametrize("role", ROLES)
 def test_only_the_roles_asked_for_are_made(role):
-    networks = builder.build_networks(make_run(), [role])
+    networks = helpers.build_networks(make_run(), [role])
     (other,) = set(ROLES) - {role}
     assert networks.network(role) is not None
-    assert networks.network(other) is None
+    assert not hasattr(networks, other)
     assert list(networks.views) == [role]
 
 
 def test_weights_that_are_to_be_read_are_not_drawn():
     drawn, waiting, again = (
-        builder.build_networks(make_run(), ROLES, to_be_read=to_be_read)
+        helpers.build_networks(make_run(), ROLES, to_be_read=to_be_read)
         for to_be_read in (False, True, False)
     )
     described = [[tuple(v.shape) for v in n.variables] for n in (drawn, waiting)]
@@ -163,7 +164,7 @@ def test_weights_that_are_to_be_read_are_not_drawn():
 
 def test_a_network_on_video_level_records_reads_one_frame():
     run = make_run(teacher="FrameLevelLogisticModel", frame_features=False)
-    networks = builder.build_networks(run, ROLES)
+    networks = helpers.build_networks(run, ROLES)
     assert (networks.teacher.max_frames, networks.student.max_frames) == (1, 1)
 
 
@@ -176,13 +177,13 @@ def test_a_network_on_video_level_records_reads_one_frame():
     ],
 )
 def test_every_model_can_teach_and_learn(text, kind):
-    networks = builder.build_networks(make_run(teacher=text), ROLES)
+    networks = helpers.build_networks(make_run(teacher=text), ROLES)
     assert type(networks.teacher) is type(networks.student) is kind
 
 
 def test_the_width_known_beforehand_is_the_width_of_the_encoding():
     for text in (TEACHER, "LstmModel(cells=2, layers=3)", "FrameLevelLogisticModel"):
-        network = builder.build_network("teacher", make_run(teacher=text))
+        network = helpers.build_network("teacher", make_run(teacher=text))
         spec = registry.parse(text)
         arguments = base.MODELS.arguments(spec)
         assert network.encoder_size(5, arguments) == network.encoding_size
@@ -205,21 +206,21 @@ def make_views(rows=2) -> dict:
 
 def test_a_shared_classifier_is_one_set_of_variables():
     run = make_run(mode="parallel")
-    networks = builder.build_networks(run, ROLES, share_classifier=True)
+    networks = helpers.build_networks(run, ROLES, share_classifier=True)
     assert networks.student.head is networks.teacher.head
-    unshared = builder.build_networks(run, ROLES)
+    unshared = helpers.build_networks(run, ROLES)
     assert unshared.student.head is not unshared.teacher.head
 
 
 def test_a_narrower_student_shares_through_a_bridge():
     run = make_run(student="HierarchicalLSTM(cells=2, block_len=5)", mode="parallel")
-    networks = builder.build_networks(run, ROLES, share_classifier=True)
+    networks = helpers.build_networks(run, ROLES, share_classifier=True)
     assert networks.student.head is networks.teacher.head
     assert tuple(networks.student.bridge.shape) == (8, 12)
     outputs = networks({structures.VIEWS: make_views()})
     assert outputs["student"].encoding.shape == outputs["teacher"].encoding.shape
     # Whatever the order of the roles is called in.
-    again = builder.build_networks(run, ROLES[::-1], share_classifier=True)
+    again = helpers.build_networks(run, ROLES[::-1], share_classifier=True)
     assert again.student.head is again.teacher.head
 
 
@@ -247,7 +248,7 @@ def test_a_bridge_is_built_where_the_encodings_have_to_meet(
     run = make_run(
         student=student, mode=mode, classifier=classifier, student_loss=student_loss
     )
-    network = builder.build_network("student", run)
+    network = helpers.build_network("student", run)
     assert (network.bridge is not None) == bridged
     width = 8 if "cells=2" in student else 5
     assert network.encoding_size == (12 if bridged else width)
@@ -257,7 +258,7 @@ def test_a_bridge_is_built_where_the_encodings_have_to_meet(
 def test_a_registered_loss_decides_whether_the_encodings_meet(
     monkeypatch, compares, bridged
 ):
-    loss = registered.Loss(lambda student, teacher: None, "teacher", compares)
+    loss = registered.Loss(lambda student, teacher: None, "guide", compares)
     monkeypatch.setitem(registered.LOSSES._entries, "cosine", lambda: loss)
     run = make_run(
         student="FrameLevelLogisticModel",
@@ -265,18 +266,18 @@ def test_a_registered_loss_decides_whether_the_encodings_meet(
         classifier="own",
         student_loss="ce + cosine",
     )
-    student = builder.build_network("student", run)
+    student = helpers.build_network("student", run)
     # The teacher's encoding has 4 * 3 numbers, the student's is a frame of 5.
     assert student.encoding_size == (12 if bridged else 5)
 
 
 def test_equal_widths_need_no_bridge_and_a_teacher_never_has_one():
     run = make_run(student="HierarchicalLSTM(cells=3, block_len=2)")
-    networks = builder.build_networks(run, ROLES)
+    networks = helpers.build_networks(run, ROLES)
     assert networks.student.bridge is None
     assert networks.teacher.bridge is None
     narrow = make_run(student="HierarchicalLSTM(cells=2, block_len=2)")
-    assert builder.build_network("teacher", narrow).bridge is None
+    assert helpers.build_network("teacher", narrow).bridge is None
 
 
 def test_the_student_meets_a_teacher_that_has_a_bridge_itself():
@@ -284,9 +285,9 @@ def test_the_student_meets_a_teacher_that_has_a_bridge_itself():
         teacher="HierarchicalLSTM(cells=3, block_len=4, encoding_size=7)",
         student="HierarchicalLSTM(cells=2, block_len=5)",
     )
-    networks = builder.build_networks(run, ROLES)
+    networks = helpers.build_networks(run, ROLES)
     assert networks.teacher.encoding_size == networks.student.encoding_size == 7
-    networks.copy_classifier()
+    networks.copy_classifier("teacher", "student")
 
 
 # -------------------------------------------------------------------- bad input
@@ -294,7 +295,7 @@ def test_the_student_meets_a_teacher_that_has_a_bridge_itself():
 
 def refuse(run, roles=ROLES, **arguments) -> str:
     with pytest.raises(ValueError) as caught:
-        builder.build_networks(run, roles, **arguments)
+        helpers.build_networks(run, roles, **arguments)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -343,7 +344,9 @@ def test_an_unknown_student_names_its_flag():
 def test_a_bad_argument_names_its_flag(flag, text, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = refuse(make_run(**{flag: text}))
-    assert message.startswith(f"--{flag}={text}: ")
+    # A student gets the width of its teacher's encoding, too.
+    name = text.split("(")[0]
+    assert message.startswith((f"--{flag}={text}: ", f"--{flag}={name}("))
     assert reason in message
     assert not list(tmp_path.iterdir())
 
@@ -380,7 +383,7 @@ class MeanNetwork(frame_average.FrameLevelLogisticModel):
     def encoder_size(cls, feature_size, arguments):
         return arguments.get("width", feature_size)
 
-    def encode(self, frames, num_frames, state_indices, training):
+    def encode(self, frames, num_frames, state_indices, training, noise):
         return tf.reduce_sum(frames, axis=1), None
 
 
@@ -427,7 +430,7 @@ def register(monkeypatch):
 def test_a_constructor_may_pass_keywords_on(register, mode, share):
     register(WithKeywords)
     run = make_run(student="Mine(dropout=0.25)", mode=mode)
-    networks = builder.build_networks(run, ROLES, share)
+    networks = helpers.build_networks(run, ROLES, share)
     # A frame of 5 numbers meets the teacher's encoding of 4 * 3.
     assert tuple(networks.student.bridge.shape) == (5, 12)
     assert networks.student.dropout_rate == 0.25

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m_distill.models import base, frame_average
+from yt8m_distill.models import base, frame_average, layers
 
 D, C, T = 5, 4, 6
 LENGTHS = [0, 1, 4, 6]
+ONE = tf.constant(1)
 
 
 def make_network(**arguments):
@@ -83,45 +84,37 @@ def test_there_is_no_dropout_outside_training():
     expected = network.head(network(view).encoding)
     for _ in range(3):
         np.testing.assert_array_equal(network(view).logits, expected)
-    noise = view | {"dropout_noise": tf.zeros([4, D])}  # would drop everything
+    noise = view | {"noise": layers.Noise(tf.constant([0, 1]), 0 * ONE, 4 * ONE)}
     np.testing.assert_array_equal(network(noise).logits, expected)
 
 
-def test_dropout_noise_below_the_rate_drops_and_the_rest_is_scaled_up():
-    network = make_network(dropout=0.25)
-    network.head.kernel.assign(np.eye(D)[:, :C])  # logits are the encoding's first 4
-    encoding = tf.constant([[1.0, 2.0, 3.0, 4.0, 5.0]])
-    noise = tf.constant([[0.0, 0.2499, 0.25, 0.99, 0.5]])
-    logits = network.classify(encoding, training=True, dropout_noise=noise)
-    np.testing.assert_allclose(logits, [[0, 0, 3 / 0.75, 4 / 0.75]], rtol=1e-6)
+def test_numbers_below_the_rate_drop_and_the_rest_is_scaled_up(monkeypatch):
+    drawn = tf.constant([[0.0, 0.2499, 0.25, 0.99]])
+    monkeypatch.setattr(tf.random, "uniform", lambda shape: drawn)
+    found = layers.dropout(tf.constant([[1.0, 2.0, 3.0, 4.0]]), 0.25)
+    np.testing.assert_allclose(found, [[0, 0, 3 / 0.75, 4 / 0.75]], rtol=1e-6)
 
 
 def test_dropout_reaches_the_classifier_but_not_the_encoding():
     network = make_network(dropout=0.5)
     view = make_view()
-    noise = noise_of((4, D))
-    outputs = network(view | {"dropout_noise": noise}, training=True)
+    noise = layers.Noise(tf.constant([3, 7]), 0 * ONE, 4 * ONE)
+    outputs = network(view | {"noise": noise}, training=True)
     np.testing.assert_array_equal(outputs.encoding, network(view).encoding)
-    kept = np.where(noise >= 0.5, outputs.encoding * 2, 0.0)
+    kept = noise.uniform(outputs.encoding) >= 0.5
+    kept = tf.where(kept, outputs.encoding * 2, 0.0)
     np.testing.assert_allclose(outputs.logits, network.head(kept), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])
-def test_dropout_keeps_the_expectation(rate):
-    network = make_network(dropout=rate)
-    encoding = tf.ones([1, D])
-    kernel = np.ones((D, C), np.float32)
-    network.head.kernel.assign(kernel)
+def test_dropout_keeps_the_expectation(rate, monkeypatch):
     # Noise 0, 1/n, 2/n, ...: a share of exactly `rate` is dropped, so the mean is
     # exact up to rounding.
     steps = 100
-    noise = (np.arange(steps) + 0.5) / steps
-    logits = [
-        network.classify(encoding, True, tf.fill([1, D], tf.constant(n, tf.float32)))
-        for n in noise
-    ]
-    expected = network.classify(encoding, training=False)
-    np.testing.assert_allclose(np.mean(logits, axis=0), expected, rtol=1e-4)
+    drawn = tf.constant((np.arange(steps) + 0.5) / steps, tf.float32)
+    monkeypatch.setattr(tf.random, "uniform", lambda shape: drawn)
+    found = layers.dropout(tf.ones([steps]), rate)
+    np.testing.assert_allclose(np.mean(found), 1, rtol=1e-4)
 
 
 def test_dropout_without_given_noise_is_drawn_from_the_global_generator():
@@ -140,7 +133,7 @@ def test_dropout_without_given_noise_is_drawn_from_the_global_generator():
 def test_a_rate_of_0_is_no_dropout():
     network = make_network(dropout=0.0)
     encoding = noise_of((3, D))
-    found = network.classify(encoding, True, tf.zeros([3, D]))
+    found = network.classify(encoding, training=True)
     np.testing.assert_array_equal(found, network.classify(encoding))
 
 

@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.models import frame_average, hierarchical_lstm, teacher_student
+from yt8m_distill.models import (
+    frame_average,
+    hierarchical_lstm,
+    layers,
+    teacher_student,
+)
 
 D, C, T, K, H = 5, 4, 12, 6, 3
 TEACHER_BLOCK, STUDENT_BLOCK = 4, 3
@@ -75,7 +80,9 @@ def test_states_of_both_roles_belong_to_the_same_frames(oracle, seed, training):
     pair = make_pair(oracle)
     views = make_views(seed)
     states = {
-        role: pair.forward(role, views, training=training, with_states=True).states
+        role: pair.forward(
+            role, views, training=training, states_of=structures.SAMPLED
+        ).states
         for role in ("teacher", "student")
     }
     frames = views[structures.ALL]["frames"].numpy()
@@ -95,12 +102,13 @@ def test_states_of_both_roles_belong_to_the_same_frames(oracle, seed, training):
             np.testing.assert_array_equal(found[row, k:], 0.0)
 
 
-def test_dropout_noise_reaches_the_network(oracle):
-    pair = make_pair(oracle)
+def test_noise_reaches_the_network(oracle):
+    pair = make_pair(oracle, dropout=0.5)
     views = make_views()
-    drop_all = tf.zeros([4, 4 * H])
-    outputs = pair.forward("student", views, training=True, dropout_noise=drop_all)
-    expected = np.tile(pair.student.head.bias.numpy(), [4, 1])
+    noise = layers.Noise(tf.constant([3, 7]), tf.constant(0), tf.constant(4))
+    outputs = pair.forward("student", views, training=True, noise=noise)
+    kept = noise.uniform(outputs.encoding) >= 0.5
+    expected = pair.student.head(tf.where(kept, outputs.encoding * 2, 0.0))
     np.testing.assert_array_equal(outputs.logits, expected)
 
 
@@ -109,7 +117,7 @@ def test_one_role_may_be_absent(oracle):
     alone = teacher_student.TeacherStudent(
         {"student": student}, {"student": structures.SAMPLED}
     )
-    assert alone.teacher is None
+    assert not hasattr(alone, "teacher")
     assert list(alone({structures.VIEWS: make_views()})) == ["student"]
     assert len(alone.trainable_variables) == len(student.trainable_variables)
 
@@ -154,7 +162,7 @@ def test_a_copied_classifier_is_equal_once_and_then_on_its_own(oracle):
     encoder = values(pair.student.lower)
     taught = values(teacher)
     assert not np.array_equal(values(student)[0], taught[0])
-    pair.copy_classifier()
+    pair.copy_classifier("teacher", "student")
     for mine, theirs in zip(values(student), taught, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     for before, after in zip(encoder, values(pair.student.lower), strict=True):
@@ -174,7 +182,7 @@ def test_a_mixture_is_copied_variable_by_variable(oracle):
     }
     pair = teacher_student.TeacherStudent(networks, {})
     oracle.randomize(pair, seed=0)
-    pair.copy_classifier()
+    pair.copy_classifier("teacher", "student")
     for name in ("gate_kernel", "expert_kernel", "expert_bias"):
         mine, theirs = (getattr(n.head, name).numpy() for n in networks.values())
         np.testing.assert_array_equal(mine, theirs)
@@ -182,7 +190,7 @@ def test_a_mixture_is_copied_variable_by_variable(oracle):
 
 def test_a_copied_network_is_the_teacher_with_other_blocks(oracle):
     pair = make_pair(oracle)
-    pair.copy_network()
+    pair.copy_network("teacher", "student")
     for mine, theirs in zip(values(pair.student), values(pair.teacher), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     # A video of one block of either length: the same states, so the same answer.
@@ -195,7 +203,7 @@ def test_networks_that_differ_are_not_copied(oracle):
     pair = make_pair(oracle, cells=2)
     before = values(pair.student)
     with pytest.raises(ValueError, match="--student_start=teacher needs two networks"):
-        pair.copy_network()
+        pair.copy_network("teacher", "student")
     for one, other in zip(before, values(pair.student), strict=True):
         np.testing.assert_array_equal(one, other)
     networks = {
@@ -204,7 +212,7 @@ def test_networks_that_differ_are_not_copied(oracle):
     }
     pair = teacher_student.TeacherStudent(networks, {})
     with pytest.raises(ValueError) as caught:
-        pair.copy_network()
+        pair.copy_network("teacher", "student")
     assert str(caught.value) == (
         "--student_start=teacher needs two networks of the same kind; the student is "
         "a FrameLevelLogisticModel, the teacher a HierarchicalLSTM."
@@ -222,11 +230,8 @@ def test_classifiers_that_differ_are_not_copied(oracle, arguments, shapes):
     pair = make_pair(oracle, **arguments)
     before = values(pair.student.head)
     with pytest.raises(ValueError) as caught:
-        pair.copy_classifier()
-    assert str(caught.value) == (
-        "--classifier=copied needs two classifiers of the same shape; the student's "
-        f"variables are {shapes}, the teacher's [(12, 4), (4,)]. Give both networks "
-        "the same head, or --classifier=own."
-    )
+        pair.copy_classifier("teacher", "student")
+    for named in ("--classifier=copied", shapes, "[(12, 4), (4,)]", "--classifier=own"):
+        assert named in str(caught.value)
     for one, other in zip(before, values(pair.student.head), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -17,9 +17,9 @@ from tests import mutated_records, record_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.data import records
-from yt8m_distill.models import builder, lstm
+from yt8m_distill.models import lstm
 from yt8m_distill.serving import export, predictor
-from yt8m_distill.training import inputs
+from yt8m_distill.training import inputs, modes
 
 TOP_K = 4
 NUM_VIDEOS = 7
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def view(self):
-        (view,) = inputs.views_of(self.run, [self.role]).values()
+        (view,) = modes.views_of(self.run, [self.role]).values()
         return view
 
     def serialized(self) -> list[bytes]:
@@ -64,7 +64,7 @@ def case(request, tmp_path_factory) -> Case:
         student=helpers.LSTM_STUDENT,
     )
     # Both networks of a run with one classifier: only one may be exported.
-    networks = builder.build_networks(run, ["teacher", "student"], True)
+    networks = helpers.build_networks(run, ["teacher", "student"], True)
     random = np.random.default_rng(1)
     for variable in networks.weights:
         variable.assign(random.normal(0, 1, variable.shape))
@@ -88,7 +88,7 @@ def inferred(case) -> predictor.Predictions:
         inputs.evaluation_dataset(
             strategy,
             inputs.training_shards(case.run),
-            inputs.views_of(case.run, [case.role]),
+            modes.views_of(case.run, [case.role]),
             4,
         )
     )
@@ -288,11 +288,11 @@ class Tiny:
 
     def __init__(self, folder):
         self.run = helpers.make_run("unused", "data", mode="baseline")
-        self.network = builder.build_network("student", self.run)
+        self.network = helpers.build_network("student", self.run)
         self.folder = str(folder)
 
     def export(self, top_k: int = TOP_K):
-        (view,) = inputs.views_of(self.run, ["student"]).values()
+        (view,) = modes.views_of(self.run, ["student"]).values()
         export.export(self.network, self.run.data, view, self.folder, top_k)
         loaded = tf.saved_model.load(self.folder).signatures["frames"]
         frames = tf.ones([1, helpers.STUDENT_K, 12])
@@ -391,7 +391,7 @@ def test_inference_has_the_policys_precision_in_every_replica(case, inferred):
             inputs.evaluation_dataset(
                 strategy,
                 inputs.training_shards(case.run),
-                inputs.views_of(case.run, [case.role]),
+                modes.views_of(case.run, [case.role]),
                 8,
             )
         )

@@ -28,7 +28,6 @@ from tools.reproduction import (
     scores,
 )
 from yt8m_distill import settings
-from yt8m_distill.models import builder
 from yt8m_distill.training import modes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -181,7 +180,7 @@ def test_the_closed_formula_is_the_networks_own_count(network, role):
         "train_data_pattern": "y",
     }
     run = settings.RunSettings.from_dict(values)
-    built = builder.build_network(role, run)
+    built = helpers.build_network(role, run)
     expected = built.multiply_adds(built.max_frames)
     assert expected.pop("bridge") == 0
     found = cost.multiply_adds(run, role)

@@ -66,8 +66,8 @@ def test_a_loss_that_is_no_number_names_the_step_and_what_is_left(tmp_path):
 def test_the_best_is_kept_and_patience_ends(tmp_path):
     """Proposed before the save and settled after it, by the two calls of an epoch."""
     run = helpers.make_run(tmp_path, "data", mode="baseline")
-    networks = builder.build_networks(run, ["student"])
     (phase,) = modes.phases(run)
+    networks = builder.build_networks(phase.roles, run.data)
     state = checkpoints.State(str(tmp_path), {"student": networks.student}, 1)
     folder = str(tmp_path / "best")
     keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)

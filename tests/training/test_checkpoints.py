@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
-from yt8m_distill.models import builder
 from yt8m_distill.training import checkpoints, modes, optimizers, steps
 
 MODELS = [
@@ -27,7 +26,7 @@ if optimizers.tfa is not None:
 def build(text: str, role: str = "student", **changes):
     """A network of a role, alone."""
     run = helpers.make_run("run", "data", mode="baseline", student=text, **changes)
-    return builder.build_network(role, run)
+    return helpers.build_network(role, run)
 
 
 def fill(variables, seed: int) -> None:
@@ -78,7 +77,7 @@ def make_state(folder, optimizer: str, max_to_keep: int = 3):
     """The state of a network and its optimizer, and all their variables."""
     run = helpers.make_run("run", "data", optimizer=optimizer, mode="parallel")
     (phase,) = modes.phases(run)
-    networks = builder.build_networks(run, ["teacher", "student"], True)
+    networks = helpers.build_networks(run, ["teacher", "student"], True)
     rate = optimizers.LearningRate(run.optimization, 8, 10)
     objects, variables = {}, []
     for role in phase.roles:
@@ -353,7 +352,7 @@ def test_a_network_with_hidden_variables_is_not_saved_in_silence(tmp_path):
             super().__init__()
             self.head = network.head
 
-        trainable_variables = network.trainable_variables
+        weights = network.weights
 
     with pytest.raises(RuntimeError, match="2 of the 3 variables of the student"):
         checkpoints.write_best(str(tmp_path), "student", Hiding(), {"step": 1})
@@ -460,34 +459,38 @@ def test_find_takes_the_last_phase_that_has_one(tmp_path):
     run = helpers.make_run(tmp_path, "data", mode="serial", student_loss="rep")
     train_dir = str(tmp_path)
     network = build("MeanTanh()")
-    assert checkpoints.find(train_dir, run, "student") is None
+    assert checkpoints.find(train_dir, helpers.plan_of(run), "student") is None
 
     def write(phase, step):
         folder = checkpoints.best_folder(train_dir, phase, "student")
         checkpoints.write_best(folder, "student", network, {"step": step})
-        return checkpoints.find(train_dir, run, "student")
+        return checkpoints.find(train_dir, helpers.plan_of(run), "student")
 
     assert write("student", 3)[1:] == (3, "student")
     found = write("finetune", 2)
     assert found[1:] == (2, "finetune")
-    by_prefix = checkpoints.find(train_dir, run, "student", found.prefix)
+    by_prefix = checkpoints.find(
+        train_dir, helpers.plan_of(run), "student", found.prefix
+    )
     assert by_prefix.prefix == found.prefix
-    assert checkpoints.find(train_dir, run, "student", "latest") is None
+    assert (
+        checkpoints.find(train_dir, helpers.plan_of(run), "student", "latest") is None
+    )
     saved_at(tmp_path / "student", 7)
-    latest = checkpoints.find(train_dir, run, "student", "latest")
+    latest = checkpoints.find(train_dir, helpers.plan_of(run), "student", "latest")
     assert latest[1:] == (7, "student") and latest.prefix.endswith("ckpt-7")
 
 
 def test_a_prefix_without_a_checkpoint_is_named(tmp_path):
     run = helpers.make_run(tmp_path, "data", mode="teacher")
     with pytest.raises(ValueError, match="--checkpoint=nowhere/x: nowhere/x.index"):
-        checkpoints.find(str(tmp_path), run, "teacher", "nowhere/x")
+        checkpoints.find(str(tmp_path), helpers.plan_of(run), "teacher", "nowhere/x")
 
 
 def test_a_network_is_read_from_a_whole_state_too(tmp_path):
     saved_at(tmp_path, 5)
     run = helpers.make_run("run", "data", mode="parallel")
-    networks = builder.build_networks(run, ["student"])
+    networks = helpers.build_networks(run, ["student"])
     prefix = f"{tmp_path}/checkpoints/ckpt-5"
     checkpoints.restore_network(prefix, "student", networks.student)
     assert all((v.numpy() == 5).all() for v in networks.student.weights)

@@ -88,7 +88,8 @@ def test_a_teacher_that_is_not_finished_gives_a_warning(
             serial_run, teacher_checkpoint=train_dir, start_new_model=True, **changes
         )
         initialized(run, "student", monkeypatch)
-        assert (f"{train_dir}: that run has not finished" in caplog.text) == warns
+        warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert any(train_dir in line for line in warned) == warns
 
 
 def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
@@ -110,7 +111,7 @@ def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
     assert "MeanTanh(units=5)" in message and "MeanTanh(units=6)" in message
     prefix = helpers.best(other, "teacher", "teacher")
     message = refused(teacher_checkpoint=prefix, teacher="MeanTanh(units=5)")
-    assert prefix in message and "teacher" in message and "\n" not in message
+    assert prefix in message and "\n" not in message
 
 
 def test_the_copied_classifier_starts_equal_and_is_another(
@@ -193,12 +194,11 @@ def test_fine_tuning_starts_from_the_best_student_of_the_first_stage(
 ):
     train_dir = representation_run.training.train_dir
     phase = modes.phases(representation_run)[-1]
-    names = [role.name for role in phase.roles]
-    networks = builder.build_networks(representation_run, names)
-    initial_weights.assign(phase, networks, representation_run)
+    networks = builder.build_networks(phase.roles, representation_run.data)
+    initial_weights.assign(phase, networks, train_dir)
     prefix = helpers.best(train_dir, "student", "student")
     assert_holds(networks.student, prefix, "student")
-    assert networks.teacher is None
+    assert not hasattr(networks, "teacher")
 
 
 @pytest.mark.parametrize("mode", ["serial", "parallel"])

@@ -26,13 +26,9 @@ def parts(role: modes.Role) -> list[str]:
 def test_one_network_alone_learns_from_the_labels(mode, role, view):
     (phase,) = plan(mode=mode, num_epochs=3)
     (found,) = phase.roles
-    assert (phase.name, phase.epochs, phase.share_classifier) == (mode, 3, False)
-    assert (found.name, found.view, found.guide, found.initial) == (
-        role,
-        view,
-        None,
-        None,
-    )
+    assert (phase.name, phase.epochs) == (mode, 3)
+    assert (found.name, found.view, found.guides, found.start) == (role, view, (), None)
+    assert found.shares_classifier_with is None
     assert parts(found) == ["ce"]
     assert not found.frozen and found.trains_classifier
 
@@ -42,16 +38,10 @@ def test_serial_trains_the_teacher_and_then_the_student_under_it():
     assert [first.name, second.name] == ["teacher", "student"]
     assert [role.name for role in first.trained] == ["teacher"]
     teacher, student = second.roles
-    assert (teacher.name, teacher.frozen, teacher.initial) == (
-        "teacher",
-        True,
-        "teacher",
-    )
-    assert (student.name, student.guide, student.initial) == (
-        "student",
-        "teacher",
-        None,
-    )
+    assert (teacher.name, teacher.frozen) == ("teacher", True)
+    assert teacher.start == modes.Start("teacher", phase="teacher")
+    assert (student.name, student.guides) == ("student", ("teacher",))
+    assert student.start is None
     assert parts(student) == ["ce", "rep"]
     assert second.trained == (student,)
 
@@ -63,16 +53,19 @@ def test_student_epochs_are_the_students_alone():
 
 
 def test_a_given_teacher_is_not_trained():
-    (phase,) = plan(mode="serial", teacher_checkpoint="elsewhere")
-    assert phase.roles[0].frozen and phase.roles[0].initial == modes.EXTERNAL
+    run = make_run(mode="serial", teacher_checkpoint="elsewhere")
+    (phase,) = modes.phases(run, resolved=False)
+    assert phase.roles[0].frozen
+    with pytest.raises(ValueError, match="--teacher_checkpoint=elsewhere"):
+        modes.phases(run)
 
 
 def test_parallel_trains_both_in_one_phase_the_guide_first():
     (phase,) = plan(mode="parallel", student_loss="ce + pred")
     teacher, student = phase.roles
     assert phase.trained == (teacher, student)
-    assert parts(teacher) == ["ce"] and teacher.guide is None
-    assert parts(student) == ["ce", "pred"] and student.guide == "teacher"
+    assert parts(teacher) == ["ce"] and teacher.guides == ()
+    assert parts(student) == ["ce", "pred"] and student.guides == ("teacher",)
 
 
 @pytest.mark.parametrize(
@@ -89,18 +82,19 @@ def test_parallel_trains_both_in_one_phase_the_guide_first():
 )
 def test_the_students_classifier(mode, classifier, shared, copied):
     phase = plan(mode=mode, classifier=classifier)[-1]
-    assert phase.share_classifier is shared
-    assert phase.roles[-1].copies_classifier is copied
+    student = phase.roles[-1]
+    assert student.shares_classifier_with == ("teacher" if shared else None)
+    assert student.copies_classifier is copied
 
 
 @pytest.mark.parametrize("classifier", ["auto", "own", "copied"])
 @pytest.mark.parametrize("match", ["final", "intermediate"])
 def test_the_representation_alone_takes_the_teachers_classifier(classifier, match):
     given = {"student_loss": "rep", "classifier": classifier, "match": match}
-    serial = plan(mode="serial", **given)[1]
-    assert serial.roles[-1].copies_classifier and not serial.share_classifier
-    parallel = plan(mode="parallel", **given)[0]
-    assert parallel.share_classifier and not parallel.roles[-1].copies_classifier
+    serial = plan(mode="serial", **given)[1].roles[-1]
+    assert serial.copies_classifier and not serial.shares_classifier_with
+    parallel = plan(mode="parallel", **given)[0].roles[-1]
+    assert parallel.shares_classifier_with and not parallel.copies_classifier
 
 
 @pytest.mark.parametrize(
@@ -132,9 +126,9 @@ def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):
     assert not before.roles[-1].trains_classifier
     (student,) = tuning.roles
     assert (tuning.name, tuning.epochs) == ("finetune", 4)
-    assert (student.name, student.initial) == ("student", before.name)
+    assert student.start == modes.Start("student", phase=before.name)
     assert parts(student) == ["ce"]
-    assert student.trains_classifier and student.guide is None
+    assert student.trains_classifier and student.guides == ()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +141,7 @@ def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):
 def test_a_registered_loss_on_encodings_is_followed_by_fine_tuning(
     monkeypatch, compares, names
 ):
-    loss = registered.Loss(lambda student, teacher: None, "teacher", compares)
+    loss = registered.Loss(lambda student, guide: None, "guide", compares)
     monkeypatch.setitem(registered.LOSSES._entries, "cosine", lambda: loss)
     found = plan(mode="serial", student_loss="10*cosine")
     assert [phase.name for phase in found] == names
@@ -168,20 +162,9 @@ def test_match_both_adds_the_intermediate_states():
     assert student.objective.needs_states
 
 
-@pytest.mark.parametrize(
-    "changes, network, names",
-    [
-        ({"mode": "teacher"}, "teacher", ["teacher"]),
-        ({"mode": "teacher"}, "student", []),
-        ({"mode": "baseline"}, "student", ["baseline"]),
-        ({"mode": "baseline"}, "teacher", []),
-        # The frozen teacher of phase `student` is not one that the phase trains.
-        ({"mode": "serial"}, "teacher", ["teacher"]),
-        ({"mode": "serial", "student_loss": "rep"}, "student", ["finetune", "student"]),
-        ({"mode": "parallel"}, "teacher", ["parallel"]),
-        ({"mode": "serial", "teacher_checkpoint": "x"}, "teacher", []),
-    ],
-)
-def test_phases_that_train_a_network_the_last_one_first(changes, network, names):
-    found = modes.phases_of(make_run(**changes), network)
-    assert [phase.name for phase in found] == names
+def test_views_are_data_of_the_phase():
+    given = {"frame_sampler": "uniform", "train_frame_sampler": "random"}
+    _, phase = plan(mode="serial", student_k=6, **given)
+    assert set(phase.views) == {"all", "sampled"}
+    assert phase.views["sampled"].training == ("random", 6, ())
+    assert phase.views["sampled"].evaluation == ("uniform", 6, ())

@@ -271,7 +271,7 @@ def test_parallel_keeps_the_best_of_each_network(data, monkeypatch, tmp_path):
     assert results["teacher"]["best"]["epoch"] == 1
     assert results["student"]["best"]["epoch"] == 2
     found = {
-        role: checkpoints.find(run.training.train_dir, run, role).step
+        role: checkpoints.find(run.training.train_dir, helpers.plan_of(run), role).step
         for role in ("teacher", "student")
     }
     assert found == {"teacher": 5, "student": 10}

@@ -69,8 +69,10 @@ class LateDense(helpers.MeanTanh):
         super().__init__(feature_size, num_classes, max_frames, units, **others)
         self.late = keras.layers.Dense(units)
 
-    def encode(self, frames, num_frames, state_indices, training):
-        found, states = super().encode(frames, num_frames, state_indices, training)
+    def encode(self, frames, num_frames, state_indices, training, noise):
+        found, states = super().encode(
+            frames, num_frames, state_indices, training, noise
+        )
         return self.late(found), states
 
 

@@ -1,5 +1,6 @@
 """The training step, against a plain one and over one or two replicas."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective, registered
-from yt8m_distill.models import builder
+from yt8m_distill.models import builder, layers
 from yt8m_distill.training import inputs, modes, phase_runner, steps
 
 RATE, CLIP, PENALTY = 0.3, 0.7, 4e6
@@ -39,7 +40,7 @@ def make_run(data, **changes) -> settings.RunSettings:
 
 def make_runner(run, replicas: int) -> phase_runner.PhaseRunner:
     """A phase with its networks, whose weights are random but known."""
-    (phase,) = modes.phases(run)
+    (phase,) = modes.phases(run, resolved=False)
     runner = phase_runner.PhaseRunner(
         phase, run, helpers.cpus(replicas), None, inputs.training_shards(run)
     )
@@ -107,12 +108,9 @@ class Oracle:
     """The same training with nothing but a tape, one role after the other."""
 
     def __init__(self, run: settings.RunSettings):
-        (self.phase,) = modes.phases(run)
+        (self.phase,) = modes.phases(run, resolved=False)
         self.run = run
-        self.names = [role.name for role in self.phase.roles]
-        self.networks = builder.build_networks(
-            run, self.names, self.phase.share_classifier
-        )
+        self.networks = builder.build_networks(self.phase.roles, run.data)
         randomize(self.networks)
 
     def batches(self) -> list[dict]:
@@ -120,7 +118,7 @@ class Oracle:
         training = self.run.training
         dataset = pipeline.build_dataset(
             inputs.training_shards(self.run),
-            inputs.views_of(self.run, ["teacher", "student"]),
+            modes.views_of(self.run, ["teacher", "student"]),
             batch_size=training.batch_size,
             training=True,
             seed=training.seed,
@@ -138,8 +136,8 @@ class Oracle:
         p = tf.sigmoid(mine.logits)
         log = tf.math.log
         terms = [-tf.reduce_sum(labels * log(p) + (1 - labels) * log(1 - p), 1)]
-        if role.guide:
-            guide = outputs[role.guide]
+        if role.guides:
+            guide = outputs[role.guides[0]]
             terms.append(0.8 * tf.reduce_sum((mine.encoding - guide.encoding) ** 2, 1))
             if self.run.distillation.match == "both":
                 difference = tf.reduce_sum((mine.states - guide.states) ** 2, [1, 2])
@@ -155,16 +153,16 @@ class Oracle:
         for index, role in enumerate(self.phase.roles):
             network = self.networks.network(role.name)
             # The noise of the whole batch of 8, whose first rows are the videos.
-            noise = tf.random.stateless_uniform(
-                [8, network.encoding_size], [index, number]
-            )[: batch["labels"].shape[0]]
+            noise = layers.Noise(
+                tf.constant([index, number]), tf.constant(0), tf.constant(8)
+            )
             with tf.GradientTape() as tape:
                 mine = self.networks.forward(
                     role.name,
                     batch["views"],
                     training=not role.frozen,
-                    with_states=self.run.distillation.match == "both",
-                    dropout_noise=noise,
+                    states_of=self.phase.states_of,
+                    noise=noise,
                 )
                 outputs[role.name] = mine
                 if role.frozen:
@@ -244,7 +242,7 @@ def test_the_norm_in_the_log_is_the_one_before_clipping(data):
     norm = np.sqrt(sum(np.sum(g**2) for g in free["teacher"]))
     assert metrics["teacher/gradient_norm"] == pytest.approx(norm, rel=1e-5)
     cut, _ = gradients_of_the_first_batch(
-        helpers.change(run, clip_gradient_norm=norm / 4)
+        helpers.change(run, clip_gradient_norm=float(norm / 4))
     )
     for a, b in zip(free["teacher"], cut["teacher"], strict=True):
         np.testing.assert_allclose(a / 4, b, rtol=1e-5, atol=1e-7)
@@ -269,7 +267,7 @@ def test_the_penalty_is_half_the_squared_norm_in_units_of_1e_8(data, scope):
 def test_representation_alone_leaves_the_classifier_to_others(data):
     run = make_run(data, mode="serial", teacher_checkpoint="x", student_loss="rep")
     # Two phases; the first is the one with the teacher.
-    phase = modes.phases(run)[0]
+    phase = modes.phases(run, resolved=False)[0]
     runner = phase_runner.PhaseRunner(
         phase, run, helpers.cpus(1), None, inputs.training_shards(run)
     )
@@ -360,13 +358,13 @@ def test_every_epoch_has_the_same_videos_in_another_order(data):
     [
         # The loss is of encodings alone: the head is not reached.
         (
-            "teacher",
+            "guide",
             "logits",
             "a loss that looks at encodings alone says compares='encoding' in its "
             "registered.Loss.",
         ),
         (
-            "teacher_states",
+            "guide_states",
             "states",
             "say in state_variables() of the network what its states depend on.",
         ),
@@ -374,9 +372,12 @@ def test_every_epoch_has_the_same_videos_in_another_order(data):
 )
 def test_what_a_loss_does_not_reach_is_named_with_what_to_say(needs, compares, advice):
     loss = registered.Loss(lambda student, target: None, needs, compares)
-    role = modes.Role("student", objective.Objective((objective.Term(1, "a", loss),)))
     run = helpers.make_run("unused", "unused", mode="baseline")
-    network = builder.build_network("student", run)
+    role = dataclasses.replace(
+        modes.networks(run)["student"],
+        objective=objective.Objective((objective.Term(1, "a", loss),)),
+    )
+    network = helpers.build_network("student", run)
     variables = network.trainable_variables
     of_head = {id(v) for v in network.head.trainable_variables}
     gradients = [None if id(v) in of_head else tf.zeros_like(v) for v in variables]

@@ -15,7 +15,7 @@ from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
-from yt8m_distill.training import distribution, inputs, manifest, trainer
+from yt8m_distill.training import distribution, inputs, manifest, modes, trainer
 
 
 def _settings(quick: bool, folder: str, pattern: str, **changes):
@@ -48,7 +48,7 @@ def _evaluation(run, role: str, paths, folder: str):
     """A callable that evaluates a role's network and writes its CSV, as eval.py."""
     strategy = distribution.mirrored_strategy(["CPU:0"])
     with strategy.scope():
-        networks = builder.build_networks(run, [role])
+        networks = builder.build_networks([modes.networks(run)[role]], run.data)
     judge = evaluator.Evaluator(networks, role, strategy, run.data.num_classes)
     path = os.path.join(folder, f"{role}.csv")
 
@@ -57,7 +57,7 @@ def _evaluation(run, role: str, paths, folder: str):
         dataset = inputs.evaluation_dataset(
             strategy,
             inputs.open_shards(run, paths, "paths"),
-            inputs.views_of(run, [role]),
+            modes.views_of(run, [role]),
             run.training.batch_size,
         )
         with predictions.PredictionWriter(path) as writer:

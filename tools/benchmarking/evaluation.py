@@ -32,7 +32,7 @@ from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
-from yt8m_distill.training import distribution
+from yt8m_distill.training import distribution, modes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOP_K = 20
@@ -168,7 +168,9 @@ def share_rows(quick: bool) -> list[results.Row]:
         }
     )
     roles = ("teacher", "student")
-    networks = builder.build_networks(run, roles)
+    networks = builder.build_networks(
+        [modes.networks(run)[role] for role in roles], run.data
+    )
     frames = {structures.VIEWS: random_views(run)}
     made = make_batches(batch_size, num_classes)
     judge = make_evaluator(num_classes)

@@ -18,7 +18,7 @@ from tools.benchmarking import evaluation, results, shards
 from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
-from yt8m_distill.training import distribution, inputs, trainer
+from yt8m_distill.training import distribution, inputs, modes, trainer
 
 GROWTH = (1, 4, 16)
 MEBIBYTE = 2**20
@@ -61,9 +61,11 @@ def measure(what: str, folder: str, factor: int) -> int:
         trainer.train(run, strategy)
     else:
         with strategy.scope():
-            networks = builder.build_networks(run, ["student"])
+            networks = builder.build_networks(
+                [modes.networks(run)["student"]], run.data
+            )
         judge = evaluator.Evaluator(networks, "student", strategy, run.data.num_classes)
-        views = inputs.views_of(run, ["student"])
+        views = modes.views_of(run, ["student"])
         dataset = inputs.evaluation_dataset(
             strategy, inputs.open_shards(run, longer, "longer"), views, 64
         )

@@ -11,7 +11,7 @@ from tools.benchmarking import results
 from yt8m_distill import settings
 from yt8m_distill.models import builder
 from yt8m_distill.serving import export
-from yt8m_distill.training import inputs
+from yt8m_distill.training import modes
 
 _BATCHES = (1, 8, 64)
 # A small network: the cost of a request itself shows most there.
@@ -56,8 +56,10 @@ def rows(quick: bool) -> list[results.Row]:
         }
     )
     data = run.data
-    network = builder.build_network("student", run)
-    (view,) = inputs.views_of(run, ["student"]).values()
+    network = builder.build_networks(
+        [modes.networks(run)["student"]], run.data
+    ).network("student")
+    (view,) = modes.views_of(run, ["student"]).values()
     with tempfile.TemporaryDirectory() as folder:
         export.export(network, data, view, f"{folder}/model")
         model = tf.saved_model.load(f"{folder}/model")  # noqa: TID251 (its own)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from yt8m_distill import registry, settings
 from yt8m_distill.models import base, builder, heads
-from yt8m_distill.training import modes
+from yt8m_distill.training import modes, specifications
 
 # Backward is twice forward: one product for the inputs, one for the weights.
 _FORWARD, _FORWARD_AND_BACKWARD = 1, 3
@@ -74,9 +74,9 @@ def lstm_size(run: settings.RunSettings, role: str) -> tuple[int, int, int] | No
 
 
 def _specification(run: settings.RunSettings, role: str) -> registry.Specification:
-    if role == "teacher":
-        return registry.parse(run.networks.teacher)
-    return builder.student_specification(run)
+    if role == settings.TEACHER:
+        return specifications.teacher_specification(run)
+    return specifications.student_specification(run)
 
 
 def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
@@ -86,9 +86,11 @@ def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
     width is not the teacher's; any other network is built and asked.
     """
     spec = _specification(run, role)
-    frames = builder.num_frames(role, run)
+    built = modes.networks(run)[role]
+    frames = built.frames
     if spec.name != "HierarchicalLSTM":
-        return builder.build_network(role, run).multiply_adds(frames)
+        network = builder.build_networks([built], run.data).network(role)
+        return network.multiply_adds(frames)
     arguments = base.MODELS.arguments(spec)
     cells, layers = arguments["cells"], arguments["layers"]
     state = 2 * layers * cells
@@ -106,7 +108,9 @@ def training_cost(run: settings.RunSettings) -> dict[str, float]:
 
     Good for comparing runs on the same data; evaluations are left out.
     """
-    forward = {role: sum(multiply_adds(run, role).values()) for role in builder.VIEWS}
+    forward = {
+        role: sum(multiply_adds(run, role).values()) for role in modes.networks(run)
+    }
     return {
         phase.name: phase.epochs
         * run.training.train_fraction
@@ -114,5 +118,5 @@ def training_cost(run: settings.RunSettings) -> dict[str, float]:
             forward[role.name] * (_FORWARD if role.frozen else _FORWARD_AND_BACKWARD)
             for role in phase.roles
         )
-        for phase in modes.phases(run)
+        for phase in modes.phases(run, resolved=False)
     }

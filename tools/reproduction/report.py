@@ -196,7 +196,7 @@ def _state(run: runs.Run) -> str:
         return "not begun"
     if run.finished:
         return "finished"
-    phases = modes.phases(run.settings)
+    phases = modes.phases(run.settings, resolved=False)
     done = sum(run.epochs_done(phase) for phase in phases)
     return f"{done} of {sum(phase.epochs for phase in phases)} epochs"
 

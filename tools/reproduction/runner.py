@@ -90,7 +90,7 @@ def is_trained(experiment: plan.Experiment) -> bool:
     if not run.finished:
         return False
     found, wanted = (
-        manifest.role_settings(s, ("teacher", "student"), True)
+        {k: v for k, v in s.to_dict().items() if k not in manifest.CHANGEABLE}
         for s in (run.settings, experiment.run)
     )
     found["teacher_checkpoint"] = wanted["teacher_checkpoint"]
@@ -330,7 +330,7 @@ class Runner:
         run = runs.Run(experiment.train_dir)
         return sum(
             costs[phase.name] * run.epochs_done(phase) / phase.epochs
-            for phase in modes.phases(experiment.run)
+            for phase in modes.phases(experiment.run, resolved=False)
         )
 
     def _show(self, bar: tqdm.tqdm, now: bool = False) -> None:

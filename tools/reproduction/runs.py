@@ -36,15 +36,20 @@ class Run:
         """Whether all phases of its mode are."""
         return self.begun and all(
             self.phases.get(phase.name, {}).get("finished")
-            for phase in modes.phases(self.settings)
+            for phase in modes.phases(self.settings, resolved=False)
         )
 
     def epochs(self, role: str) -> list[dict]:
         """Validation results of a role, epoch by epoch through all its phases."""
         if not self.begun:
             return []
-        phases = modes.phases_of(self.settings, role)[::-1]
+        phases = self._phases_of(role)
         return [epoch for p in phases for epoch in self._results(p.name, role)]
+
+    def _phases_of(self, role: str) -> list[modes.Phase]:
+        """The phases that train a role."""
+        phases = modes.phases(self.settings, resolved=False)
+        return [p for p in phases if any(r.name == role for r in p.trained)]
 
     def _results(self, phase: str, role: str) -> list[dict]:
         found = self.phases.get(phase, {}).get("results", {})
@@ -61,8 +66,8 @@ class Run:
         """
         if not self.finished:
             return None
-        phases = modes.phases_of(self.settings, role)
-        found = self.phases[phases[0].name]["results"][role] if phases else {}
+        phases = self._phases_of(role)
+        found = self.phases[phases[-1].name]["results"][role] if phases else {}
         return found.get("best")
 
     def evaluation(self, role: str, data_pattern: str) -> dict | None:
@@ -97,6 +102,5 @@ class Run:
 def best_prefix(train_dir: str | os.PathLike, role: str) -> str | None:
     """The checkpoint of a run's best network, or None."""
     train_dir = str(train_dir)
-    run = manifest.read_run_settings(train_dir)
-    found = checkpoints.find(train_dir, run, role)
+    found = checkpoints.find(train_dir, manifest.read_plan(train_dir), role)
     return found.prefix if found else None

@@ -25,7 +25,6 @@ from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
 from yt8m_distill.training import (
     checkpoints,
     distribution,
-    initial_weights,
     inputs,
     manifest,
     modes,
@@ -195,15 +194,14 @@ class TeacherCaching:
         """
         part, file = item
         with _ONE_AT_A_TIME, _naming([file]):
-            cache, asked = open_cache(self.run)
+            cache, asked, views = open_cache(self.run)
             if cache.has_part(part):
                 return 0
             run = self.run
-            roles = ["teacher", *(["student"] if asked.with_states else [])]
             dataset = inputs.evaluation_dataset(
                 asked.strategy,
                 _open_one(run, file),
-                inputs.views_of(run, roles),
+                views,
                 run.training.batch_size,
                 run.training.train_fraction,
             )
@@ -235,7 +233,7 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     )
     fraction = run.training.train_fraction
     data = teacher_cache.data_key(files, fraction)
-    cache, _ = open_cache(run)
+    cache, *_ = open_cache(run)
     if cache.covers(data):
         return TeacherCaching(run, ()), data
     inputs.training_shards(run)  # Raises if too many records are invalid.
@@ -260,7 +258,7 @@ def finish_cache(run: settings.RunSettings, data: dict) -> int:
     Raises:
         ValueError: if an id is in two parts, or a part is damaged.
     """
-    opened, _ = open_cache(run)
+    opened, *_ = open_cache(run)
     # Anew, with all the parts that stand there now.
     cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, opened.key)
     if not cache.covers(data):
@@ -270,8 +268,10 @@ def finish_cache(run: settings.RunSettings, data: dict) -> int:
 
 def open_cache(
     run: settings.RunSettings,
-) -> tuple[teacher_cache.TeacherCache, teacher_cache.Builder]:
-    """The cache of a serial run's teacher, and what fills it; once a process.
+) -> tuple[teacher_cache.TeacherCache, teacher_cache.Builder, dict]:
+    """The cache of a serial run's teacher, what fills it, and the views that it needs.
+
+    Opened once in a process.
 
     Raises:
         ValueError: if there is no trained teacher.
@@ -282,32 +282,42 @@ def open_cache(
 
 @functools.lru_cache(maxsize=1)
 def _open_cache(run: settings.RunSettings):
-    frozen = [p for p in modes.phases(run) if any(r.frozen for r in p.roles)]
-    if not frozen:
+    phase = next((p for p in modes.phases(run) if p.frozen), None)
+    if phase is None:
         raise ValueError(
             f"--teacher_cache goes with --mode=serial; received --mode="
             f"{run.distillation.mode}."
         )
-    (phase,) = frozen[:1]
-    states = any(role.objective.needs_states for role in phase.trained)
-    if states:
-        teacher_cache.check_same_frames(run)
-    found = checkpoints.read_best(run.training.train_dir, "teacher", "teacher")
-    if run.distillation.teacher_checkpoint:
-        prefix = initial_weights.find_teacher(run)
-    elif found:
-        prefix = found.prefix
-    else:
+    if len(phase.frozen) > 1:
         raise ValueError(
-            f"--train_dir={run.training.train_dir} has no trained teacher yet: train "
-            "it first, or name a --teacher_checkpoint."
+            f"--teacher_checkpoint={run.distillation.teacher_checkpoint}: name one "
+            "teacher at a time here."
         )
+    (role,) = phase.frozen
+    if phase.states_of:
+        teacher_cache.check_same_frames(
+            phase.views[phase.states_of], run.data.max_frames
+        )
+    start = role.start
+    prefix = start.prefix
+    if not prefix:
+        found = checkpoints.read_best(run.training.train_dir, start.phase, start.role)
+        if found is None:
+            raise ValueError(
+                f"--train_dir={run.training.train_dir} has no trained {start.role} "
+                "yet: train it first, or name a --teacher_checkpoint."
+            )
+        prefix = found.prefix
     distribution.prepare_runtime(run.networks.dtype_policy)
     strategy = distribution.build_strategy(run.training.num_gpus)
     distribution.check_batch_size(run.training.batch_size, strategy)
     with strategy.scope():
-        networks = builder.build_networks(run, ["teacher"], to_be_read=True)
-    checkpoints.restore_network(prefix, "teacher", networks.network("teacher"))
-    key = teacher_cache.describe(networks.network("teacher"), run, states)
+        networks = builder.build_networks([role], run.data, to_be_read=True)
+    checkpoints.restore_network(prefix, start.role, networks.network(role.name))
+    views = phase.view_specs({role.view, phase.states_of})
+    key = teacher_cache.describe(
+        networks.network(role.name), role, run, views.get(phase.states_of)
+    )
     cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
-    return cache, teacher_cache.Builder(cache, networks, strategy, states)
+    names = (role.name, phase.states_of)
+    return cache, teacher_cache.Builder(cache, networks, strategy, *names), views

@@ -1,4 +1,4 @@
-"""Losses against the labels. Each gives one number a video, [B]."""
+"""Losses against the labels. Each gives one number per video, [B]."""
 
 import tensorflow as tf
 
@@ -9,10 +9,16 @@ from yt8m_distill.losses import registered
 @registered.LOSSES.register("ce")
 def make_cross_entropy() -> registered.Loss:
     """`ce`: L_CE against the labels."""
-    return registered.Loss(cross_entropy, needs="labels", compares="logits")
+    return registered.Loss(_against, needs="weighted_labels", compares="logits")
 
 
-def cross_entropy(student: structures.Outputs, labels: tf.Tensor) -> tf.Tensor:
+def _against(student: structures.Outputs, target: tuple) -> tf.Tensor:
+    return cross_entropy(student, *target)
+
+
+def cross_entropy(
+    student: structures.Outputs, labels: tf.Tensor, weights: tf.Tensor | None = None
+) -> tf.Tensor:
     """Binary cross-entropy, summed over the classes (L_CE, eq. 1).
 
     Keras' loss of that name is the mean over classes, C times smaller.
@@ -20,6 +26,8 @@ def cross_entropy(student: structures.Outputs, labels: tf.Tensor) -> tf.Tensor:
     Args:
         student: logits is [B, C].
         labels: [B, C], 0 or 1.
+        weights: [B, C], of each class of a video; None or [B]: all count 1 here, and
+            the training step weighs the videos.
 
     Returns:
         [B] float32.
@@ -27,4 +35,6 @@ def cross_entropy(student: structures.Outputs, labels: tf.Tensor) -> tf.Tensor:
     losses = tf.nn.sigmoid_cross_entropy_with_logits(
         labels=labels, logits=student.logits
     )
+    if weights is not None and weights.shape.rank == 2:
+        losses *= weights
     return tf.reduce_sum(losses, axis=1)

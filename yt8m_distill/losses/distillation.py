@@ -12,13 +12,13 @@ from yt8m_distill.losses import registered
 @registered.LOSSES.register("rep")
 def make_representation_loss() -> registered.Loss:
     """`rep`: L_REP between the final encodings."""
-    return registered.Loss(representation_loss, needs="teacher", compares="encoding")
+    return registered.Loss(representation_loss, needs="guide", compares="encoding")
 
 
 @registered.LOSSES.register("rep_intermediate")
 def make_intermediate_loss() -> registered.Loss:
     """`rep_intermediate`: L_REP^I between the states at the sampled frames."""
-    return registered.Loss(intermediate_loss, needs="teacher_states", compares="states")
+    return registered.Loss(intermediate_loss, needs="guide_states", compares="states")
 
 
 @registered.LOSSES.register("pred")
@@ -45,7 +45,7 @@ def make_prediction_loss(
             student.logits / temperature, teacher_logits / temperature
         )
 
-    return registered.Loss(prediction_loss, needs="teacher", compares="logits")
+    return registered.Loss(prediction_loss, needs="guide", compares="logits")
 
 
 def _check_widths(what: str, student: tf.Tensor, teacher: tf.Tensor) -> None:

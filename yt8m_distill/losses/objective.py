@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -13,28 +14,58 @@ registry.import_modules("yt8m_distill.losses")
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One part of an objective: weight * loss."""
+    """One part of an objective: weight * loss.
+
+    Attributes:
+        weight, name, loss: see above.
+        guide: position of the guide that it compares with, counted from 0; None: the
+            only one, or the mean of all predictions.
+    """
 
     weight: float
     name: str
     loss: registered.Loss
+    guide: int | None = None
+
+
+def mean_prediction(
+    guides: Sequence[structures.Outputs], mean: str = "probabilities"
+) -> structures.Outputs:
+    """The mean of several guides' predictions, as logits; without encodings.
+
+    Args:
+        guides: logits are [B, C].
+        mean: `logits`, or `probabilities`: the log-odds of the mean probability.
+    """
+    logits = tf.stack([guide.logits for guide in guides])  # [guides, B, C]
+    if mean == "logits":
+        return structures.Outputs(tf.reduce_mean(logits, axis=0), None)
+    yes = tf.reduce_logsumexp(tf.math.log_sigmoid(logits), axis=0)
+    no = tf.reduce_logsumexp(tf.math.log_sigmoid(-logits), axis=0)
+    return structures.Outputs(yes - no, None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A weighted sum of losses, each still one number a video."""
+    """A weighted sum of losses, each still one number per video.
+
+    Attributes:
+        terms: the parts.
+        mean: of several guides' predictions, see mean_prediction.
+    """
 
     terms: tuple[Term, ...]
+    mean: str = "probabilities"
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether a part compares with the teacher."""
-        return any(term.loss.needs != "labels" for term in self.terms)
+    def needs_guide(self) -> bool:
+        """Whether a part compares with a guide."""
+        return any(not term.loss.is_of_labels for term in self.terms)
 
     @property
     def needs_states(self) -> bool:
         """Whether a part compares intermediate states."""
-        return any(term.loss.needs == "teacher_states" for term in self.terms)
+        return any(term.loss.needs == "guide_states" for term in self.terms)
 
     @property
     def needs_states_alone(self) -> bool:
@@ -51,21 +82,57 @@ class Objective:
         """Whether a part looks at logits, so that the classifier learns."""
         return any(term.loss.compares == "logits" for term in self.terms)
 
+    def check_guides(self, count: int) -> None:
+        """Refuses what cannot be compared with that many guides.
+
+        Raises:
+            ValueError: for a part that looks at encodings or states and does not name
+                its guide, or names one that is not there.
+        """
+        for term in self.terms:
+            if term.guide is not None and not 0 <= term.guide < count:
+                raise ValueError(
+                    f"--student_loss: {term.name}(teacher={term.guide + 1}), but there "
+                    f"are {count} teachers."
+                )
+            alone = term.loss.is_of_labels or term.loss.compares == "logits"
+            if count > 1 and term.guide is None and not alone:
+                raise ValueError(
+                    f"--student_loss: {term.name} compares with one of the {count} "
+                    f"teachers: name it, as in {term.name}(teacher=1)."
+                )
+
+    def _target(self, term: Term, labels, label_weights, guides):
+        if term.loss.needs == "labels":
+            return labels
+        if term.loss.needs == "weighted_labels":
+            return labels, label_weights
+        if term.guide is not None or len(guides) <= 1:
+            return guides[term.guide or 0] if guides else None
+        return mean_prediction(guides, self.mean)
+
     def __call__(
         self,
         student: structures.Outputs,
         labels: tf.Tensor,
-        teacher: structures.Outputs | None = None,
+        guides: Sequence[structures.Outputs] = (),
+        label_weights: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The weighted parts, name → [B] float32; their sum is the objective.
 
+        Args:
+            student: of the learner.
+            labels: [B, C].
+            guides: of the roles that guide it, in their order.
+            label_weights: [B] or [B, C]; None: all 1.
+
         Raises:
             ValueError: for a loss that cannot be computed, or does not give one number
-                a video.
+                per video.
         """
         parts = {}
         for term in self.terms:
-            target = labels if term.loss.needs == "labels" else teacher
+            target = self._target(term, labels, label_weights, guides)
             try:
                 values = term.loss.fn(student, target)
             except tf.errors.InvalidArgumentError as error:
@@ -152,6 +219,12 @@ def _make_terms(
         "distance": distillation_settings.prediction_distance,
         "temperature": distillation_settings.temperature,
     }
+    arguments = dict(spec.arguments)
+    guide = arguments.pop(settings.TEACHER, None)
+    if guide is not None and (type(guide) is not int or guide < 1):
+        raise ValueError(
+            f"teacher={guide!r} is not a position in --teacher_checkpoint."
+        )
     is_rep = spec.name == "rep"
     names = _MATCHED[distillation_settings.match] if is_rep else (spec.name,)
     terms = []
@@ -161,14 +234,15 @@ def _make_terms(
             for key, value in defaults.items()
             if registered.LOSSES.accepts(name, key)
         }
-        full = registry.Specification(name, spec.arguments).with_defaults(**accepted)
+        full = registry.Specification(name, arguments).with_defaults(**accepted)
         loss = registered.LOSSES.create(full)
         if not isinstance(loss, registered.Loss):
             raise ValueError(
                 f"loss {name}: its factory gives a {type(loss).__name__}, not a "
                 "registered.Loss."
             )
-        terms.append(Term(float(weight), name, loss))
+        position = None if guide is None else guide - 1
+        terms.append(Term(float(weight), name, loss, position))
     return terms
 
 
@@ -190,7 +264,7 @@ def build_objective(distillation_settings: settings.DistillationSettings) -> Obj
             if term.name in terms:
                 raise ValueError(f"--student_loss={text} has {term.name} twice.")
             terms[term.name] = term
-    return Objective(tuple(terms.values()))
+    return Objective(tuple(terms.values()), distillation_settings.teacher_mean)
 
 
 def cross_entropy_objective() -> Objective:

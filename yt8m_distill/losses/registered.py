@@ -14,7 +14,7 @@ from yt8m_distill import registry
 LOSSES = registry.Registry("loss")
 
 # What a loss may compare the student with.
-NEEDS = ("labels", "teacher", "teacher_states")
+NEEDS = ("labels", "weighted_labels", "guide", "guide_states")
 
 # What of the student a loss may look at.
 COMPARES = ("logits", "encoding", "states")
@@ -27,8 +27,9 @@ class Loss:
     Attributes:
         fn: (student: Outputs, target) → [B] float32. It never reduces over the
             batch: only the training step does, which knows the global batch.
-        needs: `labels`, the target is [B, C]; `teacher`, it is the teacher's
-            Outputs, constants; `teacher_states`, likewise, with both networks'
+        needs: `labels`, the target is [B, C]; `weighted_labels`, it is a pair, labels
+            [B, C] and their weights [B] or [B, C]; `guide`, it is the guide's
+            Outputs, constants; `guide_states`, likewise, with both networks'
             intermediate states.
         compares: what of the student it looks at: `logits`; `encoding`, where nothing
             behind the encoding is reached; or `states`, where only what the states
@@ -45,10 +46,15 @@ class Loss:
     needs: str
     compares: str = ""
 
+    @property
+    def is_of_labels(self) -> bool:
+        """Whether videos without labels have no part in it."""
+        return self.needs in ("labels", "weighted_labels")
+
     def __post_init__(self):
         if self.needs not in NEEDS:
             raise ValueError(f"needs={self.needs!r} is not one of {', '.join(NEEDS)}.")
-        with_states = self.needs == "teacher_states"
+        with_states = self.needs == "guide_states"
         if not self.compares:
             default = "states" if with_states else "logits"
             object.__setattr__(self, "compares", default)
@@ -58,6 +64,6 @@ class Loss:
             )
         if self.compares == "states" and not with_states:
             raise ValueError(
-                "compares='states' goes with needs='teacher_states'; received "
+                "compares='states' goes with needs='guide_states'; received "
                 f"needs={self.needs!r}."
             )

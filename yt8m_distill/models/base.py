@@ -8,7 +8,8 @@ The constructor takes `feature_size`, `num_classes`, `max_frames`, `head`, `drop
 and `encoding_size`, which it passes on to VideoClassifier's, by name or as
 `**kwargs`. It makes the encoder's variables and ends with `build_classifier`. Without
 `head` the classifier cannot be shared, without `encoding_size` the encoding cannot
-meet a teacher's of another width.
+meet a guide's of another width. A constructor with `feature_sizes` gets the width of
+each feature, too.
 """
 
 import abc
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from yt8m_distill import registry, structures
 from yt8m_distill.data import features
-from yt8m_distill.models import heads, lstm
+from yt8m_distill.models import heads, layers, lstm
 
 MODELS = registry.Registry("model")
 
@@ -93,9 +94,11 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.built = True
 
     @classmethod
-    @abc.abstractmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        """Width of the encoder's output under these constructor arguments."""
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int | None:
+        """Width of the encoder's output under these constructor arguments.
+
+        None, unless a network says it: then one is built to see.
+        """
 
     @abc.abstractmethod
     def encode(
@@ -104,6 +107,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         num_frames: tf.Tensor,
         state_indices: tf.Tensor | None,
         training: bool,
+        noise: layers.Noise | None,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The encoding of each video, and its states at some frames.
 
@@ -112,14 +116,20 @@ class VideoClassifier(keras.Model, abc.ABC):
             num_frames: [B] int32.
             state_indices: [B, S] int32 positions in the view, or None.
             training: whether a backward pass follows.
+            noise: of the training step, for layers.dropout, whose index is above 0
+                here; None: outside of a training step.
 
         Returns:
             The encoding [B, E], and states [B, S, M] or None.
         """
 
-    @abc.abstractmethod
     def encoder_kernels(self) -> list:
-        """The encoder's weight matrices, for the L2 penalty."""
+        """The encoder's weight matrices, for the L2 penalty.
+
+        Unless a network says otherwise: all trainable weights of two axes or more.
+        """
+        encoder = [v for v in self.variables_without_head() if v is not self.bridge]
+        return [v for v in encoder if len(v.shape) > 1]
 
     def state_variables(self) -> list:
         """The variables on which the states that `encode` returns depend.
@@ -134,9 +144,15 @@ class VideoClassifier(keras.Model, abc.ABC):
         of_head = {id(variable) for variable in self.head.trainable_variables}
         return [v for v in self.trainable_variables if id(v) not in of_head]
 
-    @abc.abstractmethod
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
-        """Multiply-adds for one video of that many frames, part by part."""
+        """Multiply-adds for one video of that many frames, part by part.
+
+        Unless a network says otherwise: each kernel of the encoder once per frame.
+        """
+        return {
+            "encoder": num_frames * num_weights(self.encoder_kernels()),
+            **self.classifier_multiply_adds(),
+        }
 
     def kernels(self, scope: str = "all") -> list:
         """Weight matrices under the L2 penalty: `all` or the `classifier`'s."""
@@ -157,21 +173,17 @@ class VideoClassifier(keras.Model, abc.ABC):
         self,
         encoding: tf.Tensor,
         training: bool = False,
-        dropout_noise: tf.Tensor | None = None,
+        noise: layers.Noise | None = None,
     ) -> tf.Tensor:
         """Dropout and the head: [B, E] → logits [B, C].
 
         Args:
             encoding: [B, E].
             training: with dropout or without.
-            dropout_noise: [B, E] uniform in [0, 1); a number is dropped where it is
-                below the rate. None: drawn from TensorFlow's global generator.
+            noise: of the training step, see layers.dropout.
         """
-        rate = self.dropout_rate
-        if training and rate > 0:
-            if dropout_noise is None:
-                dropout_noise = tf.random.uniform(tf.shape(encoding))
-            encoding = tf.where(dropout_noise >= rate, encoding / (1 - rate), 0.0)
+        if training:
+            encoding = layers.dropout(encoding, self.dropout_rate, noise)
         return self.head(encoding)
 
     def call(self, inputs: dict, training: bool = False) -> structures.Outputs:
@@ -180,8 +192,8 @@ class VideoClassifier(keras.Model, abc.ABC):
         Args:
             inputs: a View: `frames` [B, T, D] uint8 or float32, `num_frames` [B].
                 Optionally `state_indices` [B, S] int32 and `num_states` [B], the
-                frames whose intermediate states are wanted, and `dropout_noise`
-                (see `classify`).
+                frames whose intermediate states are wanted, and `noise`, the fields
+                of a layers.Noise.
             training: with dropout or without.
 
         Raises:
@@ -197,7 +209,8 @@ class VideoClassifier(keras.Model, abc.ABC):
             )
         frames = features.l2_normalize(features.dequantize(frames, num_frames))
         indices = inputs.get("state_indices")
-        encoding, states = self.encode(frames, num_frames, indices, training)
+        noise = layers.Noise(*inputs["noise"]) if "noise" in inputs else None
+        encoding, states = self.encode(frames, num_frames, indices, training, noise)
         if indices is not None and states is None:
             raise ValueError(
                 f"{type(self).__name__} has no intermediate states: use --match=final."
@@ -207,5 +220,5 @@ class VideoClassifier(keras.Model, abc.ABC):
             states = tf.where(valid[..., tf.newaxis], states, 0.0)
         if self.bridge is not None:
             encoding = lstm.multiply(encoding, tf.convert_to_tensor(self.bridge))
-        logits = self.classify(encoding, training, inputs.get("dropout_noise"))
+        logits = self.classify(encoding, training, noise)
         return structures.Outputs(logits, encoding, states)

@@ -34,13 +34,10 @@ class FrameLevelLogisticModel(base.VideoClassifier):
     def encoder_size(cls, feature_size: int, arguments: dict) -> int:
         return feature_size
 
-    def encoder_kernels(self) -> list:
-        return []
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         return self.classifier_multiply_adds()
 
-    def encode(self, frames, num_frames, state_indices, training):
+    def encode(self, frames, num_frames, state_indices, training, noise):
         if state_indices is not None:
             raise ValueError(
                 "FrameLevelLogisticModel has no intermediate states: use --match=final."

@@ -102,9 +102,6 @@ class HierarchicalLSTM(base.VideoClassifier):
     def encoder_size(cls, feature_size: int, arguments: dict) -> int:
         return 2 * arguments["layers"] * arguments["cells"]
 
-    def encoder_kernels(self) -> list:
-        return self.lower.kernels() + self.upper.kernels()
-
     def state_variables(self) -> list:
         return list(self.lower.trainable_variables)
 
@@ -116,7 +113,7 @@ class HierarchicalLSTM(base.VideoClassifier):
             **self.classifier_multiply_adds(),
         }
 
-    def encode(self, frames, num_frames, state_indices, training):
+    def encode(self, frames, num_frames, state_indices, training, noise):
         x = to_blocks(frames, self.block_len)  # [L, B * blocks, D]
         batch = tf.shape(frames)[0]
         blocks = -(-tf.shape(frames)[1] // self.block_len)

@@ -48,16 +48,13 @@ class LstmModel(base.VideoClassifier):
     def encoder_size(cls, feature_size: int, arguments: dict) -> int:
         return arguments["cells"]
 
-    def encoder_kernels(self) -> list:
-        return self.lstm.kernels()
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         return {
             "lower": num_frames * base.num_weights(self.lstm.kernels()),
             **self.classifier_multiply_adds(),
         }
 
-    def encode(self, frames, num_frames, state_indices, training):
+    def encode(self, frames, num_frames, state_indices, training, noise):
         x = tf.transpose(frames, [1, 0, 2])  # [T, B, D]
         if state_indices is None:
             states = self.lstm(x, num_frames, training=training)

@@ -4,51 +4,57 @@ import keras
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.models import base
+from yt8m_distill.models import base, layers
 
 
 def _copy(source, target, rule: str, advice: str) -> None:
-    """Assigns the variables of one layer to another; ValueError unless they fit."""
-    theirs, mine = source.trainable_variables, target.trainable_variables
-    shapes = [[tuple(v.shape) for v in variables] for variables in (mine, theirs)]
+    """Assigns all weights of one layer to another; ValueError unless they fit."""
+    theirs, own = source.weights, target.weights
+    shapes = [[tuple(v.shape) for v in variables] for variables in (own, theirs)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{rule} of the same shape; the student's variables are {shapes[0]}, the "
-            f"teacher's {shapes[1]}. {advice}"
+            f"{rule} of the same shape; the weights are {shapes[0]}, those of its "
+            f"guide {shapes[1]}. {advice}"
         )
-    for variable, value in zip(mine, theirs, strict=True):
+    for variable, value in zip(own, theirs, strict=True):
         variable.assign(value)
 
 
 class TeacherStudent(keras.Model):
-    """The teacher, which reads every frame, and the student, which reads k.
+    """Networks by name: those that guide, and those that learn from them.
 
-    Either may be absent: a baseline is a student without a teacher.
+    A teacher reads every frame, a student k of them; a baseline is a student without a
+    teacher, and there may be several teachers.
 
     Args:
-        networks: role (`teacher`, `student`) → VideoClassifier.
+        networks: role → VideoClassifier.
         views: role → name of the view that its network reads.
     """
 
     def __init__(
-        self,
-        networks: dict[str, base.VideoClassifier],
-        views: dict[str, str],
+        self, networks: dict[str, base.VideoClassifier], views: dict[str, str]
     ):
         super().__init__(dtype="float32")
-        self.teacher = networks.get("teacher")
-        self.student = networks.get("student")
         self.views = dict(views)
+        # An attribute each: Keras 3 (3.15) hides layers in a dict from
+        # tf.train.Checkpoint.
+        for role, network in networks.items():
+            if hasattr(self, role):
+                raise ValueError(f"A role cannot be called {role}.")
+            setattr(self, role, network)
         self.built = True
 
     def network(self, role: str) -> base.VideoClassifier:
         """The network of a role."""
         return getattr(self, role)
 
-    def copy_classifier(self, reason: str = "--classifier=copied") -> None:
-        """Sets the student's classifier to the teacher's present values.
+    def copy_classifier(
+        self, source: str, target: str, reason: str = "--classifier=copied"
+    ) -> None:
+        """Sets a role's classifier to another's present values.
 
         Args:
+            source, target: the roles.
             reason: the flag that asks for it, for the error.
 
         Raises:
@@ -56,29 +62,30 @@ class TeacherStudent(keras.Model):
         """
         other = ", or --classifier=own" if reason.startswith("--classifier") else ""
         _copy(
-            self.teacher.head,
-            self.student.head,
+            self.network(source).head,
+            self.network(target).head,
             f"{reason} needs two classifiers",
             f"Give both networks the same head{other}.",
         )
 
-    def copy_network(self) -> None:
-        """Sets all of the student's weights to the teacher's present values.
+    def copy_network(self, source: str, target: str) -> None:
+        """Sets all of a role's weights to another's present values.
 
         Blocks may differ in length: no weight belongs to a place in a block.
 
         Raises:
             ValueError: if the two networks differ in kind or shape.
         """
-        if type(self.teacher) is not type(self.student):
+        theirs, own = self.network(source), self.network(target)
+        if type(theirs) is not type(own):
             raise ValueError(
                 "--student_start=teacher needs two networks of the same kind; the "
-                f"student is a {type(self.student).__name__}, the teacher a "
-                f"{type(self.teacher).__name__}."
+                f"{target} is a {type(own).__name__}, the {source} a "
+                f"{type(theirs).__name__}."
             )
         _copy(
-            self.teacher,
-            self.student,
+            theirs,
+            own,
             "--student_start=teacher needs two networks",
             "Give both the same cells, layers and head, or --student_start=new.",
         )
@@ -88,37 +95,34 @@ class TeacherStudent(keras.Model):
         role: str,
         views: dict[str, structures.View],
         training: bool = False,
-        with_states: bool = False,
-        dropout_noise: tf.Tensor | None = None,
+        states_of: str | None = None,
+        noise: layers.Noise | None = None,
     ) -> structures.Outputs:
         """One role's network on its view.
 
         Args:
-            role: `teacher` or `student`.
-            views: of the batch; `sampled` is needed too for states.
+            role: its name.
+            views: of the batch.
             training: with dropout or without.
-            with_states: also the intermediate states (the paper's I) at the frames
-                of the view `sampled`, in the order in which the student sees them.
-            dropout_noise: [B, E] uniform numbers in [0, 1) that decide the dropout.
+            states_of: a view at whose frames the intermediate states (the paper's I)
+                are wanted too, in its order.
+            noise: what is random draws from it, see layers.Noise.
         """
         view = views[self.views[role]]
         inputs = {key: view[key] for key in (structures.FRAMES, structures.NUM_FRAMES)}
-        if with_states:
-            sampled = views[structures.SAMPLED]
+        if states_of is not None:
+            sampled = views[states_of]
             positions = sampled[structures.FRAME_INDICES]
-            if self.views[role] == structures.SAMPLED:
+            if self.views[role] == states_of:
                 own = tf.range(tf.shape(positions)[1])
                 positions = tf.broadcast_to(own, tf.shape(positions))
             inputs["state_indices"] = positions
             inputs["num_states"] = sampled[structures.NUM_FRAMES]
-        if dropout_noise is not None:
-            inputs["dropout_noise"] = dropout_noise
+        if noise is not None:
+            inputs["noise"] = noise
         return self.network(role)(inputs, training=training)
 
     def call(self, inputs: dict, training: bool = False) -> dict:
         """Batch → Outputs of every role."""
-        roles = [role for role in self.views if self.network(role) is not None]
-        return {
-            role: self.forward(role, inputs[structures.VIEWS], training)
-            for role in roles
-        }
+        views = inputs[structures.VIEWS]
+        return {role: self.forward(role, views, training) for role in self.views}

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import files, settings
-from yt8m_distill.training import manifest, modes
+from yt8m_distill import files
+from yt8m_distill.training import manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _check_complete(prefix: str, role: str, network) -> None:
     """
     saved = [name for name, _ in tf.train.list_variables(prefix)]
     count = sum(name.startswith(f"{role}/") for name in saved)
-    wanted = len(network.trainable_variables)
+    wanted = len(network.weights)
     if count < wanted:
         raise RuntimeError(
             f"{prefix} holds {count} of the {wanted} variables of the {role}."
@@ -297,7 +297,7 @@ def _latest(train_dir: str, phase: str) -> Found | None:
 
 
 def find(
-    train_dir: str, run: settings.RunSettings, network: str, which: str = "best"
+    train_dir: str, plan: manifest.Plan, role: str, which: str = "best"
 ) -> Found | None:
     """The checkpoint of a network in a train_dir; None if there is none yet.
 
@@ -305,19 +305,18 @@ def find(
 
     Args:
         train_dir: of the run.
-        run: its settings.
-        network: `teacher` or `student`.
+        plan: its phases and networks.
+        role: the network's.
         which: `best`, `latest`, or a checkpoint prefix.
     """
     if which not in ("best", "latest"):
         if not tf.io.gfile.exists(f"{which}.index"):
             raise ValueError(f"--checkpoint={which}: {which}.index does not exist.")
         return Found(which, -1, "")
-    for phase in modes.phases_of(run, network):
-        if which == "best":
-            found = read_best(train_dir, phase.name, network)
-        else:
-            found = _latest(train_dir, phase.name)
+    for phase in plan.phases_of(role):
+        found = read_best(train_dir, phase, role) if which == "best" else None
+        if which == "latest":
+            found = _latest(train_dir, phase)
         if found:
             return found
     return None

@@ -1,22 +1,10 @@
-"""What a run's networks read: their views of the videos, and datasets of them."""
+"""Opened shards, and distributed datasets of them."""
 
 from collections.abc import Sequence
 
-from yt8m_distill import settings, structures
+from yt8m_distill import settings
 from yt8m_distill.data import pipeline, shards
-from yt8m_distill.models import builder
 from yt8m_distill.training import distribution
-
-
-def views_of(
-    run: settings.RunSettings, roles: list[str], training: bool = False
-) -> dict:
-    """The views that the roles' networks read, name → pipeline.ViewSpec."""
-    views = {
-        structures.ALL: pipeline.ViewSpec("all", run.data.max_frames),
-        structures.SAMPLED: pipeline.sampled_view(run.sampling, training),
-    }
-    return {builder.VIEWS[role]: views[builder.VIEWS[role]] for role in roles}
 
 
 def open_shards(

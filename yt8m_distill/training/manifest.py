@@ -33,9 +33,10 @@ MANIFEST = "manifest.json"
 PHASE_SETTINGS = "settings.json"
 
 # Settings under which the same training goes on all the same.
-_CHANGEABLE = (
+CHANGEABLE = (
     "train_dir",
     "mode",
+    "import_modules",
     "steps_per_loop",
     "log_steps",
     "save_checkpoint_minutes",
@@ -51,22 +52,6 @@ _CHANGEABLE = (
     "max_bad_fraction",
     "teacher_cache",
 )
-# Settings that a phase without a student, or without a guide, does not see.
-_STUDENT_ONLY = ("student_k", "frame_sampler", "train_frame_sampler", "student")
-_GUIDED_ONLY = (
-    "student_loss",
-    "match",
-    "prediction_distance",
-    "temperature",
-    "classifier",
-    "student_start",
-    "teacher_cache_top_k",
-    "teacher_checkpoint",
-    "student_epochs",
-    "finetune_epochs",
-)
-
-
 _JSON_TYPES = {dict: "object", list: "array"}
 
 
@@ -146,30 +131,56 @@ def read_run_settings(train_dir: str) -> settings.RunSettings:
         raise ValueError(f"{path}: {error}") from error
 
 
-def role_settings(run: settings.RunSettings, roles: tuple, guided: bool) -> dict:
-    """The settings that a phase with these role names depends on, name → value."""
-    left_out = set(_CHANGEABLE)
-    if "student" not in roles:
-        left_out |= {*_STUDENT_ONLY, *_GUIDED_ONLY}
-    if "teacher" not in roles and not guided:
-        left_out |= {"teacher"} if run.networks.student else set()
-        left_out |= set(_GUIDED_ONLY)
-    return {k: v for k, v in run.to_dict().items() if k not in left_out}
+class Plan:
+    """The phases and networks of a run, as its manifest has them.
+
+    Args:
+        path: of the manifest, for errors.
+        phases: a list of {"phase": name, "roles": {role: description}}.
+
+    Raises:
+        ValueError: if that is not so.
+    """
+
+    def __init__(self, path: str, phases: Any):
+        self._path = path
+        try:
+            self._phases = [(p["phase"], dict(p["roles"])) for p in phases]
+            self._found = {
+                role: entry
+                for _, roles in self._phases
+                for role, entry in roles.items()
+                if entry["trained"]
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} has no plan of phases and networks.") from error
+
+    @property
+    def trained(self) -> list[str]:
+        """The roles that are trained, the one trained last at the end."""
+        return list(self._found)
+
+    def network(self, role: str) -> dict:
+        """What is noted of a trained role's network."""
+        return self._found[role]
+
+    def phases_of(self, role: str) -> list[str]:
+        """The phases that train a role, the last one first."""
+        return [
+            name
+            for name, roles in reversed(self._phases)
+            if roles.get(role, {}).get("trained")
+        ]
 
 
-def phase_settings(phase, run: settings.RunSettings) -> dict:
-    """The settings that a phase depends on, name → value."""
-    names = tuple(role.name for role in phase.roles)
-    guided = any(role.guide or role.initial for role in phase.roles)
-    values = role_settings(run, names, guided)
-    # What ends it, under one name in all phases.
-    for name in ("num_epochs", "student_epochs", "finetune_epochs"):
-        values.pop(name, None)
-    values["epochs"] = phase.epochs
-    if any(role.initial for role in phase.trained):
-        # What it goes on from: serial and parallel mode have their own.
-        values["mode"] = run.distillation.mode
-    return values
+def read_plan(train_dir: str) -> Plan:
+    """The phases and networks of the run in a train_dir.
+
+    Raises:
+        ValueError: if there is no manifest, or it has none; names the file.
+    """
+    path = os.path.join(train_dir, MANIFEST)
+    return Plan(path, read_json(path, dict).get("plan"))
 
 
 def check_same_settings(folder: str, wanted: dict) -> int:

@@ -1,14 +1,39 @@
 """Modes: which networks learn from what, phase by phase.
 
-A mode is a list of phases, a phase a set of roles. Everything below this module
-works on roles and knows no mode.
+A mode is a list of phases, a phase a set of roles, and all three are data: everything
+below this module works on roles and views, and knows no mode.
 """
 
 import dataclasses
+from typing import NamedTuple
 
-from yt8m_distill import settings
+from yt8m_distill import registry, settings, structures
+from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective as objectives
-from yt8m_distill.models import builder
+from yt8m_distill.training import manifest, outside, specifications
+
+TEACHER, STUDENT = settings.TEACHER, settings.STUDENT
+
+
+class Start(NamedTuple):
+    """Where a role's first weights come from.
+
+    Attributes:
+        role: its name there.
+        phase: of this run, whose best network is taken; empty: see prefix.
+        prefix: of a checkpoint of another run.
+    """
+
+    role: str
+    phase: str = ""
+    prefix: str = ""
+
+
+class View(NamedTuple):
+    """How a view is made in training, and in evaluation."""
+
+    training: pipeline.ViewSpec
+    evaluation: pipeline.ViewSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,29 +41,31 @@ class Role:
     """One network's part in a phase.
 
     Attributes:
-        name: `teacher` or `student`.
+        name: its name in logs, folders and checkpoints.
+        network: its class and arguments.
+        view: name of the view that it reads.
+        frames: T, the width of that view.
         objective: what it minimises; None: it is frozen and only guides.
-        guide: the role whose outputs its objective compares with.
-        initial: the phase whose best network of this role it starts from; None:
-            from new weights.
-        copies_classifier: it starts with the guide's classifier.
-        copies_network: it starts with all of the guide's weights.
+        guides: the roles whose outputs its objective compares with.
+        start: where its weights come from; None: they are new.
+        copies_classifier: it starts with its guide's classifier.
+        copies_network: it starts with all of its guide's weights.
         trains_classifier: False leaves the classifier as it is (L_REP alone
             says nothing about it).
+        shares_classifier_with: the role whose classifier it uses; None: its own.
     """
 
     name: str
-    objective: objectives.Objective | None
-    guide: str | None = None
-    initial: str | None = None
+    network: registry.Specification
+    view: str
+    frames: int
+    objective: objectives.Objective | None = None
+    guides: tuple[str, ...] = ()
+    start: Start | None = None
     copies_classifier: bool = False
     copies_network: bool = False
     trains_classifier: bool = True
-
-    @property
-    def view(self) -> str:
-        """Name of the view that the network reads."""
-        return builder.VIEWS[self.name]
+    shares_classifier_with: str | None = None
 
     @property
     def frozen(self) -> bool:
@@ -49,10 +76,16 @@ class Role:
     def keeps_last(self) -> bool:
         """Whether its last epoch counts as the best.
 
-        Where states alone are compared, nothing behind them learns, so that GAP says
+        Where states alone are compared, nothing after them learns, so that GAP says
         nothing about what does.
         """
         return not self.frozen and self.objective.needs_states_alone
+
+    @property
+    def states_of(self) -> str | None:
+        """The view at whose frames it compares intermediate states, if it does."""
+        needs = not self.frozen and self.objective.needs_states
+        return self.view if needs else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,79 +94,199 @@ class Phase:
 
     Attributes:
         name: also the name of its folder in the train_dir.
-        roles: a guide stands before whom it guides.
+        roles: a guide comes before whom it guides.
+        views: name → how it is made, of all views that the roles read.
         epochs: passes over the training data.
-        share_classifier: the student uses the teacher's.
     """
 
     name: str
     roles: tuple[Role, ...]
+    views: dict[str, View]
     epochs: int
-    share_classifier: bool = False
 
     @property
     def trained(self) -> tuple[Role, ...]:
         """The roles that learn."""
         return tuple(role for role in self.roles if not role.frozen)
 
+    @property
+    def frozen(self) -> tuple[Role, ...]:
+        """The roles that only guide."""
+        return tuple(role for role in self.roles if role.frozen)
 
-# The source of a teacher that another run has trained.
-EXTERNAL = "external"
+    @property
+    def is_guided(self) -> bool:
+        """Whether any role learns from another."""
+        return any(role.guides for role in self.roles)
 
+    @property
+    def states_of(self) -> str | None:
+        """The view at whose frames intermediate states are compared, if any."""
+        return next((r.states_of for r in self.trained if r.states_of), None)
 
-def _finetuning(run: settings.RunSettings, after: str) -> list[Phase]:
-    """The second stage: everything in the student, with L_CE."""
-    epochs = run.distillation.finetune_epochs
-    alone = objectives.is_representation_only(run.distillation)
-    if not (alone and epochs):
-        return []
-    student = Role("student", objectives.cross_entropy_objective(), initial=after)
-    return [Phase("finetune", (student,), epochs)]
+    def view_specs(self, names, training: bool = False) -> dict[str, pipeline.ViewSpec]:
+        """Views by name as the pipeline takes them."""
+        return {
+            name: view.training if training else view.evaluation
+            for name, view in self.views.items()
+            if name in names
+        }
 
-
-def _student(run: settings.RunSettings) -> Role:
-    """The student beside its teacher."""
-    return Role(
-        "student",
-        objectives.build_objective(run.distillation),
-        guide="teacher",
-        copies_classifier=builder.classifier_of(run) == "copied",
-        copies_network=run.distillation.student_start == "teacher",
-        trains_classifier=not objectives.is_representation_only(run.distillation),
-    )
-
-
-def _teacher_phase(run: settings.RunSettings) -> Phase:
-    teacher = Role("teacher", objectives.cross_entropy_objective())
-    return Phase("teacher", (teacher,), run.training.num_epochs)
-
-
-def _teacher(run: settings.RunSettings) -> list[Phase]:
-    return [_teacher_phase(run)]
-
-
-def _baseline(run: settings.RunSettings) -> list[Phase]:
-    student = Role("student", objectives.cross_entropy_objective())
-    return [Phase("baseline", (student,), run.training.num_epochs)]
+    def describe(self) -> dict:
+        """What another program needs to know of its networks, as JSON."""
+        return {
+            role.name: {
+                "network": str(role.network),
+                "view": role.view,
+                "sampler": list(self.views[role.view].evaluation),
+                "frames": role.frames,
+                "trained": not role.frozen,
+            }
+            for role in self.roles
+        }
 
 
-def _serial(run: settings.RunSettings) -> list[Phase]:
-    outside = bool(run.distillation.teacher_checkpoint)
-    teacher = Role("teacher", None, initial=EXTERNAL if outside else "teacher")
+class _Run:
+    """Makes the roles of a run; what they share is found once.
+
+    Args:
+        run: the settings.
+        resolved: whether the teachers of other runs are looked for.
+    """
+
+    def __init__(self, run: settings.RunSettings, resolved: bool = True):
+        self.run = run
+        sampled, sampled_in_training = (
+            pipeline.sampled_view(run.sampling, training) for training in (False, True)
+        )
+        every = pipeline.ViewSpec("all", run.data.max_frames)
+        self.views = {
+            structures.ALL: View(every, every),
+            structures.SAMPLED: View(sampled_in_training, sampled),
+        }
+        self.outside = outside.teachers(run) if resolved else ()
+        self.is_external = bool(run.distillation.teacher_checkpoint)
+        self.alone = objectives.is_representation_only(run.distillation)
+
+    def frames(self, view: str) -> int:
+        """T of a view."""
+        spec = self.views[view].evaluation
+        if not self.run.data.frame_features:
+            return 1
+        return self.run.data.max_frames if spec.sampler == "all" else spec.k
+
+    def phase(self, name: str, roles: tuple[Role, ...], epochs: int) -> Phase:
+        """A phase of these roles, with their views."""
+        names = {role.view for role in roles}
+        views = {name: view for name, view in self.views.items() if name in names}
+        return Phase(name, roles, views, epochs)
+
+    def teacher(self, **fields) -> Role:
+        """The teacher that the settings describe."""
+        spec, view = specifications.teacher_specification(self.run), structures.ALL
+        return Role(TEACHER, spec, view, self.frames(view), **fields)
+
+    def frozen_teachers(self) -> tuple[Role, ...]:
+        """The teachers of a serial student."""
+        if not self.outside:
+            return (self.teacher(start=Start(TEACHER, phase=TEACHER)),)
+        view, several = structures.ALL, len(self.outside) > 1
+        return tuple(
+            Role(
+                f"{TEACHER}_{number}" if several else TEACHER,
+                found.network,
+                view,
+                self.frames(view),
+                start=Start(found.role, prefix=found.prefix),
+            )
+            for number, found in enumerate(self.outside, 1)
+        )
+
+    def student(self, guides: tuple[Role, ...] = (), **fields) -> Role:
+        """The student, which learns from these guides."""
+        run, view = self.run, structures.SAMPLED
+        spec = specifications.student_specification(run)
+        objective = objectives.build_objective(run.distillation)
+        if guides:
+            objective.check_guides(len(guides))
+            classifier = specifications.classifier_of(run.distillation)
+            copies = run.distillation.student_start == "teacher"
+            if len(guides) > 1 and (copies or classifier != "own"):
+                flag = "student_start=teacher" if copies else f"classifier={classifier}"
+                raise ValueError(
+                    f"--{flag} takes weights of one teacher; with "
+                    f"{len(guides)} of them use --classifier=own and "
+                    "--student_start=new."
+                )
+            if classifier == "shared":
+                specifications.check_shared_head(
+                    spec, guides[0].network, run.distillation
+                )
+            if classifier != "own" or objective.compares_representations:
+                position = next((t.guide for t in objective.terms if t.guide), 0)
+                guide = guides[position].network
+                spec = specifications.with_encoding_size(spec, guide, run.data)
+            fields = {
+                "objective": objective,
+                "guides": tuple(guide.name for guide in guides),
+                "copies_classifier": classifier == "copied",
+                "copies_network": copies,
+                "trains_classifier": not self.alone,
+                "shares_classifier_with": (
+                    guides[0].name if classifier == "shared" else None
+                ),
+            }
+        return Role(STUDENT, spec, view, self.frames(view), **fields)
+
+    def finetuning(self, student: Role, after: str) -> list[Phase]:
+        """The second stage: everything in the student, with L_CE."""
+        epochs = self.run.distillation.finetune_epochs
+        if not (self.alone and epochs):
+            return []
+        alone = Role(
+            student.name,
+            student.network,
+            student.view,
+            student.frames,
+            objectives.cross_entropy_objective(),
+            start=Start(student.name, phase=after),
+        )
+        return [self.phase("finetune", (alone,), epochs)]
+
+
+def _teacher_phase(made: _Run) -> Phase:
+    teacher = made.teacher(objective=objectives.cross_entropy_objective())
+    return made.phase(TEACHER, (teacher,), made.run.training.num_epochs)
+
+
+def _teacher(made: _Run) -> list[Phase]:
+    return [_teacher_phase(made)]
+
+
+def _baseline(made: _Run) -> list[Phase]:
+    student = made.student(objective=objectives.cross_entropy_objective())
+    return [made.phase("baseline", (student,), made.run.training.num_epochs)]
+
+
+def _serial(made: _Run) -> list[Phase]:
+    teachers = made.frozen_teachers()
+    student = made.student(teachers)
+    run = made.run
     epochs = run.distillation.student_epochs or run.training.num_epochs
     return [
-        *([] if outside else [_teacher_phase(run)]),
-        Phase("student", (teacher, _student(run)), epochs),
-        *_finetuning(run, after="student"),
+        *([] if made.is_external else [_teacher_phase(made)]),
+        made.phase(STUDENT, (*teachers, student), epochs),
+        *made.finetuning(student, after=STUDENT),
     ]
 
 
-def _parallel(run: settings.RunSettings) -> list[Phase]:
-    teacher = Role("teacher", objectives.cross_entropy_objective())
-    share = builder.classifier_of(run) == "shared"
+def _parallel(made: _Run) -> list[Phase]:
+    teacher = made.teacher(objective=objectives.cross_entropy_objective())
+    student = made.student((teacher,))
+    epochs = made.run.training.num_epochs
     return [
-        Phase("parallel", (teacher, _student(run)), run.training.num_epochs, share),
-        *_finetuning(run, after="parallel"),
+        made.phase("parallel", (teacher, student), epochs),
+        *made.finetuning(student, after="parallel"),
     ]
 
 
@@ -145,20 +298,73 @@ _MODES = {
 }
 
 
-def phases(run: settings.RunSettings) -> list[Phase]:
+def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
     """What a run does, in order.
 
+    Args:
+        run: the settings.
+        resolved: whether the teachers of other runs are looked for; otherwise one
+            stands for them, without weights.
+
     Raises:
-        ValueError: for an objective that cannot be parsed.
+        ValueError: for an objective or network that cannot be parsed, or networks that
+            do not fit together.
     """
-    return _MODES[run.distillation.mode](run)
+    return _MODES[run.distillation.mode](_Run(run, resolved))
 
 
-def phases_of(run: settings.RunSettings, network: str) -> list[Phase]:
-    """The phases that train a network (`teacher` or `student`), the last one first."""
-    found = [
-        phase
-        for phase in phases(run)
-        if any(role.name == network for role in phase.trained)
-    ]
-    return found[::-1]
+def networks(run: settings.RunSettings) -> dict[str, Role]:
+    """The two networks that the settings describe, whatever the mode trains."""
+    made = _Run(run, resolved=False)
+    teacher = made.teacher()
+    guided = run.distillation.mode in settings.GUIDED_MODES
+    student = made.student((teacher,) if guided else ())
+    return {TEACHER: teacher, STUDENT: student}
+
+
+def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
+    """The views that the two networks of these names read."""
+    made, found = _Run(run, resolved=False), networks(run)
+    wanted = {found[name].view for name in names}
+    every = Phase("", (), made.views, 0)
+    return every.view_specs(wanted, training)
+
+
+# Settings that a phase without a student, or without a guide, does not see.
+_STUDENT_ONLY = ("student_k", "frame_sampler", "train_frame_sampler", "student")
+_GUIDED_ONLY = (
+    "student_loss",
+    "match",
+    "prediction_distance",
+    "temperature",
+    "classifier",
+    "student_start",
+    "teacher_cache_top_k",
+    "teacher_checkpoint",
+    "teacher_mean",
+    "student_epochs",
+    "finetune_epochs",
+    "unlabeled_data_pattern",
+    "unlabeled_fraction",
+)
+
+
+def phase_settings(phase: Phase, run: settings.RunSettings) -> dict:
+    """The settings that a phase depends on, name → value."""
+    names = {role.name for role in phase.roles}
+    guided = any(role.guides or role.start for role in phase.roles)
+    left_out = set(manifest.CHANGEABLE)
+    if STUDENT not in names:
+        left_out |= {*_STUDENT_ONLY, *_GUIDED_ONLY}
+    if not guided and TEACHER not in names:
+        left_out |= {"teacher"} if run.networks.student else set()
+        left_out |= set(_GUIDED_ONLY)
+    values = {k: v for k, v in run.to_dict().items() if k not in left_out}
+    # What ends it, under one name in all phases.
+    for name in ("num_epochs", "student_epochs", "finetune_epochs"):
+        values.pop(name, None)
+    values["epochs"] = phase.epochs
+    if any(role.start for role in phase.trained):
+        # What it continues from: serial and parallel mode have their own.
+        values["mode"] = run.distillation.mode
+    return values

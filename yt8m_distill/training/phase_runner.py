@@ -65,20 +65,38 @@ class PhaseRunner:
         record: the run's manifest.
         shards: the training data, opened.
         validation: the validation data, or None.
+        unlabeled: videos without labels for guided phases, or None.
+        is_first: whether it is the run's first phase.
     """
 
-    def __init__(self, phase, run, strategy, record, shards, validation=None):
+    def __init__(
+        self,
+        phase,
+        run,
+        strategy,
+        record,
+        shards,
+        validation=None,
+        unlabeled=None,
+        is_first=True,
+    ):
         self.phase = phase
         self.run_settings = run
         self.strategy = strategy
         self.record = record
         self.folder = os.path.join(run.training.train_dir, phase.name)
         self.chief = distribution.is_chief(strategy)
-        self.cache: teacher_cache.TeacherCache | None = None
+        self.caches: dict[str, teacher_cache.TeacherCache] = {}
         self.shards = shards
         self.validation = validation
+        self.is_first = is_first
+        # Without a guide nobody learns anything from them.
+        self.unlabeled = unlabeled if phase.is_guided else None
         self.num_videos = shards.num_videos(run.training.train_fraction)
-        self.batches = pipeline.num_batches(self.num_videos, run.training.batch_size)
+        fraction = run.training.unlabeled_fraction if self.unlabeled else 0.0
+        self.batches = pipeline.num_batches(
+            self.num_videos, run.training.batch_size, fraction
+        )
         steps_planned = self.batches * phase.epochs
         limit = run.training.max_steps
         self.total_steps = min(steps_planned, limit) if limit else steps_planned
@@ -94,17 +112,18 @@ class PhaseRunner:
             with files.one_line_errors(self.folder):
                 tf.io.gfile.makedirs(self.folder)
             path = os.path.join(self.folder, manifest.PHASE_SETTINGS)
-            manifest.write_json(path, manifest.phase_settings(phase, self.run_settings))
+            manifest.write_json(path, modes.phase_settings(phase, self.run_settings))
         resumed = self.state.restore()
         if resumed:
             self._check_same_data()
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
-            initial_weights.assign(phase, self.networks, self.run_settings)
+            run = self.run_settings
+            initial_weights.assign(phase, self.networks, run.training.train_dir)
             for role, network in transfer.receivers(
-                phase, self.networks, self.run_settings
+                phase, self.is_first, self.networks, run.training.start_from
             ):
-                transfer.plan(role, network, self.run_settings).assign(role)
+                transfer.plan(role, network, run).assign(role)
         counters = [self.state.step, self.state.epoch, self.state.batch]
         place = [int(counter.numpy()) for counter in counters]
         distribution.check_agreement(
@@ -125,7 +144,7 @@ class PhaseRunner:
                 for role in phase.roles
             ),
         )
-        self.cache = self._open_cache()
+        self.caches = self._open_caches()
         self._train()
         self.record.update(
             phase.name, finished=True, goal=goal_of(phase, self.run_settings)
@@ -175,8 +194,7 @@ class PhaseRunner:
         self.learning_rate = rate
         scaled = run.networks.dtype_policy == "mixed_float16"
         with self.strategy.scope():
-            names = [role.name for role in phase.roles]
-            self.networks = builder.build_networks(run, names, phase.share_classifier)
+            self.networks = builder.build_networks(phase.roles, run.data)
             learners = [self._build_learner(role, rate) for role in phase.trained]
             scale = None
             if scaled:
@@ -185,7 +203,7 @@ class PhaseRunner:
                     trainable=False,
                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                 )
-        objects = {name: self.networks.network(name) for name in names}
+        objects = {r.name: self.networks.network(r.name) for r in phase.roles}
         objects |= {f"{x.role.name}_optimizer": x.optimizer for x in learners}
         self.state = checkpoints.State(
             self.folder,
@@ -226,9 +244,7 @@ class PhaseRunner:
         scope = self.run_settings.optimization.regularization_scope
         optimizer = optimizers.build_optimizer(self.run_settings.optimization, rate)
         optimizers.build_variables(optimizer, variables)
-        kernels = steps.trained_kernels(
-            network, role, scope, self.phase.share_classifier
-        )
+        kernels = steps.trained_kernels(network, role, scope)
         return steps.Learner(role, optimizer, variables, kernels)
 
     def _describe_networks(self) -> dict:
@@ -244,71 +260,76 @@ class PhaseRunner:
             }
         return described
 
-    @property
-    def _needs_states(self) -> bool:
-        """Whether a learner compares intermediate states."""
-        return any(role.objective.needs_states for role in self.phase.trained)
+    def _open_caches(self) -> dict[str, teacher_cache.TeacherCache]:
+        """The caches of the frozen guides' outputs, filled and compared, by role."""
+        if not self.run_settings.distillation.teacher_cache:
+            return {}
+        states_of = self.phase.states_of
+        if states_of:
+            max_frames = self.run_settings.data.max_frames
+            teacher_cache.check_same_frames(self.phase.views[states_of], max_frames)
+        began = time.monotonic()
+        found = {role.name: self._open_cache(role) for role in self.phase.frozen}
+        if found:
+            self.record.update(
+                self.phase.name,
+                teacher_cache={
+                    "folder": ", ".join(cache.folder for cache, _ in found.values()),
+                    "videos": max(len(cache) for cache, _ in found.values()),
+                    "computed": sum(computed for _, computed in found.values()),
+                    "seconds": round(time.monotonic() - began, 3),
+                },
+            )
+        return {name: cache for name, (cache, _) in found.items()}
 
-    def _open_cache(self) -> teacher_cache.TeacherCache | None:
-        """The cache of the frozen teacher's outputs, filled and compared."""
-        run = self.run_settings
-        frozen = [role for role in self.phase.roles if role.frozen]
-        if not (run.distillation.teacher_cache and frozen):
-            return None
-        states = self._needs_states
-        if states:
-            teacher_cache.check_same_frames(run)
-        teacher = self.networks.network("teacher")
-        key = teacher_cache.describe(teacher, run, states)
-        cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
-        builder_ = teacher_cache.Builder(cache, self.networks, self.strategy, states)
-        views = inputs.views_of(run, ["teacher", *(["student"] if states else [])])
-        training = run.training
-        dataset = inputs.evaluation_dataset(
-            self.strategy,
-            self.shards,
-            views,
-            training.batch_size,
-            training.train_fraction,
+    def _open_cache(self, role: modes.Role) -> tuple[teacher_cache.TeacherCache, int]:
+        """A guide's cache, filled, and how many videos were new."""
+        run, states_of = self.run_settings, self.phase.states_of
+        given = run.distillation.teacher_cache
+        views = self.phase.view_specs({role.view, states_of})
+        key = teacher_cache.describe(
+            self.networks.network(role.name), role, run, views.get(states_of)
         )
-        data = teacher_cache.data_key(self.shards.paths, training.train_fraction)
-        began, computed = time.monotonic(), 0
-        if not cache.covers(data):
-            if distribution.num_processes(self.strategy) > 1:
-                raise ValueError(
-                    f"--teacher_cache={run.distillation.teacher_cache} does not cover "
-                    "the training data yet, and several processes cannot fill it: "
-                    "run the same command in one process first."
-                )
-            with cache.filling():
-                # Another run may have done it in the meantime.
-                if not cache.covers(data):
-                    _LOG.info(
-                        "The teacher's outputs are collected in %s.", cache.folder
+        cache = teacher_cache.TeacherCache(given, key)
+        builder_ = teacher_cache.Builder(
+            cache, self.networks, self.strategy, role.name, states_of
+        )
+        fraction, several = run.training.train_fraction, self.unlabeled is not None
+        sources = [(self.shards, fraction), *([(self.unlabeled, 1.0)] * several)]
+        computed = 0
+        for opened, share in sources:
+            dataset = inputs.evaluation_dataset(
+                self.strategy, opened, views, run.training.batch_size, share
+            )
+            data = teacher_cache.data_key(opened.paths, share)
+            if not cache.covers(data):
+                if distribution.num_processes(self.strategy) > 1:
+                    raise ValueError(
+                        f"--teacher_cache={given} does not cover the training data "
+                        "yet, and several processes cannot fill it: run the same "
+                        "command in one process first."
                     )
-                    before = len(cache)
-                    builder_.fill(dataset, self.num_videos)
-                    cache.note_covered(data)
-                    computed = len(cache) - before
-        if distribution.num_processes(self.strategy) == 1:
-            builder_.check(next(iter(dataset)))
-        self.record.update(
-            self.phase.name,
-            teacher_cache={
-                "folder": cache.folder,
-                "videos": len(cache),
-                "computed": computed,
-                "seconds": round(time.monotonic() - began, 3),
-            },
-        )
-        return cache
+                with cache.filling():
+                    # Another run may have done it in the meantime.
+                    if not cache.covers(data):
+                        _LOG.info(
+                            "The outputs of the %s are collected in %s.",
+                            role.name,
+                            cache.folder,
+                        )
+                        before = len(cache)
+                        builder_.fill(dataset, opened.num_videos(share))
+                        cache.note_covered(data)
+                        computed += len(cache) - before
+            if distribution.num_processes(self.strategy) == 1:
+                builder_.check(next(iter(dataset)))
+        return cache, computed
 
     def _dataset(self, epoch: int, skip_batches: int):
-        run, cache = self.run_settings, self.cache
-        roles = self.phase.trained if cache else self.phase.roles
-        views = inputs.views_of(run, [role.name for role in roles], training=True)
-        if self._needs_states:
-            views |= inputs.views_of(run, ["student"], training=True)
+        run, caches = self.run_settings, self.caches
+        names = {r.view for r in self.phase.roles if r.name not in caches}
+        names |= {self.phase.states_of} - {None}
+        views = self.phase.view_specs(names, training=True)
 
         def make(shard):
             dataset = pipeline.build_dataset(
@@ -322,8 +343,12 @@ class PhaseRunner:
                 train_fraction=run.training.train_fraction,
                 skip_batches=skip_batches,
                 input_shard=shard,
+                unlabeled=self.unlabeled,
+                unlabeled_fraction=run.training.unlabeled_fraction,
             )
-            return cache.attach(dataset) if cache else dataset
+            for name, cache in caches.items():
+                dataset = cache.attach(dataset, name)
+            return dataset
 
         return distribution.distribute(self.strategy, make)
 
@@ -396,7 +421,7 @@ class PhaseRunner:
         dataset = inputs.evaluation_dataset(
             self.strategy,
             self.validation,
-            inputs.views_of(run, [role.name]),
+            self.phase.view_specs({role.view}),
             run.training.batch_size,
         )
         skipped = self.validation.skipped()

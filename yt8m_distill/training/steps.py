@@ -7,14 +7,14 @@ same on one device and on many.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import top_predictions
-from yt8m_distill.models import teacher_student
+from yt8m_distill.models import layers, teacher_student
 from yt8m_distill.training import modes, optimizers, teacher_cache
 
 # L2 penalties are given in this unit (the paper's "penalty of 2").
@@ -24,6 +24,24 @@ REGULARIZATION_UNIT = 1e-8
 def _all_reduce_sum(value):
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+class _Counts(NamedTuple):
+    """Videos of the global batch; float32 scalars of at least 1.
+
+    Attributes:
+        videos: all of them, over which losses against guides are averaged.
+        labeled: those with labels, over which losses of labels are averaged.
+    """
+
+    videos: tf.Tensor
+    labeled: tf.Tensor
+
+
+def _has_labels(batch: structures.Batch) -> tf.Tensor:
+    """[B] bool: the videos that have any label weight."""
+    weights = batch[structures.LABEL_WEIGHTS]
+    return (weights if weights.shape.rank == 1 else tf.reduce_max(weights, 1)) > 0
 
 
 def _l2_penalty(kernels: list, scale: float) -> tf.Tensor:
@@ -77,15 +95,13 @@ def trained_variables(network, role: modes.Role) -> list:
     return network.variables_without_head()
 
 
-def trained_kernels(
-    network, role: modes.Role, scope: str, shares_classifier: bool = False
-) -> list:
+def trained_kernels(network, role: modes.Role, scope: str) -> list:
     """The kernels under the L2 penalty, as far as the role trains them.
 
     A classifier that two roles share is under the guide's penalty alone.
     """
     trained = {id(v) for v in trained_variables(network, role)}
-    if shares_classifier and role.guide:
+    if role.shares_classifier_with:
         trained -= {id(kernel) for kernel in network.head.kernels()}
     return [kernel for kernel in network.kernels(scope) if id(kernel) in trained]
 
@@ -154,21 +170,16 @@ class TrainStep:
         learners = self.learners.values()
         return [name for learner in learners for name in learner.metric_names]
 
-    def _dropout_noise(self, role: modes.Role, step: tf.Tensor):
-        """This replica's rows of the global batch's noise, or None."""
-        network = self.networks.network(role.name)
-        if role.frozen or network.dropout_rate == 0:
+    def _noise(self, role: modes.Role, step: tf.Tensor) -> layers.Noise | None:
+        """What a role's network draws its random numbers from, or None."""
+        if role.frozen:
             return None
         index = [r.name for r in self.phase.roles].index(role.name)
         seed = tf.stack([self.seed * 2 + index, tf.cast(step, tf.int32)])
-        noise = tf.random.stateless_uniform(
-            [self.batch_size, network.encoding_size], seed
-        )
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        rows = self.batch_size // replicas
-        start = tf.cast(replica, tf.int32) * rows
-        return noise[start : start + rows]
+        first_row = tf.cast(replica, tf.int32) * (self.batch_size // replicas)
+        return layers.Noise(seed, first_row, tf.constant(self.batch_size))
 
     def compute(self, batch: structures.Batch, step: tf.Tensor):
         """Gradients of the global batch, clipped; runs in a replica.
@@ -183,30 +194,25 @@ class TrainStep:
         """
         # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
         keras.mixed_precision.set_global_policy(self.policy)
-        weights = batch[structures.WEIGHTS]
-        count = tf.maximum(_all_reduce_sum(tf.reduce_sum(weights)), 1.0)
-        with_states = any(
-            learner.role.objective.needs_states for learner in self.learners.values()
-        )
+        counts = self._count(batch)
         outputs, gradients, numbers = {}, {}, {}
         for role in self.phase.roles:
-            if role.frozen and structures.GUIDE in batch:
+            cached = batch.get(structures.GUIDES, {}).get(role.name)
+            if cached is not None:
                 classes = self.networks.network(role.name).num_classes
-                guide = batch[structures.GUIDE]
-                outputs[role.name] = teacher_cache.restored(guide, classes)
+                outputs[role.name] = teacher_cache.restored(cached, classes)
                 continue
-            noise = self._dropout_noise(role, step)
             with tf.GradientTape() as tape:
                 outputs[role.name] = self.networks.forward(
                     role.name,
                     batch[structures.VIEWS],
                     training=not role.frozen,
-                    with_states=with_states,
-                    dropout_noise=noise,
+                    states_of=self.phase.states_of,
+                    noise=self._noise(role, step),
                 )
                 if role.frozen:
                     continue
-                losses = self._losses(role, outputs, batch, count)
+                losses = self._losses(role, outputs, batch, counts)
                 target = losses["loss"]
                 if self.loss_scale is not None:
                     target *= self.loss_scale
@@ -215,7 +221,7 @@ class TrainStep:
             network = self.networks.network(role.name)
             _check_reached(role, network, found, variables)
             gradients[role.name] = [tf.convert_to_tensor(g) for g in found]
-            quality = self._batch_quality(outputs[role.name], batch, count)
+            quality = self._batch_quality(outputs[role.name], batch, counts.labeled)
             numbers[role.name] = [*losses.values(), *quality]
             outputs[role.name] = self._without_dropout(role, outputs[role.name])
         # One sum over the replicas for everything: few, large messages.
@@ -236,21 +242,33 @@ class TrainStep:
         network = self.networks.network(role.name)
         return outputs._replace(logits=network.classify(outputs.encoding))
 
-    def _losses(self, role, outputs, batch, count) -> dict[str, tf.Tensor]:
+    def _count(self, batch: structures.Batch) -> _Counts:
+        """Videos of the global batch, and those of them that have labels."""
+        local = [
+            tf.reduce_sum(batch[structures.WEIGHTS]),
+            tf.reduce_sum(tf.cast(_has_labels(batch), tf.float32)),
+        ]
+        return _Counts(*(tf.maximum(n, 1.0) for n in _all_reduce_sum(local)))
+
+    def _losses(self, role, outputs, batch, counts) -> dict[str, tf.Tensor]:
         """This replica's share of every part, and their sum: scalars by name."""
-        weights = batch[structures.WEIGHTS]
-        labels = batch[structures.LABELS]
         learner = self.learners[role.name]
-        mine = outputs[role.name]
-        guide = outputs.get(role.guide)
-
-        def share(per_video):
-            # where, not only a product: a filling row may hold anything.
-            kept = tf.where(weights > 0, per_video * weights, 0.0)
-            return tf.reduce_sum(kept) / count
-
-        parts = role.objective(mine, labels, guide)
-        parts = {name: share(values) for name, values in parts.items()}
+        guides = [outputs[name] for name in role.guides]
+        label_weights = batch[structures.LABEL_WEIGHTS]
+        found = role.objective(
+            outputs[role.name], batch[structures.LABELS], guides, label_weights
+        )
+        row_weights = tf.cast(_has_labels(batch), tf.float32)
+        if label_weights.shape.rank == 1:
+            row_weights = label_weights
+        parts = {}
+        for term in role.objective.terms:
+            weights, count = batch[structures.WEIGHTS], counts.videos
+            if term.loss.is_of_labels:
+                weights, count = row_weights, counts.labeled
+            # where, not only a product: a padding row may hold anything.
+            kept = tf.where(weights > 0, found[term.name] * weights, 0.0)
+            parts[term.name] = tf.reduce_sum(kept) / count
         losses = {f"{name}_loss": value for name, value in parts.items()}
         losses["label_loss"] = tf.add_n(list(parts.values()))
         losses["reg_loss"] = tf.constant(0.0)
@@ -277,11 +295,13 @@ class TrainStep:
         Their sums are the global batch's Hit@1 and PERR, and the mean of the
         replicas' GAPs.
         """
-        weights = batch[structures.WEIGHTS]
+        valid = _has_labels(batch)
         found = top_predictions.top_predictions(
-            tf.sigmoid(outputs.logits), batch[structures.LABELS], weights, self.top_k
+            tf.sigmoid(outputs.logits),
+            batch[structures.LABELS],
+            tf.cast(valid, tf.float32),
+            self.top_k,
         )
-        valid = weights > 0
         hits = tf.logical_and(found.hits, valid[:, tf.newaxis])
         scores = tf.where(valid[:, tf.newaxis], found.scores, -1.0)
         hit_at_one = tf.reduce_sum(tf.cast(hits[:, 0], tf.float32)) / count

@@ -54,23 +54,27 @@ _TOLERANCE = 2.0**-9
 
 
 def describe(
-    network: tf.keras.Model, run: settings.RunSettings, with_states: bool
+    network: tf.keras.Model,
+    role,
+    run: settings.RunSettings,
+    states_of: pipeline.ViewSpec | None,
 ) -> dict:
     """All that a teacher's outputs depend on.
 
     Args:
-        network: with the teacher's variables.
+        network: with the teacher's variables, of which the statistics are a part.
+        role: its modes.Role.
         run: names of the features, cuts and precision.
-        with_states: whether the states at the sampled frames are wanted.
+        states_of: the view at whose frames the states are wanted, or None.
     """
     digest = hashlib.sha256()
-    for variable in network.trainable_variables:
+    for variable in network.weights:
         value = variable.numpy()
         digest.update(str((value.shape, str(value.dtype))).encode())
         digest.update(value.tobytes())
     described = {
         "version": VERSION,
-        "teacher": run.networks.teacher,
+        "network": str(role.network),
         "variables": digest.hexdigest(),
         "feature_names": run.data.feature_names,
         "feature_sizes": run.data.feature_sizes,
@@ -80,8 +84,8 @@ def describe(
         "dtype_policy": run.networks.dtype_policy,
         "top_k": run.distillation.teacher_cache_top_k,
     }
-    if with_states:
-        described["states_of"] = [run.sampling.frame_sampler, run.sampling.student_k]
+    if states_of:
+        described["states_of"] = [states_of.sampler, states_of.k]
     return described
 
 
@@ -312,8 +316,8 @@ class TeacherCache:
         part, row = self._places[video_id]
         return int(self.parts[part].values[FINGERPRINT][row])
 
-    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Batches with the teacher's outputs of their videos under GUIDE."""
+    def attach(self, dataset: tf.data.Dataset, role: str) -> tf.data.Dataset:
+        """Batches with a role's outputs of their videos under GUIDES."""
         names = list(self._shapes)
         dtypes = [tf.as_dtype(dtype) for _, dtype in self._shapes.values()]
 
@@ -324,8 +328,9 @@ class TeacherCache:
             )
             for name, value in zip(names, values, strict=True):
                 value.set_shape([*video_ids.shape, *self._shapes[name][0]])
-            guide = dict(zip(names, values, strict=True))
-            return {**batch, structures.GUIDE: guide}
+            guides = batch.get(structures.GUIDES, {})
+            guides = {**guides, role: dict(zip(names, values, strict=True))}
+            return {**batch, structures.GUIDES: guides}
 
         return dataset.map(
             tf.autograph.experimental.do_not_convert(look_up),  # As in pipeline.
@@ -385,14 +390,23 @@ class Builder:
         cache: to be filled.
         networks: the run's; the teacher's is used.
         strategy: the devices, of one process.
-        with_states: also the states at the frames of the view `sampled`.
+        role: the teacher's.
+        states_of: also the states at the frames of this view; None: without.
     """
 
-    def __init__(self, cache: TeacherCache, networks, strategy, with_states: bool):
+    def __init__(
+        self,
+        cache: TeacherCache,
+        networks,
+        strategy,
+        role: str,
+        states_of: str | None = None,
+    ):
+        self.role = role
         self.cache = cache
         self.networks = networks
         self.strategy = strategy
-        self.with_states = with_states
+        self.states_of = states_of
         self.policy = keras.mixed_precision.global_policy()
         self._step = tf.function(self._distributed_step)
 
@@ -401,7 +415,7 @@ class Builder:
             # Keras 3 (3.15) has a policy a thread, and a replica runs in its own.
             keras.mixed_precision.set_global_policy(self.policy)
             outputs = self.networks.forward(
-                "teacher", batch[structures.VIEWS], with_states=self.with_states
+                self.role, batch[structures.VIEWS], states_of=self.states_of
             )
             return _stored(outputs, self.cache.key["top_k"])
 
@@ -472,7 +486,8 @@ class Builder:
 
     def _fingerprints(self, batch) -> np.ndarray:
         """[B] uint32 of the frames of a batch."""
-        frames = self._local(batch[structures.VIEWS][structures.ALL][structures.FRAMES])
+        view = self.networks.views[self.role]
+        frames = self._local(batch[structures.VIEWS][view][structures.FRAMES])
         rows = np.ascontiguousarray(frames)
         return np.array([zlib.crc32(row) for row in rows], np.uint32)
 
@@ -540,21 +555,21 @@ def data_key(shards: Sequence[str], fraction: float) -> dict:
     return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}
 
 
-def check_same_frames(run: settings.RunSettings) -> None:
+def check_same_frames(view, max_frames: int) -> None:
     """Raises ValueError unless a student sees what a cache of states is made of.
 
-    Those are the frames of `--frame_sampler` outside training.
+    Args:
+        view: modes.View of the student; the cache has the frames of evaluation.
+        max_frames: T of the data.
     """
-    sampler = run.sampling.frame_sampler
-    trained = run.sampling.train_frame_sampler or sampler
+    sampler, trained = view.evaluation.sampler, view.training.sampler
     if not settings.is_same("frame_sampler", trained, sampler):
         raise ValueError(
             "--teacher_cache cannot hold the intermediate states at the frames of "
             f"--train_frame_sampler={trained}: it has those of "
             f"--frame_sampler={sampler}."
         )
-    k, max_frames = run.sampling.student_k, run.data.max_frames
-    if frame_sampling.changes_between_epochs(sampler, k, max_frames):
+    if frame_sampling.changes_between_epochs(sampler, view.evaluation.k, max_frames):
         raise ValueError(
             "--teacher_cache cannot hold the intermediate states at frames that "
             f"change from epoch to epoch, as with --frame_sampler={sampler}."

@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m_distill import settings
-from yt8m_distill.data import shards
-from yt8m_distill.models import builder, teacher_student
-from yt8m_distill.training import checkpoints, distribution, inputs, manifest, modes
+from yt8m_distill import registry, settings
+from yt8m_distill.data import pipeline, shards
+from yt8m_distill.models import base, builder, lstm, teacher_student
+from yt8m_distill.training import checkpoints, distribution, inputs, manifest
 
 
 @dataclasses.dataclass
@@ -18,8 +18,9 @@ class TrainedNetwork:
 
     Attributes:
         networks: holds the role's network alone.
-        role: `teacher` or `student`.
+        role: its name.
         run: the settings of its training; the data's id key is this script's.
+        plan: its phases and networks.
         views: name → pipeline.ViewSpec of the view it reads.
         strategy: the devices.
         found: the checkpoint in its variables.
@@ -28,6 +29,7 @@ class TrainedNetwork:
     networks: teacher_student.TeacherStudent
     role: str
     run: settings.RunSettings
+    plan: manifest.Plan
     views: dict[str, Any]
     strategy: tf.distribute.Strategy
     found: checkpoints.Found | None
@@ -53,20 +55,33 @@ class TrainedNetwork:
         return inputs.evaluation_dataset(self.strategy, opened, self.views, batch_size)
 
 
-def resolve_role(run: settings.RunSettings, network: str) -> str:
-    """`auto`, `teacher` or `student` → the role.
+def resolve_role(run: settings.RunSettings, plan: manifest.Plan, network: str) -> str:
+    """`auto` or a name → the role; `auto` is the one that is trained last.
 
     Raises:
-        ValueError: if the mode of the run trains no such network.
+        ValueError: if the run trains no such network.
     """
-    trained = [r for r in ("student", "teacher") if modes.phases_of(run, r)]
-    role = trained[0] if network == "auto" else network
-    if role not in trained:
+    role = plan.trained[-1] if network == "auto" else network
+    if role not in plan.trained:
         raise ValueError(
             f"--network={network}: a run with --mode={run.distillation.mode} trains "
             f"no {role}."
         )
     return role
+
+
+def read_network(
+    plan: manifest.Plan, role: str, data: settings.DataSettings
+) -> tuple[base.VideoClassifier, str]:
+    """The network of a role, without its weights, and the name of its view.
+
+    Only what the plan says is built: the run's losses need not be registered.
+    """
+    entry = plan.network(role)
+    spec = registry.parse(entry["network"])
+    with lstm.to_be_read():
+        network = builder.build_network(role, spec, data, entry["frames"])
+    return network, entry["view"]
 
 
 def open_network(
@@ -98,8 +113,10 @@ def open_network(
     if given.video_id_key:
         data = dataclasses.replace(run.data, video_id_key=given.video_id_key)
         run = dataclasses.replace(run, data=data)
-    role = resolve_role(run, given.network)
-    found = checkpoints.find(given.train_dir, run, role, given.checkpoint)
+    registry.import_user_modules(run.networks.import_modules)
+    plan = manifest.read_plan(given.train_dir)
+    role = resolve_role(run, plan, given.network)
+    found = checkpoints.find(given.train_dir, plan, role, given.checkpoint)
     if found is None and not wait:
         raise ValueError(
             f"--train_dir={given.train_dir} has no {given.checkpoint} checkpoint of "
@@ -109,9 +126,11 @@ def open_network(
     strategy = strategy or distribution.build_strategy(given.num_gpus)
     distribution.check_batch_size(given.batch_size, strategy)
     with strategy.scope():
-        networks = builder.build_networks(run, [role], to_be_read=True)
-    views = inputs.views_of(run, [role])
-    trained = TrainedNetwork(networks, role, run, views, strategy, None)
+        network, view = read_network(plan, role, run.data)
+    networks = teacher_student.TeacherStudent({role: network}, {role: view})
+    sampler, k, features = plan.network(role)["sampler"]
+    views = {view: pipeline.ViewSpec(sampler, k, tuple(features))}
+    trained = TrainedNetwork(networks, role, run, plan, views, strategy, None)
     if found:
         trained.load(found)
     return trained

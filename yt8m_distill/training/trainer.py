@@ -59,6 +59,11 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     shards, validation = inputs.training_shards(run), None
     if pattern:
         validation = inputs.open_shards(run, pattern, "validation_data_pattern")
+    unlabeled = None
+    if run.training.unlabeled_data_pattern:
+        unlabeled = inputs.open_shards(
+            run, run.training.unlabeled_data_pattern, "unlabeled_data_pattern"
+        )
     skipped = shards.skipped()
     num_videos = shards.num_videos(run.training.train_fraction)
     if num_videos == 0:
@@ -89,6 +94,9 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         record.content["data"] |= skipped.to_dict()
         _report_skipped(skipped)
     record.content["replicas"] = strategy.num_replicas_in_sync
+    record.content["plan"] = [
+        {"phase": phase.name, "roles": phase.describe()} for phase in plan
+    ]
     record.write()
     _LOG.info(
         "%s; %d videos in %d shards, %d per step; %s.",
@@ -99,7 +107,16 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         _devices(strategy),
     )
     for phase in plan:
-        phase_runner.PhaseRunner(phase, run, strategy, record, shards, validation).run()
+        phase_runner.PhaseRunner(
+            phase,
+            run,
+            strategy,
+            record,
+            shards,
+            validation,
+            unlabeled,
+            phase is plan[0],
+        ).run()
     if skipped:
         _report_skipped(skipped)
     if chief:
@@ -183,9 +200,7 @@ def _check_continues(plan, run: settings.RunSettings) -> None:
         folder = os.path.join(run.training.train_dir, phase.name)
         if not checkpoints.has_weights(folder):
             continue
-        before = manifest.check_same_settings(
-            folder, manifest.phase_settings(phase, run)
-        )
+        before = manifest.check_same_settings(folder, modes.phase_settings(phase, run))
         if longer:
             raise ValueError(
                 f"--num_epochs: phase {longer.name} would go on to {longer.epochs} "

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from yt8m_distill import settings
-from yt8m_distill.models import builder
-from yt8m_distill.training import checkpoints, manifest, modes
+from yt8m_distill import registry, settings
+from yt8m_distill.training import checkpoints, manifest, trained
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,9 +42,9 @@ class Transfer(NamedTuple):
         )
 
 
-def receivers(phase: modes.Phase, networks, run: settings.RunSettings) -> list[tuple]:
+def receivers(phase, is_first: bool, networks, start_from: str) -> list[tuple]:
     """(role, network) of what `--start_from` is for: the first phase's learners."""
-    if not run.training.start_from or phase.name != modes.phases(run)[0].name:
+    if not (start_from and is_first):
         return []
     return [(role.name, networks.network(role.name)) for role in phase.trained]
 
@@ -73,8 +72,10 @@ def plan(role: str, network, run: settings.RunSettings) -> Transfer:
                 f"--start_from={given} was trained with --{name}={there}, this command "
                 f"says {here}."
             )
-    prefix, source = _find(given, train_dir, theirs, role)
-    other = builder.build_networks(theirs, [source], to_be_read=True).network(source)
+    registry.import_user_modules(theirs.networks.import_modules)
+    their_plan = manifest.read_plan(train_dir)
+    prefix, source = _find(given, train_dir, their_plan, role)
+    other, _ = trained.read_network(their_plan, source, theirs.data)
     checkpoints.restore_network(prefix, source, other)
     (encoder, head), (other_encoder, other_head) = map(_parts, (network, other))
     if _shapes(encoder) != _shapes(other_encoder):
@@ -109,9 +110,11 @@ def _train_dir_of(given: str) -> str:
     return folder
 
 
-def _find(given: str, train_dir: str, theirs, role: str) -> tuple[str, str]:
+def _find(
+    given: str, train_dir: str, their_plan: manifest.Plan, role: str
+) -> tuple[str, str]:
     """The prefix and the role of the network that is meant."""
-    names = {r.name for phase in modes.phases(theirs) for r in phase.trained}
+    names = set(their_plan.trained)
     if given != train_dir:
         stored = {key.split("/")[0] for key, _ in tf.train.list_variables(given)}
         names &= stored
@@ -122,7 +125,7 @@ def _find(given: str, train_dir: str, theirs, role: str) -> tuple[str, str]:
     source = role if role in names else names.pop()
     if given != train_dir:
         return given, source
-    found = checkpoints.find(train_dir, theirs, source)
+    found = checkpoints.find(train_dir, their_plan, source)
     if found is None:
         raise ValueError(f"--start_from={given} has no trained {source} yet.")
     return found.prefix, source

@@ -1,0 +1,330 @@
+"""A module outside of the package adds a network, a head, a loss and a sampler.
+
+It is written to a folder of its own and named by --import_modules; no file of the
+package knows its names.
+"""
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill import registry, settings
+from yt8m_distill.models import builder, layers
+from yt8m_distill.serving import export, predictor
+from yt8m_distill.training import initial_weights, modes, teacher_cache, trained
+
+MODULE = """
+    import keras
+    import tensorflow as tf
+
+    from yt8m_distill.data import frame_sampling
+    from yt8m_distill.losses import registered
+    from yt8m_distill.models import base, heads, layers
+
+
+    @base.MODELS.register("Outside")
+    class Outside(base.VideoClassifier):
+        # Batch norm over valid frames, dropout and weights of its own.
+
+        def __init__(self, units=5, **kwargs):
+            super().__init__(**kwargs)
+            self.kernel = self.add_weight(
+                name="kernel", shape=(self.feature_size, units),
+                initializer="glorot_uniform",
+            )
+            self.norm = layers.BatchNorm(units, momentum=0.5)
+            self.build_classifier(units)
+
+        def encode(self, frames, num_frames, state_indices, training, noise):
+            mask = tf.sequence_mask(num_frames, tf.shape(frames)[1])
+            x = tf.matmul(frames, tf.convert_to_tensor(self.kernel))
+            x = self.norm(x, mask, training=training)
+            if training:
+                x = layers.dropout(x, 0.25, noise, index=1)
+            x = tf.where(mask[..., tf.newaxis], tf.tanh(x), 0.0)
+            count = tf.cast(tf.maximum(num_frames, 1), tf.float32)
+            return tf.reduce_sum(x, axis=1) / count[:, tf.newaxis], None
+
+
+    @heads.HEADS.register("outside")
+    class Scaled(heads.LogisticHead):
+        def call(self, encoding):
+            return 2.0 * super().call(encoding)
+
+
+    @registered.LOSSES.register("cosine")
+    def make_cosine(power=1):
+        def cosine(student, guide):
+            parts = (student.encoding, tf.stop_gradient(guide.encoding))
+            one, other = (tf.math.l2_normalize(x, axis=1) for x in parts)
+            return (1 - tf.reduce_sum(one * other, axis=1)) ** power
+
+        return registered.Loss(cosine, needs="guide", compares="encoding")
+
+
+    @frame_sampling.SAMPLERS.register("every")
+    def every(num_frames, k, max_frames, keys, step=2):
+        valid = tf.minimum((num_frames + step - 1) // step, k)
+        return tf.zeros_like(num_frames)[:, None] + step * tf.range(k), valid
+"""
+NETWORK = "Outside(units={}, head='outside')"
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """The module, in a folder from which it can be imported."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "my_models.py").write_text(textwrap.dedent(MODULE))
+    sys.path.insert(0, str(folder))
+    registry.import_user_modules("my_models")
+    yield "my_models"
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    helpers.write_data(folder)
+    return folder
+
+
+def make_run(outside, train_dir, data, **changes) -> settings.RunSettings:
+    values = {
+        "import_modules": outside,
+        "teacher": NETWORK.format(6),
+        "student": NETWORK.format(4),
+        "student_loss": "ce + 0.5*cosine(power=2) + pred",
+        "frame_sampler": "every(step=3)",
+        "num_epochs": 2,
+    }
+    return helpers.make_run(train_dir, data, **{**values, **changes})
+
+
+def weights_of(run, phase: str, role: str) -> dict:
+    found = helpers.read_variables(helpers.best(run.training.train_dir, phase, role))
+    return {k: v for k, v in found.items() if k.startswith(f"{role}/")}
+
+
+@pytest.mark.parametrize("mode", settings.MODES)
+def test_every_mode_trains_evaluates_predicts_and_exports_it(
+    outside, data, tmp_path, mode
+):
+    run = make_run(outside, tmp_path / "run", data, mode=mode)
+    helpers.train(run)
+    given = settings.CheckpointSettings(
+        train_dir=str(tmp_path / "run"), batch_size=4, num_gpus=0
+    )
+    opened = trained.open_network(given)
+    # The moving averages are part of what was stored.
+    assert np.any(opened.network.norm.moving_mean.numpy())
+    assert len(opened.network.non_trainable_weights) == 2
+    shards = f"{data}/valid*.tfrecord"
+    predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
+    found = list(predict.predict(opened.dataset(shards, 4)))
+    assert sum(len(part.video_ids) for part in found) == 12
+    (view,) = opened.views.values()
+    folder = str(tmp_path / "model")
+    export.export(opened.network, run.data, view, folder, 3)
+    served = tf.saved_model.load(folder).signatures["serving_default"]
+    records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
+    answer = served(example_bytes=tf.constant(records))
+    np.testing.assert_allclose(
+        answer["predictions"],
+        np.concatenate([part.scores for part in found]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_run_is_opened_where_its_loss_is_not_registered(
+    outside, data, tmp_path, monkeypatch
+):
+    from yt8m_distill.losses import registered
+
+    run = make_run(outside, tmp_path / "run", data, mode="parallel", num_epochs=1)
+    helpers.train(run)
+    monkeypatch.delitem(registered.LOSSES._entries, "cosine")
+    given = settings.CheckpointSettings(
+        train_dir=str(tmp_path / "run"), batch_size=4, num_gpus=0
+    )
+    assert trained.open_network(given).role == "student"
+
+
+@pytest.mark.parametrize("mode", ["teacher", "serial", "parallel"])
+def test_a_stop_changes_nothing(outside, data, tmp_path, monkeypatch, mode):
+    whole = make_run(outside, tmp_path / "whole", data, mode=mode)
+    helpers.train(whole)
+    stopped = make_run(outside, tmp_path / "stopped", data, mode=mode)
+    phase = modes.phases(whole)[-1]
+    with helpers.stopped(monkeypatch, phase.name, 4, save=True):
+        helpers.train(stopped)
+    helpers.train(stopped)
+    for role in phase.trained:
+        helpers.assert_identical(
+            weights_of(whole, phase.name, role.name),
+            weights_of(stopped, phase.name, role.name),
+        )
+
+
+def test_replicas_change_nothing_batch_statistics_included(outside, data, tmp_path):
+    runs = []
+    for replicas in (1, 2):
+        train_dir = tmp_path / str(replicas)
+        # Plain steps: Adam would magnify the rounding of tiny gradients.
+        how = {"mode": "parallel", "optimizer": "SGD", "base_learning_rate": 0.05}
+        runs.append(make_run(outside, train_dir, data, **how))
+        helpers.train(runs[-1], replicas)
+    for role in ("teacher", "student"):
+        one, two = (weights_of(run, "parallel", role) for run in runs)
+        assert any("moving_variance" in name for name in one)
+        for name, value in one.items():
+            # float32 sums in another order, over ten steps.
+            np.testing.assert_allclose(value, two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_padding_and_the_batch_around_a_video_change_nothing(outside, data):
+    run = make_run(outside, "run", data)
+    (network,) = [
+        builder.build_networks([modes.networks(run)["teacher"]], run.data).teacher
+    ]
+    random = np.random.default_rng(0)
+    network.norm.moving_mean.assign(random.normal(size=6))
+    frames = random.integers(0, 256, (3, 20, 12), np.uint8)
+    lengths = tf.constant([5, 20, 11])
+    garbage = frames.copy()
+    garbage[0, 5:], garbage[2, 11:] = 7, 250
+    for training in (False, True):
+        noise = layers.Noise(tf.constant([1, 2]), tf.constant(0), tf.constant(3))
+        view = {"frames": frames, "num_frames": lengths, "noise": noise}
+        one, other = (
+            network({**view, "frames": tf.constant(x)}, training=training)
+            for x in (frames, garbage)
+        )
+        np.testing.assert_array_equal(one.logits, other.logits)
+    whole = network({"frames": tf.constant(frames), "num_frames": lengths})
+    alone = network({"frames": tf.constant(frames[:1]), "num_frames": lengths[:1]})
+    np.testing.assert_allclose(whole.logits[:1], alone.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_student_that_starts_as_its_teacher_has_its_batch_statistics(
+    outside, data, tmp_path
+):
+    run = make_run(
+        outside,
+        tmp_path / "run",
+        data,
+        mode="serial",
+        student=NETWORK.format(6),
+        student_loss="pred",
+        student_start="teacher",
+    )
+    helpers.train(run)
+    phase = modes.phases(run)[-1]
+    networks = builder.build_networks(phase.roles, run.data)
+    initial_weights.assign(phase, networks, run.training.train_dir)
+    assert np.any(networks.teacher.norm.moving_mean.numpy())
+    pairs = zip(networks.teacher.weights, networks.student.weights, strict=True)
+    for theirs, own in pairs:
+        np.testing.assert_array_equal(own.numpy(), theirs.numpy())
+
+
+def test_teachers_that_differ_in_their_statistics_have_caches_of_their_own(
+    outside, data
+):
+    run = make_run(outside, "run", data)
+    role = modes.networks(run)["teacher"]
+    network = builder.build_networks([role], run.data).teacher
+    first = teacher_cache.describe(network, role, run, None)
+    assert first == teacher_cache.describe(network, role, run, None)
+    network.norm.moving_mean.assign(np.ones(6))
+    assert first != teacher_cache.describe(network, role, run, None)
+
+
+# ------------------------------------------------------------------ several teachers
+
+
+@pytest.fixture(scope="module")
+def teachers(outside, data, tmp_path_factory) -> list[str]:
+    """Three finished teachers; the last one is of another family."""
+    folders = []
+    for number, network in enumerate(
+        (NETWORK.format(6), NETWORK.format(6), "MeanTanh(units=6)")
+    ):
+        folder = tmp_path_factory.mktemp(f"teacher{number}") / "run"
+        run = make_run(
+            outside, folder, data, mode="teacher", teacher=network, seed=number
+        )
+        helpers.train(run)
+        folders.append(str(folder))
+    return folders
+
+
+@pytest.mark.parametrize("mean", settings.TEACHER_MEANS)
+@pytest.mark.parametrize("cached", [False, True])
+def test_several_teachers_guide_by_their_mean(
+    outside, data, teachers, tmp_path, mean, cached
+):
+    given = {
+        "mode": "serial",
+        "teacher_checkpoint": ",".join(teachers),
+        "teacher_mean": mean,
+        "student_loss": "pred + 0.01*rep(teacher=3)",
+        "classifier": "own",
+        "teacher_cache": str(tmp_path / "cache") if cached else "",
+    }
+    run = make_run(outside, tmp_path / "run", data, **given)
+    (phase,) = modes.phases(run)
+    names = [role.name for role in phase.roles]
+    assert names == ["teacher_1", "teacher_2", "teacher_3", "student"]
+    assert [role.network.name for role in phase.frozen][-1] == "MeanTanh"
+    entry = helpers.train(run)["student"]
+    assert entry["finished"]
+    if cached:
+        assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"student_loss": "rep + pred"}, "rep(teacher=1)"),
+        ({"student_loss": "pred + rep(teacher=4)"}, "rep(teacher=4)"),
+        ({"student_loss": "pred", "classifier": "auto"}, "--classifier=own"),
+        ({"student_loss": "pred", "student_start": "teacher"}, "--student_start"),
+    ],
+)
+def test_what_several_teachers_cannot_give_is_one_line(
+    outside, data, teachers, tmp_path, changes, named
+):
+    given = {
+        "mode": "serial",
+        "teacher_checkpoint": ",".join(teachers),
+        "classifier": "own",
+        **changes,
+    }
+    with pytest.raises(ValueError) as caught:
+        modes.phases(make_run(outside, tmp_path / "run", data, **given))
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------- unlabeled
+
+
+def test_unlabeled_videos_teach_by_the_guide_alone(outside, data, tmp_path):
+    """With ce alone they change nothing but the order of batches."""
+    videos = helpers.make_videos(9, seed=5, prefix="u")
+    helpers.write_shard(tmp_path / "unlabeled.tfrecord", videos)
+    given = {
+        "unlabeled_data_pattern": str(tmp_path / "unlabeled.tfrecord"),
+        "unlabeled_fraction": 0.25,
+        "mode": "serial",
+    }
+    run = make_run(outside, tmp_path / "run", data, **given)
+    entry = helpers.train(run)
+    # 36 labeled videos, 6 of them in each batch of 8.
+    assert entry["student"]["finished"]
+    assert entry["student"]["step"] == 2 * 36 // 6
+    assert entry["teacher"]["step"] == 2 * -(-36 // 8)
