@@ -21,6 +21,10 @@ FIELD_PARAMETERS = [pytest.param(g, f, id=f"{g.__name__}.{f.name}") for g, f in 
 
 # A valid value unlike the default for each setting of a run.
 OTHER = {
+    "import_modules": "my_package.my_models",
+    "teacher_mean": "logits",
+    "unlabeled_data_pattern": "u*",
+    "unlabeled_fraction": 0.25,
     "feature_names": "audio,inc3",
     "feature_sizes": "4,6",
     "num_classes": 527,
