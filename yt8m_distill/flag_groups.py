@@ -33,7 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # What produced the published numbers, as far as the authors' code shows.
     "authors": {
-        "teacher": 'HierarchicalLSTM(num_blocks=20, head="moe", dropout=0.0)',
+        "teacher": "HierarchicalLSTM(num_blocks=20, head='moe(bias_init=0.0)', "
+        "dropout=0.0)",
         "frame_sampler": "uniform_stride",
         "prediction_distance": "class_kl",
         "regularization_scope": "classifier",

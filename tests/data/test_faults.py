@@ -613,6 +613,7 @@ def test_a_number_that_is_not_finite_is_named_and_skipped(tmp_path, value, how):
             "12 bytes",
         ),
     ],
+    ids=["floats", "integer id", "one feature"],
 )
 def test_what_other_writers_make_is_named(record, fault, named):
     found = faults.judge(record, DATA)

@@ -168,3 +168,21 @@ def test_a_mixed_policy_stays_close_to_float32(oracle, use_policy, text):
     # logits are some units large, so they move by a few hundredths at most.
     error = np.abs(logits - exact).max()
     assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize("head", ["logistic", "moe(num_mixtures=3)"])
+def test_a_classifier_starts_at_the_frequencies_of_the_classes(head):
+    made = heads.HEADS.create(head, num_classes=3)
+    made.build((None, 4))
+    frequencies = np.array([0.5, 0.01, 0.0001])
+    made.start_at(frequencies)
+    # An encoding of zeros: the bias alone speaks, and the gates share alike.
+    found = tf.sigmoid(made(tf.zeros([1, 4])))[0]
+    np.testing.assert_allclose(found, frequencies, rtol=1e-4)
+
+
+def test_a_given_bias_is_kept():
+    made = heads.HEADS.create("logistic(bias_init=-2.0)", num_classes=3)
+    made.build((None, 4))
+    made.start_at(np.full(3, 0.5))
+    np.testing.assert_array_equal(made.bias, [-2, -2, -2])

@@ -137,8 +137,9 @@ def test_mixed_precision_learns(data, tmp_path, use_policy, policy, teacher):
     lines = helpers.read_lines(tmp_path / "run" / "teacher" / "metrics.jsonl")
     losses = [line["teacher/ce_loss"] for line in lines]
     assert len(losses) == 3
-    # 10 classes at probability 0.5 cost 10 ln 2 = 6.9.
-    assert 6 < losses[0] < 7.5 and losses[-1] < 0.9 * losses[0]
+    # The classes begin at their frequencies. 10 of them at probability 0.5 would cost
+    # 10 ln 2 = 6.9.
+    assert 3 < losses[0] < 6 and losses[-1] < losses[0]
     stored = helpers.read_variables(
         helpers.best(tmp_path / "run", "teacher", "teacher")
     )

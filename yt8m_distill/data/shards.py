@@ -31,7 +31,8 @@ _ALIGNMENT = 128
 _CACHED_BYTES = 1 << 20
 # The byte that stands for a missing feature: the nearest to 0, -0.00003.
 MISSING_BYTE = 127
-# Records among which a training set must have a label.
+# First records among which a training set must have a label, and whose labels say how
+# frequent the classes are.
 _LOOKED_AT = 4096
 
 
@@ -397,38 +398,41 @@ class Shards:
         Args:
             flag: that named the shards, for the message.
         """
-        if self.table is not None:
-            rows = self.table.rows()[:_LOOKED_AT]
-            count, labeled = len(rows), bool(self.table.has_label(rows).any())
-        else:
-            count, labeled = self._look_for_labels()
-        if count and not labeled:
+        count, counts = self._first_labels()
+        if count and not counts.any():
             raise ValueError(
                 f"--{flag}: none of the first {count} records of {self.paths[0]} has a "
                 f"label under --labels_key={self.data.labels_key}: there is nothing to "
                 "learn."
             )
 
-    def _look_for_labels(self) -> tuple[int, bool]:
-        count, key = 0, self.data.labels_key
+    def class_frequencies(self) -> np.ndarray:
+        """[C] in (0, 1): share of the first videos with each label, smoothed.
+
+        The same for indexed and for parsed shards.
+        """
+        count, counts = self._first_labels()
+        return (counts + 0.5) / (count + 1)
+
+    def _first_labels(self) -> tuple[int, np.ndarray]:
+        """How many of the first records were looked at, and [C] their labels."""
+        if self.table is not None:
+            rows = self.table.rows()[:_LOOKED_AT]
+            return len(rows), self.table.class_counts(rows)
+        count, labels = 0, []
         for path, packed in zip(self.paths, self.compressions, strict=True):
             for record in tf.data.TFRecordDataset(path, packed):
+                if count == _LOOKED_AT:
+                    break
                 try:
                     example = tf.train.SequenceExample.FromString(record.numpy())
                 except Exception:  # noqa: S112 - the pipeline says what is wrong
                     continue
                 count += 1
-                if index.wire_labels(example.context, key):
-                    return count, True
-                if count == _LOOKED_AT:
-                    return count, False
-        return count, False
-
-    def class_counts(self, fraction: float = 1.0) -> np.ndarray | None:
-        """[C] videos with each label; None where that takes a pass over the data."""
-        if self.table is None:
-            return None
-        return self.table.class_counts(self.kept_rows(fraction))
+                found = index.wire_labels(example.context, self.data.labels_key)
+                found = set(found or ())
+                labels += [x for x in found if 0 <= x < self.data.num_classes]
+        return count, np.bincount(labels, minlength=self.data.num_classes)
 
     def close(self) -> None:
         """Unmaps all files; they are mapped again if more is read."""

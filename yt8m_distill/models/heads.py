@@ -5,6 +5,7 @@ and `@HEADS.register("name")`.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry
@@ -13,18 +14,22 @@ from yt8m_distill.models import lstm
 HEADS = registry.Registry("head")
 
 
+def _log_odds(p: np.ndarray) -> np.ndarray:
+    return (np.log(p) - np.log1p(-p)).astype(np.float32)
+
+
 @HEADS.register("logistic")
 class LogisticHead(keras.layers.Layer):
     """One sigmoid unit a class (the paper's W).
 
     Args:
         num_classes: C.
-        bias_init: initial bias of all classes. 0 starts at probability 0.5, as
-            the starter code does; the log-odds of a typical class shorten the
-            start on small data.
+        bias_init: initial bias of all classes; 0 starts at probability 0.5, as the
+            starter code does. None: training starts each class at its frequency (see
+            start_at), without which a small data set spends its epochs on that.
     """
 
-    def __init__(self, num_classes: int, bias_init: float = 0.0):
+    def __init__(self, num_classes: int, bias_init: float | None = None):
         super().__init__(dtype="float32")
         self.num_classes = num_classes
         self.bias_init = bias_init
@@ -39,9 +44,18 @@ class LogisticHead(keras.layers.Layer):
         self.bias = self.add_weight(
             name="bias",
             shape=(self.num_classes,),
-            initializer=keras.initializers.Constant(self.bias_init),
+            initializer=keras.initializers.Constant(self.bias_init or 0.0),
         )
         self.built = True
+
+    def start_at(self, frequencies: np.ndarray) -> None:
+        """Sets the bias to the log-odds of the classes, if no bias_init was given.
+
+        Args:
+            frequencies: [C] in (0, 1), of each class among the videos.
+        """
+        if self.bias_init is None:
+            self.bias.assign(_log_odds(frequencies))
 
     def kernels(self) -> list:
         """The weight matrices under the L2 penalty."""
@@ -63,10 +77,12 @@ class MixtureOfExpertsHead(keras.layers.Layer):
     Args:
         num_classes: C.
         num_mixtures: experts a class, without the dummy.
-        bias_init: initial bias of the experts.
+        bias_init: initial bias of the experts; None: as in LogisticHead.
     """
 
-    def __init__(self, num_classes: int, num_mixtures: int = 2, bias_init: float = 0.0):
+    def __init__(
+        self, num_classes: int, num_mixtures: int = 2, bias_init: float | None = None
+    ):
         super().__init__(dtype="float32")
         if num_mixtures < 1:
             raise ValueError(f"moe needs num_mixtures >= 1, not {num_mixtures}.")
@@ -90,9 +106,16 @@ class MixtureOfExpertsHead(keras.layers.Layer):
         self.expert_bias = self.add_weight(
             name="expert_bias",
             shape=(classes * experts,),
-            initializer=keras.initializers.Constant(self.bias_init),
+            initializer=keras.initializers.Constant(self.bias_init or 0.0),
         )
         self.built = True
+
+    def start_at(self, frequencies: np.ndarray) -> None:
+        """As in LogisticHead; at the start all gates, the dummy's too, are equal."""
+        if self.bias_init is None:
+            share = self.num_mixtures / (self.num_mixtures + 1)
+            bias = _log_odds(np.minimum(frequencies / share, 0.99))
+            self.expert_bias.assign(np.repeat(bias, self.num_mixtures))
 
     def kernels(self) -> list:
         """The weight matrices under the L2 penalty."""

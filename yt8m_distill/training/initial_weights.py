@@ -7,6 +7,17 @@ from yt8m_distill.training import checkpoints, modes
 _LOG = logging.getLogger(__name__)
 
 
+def start_heads(phase: modes.Phase, networks, shards) -> None:
+    """Starts new classifiers at the frequencies of the classes in the training data."""
+    new = [role for role in phase.trained if role.start is None]
+    heads = [networks.network(role.name).head for role in new]
+    heads = [head for head in heads if hasattr(head, "start_at")]
+    if heads:
+        frequencies = shards.class_frequencies()
+        for head in heads:
+            head.start_at(frequencies)
+
+
 def assign(phase: modes.Phase, networks, train_dir: str) -> None:
     """Gives the networks of a phase what they take from earlier phases and runs.
 

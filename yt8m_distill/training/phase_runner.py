@@ -119,6 +119,7 @@ class PhaseRunner:
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             run = self.run_settings
+            initial_weights.start_heads(phase, self.networks, self.shards)
             initial_weights.assign(phase, self.networks, run.training.train_dir)
             for role, network in transfer.receivers(
                 phase, self.is_first, self.networks, run.training.start_from
