@@ -1,0 +1,141 @@
+"""Records of other writers become the native records of the same videos."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m_distill import convert_records
+from yt8m_distill.data import records
+
+SOURCES = convert_records.parse_features("rgb=RGB/feature/floats,audio=audio")
+FRAMES = np.linspace(-2.5, 2.5, 12, dtype=np.float32).reshape(3, 4)
+AUDIO = np.arange(6, dtype=np.uint8).reshape(3, 2)
+
+
+def feature(values) -> tf.train.Feature:
+    """A Feature of the kind that fits the values."""
+    values = list(values)
+    if values and isinstance(values[0], bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+    if values and isinstance(values[0], float | np.floating):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def foreign(video_id=(b"v1",), labels=(3, 5), rgb=FRAMES, **context) -> bytes:
+    """A SequenceExample as MediaPipe writes it: floats, one Feature per frame."""
+    example = tf.train.SequenceExample()
+    context |= {"id": video_id, "labels": labels}
+    for key, values in context.items():
+        example.context.feature[key].CopyFrom(feature(values))
+    lists = example.feature_lists.feature_list
+    lists["RGB/feature/floats"].feature.extend(feature(row) for row in rgb)
+    lists["audio"].feature.extend(feature([row.tobytes()]) for row in AUDIO)
+    return example.SerializeToString()
+
+
+def convert(serialized: bytes, sources=SOURCES) -> tf.train.SequenceExample:
+    done = convert_records.convert_record(serialized, sources, "id", "labels", "f:0")
+    return tf.train.SequenceExample.FromString(done.serialized)
+
+
+def frames_of(example, name: str) -> np.ndarray:
+    """[T, size] uint8 of a native feature list, one byte string per frame."""
+    steps = example.feature_lists.feature_list[name].feature
+    (rows,) = zip(*(step.bytes_list.value for step in steps), strict=True)
+    return np.stack([np.frombuffer(row, np.uint8) for row in rows])
+
+
+def context_of(example, key: str) -> list:
+    value = example.context.feature[key]
+    return list(getattr(value, value.WhichOneof("kind")).value)
+
+
+def test_float_frames_are_quantized_and_bytes_are_kept():
+    native = convert(foreign())
+    np.testing.assert_array_equal(frames_of(native, "audio"), AUDIO)
+    # The two values beyond each end of [-2, 2] are clipped; the others are off by half
+    # a step of 4 / 255 at most, and by the float32 of the formula.
+    restored = records.dequantize(frames_of(native, "rgb"))
+    np.testing.assert_allclose(restored, np.clip(FRAMES, -2, 2), atol=2 / 255 + 1e-4)
+
+
+def test_clipped_numbers_are_counted():
+    done = convert_records.convert_record(foreign(), SOURCES, "id", "labels", "f:0")
+    assert (done.values, done.clipped) == (12, int((np.abs(FRAMES) > 2).sum()))
+
+
+def test_all_frames_in_one_feature_are_split():
+    sources = convert_records.parse_features("rgb=RGB/feature/floats:4,audio=audio")
+    native = convert(foreign(rgb=FRAMES.reshape(1, 12)), sources)
+    np.testing.assert_array_equal(
+        frames_of(native, "rgb"), frames_of(convert(foreign()), "rgb")
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ((3, 5), [3, 5]),
+        ((3.0, 5.0), [3, 5]),
+        ((0, 1), [0, 1]),
+        ((0, 1, 0, 1), [1, 3]),
+        ((0.0, 0.0, 1.0), [2]),
+        ((), []),
+    ],
+)
+def test_labels_become_indices(labels, expected):
+    assert context_of(convert(foreign(labels=labels)), "labels") == expected
+
+
+@pytest.mark.parametrize(
+    ("video_id", "expected"), [((b"v1",), b"v1"), ((17,), b"17"), ((), b"f:0")]
+)
+def test_an_id_becomes_text(video_id, expected):
+    assert context_of(convert(foreign(video_id=video_id)), "id") == [expected]
+
+
+def test_other_context_is_kept():
+    native = convert(foreign(segment_start_times=(0, 5), segment_scores=(1.0, 0.0)))
+    assert context_of(native, "segment_start_times") == [0, 5]
+    assert context_of(native, "segment_scores") == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        (foreign(labels=(0.5,)), "0.5"),
+        (foreign(labels=(b"dog",)), "labels"),
+        (foreign(rgb=[FRAMES[0], FRAMES[1][:2]]), "[2, 4]"),
+        (foreign(rgb=[np.float32([1, np.nan, 0, 0])]), "RGB/feature/floats"),
+        (b"\x00", "example"),
+    ],
+)
+def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
+    shard, target = str(tmp_path / "in.tfrecord"), str(tmp_path / "out.tfrecord")
+    with tf.io.TFRecordWriter(shard) as writer:
+        for serialized in (foreign(), record):
+            writer.write(serialized)
+    with pytest.raises(ValueError) as caught:
+        convert_records.convert_shard(shard, target, SOURCES, "id", "labels")
+    assert f"{shard}, record 1" in str(caught.value) and named in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
+    counts, skipped = convert_records.convert_shard(
+        shard, target, SOURCES, "id", "labels", skip=True
+    )
+    assert counts[0] == 1 and len(skipped) == 1 and "record 1" in skipped[0]
+
+
+def test_a_bare_example_is_one_record(tmp_path):
+    path = tmp_path / "clip.pb"
+    path.write_bytes(foreign())
+    folder = tmp_path / "native"
+    convert_records.convert([str(path)], str(folder), SOURCES, "id", "labels")
+    (found,) = tf.data.TFRecordDataset(str(folder / "clip.pb"))
+    assert found.numpy() == convert(foreign()).SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("text", ["", "=a", "rgb=", "rgb=a:0", "rgb=a:b", "a,a"])
+def test_a_malformed_list_of_features_is_refused(text):
+    with pytest.raises(ValueError, match="--features="):
+        convert_records.parse_features(text)
