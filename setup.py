@@ -59,7 +59,6 @@ setuptools.setup(
         "tensorflow>=2.15.1,<2.22",
         "numpy>=1.23.5,<3",
         "absl-py>=1.4,<3",
-        "filelock>=3.12,<5",
         "tensorboard>=2.15,<2.22",
         "tqdm>=4.64,<5",
         "filelock>=3.12,<4",

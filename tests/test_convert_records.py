@@ -110,6 +110,7 @@ def test_other_context_is_kept():
         (foreign(rgb=[np.float32([1, np.nan, 0, 0])]), "RGB/feature/floats"),
         (b"\x00", "example"),
     ],
+    ids=["half a label", "text label", "ragged", "no number", "no example"],
 )
 def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
     shard, target = str(tmp_path / "in.tfrecord"), str(tmp_path / "out.tfrecord")

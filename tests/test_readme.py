@@ -9,39 +9,46 @@ import pytest
 from absl import flags
 
 from tests import training_helpers as helpers
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import command_line, flag_groups, settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GROUPS = {
-    "train.py": flag_groups.RUN_GROUPS,
-    "eval.py": (settings.CheckpointSettings, settings.EvalSettings),
-    "inference.py": (settings.CheckpointSettings, settings.InferenceSettings),
-    "export_model.py": (settings.CheckpointSettings, settings.ExportSettings),
+    "yt8m-train": flag_groups.RUN_GROUPS,
+    "yt8m-eval": (
+        settings.CheckpointSettings,
+        settings.ReadingSettings,
+        settings.EvalSettings,
+    ),
+    "yt8m-inference": (
+        settings.CheckpointSettings,
+        settings.ReadingSettings,
+        settings.InferenceSettings,
+    ),
+    "yt8m-export": (settings.CheckpointSettings, settings.ExportSettings),
 }
 
 
-def script_commands() -> list[list[str]]:
-    """Every `python yt8m_distill/...` command in the code blocks, as words."""
+def commands() -> list[list[str]]:
+    """Every command of GROUPS in the code blocks, as words."""
     blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [line for line in lines if line.startswith("python yt8m_distill/")]
-    words = [shlex.split(command)[1:] for command in commands]
-    return [w for w in words if pathlib.Path(w[0]).name in GROUPS]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w for w in words if w and w[0] in GROUPS]
 
 
 def test_there_is_a_command_for_every_script():
-    assert {pathlib.Path(words[0]).name for words in script_commands()} == set(GROUPS)
+    assert {words[0] for words in commands()} == set(GROUPS)
 
 
-@pytest.mark.parametrize("words", script_commands(), ids=lambda words: words[0])
+@pytest.mark.parametrize("words", commands(), ids=lambda words: words[0])
 def test_a_command_parses_and_its_settings_hold(words):
-    script = pathlib.Path(words[0]).name
     values = flags.FlagValues()
-    flag_groups.define(GROUPS[script], values)
-    left = values(words)
+    flag_groups.define(GROUPS[words[0]], values)
+    flag_groups.define_preset(values)
+    left = values(command_line.expand(words))
     assert left == words[:1]
-    for group in GROUPS[script]:
+    for group in GROUPS[words[0]]:
         flag_groups.read(group, values)
 
 
@@ -76,7 +83,7 @@ def test_every_linked_file_exists():
 
 
 def test_every_table_of_results_is_filled_by_the_tool():
-    for name in ("demo", "audioset", "synthetic"):
+    for name in ("demo", "example", "audioset"):
         table = re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", README, re.DOTALL)
         assert table and table.group(1).count("\n|") >= 4, name
 
@@ -87,9 +94,7 @@ def test_every_flag_that_the_text_names_exists():
         for field in [f.name for f in group.__dataclass_fields__.values()]:
             if field not in values:
                 flags.DEFINE_string(field, "", "", flag_values=values)
-    tools_own = {"write_to", "section", "data_pattern", "logdir", "preset", "help"}
-    tools_own |= {"output_dir", "jobs", "overwrite", "table", "data", "seeds"}
-    tools_own |= {"base_flags", "dry_run", "frames", "methods", "report_only"}
-    tools_own |= {"test_data_pattern", "input", "work", "known_runs"}
+    others = {"preset", "flagfile", "help", "data_pattern", "logdir"}
+    others |= {"write_to", "section", "table", "known_runs"}
     named = set(re.findall(r"--(?:no(?=frame))?([a-z_]+)", README))
-    assert not {name for name in named if name not in values} - tools_own
+    assert not {name for name in named if name not in values} - others

@@ -6,7 +6,7 @@
 What it takes: frames as float lists (quantized to 8 bits as in YouTube-8M), as integer
 lists or as byte strings, one Feature per frame or all frames in one Feature; ids as
 text or integers; labels as indices, floats or a 0/1 vector over all classes; TFRecord
-files or one bare SequenceExample per file. `yt8m-inspect` prints the command.
+files or one bare SequenceExample per file.
 
 Each shard keeps its name and the order of its records. A record keeps its other context
 features. Run again, the program continues with the shards that are missing.
@@ -18,12 +18,19 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
-import tensorflow as tf
 import tqdm
-from absl import app, flags
+from absl import flags
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import flag_groups
+
+flag_groups.load_tensorflow()
+
+import tensorflow as tf
 
 from yt8m_distill import files
 from yt8m_distill.data import records
@@ -315,33 +322,27 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace shards that are there already.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Flags → native shards."""
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
-        if not FLAGS.output_dir:
-            raise ValueError("--output_dir is empty: name the directory to write to.")
-        sources = parse_features(FLAGS.features)
-        paths = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
-        done = convert(
-            paths,
-            FLAGS.output_dir,
-            sources,
-            FLAGS.video_id_key,
-            FLAGS.labels_key,
-            FLAGS.bad_records == "skip",
-            FLAGS.overwrite,
-        )
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        sys.exit(f"yt8m-convert: {' '.join(str(error).split())}")
+    if not FLAGS.output_dir:
+        raise ValueError("--output_dir is empty: name the directory to write to.")
+    sources = parse_features(FLAGS.features)
+    paths = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    done = convert(
+        paths,
+        FLAGS.output_dir,
+        sources,
+        FLAGS.video_id_key,
+        FLAGS.labels_key,
+        FLAGS.bad_records == "skip",
+        FLAGS.overwrite,
+    )
     print(report(*done, FLAGS.output_dir))
 
 
 def run() -> None:
-    """The console script."""
-    define_flags()
-    app.run(main)
+    """Console entry point."""
+    flag_groups.run_program(main, define_flags)
 
 
 if __name__ == "__main__":

@@ -461,7 +461,9 @@ def test_eval_refuses_data_flags_that_differ_from_the_runs(data, train_dir):
     assert "--num_classes: was 10, is 11" in line and "--max_frames" not in line
 
 
-def test_eval_says_that_no_video_has_a_label(train_dir, validation, tmp_path):
+def test_eval_says_that_no_video_has_a_label(
+    train_dir, evaluation, validation, tmp_path
+):
     shard = tmp_path / "unlabeled.tfrecord"
     helpers.write_shard(shard, [(name, [], frames) for name, _, frames in validation])
     before = read_evaluations(train_dir)
