@@ -191,4 +191,8 @@ if __name__ == "__main__":
     try:
         main(sys.argv)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"beam_run.py: {one_line(error)}")
+        print(f"beam_run.py: {one_line(error)}", file=sys.stderr, flush=True)
+        # Threads of Beam may still be in TensorFlow's code; an orderly exit then ended
+        # in SIGABRT.
+        sys.stdout.flush()
+        os._exit(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m_distill.data import frame_sampling, records
+from yt8m_distill.data import faults, frame_sampling
 
 MAX_FRAMES = 12
 DRAWING = ("random", "uniform_jitter")
@@ -246,7 +246,7 @@ def test_what_a_video_does_not_have_is_refused(register, indices, valid, reason)
     register(lambda *_: (tf.constant(indices), tf.constant(valid)))
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         checked([2, 3, 0][: len(valid)])
-    line = records.describe_error(caught.value)
+    line = faults.describe_error(caught.value)
     assert line.startswith(f"Sampler mine: {reason}")
 
 

@@ -167,7 +167,7 @@ def test_the_csv_has_a_companion_with_the_names_of_the_classes(csv):
 
 def test_training_leaves_what_it_promises(train_dir):
     assert sorted(os.listdir(train_dir)) == sorted(
-        {"manifest.json", "model_flags.json", "student", "teacher"}
+        {".lock", "manifest.json", "model_flags.json", "student", "teacher"}
         | set(os.listdir(train_dir)) & {"eval", "export"}
     )
     content = json.loads((train_dir / "manifest.json").read_text())

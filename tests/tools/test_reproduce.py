@@ -208,7 +208,7 @@ def fabricate(experiment: plan.Experiment, gaps, finished=True, teacher_gaps=Non
     folder = pathlib.Path(experiment.train_dir)
     folder.mkdir(parents=True, exist_ok=True)
     phases = {}
-    for phase in modes.phases(experiment.run):
+    for phase in modes.phases(experiment.run, resolved=False):
         results, networks = {}, {}
         for role in phase.roles:
             networks[role.name] = {

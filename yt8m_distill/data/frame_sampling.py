@@ -71,7 +71,7 @@ def pick(
         ValueError: for an unknown sampler or argument, or a sampler that gives no two
             tensors of integers of these shapes.
         tf.errors.InvalidArgumentError: (when the graph runs) for a number of valid
-            frames or a frame that a video does not have; see records.describe_error.
+            frames or a frame that a video does not have; see faults.describe_error.
     """
     spec = parse(sampler)
     draw = SAMPLERS.get(spec.name)

@@ -580,7 +580,7 @@ def _gatherer(features: tuple[tuple[int, ...], ...]):
 
 
 def _marked(call, *arguments):
-    """Calls; an error's text is one that `records.describe_error` finds."""
+    """Calls; an error's text is one that `faults.describe_error` finds."""
     try:
         return call(*arguments)
     except ValueError as error:
