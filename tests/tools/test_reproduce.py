@@ -235,6 +235,10 @@ def fabricate(experiment: plan.Experiment, gaps, finished=True, teacher_gaps=Non
         }
     content = {
         "settings": experiment.run.to_dict(),
+        "plan": [
+            {"phase": phase.name, "roles": phase.describe()}
+            for phase in modes.phases(experiment.run, resolved=False)
+        ],
         "phases": phases,
         "versions": {"tensorflow": "2.0"},
         "machine": {"processors": 2, "gpus": 0},
