@@ -105,12 +105,22 @@ def test_other_context_is_kept():
     ("record", "named"),
     [
         (foreign(labels=(0.5,)), "0.5"),
+        (foreign(labels=(float("inf"),)), "inf"),
+        (foreign(labels=(float("nan"),)), "nan"),
         (foreign(labels=(b"dog",)), "labels"),
         (foreign(rgb=[FRAMES[0], FRAMES[1][:2]]), "[2, 4]"),
         (foreign(rgb=[np.float32([1, np.nan, 0, 0])]), "RGB/feature/floats"),
         (b"\x00", "example"),
     ],
-    ids=["half a label", "text label", "ragged", "no number", "no example"],
+    ids=[
+        "half a label",
+        "infinite label",
+        "NaN label",
+        "text label",
+        "ragged",
+        "no number",
+        "no example",
+    ],
 )
 def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
     shard, target = str(tmp_path / "in.tfrecord"), str(tmp_path / "out.tfrecord")
@@ -125,6 +135,27 @@ def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
         shard, target, SOURCES, "id", "labels", skip=True
     )
     assert counts[0] == 1 and len(skipped) == 1 and "record 1" in skipped[0]
+
+
+def test_a_cut_shard_is_named_and_leaves_nothing(tmp_path):
+    shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for _ in range(3):
+            writer.write(foreign())
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(ValueError) as caught:
+        convert_records.convert_shard(str(shard), str(target), SOURCES, "id", "labels")
+    assert str(caught.value).startswith(str(shard)) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
+
+
+def test_a_shard_without_records_stays_one(tmp_path):
+    shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
+    shard.touch()
+    done = convert_records.convert_shard(
+        str(shard), str(target), SOURCES, "id", "labels"
+    )
+    assert done[0].tolist() == [0, 0, 0, 0] and target.read_bytes() == b""
 
 
 def test_a_bare_example_is_one_record(tmp_path):

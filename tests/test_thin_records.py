@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests import record_helpers
 from yt8m_distill import settings, thin_records
-from yt8m_distill.data import frame_sampling, pipeline, records
+from yt8m_distill.data import frame_sampling, pipeline, records, rewriting
 from yt8m_distill.serving import thinning
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -344,10 +344,10 @@ def test_outputs_never_replace_inputs_or_each_other(tmp_path):
     for source, folder in (("a", "a"), ("a", "link"), ("link", "a"), ("a", "b/../a")):
         path = str(tmp_path / source / "x.tfrecord")
         with pytest.raises(ValueError, match=r"x\.tfrecord: name another one\.$"):
-            thin_records.check_places([path], str(tmp_path / folder))
-    thin_records.check_places(files[:1], str(tmp_path / "b"))
+            rewriting.check_places([path], str(tmp_path / folder))
+    rewriting.check_places(files[:1], str(tmp_path / "b"))
     with pytest.raises(ValueError, match="have the same name"):
-        thin_records.check_places(files, str(tmp_path / "c"))
+        rewriting.check_places(files, str(tmp_path / "c"))
 
 
 @pytest.mark.parametrize(

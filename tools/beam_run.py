@@ -116,12 +116,12 @@ def main(argv: list[str]) -> None:
         folder = values.index_dir
     else:
         data.require_frames("A thin shard")
-        from yt8m_distill import thin_records
+        from yt8m_distill.data import rewriting
 
         folder = values.output_dir
         if not folder:
             raise ValueError("--output_dir is empty: name the directory to write to.")
-        thin_records.check_places(files, folder)
+        rewriting.check_places(files, folder)
         sampling = flag_groups.read(settings.SamplingSettings, values)
         view = thinning.view_to_keep(sampling, data.max_frames)
         work = works.Thinning(files, folder, data, view)

@@ -14,7 +14,6 @@ features. Run again, the program continues with the shards that are missing.
 
 import os
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,7 +32,7 @@ flag_groups.load_tensorflow()
 import tensorflow as tf
 
 from yt8m_distill import files
-from yt8m_distill.data import records
+from yt8m_distill.data import records, rewriting
 
 FLAGS = flags.FLAGS
 
@@ -111,8 +110,9 @@ def read_labels(feature: tf.train.Feature | None) -> list[int]:
     if feature.bytes_list.value:
         raise ValueError("labels are text, not numbers")
     values = list(feature.int64_list.value) or list(feature.float_list.value)
-    if any(value != int(value) for value in values):
-        raise ValueError(f"label {next(v for v in values if v != int(v))} is not whole")
+    for value in values:
+        if not float(value).is_integer():
+            raise ValueError(f"label {value} is not whole")
     labels = [int(value) for value in values]
     if len(labels) > 2 and set(labels) <= {0, 1}:
         return [index for index, value in enumerate(labels) if value]
@@ -209,7 +209,8 @@ def read_serialized(path: str) -> Iterator[bytes]:
     """
     compression = records.compression_of(path)
     with tf.io.gfile.GFile(path, "rb") as file:
-        framed = records.header_length(file.read(records.HEADER)) is not None
+        header = file.read(records.HEADER)
+        framed = not header or records.header_length(header) is not None
         if not (framed or compression):
             file.seek(0)
             yield file.read()
@@ -236,24 +237,21 @@ def convert_shard(
         ValueError: for a record that cannot be converted, unless it is skipped.
     """
     counts, skipped = np.zeros(4, np.int64), []
-    temporary = f"{target}.tmp-{uuid.uuid4().hex}"
-    with files.one_line_errors(target), files.removed_after_errors(temporary):
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for number, serialized in enumerate(read_serialized(path)):
-                default = f"{os.path.basename(path)}:{number}"
-                try:
-                    found = convert_record(
-                        serialized, sources, video_id_key, labels_key, default
-                    )
-                except ValueError as error:
-                    line = f"{path}, record {number} (counted from 0): {error}."
-                    if not skip:
-                        raise ValueError(line) from error
-                    skipped.append(line)
-                    continue
-                writer.write(found.serialized)
-                counts += [1, not found.has_id, found.values, found.clipped]
-        tf.io.gfile.rename(temporary, target, overwrite=True)
+    with rewriting.named_errors(path, target), rewriting.writing(target) as writer:
+        for number, serialized in enumerate(read_serialized(path)):
+            default = f"{os.path.basename(path)}:{number}"
+            try:
+                found = convert_record(
+                    serialized, sources, video_id_key, labels_key, default
+                )
+            except ValueError as error:
+                line = f"{path}, record {number} (counted from 0): {error}."
+                if not skip:
+                    raise ValueError(line) from error
+                skipped.append(line)
+                continue
+            writer.write(found.serialized)
+            counts += [1, not found.has_id, found.values, found.clipped]
     return counts, skipped
 
 
@@ -267,17 +265,12 @@ def convert(
     overwrite: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Converts all shards; see convert_shard for what is returned and raised."""
-    targets = [os.path.join(folder, os.path.basename(path)) for path in paths]
-    if len(set(targets)) < len(targets):
-        raise ValueError("Two inputs have the same name: convert them one by one.")
-    for path in paths:
-        if os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder):
-            raise ValueError(f"--output_dir={folder} is the directory of {path}.")
+    rewriting.check_places(paths, folder)
     with files.one_line_errors(f"--output_dir={folder}"):
         tf.io.gfile.makedirs(folder)
     total, skipped = np.zeros(4, np.int64), []
-    pairs = list(zip(paths, targets, strict=True))
-    for path, target in tqdm.tqdm(pairs, unit="shard", disable=None):
+    for path in tqdm.tqdm(paths, unit="shard", disable=None):
+        target = os.path.join(folder, os.path.basename(path))
         if not overwrite and tf.io.gfile.exists(target):
             continue
         found = convert_shard(path, target, sources, video_id_key, labels_key, skip)

@@ -51,26 +51,10 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from yt8m_distill.data import pipeline, records
+from yt8m_distill.data import pipeline, records, rewriting
 from yt8m_distill.serving import thinning
 
 FLAGS = flags.FLAGS
-
-
-def check_places(files: Sequence[str], folder: str) -> None:
-    """Raises a ValueError if an output would replace an input or another output."""
-    sources: dict[str, str] = {}
-    for path in files:
-        if os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder):
-            raise ValueError(
-                f"--output_dir={folder} is the directory of {path}: name another one."
-            )
-        other = sources.setdefault(os.path.basename(path), path)
-        if other != path:
-            raise ValueError(
-                f"{other} and {path} have the same name: thin them into two "
-                "directories."
-            )
 
 
 def _start_process() -> None:
@@ -105,7 +89,7 @@ def thin_shards(
     Raises:
         ValueError: as thinning.thin_shard; a truncated shard before any is written.
     """
-    check_places(files, folder)
+    rewriting.check_places(files, folder)
     counts = {path: records.count_records([path]) for path in files}
     tf.io.gfile.makedirs(folder)
     videos, kept = sum(counts.values()), 0

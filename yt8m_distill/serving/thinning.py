@@ -1,20 +1,17 @@
 """Shards that hold only the sampled frames of each video; see yt8m-thin.
 
-A shard keeps its name, its records their order. It is written under a hidden temporary
-name of its own and renamed when it is whole, so that it may be made twice at once: the
-bytes are the same.
+A shard keeps its name, its records their order. Made twice, its bytes are the same.
 """
 
 import functools
 import itertools
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from yt8m_distill import files, settings
-from yt8m_distill.data import faults, pipeline, records
+from yt8m_distill import settings
+from yt8m_distill.data import pipeline, records, rewriting
 
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
@@ -182,22 +179,14 @@ def thin_shard(
     Raises:
         ValueError: for a bad record, or another shard in its place. One line.
     """
-    name = os.path.basename(source)
-    target = os.path.join(folder, name)
-    # A name of its own for each process, whatever machine it runs on.
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
+    target = os.path.join(folder, os.path.basename(source))
+    with rewriting.named_errors(source, target):
         thinned = thin_records(source, data, view)
         if _is_made_already(target, thinned, count, overwrite):
             return False
-        with files.removed_after_errors(temporary):
-            with tf.io.TFRecordWriter(temporary) as writer:
-                for record in thin_records(source, data, view):
-                    writer.write(record)
-            tf.io.gfile.rename(temporary, target, overwrite=True)
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
-        text = faults.describe_error(error, [source]) or f"{target}: {error}"
-        raise ValueError(" ".join(text.split())) from error
+        with rewriting.writing(target) as writer:
+            for record in thin_records(source, data, view):
+                writer.write(record)
     return True
 
 

@@ -1,0 +1,57 @@
+"""Shards made of other shards: where they go, how they are written, what went wrong.
+
+A shard keeps its name. It is written under a hidden temporary name of its own, which no
+pattern matches, and renamed when it is whole, so that it may be made twice at once.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from yt8m_distill import files
+from yt8m_distill.data import faults
+
+
+def check_places(paths: Sequence[str], folder: str) -> None:
+    """Raises a ValueError if an output would replace an input or another output."""
+    sources: dict[str, str] = {}
+    for path in paths:
+        if os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder):
+            raise ValueError(
+                f"--output_dir={folder} is the directory of {path}: name another one."
+            )
+        other = sources.setdefault(os.path.basename(path), path)
+        if other != path:
+            raise ValueError(
+                f"{other} and {path} have the same name: write them into two "
+                "directories."
+            )
+
+
+@contextlib.contextmanager
+def named_errors(source: str, target: str) -> Iterator[None]:
+    """Turns what TensorFlow says of a shard that is read or written into one line.
+
+    Raises:
+        ValueError: naming the source if it is damaged, otherwise the target.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        text = faults.describe_error(error, [source]) or f"{target}: {error}"
+        raise ValueError(" ".join(text.split())) from error
+
+
+@contextlib.contextmanager
+def writing(target: str) -> Iterator[tf.io.TFRecordWriter]:
+    """The writer of a shard, which has its name once the block has ended well."""
+    folder, name = os.path.split(target)
+    # A name of its own for each process, whatever machine it runs on.
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    with files.removed_after_errors(temporary):
+        with tf.io.TFRecordWriter(temporary) as writer:
+            yield writer
+        tf.io.gfile.rename(temporary, target, overwrite=True)
