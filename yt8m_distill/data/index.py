@@ -429,7 +429,7 @@ def load_or_build(
             for i in missing:
                 shard, begun = shards[i], bar.n
                 # Another process may have built it in the meantime.
-                index = find(shard, data, index_dir) if len(locks) else None
+                index = find(shard, data, index_dir) if locks else None
                 if index is None:
                     index = build(shard, data, bar.update)
                     _keep(index, target[shard], shard, required)

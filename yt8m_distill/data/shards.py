@@ -398,7 +398,7 @@ class Shards:
         Args:
             flag: that named the shards, for the message.
         """
-        count, counts = self._first_labels()
+        count, counts = self._first_labels
         if count and not counts.any():
             raise ValueError(
                 f"--{flag}: none of the first {count} records of {self.paths[0]} has a "
@@ -411,9 +411,10 @@ class Shards:
 
         The same for indexed and for parsed shards.
         """
-        count, counts = self._first_labels()
+        count, counts = self._first_labels
         return (counts + 0.5) / (count + 1)
 
+    @functools.cached_property
     def _first_labels(self) -> tuple[int, np.ndarray]:
         """How many of the first records were looked at, and [C] their labels."""
         if self.table is not None:
