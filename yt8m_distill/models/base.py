@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from yt8m_distill import registry, structures
 from yt8m_distill.data import features
-from yt8m_distill.models import heads, layers, lstm
+from yt8m_distill.models import arguments, heads, layers
 
 MODELS = registry.Registry("model")
 
@@ -58,13 +58,11 @@ class VideoClassifier(keras.Model, abc.ABC):
         encoding_size: int | None = None,
     ):
         super().__init__(dtype="float32")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} is not in [0, 1).")
         self.feature_size = feature_size
         self.num_classes = num_classes
         self.max_frames = max_frames
         self.encoding_size = encoding_size
-        self.dropout_rate = dropout
+        self.dropout_rate = arguments.require_rate(dropout=dropout)
         if isinstance(head, str):
             head = heads.HEADS.create(head, num_classes=num_classes)
         self.head = head
@@ -218,7 +216,17 @@ class VideoClassifier(keras.Model, abc.ABC):
         if states is not None:
             valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
             states = tf.where(valid[..., tf.newaxis], states, 0.0)
+        return self.outputs(encoding, states, training, noise)
+
+    def outputs(
+        self,
+        encoded: tf.Tensor,
+        states: tf.Tensor | None = None,
+        training: bool = False,
+        noise: layers.Noise | None = None,
+    ) -> structures.Outputs:
+        """The bridge and the classifier, on what `encode` gives."""
         if self.bridge is not None:
-            encoding = lstm.multiply(encoding, tf.convert_to_tensor(self.bridge))
-        logits = self.classify(encoding, training, noise)
-        return structures.Outputs(logits, encoding, states)
+            encoded = layers.multiply(encoded, tf.convert_to_tensor(self.bridge))
+        logits = self.classify(encoded, training, noise)
+        return structures.Outputs(logits, encoded, states)

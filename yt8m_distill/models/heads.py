@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry
-from yt8m_distill.models import lstm
+from yt8m_distill.models import layers
 
 HEADS = registry.Registry("head")
 
@@ -64,7 +64,7 @@ class LogisticHead(keras.layers.Layer):
     def call(self, encoding: tf.Tensor) -> tf.Tensor:
         """[B, E] → logits [B, C] float32."""
         kernel = tf.convert_to_tensor(self.kernel)
-        return lstm.multiply(encoding, kernel) + self.bias
+        return layers.multiply(encoding, kernel) + self.bias
 
 
 @HEADS.register("moe")
@@ -124,9 +124,9 @@ class MixtureOfExpertsHead(keras.layers.Layer):
     def call(self, encoding: tf.Tensor) -> tf.Tensor:
         """[B, E] → logits [B, C] float32."""
         classes, experts = self.num_classes, self.num_mixtures
-        gates = lstm.multiply(encoding, tf.convert_to_tensor(self.gate_kernel))
+        gates = layers.multiply(encoding, tf.convert_to_tensor(self.gate_kernel))
         gates = tf.reshape(gates, [-1, classes, experts + 1])
-        votes = lstm.multiply(encoding, tf.convert_to_tensor(self.expert_kernel))
+        votes = layers.multiply(encoding, tf.convert_to_tensor(self.expert_kernel))
         votes = tf.reshape(votes + self.expert_bias, [-1, classes, experts])
         log_gates = tf.nn.log_softmax(gates)
         dummy = log_gates[..., experts:]  # [B, C, 1]

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from yt8m_distill.models import base, lstm
+from yt8m_distill.models import arguments, base, lstm
 
 DEFAULT_BLOCK_LEN = 20  # The paper's teacher.
 
@@ -85,7 +85,7 @@ class HierarchicalLSTM(base.VideoClassifier):
             if num_blocks is None
             else {"num_blocks": num_blocks}
         )
-        lstm.require_counts(cells=cells, layers=layers, **blocks)
+        arguments.require_counts(cells=cells, layers=layers, **blocks)
         # A block longer than the view would only be padding.
         self.block_len = (
             min(block_len, max_frames)

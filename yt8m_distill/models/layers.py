@@ -1,4 +1,4 @@
-"""What every network may need: dropout and batch norm for padded, divided batches.
+"""What every network may need: layers for padded, divided batches.
 
 Neither depends on padding, on the batch around a video, or on the number of replicas.
 """
@@ -7,6 +7,20 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+
+from yt8m_distill.models import arguments
+
+
+def product_dtype() -> tf.DType:
+    """The dtype of matrix products under the global Keras dtype policy."""
+    return tf.as_dtype(keras.mixed_precision.global_policy().compute_dtype)
+
+
+def multiply(x: tf.Tensor, kernel: tf.Tensor, **transpose: bool) -> tf.Tensor:
+    """x @ kernel in the policy's dtype, returned as float32."""
+    dtype = product_dtype()
+    product = tf.matmul(tf.cast(x, dtype), tf.cast(kernel, dtype), **transpose)
+    return tf.cast(product, tf.float32)
 
 
 class Noise(NamedTuple):
@@ -149,3 +163,89 @@ class BatchNorm(keras.layers.Layer):
             step = (1 - self.momentum) * (now - tf.convert_to_tensor(moving))
             # The same on all replicas, since the statistics are.
             moving.assign(tf.stop_gradient(moving + step))
+
+
+class Linear(keras.layers.Layer):
+    """y = x W + b.
+
+    Args:
+        inputs: width of x.
+        outputs: width of y.
+        bias: whether there is b.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        super().__init__(dtype="float32")
+        self.kernel = self.add_weight(
+            name="kernel", shape=(inputs, outputs), initializer="glorot_uniform"
+        )
+        self.bias = None
+        if bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(outputs,), initializer="zeros"
+            )
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """[..., inputs] → [..., outputs] float32."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        y = multiply(tf.reshape(x, [-1, x.shape[-1]]), kernel)
+        if self.bias is not None:
+            y += self.bias
+        return tf.reshape(y, tf.concat([tf.shape(x)[:-1], [y.shape[-1]]], 0))
+
+
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras' layer normalization of the last axis, in float32 under every policy."""
+
+    def __init__(self, size: int):
+        super().__init__(epsilon=1e-5, dtype="float32")
+        self.build((None, size))
+
+
+class ContextGating(keras.layers.Layer):
+    """y = h * sigmoid(BN(h W_g)) (NetVLAD's context gating).
+
+    Args:
+        size: H, width of h.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(dtype="float32")
+        self.gates = Linear(size, size, bias=False)
+        self.norm = BatchNorm(size)
+        self.built = True
+
+    def call(
+        self, h: tf.Tensor, mask: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """[B, H] → [B, H]; `mask` [B] is False for padding rows."""
+        return h * tf.sigmoid(self.norm(self.gates(h), mask, training=training))
+
+
+class SqueezeGating(keras.layers.Layer):
+    """y = h * sigmoid(relu(BN(h W_1)) W_2) (NeXtVLAD's gating).
+
+    Args:
+        size: H, width of h.
+        reduction: the width inside is H / reduction.
+
+    Raises:
+        ValueError: if the reduction does not divide H.
+    """
+
+    def __init__(self, size: int, reduction: int = 8):
+        super().__init__(dtype="float32")
+        arguments.require_counts(gating_reduction=reduction)
+        arguments.require_divisor(reduction, size, "gating_reduction", "the width")
+        self.squeeze = Linear(size, size // reduction, bias=False)
+        self.norm = BatchNorm(size // reduction)
+        self.expand = Linear(size // reduction, size, bias=False)
+        self.built = True
+
+    def call(
+        self, h: tf.Tensor, mask: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """[B, H] → [B, H]; `mask` [B] is False for padding rows."""
+        inside = tf.nn.relu(self.norm(self.squeeze(h), mask, training=training))
+        return h * tf.sigmoid(self.expand(inside))

@@ -24,12 +24,13 @@ Two implementations compute the same numbers from the same variables:
 
 import contextlib
 import contextvars
-import numbers
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+
+from yt8m_distill.models import layers
 
 IMPLEMENTATIONS = ("auto", "hoisted", "keras")
 
@@ -50,18 +51,6 @@ class Sequences(NamedTuple):
 
     c: tf.Tensor
     h: tf.Tensor
-
-
-def product_dtype() -> tf.DType:
-    """The dtype of matrix products under the global Keras dtype policy."""
-    return tf.as_dtype(keras.mixed_precision.global_policy().compute_dtype)
-
-
-def multiply(x: tf.Tensor, kernel: tf.Tensor, **transpose: bool) -> tf.Tensor:
-    """x @ kernel in the policy's dtype, returned as float32."""
-    dtype = product_dtype()
-    product = tf.matmul(tf.cast(x, dtype), tf.cast(kernel, dtype), **transpose)
-    return tf.cast(product, tf.float32)
 
 
 def padding(width: int) -> int:
@@ -110,7 +99,7 @@ def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
     steps = tf.shape(projected)[0]
     rows = tf.shape(projected)[1]
     size = kernel.shape[0]
-    kernel = tf.cast(kernel, product_dtype())
+    kernel = tf.cast(kernel, layers.product_dtype())
 
     def array() -> tf.TensorArray:
         return tf.TensorArray(tf.float32, size=steps, element_shape=None)
@@ -119,7 +108,7 @@ def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
     zeros = tf.zeros([rows, size])
 
     def body(t, c, h, arrays):
-        i, f, g, o, c, h = _step(projected[t] + multiply(h, kernel), c)
+        i, f, g, o, c, h = _step(projected[t] + layers.multiply(h, kernel), c)
         values = (c, h) + ((tf.concat([i, f, g, o], axis=1),) if keep_gates else ())
         written = tuple(a.write(t, v) for a, v in zip(arrays, values, strict=True))
         return t + 1, c, h, written
@@ -138,7 +127,7 @@ def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
     size = kernel.shape[0]
     behind = padding(4 * size)
     # Turned round once: in the loop it would be once a step.
-    turned = tf.transpose(_pad_columns(tf.cast(kernel, product_dtype())))
+    turned = tf.transpose(_pad_columns(tf.cast(kernel, layers.product_dtype())))
     turned = _pad_columns(turned)  # [4H, H], both padded
     array = tf.TensorArray(tf.float32, size=steps, element_shape=None)
     zeros = tf.zeros([rows, size])
@@ -159,7 +148,7 @@ def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
             ],
             axis=1,
         )
-        return t - 1, dc * f, multiply(dz, turned)[:, :size], array.write(t, dz)
+        return t - 1, dc * f, layers.multiply(dz, turned)[:, :size], array.write(t, dz)
 
     *_, array = tf.while_loop(
         lambda t, *_: t >= 0, body, (steps - 1, zeros, zeros, array)
@@ -170,7 +159,7 @@ def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
 def _project(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """x W + b for all steps in one product: [T, N, D] → [T, N, width of W]."""
     shape = tf.shape(x)
-    flat = multiply(tf.reshape(x, [-1, x.shape[-1]]), kernel) + bias
+    flat = layers.multiply(tf.reshape(x, [-1, x.shape[-1]]), kernel) + bias
     return tf.reshape(flat, [shape[0], shape[1], kernel.shape[1]])
 
 
@@ -193,9 +182,9 @@ def _lstm_with_gradient(x, kernel, recurrent_kernel, bias):
         padded = width + padding(width)
         flat = tf.reshape(dz, [-1, padded])
         turned = _pad_columns(tf.transpose(_pad_columns(kernel)))
-        d_x = tf.reshape(multiply(flat, turned)[:, :inputs], tf.shape(x))
-        d_kernel = multiply(tf.reshape(x, [-1, inputs]), flat, transpose_a=True)
-        d_recurrent = multiply(
+        d_x = tf.reshape(layers.multiply(flat, turned)[:, :inputs], tf.shape(x))
+        d_kernel = layers.multiply(tf.reshape(x, [-1, inputs]), flat, transpose_a=True)
+        d_recurrent = layers.multiply(
             tf.reshape(sequences.h[:-1], [-1, recurrent_kernel.shape[0]]),
             tf.reshape(dz[1:], [-1, padded]),
             transpose_a=True,
@@ -249,14 +238,6 @@ def lstm(
 def at_step(sequence: tf.Tensor, steps: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """sequence[steps, rows]: [T, N, H] at int32 [...] → [..., H]."""
     return tf.gather_nd(sequence, tf.stack([steps, rows], axis=-1))
-
-
-def require_counts(**arguments: int) -> None:
-    """Raises a ValueError for an argument that is no whole number above 0."""
-    for name, value in arguments.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not whole or value < 1:
-            raise ValueError(f"{name}={value!r} is not a whole number above 0.")
 
 
 _TO_BE_READ = contextvars.ContextVar("to_be_read", default=False)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from yt8m_distill.models import base, lstm
+from yt8m_distill.models import arguments, base, lstm
 
 
 @base.MODELS.register("LstmModel")
@@ -38,7 +38,7 @@ class LstmModel(base.VideoClassifier):
         super().__init__(
             feature_size, num_classes, max_frames, head, dropout, encoding_size
         )
-        lstm.require_counts(cells=cells, layers=layers)
+        arguments.require_counts(cells=cells, layers=layers)
         self.cells = cells
         self.lstm = lstm.StackedLSTM(cells, layers, implementation)
         self.lstm.build((None, None, feature_size))

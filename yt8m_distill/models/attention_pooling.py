@@ -1,0 +1,108 @@
+"""AttentionPooling: heads that each look for their frames of a video."""
+
+import tensorflow as tf
+
+from yt8m_distill.models import arguments, base, layers, sets
+
+# The largest score of no frames: finite, so that two of them may be subtracted.
+_LOWEST = -1e30
+
+
+@base.MODELS.register("AttentionPooling")
+class AttentionPooling(sets.SetClassifier):
+    """The simplest strong network for a set of frames.
+
+        h_t = relu(LN(relu(LN(x_t W_1 + b_1)) W_2 + b_2))
+        s_t = h_t W_s                                  one score per head
+        p_j = Σ_t softmax_t(s_tj) h_tj                 head j pools its part of h
+        e   = relu(LN([p_1 .. p_J, mean_t h_t] W_3 + b_3))
+
+    The softmax is over the valid frames.
+
+    Args:
+        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
+            VideoClassifier.
+        hidden_size: width of h and of the encoding.
+        num_heads: J, heads; they divide hidden_size.
+
+    Raises:
+        ValueError: for a count that is not a whole number above 0, or heads that do
+            not divide the width.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        hidden_size: int = 1024,
+        num_heads: int = 8,
+        head: str = "logistic",
+        dropout: float = 0.5,
+        encoding_size: int | None = None,
+    ):
+        super().__init__(
+            feature_size, num_classes, max_frames, head, dropout, encoding_size
+        )
+        arguments.require_counts(hidden_size=hidden_size, num_heads=num_heads)
+        arguments.require_divisor(num_heads, hidden_size, "num_heads", "hidden_size")
+        self.num_heads = num_heads
+        self.first = layers.Linear(feature_size, hidden_size)
+        self.first_norm = layers.LayerNorm(hidden_size)
+        self.second = layers.Linear(hidden_size, hidden_size)
+        self.second_norm = layers.LayerNorm(hidden_size)
+        self.scores = layers.Linear(hidden_size, num_heads, bias=False)
+        self.last = layers.Linear(2 * hidden_size, hidden_size)
+        self.last_norm = layers.LayerNorm(hidden_size)
+        self.build_classifier(hidden_size)
+
+    @classmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        return arguments["hidden_size"]
+
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        kernels = [self.first.kernel, self.second.kernel, self.scores.kernel]
+        width = self.second.kernel.shape[1]
+        return {
+            "frames": num_frames * (base.num_weights(kernels) + width),
+            "hidden": base.num_weights([self.last.kernel]),
+            **self.classifier_multiply_adds(),
+        }
+
+    def read(self, frames, mask, training=False, noise=None) -> sets.State:
+        """Largest score [B, J], Σ exp(s - largest) [B, J], with h [B, J, W/J], Σ h."""
+        h = tf.nn.relu(self.first_norm(self.first(frames)))
+        h = tf.nn.relu(self.second_norm(self.second(h)))
+        h = tf.where(mask[..., tf.newaxis], h, 0.0)
+        scores = tf.where(mask[..., tf.newaxis], self.scores(h), _LOWEST)  # [B, T, J]
+        largest = tf.maximum(tf.reduce_max(scores, axis=1), _LOWEST)
+        largest = tf.stop_gradient(largest)
+        share = tf.exp(scores - largest[:, tf.newaxis])
+        share = tf.where(mask[..., tf.newaxis], share, 0.0)
+        parts = self._parts(h)  # [B, T, J, W/J]
+        pooled = tf.reduce_sum(share[..., tf.newaxis] * parts, axis=1)
+        return largest, tf.reduce_sum(share, axis=1), pooled, tf.reduce_sum(h, axis=1)
+
+    def _parts(self, h: tf.Tensor) -> tf.Tensor:
+        """[B, T, W] → [B, T, J, W/J]."""
+        size = h.shape[-1] // self.num_heads
+        return tf.reshape(h, [*tf.unstack(tf.shape(h)[:2]), self.num_heads, size])
+
+    def join(self, one: sets.State, other: sets.State) -> sets.State:
+        largest = tf.maximum(one[1], other[1])
+        a, b = tf.exp(one[1] - largest), tf.exp(other[1] - largest)
+        return (
+            one[0] + other[0],
+            largest,
+            a * one[2] + b * other[2],
+            a[..., tf.newaxis] * one[3] + b[..., tf.newaxis] * other[3],
+            one[4] + other[4],
+        )
+
+    def finish(self, state, training=False, noise=None) -> tf.Tensor:
+        count, _, share, pooled, total = state
+        # A video with a frame has a share of at least 1, that of its largest score.
+        pooled /= tf.maximum(share, 1.0)[..., tf.newaxis]
+        pooled = tf.reshape(pooled, tf.shape(total))
+        together = tf.concat([pooled, sets.mean(total, count)], axis=1)
+        return tf.nn.relu(self.last_norm(self.last(together)))

@@ -1,0 +1,101 @@
+"""DbofModel: the starter code's deep bag of frames."""
+
+import tensorflow as tf
+
+from yt8m_distill.models import arguments, base, layers, sets
+
+POOLINGS = ("max", "average")
+
+
+@base.MODELS.register("DbofModel")
+class DbofModel(sets.SetClassifier):
+    """Each frame projected up, pooled, projected down.
+
+        f_t = relu6(BN(BN(x_t) W_c))
+        e   = relu6(BN(pool_t(f_t) W_h))
+
+    Unlike the starter code it reads the frames of its view, not 30 drawn anew at each
+    look: which frames a network sees is the sampler's part.
+
+    Args:
+        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
+            VideoClassifier.
+        cluster_size: width of f.
+        hidden_size: width of the encoding.
+        pooling_method: `max` or `average`.
+        add_batch_norm: without, a bias instead of each BN and none on the input.
+
+    Raises:
+        ValueError: for a count that is not a whole number above 0, or an unknown
+            pooling.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        cluster_size: int = 8192,
+        hidden_size: int = 1024,
+        pooling_method: str = "max",
+        add_batch_norm: bool = True,
+        head: str = "moe",
+        dropout: float = 0.0,
+        encoding_size: int | None = None,
+    ):
+        super().__init__(
+            feature_size, num_classes, max_frames, head, dropout, encoding_size
+        )
+        arguments.require_counts(cluster_size=cluster_size, hidden_size=hidden_size)
+        if pooling_method not in POOLINGS:
+            raise ValueError(
+                f"pooling_method={pooling_method!r} is none of {', '.join(POOLINGS)}."
+            )
+        self.pooling_method = pooling_method
+        bias = not add_batch_norm
+        self.cluster = layers.Linear(feature_size, cluster_size, bias)
+        self.hidden = layers.Linear(cluster_size, hidden_size, bias)
+        self.input_norm = self.cluster_norm = self.hidden_norm = None
+        if add_batch_norm:
+            self.input_norm = layers.BatchNorm(feature_size)
+            self.cluster_norm = layers.BatchNorm(cluster_size)
+            self.hidden_norm = layers.BatchNorm(hidden_size)
+        self.build_classifier(hidden_size)
+
+    @classmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        return arguments["hidden_size"]
+
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        return {
+            "frames": num_frames * base.num_weights([self.cluster.kernel]),
+            "hidden": base.num_weights([self.hidden.kernel]),
+            **self.classifier_multiply_adds(),
+        }
+
+    def read(self, frames, mask, training=False, noise=None) -> sets.State:
+        x = frames
+        if self.input_norm is not None:
+            x = self.input_norm(x, mask, training=training)
+        x = self.cluster(x)
+        if self.cluster_norm is not None:
+            x = self.cluster_norm(x, mask, training=training)
+        x = tf.where(mask[..., tf.newaxis], tf.nn.relu6(x), 0.0)
+        if self.pooling_method == "average":
+            return (tf.reduce_sum(x, axis=1),)
+        # f is never below 0, which also is the maximum over no frames.
+        return (tf.maximum(tf.reduce_max(x, axis=1), 0.0),)
+
+    def join(self, one: sets.State, other: sets.State) -> sets.State:
+        if self.pooling_method == "average":
+            return super().join(one, other)
+        return one[0] + other[0], tf.maximum(one[1], other[1])
+
+    def finish(self, state, training=False, noise=None) -> tf.Tensor:
+        count, pooled = state
+        if self.pooling_method == "average":
+            pooled = sets.mean(pooled, count)
+        x = self.hidden(pooled)
+        if self.hidden_norm is not None:
+            x = self.hidden_norm(x, sets.has_frames(state), training=training)
+        return tf.nn.relu6(x)

@@ -1,0 +1,161 @@
+"""NeXtVLAD: clusters of grouped frame descriptors (Lin et al., 2018)."""
+
+import keras
+import tensorflow as tf
+
+from yt8m_distill.models import arguments, base, layers, sets
+
+
+class NeXtVLADPooling(keras.layers.Layer):
+    """Residuals of one feature's frames from K centers; equations in NeXtVLAD.
+
+    Args:
+        size: N, width of the feature.
+        clusters: K.
+        groups: G.
+        expansion: λ.
+
+    Raises:
+        ValueError: if the groups do not divide λN.
+    """
+
+    def __init__(self, size: int, clusters: int, groups: int, expansion: int):
+        super().__init__(dtype="float32")
+        wide = expansion * size
+        arguments.require_divisor(groups, wide, "groups", "expansion * feature size")
+        self.clusters, self.groups, self.part = clusters, groups, wide // groups
+        self.expand = layers.Linear(size, wide)
+        self.attend = layers.Linear(wide, groups)
+        self.assign = layers.Linear(wide, groups * clusters, bias=False)
+        self.assign_norm = layers.BatchNorm(groups * clusters)
+        self.centers = self.add_weight(
+            name="centers",
+            shape=(clusters, self.part),
+            initializer="glorot_uniform",
+        )
+        self.norm = layers.BatchNorm(clusters * self.part)
+        self.built = True
+
+    @property
+    def size(self) -> int:
+        """Width of the descriptor, K · λN/G."""
+        return self.clusters * self.part
+
+    def multiply_adds(self) -> int:
+        """Of one frame."""
+        kernels = [self.expand.kernel, self.attend.kernel, self.assign.kernel]
+        return base.num_weights(kernels) + self.groups * self.size
+
+    def read(self, x: tf.Tensor, mask: tf.Tensor, training: bool) -> sets.State:
+        """x [B, T, N] → Σ_tg α a x̃ [B, K, λN/G] and Σ_tg α a [B, K]."""
+        x = self.expand(x)
+        batch, length = tf.unstack(tf.shape(x)[:2])
+        attention = tf.sigmoid(self.attend(x))  # [B, T, G]
+        attention = tf.where(mask[..., tf.newaxis], attention, 0.0)
+        a = self.assign_norm(self.assign(x), mask, training=training)
+        a = tf.reshape(a, [batch, length, self.groups, self.clusters])
+        a = tf.nn.softmax(a) * attention[..., tf.newaxis]
+        a = tf.reshape(a, [batch, length * self.groups, self.clusters])
+        x = tf.reshape(x, [batch, length * self.groups, self.part])
+        return layers.multiply(a, x, transpose_a=True), tf.reduce_sum(a, axis=1)
+
+    def finish(self, v, a, mask, training: bool) -> tf.Tensor:
+        """The sums of `read` → the descriptor [B, K · λN/G]."""
+        v -= a[..., tf.newaxis] * self.centers
+        v = tf.math.l2_normalize(v, axis=2)
+        v = tf.reshape(v, [-1, self.size])
+        return self.norm(v, mask, training=training)
+
+
+@base.MODELS.register("NeXtVLAD")
+class NeXtVLAD(sets.SetClassifier):
+    """Frames in groups, each softly assigned to clusters.
+
+    For each feature, N wide, with λ the expansion, G groups and K clusters:
+
+        x'_t = x_t W_e + b_e                           λN wide
+        α_tg = sigmoid(x'_t W_g + b_g)                 attention of a group
+        a_tg = softmax_k(BN(x'_t W_a))                 assignment to clusters
+        V_k  = Σ_t Σ_g α_tg a_tgk (x̃_tg - c_k)         x̃_tg: part g of x'_t
+        v    = BN(flatten(V_k / |V_k|))
+
+    Then with v of all features side by side:
+
+        h = BN(dropout(v) W_h)
+        e = h * sigmoid(relu(BN(h W_1)) W_2)           H / gating_reduction inside
+
+    The centers c_k are shared by the groups. The first feature has all clusters and
+    groups, each other feature (audio) half of them.
+
+    Args:
+        feature_size, num_classes, max_frames, head, encoding_size: as in
+            VideoClassifier.
+        feature_sizes: N of each feature.
+        clusters: K of the first feature.
+        groups: G of the first feature.
+        expansion: λ.
+        hidden_size: H, width of the encoding.
+        gating_reduction: see above.
+        dropout: share of v that is dropped in training.
+
+    Raises:
+        ValueError: for a count that is not a whole number above 0, or groups that do
+            not divide a width.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        feature_sizes: tuple[int, ...],
+        clusters: int = 128,
+        groups: int = 8,
+        expansion: int = 2,
+        hidden_size: int = 2048,
+        gating_reduction: int = 8,
+        head: str = "logistic",
+        dropout: float = 0.5,
+        encoding_size: int | None = None,
+    ):
+        super().__init__(feature_size, num_classes, max_frames, head, 0, encoding_size)
+        arguments.require_counts(
+            clusters=clusters,
+            groups=groups,
+            expansion=expansion,
+            hidden_size=hidden_size,
+        )
+        self.descriptor_dropout = arguments.require_rate(dropout=dropout)
+        self.pooling = sets.FeatureEncoders(
+            feature_sizes,
+            lambda size, share: NeXtVLADPooling(
+                size, -(-clusters // share), -(-groups // share), expansion
+            ),
+        )
+        self.hidden = layers.Linear(self.pooling.size, hidden_size, bias=False)
+        self.norm = layers.BatchNorm(hidden_size)
+        self.gating = layers.SqueezeGating(hidden_size, gating_reduction)
+        self.build_classifier(hidden_size)
+
+    @classmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        return arguments["hidden_size"]
+
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        gates = [self.gating.squeeze.kernel, self.gating.expand.kernel]
+        return {
+            "frames": num_frames * self.pooling.multiply_adds(),
+            "hidden": base.num_weights([self.hidden.kernel, *gates]),
+            **self.classifier_multiply_adds(),
+        }
+
+    def read(self, frames, mask, training=False, noise=None) -> sets.State:
+        return self.pooling.read(frames, mask, training)
+
+    def finish(self, state, training=False, noise=None) -> tf.Tensor:
+        rows = sets.has_frames(state)
+        v = self.pooling.finish(state[1:], rows, training)
+        if training:
+            v = layers.dropout(v, self.descriptor_dropout, noise, index=1)
+        h = self.norm(self.hidden(v), rows, training=training)
+        return self.gating(h, rows, training=training)

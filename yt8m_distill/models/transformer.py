@@ -1,0 +1,165 @@
+"""TransformerModel: self-attention over the frames and a class token."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill.models import arguments, base, layers
+
+# Time runs from 0 to this over a video; wavelengths as for positions in a text.
+_TIME_SCALE, _LONGEST = 100.0, 10000.0
+
+
+def time_embedding(num_frames: tf.Tensor, length: tf.Tensor, width: int) -> tf.Tensor:
+    """Sines and cosines of the relative time t/n of each frame.
+
+    Args:
+        num_frames: [B] int32, n.
+        length: T.
+        width: W, even.
+
+    Returns:
+        [B, T, W] float32; behind the last valid frame without meaning.
+    """
+    n = tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, tf.newaxis]
+    time = _TIME_SCALE * tf.range(length, dtype=tf.float32) / n  # [B, T]
+    rates = np.power(_LONGEST, -np.arange(0, width, 2) / width).astype(np.float32)
+    angles = time[..., tf.newaxis] * rates
+    return tf.concat([tf.sin(angles), tf.cos(angles)], axis=-1)
+
+
+class Block(keras.layers.Layer):
+    """x + Attention(LN(x)), then x + MLP(LN(x)): a pre-norm transformer block.
+
+    Args:
+        width: W.
+        num_heads: heads of the attention; they divide W.
+        dropout: share of what each branch adds that is dropped in training.
+        index: of the first of the block's two draws of noise.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float, index: int):
+        super().__init__(dtype="float32")
+        self.num_heads, self.rate, self.index = num_heads, dropout, index
+        self.attention_norm = layers.LayerNorm(width)
+        self.project = layers.Linear(width, 3 * width)
+        self.merge = layers.Linear(width, width)
+        self.norm = layers.LayerNorm(width)
+        self.widen = layers.Linear(width, 4 * width)
+        self.narrow = layers.Linear(4 * width, width)
+        self.built = True
+
+    def kernels(self) -> list:
+        """Weight matrices that each frame is multiplied by."""
+        parts = (self.project, self.merge, self.widen, self.narrow)
+        return [part.kernel for part in parts]
+
+    def _drop(self, x, training, noise, index):
+        return layers.dropout(x, self.rate, noise, index) if training else x
+
+    def _attend(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        batch, length, width = *tf.unstack(tf.shape(x)[:2]), x.shape[-1]
+        size = width // self.num_heads
+        x = tf.reshape(self.project(x), [batch, length, 3, self.num_heads, size])
+        query, key, value = tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
+        scores = layers.multiply(query, key, transpose_b=True) / math.sqrt(size)
+        scores = tf.where(mask[:, tf.newaxis, tf.newaxis], scores, -1e9)
+        x = layers.multiply(tf.nn.softmax(scores), value)  # [B, heads, T, size]
+        x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, width])
+        return self.merge(x)
+
+    def call(self, x, mask, training: bool = False, noise=None) -> tf.Tensor:
+        """x [B, T, W] and mask [B, T] → [B, T, W]."""
+        added = self._attend(self.attention_norm(x), mask)
+        x += self._drop(added, training, noise, self.index)
+        added = self.narrow(tf.nn.gelu(self.widen(self.norm(x))))
+        return x + self._drop(added, training, noise, self.index + 1)
+
+
+@base.MODELS.register("TransformerModel")
+class TransformerModel(base.VideoClassifier):
+    """A transformer over the frames; the encoding is that of its class token.
+
+        z = [token, x_t W_in + b_in + embedding(t / n)]
+        z = Block(z), `layers` times, padding masked
+        e = LN(z_0)
+
+    Args:
+        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
+            VideoClassifier.
+        width: of a frame inside and of the encoding; even.
+        layers: number of blocks.
+        num_heads: heads of each attention; they divide the width.
+        block_dropout: share of what each branch of a block adds that is dropped in
+            training.
+
+    Raises:
+        ValueError: for a count that is not a whole number above 0, or heads that do
+            not divide the width.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_classes: int,
+        max_frames: int,
+        width: int = 512,
+        layers: int = 4,
+        num_heads: int = 8,
+        block_dropout: float = 0.1,
+        head: str = "logistic",
+        dropout: float = 0.5,
+        encoding_size: int | None = None,
+    ):
+        super().__init__(
+            feature_size, num_classes, max_frames, head, dropout, encoding_size
+        )
+        self._build(width, layers, num_heads, block_dropout)
+        self.build_classifier(width)
+
+    def _build(self, width: int, depth: int, num_heads: int, rate: float) -> None:
+        arguments.require_counts(width=width, layers=depth, num_heads=num_heads)
+        arguments.require_divisor(2, width, "two (sine and cosine)", "width")
+        arguments.require_divisor(num_heads, width, "num_heads", "width")
+        arguments.require_rate(block_dropout=rate)
+        self.depth = depth
+        self.enter = layers.Linear(self.feature_size, width)
+        self.token = self.add_weight(name="token", shape=(width,), initializer="zeros")
+        # An attribute each: Keras 3 (3.15) hides layers in a list from
+        # tf.train.Checkpoint.
+        for n in range(depth):
+            setattr(self, f"block_{n + 1}", Block(width, num_heads, rate, 2 * n + 1))
+        self.norm = layers.LayerNorm(width)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, the first one first."""
+        return [getattr(self, f"block_{n + 1}") for n in range(self.depth)]
+
+    @classmethod
+    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
+        return arguments["width"]
+
+    def multiply_adds(self, num_frames: int) -> dict[str, int]:
+        kernels = [kernel for block in self.blocks for kernel in block.kernels()]
+        rows, width = num_frames + 1, self.token.shape[0]
+        return {
+            "frames": num_frames * base.num_weights([self.enter.kernel])
+            + rows * base.num_weights(kernels),
+            "attention": self.depth * 2 * rows * rows * width,
+            **self.classifier_multiply_adds(),
+        }
+
+    def encode(self, frames, num_frames, state_indices, training, noise):
+        x = self.enter(frames)
+        length, width = tf.shape(x)[1], x.shape[-1]
+        x += time_embedding(num_frames, length, width)
+        token = tf.broadcast_to(self.token, [tf.shape(x)[0], 1, width])
+        x = tf.concat([token, x], axis=1)
+        x = tf.ensure_shape(x, [None, frames.shape[1] and frames.shape[1] + 1, width])
+        mask = tf.sequence_mask(num_frames + 1, length + 1)
+        for block in self.blocks:
+            x = block(x, mask, training=training, noise=noise)
+        return self.norm(x[:, 0]), None

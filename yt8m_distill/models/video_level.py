@@ -1,0 +1,25 @@
+"""LogisticModel and MoeModel: the starter code's classifiers of video-level features.
+
+Records of whole videos hold one frame; of frames they take the mean.
+"""
+
+from yt8m_distill.models import base, frame_average
+
+
+@base.MODELS.register("LogisticModel")
+class LogisticModel(frame_average.FrameLevelLogisticModel):
+    """FrameLevelLogisticModel under the starter code's name for videos."""
+
+
+@base.MODELS.register("MoeModel")
+class MoeModel(frame_average.FrameLevelLogisticModel):
+    """A mixture of logistic experts on the mean of the frames.
+
+    Args:
+        feature_size, num_classes, max_frames, dropout, encoding_size: as in
+            VideoClassifier.
+        head: the mixture; `moe(num_mixtures=4)` has more experts.
+    """
+
+    def __init__(self, head: str = "moe", **kwargs):
+        super().__init__(head=head, **kwargs)
