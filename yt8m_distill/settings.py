@@ -309,9 +309,10 @@ class NetworkSettings(Settings):
 
     teacher: str = setting(
         "HierarchicalLSTM(block_len=20)",
-        "The teacher: HierarchicalLSTM, LstmModel or FrameLevelLogisticModel, with "
-        "arguments, such as 'HierarchicalLSTM(cells=512, num_blocks=20, "
-        'head="moe")\'. Heads: logistic, moe.',
+        "The teacher, with its arguments, such as 'HierarchicalLSTM(cells=512, "
+        'num_blocks=20, head="moe")\': HierarchicalLSTM, LstmModel, AttentionPooling, '
+        "NeXtVLAD, NetVLAD, DbofModel, TransformerModel, FrameLevelLogisticModel, "
+        "LogisticModel or MoeModel. Heads: logistic, moe.",
     )
     student: str = setting(
         "",
