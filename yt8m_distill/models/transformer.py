@@ -82,7 +82,7 @@ class Block(keras.layers.Layer):
 class TransformerModel(base.VideoClassifier):
     """A transformer over the frames; the encoding is that of its class token.
 
-        z = [token, x_t W_in + b_in + embedding(t / n)]
+        z = [token, LN(x_t W_in + b_in) + embedding(t / n)]
         z = Block(z), `layers` times, padding masked
         e = LN(z_0)
 
@@ -126,6 +126,7 @@ class TransformerModel(base.VideoClassifier):
         arguments.require_rate(block_dropout=rate)
         self.depth = depth
         self.enter = layers.Linear(self.feature_size, width)
+        self.enter_norm = layers.LayerNorm(width)
         self.token = self.add_weight(name="token", shape=(width,), initializer="zeros")
         # An attribute each: Keras 3 (3.15) hides layers in a list from
         # tf.train.Checkpoint.
@@ -153,7 +154,8 @@ class TransformerModel(base.VideoClassifier):
         }
 
     def encode(self, frames, num_frames, state_indices, training, noise):
-        x = self.enter(frames)
+        # Frames have length 1; without the norm the embedding drowns them.
+        x = self.enter_norm(self.enter(frames))
         length, width = tf.shape(x)[1], x.shape[-1]
         x += time_embedding(num_frames, length, width)
         token = tf.broadcast_to(self.token, [tf.shape(x)[0], 1, width])
