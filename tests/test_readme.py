@@ -10,6 +10,7 @@ from absl import flags
 
 from tests import training_helpers as helpers
 from yt8m_distill import command_line, flag_groups, settings
+from yt8m_distill.models import builder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,3 +99,16 @@ def test_every_flag_that_the_text_names_exists():
     others |= {"write_to", "section", "table", "known_runs"}
     named = set(re.findall(r"--(?:no(?=frame))?([a-z_]+)", README))
     assert not {name for name in named if name not in values} - others
+
+
+def test_the_table_of_networks_gives_every_argument_and_default():
+    text = (ROOT / "docs" / "networks.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    models = builder.base.MODELS  # The builder imports all networks.
+    own = [n for n in models if models.get(n).__module__.startswith("yt8m_distill.")]
+    technical = {"implementation", "encoding_size"}
+    for name in own:
+        (row,) = [row for row in rows if f"`{name}`" in row.split(" | ")[0]]
+        for argument, default in models.arguments(name).items():
+            if default is not None and argument not in technical:
+                assert f"{argument}={default!r}".replace("'", '"') in row, name
