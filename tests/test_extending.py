@@ -121,7 +121,7 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
     opened = trained.open_network(given)
     # The moving averages are part of what was stored.
     assert np.any(opened.network.norm.moving_mean.numpy())
-    assert len(opened.network.non_trainable_weights) == 2
+    assert len(opened.network.non_trainable_weights) == 3
     shards = f"{data}/valid*.tfrecord"
     predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
     found = list(predict.predict(opened.dataset(shards, 4)))

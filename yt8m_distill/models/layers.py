@@ -81,12 +81,13 @@ class BatchNorm(keras.layers.Layer):
 
     In training mean and variance are those of the valid rows of the global batch, on
     all replicas, and are followed by moving averages, which are used otherwise. So
-    neither padding nor the number of replicas changes them. In float32 under every
-    dtype policy.
+    neither padding nor the number of replicas changes them. The first batches weigh
+    alike in the averages, so that they hold from the first epoch of a small data set.
+    In float32 under every dtype policy.
 
     Args:
         size: columns of x.
-        momentum: of the moving averages.
+        momentum: of the moving averages; after n batches min(momentum, n / (n + 1)).
         epsilon: see above.
         center, scale: whether there are beta and gamma.
     """
@@ -103,10 +104,10 @@ class BatchNorm(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
 
-        def weight(name, initializer, trainable=True):
+        def weight(name, initializer, trainable=True, shape=(size,)):
             return self.add_weight(
                 name=name,
-                shape=(size,),
+                shape=shape,
                 initializer=initializer,
                 trainable=trainable,
             )
@@ -115,6 +116,7 @@ class BatchNorm(keras.layers.Layer):
         self.beta = weight("beta", "zeros") if center else None
         self.moving_mean = weight("moving_mean", "zeros", False)
         self.moving_variance = weight("moving_variance", "ones", False)
+        self.batches = weight("batches", "zeros", False, ())
         self.built = True
 
     def call(
@@ -156,13 +158,16 @@ class BatchNorm(keras.layers.Layer):
         return mean, spread / count
 
     def _follow(self, mean, variance) -> None:
+        n = tf.convert_to_tensor(self.batches)
+        share = tf.maximum(1 - self.momentum, 1 / (n + 1))
         for moving, now in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            step = (1 - self.momentum) * (now - tf.convert_to_tensor(moving))
+            step = share * (now - tf.convert_to_tensor(moving))
             # The same on all replicas, since the statistics are.
             moving.assign(tf.stop_gradient(moving + step))
+        self.batches.assign(n + 1)
 
 
 class Linear(keras.layers.Layer):
