@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from yt8m_distill import command_line, flag_groups, settings
+from yt8m_distill.models import builder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -96,6 +97,9 @@ def test_every_flag_of_the_starter_code_is_taken_or_explained():
         assert line.startswith(f"--{name} ") and "\n" not in line
         # It sends nobody to a flag that does not exist.
         assert set(re.findall(r"--(\w+)", how)) <= {*known, "help"}
+        # The network that it names exists, and takes the argument.
+        for text in re.findall(r"--student='(.*?)'", how):
+            builder.parse("student", text)
 
 
 def test_a_misspelt_flag_is_named_with_the_nearest():

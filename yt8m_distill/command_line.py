@@ -24,25 +24,25 @@ RENAMED = {
 # Those that are given in another way, and how.
 _IN_STUDENT = "is an argument of the network: --student='{}' (or --teacher)."
 _SEGMENTS = "segment labels are not supported: videos are classified as a whole."
-_NO_DBOF = "there is no DBoF model; --help names the models of --student."
 REPLACED = {
-    "model": "name the network in --teacher or --student, and --mode=baseline for "
-    "one network on its own.",
+    "model": "name the network in --student, with --mode=baseline where it learns on "
+    "its own, or in --teacher; the starter's DbofModel, FrameLevelLogisticModel, "
+    "LogisticModel, LstmModel and MoeModel have their names.",
     "label_loss": "the label loss is the cross-entropy, the term ce of --student_loss.",
     "lstm_cells": _IN_STUDENT.format("LstmModel(cells=1024)"),
     "lstm_layers": _IN_STUDENT.format("LstmModel(layers=2)"),
-    "moe_num_mixtures": _IN_STUDENT.format('LstmModel(head="moe(num_mixtures=2)")'),
-    "video_level_classifier_model": _IN_STUDENT.format('LstmModel(head="moe")'),
+    "moe_num_mixtures": _IN_STUDENT.format('MoeModel(head="moe(num_mixtures=2)")'),
+    "video_level_classifier_model": _IN_STUDENT.format('DbofModel(head="moe")'),
     "iterations": "use --student_k, the frames that the student sees.",
     "sample_random_frames": "use --frame_sampler=random.",
     "segment_labels": _SEGMENTS,
     "segment_max_pred": _SEGMENTS,
     "segment_label_ids_file": _SEGMENTS,
-    "dbof_add_batch_norm": _NO_DBOF,
-    "dbof_cluster_size": _NO_DBOF,
-    "dbof_hidden_size": _NO_DBOF,
-    "dbof_pooling_method": _NO_DBOF,
-    "dbof_activation": _NO_DBOF,
+    "dbof_add_batch_norm": _IN_STUDENT.format("DbofModel(add_batch_norm=False)"),
+    "dbof_cluster_size": _IN_STUDENT.format("DbofModel(cluster_size=8192)"),
+    "dbof_hidden_size": _IN_STUDENT.format("DbofModel(hidden_size=1024)"),
+    "dbof_pooling_method": _IN_STUDENT.format('DbofModel(pooling_method="average")'),
+    "dbof_activation": "--student=DbofModel always has relu6.",
     "export_model_steps": "run export_model.py when the training has ended.",
     "log_device_placement": "the log names the devices; there is no such list.",
     "input_model_tgz": "unpack the run's folder and name it with --train_dir.",
