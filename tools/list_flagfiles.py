@@ -24,7 +24,7 @@ from yt8m_distill.training import modes
 
 FOLDER = plan.FLAGFILES
 # What a flagfile says it is, in its header.
-KINDS = ("Reproduces", "Data", "Preset", "Training", "Ablation")
+KINDS = ("Reproduces", "Data", "Preset", "Training", "Network", "Ablation")
 PROGRAM = ["python", "yt8m_distill/train.py"]
 COST, COMMAND = "# Cost: ", "# Command: "
 

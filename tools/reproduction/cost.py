@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from yt8m_distill import registry, settings
 from yt8m_distill.models import base, builder, heads
 from yt8m_distill.training import modes, specifications
@@ -83,13 +85,14 @@ def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
     """Multiply-adds of a full-length video in a role's network, part by part.
 
     A closed formula for the HierarchicalLSTM, without the map of a student whose
-    width is not the teacher's; any other network is built and asked.
+    width is not the teacher's; any other network is asked, built without its weights.
     """
     spec = _specification(run, role)
     built = modes.networks(run)[role]
     frames = built.frames
     if spec.name != "HierarchicalLSTM":
-        network = builder.build_networks([built], run.data).network(role)
+        with tf.Graph().as_default():  # Variables take no memory there.
+            network = builder.build_network(role, built.network, run.data, frames)
         return network.multiply_adds(frames)
     arguments = base.MODELS.arguments(spec)
     cells, layers = arguments["cells"], arguments["layers"]

@@ -35,7 +35,7 @@ SHARDS = {
 }
 DATA_SET = "dataset.json"
 # Flagfiles that are no experiments by themselves.
-_NO_METHODS = ("data_", "preset_", "training_")
+_NO_METHODS = ("data_", "preset_", "training_", published.NETWORK)
 
 
 class Cell(NamedTuple):

@@ -55,6 +55,8 @@ def _row(text: str) -> dict[int, Score]:
     return dict(zip(FRAMES, _scores(text), strict=True))
 
 
+# How the names of the networks' flagfiles begin: network_yt8m_NetVLAD.
+NETWORK = "network_"
 TEACHER = "teacher_skyline"
 UNIFORM = "baseline_uniform"
 # The student of Table 4 and Figure 3: the paper's best one.
