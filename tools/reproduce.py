@@ -9,7 +9,8 @@ is finished is not run again, and the same command goes on after an interruption
 report.html and report.md, in --output_dir or --report_dir, have the tables of the paper
 with the numbers of these runs beside the published ones. runs.jsonl beside them keeps
 the numbers of the finished runs: with --known_runs they need not be run again, and a
-grid can grow from machine to machine.
+grid can grow from machine to machine. --table=cvpr_5,cvpr_6,families --networks=... are
+the tables of other networks than the paper's.
 """
 
 import os
@@ -32,7 +33,14 @@ flags.DEFINE_list(
     ["all"],
     "Among 1, 2, 3, 4, figure2, figure3; all: every one of them. cvpr_2019: more rows "
     "for Table 1, those of the paper's later version. ablation: what the best preset "
-    "is made of.",
+    "is made of. cvpr_5, cvpr_6: that version's NetVLAD and NeXtVLAD, as teacher, "
+    "Uniform-k and student. families: each of --networks as teacher and as Uniform-k.",
+)
+flags.DEFINE_list(
+    "networks",
+    list(plan.PUBLISHED_NETWORKS),
+    "Flagfiles of flags/, without .flags, of the networks in cvpr_5, cvpr_6 and "
+    "families; * stands for anything, as in network_audioset_*.",
 )
 flags.DEFINE_string("data", "", "Folder of shards, or a flagfile with their patterns.")
 flags.DEFINE_string("output_dir", "", "Where runs and reports go.")
@@ -110,6 +118,7 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
         "frames": ("frames", read_numbers("frames")),
         "seeds": ("seeds", read_numbers("seeds")),
         "methods": ("methods", tuple(FLAGS.methods)),
+        "networks": ("networks", plan.find_networks(FLAGS.networks)),
     }
     return plan.Grid(
         **{

@@ -61,6 +61,9 @@ def experiments(
         ("4", 6),  # the teacher and 5 students
         ("figure2", 7),
         ("figure3", 2),
+        ("cvpr_5", 11),  # the teacher, Uniform-k and one student at 5 k
+        ("cvpr_6", 11),
+        ("families", 12),  # two networks; each as teacher, and as Uniform-k at 5 k
     ],
 )
 def test_a_table_takes_so_many_runs(table, count):
@@ -82,6 +85,25 @@ def test_all_serial_students_of_a_seed_use_one_teacher():
         assert made.index(experiment.teacher) < made.index(experiment)
     others = [e for e in made if e not in serial]
     assert not any("teacher_checkpoint" in word for e in others for word in e.command)
+
+
+def test_a_network_of_its_own_has_its_flags_and_its_teacher():
+    made = experiments(tables=("cvpr_6",), frames=(30,), seeds=(3,))
+    network = "network_yt8m_NeXtVLAD"
+    names = ("teacher_skyline/", "baseline_uniform/k30/", "serial_rep_pred_ce/k30/")
+    assert [e.cell.name for e in made] == [f"{network}/{name}seed3" for name in names]
+    assert made[2].teacher == made[0]
+    for experiment in made:
+        run = plan.read_settings(experiment.command[2:])
+        assert run == experiment.run and run.training.batch_size == 80
+        assert run.networks.teacher.startswith("NeXtVLAD(clusters=128")
+    (alone,) = plan.Grid(
+        tables=("families",),
+        methods=("baseline_uniform",),
+        frames=(6,),
+        networks=(network,),
+    ).cells()
+    assert alone.method == f"{network}/baseline_uniform"
 
 
 def test_in_table_3_the_teacher_sees_as_little_as_the_student():
@@ -114,6 +136,11 @@ def test_a_command_gives_the_settings_of_its_cell():
         (lambda: plan.Grid(tables=("5",)), "--table=5 is none of 1, 2, 3, 4, "),
         (lambda: plan.Grid(methods=("best",)), "--methods=best is unknown. Known: "),
         (lambda: plan.Grid(frames=()), "--frames takes"),
+        (lambda: plan.find_networks(["network_*", "x*"]), "--networks=x* is unknown."),
+        (
+            lambda: plan.Grid(("cvpr_5",), networks=("network_yt8m_NeXtVLAD",)),
+            "--table=cvpr_5 takes a NetVLAD; --networks=network_yt8m_NeXtVLAD",
+        ),
         (lambda: plan.Grid(seeds=(-1,)), "--seeds takes"),
         (lambda: plan.data_flags("nowhere"), "--data=nowhere is neither a folder"),
         (lambda: plan.split_flags("--a='b"), "--base_flags=--a='b: No closing"),
@@ -157,6 +184,15 @@ def test_the_paper_s_accounting_gives_its_flops():
     for k, row in published.TABLE_4.items():
         assert round(account.billions(frames[k]), 3) == row.billions
         assert cost.frames_behind(row.billions) == frames[k]
+    # The CVPR 2019 version: with the classifier, and a NeXtVLAD without.
+    for table in ("4", "cvpr_6"):
+        base = ["--train_data_pattern=t"]
+        made = experiments(base=base, tables=(table,), frames=(9, 15, 30))
+        counted = {e.cell.k: cost.paper_operations(e.run, e.role) for e in made}
+        family = published.family(made[0].cell.method)
+        for k, billions in published.OPERATIONS[family].items():
+            parts = counted[k and frames[k]]
+            assert round(sum(parts.values()) / 1e9, 3) == billions
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
@@ -370,7 +406,7 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
         (every,) = tables_of(found)["All runs"]
         assert sum(row[0] == "finished" for row in every.values()) == len(made) - 3
         drawn = [b.svg for b in found if isinstance(b, document.Figure)]
-        assert len(drawn) == 4
+        assert len(drawn) == 5
         # Once more through the file, and nothing is lost.
         again = scores.Results(grid, str(tmp_path / "none"), test, known)
         text = (tmp_path / archive.RUNS).read_text()
@@ -415,6 +451,47 @@ def test_a_file_of_other_runs_is_refused(tmp_path):
         archive.read(str(path))
     with pytest.raises(ValueError, match="is not a file"):
         archive.read(str(tmp_path / "none"))
+
+
+def test_the_tables_of_networks_have_scores_and_costs(tmp_path):
+    networks = plan.find_networks(["network_audioset_N*", "network_audioset_MoeModel"])
+    grid, made = make_grid(
+        tmp_path,
+        tables=("cvpr_6", "families"),
+        frames=(3, 30),
+        methods=(),
+        networks=networks,
+    )
+    gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.5))
+    uniform = "network_audioset_NeXtVLAD/baseline_uniform"
+    fabricate_all(made, gaps | {uniform: (0.38, 0.42)})
+    rates = {"model_videos_per_second": 2000.0}
+    times = {plan.Cell(uniform, 3, 0).name: rates}
+    (tmp_path / measures.TIMING).write_text(json.dumps(times))
+    blocks = report_of(grid, str(tmp_path), "")
+    tables = tables_of(blocks)
+    (cvpr,), (families,) = (
+        tables[name] for name in ("CVPR 2019, Table 6: NeXtVLAD", "Network families")
+    )
+
+    # One feature more of 4 numbers, with half of the clusters and groups. Per frame, N
+    # numbers to 4N: 4N * (N + G + G*K + K), and the paper's without attention.
+    def per_frame(n, clusters, groups):
+        return 4 * n * (n + groups + groups * clusters + clusters)
+
+    hidden = (64 * 4 * 8 // 8 + 32 * 4 * 4 // 4) * 1024 + 2 * 1024 * 128
+    whole = 3 * (per_frame(8, 64, 8) + per_frame(4, 32, 4)) + hidden + 1024 * 10
+    account = 3 * 4 * 8 * (8 + 8 * 64 + 64)
+    row = ["3", "0.400 ± 0.028", "–", "0.200 ± 0.014", "–", "1.23 k"]
+    row += [f"{whole / 1e3:.0f} k", f"{account / 1e3:.1f} k", "–", "0.5"]
+    assert cvpr["NeXtVLAD, Uniform-k, k=3"] == row
+    at_30 = cvpr["NeXtVLAD, Serial rep, pred, ce, k=30"]
+    assert at_30[2] == "0.818" and at_30[4] == "0.439" and at_30[8] == "0.134 G"
+    assert cvpr["Uniform-k, k=30"][:4] == ["–", "–", "0.795", "–"]
+    assert list(cvpr)[0] == "Teacher-Skyline" and len(families) == 3 * 3
+    assert families["NeXtVLAD, Uniform-k, k=3"] == [row[i] for i in (0, 1, 3, 5, 6, 9)]
+    drawn = [b.name for b in blocks if isinstance(b, document.Figure)]
+    assert drawn == ["gap_by_network"]
 
 
 def ablation_rows(tmp_path, leave_out=()) -> dict:

@@ -61,18 +61,30 @@ def _head_weights(head: str, encoding_size: int, num_classes: int) -> int:
     return encoding_size * num_classes * (2 * mixtures + 1)
 
 
-def lstm_size(run: settings.RunSettings, role: str) -> tuple[int, int, int] | None:
-    """(inputs, cells, layers) of the lower LSTM as the paper counts it.
+def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | None:
+    """What the paper counts of a role's network, for a video of full length.
 
-    The inputs are the first feature's, which is the visual one where there are two.
-    None if the role's network is no HierarchicalLSTM.
+    Of the first feature alone, the visual one where there are two: the lower LSTM of a
+    HierarchicalLSTM; expansion, assignment and aggregation of a NeXtVLAD.
+
+    Returns:
+        `frames`, and `classifier` for a HierarchicalLSTM, which the CVPR 2019 version
+        adds; None for another network, of which it counts nothing.
     """
-    spec = _specification(run, role)
-    arguments = base.MODELS.arguments(spec)
-    is_it = spec.name == "HierarchicalLSTM"
-    if not is_it:
-        return None
-    return run.data.sizes[0], arguments["cells"], arguments["layers"]
+    spec, frames = _specification(run, role), modes.networks(run)[role].frames
+    arguments, size = base.MODELS.arguments(spec), run.data.sizes[0]
+    if spec.name == "HierarchicalLSTM":
+        cells, layers = arguments["cells"], arguments["layers"]
+        state = 2 * layers * cells
+        return {
+            "frames": frames * sum(paper_account(size, cells, layers)),
+            "classifier": _head_weights(arguments["head"], state, run.data.num_classes),
+        }
+    if spec.name == "NeXtVLAD":
+        clusters, groups = arguments["clusters"], arguments["groups"]
+        wide = arguments["expansion"] * size
+        return {"frames": frames * wide * (size + groups * clusters + clusters)}
+    return None
 
 
 def _specification(run: settings.RunSettings, role: str) -> registry.Specification:

@@ -35,6 +35,8 @@ _LOOKS = {
     "serial_pred_ce": ("#a67c14", "v", "-"),
     published.BEST_PRESET: ("#2a8c4a", "*", "-"),
 }
+# Of other series, in turn.
+_MARKERS = "osD^vP*X"
 # Figure 3: (teacher, student), a dark and a light shade a class.
 _SHADES = (
     ("#1f5f9e", "#9cc7ef"),
@@ -94,8 +96,9 @@ def _svg(figure) -> bytes:
 
 
 def _draw(axes, series: Sequence[Series], skyline: float | None) -> None:
-    for one in series:
-        colour, marker, line = _LOOKS[one.method]
+    for n, one in enumerate(series):
+        other = f"C{n % 10}", _MARKERS[n % len(_MARKERS)], "-"
+        colour, marker, line = _LOOKS.get(one.method, other)
         axes.errorbar(
             one.x,
             one.y,
@@ -163,8 +166,6 @@ def gap_against_cost(
         ours: x in multiply-adds.
         teacher: the skyline's multiply-adds and GAP.
     """
-    import matplotlib.ticker
-
     figure = _new_figure(8, 7)
     every_axes = figure.subplots(2, 1)
     for axes, series in zip(every_axes, (ours, _close_up(ours)), strict=True):
@@ -172,12 +173,31 @@ def gap_against_cost(
         if teacher:
             label = published.label(published.TEACHER)
             axes.plot(*teacher, "P", color=_TEACHER_COLOUR, markersize=8, label=label)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
-        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        _make_logarithmic(axes)
     every_axes[1].set_xlabel("multiply-adds a video")
     _shared_legend(figure, every_axes)
+    return _svg(figure)
+
+
+def _make_logarithmic(axes) -> None:
+    import matplotlib.ticker
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def gap_by_network(frames: Sequence[Series], costs: Sequence[Series]) -> bytes:
+    """GAP of each network against its frames, and against its multiply-adds."""
+    figure = _new_figure(10, 4)
+    every_axes = figure.subplots(1, 2, sharey=True)
+    labels = "frames to compute per video", "multiply-adds per video"
+    for axes, series, label in zip(every_axes, (frames, costs), labels, strict=True):
+        _draw(axes, series, None)
+        axes.set_xlabel(label)
+    _make_logarithmic(every_axes[1])
+    _shared_legend(figure, every_axes[:1])
     return _svg(figure)
 
 

@@ -28,7 +28,7 @@ NUM_CLASSES, VIDEOS_PER_CLASS = 5, 100
 def make_all(
     grid: plan.Grid, experiments: list[plan.Experiment], output_dir: str
 ) -> None:
-    """Measures what Table 4 and Figure 3 need, as far as the runs are finished."""
+    """Measures what the tables and Figure 3 need, as far as the runs are finished."""
     trained_ones = {e.cell: e for e in experiments if runner.is_trained(e)}
     seed = grid.seeds[0]
 
@@ -36,8 +36,9 @@ def make_all(
         cells = [plan.Cell(method, k, seed) for method, k in grid.rows(table)]
         return [trained_ones[cell] for cell in cells if cell in trained_ones]
 
-    if "4" in grid.tables:
-        time_networks(of("4"), output_dir)
+    for table in ("4", *plan.BY_NETWORK):
+        if table in grid.tables:
+            time_networks(of(table), output_dir)
     if "figure3" in grid.tables and len(of("figure3")) == 2:
         embed(*of("figure3"), output_dir)
 

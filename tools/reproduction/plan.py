@@ -6,6 +6,7 @@ settings and the command of its run.
 """
 
 import dataclasses
+import fnmatch
 import json
 import pathlib
 import shlex
@@ -26,7 +27,13 @@ PAPER = ("1", "2", "3", "4", "figure2", "figure3")
 ABLATION = "ablation"
 # More rows for Table 1: those of the paper's later version.
 LATER = "cvpr_2019"
-TABLES = (*PAPER, LATER, ABLATION)
+# Tables whose rows are networks of --networks, and the family that they take; empty:
+# all of them.
+FAMILIES = "families"
+BY_NETWORK = {"cvpr_5": "NetVLAD", "cvpr_6": "NeXtVLAD", FAMILIES: ""}
+TABLES = (*PAPER, LATER, ABLATION, *BY_NETWORK)
+# --networks, unless it is given.
+PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
 # What make_synthetic_records.py and the YouTube-8M downloads call their shards.
 TRAIN_SHARDS, VALIDATION_SHARDS = "train*.tfrecord", "valid*.tfrecord"
 SHARDS = {
@@ -39,11 +46,21 @@ _NO_METHODS = ("data_", "preset_", "training_", published.NETWORK)
 
 
 class Cell(NamedTuple):
-    """A method at k frames (None: all of them, the teacher) under a seed."""
+    """A method at k frames (None: all of them, the teacher) under a seed.
+
+    The method is a flagfile's name, or two of them, `network_yt8m_NetVLAD/serial_rep`:
+    that of the network first.
+    """
 
     method: str
     k: int | None
     seed: int
+
+    @property
+    def teacher(self) -> "Cell":
+        """The skyline of the same network and seed."""
+        network, slash, _ = self.method.rpartition("/")
+        return Cell(network + slash + published.TEACHER, None, self.seed)
 
     @property
     def name(self) -> str:
@@ -63,6 +80,7 @@ class Grid:
         seeds: of the runs of every cell; Figure 3 takes the first.
         methods: those that are to be run; empty: all of the paper's.
         left_out: those that are not, whatever else is asked for.
+        networks: flagfiles of the networks in the tables of BY_NETWORK.
     """
 
     tables: tuple[str, ...] = PAPER
@@ -70,6 +88,9 @@ class Grid:
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    networks: tuple[str, ...] = dataclasses.field(
+        default_factory=lambda: find_networks(PUBLISHED_NETWORKS)
+    )
 
     def __post_init__(self) -> None:
         known = known_methods()
@@ -82,6 +103,11 @@ class Grid:
             if table not in TABLES:
                 raise ValueError(
                     f"--table={table} is none of {', '.join(TABLES)} and all."
+                )
+            if table in BY_NETWORK and not self.networks_of(table):
+                raise ValueError(
+                    f"--table={table} takes a {BY_NETWORK[table]}; "
+                    f"--networks={','.join(self.networks)} has none."
                 )
         if LATER in self.tables and "1" not in self.tables:
             raise ValueError(f"--table={LATER} has rows of Table 1: name 1, too.")
@@ -99,6 +125,11 @@ class Grid:
     def middle(self) -> int:
         """The k of the ablation."""
         return self.frames[len(self.frames) // 2]
+
+    def networks_of(self, table: str) -> list[str]:
+        """The networks of a table in BY_NETWORK."""
+        wanted = BY_NETWORK[table]
+        return [n for n in self.networks if wanted in ("", published.family(n))]
 
     def rows(self, table: str) -> list[tuple[str, int | None]]:
         """(method, k) of one table, as far as the methods are asked for."""
@@ -128,6 +159,14 @@ class Grid:
         elif table == ABLATION:
             names = (published.UNIFORM, published.BEST_PRESET, *published.ABLATIONS)
             rows = teacher + [(m, self.middle) for m in names]
+        elif table in BY_NETWORK:
+            names = [published.UNIFORM, main][: 1 if table == FAMILIES else 2]
+            of_one = teacher + [(m, k) for k in self.frames for m in names]
+            rows = [
+                (f"{network}/{method}", k)
+                for network in self.networks_of(table)
+                for method, k in of_one
+            ]
         elif table == LATER:
             rows = []
         else:
@@ -139,12 +178,14 @@ class Grid:
         return [
             row
             for row in rows
-            if row[0] not in self.left_out and (not wanted or row[0] in wanted)
+            if row[0] not in self.left_out
+            and (not wanted or row[0].rpartition("/")[2] in wanted)
         ]
 
     def unused_methods(self) -> list[str]:
         """The methods that are asked for, but in none of the tables."""
-        found = {method for table in self.tables for method, _ in self.rows(table)}
+        rows = (row for table in self.tables for row in self.rows(table))
+        found = {method.rpartition("/")[2] for method, _ in rows}
         return [m for m in self.methods if m not in found and m not in self.left_out]
 
     def cells(self) -> list[Cell]:
@@ -191,6 +232,24 @@ def known_methods() -> list[str]:
     names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
     known = [name for name in names if not name.startswith(_NO_METHODS)]
     return known + [published.BEST_PRESET] * best_preset().is_file()
+
+
+def find_networks(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of flagfiles of networks; a `*` in a pattern stands for anything.
+
+    Raises:
+        ValueError: if a pattern finds none.
+    """
+    known = sorted(path.stem for path in FLAGFILES.glob(f"{published.NETWORK}*.flags"))
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        names = fnmatch.filter(known, pattern)
+        if not names:
+            raise ValueError(
+                f"--networks={pattern} is unknown. Known: {', '.join(known)}."
+            )
+        found |= dict.fromkeys(names)
+    return tuple(found)
 
 
 def _takes_the_skyline(method: str) -> bool:
@@ -309,7 +368,8 @@ def _experiment(
     teacher_cache: str = "",
 ) -> Experiment:
     folder = str(train_dir(output_dir, cell))
-    arguments = [*base, f"--flagfile={FLAGFILES / cell.method}.flags"]
+    names = cell.method.split("/")
+    arguments = [*base, *(f"--flagfile={FLAGFILES / name}.flags" for name in names)]
     if cell.k is not None:
         arguments.append(f"--student_k={cell.k}")
     arguments += [f"--seed={cell.seed}", f"--train_dir={folder}"]
@@ -351,15 +411,16 @@ def make_experiments(
     Raises:
         ValueError: for settings that train.py would refuse.
     """
+    cells = grid.cells()
     teachers = {
-        seed: _experiment(Cell(published.TEACHER, None, seed), output_dir, base)
-        for seed in grid.seeds
+        teacher: _experiment(teacher, output_dir, base)
+        for teacher in {cell.teacher: None for cell in cells}
     }
     made = [
-        teachers[cell.seed]
+        teachers[cell]
         if cell.k is None
-        else _experiment(cell, output_dir, base, teachers[cell.seed], teacher_cache)
-        for cell in grid.cells()
+        else _experiment(cell, output_dir, base, teachers[cell.teacher], teacher_cache)
+        for cell in cells
     ]
     # Figure 3 takes one seed's cells alone, a serial student its own teacher.
     needed = [e.teacher for e in made if e.teacher]

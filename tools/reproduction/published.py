@@ -107,6 +107,25 @@ CVPR_2019 = {
     "serial_pred_ce": _row(".724 .763 .785 .795 .799"),
 }
 
+# The CVPR 2019 version's Tables 5 and 6: family → method → k → score.
+BY_FAMILY = {
+    family: {
+        TEACHER: dict(zip([None], _scores(teacher), strict=True)),
+        UNIFORM: dict(zip(ks, _scores(uniform), strict=True)),
+        MAIN_STUDENT: dict(zip(ks, _scores(student), strict=True)),
+    }
+    for family, ks, teacher, uniform, student in (
+        (
+            "NetVLAD",
+            (10, 30),
+            ".823/.462",
+            ".773/.364 .803/.421",
+            ".784/.383 .812/.436",
+        ),
+        ("NeXtVLAD", (30,), ".831/.464", ".812/.424", ".818/.439"),
+    )
+}
+
 # Intermediate matching; the column "final" is Table 1's at k = 30. The paper's rows
 # "rep + pred" carry Table 1's numbers of rep, pred, ce.
 INTERMEDIATE = "_intermediate"
@@ -145,6 +164,13 @@ TABLE_4 = {
     30: Cost(9.11, 0.504),
 }
 
+# The CVPR 2019 version's operations per video, in 1e9: family → k → number. Those of
+# the paper's own network, in its Table 3, are TABLE_4's and the classifier's.
+OPERATIONS = {
+    "": {None: 5.058, 10: 0.167, 20: 0.268, 30: 0.520},
+    "NeXtVLAD": {None: 1.337, 30: 0.134},
+}
+
 
 # Flagfile → what it is; nothing of this is published.
 ABLATIONS = {
@@ -162,8 +188,22 @@ ABLATIONS = {
 }
 
 
+def family(method: str) -> str:
+    """`NetVLAD` of `network_yt8m_NetVLAD/serial_rep`; empty: the paper's own LSTM."""
+    network = method.partition("/")[0]
+    return network.rpartition("_")[2] if network.startswith(NETWORK) else ""
+
+
+def operations(method: str, k: int | None) -> float | None:
+    """The cost that was published for a method's network at k frames, in 1e9."""
+    return OPERATIONS.get(family(method), {}).get(k)
+
+
 def score(method: str, k: int | None) -> Score | None:
     """What was published for a method at k frames; None: nothing was."""
+    if family(method):
+        rows = BY_FAMILY.get(family(method), {})
+        return rows.get(method.partition("/")[2], {}).get(k)
     if method == TEACHER:
         return SKYLINE
     if method.endswith(INTERMEDIATE):
@@ -191,6 +231,9 @@ def label(method: str) -> str:
     """A method's name for people."""
     if method in METHODS:
         return METHODS[method].label
+    if family(method):
+        name = method.partition("/")[2]
+        return f"{family(method)}, {label(name)}" if name else family(method)
     if method in ABLATIONS:
         return ABLATIONS[method]
     if method.endswith(INTERMEDIATE):

@@ -4,6 +4,8 @@ Every number of ours comes from the manifests, metrics and measurements in outpu
 What is missing shows as "–".
 """
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -17,6 +19,7 @@ from tools.reproduction import (
     scores,
     table_1,
     table_4,
+    table_families,
     texts,
 )
 from yt8m_distill.training import modes
@@ -187,7 +190,9 @@ _SECTIONS = {
     "figure2": figure_2,
     "figure3": figure_3,
     plan.ABLATION: ablation,
+    **{t: functools.partial(table_families.make, table=t) for t in plan.BY_NETWORK},
 }
+_PLOTS = {"1": table_1.plots, plan.FAMILIES: table_families.plots}
 
 
 def _state(run: runs.Run) -> str:
@@ -268,7 +273,9 @@ def _conditions(results: scores.Results) -> list[document.Block]:
     begun = [run for run in found if run.begun]
     if not begun:
         return []
-    training, networks = begun[0].settings.training, begun[0].settings.networks
+    every = [run.settings for run in begun]
+    training = every[0].training
+    budgets = (f"{r.training.num_epochs}, {r.training.batch_size}" for r in every)
     versions, machines = (
         dict.fromkeys(form(run.manifest[name]) for run in begun if name in run.manifest)
         for name, form in (
@@ -280,8 +287,8 @@ def _conditions(results: scores.Results) -> list[document.Block]:
         "training shards": _names(training.train_data_pattern),
         "validation shards": _names(training.validation_data_pattern),
         "training videos": str(max(r.manifest["data"]["videos"] for r in begun)),
-        "teacher": networks.teacher,
-        "epochs, batch": f"{training.num_epochs}, {training.batch_size}",
+        "teacher": "; ".join(dict.fromkeys(run.networks.teacher for run in every)),
+        "epochs, batch": "; ".join(dict.fromkeys(budgets)),
         "versions": "; ".join(versions),
         "machines": "; ".join(machines),
     }
@@ -321,12 +328,13 @@ def missing_in_summary(results: scores.Results) -> list[str]:
 
 
 def make_report(results: scores.Results) -> list[document.Block]:
-    """The blocks of the report; the figures of Table 1 come first."""
+    """The blocks of the report; figures of GAP against frames and cost come first."""
     asked = [t for t in _SECTIONS if t in results.grid.tables]
     blocks: list[document.Block] = [b for t in asked for b in _SECTIONS[t](results)]
     blocks += [*_all_runs(results), *_conditions(results)]
-    plots = []
-    if "1" in asked:
-        plots = [b for plot in table_1.plots(results) for b in drawn(*plot)]
+    made = [
+        plot for table in asked if table in _PLOTS for plot in _PLOTS[table](results)
+    ]
+    plots = [block for plot in made for block in drawn(*plot)]
     tables = [block for block in blocks if isinstance(block, document.Table)]
     return [*_introduction(results, tables), *plots, *blocks]

@@ -23,7 +23,8 @@ def make(results: scores.Results) -> list[document.Block]:
             "Parameters and multiply-adds of a video of full length. The paper's "
             "FLOPs count the lower LSTM alone, on the visual feature (here: the first "
             "one); `its frames` is the number of frames that gives the published "
-            "figure. The other columns count all products."
+            "figure; the CVPR 2019 version adds the classifier. The other columns "
+            "count all products. `frames` are those whose features must be computed."
         ),
         _cost_table(results, rows),
         document.Heading(3, "Time"),
@@ -34,7 +35,7 @@ def make(results: scores.Results) -> list[document.Block]:
             f"{measures.TIMED_BATCHES} batches, measured once. The paper's hours are "
             "those of the validate set on K80s, end to end."
         ),
-        *_timing_conditions(results, rows),
+        *timing_conditions(results, rows),
         _time_table(results, rows),
     ]
 
@@ -45,20 +46,19 @@ def _model_name(k: int | None) -> str:
     return f"k={k}"
 
 
-def _paper_account(results: scores.Results, method: str, k: int | None) -> float | None:
-    """The cost of our network as the paper counts it, in 1e9."""
-    network = results.network(method, k)
+def paper_operations(
+    results: scores.Results, method: str, k: int | None
+) -> tuple[int | None, int | None]:
+    """The cost of our network as the paper counts it: of the frames, and in all."""
     begun = [run for run in results.runs(method, k) if run.begun]
-    if not network or not begun:
-        return None
-    size = cost.lstm_size(begun[0].settings, scores.role_of(k))
-    return cost.paper_account(*size).billions(network["frames"]) if size else None
+    parts = begun and cost.paper_operations(begun[0].settings, scores.role_of(k))
+    return (parts["frames"], sum(parts.values())) if parts else (None, None)
 
 
 def _cost_table(results: scores.Results, rows: Sequence[tuple]) -> document.Table:
     header = ["model", "frames", "GAP", "parameters", "lower", "upper", "classifier"]
     header += ["total", "of the teacher's", "by the paper's account", document.PAPER]
-    header += ["its frames"]
+    header += ["its frames", "with the classifier", f"{document.PAPER}, 2019"]
     teacher = results.network(published.TEACHER, None)
     total = sum(teacher["multiply_adds"].values()) if teacher else None
     lines = []
@@ -67,7 +67,7 @@ def _cost_table(results: scores.Results, rows: Sequence[tuple]) -> document.Tabl
         parts = network.get("multiply_adds", {})
         whole = sum(parts.values()) if parts else None
         rest = {n: v for n, v in parts.items() if n not in ("lower", "upper")}
-        account = _paper_account(results, method, k)
+        of_frames, with_classifier = paper_operations(results, method, k)
         theirs = published.TABLE_4.get(k)
         lines.append(
             [
@@ -80,33 +80,37 @@ def _cost_table(results: scores.Results, rows: Sequence[tuple]) -> document.Tabl
                 texts.count_text(sum(rest.values()) if rest else None),
                 texts.count_text(whole),
                 texts.number_text(whole / total if whole and total else None, ".1%"),
-                texts.count_text(account * 1e9 if account else None),
+                texts.count_text(of_frames),
                 f"{theirs.billions:.3f} G" if theirs else texts.MISSING,
                 str(cost.frames_behind(theirs.billions)) if theirs else texts.MISSING,
+                texts.count_text(with_classifier),
+                texts.number_text(published.operations(method, k), ".3f") + " G"
+                if theirs
+                else texts.MISSING,
             ]
         )
     return document.Table(header, lines)
 
 
-def _rates(results: scores.Results, method: str, k: int | None) -> dict:
+def rates(results: scores.Results, method: str, k: int | None) -> dict:
     """What measures.time_network found of a network, or nothing."""
     return results.times().get(plan.Cell(method, k, results.grid.seeds[0]).name, {})
 
 
-def _timing_conditions(
+def timing_conditions(
     results: scores.Results, rows: Sequence[tuple]
 ) -> list[document.Block]:
     """Under what the times were measured, as far as they say so."""
-    found = [r for r in (_rates(results, *row) for row in rows) if "machine" in r]
+    found = [r for r in (rates(results, *row) for row in rows) if "machine" in r]
     conditions = {
-        f"{rates['machine']}, batches of {rates['batch_size']}, "
+        f"{timed['machine']}, batches of {timed['batch_size']}, "
         + (
             "by an index, with which a student reads none of the frames that it does "
             "not see"
-            if rates["uses_index"]
+            if timed["uses_index"]
             else "whole records, without an index"
         ): None
-        for rates in found
+        for timed in found
     }
     return [document.Text(f"Measured on: {'; '.join(conditions)}.")] if found else []
 
@@ -115,16 +119,16 @@ def _time_table(results: scores.Results, rows: Sequence[tuple]) -> document.Tabl
     header = ["model", "model: ms a video", "videos/s", "end to end: ms a video"]
     header += ["videos/s", "of the teacher's", f"{document.PAPER}, hours"]
     header += [f"{document.PAPER}, of the teacher's"]
-    teacher = _rates(results, published.TEACHER, None)
+    teacher = rates(results, published.TEACHER, None)
     lines = []
     for method, k in rows:
-        rates = _rates(results, method, k)
-        model = rates.get("model_videos_per_second")
-        whole = rates.get("videos_per_second")
+        timed = rates(results, method, k)
+        model = timed.get("model_videos_per_second")
+        whole = timed.get("videos_per_second")
         theirs = published.TABLE_4.get(k)
         # Two machines have nothing in common that could be divided.
         share = None
-        if teacher and whole and teacher.get("machine") == rates.get("machine"):
+        if teacher and whole and teacher.get("machine") == timed.get("machine"):
             share = teacher["videos_per_second"] / whole
         hours = published.TABLE_4[None].hours
         lines.append(
