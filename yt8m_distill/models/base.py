@@ -216,9 +216,9 @@ class VideoClassifier(keras.Model, abc.ABC):
         if states is not None:
             valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
             states = tf.where(valid[..., tf.newaxis], states, 0.0)
-        return self.outputs(encoding, states, training, noise)
+        return self.outputs_of(encoding, states, training, noise)
 
-    def outputs(
+    def outputs_of(
         self,
         encoded: tf.Tensor,
         states: tf.Tensor | None = None,

@@ -21,7 +21,7 @@ class SetClassifier(base.VideoClassifier):
 
         state = network.start(batch_size)
         state = network.add_frame(state, frames[:, 0])
-        logits = network.outputs(network.finish(state)).logits
+        logits = network.outputs_of(network.finish(state)).logits
 
     A subclass has `read` and `finish`, and `join` if something is not just added up.
     """
