@@ -200,12 +200,29 @@ class Linear(keras.layers.Layer):
         return tf.reshape(y, tf.concat([tf.shape(x)[:-1], [y.shape[-1]]], 0))
 
 
-class LayerNorm(keras.layers.LayerNormalization):
-    """Keras' layer normalization of the last axis, in float32 under every policy."""
+class LayerNorm(keras.layers.Layer):
+    """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per row.
 
-    def __init__(self, size: int):
-        super().__init__(epsilon=1e-5, dtype="float32")
-        self.build((None, size))
+    In float32 under every dtype policy. Keras 2 (2.15) would tie its own layer to the
+    rank that it was built for, and normalize another axis of any other input.
+
+    Args:
+        size: columns of x.
+        epsilon: see above.
+    """
+
+    def __init__(self, size: int, epsilon: float = 1e-5):
+        super().__init__(dtype="float32")
+        self.epsilon = epsilon
+        self.gamma = self.add_weight(name="gamma", shape=(size,), initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=(size,), initializer="zeros")
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """[..., size] float32, normalized over the last axis."""
+        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+        scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
+        return (x - mean) * scale + self.beta
 
 
 class ContextGating(keras.layers.Layer):
