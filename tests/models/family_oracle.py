@@ -1,0 +1,276 @@
+"""The set families and the transformer in numpy: one video at a time, float64.
+
+Written from the equations in the docstrings of the networks, with loops where those
+have sums, and no padding.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill.models import (
+    attention_pooling,
+    dbof,
+    netvlad,
+    nextvlad,
+    transformer,
+    video_level,
+)
+
+SIZES, C, T = (16, 8), 4, 7
+# None, one, some and all of the frames.
+LENGTHS = (3, 0, 7, 1, 5)
+# A class and its arguments; where they are given for the first feature, the second
+# one has half of them, rounded up.
+CASES = {
+    "attention": (
+        attention_pooling.AttentionPooling,
+        dict(hidden_size=12, num_heads=3),
+    ),
+    "nextvlad": (
+        nextvlad.NeXtVLAD,
+        dict(clusters=6, groups=4, expansion=2, hidden_size=8, gating_reduction=4),
+    ),
+    "nextvlad_one_group": (
+        nextvlad.NeXtVLAD,
+        dict(clusters=5, groups=1, expansion=3, hidden_size=8, gating_reduction=1),
+    ),
+    "netvlad": (netvlad.NetVLAD, dict(clusters=5, hidden_size=8)),
+    "netvlad_light": (
+        netvlad.NetVLAD,
+        dict(clusters=4, hidden_size=8, centers=False, gating=False),
+    ),
+    "dbof_max": (dbof.DbofModel, dict(cluster_size=9, hidden_size=8)),
+    "dbof_average": (
+        dbof.DbofModel,
+        dict(cluster_size=9, hidden_size=8, pooling_method="average"),
+    ),
+    "dbof_bias": (
+        dbof.DbofModel,
+        dict(cluster_size=9, hidden_size=8, add_batch_norm=False),
+    ),
+    "transformer": (
+        transformer.TransformerModel,
+        dict(width=8, layers=2, num_heads=2),
+    ),
+    "mean": (video_level.LogisticModel, {}),
+    "mean_moe": (video_level.MoeModel, {}),
+}
+# Those with `start`, `add_frame` and `finish`.
+INCREMENTAL = [
+    name for name in CASES if name not in ("transformer", "mean", "mean_moe")
+]
+WITH_BATCH_NORM = [
+    name for name in INCREMENTAL if name not in ("attention", "dbof_bias")
+]
+
+
+def make_network(name: str, seed: int = 0, **changes):
+    """A small network of a case, all of whose variables are random."""
+    entry, arguments = CASES[name]
+    if entry in (nextvlad.NeXtVLAD, netvlad.NetVLAD):
+        arguments = {"feature_sizes": SIZES, **arguments}
+    network = entry(
+        feature_size=sum(SIZES), num_classes=C, max_frames=T, **{**arguments, **changes}
+    )
+    randomize(network, seed)
+    return network
+
+
+def randomize(network, seed: int) -> None:
+    """Random weights that keep numbers near 1; moving variances are above 0."""
+    random = np.random.default_rng(seed)
+    for variable in network.weights:
+        rows = variable.shape[0] if len(variable.shape) > 1 else 4
+        value = random.normal(0, rows**-0.5, variable.shape)
+        if "moving_variance" in variable.name:
+            value = 0.2 + np.square(value)
+        elif "gamma" in variable.name:
+            value += 1
+        variable.assign(value)
+
+
+def batch_norms(layer) -> list:
+    """The BatchNorm layers of a network, as often as there are pairs of averages."""
+    found = [part for part in layer._flatten_layers() if hasattr(part, "moving_mean")]
+    assert 2 * len(found) == len(layer.non_trainable_weights)
+    return found
+
+
+def make_view(seed: int = 0, lengths=LENGTHS, steps: int = T) -> dict:
+    """uint8 frames; those behind a video's last valid one are not zeros."""
+    random = np.random.default_rng(seed)
+    frames = random.integers(0, 256, (len(lengths), steps, sum(SIZES)), dtype=np.uint8)
+    return {"frames": tf.constant(frames), "num_frames": tf.constant(lengths)}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    x = np.exp(x - x.max())
+    return x / x.sum()
+
+
+def unit(x):
+    """x scaled to length 1; 0 stays 0."""
+    length = np.linalg.norm(x)
+    return x / length if length > 0 else x
+
+
+def relu6(x):
+    return np.clip(x, 0, 6)
+
+
+def linear(layer, x):
+    y = x @ np.float64(layer.kernel)
+    return y if layer.bias is None else y + np.float64(layer.bias)
+
+
+def layer_norm(layer, x):
+    gamma, beta = (np.float64(v) for v in (layer.gamma, layer.beta))
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+
+class FamilyOracle:
+    """Encodings of a network, by its weights.
+
+    Args:
+        network: of CASES.
+        name: of the case.
+    """
+
+    def __init__(self, network, name: str):
+        self.network = network
+        self.arguments = CASES[name][1]
+        self._encode = getattr(self, name.split("_")[0])
+        self._seen: dict[int, list] = {}
+
+    def encode(self, frames):
+        """Normalized frames [n, D] → the encoding."""
+        return self._encode(frames)
+
+    def seen(self, layer):
+        """All rows that a BatchNorm has read, of videos with frames, [rows, W]."""
+        return np.concatenate(self._seen[id(layer)])
+
+    def norm(self, layer, x, valid=True):
+        """Batch norm by the moving averages; `valid` unless the video has no frame."""
+        if valid:
+            self._seen.setdefault(id(layer), []).append(np.atleast_2d(x))
+        names = ("moving_mean", "moving_variance", "gamma", "beta")
+        mean, variance, gamma, beta = (np.float64(getattr(layer, n)) for n in names)
+        return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+    def parts(self, frames):
+        """The features of the frames, each with 1 for all clusters or 2 for half."""
+        return zip(np.split(frames, np.cumsum(SIZES)[:-1], axis=1), (1, 2), strict=True)
+
+    def mean(self, frames):
+        return frames.mean(axis=0) if len(frames) else np.zeros(frames.shape[1])
+
+    def attention(self, frames):
+        net, heads = self.network, self.arguments["num_heads"]
+        h = np.maximum(layer_norm(net.first_norm, linear(net.first, frames)), 0)
+        h = np.maximum(layer_norm(net.second_norm, linear(net.second, h)), 0)
+        scores = h @ np.float64(net.scores.kernel)
+        size = h.shape[1] // heads
+        pooled = np.zeros(h.shape[1])
+        if len(h):
+            for j in range(heads):
+                part = slice(j * size, (j + 1) * size)
+                pooled[part] = softmax(scores[:, j]) @ h[:, part]
+        e = linear(net.last, np.concatenate([pooled, self.mean(h)]))
+        return np.maximum(layer_norm(net.last_norm, e), 0)
+
+    def nextvlad(self, frames):
+        net, descriptors = self.network, []
+        for number, (part, share) in enumerate(self.parts(frames)):
+            layer = net.pooling.encoders[number]
+            clusters = math.ceil(self.arguments["clusters"] / share)
+            groups = math.ceil(self.arguments["groups"] / share)
+            wide = linear(layer.expand, part)
+            assert wide.shape[1] == self.arguments["expansion"] * SIZES[number]
+            attention = sigmoid(linear(layer.attend, wide))
+            assigned = self.norm(layer.assign_norm, linear(layer.assign, wide))
+            centers = np.float64(layer.centers)
+            v = np.zeros((clusters, wide.shape[1] // groups))
+            for t in range(len(wide)):
+                for g in range(groups):
+                    a = softmax(assigned[t].reshape(groups, clusters)[g])
+                    x = wide[t].reshape(groups, -1)[g]
+                    for k in range(clusters):
+                        v[k] += attention[t, g] * a[k] * (x - centers[k])
+            v = np.concatenate([unit(row) for row in v])
+            descriptors.append(self.norm(layer.norm, v, len(frames) > 0))
+        assert net.hidden.bias is None and net.gating.expand.bias is None
+        h = linear(net.hidden, np.concatenate(descriptors))
+        h = self.norm(net.norm, h, len(frames) > 0)
+        inside = linear(net.gating.squeeze, h)
+        assert len(inside) == len(h) // self.arguments["gating_reduction"]
+        inside = np.maximum(self.norm(net.gating.norm, inside, len(frames) > 0), 0)
+        return h * sigmoid(linear(net.gating.expand, inside))
+
+    def netvlad(self, frames):
+        net, descriptors = self.network, []
+        for number, (part, share) in enumerate(self.parts(frames)):
+            layer = net.pooling.encoders[number]
+            clusters = math.ceil(self.arguments["clusters"] / share)
+            x = self.norm(layer.input_norm, part)
+            assigned = self.norm(layer.assign_norm, linear(layer.assign, x))
+            centers = np.zeros((clusters, x.shape[1]))
+            if self.arguments.get("centers", True):
+                centers = np.float64(layer.centers)
+            v = np.zeros_like(centers)
+            for t in range(len(x)):
+                a = softmax(assigned[t])
+                for k in range(clusters):
+                    v[k] += a[k] * (x[t] - centers[k])
+            descriptors.append(unit(np.concatenate([unit(row) for row in v])))
+        h = linear(net.hidden, np.concatenate(descriptors))
+        if not self.arguments.get("gating", True):
+            return h
+        gates = self.norm(net.gating.norm, linear(net.gating.gates, h), len(frames) > 0)
+        return h * sigmoid(gates)
+
+    def dbof(self, frames):
+        net, valid = self.network, len(frames) > 0
+        normed = self.arguments.get("add_batch_norm", True)
+        x = self.norm(net.input_norm, frames) if normed else frames
+        x = linear(net.cluster, x)
+        x = relu6(self.norm(net.cluster_norm, x) if normed else x)
+        average = self.arguments.get("pooling_method") == "average"
+        pooled = np.zeros(x.shape[1])
+        if valid:
+            pooled = x.mean(axis=0) if average else x.max(axis=0)
+        x = linear(net.hidden, pooled)
+        return relu6(self.norm(net.hidden_norm, x, valid) if normed else x)
+
+    def transformer(self, frames):
+        net, width = self.network, self.arguments["width"]
+        # Relative time from 0 to 100, wavelengths from 1 to 10,000 times 2 pi.
+        time = 100 * np.arange(len(frames)) / max(len(frames), 1)
+        rates = 10000.0 ** (-2 * np.arange(width // 2) / width)
+        angles = np.outer(time, rates)
+        x = layer_norm(net.enter_norm, linear(net.enter, frames))
+        x = x + np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        z = np.concatenate([np.float64(net.token)[np.newaxis], x])
+        for number in range(self.arguments["layers"]):
+            block = net.blocks[number]
+            inside = linear(block.project, layer_norm(block.attention_norm, z))
+            queries, keys, values = np.split(inside, 3, axis=1)
+            size = width // self.arguments["num_heads"]
+            found = np.zeros_like(z)
+            for start in range(0, width, size):
+                q, k, v = (m[:, start : start + size] for m in (queries, keys, values))
+                for t in range(len(z)):
+                    share = softmax(k @ q[t] / math.sqrt(size))
+                    found[t, start : start + size] = share @ v
+            z = z + linear(block.merge, found)
+            inside = linear(block.widen, layer_norm(block.norm, z))
+            normal = (1 + np.vectorize(math.erf)(inside / math.sqrt(2))) / 2
+            z = z + linear(block.narrow, inside * normal)  # gelu(x) = x P(X < x)
+        return layer_norm(net.norm, z[0])

@@ -1,0 +1,464 @@
+"""Every family against numpy; and what holds of sets, padding, batches and noise."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.models import family_oracle as families
+from yt8m_distill import registry
+from yt8m_distill.models import base, layers, teacher_student
+
+SEEDS = range(2)
+# float32 against float64, relative to the largest number of the encoding.
+CLOSE = 1e-5
+EVERY = sorted(families.CASES)
+
+
+def assert_close(found, expected, tolerance=CLOSE):
+    """Equal up to `tolerance` times the largest expected number."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    scale = np.abs(expected).max()
+    assert scale > 0.01, "nothing was compared"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
+
+
+def make_noise(rows, first_row=0):
+    return layers.Noise(
+        tf.constant([3, 7]), tf.constant(first_row), tf.constant(rows, tf.int32)
+    )
+
+
+def rows_of(view: dict, rows) -> dict:
+    return {key: tf.gather(value, rows) for key, value in view.items()}
+
+
+# ------------------------------------------------------------------- the equations
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", EVERY)
+def test_the_encoding_is_that_of_the_equations(oracle, name, seed):
+    network = families.make_network(name, seed)
+    view = families.make_view(seed)
+    found = network(view).encoding
+    numpy_network = families.FamilyOracle(network, name)
+    expected = [
+        numpy_network.encode(oracle.normalize(frames[:n]))
+        for frames, n in zip(view["frames"].numpy(), families.LENGTHS, strict=True)
+    ]
+    assert found.shape == (len(families.LENGTHS), network.encoding_size)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", families.WITH_BATCH_NORM)
+def test_batch_norm_in_training_is_over_valid_frames_and_videos(oracle, name):
+    """With momentum 0 the moving averages are the last batch's statistics.
+
+    So the numpy network, which goes by the averages, must give the encodings of
+    training, and what its batch norms have seen must have those statistics. None of it
+    has seen padding, or a video without frames.
+    """
+    network = families.make_network(name, dropout=0.0)
+    view = families.make_view()
+    norms = families.batch_norms(network)
+    for norm in norms:
+        norm.momentum = 0.0
+    found = network(view, training=True).encoding.numpy()
+    numpy_network = families.FamilyOracle(network, name)
+    expected = np.array(
+        [
+            numpy_network.encode(oracle.normalize(frames[:n]))
+            for frames, n in zip(view["frames"].numpy(), families.LENGTHS, strict=True)
+        ]
+    )
+    for norm in norms:
+        rows = numpy_network.seen(norm)
+        assert len(rows) in (sum(families.LENGTHS), np.count_nonzero(families.LENGTHS))
+        np.testing.assert_allclose(norm.moving_mean, rows.mean(axis=0), atol=1e-4)
+        np.testing.assert_allclose(
+            norm.moving_variance, rows.var(axis=0), rtol=1e-4, atol=1e-5
+        )
+    # Division by the spread of four videos enlarges the rounding.
+    valid = np.array(families.LENGTHS) > 0
+    assert_close(found[valid], expected[valid], 1e-4)
+
+
+def gradients_of(network, view):
+    """Of a loss over the videos with frames."""
+    with tf.GradientTape() as tape:
+        logits = network(view, training=True).logits
+        valid = tf.cast(view["num_frames"] > 0, tf.float32)[:, tf.newaxis]
+        loss = tf.reduce_sum(valid * tf.square(logits))
+    return tape.gradient(loss, network.trainable_variables)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_padding_rows_change_nothing_in_training(name):
+    results = []
+    for lengths in ((3, 7, 5), (3, 7, 5, 0, 0)):
+        network = families.make_network(name, dropout=0.0)
+        if name == "transformer":
+            network = families.make_network(name, dropout=0.0, block_dropout=0.0)
+        view = families.make_view(lengths=lengths)
+        encoding = network(view, training=True).encoding[:3]
+        gradients = gradients_of(network, view)
+        averages = [v.numpy() for v in network.non_trainable_weights]
+        results.append((encoding, gradients, averages))
+    one, other = results
+    assert_close(other[0], one[0])
+    scale = max(np.abs(g).max() for g in one[1])
+    for found, expected in zip(other[1] + other[2], one[1] + one[2], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_videos_without_frames_have_finite_gradients(name):
+    network = families.make_network(name)
+    view = families.make_view(lengths=(0, 1, 0))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(network(view, training=True).logits))
+    for gradient in tape.gradient(loss, network.trainable_variables):
+        assert np.isfinite(gradient).all()
+
+
+def test_every_trainable_weight_of_every_family_learns():
+    for name in EVERY:
+        network = families.make_network(name)
+        variables = network.trainable_variables
+        gradients = gradients_of(network, families.make_view())
+        for variable, gradient in zip(variables, gradients, strict=True):
+            assert np.any(gradient), (name, variable.name)
+
+
+# ------------------------------------------------------- padding, batches and noise
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", EVERY)
+def test_frames_behind_the_last_valid_one_are_not_read(name, training):
+    view = families.make_view()
+    view["noise"] = make_noise(len(families.LENGTHS))
+    behind = np.arange(families.T) >= np.array(families.LENGTHS)[:, np.newaxis]
+    outputs = [
+        families.make_network(name)(view | {"frames": frames}, training=training)
+        for frames in (
+            view["frames"],
+            tf.where(behind[..., np.newaxis], np.uint8(255), view["frames"]),
+        )
+    ]
+    np.testing.assert_array_equal(outputs[0].encoding, outputs[1].encoding)
+    np.testing.assert_array_equal(outputs[0].logits, outputs[1].logits)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_neither_the_batch_nor_the_width_of_the_view_changes_a_video(name):
+    network = families.make_network(name)
+    view = families.make_view()
+    together = network(view).encoding
+    rows = [2, 3]
+    assert_close(network(rows_of(view, rows)).encoding, together.numpy()[rows])
+    wider = tf.pad(view["frames"], [[0, 0], [0, 4], [0, 0]], constant_values=9)
+    assert_close(network(view | {"frames": wider}).encoding, together)
+    short = rows_of(view, [0, 3])
+    short["frames"] = short["frames"][:, :3]
+    assert_close(network(short).encoding, together.numpy()[[0, 3]])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
+    original = layers.BatchNorm.call
+    # Statistics of the half of a batch are others: those of the whole stay.
+    monkeypatch.setattr(
+        layers.BatchNorm,
+        "call",
+        lambda self, x, mask=None, training=False: original(
+            self, x, mask, training=False
+        ),
+    )
+    network = families.make_network(name, dropout=0.4)
+    view = families.make_view(lengths=(3, 7, 1, 5))
+
+    def outputs(rows, first_row):
+        part = rows_of(view, rows) | {"noise": make_noise(4, first_row)}
+        return network(part, training=True).logits
+
+    whole = outputs([0, 1, 2, 3], 0)
+    halves = tf.concat([outputs([0, 1], 0), outputs([2, 3], 2)], axis=0)
+    assert_close(halves, whole)
+    assert np.abs(whole - network(view).logits).max() > 0.01, "nothing was dropped"
+    assert np.abs(whole[2:] - outputs([2, 3], 0)).max() > 0.01, "rows drop the same"
+
+
+# ------------------------------------------------------------------ frames as a set
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_only_the_transformer_reads_the_order_of_frames(name):
+    network = families.make_network(name)
+    view = families.make_view(lengths=(7, 7))
+    encoding = network(view).encoding
+    other = network(view | {"frames": view["frames"][:, ::-1]}).encoding
+    if name == "transformer":
+        assert np.abs(other - encoding).max() > 1e-2
+    else:
+        assert_close(other, encoding)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6], [4, 0, 6, 2, 5, 1, 3]])
+@pytest.mark.parametrize("name", families.INCREMENTAL)
+def test_frame_by_frame_a_network_gives_what_it_gives_for_the_set(name, order):
+    network = families.make_network(name)
+    frames = tf.gather(families.make_view(lengths=(7, 7, 7))["frames"], order, axis=1)
+    state = network.start(3)
+    states = [state]
+    for t in range(7):
+        state = network.add_frame(state, frames[:, t])
+        states.append(state)
+    for n in (0, 1, 7):
+        whole = network({"frames": frames, "num_frames": tf.fill([3], n)})
+        found = network.outputs_of(network.finish(states[n]))
+        # Sums of seven float32 numbers, in another order.
+        assert_close(found.encoding, whole.encoding, 2e-6)
+        np.testing.assert_allclose(found.logits, whole.logits, rtol=1e-5, atol=1e-5)
+    # The states of two halves, and one of nothing, are those of the whole.
+    half = network.start(3)
+    for t in range(3, 7):
+        half = network.add_frame(half, frames[:, t])
+    for one, other in ((states[3], half), (half, states[3])):
+        joined = network.finish(network.join(one, other))
+        assert_close(joined, network.finish(state), 2e-6)
+    joined = network.join(network.start(3), network.join(state, network.start(3)))
+    np.testing.assert_array_equal(network.finish(joined), network.finish(state))
+
+
+# ------------------------------------------------------------- copies and precision
+
+
+@pytest.mark.parametrize("name", families.INCREMENTAL)
+def test_a_copy_has_the_moving_averages_of_what_it_copies(name):
+    networks = {
+        role: families.make_network(name, seed) for seed, role in enumerate("ab")
+    }
+    view = families.make_view()
+    pair = teacher_student.TeacherStudent(networks, {"a": "all", "b": "all"})
+    pair.copy_network("a", "b")
+    np.testing.assert_array_equal(
+        networks["b"](view).logits, networks["a"](view).logits
+    )
+    for one, other in zip(*(n.weights for n in networks.values()), strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_mixed_policy_stays_close_to_float32(name, policy, use_policy):
+    view = families.make_view()
+    exact = families.make_network(name)(view)
+    use_policy(policy)
+    network = families.make_network(name)
+    found = network(view)
+    assert {t.dtype for t in found[:2]} == {tf.float32}
+    assert all(tf.as_dtype(v.dtype) == tf.float32 for v in network.weights)
+    unit = 2**-11 if policy == "mixed_float16" else 2**-8
+    error = np.abs(found.encoding - exact.encoding).max()
+    # A few products in a row, each rounded by a unit of numbers of about 1.
+    assert error < 20 * unit * np.abs(exact.encoding).max()
+    assert np.abs(found.logits - exact.logits).max() > 0
+    for gradient in gradients_of(network, view):
+        assert gradient.dtype == tf.float32 and np.isfinite(gradient).all()
+
+
+# --------------------------------------------------------------------------- counts
+
+
+@dataclasses.dataclass
+class Count:
+    """Numbers of a network, by its equations."""
+
+    weights: int = 0
+    batch_norm: int = 0
+    per_frame: int = 0
+    per_video: int = 0
+
+    def linear(self, inputs, outputs, times="per_video", bias=True):
+        """A product with a matrix, once per frame or once per video."""
+        self.weights += inputs * outputs + outputs * bias
+        setattr(self, times, getattr(self, times) + inputs * outputs)
+
+    def norm(self, *widths):
+        """A scale and an offset per column."""
+        self.batch_norm += 2 * sum(widths)
+
+    def multiply_adds(self, num_frames):
+        return num_frames * self.per_frame + self.per_video
+
+
+def count_nextvlad(
+    sizes, classes, clusters, groups, expansion, hidden_size, gating_reduction, **_
+) -> Count:
+    count, width = Count(), 0
+    for size, share in zip(sizes, (1, 2), strict=True):
+        k, g = math.ceil(clusters / share), math.ceil(groups / share)
+        wide = expansion * size
+        count.linear(size, wide, "per_frame")  # W_e
+        count.linear(wide, g, "per_frame")  # W_g
+        count.linear(wide, g * k, "per_frame", bias=False)  # W_a
+        count.norm(g * k, k * wide // g)
+        count.weights += k * wide // g  # the centers, shared by the groups
+        count.per_frame += g * k * (wide // g)  # sum of a x over the groups
+        width += k * wide // g
+    inside = hidden_size // gating_reduction
+    count.linear(width, hidden_size, bias=False)
+    count.linear(hidden_size, inside, bias=False)
+    count.linear(inside, hidden_size, bias=False)
+    count.norm(hidden_size, inside)
+    count.linear(hidden_size, classes)
+    return count
+
+
+def count_netvlad(sizes, classes, clusters, hidden_size, **_) -> Count:
+    count, width = Count(), 0
+    for size, share in zip(sizes, (1, 2), strict=True):
+        k = math.ceil(clusters / share)
+        count.linear(size, k, "per_frame", bias=False)
+        count.norm(size, k)
+        count.weights += k * size
+        count.per_frame += k * size
+        width += k * size
+    count.linear(width, hidden_size)
+    count.linear(hidden_size, hidden_size, bias=False)
+    count.norm(hidden_size)
+    # Two experts and three gates, of which one is the dummy's.
+    count.linear(hidden_size, 2 * classes)
+    count.linear(hidden_size, 3 * classes, bias=False)
+    return count
+
+
+COUNTS = {"NeXtVLAD": count_nextvlad, "NetVLAD": count_netvlad}
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("NeXtVLAD", "nextvlad"),
+        ("NeXtVLAD", "nextvlad_one_group"),
+        ("NetVLAD", "netvlad"),
+    ],
+)
+def test_a_network_has_the_numbers_of_its_equations(name, small):
+    network = families.make_network(small)
+    count = COUNTS[name](families.SIZES, families.C, **families.CASES[small][1])
+    trainable = base.num_weights(network.trainable_variables)
+    assert trainable == count.weights + count.batch_norm
+    assert base.num_weights(network.non_trainable_weights) == count.batch_norm
+    for frames in (1, 7):
+        parts = network.multiply_adds(frames)
+        assert sum(parts.values()) == count.multiply_adds(frames)
+        assert parts["frames"] == frames * count.per_frame
+
+
+def test_numbers_of_the_published_sizes():
+    """The equations at 1024 + 128 and 3,862 classes, with the default arguments."""
+
+    def count(name):
+        arguments = base.MODELS.arguments(registry.parse(name))
+        return COUNTS[name]((1024, 128), 3862, **arguments)
+
+    def millions(name, *lengths):
+        return [round(count(name).multiply_adds(k) / 1e6) for k in lengths]
+
+    nextvlad = count("NeXtVLAD")
+    assert nextvlad.weights == 88_808_482
+    assert nextvlad.weights + nextvlad.batch_norm == 88_889_378
+    assert millions("NeXtVLAD", 300, 30, 10) == [1461, 222, 130]
+    assert millions("NetVLAD", 300, 30) == [473, 323]
+
+
+def test_multiply_adds_of_the_others_by_hand():
+    def parts(name, **changes):
+        return families.make_network(name, **changes).multiply_adds(5)
+
+    none = {"bridge": 0}
+    # The starter's models end in a mixture: 2 experts and 3 gates per class.
+    # 24 → 12 → 12 → 3 scores, and 12 products by the shares; 24 → 12.
+    per_frame = 24 * 12 + 12 * 12 + 12 * 3 + 12
+    expected = {"frames": 5 * per_frame, "hidden": 24 * 12, "classifier": 12 * 4}
+    assert parts("attention") == expected | none
+    expected = {"frames": 5 * 24 * 9, "hidden": 9 * 8, "classifier": 8 * 4 * 5}
+    assert parts("dbof_bias") == expected | none
+    # Five frames and the token: 8 → 24, 8 → 8, 8 → 32, 32 → 8 in each of two blocks,
+    # and 6 * 6 products of width 8 for the scores, as many for the values.
+    block = 8 * 24 + 8 * 8 + 2 * 8 * 32
+    expected = {
+        "frames": 5 * 24 * 8 + 6 * 2 * block,
+        "attention": 2 * 2 * 6 * 6 * 8,
+        "classifier": 8 * 4,
+    }
+    assert parts("transformer") == expected | none
+    assert parts("mean_moe") == {"classifier": 24 * 4 * 5} | none
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_width_known_beforehand_is_the_width_of_the_encoding(name):
+    entry, arguments = families.CASES[name]
+    network = families.make_network(name)
+    assert entry.encoder_size(sum(families.SIZES), arguments) == network.encoding_size
+    # The penalty is on matrices alone, never on a batch norm.
+    assert {len(kernel.shape) for kernel in network.kernels()} == {2}
+    bridged = families.make_network(name, encoding_size=5)
+    assert bridged(families.make_view()).encoding.shape == (len(families.LENGTHS), 5)
+
+
+# ------------------------------------------------------------------------ bad input
+
+COUNTED = {
+    "attention": ["hidden_size", "num_heads"],
+    "nextvlad": ["clusters", "groups", "expansion", "hidden_size", "gating_reduction"],
+    "netvlad": ["clusters", "hidden_size"],
+    "dbof_max": ["cluster_size", "hidden_size"],
+    "transformer": ["width", "layers", "num_heads"],
+}
+
+
+def refuse(name, **changes) -> str:
+    with pytest.raises(ValueError) as caught:
+        families.make_network(name, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, -2, 2.5, 4.0, True, "4"])
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_count_is_a_whole_number_above_0(name, value):
+    for argument in COUNTED[name]:
+        assert f"{argument}={value!r}" in refuse(name, **{argument: value})
+
+
+@pytest.mark.parametrize("value", [1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_dropout_rate_is_below_1(name, value):
+    assert f"dropout={value}" in refuse(name, dropout=value)
+    if name == "transformer":
+        assert f"block_dropout={value}" in refuse(name, block_dropout=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("attention", {"num_heads": 5}, ["num_heads", "5", "hidden_size", "12"]),
+        ("transformer", {"num_heads": 3}, ["num_heads", "3", "width", "8"]),
+        ("transformer", {"width": 9, "num_heads": 3}, ["width", "9"]),
+        # They divide neither 2 * 16 nor, halved, 2 * 8.
+        ("nextvlad", {"groups": 5}, ["groups", "5", "32"]),
+        ("nextvlad", {"groups": 5, "expansion": 5}, ["groups", "3", "40"]),
+        ("nextvlad", {"gating_reduction": 3}, ["gating_reduction", "3", "8"]),
+        ("dbof_max", {"pooling_method": "sum"}, ["pooling_method", "'sum'", "average"]),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_value(name, changes, named):
+    message = refuse(name, **changes)
+    for part in named:
+        assert part in message
