@@ -29,6 +29,7 @@ from tools.benchmarking import results
 
 AREAS = (
     "network",
+    "families",
     "reading",
     "evaluation",
     "end_to_end",

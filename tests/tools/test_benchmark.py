@@ -6,10 +6,10 @@ import math
 import pytest
 
 from tools import benchmark
-from tools.benchmarking import network, reading, results
+from tools.benchmarking import families, network, reading, results
 
 
-@pytest.mark.parametrize("area", [network, reading])
+@pytest.mark.parametrize("area", [network, families, reading])
 def test_an_area_gives_finite_numbers_without_bars(area):
     rows = area.rows(quick=True)
     assert rows

@@ -18,7 +18,8 @@ from yt8m_distill.serving import predictions
 from yt8m_distill.training import distribution, inputs, manifest, modes, trainer
 
 
-def _settings(quick: bool, folder: str, pattern: str, **changes):
+def run_settings(quick: bool, folder: str, pattern: str, **changes):
+    """The settings of a run at published size, or at a small one."""
     values = {
         "teacher": "HierarchicalLSTM(block_len=20)",
         "train_dir": os.path.join(folder, "unused"),
@@ -67,17 +68,31 @@ def _evaluation(run, role: str, paths, folder: str):
     return call, sum(network.multiply_adds(network.max_frames).values())
 
 
-def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
-    """Evaluating a student over the teacher, in batches of eval.py's size."""
-    size = {} if quick else {"batch_size": settings.CheckpointSettings.batch_size}
-    run = _settings(quick, folder, "unused", **size)
-    num_videos = 16 if quick else 512
+def evaluation_rows(
+    quick: bool,
+    folder: str,
+    frames: tuple[int, ...] = (30, 10),
+    num_videos: int = 512,
+    **changes,
+) -> list[results.Row]:
+    """Evaluating a student over its teacher, in batches of eval.py's size.
+
+    Args:
+        quick, folder: see `rows`.
+        frames: k of the students.
+        num_videos: that are evaluated.
+        **changes: settings, such as another teacher.
+    """
+    batch_size = min(num_videos, settings.CheckpointSettings.batch_size)
+    size = changes if quick else {"batch_size": batch_size, **changes}
+    run = run_settings(quick, folder, "unused", **size)
+    num_videos = 16 if quick else num_videos
     paths = shards.write(folder, num_videos, run.data)
     shards.index(paths, run.data)
     calls, work = {}, {}
     calls["teacher"], work["teacher"] = _evaluation(run, "teacher", paths, folder)
-    for k in (30, 10):
-        mine = _settings(quick, folder, "unused", student_k=k, **size)
+    for k in frames:
+        mine = run_settings(quick, folder, "unused", student_k=k, **size)
         calls[k], work[k] = _evaluation(mine, "student", paths, folder)
     seconds = results.interleaved(calls, 1 if quick else 2)
     return [
@@ -90,7 +105,7 @@ def evaluation_rows(quick: bool, folder: str) -> list[results.Row]:
             f"videos in batches of {run.training.batch_size}; multiply-adds "
             f"{work[k] / work['teacher']:.3f} of the teacher's",
         )
-        for k in (30, 10)
+        for k in frames
     ]
 
 
@@ -104,13 +119,13 @@ def _epochs(run) -> list[float]:
 
 def training_rows(quick: bool, folder: str) -> list[results.Row]:
     """A serial epoch over an epoch of the baseline, with and without a cache."""
-    data = _settings(quick, folder, "unused").data
+    data = run_settings(quick, folder, "unused").data
     num_videos = 32 if quick else 256
     paths = shards.write(folder, num_videos, data)
     shards.index(paths, data)
     pattern = ",".join(paths)
     strategy = distribution.mirrored_strategy(["CPU:0"])
-    teacher = _settings(
+    teacher = run_settings(
         quick,
         folder,
         pattern,
@@ -129,7 +144,7 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
         if changes["mode"] == "serial":
             changes["teacher_checkpoint"] = teacher.training.train_dir
         train_dir = os.path.join(folder, name.replace(" ", "_"))
-        run = _settings(quick, folder, pattern, train_dir=train_dir, **changes)
+        run = run_settings(quick, folder, pattern, train_dir=train_dir, **changes)
         trainer.train(run, strategy)
         # The first epoch has the tracing in it; the writing of checkpoints goes on
         # behind the next one.
@@ -155,7 +170,7 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
 
 def start_rows(quick: bool, folder: str) -> list[results.Row]:
     """From the command to the end of the first step."""
-    data = _settings(quick, folder, "unused").data
+    data = run_settings(quick, folder, "unused").data
     paths = shards.write(folder, 32, data)
     root = pathlib.Path(__file__).resolve().parents[2]
     train_dir = os.path.join(folder, "start")

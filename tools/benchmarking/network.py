@@ -41,23 +41,30 @@ class StockBlocks(keras.layers.Layer):
         return tf.reshape(tf.stack(ends, axis=1), [-1, ends[0].shape[-1]])
 
 
-class _Case:
-    """A network on one batch: its forward pass and its training step.
+def _lstm(cells, block_len, frames, width, classes, kind):
+    """The teacher: `hoisted`, ours on a CPU; `blocks`, stock layers block by block."""
+    implementation = "hoisted" if kind == "hoisted" else "keras"
+    network = hierarchical_lstm.HierarchicalLSTM(
+        width, classes, frames, cells, block_len=block_len,
+        implementation=implementation,
+    )  # fmt: skip
+    if kind == "blocks":
+        network.lower = StockBlocks(network.lower, -(-frames // block_len))
+    return network
+
+
+class Case:
+    """A network on one batch of full videos: its forward pass and its training step.
 
     Args:
-        cells, block_len, frames, width, classes, batch: the size.
-        kind: `hoisted`, ours on a CPU; `blocks`, stock layers block by block.
+        network: a VideoClassifier.
+        batch: videos.
     """
 
-    def __init__(self, cells, block_len, frames, width, classes, batch, kind):
-        implementation = "hoisted" if kind == "hoisted" else "keras"
-        self.network = hierarchical_lstm.HierarchicalLSTM(
-            width, classes, frames, cells, block_len=block_len,
-            implementation=implementation,
-        )  # fmt: skip
-        if kind == "blocks":
-            blocks = -(-frames // block_len)
-            self.network.lower = StockBlocks(self.network.lower, blocks)
+    def __init__(self, network, batch: int):
+        self.network = network
+        frames, width = network.max_frames, network.feature_size
+        classes = network.num_classes
         self.variables = list(self.network.trainable_variables)
         values = tf.random.stateless_uniform([batch, frames, width], [1, 2], 0, 255)
         self.inputs = {
@@ -82,27 +89,30 @@ class _Case:
         return tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
 
     def floating_operations(self, step: bool) -> float:
-        """Of the matrix products; a step has no gradient for the frames."""
+        """Of the products of a forward pass, or of a step: three times as many."""
         rows = self.inputs["frames"].shape[0]
         parts = self.network.multiply_adds(self.network.max_frames)
-        forward = 2 * rows * sum(parts.values())
-        if not step:
-            return forward
-        frames = self.network.max_frames * rows
-        inputs, gates = self.network.lower.kernels()[0].shape
-        return 3 * forward - 2 * frames * inputs * gates
+        return 2 * rows * sum(parts.values()) * (3 if step else 1)
 
 
-def _product(dtype, size=PRODUCT):
+def _step_operations(case: Case) -> float:
+    """Of a step of the LSTM, which has no gradient for the frames."""
+    rows = case.inputs["frames"].shape[0] * case.network.max_frames
+    inputs, gates = case.network.lower.kernels()[0].shape
+    return case.floating_operations(True) - 2 * rows * inputs * gates
+
+
+def product(dtype, size=PRODUCT):
+    """A call that multiplies two matrices of rows, inner, columns."""
     rows, inner, columns = size
     a = tf.cast(tf.random.stateless_uniform([rows, inner], [5, 6]), dtype)
     b = tf.cast(tf.random.stateless_uniform([inner, columns], [7, 8]), dtype)
 
     @tf.function
-    def product():
+    def multiply():
         return tf.matmul(a, b)
 
-    return lambda: product()[0, 0].numpy()
+    return lambda: multiply()[0, 0].numpy()
 
 
 def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
@@ -151,18 +161,20 @@ def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` takes seconds, at small sizes and without bars."""
     size = (8, 5, 20, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
     rounds = 2 if quick else 5
-    cases = {kind: _Case(*size, kind) for kind in ("hoisted", "blocks")}
+    *shape, batch = size
+    kinds = ("hoisted", "blocks")
+    cases = {kind: Case(_lstm(*shape, kind), batch) for kind in kinds}
     half = None
     if has_bfloat16() or quick:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
         try:
-            half = _Case(*size, "hoisted")
+            half = Case(_lstm(*shape, "hoisted"), batch)
             half.forward(), half.step()  # Traced under this policy.
         finally:
             keras.mixed_precision.set_global_policy("float32")
     calls = {
-        "product": _product(tf.float32),
-        "product bf16": _product(tf.bfloat16),
+        "product": product(tf.float32),
+        "product bf16": product(tf.bfloat16),
     }
     for kind, case in {**cases, **({"bf16": half} if half else {})}.items():
         calls[f"{kind} forward"] = lambda case=case: case.forward()[0, 0].numpy()
@@ -176,7 +188,8 @@ def rows(quick: bool) -> list[results.Row]:
     table = []
     for step, name, wanted in ((False, "forward", 0.85), (True, "step", 0.75)):
         case, time = cases["hoisted"], seconds[f"hoisted {name}"]
-        speed = case.floating_operations(step) / time
+        operations = _step_operations(case) if step else case.floating_operations(False)
+        speed = operations / time
         table.append(
             results.Row(
                 f"{name} of the teacher, share of the float32 product rate",
