@@ -653,6 +653,12 @@ class CheckpointSettings(Settings):
         "checkpoint prefix.",
         path="checkpoints",
     )
+    student_k: int = setting(
+        0,
+        "Frames that the student reads, at most those it was trained on. 0: as in "
+        "training.",
+        minimum=0,
+    )
     video_id_key: str = setting(
         "", "Context key of the video's id in the records. Empty: as in training."
     )

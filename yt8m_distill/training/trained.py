@@ -84,6 +84,25 @@ def read_network(
     return network, entry["view"]
 
 
+def _with_frames(
+    spec: pipeline.ViewSpec, student_k: int, role: str, run: settings.RunSettings
+) -> pipeline.ViewSpec:
+    """A network's view with `--student_k` frames, or as it was trained."""
+    if student_k in (0, run.sampling.student_k):
+        return spec
+    if spec.sampler == "all":
+        raise ValueError(
+            f"--student_k={student_k}: the {role} reads all frames; --network=student "
+            "is the one that reads a few."
+        )
+    if student_k > spec.k:
+        raise ValueError(
+            f"--student_k={student_k} is more than the {spec.k} frames that the "
+            f"{role} was trained on."
+        )
+    return spec._replace(k=student_k)
+
+
 def open_network(
     given: settings.CheckpointSettings,
     wait: bool = False,
@@ -100,7 +119,8 @@ def open_network(
         stated: settings that must agree with those of the run.
 
     Raises:
-        ValueError: if there is no run, no such network or no checkpoint yet.
+        ValueError: if there is no run, no such network or no checkpoint yet, or the
+            network cannot read as few or many frames.
     """
     run = manifest.read_run_settings(given.train_dir)
     stated, of_run = stated or {}, run.to_dict()
@@ -129,7 +149,8 @@ def open_network(
         network, view = read_network(plan, role, run.data)
     networks = teacher_student.TeacherStudent({role: network}, {role: view})
     sampler, k, features = plan.network(role)["sampler"]
-    views = {view: pipeline.ViewSpec(sampler, k, tuple(features))}
+    spec = pipeline.ViewSpec(sampler, k, tuple(features))
+    views = {view: _with_frames(spec, given.student_k, role, run)}
     trained = TrainedNetwork(networks, role, run, plan, views, strategy, None)
     if found:
         trained.load(found)

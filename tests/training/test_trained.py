@@ -1,0 +1,73 @@
+"""A network out of a train_dir: which frames it reads."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_helpers as helpers
+from yt8m_distill import settings
+from yt8m_distill.serving import export
+from yt8m_distill.training import trained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished serial run at k=6."""
+    data = tmp_path_factory.mktemp("data")
+    helpers.write_data(data)
+    made = helpers.make_run(
+        tmp_path_factory.mktemp("run"), data, mode="serial", num_epochs=1
+    )
+    helpers.train(made)
+    return made
+
+
+def open_network(run, **changes) -> trained.TrainedNetwork:
+    given = settings.CheckpointSettings(
+        train_dir=run.training.train_dir, batch_size=4, num_gpus=0, **changes
+    )
+    return trained.open_network(given)
+
+
+def test_a_student_reads_fewer_frames_than_it_was_trained_on(run, tmp_path):
+    shards = run.training.validation_data_pattern
+    opened = open_network(run, student_k=3)
+    (batch, *_) = opened.dataset(shards, 4)
+    view = batch["views"]["sampled"]
+    assert view["frames"].shape[1] == 3
+    (whole, *_) = open_network(run).dataset(shards, 4)
+    sampled, at_six = (
+        part["views"]["sampled"]["frame_indices"].numpy() for part in (batch, whole)
+    )
+    # uniform: i * n // 3 is 2i * n // 6.
+    np.testing.assert_array_equal(sampled, at_six[:, ::2])
+    expected = tf.sigmoid(opened.network(view).logits)
+    folder = str(tmp_path / "model")
+    export.export(opened.network, run.data, opened.views["sampled"], folder, 3)
+    served = tf.saved_model.load(folder).signatures["serving_default"]
+    records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
+    scores = dict(zip(batch["video_id"].numpy(), expected.numpy(), strict=True))
+    answer = served(example_bytes=tf.constant(records))
+    answers = zip(answer["video_id"].numpy(), answer["predictions"], strict=True)
+    found = {name: top for name, top in answers if name in scores}
+    assert len(found) == 4
+    for name, top in found.items():
+        np.testing.assert_allclose(top, np.sort(scores[name])[:-4:-1], rtol=1e-5)
+
+
+def test_the_number_of_training_changes_nothing_even_for_the_teacher(run):
+    for network in ("student", "teacher"):
+        stated, silent = (
+            open_network(run, network=network, student_k=k).views
+            for k in (helpers.STUDENT_K, 0)
+        )
+        assert stated == silent
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"student_k": 7}, "the 6 frames"), ({"network": "teacher"}, "teacher")],
+)
+def test_frames_that_a_network_cannot_read_are_refused(run, changes, named):
+    with pytest.raises(ValueError, match="--student_k=.*" + named):
+        open_network(run, **{"student_k": 3, **changes})
