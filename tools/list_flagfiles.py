@@ -81,7 +81,7 @@ def describe(run: settings.RunSettings) -> str:
     """
     phases = modes.phases(run, resolved=False)
     roles = {role.name for phase in phases for role in phase.roles}
-    forward, k = [], run.sampling.student_k
+    forward, k = [], run.sampling.largest_k
     if "teacher" in roles:
         forward.append(f"teacher {_amount(_forward(run, 'teacher'))}")
     if "student" in roles:

@@ -169,7 +169,7 @@ class Findings:
             alone = ("--mode=teacher", "--teacher=FrameLevelLogisticModel")
             return [*suggested, "--noframe_features", *alone]
         suggested.append(f"--max_frames={max_frames}")
-        if max_frames < settings.SamplingSettings.student_k:
+        if max_frames < settings.SamplingSettings().largest_k:
             suggested.append(f"--student_k={max(max_frames // 3, 1)}")
         return suggested
 

@@ -78,7 +78,7 @@ def split_names(text: str) -> tuple[str, ...]:
 _SAMPLERS = ("frame_sampler", "train_frame_sampler")
 # Settings that are a registered name with arguments, and those that are a list.
 _SPECIFICATIONS = ("teacher", "student", "optimizer", *_SAMPLERS)
-_LISTS = ("feature_names", "feature_sizes", "student_loss")
+_LISTS = ("feature_names", "feature_sizes", "student_loss", "student_k")
 
 
 def _canonical(name: str, value: Any) -> Any:
@@ -288,7 +288,11 @@ class ReadingSettings(Settings):
 class SamplingSettings(Settings):
     """Which frames the student sees."""
 
-    student_k: int = setting(30, "Frames of a video that the student sees.", minimum=1)
+    student_k: str = setting(
+        "30",
+        "Frames of a video that the student sees. Several numbers, as in 6,10,15,30, "
+        "train one student for all of them and those between.",
+    )
     frame_sampler: str = setting(
         "uniform",
         "How the student's frames are chosen: uniform, uniform_stride, uniform_jitter, "
@@ -301,6 +305,35 @@ class SamplingSettings(Settings):
         "--frame_sampler: uniform_jitter or random show other frames in every epoch. "
         "Empty: as --frame_sampler.",
     )
+    best_budget: int = setting(
+        0,
+        "With several --student_k: the one whose GAP decides which epoch was the best. "
+        "0: the mean of all.",
+        minimum=0,
+    )
+
+    def __post_init__(self) -> None:
+        if type(self.student_k) is int:  # From Python or a file.
+            object.__setattr__(self, "student_k", str(self.student_k))
+        super().__post_init__()
+
+    def check(self) -> None:
+        numbers = split_names(self.student_k)
+        if not numbers or not all(n.isdecimal() and int(n) for n in numbers):
+            raise ValueError(
+                f"--student_k={self.student_k} is not a whole number above 0, or "
+                "several separated by commas."
+            )
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Each number of frames once, the smallest first."""
+        return tuple(sorted({int(n) for n in split_names(self.student_k)}))
+
+    @property
+    def largest_k(self) -> int:
+        """Frames of the student's largest view."""
+        return self.budgets[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -571,9 +604,15 @@ class RunSettings:
     training: TrainingSettings
 
     def __post_init__(self) -> None:
-        k, max_frames = self.sampling.student_k, self.data.max_frames
+        k, max_frames = self.sampling.largest_k, self.data.max_frames
         if k > max_frames and self.distillation.mode != "teacher":
             raise ValueError(f"--student_k={k} is more than --max_frames={max_frames}.")
+        best = self.sampling.best_budget
+        if best and best not in self.sampling.budgets:
+            raise ValueError(
+                f"--best_budget={best} is not among "
+                f"--student_k={self.sampling.student_k}."
+            )
         patience = self.training.early_stop_epochs
         if patience and not self.training.validation_data_pattern:
             raise ValueError(

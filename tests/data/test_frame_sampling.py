@@ -7,7 +7,7 @@ import tensorflow as tf
 from yt8m_distill.data import faults, frame_sampling
 
 MAX_FRAMES = 12
-DRAWING = ("random", "uniform_jitter")
+DRAWING = ("random", "uniform_jitter", "mixed")
 
 
 def call(sampler, num_frames, k, max_frames=MAX_FRAMES, keys=None):
@@ -68,7 +68,7 @@ def test_frames_are_distinct_sorted_and_in_the_video(sampler, k):
         assert chosen == sorted(set(chosen))
         assert all(0 <= t < n for t in chosen)
         assert not row[num_valid:].any()
-        if sampler not in ("uniform_stride", "last_padded"):
+        if sampler not in ("uniform_stride", "last_padded", "mixed"):
             assert num_valid == min(n, width)  # Nothing that fits is left out.
 
 

@@ -122,7 +122,7 @@ def test_a_command_gives_the_settings_of_its_cell():
     ]
     run = plan.read_settings(found.command[2:])
     assert run == found.run
-    assert run.sampling.student_k == 10  # the largest stands for the paper's 30
+    assert run.sampling.student_k == "10"  # the largest stands for the paper's 30
     assert run.training.seed == 7
     assert run.distillation.match == "intermediate"
     assert run.distillation.student_loss == "rep + ce"

@@ -131,7 +131,7 @@ def random_views(run: settings.RunSettings) -> dict:
     size, total, k = (
         run.training.batch_size,
         run.data.max_frames,
-        run.sampling.student_k,
+        run.sampling.largest_k,
     )
     shape = (size, total, run.data.feature_size)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

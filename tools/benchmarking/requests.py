@@ -70,8 +70,8 @@ def rows(quick: bool) -> list[results.Row]:
     for size in _BATCHES:
         repeats = 5 if quick else max(40, 1000 // size)
         records = tf.constant([record] * size)
-        frames = tf.zeros([size, run.sampling.student_k, data.feature_size])
-        counts = tf.fill([size], run.sampling.student_k)
+        frames = tf.zeros([size, run.sampling.largest_k, data.feature_size])
+        counts = tf.fill([size], run.sampling.largest_k)
         walls, cpu = _time(
             lambda r=records: signatures["serving_default"](example_bytes=r), repeats
         )

@@ -281,6 +281,32 @@ def random(num_frames, k, max_frames, keys):
     return _finish(chosen, valid)
 
 
+@SAMPLERS.register("mixed")
+def mixed(num_frames, k, max_frames, keys, numbers=(), of="random"):
+    """As another sampler, with one of several numbers of frames for each video.
+
+    Its key decides which. For training one student for all of them.
+
+    Args:
+        num_frames, k, max_frames, keys: see the module.
+        numbers: at most k each; empty: 1 to k.
+        of: specification of the other sampler.
+    """
+    spec = parse(of)
+    numbers = numbers or range(1, k + 1)
+    choice = tf.bitwise.bitwise_and(_mix(keys + _ODD), 2**31 - 1) % len(numbers)
+    indices, valid = tf.zeros([tf.shape(keys)[0], k], tf.int32), num_frames * 0
+    for place, number in enumerate(numbers):
+        found, count = SAMPLERS.get(spec.name)(
+            num_frames, number, max_frames, keys, **spec.arguments
+        )
+        here = choice == place
+        found = tf.pad(tf.cast(found, tf.int32), [[0, 0], [0, k - number]])
+        indices = tf.where(here[:, tf.newaxis], found, indices)
+        valid = tf.where(here, tf.cast(count, tf.int32), valid)
+    return indices, valid
+
+
 def _mix(x: tf.Tensor) -> tf.Tensor:
     """A scrambling of int64 numbers (xor-shift and multiply)."""
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):

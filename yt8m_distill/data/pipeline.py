@@ -73,7 +73,7 @@ def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpe
         spec = frame_sampling.parse(name)
     except ValueError as error:
         raise ValueError(f"--{flag}={name}: {error}") from error
-    return ViewSpec(str(spec), sampling.student_k)
+    return ViewSpec(str(spec), sampling.largest_k)
 
 
 def num_unlabeled_rows(batch_size: int, fraction: float) -> int:

@@ -113,6 +113,7 @@ class Evaluator:
         strategy: the devices.
         num_classes: C.
         top_k: predictions a video.
+        view: name of another view than the role's own.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         num_classes: int,
         top_k: int = 20,
+        view: str | None = None,
     ):
+        self.view = view
         self.networks = networks
         self.role = role
         self.strategy = strategy
@@ -134,7 +137,9 @@ class Evaluator:
     def _replica_step(self, batch: structures.Batch):
         # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
         keras.mixed_precision.set_global_policy(self._policy)
-        outputs = self.networks.forward(self.role, batch[structures.VIEWS])
+        outputs = self.networks.forward(
+            self.role, batch[structures.VIEWS], view=self.view
+        )
         found = top_predictions.top_predictions(
             tf.sigmoid(outputs.logits),
             batch[structures.LABELS],

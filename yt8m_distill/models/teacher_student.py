@@ -97,6 +97,7 @@ class TeacherStudent(keras.Model):
         training: bool = False,
         states_of: str | None = None,
         noise: layers.Noise | None = None,
+        view: str | None = None,
     ) -> structures.Outputs:
         """One role's network on its view.
 
@@ -107,9 +108,10 @@ class TeacherStudent(keras.Model):
             states_of: a view at whose frames the intermediate states (the paper's I)
                 are wanted too, in its order.
             noise: what is random draws from it, see layers.Noise.
+            view: name of another view than the role's own.
         """
-        view = views[self.views[role]]
-        inputs = {key: view[key] for key in (structures.FRAMES, structures.NUM_FRAMES)}
+        read = views[view or self.views[role]]
+        inputs = {key: read[key] for key in (structures.FRAMES, structures.NUM_FRAMES)}
         if states_of is not None:
             sampled = views[states_of]
             positions = sampled[structures.FRAME_INDICES]

@@ -135,6 +135,12 @@ def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
         "Epoch/Eval_GAP": numbers["gap"],
         "Epoch/Eval_Skipped": numbers.get("num_skipped", 0),
         "Epoch/Eval_Repeated_Ids": numbers.get("num_repeated_ids") or 0,
+        # Of a student for several k.
+        **{
+            f"Epoch/Eval_{name.upper()}": value
+            for name, value in numbers.items()
+            if "_k" in name and name.startswith(("gap", "map"))
+        },
     }
 
 

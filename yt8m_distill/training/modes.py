@@ -13,6 +13,8 @@ from yt8m_distill.losses import objective as objectives
 from yt8m_distill.training import manifest, outside, specifications
 
 TEACHER, STUDENT = settings.TEACHER, settings.STUDENT
+# The view with another number of frames for each video.
+_MIXED = f"{structures.SAMPLED}_mixed"
 
 
 class Start(NamedTuple):
@@ -45,6 +47,10 @@ class Role:
         network: its class and arguments.
         view: name of the view that it reads.
         frames: T, the width of that view.
+        more_views: others that its network reads in the same training step; the loss
+            is the mean over all.
+        budgets: frames → view, where it is evaluated on several; the largest has
+            the view above.
         objective: what it minimises; None: it is frozen and only guides.
         guides: the roles whose outputs its objective compares with.
         start: where its weights come from; None: they are new.
@@ -59,6 +65,8 @@ class Role:
     network: registry.Specification
     view: str
     frames: int
+    more_views: tuple[str, ...] = ()
+    budgets: dict[int, str] = dataclasses.field(default_factory=dict)
     objective: objectives.Objective | None = None
     guides: tuple[str, ...] = ()
     start: Start | None = None
@@ -71,6 +79,11 @@ class Role:
     def frozen(self) -> bool:
         """Whether the network only guides."""
         return self.objective is None
+
+    @property
+    def every_view(self) -> tuple[str, ...]:
+        """The views that it reads in a training step, the main one first."""
+        return (self.view, *(() if self.frozen else self.more_views))
 
     @property
     def keeps_last(self) -> bool:
@@ -164,9 +177,34 @@ class _Run:
             structures.ALL: View(every, every),
             structures.SAMPLED: View(sampled_in_training, sampled),
         }
+        self.budgets = self._add_budgets(run.sampling.budgets)
         self.outside = outside.teachers(run) if resolved else ()
         self.is_external = bool(run.distillation.teacher_checkpoint)
         self.alone = objectives.is_representation_only(run.distillation)
+
+    def _add_budgets(self, numbers: tuple[int, ...]) -> dict[int, str]:
+        """Makes the views of a student for several k; frames → view, or nothing.
+
+        A step shows it the most frames, the fewest, and a number drawn for each video:
+        the sandwich rule.
+        """
+        if len(numbers) < 2:
+            return {}
+        largest = self.views[structures.SAMPLED]
+        if largest.evaluation.sampler == "all":
+            raise ValueError(
+                f"--frame_sampler=all: it has one number of frames, --student_k="
+                f"{self.run.sampling.student_k} several."
+            )
+        budgets = {k: f"{structures.SAMPLED}_{k}" for k in numbers[:-1]}
+        for k, name in budgets.items():
+            self.views[name] = View(*(spec._replace(k=k) for spec in largest))
+        of = {"numbers": numbers, "of": largest.training.sampler}
+        mixed = largest.training._replace(
+            sampler=str(registry.Specification("mixed", of))
+        )
+        self.views[_MIXED] = View(mixed, mixed)
+        return {**budgets, numbers[-1]: structures.SAMPLED}
 
     def frames(self, view: str) -> int:
         """T of a view."""
@@ -177,7 +215,8 @@ class _Run:
 
     def phase(self, name: str, roles: tuple[Role, ...], epochs: int) -> Phase:
         """A phase of these roles, with their views."""
-        names = {role.view for role in roles}
+        names = {name for role in roles for name in role.every_view}
+        names |= {name for role in roles for name in role.budgets.values()}
         views = {name: view for name, view in self.views.items() if name in names}
         return Phase(name, roles, views, epochs)
 
@@ -236,6 +275,14 @@ class _Run:
                     guides[0].name if classifier == "shared" else None
                 ),
             }
+        if self.budgets:
+            if objective.needs_states:
+                raise ValueError(
+                    f"--student_k={run.sampling.student_k}: intermediate states are "
+                    "compared for a single number of frames."
+                )
+            smallest = self.budgets[run.sampling.budgets[0]]
+            fields |= {"more_views": (smallest, _MIXED), "budgets": self.budgets}
         return Role(STUDENT, spec, view, self.frames(view), **fields)
 
     def finetuning(self, student: Role, after: str) -> list[Phase]:
@@ -248,6 +295,8 @@ class _Run:
             student.network,
             student.view,
             student.frames,
+            student.more_views,
+            student.budgets,
             objectives.cross_entropy_objective(),
             start=Start(student.name, phase=after),
         )
@@ -331,7 +380,9 @@ def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
 
 
 # Settings that a phase without a student, or without a guide, does not see.
-_STUDENT_ONLY = ("student_k", "frame_sampler", "train_frame_sampler", "student")
+_STUDENT_ONLY = (
+    *("student_k", "best_budget", "frame_sampler", "train_frame_sampler", "student"),
+)
 _GUIDED_ONLY = (
     "student_loss",
     "match",

@@ -37,6 +37,8 @@ from yt8m_distill.training import (
 )
 
 _LOG = logging.getLogger(__name__)
+# Metrics of which a network with several budgets has the mean.
+AVERAGED = ("gap", "map", "map_all_classes", "hit_at_one", "perr", "loss")
 
 
 def goal_of(phase: modes.Phase, run: settings.RunSettings) -> dict[str, int]:
@@ -228,14 +230,16 @@ class PhaseRunner:
         if scaled:
             self.state.checkpoint.good_steps = self.loop.good_steps
         self.evaluators = {
-            role.name: evaluator.Evaluator(
+            (role.name, view): evaluator.Evaluator(
                 self.networks,
                 role.name,
                 self.strategy,
                 run.data.num_classes,
                 run.training.top_k,
+                view,
             )
             for role in phase.trained
+            for view in {role.view, *role.budgets.values()}
         }
         self.log = actions.MetricsLog(self.folder, self.chief)
 
@@ -328,7 +332,8 @@ class PhaseRunner:
 
     def _dataset(self, epoch: int, skip_batches: int):
         run, caches = self.run_settings, self.caches
-        names = {r.view for r in self.phase.roles if r.name not in caches}
+        roles = [role for role in self.phase.roles if role.name not in caches]
+        names = {name for role in roles for name in role.every_view}
         names |= {self.phase.states_of} - {None}
         views = self.phase.view_specs(names, training=True)
 
@@ -415,18 +420,38 @@ class PhaseRunner:
         return int(learner.optimizer.iterations.numpy())
 
     def _evaluate(self, role: modes.Role, watched: Callable) -> dict | None:
-        """Metrics on the validation data; None without such data."""
-        run = self.run_settings
+        """Metrics on the validation data; None without such data.
+
+        Of a role with several budgets their means, and each one's GAP and mAP.
+        """
         if self.validation is None:
             return None
+        if not role.budgets:
+            return self._evaluate_view(role, role.view, watched)
+        found = {
+            k: self._evaluate_view(role, view, watched)
+            for k, view in role.budgets.items()
+        }
+        means = dict(found[max(found)])
+        for name in AVERAGED:
+            means[name] = float(np.mean([numbers[name] for numbers in found.values()]))
+        best = self.run_settings.sampling.best_budget
+        if best:
+            means["gap"] = found[best]["gap"]
+        for k, numbers in found.items():
+            means |= {f"{name}_k{k}": numbers[name] for name in ("gap", "map")}
+        return means
+
+    def _evaluate_view(self, role: modes.Role, view: str, watched: Callable) -> dict:
+        run = self.run_settings
         dataset = inputs.evaluation_dataset(
             self.strategy,
             self.validation,
-            self.phase.view_specs({role.view}),
+            self.phase.view_specs({view}),
             run.training.batch_size,
         )
         skipped = self.validation.skipped()
-        result = self.evaluators[role.name].evaluate(
+        result = self.evaluators[role.name, view].evaluate(
             watched(dataset),
             num_skipped=len(skipped.bad) if skipped else 0,
         )

@@ -34,7 +34,7 @@ def student_specification(run: settings.RunSettings) -> registry.Specification:
         return builder.parse(settings.STUDENT, run.networks.student)
     teacher = teacher_specification(run)
     arguments = dict(teacher.arguments)
-    k = run.sampling.student_k
+    k = run.sampling.largest_k
     if "num_blocks" in arguments:
         arguments["num_blocks"] = 3 if k == 6 else 5
     elif base.MODELS.accepts(teacher.name, "block_len"):

@@ -170,12 +170,14 @@ class TrainStep:
         learners = self.learners.values()
         return [name for learner in learners for name in learner.metric_names]
 
-    def _noise(self, role: modes.Role, step: tf.Tensor) -> layers.Noise | None:
-        """What a role's network draws its random numbers from, or None."""
+    def _noise(self, role: modes.Role, step, place: int) -> layers.Noise | None:
+        """What a role's network draws its random numbers from in a view, or None."""
         if role.frozen:
             return None
         index = [r.name for r in self.phase.roles].index(role.name)
         seed = tf.stack([self.seed * 2 + index, tf.cast(step, tf.int32)])
+        if place:
+            seed = tf.random.experimental.stateless_fold_in(seed, -place)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         first_row = tf.cast(replica, tf.int32) * (self.batch_size // replicas)
@@ -203,24 +205,36 @@ class TrainStep:
                 outputs[role.name] = teacher_cache.restored(cached, classes)
                 continue
             with tf.GradientTape() as tape:
-                outputs[role.name] = self.networks.forward(
-                    role.name,
-                    batch[structures.VIEWS],
-                    training=not role.frozen,
-                    states_of=self.phase.states_of,
-                    noise=self._noise(role, step),
-                )
+                by_view = []
+                for place, view in enumerate(role.every_view):
+                    found = self.networks.forward(
+                        role.name,
+                        batch[structures.VIEWS],
+                        training=not role.frozen,
+                        states_of=self.phase.states_of,
+                        noise=self._noise(role, step, place),
+                        view=view,
+                    )
+                    if not place:
+                        outputs[role.name] = found
+                    if not role.frozen:
+                        by_view.append(
+                            self._losses(role, found, outputs, batch, counts)
+                        )
                 if role.frozen:
                     continue
-                losses = self._losses(role, outputs, batch, counts)
+                losses = {
+                    name: tf.add_n([part[name] for part in by_view]) / len(by_view)
+                    for name in by_view[0]
+                }
                 target = losses["loss"]
                 if self.loss_scale is not None:
                     target *= self.loss_scale
             variables = self.learners[role.name].variables
-            found = tape.gradient(target, variables)
+            slopes = tape.gradient(target, variables)
             network = self.networks.network(role.name)
-            _check_reached(role, network, found, variables)
-            gradients[role.name] = [tf.convert_to_tensor(g) for g in found]
+            _check_reached(role, network, slopes, variables)
+            gradients[role.name] = [tf.convert_to_tensor(g) for g in slopes]
             quality = self._batch_quality(outputs[role.name], batch, counts.labeled)
             numbers[role.name] = [*losses.values(), *quality]
             outputs[role.name] = self._without_dropout(role, outputs[role.name])
@@ -250,14 +264,15 @@ class TrainStep:
         ]
         return _Counts(*(tf.maximum(n, 1.0) for n in _all_reduce_sum(local)))
 
-    def _losses(self, role, outputs, batch, counts) -> dict[str, tf.Tensor]:
-        """This replica's share of every part, and their sum: scalars by name."""
+    def _losses(self, role, found, outputs, batch, counts) -> dict[str, tf.Tensor]:
+        """This replica's share of every part, and their sum: scalars by name.
+
+        Of the outputs `found` in one view, against those of the role's guides.
+        """
         learner = self.learners[role.name]
         guides = [outputs[name] for name in role.guides]
         label_weights = batch[structures.LABEL_WEIGHTS]
-        found = role.objective(
-            outputs[role.name], batch[structures.LABELS], guides, label_weights
-        )
+        values = role.objective(found, batch[structures.LABELS], guides, label_weights)
         row_weights = tf.cast(_has_labels(batch), tf.float32)
         if label_weights.shape.rank == 1:
             row_weights = label_weights
@@ -267,7 +282,7 @@ class TrainStep:
             if term.loss.is_of_labels:
                 weights, count = row_weights, counts.labeled
             # where, not only a product: a padding row may hold anything.
-            kept = tf.where(weights > 0, found[term.name] * weights, 0.0)
+            kept = tf.where(weights > 0, values[term.name] * weights, 0.0)
             parts[term.name] = tf.reduce_sum(kept) / count
         losses = {f"{name}_loss": value for name, value in parts.items()}
         losses["label_loss"] = tf.add_n(list(parts.values()))

@@ -88,7 +88,7 @@ def _with_frames(
     spec: pipeline.ViewSpec, student_k: int, role: str, run: settings.RunSettings
 ) -> pipeline.ViewSpec:
     """A network's view with `--student_k` frames, or as it was trained."""
-    if student_k in (0, run.sampling.student_k):
+    if student_k in (0, run.sampling.largest_k):
         return spec
     if spec.sampler == "all":
         raise ValueError(
