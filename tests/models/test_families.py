@@ -353,7 +353,9 @@ def test_a_network_has_the_numbers_of_its_equations(name, small):
     count = COUNTS[name](families.SIZES, families.C, **families.CASES[small][1])
     trainable = base.num_weights(network.trainable_variables)
     assert trainable == count.weights + count.batch_norm
-    assert base.num_weights(network.non_trainable_weights) == count.batch_norm
+    # Two moving averages per column, and the number of batches.
+    averages = count.batch_norm + len(families.batch_norms(network))
+    assert base.num_weights(network.non_trainable_weights) == averages
     for frames in (1, 7):
         parts = network.multiply_adds(frames)
         assert sum(parts.values()) == count.multiply_adds(frames)
@@ -451,9 +453,9 @@ def test_a_dropout_rate_is_below_1(name, value):
         ("attention", {"num_heads": 5}, ["num_heads", "5", "hidden_size", "12"]),
         ("transformer", {"num_heads": 3}, ["num_heads", "3", "width", "8"]),
         ("transformer", {"width": 9, "num_heads": 3}, ["width", "9"]),
-        # They divide neither 2 * 16 nor, halved, 2 * 8.
+        # Five groups do not divide 2 * 16; half of them, three, not 5 * 8.
         ("nextvlad", {"groups": 5}, ["groups", "5", "32"]),
-        ("nextvlad", {"groups": 5, "expansion": 5}, ["groups", "3", "40"]),
+        ("nextvlad", {"groups": 5, "expansion": 5}, ["groups=5", "3", "40"]),
         ("nextvlad", {"gating_reduction": 3}, ["gating_reduction", "3", "8"]),
         ("dbof_max", {"pooling_method": "sum"}, ["pooling_method", "'sum'", "average"]),
     ],

@@ -14,15 +14,23 @@ class NeXtVLADPooling(keras.layers.Layer):
         clusters: K.
         groups: G.
         expansion: λ.
+        called: what an error calls the groups.
 
     Raises:
         ValueError: if the groups do not divide λN.
     """
 
-    def __init__(self, size: int, clusters: int, groups: int, expansion: int):
+    def __init__(
+        self,
+        size: int,
+        clusters: int,
+        groups: int,
+        expansion: int,
+        called: str = "groups",
+    ):
         super().__init__(dtype="float32")
         wide = expansion * size
-        arguments.require_divisor(groups, wide, "groups", "expansion * feature size")
+        arguments.require_divisor(groups, wide, called, "expansion * feature size")
         self.clusters, self.groups, self.part = clusters, groups, wide // groups
         self.expand = layers.Linear(size, wide)
         self.attend = layers.Linear(wide, groups)
@@ -129,7 +137,11 @@ class NeXtVLAD(sets.SetClassifier):
         self.pooling = sets.FeatureEncoders(
             feature_sizes,
             lambda size, share: NeXtVLADPooling(
-                size, -(-clusters // share), -(-groups // share), expansion
+                size,
+                -(-clusters // share),
+                -(-groups // share),
+                expansion,
+                "groups" if share == 1 else f"half of groups={groups}",
             ),
         )
         self.hidden = layers.Linear(self.pooling.size, hidden_size, bias=False)
