@@ -1,22 +1,20 @@
 """yt8m_distill/thin_records.py: reading its shards whole is sampling the full ones."""
 
+import concurrent.futures
 import gzip
 import os
 import pathlib
 import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import record_helpers
+from tests import record_helpers, script_helpers
 from yt8m_distill import settings, thin_records
 from yt8m_distill.data import frame_sampling, pipeline, records, rewriting
 from yt8m_distill.serving import thinning
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 K = 4
 # Videos of 1 to 11 frames, of which the last one is cut.
 MAX_FRAMES = 10
@@ -294,33 +292,22 @@ def bad_video(what: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("what", "rule"),
+    ("what", "named"),
     [
-        (
-            "width",
-            "video bad: a frame of feature audio is 5 bytes wide, not the 3 of "
-            "--feature_sizes.",
-        ),
-        (
-            "no frames",
-            "video bad: feature audio has no frames. Is --feature_names right, and is "
-            "this frame-level data?",
-        ),
-        ("no id", "video : there is no id. Is --video_id_key=id right?"),
-        (
-            "positions",
-            "video bad: its context has 1 num_frames and 2 frame_indices, not 1 and 3 "
-            "as a record thinned to 3 frames.",
-        ),
+        ("width", ["video bad", "feature audio", "5 bytes", "--feature_sizes"]),
+        ("no frames", ["video bad", "feature audio", "--feature_names"]),
+        ("no id", ["--video_id_key=id"]),
+        ("positions", ["video bad", "num_frames", "frame_indices"]),
     ],
 )
-def test_a_bad_record_is_named(tmp_path, monkeypatch, what, rule):
+def test_a_bad_record_is_named(tmp_path, monkeypatch, what, named):
     monkeypatch.setattr(thinning, "_BATCH", 2)  # It stands in the third one.
     videos = [record_helpers.video(n, 3) for n in range(5)]
     full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(what)])
     with pytest.raises(ValueError) as caught:
         thin([full], tmp_path / "thin")
-    assert str(caught.value) == f"{full}, record 5 (counted from 0), {rule}"
+    assert str(caught.value).startswith(f"{full}, record 5 (counted from 0), ")
+    assert not [word for word in named if word not in str(caught.value)]
     assert os.listdir(tmp_path / "thin") == []
 
 
@@ -330,10 +317,8 @@ def test_a_video_of_which_nothing_is_chosen_is_named(tmp_path):
     )
     with pytest.raises(ValueError) as caught:
         thin([full], tmp_path / "thin", of=view("last_padded"))
-    assert str(caught.value) == (
-        f"{full}, record 1 (counted from 0), video v1: --frame_sampler=last_padded "
-        "chooses none of its frames, and a record needs one."
-    )
+    start = f"{full}, record 1 (counted from 0), video v1: --frame_sampler=last_padded"
+    assert str(caught.value).startswith(start)
 
 
 def test_outputs_never_replace_inputs_or_each_other(tmp_path):
@@ -365,53 +350,53 @@ def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
     assert str(caught.value).startswith(text)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "yt8m_distill.thin_records", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
-
-
-@pytest.mark.slow
-def test_as_a_process_it_thins_goes_on_and_refuses(tmp_path):
+@pytest.mark.slow  # It makes a process.
+def test_the_program_thins_and_goes_on(tmp_path):
     files = record_helpers.write_shards(tmp_path, [7, 8, 0])
     folder = tmp_path / "thin"
     thin(files[:1], folder)
-    given = [
+    done = script_helpers.succeed(
+        "thin_records",
         f"--input_data_pattern={tmp_path}/*.tfrecord",
         f"--output_dir={folder}",
         f"--student_k={K}",
         f"--max_frames={MAX_FRAMES}",
         "--feature_sizes=4,3",
         "--num_classes=5",
-    ]
-    done = run(*given)
-    assert done.returncode == 0, done.stderr
+        "--jobs=1",
+    )
     targets = [str(folder / os.path.basename(path)) for path in files]
     assert_same_videos(whole(targets), read(files, DATA, view()))
     before, after = (sum(map(os.path.getsize, paths)) for paths in (files, targets))
-    assert done.stdout.splitlines() == [
-        f"15 videos, {before} bytes before, {after} after ({after / before:.1%}); "
-        "1 of 3 shards stood there already.",
-        "Flags for train.py: --mode=baseline --student_k=4 --max_frames=4 "
-        "--frame_sampler=all --feature_names=rgb,audio --feature_sizes=4,3 "
-        "--num_classes=5 --video_id_key=id",
-    ]
+    summary, suggested = done.stdout.splitlines()
+    for named in ("15 videos", f"{before} bytes", f"{after} after", "1 of 3 shards"):
+        assert named in summary
+    assert suggested.endswith(
+        "--mode=baseline --student_k=4 --max_frames=4 --frame_sampler=all "
+        "--feature_names=rgb,audio --feature_sizes=4,3 --num_classes=5 "
+        "--video_id_key=id"
+    )
 
 
-@pytest.mark.slow
-def test_a_bad_record_is_one_line_and_status_1(tmp_path):
+class InThisProcess(concurrent.futures.ThreadPoolExecutor):
+    """The pool of the program without its processes."""
+
+    def __init__(self, jobs, context, initializer):
+        super().__init__(jobs)
+
+
+def test_a_bad_record_is_one_line_and_status_1(tmp_path, monkeypatch):
+    pools = thin_records.concurrent.futures
+    monkeypatch.setattr(pools, "ProcessPoolExecutor", InThisProcess)
     bad = record_helpers.write_shard(tmp_path / "bad", [bad_video("width")])
-    refused = run(
+    line = script_helpers.refuse(
+        "thin_records",
         f"--input_data_pattern={bad}",
         f"--output_dir={tmp_path}/thin",
         "--feature_sizes=4,3",
     )
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    assert "Traceback" not in refused.stderr
-    assert refused.stderr.strip().splitlines()[-1] == (
-        f"thin_records.py: {bad}, record 0 (counted from 0), video bad: a frame of "
-        "feature audio is 5 bytes wide, not the 3 of --feature_sizes."
-    )
+    for named in (bad, "record 0", "video bad", "feature audio", "--feature_sizes"):
+        assert named in line
     assert os.listdir(tmp_path / "thin") == []
 
 

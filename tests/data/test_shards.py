@@ -26,20 +26,20 @@ def mapped(folder: pathlib.Path) -> int:
 
 @pytest.fixture
 def few_files():
-    """A limit that leaves room for 200 more than are open now."""
+    """A limit that leaves room for 100 more than are open now."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 200, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 100, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use_index", ["never", "always"])
-def test_thousands_of_shards_are_one_with_the_same_records(
+def test_more_shards_than_files_may_be_open_are_one_with_the_same_records(
     tmp_path, few_files, use_index
 ):
     (tmp_path / "many").mkdir()
-    count = 2000
+    count = 300
     many = helpers.write_shards(tmp_path / "many", [1] * count)
     one = helpers.write_shards(tmp_path, [count])
     how = {"use_index": use_index, "batch_size": 100}
@@ -52,8 +52,14 @@ def test_thousands_of_shards_are_one_with_the_same_records(
     assert len(set(ids)) == count
 
 
-def test_epochs_leave_nothing_open(tmp_path):
-    files = helpers.write_shards(tmp_path, [2] * (shards_module.MAX_OPEN + 8))
+@pytest.fixture
+def few_open(monkeypatch):
+    """Fewer shards stay open than the tests below have."""
+    monkeypatch.setattr(shards_module, "MAX_OPEN", 4)
+
+
+def test_epochs_leave_nothing_open(tmp_path, few_open):
+    files = helpers.write_shards(tmp_path, [2] * 12)
     opened = helpers.open_shards(files)
     seen = []
     for epoch in range(10):
@@ -69,13 +75,13 @@ def test_epochs_leave_nothing_open(tmp_path):
 
 @pytest.mark.parametrize("change", ["cut", "grown", "rewritten", "gone"])
 @pytest.mark.parametrize("during", [False, True])
-def test_a_shard_that_changes_is_named(tmp_path, change, during):
-    files = helpers.write_shards(tmp_path, [3] * 40)
+def test_a_shard_that_changes_is_named(tmp_path, few_open, change, during):
+    files = helpers.write_shards(tmp_path, [3] * 16)
     opened = helpers.open_shards(files)
     how = {"batch_size": 3, "training": False}
     batches = iter(pipeline.build_dataset(opened, VIEWS, **how))
     next(batches)
-    path = pathlib.Path(files[39])
+    path = pathlib.Path(files[-1])
     content = path.read_bytes()
     if change == "gone":
         path.unlink()

@@ -1,4 +1,7 @@
-"""The four scripts as processes: what a user types, sees, and finds on disk."""
+"""The four scripts: what a user types, sees, and finds on disk.
+
+A process of its own has what only a process can show; the rest runs in this one.
+"""
 
 import dataclasses
 import json
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import prediction_helpers
+from tests import prediction_helpers, script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.serving import predictions, skips
@@ -35,12 +38,12 @@ def command(script: str, *arguments: str, module: bool = False) -> list[str]:
     return [sys.executable, f"yt8m_distill/{script}.py", *arguments]
 
 
-def call(script: str, *arguments: str, module: bool = False):
-    """A script's process, ended."""
+def call(script: str, *arguments: str, module: bool = False, path: str = ""):
+    """A script's process, ended; `path` is searched for modules before all others."""
     return subprocess.run(
         command(script, *arguments, module=module),
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **({"PYTHONPATH": path} if path else {})},
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -48,22 +51,11 @@ def call(script: str, *arguments: str, module: bool = False):
 
 
 def succeed(script: str, *arguments: str, module: bool = False) -> str:
-    """Standard output of a script that must end well."""
+    """Standard output of a process that must end well."""
     done = call(script, *arguments, module=module)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
-
-
-def refuse(script: str, *arguments: str) -> str:
-    """The one line of a script that must refuse its arguments."""
-    done = call(script, *arguments)
-    assert done.returncode == 1, (done.returncode, done.stderr)
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    lines = [x for x in done.stderr.splitlines() if x.startswith(f"{script}.py: ")]
-    assert len(lines) == 1, done.stderr
-    return lines[0].removeprefix(f"{script}.py: ")
 
 
 def training_flags(data, train_dir, *changes: str) -> list[str]:
@@ -224,7 +216,7 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
     data, train_dir, csv, evaluation, tmp_path
 ):
     path = tmp_path / "predictions.csv"
-    done = call(
+    done = script_helpers.succeed(
         "eval",
         f"--train_dir={train_dir}",
         f"--eval_data_pattern={data}/validate-*.tfrecord",
@@ -237,7 +229,6 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
         *("--student_k=6", "--num_epochs=1"),
         "--batch_size=8",  # As inference had, so that sums have the same order.
     )
-    assert done.returncode == 0, done.stderr
     best, worst = done.stdout.splitlines()[1:]
     assert best.startswith("Best classes: class ")
     assert worst.startswith("Worst classes: class ")
@@ -260,7 +251,7 @@ def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp
         helpers.write_shard(tmp_path / f"{number}.tfrecord", validation[first:last])
         first = last
     for index in (2, 0, 1):
-        succeed(
+        script_helpers.succeed(
             "inference",
             f"--train_dir={train_dir}",
             f"--input_data_pattern={tmp_path}/*.tfrecord",
@@ -274,26 +265,17 @@ def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp
     sizes = [len(prediction_helpers.read_predictions(tmp_path / x)[0]) for x in names]
     assert sizes == [11, 3, 16]
     merged = tmp_path / "merged.csv"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "yt8m_distill/merge_predictions.py",
-            f"--input={tmp_path}/predictions.csv",
-            f"--output_file={merged}",
-        ],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
+    done = script_helpers.succeed(
+        "merge_predictions",
+        f"--input={tmp_path}/predictions.csv",
+        f"--output_file={merged}",
     )
-    assert done.returncode == 0, done.stderr
     assert done.stdout == f"{NUM_VALID} videos of 3 parts in {merged}.\n"
     assert merged.read_bytes() == csv.read_bytes()
 
 
 def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path):
-    done = call(
+    done = script_helpers.succeed(
         "inference",
         f"--train_dir={train_dir}",
         f"--input_data_pattern={data}/validate-0.tfrecord",
@@ -301,7 +283,6 @@ def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path)
         "--num_shards=10",
         "--shard_index=3",
     )
-    assert done.returncode == 0, done.stderr
     path = tmp_path / "predictions-00003-of-00010.csv"
     assert path.read_bytes() == predictions.HEADER_LINE
     assert os.listdir(tmp_path) == [path.name]
@@ -311,13 +292,12 @@ def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path)
 
 def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
     folder = tmp_path / "model"
-    done = call(
+    done = script_helpers.succeed(
         "export_model",
         f"--train_dir={train_dir}",
         f"--export_dir={folder}",
         "--bad_records=skip",  # Taken from a flagfile of eval's, say, and ignored.
     )
-    assert done.returncode == 0, done.stderr
     prefix = train_dir / "student" / "best" / "student" / "network-5"
     assert f"The student of {prefix} is in {folder}." in done.stderr
     model = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -388,14 +368,7 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
 def test_help_shows_the_flags_and_loads_no_tensorflow(tmp_path, script, flag):
     # A TensorFlow that cannot be imported stands before the real one.
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('loaded')")
-    done = subprocess.run(
-        command(script, "--help"),
-        cwd=ROOT,
-        env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    done = call(script, "--help", path=str(tmp_path))
     assert flag in done.stdout and "default:" in done.stdout
     assert done.stderr == ""
 
@@ -411,48 +384,47 @@ def test_help_of_the_export_lists_no_flag_that_means_nothing_to_it():
 
 
 @pytest.mark.parametrize(
-    "script, arguments, message",
+    "script, arguments, named",
     [
-        ("train", ["--train_dir="], "--train_dir is empty: name the directory"),
-        ("train", ["--train_dir=x"], "--train_data_pattern is empty"),
+        ("train", "--train_dir=", "--train_dir"),
+        ("train", "--train_dir=x", "--train_data_pattern"),
         (
             "train",
-            ["--train_dir=x", "--train_data_pattern=y", "--student_k=301"],
-            "--student_k=301 is more than --max_frames=300.",
+            "--train_dir=x --train_data_pattern=y --student_k=301",
+            "--student_k=301",
         ),
-        ("eval", ["--train_dir=x"], "--eval_data_pattern is empty"),
+        ("train", "--mode=sideways", "--mode=sideways"),
+        ("train", "--frobnicate=1", "--frobnicate"),
+        ("train", "--label_loss=x", "--label_loss"),
+        ("train", "--flagfile=none", "--flagfile=none"),
+        ("eval", "--train_dir=x", "--eval_data_pattern"),
         (
             "eval",
-            ["--train_dir=x", "--eval_data_pattern=y", "--output_file=z.csv"],
-            "--output_file=z.csv goes with --run_once.",
+            "--train_dir=x --eval_data_pattern=y --output_file=z.csv",
+            "--output_file=z.csv",
         ),
-        ("inference", ["--train_dir=x"], "--input_data_pattern is empty"),
+        ("eval", "--train_dir=x oops", "oops"),
+        ("inference", "--train_dir=x", "--input_data_pattern"),
         (
             "inference",
-            [
-                *("--train_dir=x", "--input_data_pattern=y", "--output_file=z.csv"),
-                *("--num_shards=4", "--shard_index=4"),
-            ],
-            "--shard_index=4 is not below --num_shards=4.",
+            "--train_dir=x --input_data_pattern=y --output_file=z.csv --num_shards=4 "
+            "--shard_index=4",
+            "--shard_index=4",
         ),
-        ("export_model", [], "--train_dir is empty"),
-        ("eval", ["--train_dir=x", "oops"], "Not a flag: oops"),
+        ("export_model", "", "--train_dir"),
     ],
 )
-def test_a_missing_or_wrong_setting_is_one_line(script, arguments, message):
-    assert refuse(script, *arguments).startswith(message)
+def test_a_missing_or_wrong_setting_is_named(script, arguments, named):
+    assert named in script_helpers.refuse(script, *arguments.split())
 
 
-@pytest.mark.parametrize(
-    "argument",
-    ["--mode=sideways", "--frobnicate=1", "--label_loss=x", "--flagfile=none"],
-)
-def test_a_flag_that_cannot_be_parsed_is_named(argument):
-    assert argument.split("=")[0].strip("-") in refuse("train", argument)
+def test_a_wrong_setting_ends_a_process_with_one_line():
+    done = call("train", "--train_dir=x")
+    assert "--train_data_pattern" in script_helpers.refusal("train", done)
 
 
 def test_eval_refuses_data_flags_that_differ_from_the_runs(data, train_dir):
-    line = refuse(
+    line = script_helpers.refuse(
         "eval",
         f"--train_dir={train_dir}",
         f"--eval_data_pattern={data}/validate-*.tfrecord",
@@ -467,7 +439,7 @@ def test_eval_says_that_no_video_has_a_label(
     shard = tmp_path / "unlabeled.tfrecord"
     helpers.write_shard(shard, [(name, [], frames) for name, _, frames in validation])
     before = read_evaluations(train_dir)
-    line = refuse(
+    line = script_helpers.refuse(
         "eval", f"--train_dir={train_dir}", f"--eval_data_pattern={shard}", "--run_once"
     )
     assert line.startswith(f"--eval_data_pattern={shard}")
@@ -477,20 +449,19 @@ def test_eval_says_that_no_video_has_a_label(
 def test_a_pattern_that_matches_nothing_is_one_line(data, tmp_path):
     nowhere = f"{tmp_path}/*.tfrecord"
     train_dir = tmp_path / "run"
-    line = refuse(
+    line = script_helpers.refuse(
         "train", *training_flags(data, train_dir), f"--train_data_pattern={nowhere}"
     )
-    assert line == f"--train_data_pattern={nowhere} matches no file."
+    assert f"--train_data_pattern={nowhere}" in line
     assert not train_dir.exists()
 
 
-def test_a_train_dir_below_a_file_is_one_line(data, tmp_path):
+def test_a_train_dir_on_or_below_a_file_is_refused(data, tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
-    line = refuse("train", *training_flags(data, path / "run"))
-    assert line == (
-        f"--train_dir={path}/run cannot be written: {path} is not a directory."
-    )
+    for train_dir in (path, path / "run"):
+        line = script_helpers.refuse("train", *training_flags(data, train_dir))
+        assert line.startswith(f"--train_dir={train_dir} cannot be written")
     assert path.read_text() == "mine"
 
 
@@ -500,7 +471,7 @@ def test_a_truncated_shard_is_one_line_that_names_it(
     path = tmp_path / "validate-cut.tfrecord"
     path.write_bytes((data / "validate-0.tfrecord").read_bytes()[:-9])
     before = read_evaluations(train_dir)
-    line = refuse(
+    line = script_helpers.refuse(
         "eval", f"--train_dir={train_dir}", f"--eval_data_pattern={path}", "--run_once"
     )
     assert str(path) in line and f"record {NUM_VALID - 1}" in line
@@ -525,7 +496,7 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
         writer.write(helpers.make_example("narrow", [1], validation[0][2], (4, 8)))
     output = tmp_path / "predictions.csv"
     output.write_text("from last week")
-    line = refuse(
+    line = script_helpers.refuse(
         script,
         f"--train_dir={train_dir}",
         f"{pattern}={shard}",
@@ -533,8 +504,8 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
         "--batch_size=4",  # Two batches are written before the bad one.
         *more,
     )
-    assert str(shard) in line and "record 9" in line
-    assert "video narrow: a frame of feature rgb is 4 bytes wide, not the 8" in line
+    for named in (str(shard), "record 9", "video narrow", "feature rgb", "4 bytes"):
+        assert named in line
     assert output.read_text() == "from last week"
     names = [n for n in os.listdir(tmp_path) if not n.endswith(".frame_index")]
     assert sorted(names) == ["bad.tfrecord", "predictions.csv"]
@@ -560,7 +531,7 @@ def test_a_bad_record_that_is_skipped_is_listed_and_changes_nothing(
         with tf.io.TFRecordWriter(str(shard)) as writer:
             for record in content:
                 writer.write(record)
-        succeed(
+        script_helpers.succeed(
             script,
             f"--train_dir={train_dir}",
             f"{pattern}={shard}",
