@@ -4,12 +4,14 @@ A process of its own costs five seconds for TensorFlow alone, so a test starts o
 where the process is the claim.
 """
 
+import concurrent.futures
 import contextlib
 import importlib
 import io
 import logging
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from unittest import mock
 
@@ -27,8 +29,14 @@ class Ended(NamedTuple):
 def call(program: str, *arguments: str) -> Ended:
     """Runs yt8m_distill/<program>.py with these arguments; `--help` is not for it."""
     module = importlib.import_module(f"yt8m_distill.{program}")
+    return in_place(module.run, program, *arguments)
+
+
+def in_place(run: Callable[[], None], program: str, *arguments: str) -> Ended:
+    """Calls what a program calls when it starts, with flags and streams of its own."""
     out, err = io.StringIO(), io.StringIO()
     words = [f"{program}.py", *map(str, arguments)]
+    code = 0
     with (
         _own_flags(),
         _own_logging(),
@@ -37,7 +45,7 @@ def call(program: str, *arguments: str) -> Ended:
         contextlib.redirect_stderr(err),
     ):
         try:
-            module.run()
+            run()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Ended(code, out.getvalue(), err.getvalue())
@@ -65,21 +73,46 @@ def refusal(program: str, done) -> str:
     return lines[0].removeprefix(start)
 
 
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """Takes the arguments of a ProcessPoolExecutor."""
+
+    def __init__(self, jobs, context, initializer):
+        super().__init__(jobs)
+
+
+def without_processes(monkeypatch, module) -> None:
+    """Makes a program's pool of processes one of threads."""
+    futures = types.SimpleNamespace(**vars(concurrent.futures))
+    futures.ProcessPoolExecutor = _Threads
+    futures.as_completed = concurrent.futures.as_completed
+    stand_in = types.SimpleNamespace(futures=futures)
+    monkeypatch.setattr(module, "concurrent", stand_in)
+
+
 @contextlib.contextmanager
 def _own_flags() -> Iterator[None]:
-    """What is defined or set within is gone behind."""
-    before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
-    present = {name for name in before if flags.FLAGS[name].present}
-    parsed = flags.FLAGS.is_parsed()
+    """Within, no flags are defined but absl's own; behind, all are as they were."""
+    known = flags.FLAGS
+    owners = {name: known.find_module_defining_flag(name, "") for name in known}
+    absls = {name for name, owner in owners.items() if owner.startswith("absl")}
+    others = {name: known[name] for name in known if name not in absls}
+    values = {name: (known[name].value, known[name].present) for name in absls}
+    parsed = known.is_parsed()
+
+    def clear():
+        for name in set(known) - absls:
+            delattr(known, name)
+
+    clear()
     try:
         yield
     finally:
-        for name in set(flags.FLAGS) - set(before):
-            delattr(flags.FLAGS, name)
-        for name, value in before.items():
-            flags.FLAGS[name].value = value
-            flags.FLAGS[name].present = int(name in present)
-        (flags.FLAGS.mark_as_parsed if parsed else flags.FLAGS.unparse_flags)()
+        clear()
+        for name, flag in others.items():
+            known[name] = flag
+        for name, (value, present) in values.items():
+            known[name].value, known[name].present = value, present
+        (known.mark_as_parsed if parsed else known.unparse_flags)()
 
 
 @contextlib.contextmanager

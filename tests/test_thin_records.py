@@ -1,6 +1,5 @@
 """yt8m_distill/thin_records.py: reading its shards whole is sampling the full ones."""
 
-import concurrent.futures
 import gzip
 import os
 import pathlib
@@ -378,16 +377,8 @@ def test_the_program_thins_and_goes_on(tmp_path):
     )
 
 
-class InThisProcess(concurrent.futures.ThreadPoolExecutor):
-    """The pool of the program without its processes."""
-
-    def __init__(self, jobs, context, initializer):
-        super().__init__(jobs)
-
-
 def test_a_bad_record_is_one_line_and_status_1(tmp_path, monkeypatch):
-    pools = thin_records.concurrent.futures
-    monkeypatch.setattr(pools, "ProcessPoolExecutor", InThisProcess)
+    script_helpers.without_processes(monkeypatch, thin_records)
     bad = record_helpers.write_shard(tmp_path / "bad", [bad_video("width")])
     line = script_helpers.refuse(
         "thin_records",

@@ -7,10 +7,15 @@ import sys
 
 import pytest
 
+from tests import script_helpers
+from tests import training_helpers as helpers
+from tools import beam_run
+from yt8m_distill import settings, thin_records
+
 pytest.importorskip("apache_beam", reason="the extra [beam] is not installed")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DATA = ["--feature_names=rgb", "--feature_sizes=8", "--num_classes=10"]
+DATA = ["--feature_names=rgb,audio", "--feature_sizes=8,4", "--num_classes=10"]
 LOCAL = ["--runner=DirectRunner", "--direct_num_workers=2"]
 PROCESSES = [*LOCAL, "--direct_running_mode=multi_processing"]
 
@@ -18,7 +23,7 @@ PROCESSES = [*LOCAL, "--direct_running_mode=multi_processing"]
 def call(*words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.run(
-        [sys.executable, *map(str, words)],
+        [sys.executable, "tools/beam_run.py", *words],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -27,74 +32,56 @@ def call(*words: str) -> subprocess.CompletedProcess:
     )
 
 
-def check_call(*words: str) -> str:
-    done = call(*words)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def run_here(*words: str) -> str:
+    """What it prints when it runs in this process."""
+    start = lambda: beam_run.main(sys.argv)  # noqa: E731
+    return script_helpers.in_place(start, "beam_run", *words).stdout
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """Data and a trained teacher."""
+    """Five training shards of 40 videos, and a trained teacher."""
     folder = tmp_path_factory.mktemp("beam")
-    check_call(
-        "tools/make_synthetic_records.py",
-        f"--output_dir={folder}",
-        "--num_train=40",
-        "--num_validate=0",
-        "--num_test=0",
-        "--num_classes=10",
-        "--max_frames=12",
-        *DATA[:2],
-        "--videos_per_shard=9",
-        "--jobs=1",
-    )
-    check_call(
-        "yt8m_distill/train.py", "--mode=teacher", *training(folder / "run", folder)
-    )
+    videos = helpers.make_videos(40, seed=4)
+    for shard in range(5):
+        some = videos[9 * shard : 9 * shard + 9]
+        helpers.write_shard(folder / f"train{shard}.tfrecord", some)
+    helpers.train(run_of(folder, folder / "run"))
     return folder
 
 
-def training(train_dir, folder) -> list[str]:
-    return [
-        f"--train_dir={train_dir}",
-        f"--train_data_pattern={folder}/train*",
-        *DATA,
-        "--max_frames=12",
-        "--student_k=4",
-        "--teacher=HierarchicalLSTM(cells=4, block_len=4)",
-        "--batch_size=8",
-        "--num_epochs=1",
-    ]
+def run_of(folder, train_dir, **changes) -> settings.RunSettings:
+    given = {"num_epochs": 1, "validation_data_pattern": ""}
+    given["train_data_pattern"] = f"{folder}/train*"
+    given["teacher"] = "FrameLevelLogisticModel"  # Other processes know it too.
+    return helpers.make_run(train_dir, folder, **{**given, **changes})
 
 
 @pytest.mark.slow
 def test_the_csv_of_beam_is_that_of_inference_byte_for_byte(folder, tmp_path):
     flags = [f"--train_dir={folder}/run", f"--input_data_pattern={folder}/train*"]
+    # Four shards have 9 videos: the batches are cut alike, so sums have one order.
+    flags.append("--batch_size=3")
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
-    check_call("yt8m_distill/inference.py", *flags, f"--output_file={one}")
-    said = check_call("tools/beam_run.py", *flags, f"--output_file={many}", *PROCESSES)
-    assert said == f"40 videos of 5 parts in {many}.\n"
+    script_helpers.succeed("inference", *flags, f"--output_file={one}")
+    done = call(*flags, f"--output_file={many}", *PROCESSES)
+    assert done.stdout == f"40 videos of 5 parts in {many}.\n", done.stderr[-3000:]
     assert many.read_bytes() == one.read_bytes()
     # Parts and their sum; no temporary files.
     assert len(list(tmp_path.iterdir())) == 2 + 5
 
 
 @pytest.mark.slow
-def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(folder, tmp_path):
+def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(
+    folder, tmp_path, monkeypatch
+):
+    script_helpers.without_processes(monkeypatch, thin_records)
     common = [f"--input_data_pattern={folder}/train*", *DATA[:2]]
-    thin = [*common, "--student_k=3", "--max_frames=12"]
-    check_call(
-        "yt8m_distill/thin_records.py", *thin, f"--output_dir={tmp_path}/a", "--jobs=1"
-    )
-    check_call(
-        "yt8m_distill/index_records.py",
-        *common,
-        f"--index_dir={tmp_path}/c",
-    )
-    beam = ["tools/beam_run.py", *LOCAL]
-    check_call(*beam, "--work=thin", *thin, f"--output_dir={tmp_path}/b")
-    check_call(*beam, "--work=index", *common, f"--index_dir={tmp_path}/d")
+    thin = [*common, "--student_k=3", "--max_frames=20"]
+    script_helpers.succeed("thin_records", *thin, f"--output_dir={tmp_path}/a")
+    script_helpers.succeed("index_records", *common, f"--index_dir={tmp_path}/c")
+    run_here("--work=thin", *thin, f"--output_dir={tmp_path}/b", *LOCAL)
+    run_here("--work=index", *common, f"--index_dir={tmp_path}/d", *LOCAL)
     for one, many in (("a", "b"), ("c", "d")):
         first = {p.name: p.read_bytes() for p in (tmp_path / one).iterdir()}
         second = {p.name: p.read_bytes() for p in (tmp_path / many).iterdir()}
@@ -103,34 +90,34 @@ def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(folder, tmp_path
 
 @pytest.mark.slow
 def test_a_teacher_cache_of_beam_is_complete_for_training(folder, tmp_path):
-    flags = [
-        "--mode=serial",
-        f"--teacher_checkpoint={folder}/run",
-        f"--teacher_cache={tmp_path}/cache",
-        *training(tmp_path / "student", folder),
-    ]
-    said = check_call("tools/beam_run.py", "--work=teacher_cache", *flags, *LOCAL)
+    run = run_of(
+        folder,
+        tmp_path / "student",
+        mode="serial",
+        teacher_checkpoint=str(folder / "run"),
+        teacher_cache=str(tmp_path / "cache"),
+    )
+    given = {name: value for name, value in run.to_dict().items() if value != ""}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    said = run_here("--work=teacher_cache", *words, *LOCAL)
     assert said.startswith("40 videos in ")
-    done = call("yt8m_distill/train.py", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "outputs are collected" not in done.stderr
+    entry = helpers.train(run)["student"]["teacher_cache"]
+    assert (entry["videos"], entry["computed"]) == (40, 0)
 
 
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["--work=sing"], "flag --work=sing: value should be one of"),
-        (["--shards=3"], "Neither a flag of this work nor Beam's: --shards=3"),
-        (["--train_dir=x"], "--input_data_pattern is empty"),
+        (["--work=sing"], "--work=sing"),
+        (["--shards=3"], "--shards=3"),
+        (["--train_dir=x"], "--input_data_pattern"),
         (["--input_data_pattern=/none*"], "--input_data_pattern"),
     ],
 )
 def test_a_mistake_is_one_line(words, line):
-    done = call("tools/beam_run.py", *words)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("beam_run.py: ") and line in last
-    assert "Traceback" not in done.stderr
+    with pytest.raises(ValueError) as caught:
+        run_here(*words)
+    assert line in beam_run.one_line(caught.value)
 
 
 @pytest.mark.slow
@@ -139,7 +126,6 @@ def test_a_workers_error_is_one_line_and_leaves_no_output(folder, tmp_path):
     spoiled.write_bytes(next(folder.glob("train*")).read_bytes()[:-5])
     output = tmp_path / "out.csv"
     done = call(
-        "tools/beam_run.py",
         f"--train_dir={folder}/run",
         f"--input_data_pattern={folder}/train*,{spoiled}",
         f"--output_file={output}",

@@ -1,6 +1,7 @@
 """tools/reproduce.py: which runs a table needs, how they are run, what is reported."""
 
 import fcntl
+import importlib
 import json
 import os
 import pathlib
@@ -9,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pandas as pd
 import pytest
 
+from tests import script_helpers
 from tests import training_helpers as helpers
 from tools.reproduction import (
     archive,
@@ -727,31 +730,52 @@ def test_the_order_compares_clear_pairs_on_common_seeds():
     assert found.pairs == [scores.Pair("a", "b", False)]
 
 
-def call(program: str, *arguments: str):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, f"tools/{program}", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-
-
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
-    done = call("reproduce.py", "--table=7", f"--output_dir={tmp_path}", "--data=x")
-    assert done.returncode == 1 and "--table=7" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    done = call("summarize_runs.py", "nope")
-    assert done.returncode == 1 and "nope" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    for program, *arguments in (
+        ("reproduce", "--table=7", f"--output_dir={tmp_path}", "--data=x"),
+        ("summarize_runs", "nope"),
+    ):
+        command = [sys.executable, f"tools/{program}.py", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+        assert arguments[0] in script_helpers.refusal(program, done)
+        assert len(done.stderr.splitlines()) == 1
+
+
+class InThisProcess:
+    """Stands for subprocess.Popen: the script has ended once it has started."""
+
+    def __init__(self, command, stdout, **_):
+        script = pathlib.Path(command[1])
+        assert command[0] == sys.executable and script.parent == ROOT / "yt8m_distill"
+        done = script_helpers.call(script.stem, *command[2:])
+        stdout.write((done.stdout + done.stderr).encode())
+        self.status = done.returncode
+
+    def poll(self) -> int:
+        return self.status
+
+
+def reproduce(*arguments: str) -> script_helpers.Ended:
+    def run():
+        sys.modules.pop("tools.reproduce", None)  # It defines its flags on import.
+        module = importlib.import_module("tools.reproduce")
+        module.main(module.FLAGS(sys.argv))
+
+    return script_helpers.in_place(run, "reproduce", *arguments)
 
 
 @pytest.mark.slow
-def test_one_command_trains_evaluates_and_reports(tmp_path):
+def test_one_command_trains_evaluates_and_reports(tmp_path, monkeypatch):
+    stand_in = types.SimpleNamespace(Popen=InThisProcess, DEVNULL=None)
+    monkeypatch.setattr(runner, "subprocess", stand_in)
+    monkeypatch.setattr(runner, "find_gpus", list)
     data, out, folder = tmp_path / "data", tmp_path / "out", tmp_path / "report"
     helpers.write_data(data)
     page = tmp_path / "page.md"
     page.write_text("A\n<!-- table -->\n<!-- /table -->\nB\n")
     arguments = [
-        "reproduce.py",
         "--table=all",
         f"--data={data}",
         "--frames=6",
@@ -765,7 +789,7 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
         "--base_flags=--feature_sizes=8,4 --num_classes=10 --max_frames=12 "
         f"--num_epochs=1 --batch_size=8 --num_gpus=0 --teacher='{SMALL}'",
     ]
-    done = call(*arguments, f"--output_dir={out}")
+    done = reproduce(*arguments, f"--output_dir={out}")
     assert done.returncode == 0, done.stderr
     assert "| Uniform-k" in page.read_text()
     assert "3 of 3 runs are finished" in (folder / "report.html").read_text()
@@ -781,7 +805,7 @@ def test_one_command_trains_evaluates_and_reports(tmp_path):
     known = (folder / archive.RUNS).rename(tmp_path / "known.jsonl")
     assert str(tmp_path) not in known.read_text()
     more = [f"--output_dir={tmp_path / 'new'}", f"--known_runs={known}"]
-    done = call(*arguments, *more)
+    done = reproduce(*arguments, *more)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "new" / "runs").exists()
     assert (folder / "report.md").read_text() == before
