@@ -1,5 +1,6 @@
-"""Scripts as processes of their own, on tiny data, and what is compared of runs."""
+"""Scripts on tiny data, in processes where one is to be killed, and their results."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 
+from tests import script_helpers, training_helpers
 from tools import make_synthetic_records
 from yt8m_distill.training import checkpoints, manifest
 
@@ -93,7 +96,7 @@ def training_flags(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> l
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a script's process ended: exit code (negative: a signal) and its lines."""
+    """How a script ended: exit code (negative: a signal) and its lines."""
 
     script: str
     code: int
@@ -114,17 +117,9 @@ class Ended:
         assert self.code == 0, self.lines[-3:]
 
 
-def start(script: str, *flags: str, file_size: int | None = None) -> subprocess.Popen:
-    """A script's process; no file can grow beyond `file_size`, as on a full disk."""
+def start(script: str, *flags: str) -> subprocess.Popen:
+    """A script's process."""
     command = [sys.executable, str(ROOT / "yt8m_distill" / f"{script}.py"), *flags]
-    if file_size is not None:
-        # Python ignores the signal of this limit, so writing fails with EFBIG.
-        limit = (
-            "import os, resource, sys; "
-            "resource.setrlimit(resource.RLIMIT_FSIZE, [int(sys.argv[1])] * 2); "
-            "os.execv(sys.argv[2], sys.argv[2:])"
-        )
-        command = [sys.executable, "-c", limit, str(file_size), *command]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     environment.pop("TF_CONFIG", None)
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
@@ -143,8 +138,19 @@ def finish(process: subprocess.Popen, script: str = "train") -> Ended:
 
 
 def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
-    """A script's process, ended."""
-    return finish(start(script, *flags, file_size=file_size), script)
+    """A script, run to its end in this process.
+
+    No file can grow beyond `file_size`, as on a full disk. --deterministic, which no
+    process can take back, changes nothing without a GPU.
+    """
+    disk = contextlib.nullcontext()
+    if file_size is not None:
+        disk = training_helpers.full_disk(file_size)
+    config = tf.config.experimental
+    with disk, mock.patch.object(config, "enable_op_determinism", lambda: None):
+        done = script_helpers.call(script, *flags)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return Ended(script, done.returncode, lines)
 
 
 def stop_early(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> None:

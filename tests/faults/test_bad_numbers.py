@@ -90,7 +90,7 @@ def test_a_network_with_a_bad_weight_is_not_used(value, video_level_run, tmp_pat
     prefix = tf.train.Checkpoint(student=network).write(str(tmp_path / "network"))
     for script in ("inference", "eval", "export_model"):
         arguments = (script, video_level_run, video_level_run.data, tmp_path / script)
-        assert_refused(*arguments, f"--checkpoint={prefix}", words=(prefix, "finite"))
+        assert_refused(*arguments, f"--checkpoint={prefix}", words=(prefix, "NaN"))
 
 
 @slow

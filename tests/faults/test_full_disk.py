@@ -110,16 +110,6 @@ def test_training_that_fills_the_disk_goes_on_later(seed, whole, stopped, mount)
 
 
 @slow
-def test_a_train_dir_on_or_below_a_file_is_refused(data, tmp_path):
-    path = tmp_path / "mine"
-    path.write_text("mine")
-    for train_dir in (path, path / "run"):
-        ended = processes.call("train", *teacher_flags(data, train_dir))
-        ended.assert_refused(f"--train_dir={train_dir}", processes.REFUSED)
-    assert path.read_text() == "mine"
-
-
-@slow
 def test_a_teacher_cache_on_a_disk_that_is_too_small_is_refused(whole, tmp_path, mount):
     folder = mount(8)
     more = ("--mode=serial", f"--teacher_checkpoint={whole.train_dir}")
