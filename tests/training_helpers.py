@@ -25,8 +25,8 @@ from yt8m_distill.training import (
 SUFFIX = ".ATTRIBUTES/VARIABLE_VALUE"  # Of a variable's key in a checkpoint.
 NAMES, SIZES, NUM_CLASSES = ("rgb", "audio"), (8, 4), 10
 MIN_FRAMES, MAX_FRAMES, STUDENT_K = 12, 20, 6
-LSTM_TEACHER = "HierarchicalLSTM(cells=4, block_len=5, dropout=0.3)"
-LSTM_STUDENT = "HierarchicalLSTM(cells=4, block_len=3, dropout=0.3)"
+LSTM_TEACHER = "HierarchicalLSTM(cells=4, layers=1, block_len=5, dropout=0.3)"
+LSTM_STUDENT = "HierarchicalLSTM(cells=4, layers=1, block_len=3, dropout=0.3)"
 
 
 @base.MODELS.register("MeanTanh")
