@@ -1,5 +1,6 @@
 """Fixtures of all tests; logging and devices are set up before TensorFlow starts."""
 
+import collections
 import os
 import pathlib
 
@@ -17,6 +18,16 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
 )
+
+
+@pytest.hookimpl(trylast=True)  # Behind the choice by markers.
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no worker is left with one when the others are done."""
+    weights = collections.Counter()
+    for item in items:
+        long = any(item.get_closest_marker(name) for name in ("slow", "faults"))
+        weights[item.path] += 1000 if long else 1
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture

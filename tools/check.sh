@@ -2,7 +2,7 @@
 # Passes all checks of the project, from a fresh clone on: sets up what it needs, then
 # ruff, import-linter and pytest on the current TensorFlow, with a short form of the fault
 # tests (all of them: python -m pytest -m faults), then models, losses, training and
-# serving on the [addons] stack.
+# serving on the [addons] stack, as far as they depend on the TensorFlow version.
 #
 #   tools/check.sh [--fast] [-- PYTEST_ARGUMENT...]
 #
@@ -27,6 +27,7 @@ main() {
   # a file share what they train.
   local pytest_arguments=(
     --durations=10 --numprocesses=auto --maxprocesses=8 --dist=loadfile
+    --no-loadscope-reorder # tests/conftest.py has an order of its own.
   )
   while (($# > 0)); do
     case $1 in
@@ -61,7 +62,8 @@ main() {
   if [[ $fast == false ]]; then
     stage "addons: environment" ensure_addons_environment || status=$?
     if ((status == 0)); then
-      stage "addons: pytest" run_pytest "$ADDONS_VENV" "${pytest_arguments[@]}" \
+      stage "addons: pytest" run_pytest "$ADDONS_VENV" \
+        -m "not faults and not once" "${pytest_arguments[@]}" \
         tests/models tests/losses tests/training tests/serving || true
     fi
   fi

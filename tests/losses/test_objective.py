@@ -14,6 +14,8 @@ from yt8m_distill.losses import (
     registered,
 )
 
+pytestmark = pytest.mark.once
+
 LABELS = tf.constant([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from yt8m_distill.serving import parts
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("num_files", [0, 1, 2, 3, 7, 10, 64, 3844])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 64, 100])

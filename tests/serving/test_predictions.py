@@ -11,6 +11,8 @@ from tests import prediction_helpers
 from yt8m_distill.evaluation import average_precision
 from yt8m_distill.serving import predictions
 
+pytestmark = pytest.mark.once
+
 HEADER = b"VideoId,LabelConfidencePairs\n"
 
 

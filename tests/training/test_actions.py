@@ -9,6 +9,8 @@ from tests import training_helpers as helpers
 from yt8m_distill.models import builder
 from yt8m_distill.training import actions, checkpoints, loop, modes
 
+pytestmark = pytest.mark.once
+
 
 def place(step=0, epoch=0, batch=0, **more):
     """What an action sees of a loop of 5 epochs of 10 batches."""

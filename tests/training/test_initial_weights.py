@@ -9,6 +9,8 @@ from tests import training_helpers as helpers
 from yt8m_distill.models import builder
 from yt8m_distill.training import initial_weights, modes, phase_runner
 
+once = pytest.mark.once
+
 
 def initialized(run, phase: str, monkeypatch):
     """The networks of a phase as they stand before its first step."""
@@ -63,6 +65,7 @@ def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix
         ),
     ],
 )
+@once
 def test_a_teacher_of_other_data_is_refused(serial_run, tmp_path, changes, said):
     other = serial_run.training.train_dir
     changes |= {"train_dir": str(tmp_path / "run"), "teacher_checkpoint": other}
@@ -72,6 +75,7 @@ def test_a_teacher_of_other_data_is_refused(serial_run, tmp_path, changes, said)
     assert not (tmp_path / "run").exists()
 
 
+@once
 def test_a_teacher_that_is_not_finished_gives_a_warning(
     serial_run, data, tmp_path, monkeypatch, caplog
 ):
@@ -92,6 +96,7 @@ def test_a_teacher_that_is_not_finished_gives_a_warning(
         assert any(train_dir in line for line in warned) == warns
 
 
+@once
 def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
     def refused(**changes) -> str:
         train_dir = tmp_path / "run"

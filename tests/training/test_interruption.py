@@ -7,6 +7,8 @@ import pytest
 
 from yt8m_distill.training import interruption
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_raised_with_what_to_do_next(number):

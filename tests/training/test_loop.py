@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from yt8m_distill.training import actions, loop
 
+pytestmark = pytest.mark.once
+
 
 def make_loop(
     acts, epochs=2, batches=5, total_steps=10, steps_per_loop=2, at=(0, 0, 0)

@@ -12,6 +12,8 @@ import yt8m_distill
 from tests import training_helpers as helpers
 from yt8m_distill.training import loop, manifest, modes
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def content(serial_run) -> dict:

@@ -6,6 +6,8 @@ from tests import training_helpers as helpers
 from yt8m_distill.losses import registered
 from yt8m_distill.training import modes
 
+pytestmark = pytest.mark.once
+
 
 def make_run(**changes):
     return helpers.make_run("run", "data", **changes)

@@ -18,6 +18,8 @@ from yt8m_distill.training import (
     modes,
 )
 
+once = pytest.mark.once
+
 # ------------------------------------------------------------------ stops
 
 
@@ -104,6 +106,7 @@ def test_resumed_fine_tuning_ends_like_one_without_a_stop(
     assert_resumes(representation_run, monkeypatch, tmp_path, "finetune", 2, True)
 
 
+@once
 def test_a_stop_between_the_last_step_and_its_validation_loses_neither(
     data, monkeypatch, tmp_path
 ):
@@ -130,6 +133,7 @@ def assert_goes_on_like(whole, run, phase: str) -> None:
         assert len(os.listdir(f"{folder}/{role}")) == 3
 
 
+@once
 def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
     parallel_run, monkeypatch, tmp_path
 ):
@@ -153,9 +157,10 @@ def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
 
 
 @pytest.mark.parametrize(
-    "owner, name", [(checkpoints.State, "save"), (checkpoints, "settle_best")]
+    "owner, name, epoch",
+    [(checkpoints.State, "save", 2), (checkpoints, "settle_best", 1)],
 )
-@pytest.mark.parametrize("epoch", [1, 2])
+@once
 def test_a_kill_between_the_best_network_and_the_state_loses_neither(
     parallel_run, monkeypatch, tmp_path, owner, name, epoch
 ):
@@ -182,6 +187,7 @@ def test_a_kill_between_the_best_network_and_the_state_loses_neither(
     assert_goes_on_like(parallel_run, run, "parallel")
 
 
+@once
 def test_a_damaged_best_network_is_named_and_the_next_epoch_replaces_it(
     serial_run, monkeypatch, tmp_path, caplog
 ):
@@ -199,6 +205,7 @@ def test_a_damaged_best_network_is_named_and_the_next_epoch_replaces_it(
     assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-10")
 
 
+@once
 def test_max_steps_ends_a_phase_within_an_epoch(data, tmp_path):
     run = helpers.make_run(
         tmp_path / "run", data, max_steps=3, validation_data_pattern=""
@@ -216,6 +223,7 @@ def fake_gaps(monkeypatch, gaps: list[float]) -> None:
     monkeypatch.setattr(evaluator, "Evaluator", lambda *args: fake)
 
 
+@once
 def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
     # Of equal ones the earlier.
     fake_gaps(monkeypatch, [0.5, 0.7, 0.7])
@@ -242,6 +250,7 @@ def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
     )
 
 
+@once
 def test_where_states_alone_are_compared_the_last_epoch_is_kept(
     data, monkeypatch, tmp_path
 ):
@@ -263,6 +272,7 @@ def test_where_states_alone_are_compared_the_last_epoch_is_kept(
     assert helpers.best(tmp_path / "run", "parallel", "student").endswith("-10")
 
 
+@once
 def test_parallel_keeps_the_best_of_each_network(data, monkeypatch, tmp_path):
     # In every epoch the teacher is evaluated first.
     fake_gaps(monkeypatch, [0.9, 0.1, 0.8, 0.2])
@@ -277,6 +287,7 @@ def test_parallel_keeps_the_best_of_each_network(data, monkeypatch, tmp_path):
     assert found == {"teacher": 5, "student": 10}
 
 
+@once
 def test_without_validation_the_last_epoch_is_kept(data, tmp_path):
     run = helpers.make_run(tmp_path / "run", data, validation_data_pattern="")
     entry = helpers.train(run)["teacher"]["results"]["teacher"]
@@ -284,6 +295,7 @@ def test_without_validation_the_last_epoch_is_kept(data, tmp_path):
     assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-10")
 
 
+@once
 def test_it_stops_early_without_a_better_epoch_and_stays_so(
     data, monkeypatch, tmp_path
 ):

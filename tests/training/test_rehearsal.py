@@ -32,6 +32,7 @@ from yt8m_distill.models import base
         ),
     ],
 )
+@pytest.mark.once
 def test_a_student_that_cannot_learn_is_refused_before_the_teacher_does(
     serial_run, tmp_path, changes, said
 ):
@@ -51,6 +52,7 @@ def test_a_student_that_cannot_learn_is_refused_before_the_teacher_does(
         ({"student": "Nosuch"}, "--student=Nosuch: Unknown model 'Nosuch'."),
     ],
 )
+@pytest.mark.once
 def test_what_the_mode_has_no_use_for_is_parsed_all_the_same(
     data, tmp_path, mode, changes, said
 ):

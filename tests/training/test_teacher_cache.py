@@ -14,6 +14,8 @@ from yt8m_distill import structures
 from yt8m_distill.models import teacher_student
 from yt8m_distill.training import manifest, modes, phase_runner, teacher_cache
 
+once = pytest.mark.once
+
 KEY = {"top_k": 0, "dtype_policy": "float32", "teacher": "t"}
 
 
@@ -69,6 +71,7 @@ def test_a_cached_teacher_teaches_what_a_present_one_does(
     assert cache_entry(cached)["videos"] == cache_entry(cached)["computed"] == 36
 
 
+@once
 def test_the_teacher_is_not_asked_again(serial_run, tmp_path, monkeypatch):
     run = student_run(serial_run, tmp_path)
     helpers.train(run)
@@ -83,6 +86,7 @@ def test_the_teacher_is_not_asked_again(serial_run, tmp_path, monkeypatch):
     helpers.assert_identical(weights(again), weights(run))
 
 
+@once
 def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypatch):
     views = []
     original = phase_runner.pipeline.build_dataset
@@ -97,6 +101,7 @@ def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypa
     assert views == [{structures.SAMPLED}] * 2  # epochs
 
 
+@once
 def test_another_teacher_gets_another_folder(serial_run, tmp_path):
     run = student_run(serial_run, tmp_path)
     helpers.train(run)
@@ -128,6 +133,7 @@ def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
         ({"frame_sampler": "random"}, "change from epoch to epoch"),
     ],
 )
+@once
 def test_states_at_other_frames_than_the_caches_are_refused(
     serial_run, tmp_path, changes, said
 ):
@@ -136,6 +142,7 @@ def test_states_at_other_frames_than_the_caches_are_refused(
         helpers.train(run)
 
 
+@once
 def test_the_same_frames_may_be_spelt_otherwise(serial_run, tmp_path):
     run = student_run(
         serial_run, tmp_path, match="both", train_frame_sampler=" uniform( ) "
@@ -145,11 +152,13 @@ def test_the_same_frames_may_be_spelt_otherwise(serial_run, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["teacher", "baseline", "parallel"])
+@once
 def test_only_a_frozen_teacher_can_be_cached(data, tmp_path, mode):
     with pytest.raises(ValueError, match="--teacher_cache goes with --mode=serial"):
         helpers.make_run(tmp_path, data, mode=mode, teacher_cache="cache")
 
 
+@once
 def test_a_stopped_fill_goes_on_behind_its_last_part(serial_run, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "PART_VIDEOS", 8)
     run = student_run(serial_run, tmp_path)
@@ -172,6 +181,7 @@ def test_a_stopped_fill_goes_on_behind_its_last_part(serial_run, tmp_path, monke
     helpers.assert_identical(weights(run), weights(whole))
 
 
+@once
 def test_one_run_fills_and_the_others_wait_for_it(tmp_path):
     random = np.random.default_rng(0)
     mine, other = (teacher_cache.TeacherCache(str(tmp_path), KEY) for _ in range(2))
@@ -192,6 +202,7 @@ def test_one_run_fills_and_the_others_wait_for_it(tmp_path):
     assert seen == [2] and b"b" in other
 
 
+@once
 def test_what_another_run_has_covered_can_be_read(tmp_path):
     mine, other = (teacher_cache.TeacherCache(str(tmp_path), KEY) for _ in range(2))
     data = {"files": 1}
@@ -204,6 +215,7 @@ def test_what_another_run_has_covered_can_be_read(tmp_path):
     )
 
 
+@once
 def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
     pattern = serial_run.training.train_data_pattern
     first = pattern.replace("train-*", "train-0")
@@ -216,6 +228,7 @@ def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
     assert cache_entry(half)["computed"] == cache_entry(both)["computed"] == 18
 
 
+@once
 def test_a_shard_that_was_written_anew_is_found_by_its_frames(serial_run, tmp_path):
     videos = helpers.make_videos(20, seed=5)
     shard = helpers.write_shard(tmp_path / "train.tfrecord", videos)
@@ -255,6 +268,7 @@ def test_the_cache_is_filled_under_the_policy_of_its_key(
     }
 
 
+@once
 def test_wrong_contents_are_found_before_training(serial_run, tmp_path):
     run = student_run(serial_run, tmp_path)
     helpers.train(run)
@@ -267,6 +281,7 @@ def test_wrong_contents_are_found_before_training(serial_run, tmp_path):
     assert str(folder) in str(caught.value)
 
 
+@once
 def test_a_damaged_part_is_named(serial_run, tmp_path):
     run = student_run(serial_run, tmp_path)
     helpers.train(run)
@@ -278,6 +293,7 @@ def test_a_damaged_part_is_named(serial_run, tmp_path):
         helpers.train(again)
 
 
+@once
 def test_two_videos_of_one_id_are_refused(serial_run, tmp_path):
     videos = helpers.make_videos(3, seed=5)
     shard = helpers.write_shard(tmp_path / "twice.tfrecord", [*videos, videos[1]])
@@ -293,6 +309,7 @@ def arrays(random, count: int, classes: int = 6) -> teacher_cache.Arrays:
     return teacher_cache.Arrays(values)
 
 
+@once
 def test_rows_are_those_of_the_ids_in_every_order(tmp_path):
     random = np.random.default_rng(0)
     cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
@@ -309,6 +326,7 @@ def test_rows_are_those_of_the_ids_in_every_order(tmp_path):
         again.rows([b"x"])
 
 
+@once
 def test_a_part_without_its_ids_does_not_count(tmp_path):
     cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
     cache.add([b"a"], arrays(np.random.default_rng(0), 1))
@@ -317,6 +335,7 @@ def test_a_part_without_its_ids_does_not_count(tmp_path):
 
 
 @pytest.mark.parametrize("room", [100, 20_000])
+@once
 def test_a_full_disk_leaves_no_part_and_is_one_line(tmp_path, room):
     random = np.random.default_rng(0)
     cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
@@ -357,6 +376,7 @@ def test_top_k_keeps_the_best_logits_and_the_mass_of_the_rest():
     )
 
 
+@once
 def test_top_k_of_all_classes_is_exact_to_float16():
     logits = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)
     outputs = structures.Outputs(tf.constant(logits), tf.zeros([3, 2]))

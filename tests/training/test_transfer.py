@@ -5,6 +5,8 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill.training import transfer
 
+pytestmark = pytest.mark.once
+
 STOP = {"max_steps": 1, "base_learning_rate": 0.0, "regularization_penalty": 0}
 
 
