@@ -51,6 +51,11 @@ def frames(rgb=(4, 4), audio=(3, 3)) -> dict:
     }
 
 
+def list_of_byte_strings(*counts) -> list[tf.train.Feature]:
+    """Frames of feature rgb that are so many byte strings each."""
+    return [helpers.bytes_feature(*[bytes(4)] * count) for count in counts]
+
+
 # What is wrong → a record, the reason and the rule that its line has to name.
 BAD = {
     "wrong width": (
@@ -62,6 +67,29 @@ BAD = {
         helpers.frame_level("bad", [1], frames(rgb=(4, 5, 3))),
         "wrong width",
         "video bad: a frame of feature rgb is 5 bytes wide, not the 4",
+    ),
+    # No view shows it.
+    "wrong width behind max_frames": (
+        helpers.frame_level("bad", [1], frames(rgb=(4,) * 12 + (9,), audio=(3,) * 13)),
+        "wrong width",
+        "video bad: a frame of feature rgb is 9 bytes wide",
+    ),
+    "no byte string in a frame": (
+        helpers.frame_level("bad", [1], frames() | {"rgb": list_of_byte_strings(1, 0)}),
+        "not one byte string per frame",
+        "video bad: a frame of feature rgb is 0 byte strings",
+    ),
+    "two byte strings in a frame": (
+        helpers.frame_level("bad", [1], frames() | {"rgb": list_of_byte_strings(1, 2)}),
+        "not one byte string per frame",
+        "video bad: a frame of feature rgb is 2 byte strings",
+    ),
+    "frames of another type": (
+        helpers.frame_level(
+            "bad", [1], frames() | {"rgb": [helpers.float_feature([0.5] * 4)]}
+        ),
+        "frames are not byte strings",
+        "yt8m-convert",
     ),
     "missing feature": (
         helpers.frame_level("bad", [1], frames(audio=None)),
@@ -227,7 +255,9 @@ DAMAGE = [
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damage_of_a_file_is_one_place_with_its_byte(tmp_path, how):
     shard, line, names = damaged(tmp_path, how)
-    assert line_about([shard]).startswith(line)
+    good = helpers.write_shard(tmp_path / "a.tfrecord", [helpers.video(9, 3)])
+    assert line_about([good, shard]).startswith(line)
+    assert line_about([good, shard], **NEVER).startswith(line)
     (bad,) = bad_of(shard)
     assert bad.message.startswith(line)
     assert [i.decode() for i in ids_of(read([shard], **SKIP))] == names
@@ -489,15 +519,25 @@ def test_video_level_records_are_skipped_too(tmp_path):
         helpers.video(1, 3),
         b"\xff\xfe, not even text",
         helpers.endless_id(),
+        b"garbage!",
+        helpers.frame_level(
+            "odd", [1], {}, context={"mean": helpers.bytes_feature(b"ab")}
+        ),
     ]
     shard = helpers.write_shard(tmp_path / "bad", [good[0], *bad, *good[1:]])
     clean = helpers.write_shard(tmp_path / "good", good)
     assert_equal(read([shard], data, **SKIP), read([clean], data))
     found = bad_of(shard, data)
-    assert [b.number for b in found] == [1, 2, 3, 4]
+    assert [b.number for b in found] == [1, 2, 3, 4, 5, 6]
     assert "mean has 3 numbers, not the 2" in found[0].message
     assert "is this video-level data?" in found[1].message
-    assert [b.fault for b in found[2:]] == [faults.Fault.NOT_AN_EXAMPLE] * 2
+    assert [b.fault for b in found[2:5]] == [faults.Fault.NOT_AN_EXAMPLE] * 3
+    assert "mean" in found[5].message
+    # The parser stops at each of them as the index does.
+    for number, record in enumerate(bad):
+        alone = helpers.write_shard(tmp_path / f"alone{number}", [good[0], record])
+        lines = [line_about([alone], data=data, **how) for how in ({}, NEVER)]
+        assert all(x.startswith(f"{alone}, record 1 ") for x in lines)
 
 
 # ---------------------------------------------------------------------- findings
@@ -549,7 +589,9 @@ def with_labels(feature: tf.train.Feature) -> bytes:
         (helpers.float_feature([3.0]), faults.Fault.LABEL_TYPE),
         (helpers.bytes_feature(b"cat"), faults.Fault.LABEL_TYPE),
         (helpers.int64_feature([5]), faults.Fault.LABEL_RANGE),
+        (helpers.int64_feature([1, -1]), faults.Fault.LABEL_RANGE),
         (helpers.int64_feature([2**40]), faults.Fault.LABEL_RANGE),
+        (helpers.int64_feature([-(2**40)]), faults.Fault.LABEL_RANGE),
     ],
 )
 @pytest.mark.parametrize("how", [{}, NEVER], ids=["index", "parsed"])

@@ -27,22 +27,9 @@ def complaint(files, **changes) -> str:
     return line
 
 
-def complaint_about(tmp_path, record: bytes, **changes) -> str:
-    """The same for a good record, `record` and another good one, without the file."""
-    path = tmp_path / "bad.tfrecord"
-    helpers.write_shard(path, [helpers.video(1, 3), record, helpers.video(2, 4)])
-    line = complaint([str(path)], **changes)
-    start = f"{path}, record 1 (counted from 0)"
-    assert line.startswith(start), line
-    return line.removeprefix(start)
-
-
-def two_features(rgb=None, audio=None) -> dict:
-    """Two frames of each feature where nothing else is given."""
-    return {
-        "rgb": helpers.frames_of(2, 4) if rgb is None else rgb,
-        "audio": helpers.frames_of(2, 3) if audio is None else audio,
-    }
+def two_frames() -> dict:
+    """Two frames of each feature."""
+    return {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
 
 
 # ------------------------------------------------------------------- file names
@@ -128,107 +115,12 @@ def test_a_broken_length_is_named_and_not_what_stands_behind_it(tmp_path, bit):
     )
 
 
-# ------------------------------------------------------------------ damaged files
-
-
-def test_a_truncated_file_is_found_among_others(tmp_path):
-    files = helpers.write_shards(tmp_path, [3, 3])
-    content = pathlib.Path(files[1]).read_bytes()
-    pathlib.Path(files[1]).write_bytes(content[:-7])
-    line = complaint(files)
-    assert line.startswith(f"{files[1]}, record 2 (counted from 0): damaged")
-
-
-def test_a_flipped_byte_is_found_with_its_record(tmp_path):
-    files = helpers.write_shards(tmp_path, [3, 3])
-    content = bytearray(pathlib.Path(files[1]).read_bytes())
-    content[-10] ^= 1  # Inside the last record; its checksum is the last 4 bytes.
-    pathlib.Path(files[1]).write_bytes(bytes(content))
-    line = complaint(files)
-    assert line.startswith(f"{files[1]}, record 2 (counted from 0): damaged")
-    assert "{{" not in line
-
-
 def test_an_error_of_another_kind_has_no_description():
     assert faults.describe_error(ValueError("something else")) is None
 
 
-# --------------------------------------------------------------- frame-level errors
-
-
-@pytest.mark.parametrize("width", [3, 5])
-def test_a_frame_of_the_wrong_width(tmp_path, width):
-    rgb = [bytes(4), bytes(width), bytes(4)]
-    rgb = [helpers.bytes_feature(row) for row in rgb]
-    record = helpers.frame_level("odd", [1], two_features(rgb=rgb))
-    assert complaint_about(tmp_path, record) == (
-        f", video odd: a frame of feature rgb is {width} bytes wide, not the 4 of "
-        "--feature_sizes."
-    )
-
-
-def test_widths_are_checked_even_in_frames_that_no_view_shows(tmp_path):
-    rows = [helpers.bytes_feature(bytes(n)) for n in (4, 4, 4, 9)]
-    record = helpers.frame_level("odd", [1], two_features(rgb=rows))
-    assert "9 bytes wide" in complaint_about(tmp_path, record, max_frames=2)
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_frame_that_is_not_one_byte_string(tmp_path, count):
-    rgb = [helpers.bytes_feature(bytes(4)), helpers.bytes_feature(*[bytes(4)] * count)]
-    record = helpers.frame_level("odd", [1], two_features(rgb=rgb))
-    assert complaint_about(tmp_path, record) == (
-        f", video odd: a frame of feature rgb is {count} byte strings, not 1."
-    )
-
-
-def test_a_missing_feature(tmp_path):
-    record = helpers.frame_level("odd", [1], {"rgb": helpers.frames_of(2, 4)})
-    assert complaint_about(tmp_path, record).startswith(
-        ", video odd: feature audio has no frames. Is --feature_names right"
-    )
-
-
-def test_frames_of_another_type(tmp_path):
-    rgb = [helpers.float_feature([1.0] * 4)]
-    record = helpers.frame_level("odd", [1], two_features(rgb=rgb))
-    assert complaint_about(tmp_path, record) == ": rgb is not of type string."
-
-
-def test_labels_of_another_type(tmp_path):
-    names = {"labels": helpers.bytes_feature(b"cat")}
-    record = helpers.frame_level("odd", [], two_features(), context=names)
-    assert complaint_about(tmp_path, record) == ": labels is not of type int64."
-
-
-def test_a_record_without_the_id(tmp_path):
-    record = helpers.frame_level("odd", [1], two_features(), id_key="video_id")
-    line = complaint_about(tmp_path, record)
-    assert line.endswith("there is no id. Is --video_id_key=id right?")
-
-
-@pytest.mark.parametrize("label", [5, -1, 2**40, -(2**40)])
-def test_a_label_out_of_range(tmp_path, label):
-    record = helpers.frame_level("odd", [1, label, 2], two_features())
-    assert complaint_about(tmp_path, record) == (
-        f", video odd: label {label} is not in 0..4, the range of --num_classes."
-    )
-
-
-def test_bytes_that_are_no_example(tmp_path):
-    assert complaint_about(tmp_path, b"garbage!") == ": this is not an example."
-
-
-def test_video_level_records_read_as_frame_level(tmp_path):
-    vectors = {"rgb": [0.5] * 4, "audio": [0.5] * 3}
-    record = helpers.video_level("odd", [1], vectors)
-    line = complaint_about(tmp_path, record)
-    assert "feature rgb has no frames" in line
-    assert "is this frame-level data?" in line
-
-
 def test_the_first_of_several_bad_videos_is_named_in_a_later_batch_and_file(tmp_path):
-    bad = [helpers.frame_level(f"bad{n}", [9], two_features()) for n in range(2)]
+    bad = [helpers.frame_level(f"bad{n}", [9], two_frames()) for n in range(2)]
     files = [
         helpers.write_shard(tmp_path / "a", [helpers.video(n, 2) for n in range(6)]),
         helpers.write_shard(tmp_path / "b", [helpers.video(6, 2), *bad]),
@@ -260,44 +152,6 @@ def test_video_level_records_give_one_float_frame_in_the_order_of_the_flag(tmp_p
     assert view["num_frames"].tolist() == [1, 0, 0, 0]
     assert batch["labels"][0].tolist() == [1, 0, 0, 0, 1]
     assert batch["video_id"].tolist() == [b"a", b"", b"", b""]
-
-
-def video_level_complaint(tmp_path, record: bytes) -> str:
-    shard = helpers.write_shard(tmp_path / "v", [record])
-    return complaint([shard], **VIDEO_LEVEL).removeprefix(f"{shard}, record 0 ")
-
-
-def test_a_vector_of_the_wrong_width(tmp_path):
-    vectors = {"mean_rgb": [1.0, 2.0], "mean_audio": [1.0, 2.0, 3.0]}
-    record = helpers.video_level("odd", [1], vectors)
-    assert video_level_complaint(tmp_path, record).startswith(
-        "(counted from 0), video odd: feature mean_audio has 3 numbers, not the 1 of "
-        "--feature_sizes."
-    )
-
-
-def test_frame_level_records_read_as_video_level(tmp_path):
-    line = video_level_complaint(tmp_path, helpers.video(1, 3))
-    assert "video v1: feature mean_rgb has 0 numbers" in line
-    assert "is this video-level data?" in line
-
-
-def test_a_vector_of_another_type(tmp_path):
-    record = helpers.frame_level(
-        "odd", [1], {}, context={"mean_rgb": helpers.bytes_feature(b"ab")}
-    )
-    assert video_level_complaint(tmp_path, record) == (
-        "(counted from 0): mean_rgb is not of type float."
-    )
-
-
-@pytest.mark.parametrize(
-    "content", [b"garbage!", b"\xff\xfe, not even text", helpers.endless_id()]
-)
-def test_bytes_that_are_no_video_level_example(tmp_path, content):
-    shard = helpers.write_shard(tmp_path / "v", [content])
-    line = complaint([shard], **VIDEO_LEVEL)
-    assert line == f"{shard}, record 0 (counted from 0): this is not an example."
 
 
 # ------------------------------------------------------------------------ real data
