@@ -1,5 +1,6 @@
 """Bad records: each is named in one line, or left out and counted, by every reader."""
 
+import collections
 import gzip
 import itertools
 import os
@@ -184,15 +185,23 @@ def test_the_parser_stops_at_the_same_record(case):
     assert lines[1].replace(packed, shard) == lines[0]
 
 
-def test_skip_reads_the_others_and_counts_by_reason(case):
-    shard, good, reason, rule = case
-    skipped = helpers.open_shards([shard], **SKIP).skipped()
-    assert skipped.num_videos == 3
-    (line,) = skipped.lines()
-    assert line.startswith(f"1 skipped, {reason}; the first: {shard}, record 1")
-    assert rule in line
-    assert skipped.to_dict()["reasons"][reason]["count"] == 1
-    expected = read([helpers.write_shard(pathlib.Path(shard).parent / "good", good)])
+def test_skip_reads_the_others_and_counts_by_reason(tmp_path):
+    good = [helpers.video(1, 3), helpers.video(2, 12), helpers.video(3, 1)]
+    bad = [record for record, *_ in BAD.values()]
+    shard = helpers.write_shard(tmp_path / "s", [good[0], *bad, *good[1:]])
+    reasons = collections.Counter(reason for _, reason, _ in BAD.values())
+    for path in (shard, compressed(shard)):
+        skipped = helpers.open_shards([path], **SKIP).skipped()
+        assert skipped.num_videos == 3
+        found = skipped.to_dict()["reasons"]
+        assert {name: entry["count"] for name, entry in found.items()} == reasons
+        for line in skipped.lines():
+            count, _, rest = line.partition(" skipped, ")
+            reason, _, first = rest.partition("; the first: ")
+            assert int(count) == reasons[reason]
+            number = [r for _, r, _ in BAD.values()].index(reason)
+            assert first.startswith(f"{path}, record {1 + number} ")
+    expected = read([helpers.write_shard(tmp_path / "good", good)])
     assert_equal(read([shard], **SKIP), expected)
     assert_equal(read([shard], **NEVER, **SKIP), expected)
     assert_equal(read([compressed(shard)], **SKIP), expected)
@@ -293,9 +302,14 @@ def test_what_lies_behind_damaged_framing_counts_in_videos(tmp_path, unreadable)
     assert (alone.num_videos, alone.num_lost) == (0, 1)
 
 
-@pytest.mark.parametrize("video_level", [False, True])
-@pytest.mark.parametrize("cut", [0, 1, 8, 11, 12, 13, 30])
-@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize(
+    ("before", "cut", "video_level"),
+    [
+        *((before, cut, False) for before in (0, 2) for cut in (0, 1, 11, 12, 30)),
+        (0, 8, True),
+        (2, 13, True),
+    ],
+)
 def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_level):
     """Also where it ends in a length: TensorFlow takes that for the end."""
     video = helpers.video(0, 3)
@@ -387,8 +401,9 @@ def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
     assert len(ids_of(read([str(path)], **SKIP))) == good
 
 
-@pytest.mark.parametrize("cut", [1, 11])
-@pytest.mark.parametrize("arguments", [{}, TRAINING], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    ("cut", "arguments"), [(1, {}), (11, TRAINING)], ids=["evaluation", "training"]
+)
 def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments):
     """It is read without an index, beside a local and a packed one."""
     files = helpers.write_shards(tmp_path, [4, 3, 5])
