@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 
 from yt8m_distill import convert_records
-from yt8m_distill.data import records
+from yt8m_distill.data import layouts, records
 
-SOURCES = convert_records.parse_features("rgb=RGB/feature/floats,audio=audio")
+FEATURES = "rgb=RGB/feature/floats,audio=audio"
+LAYOUT = layouts.Layout(convert_records.parse_features(FEATURES))
 FRAMES = np.linspace(-2.5, 2.5, 12, dtype=np.float32).reshape(3, 4)
 AUDIO = np.arange(6, dtype=np.uint8).reshape(3, 2)
 
@@ -34,9 +35,9 @@ def foreign(video_id=(b"v1",), labels=(3, 5), rgb=FRAMES, **context) -> bytes:
     return example.SerializeToString()
 
 
-def convert(serialized: bytes, sources=SOURCES) -> tf.train.SequenceExample:
-    done = convert_records.convert_record(serialized, sources, "id", "labels", "f:0")
-    return tf.train.SequenceExample.FromString(done.serialized)
+def convert(serialized: bytes, layout=LAYOUT) -> tf.train.SequenceExample:
+    content, _ = convert_records.convert_record(serialized, layout, "f:0")
+    return tf.train.SequenceExample.FromString(content)
 
 
 def frames_of(example, name: str) -> np.ndarray:
@@ -61,13 +62,13 @@ def test_float_frames_are_quantized_and_bytes_are_kept():
 
 
 def test_clipped_numbers_are_counted():
-    done = convert_records.convert_record(foreign(), SOURCES, "id", "labels", "f:0")
-    assert (done.values, done.clipped) == (12, int((np.abs(FRAMES) > 2).sum()))
+    _, counts = convert_records.convert_record(foreign(), LAYOUT, "f:0")
+    assert counts.tolist() == [1, 0, 12, (np.abs(FRAMES) > 2).sum()]
 
 
 def test_all_frames_in_one_feature_are_split():
     sources = convert_records.parse_features("rgb=RGB/feature/floats:4,audio=audio")
-    native = convert(foreign(rgb=FRAMES.reshape(1, 12)), sources)
+    native = convert(foreign(rgb=FRAMES.reshape(1, 12)), layouts.Layout(sources))
     np.testing.assert_array_equal(
         frames_of(native, "rgb"), frames_of(convert(foreign()), "rgb")
     )
@@ -95,6 +96,24 @@ def test_an_id_becomes_text(video_id, expected):
     assert context_of(convert(foreign(video_id=video_id)), "id") == [expected]
 
 
+def test_a_missing_feature_is_refused_or_left_out():
+    example = tf.train.SequenceExample.FromString(foreign())
+    del example.feature_lists.feature_list["audio"]
+    with pytest.raises(ValueError, match="audio"):
+        convert(example.SerializeToString())
+    zeros = LAYOUT._replace(missing_feature="zeros")
+    native = convert(example.SerializeToString(), zeros)
+    assert list(native.feature_lists.feature_list) == ["rgb"]
+    del example.feature_lists.feature_list["RGB/feature/floats"]
+    with pytest.raises(ValueError, match="RGB/feature/floats"):
+        convert(example.SerializeToString(), zeros)
+
+
+def test_an_id_under_another_key_replaces_the_one_under_id():
+    native = convert(foreign(url=(b"u1",)), LAYOUT._replace(video_id_key="url"))
+    assert context_of(native, "id") == [b"u1"]
+
+
 def test_other_context_is_kept():
     native = convert(foreign(segment_start_times=(0, 5), segment_scores=(1.0, 0.0)))
     assert context_of(native, "segment_start_times") == [0, 5]
@@ -108,15 +127,17 @@ def test_other_context_is_kept():
         (foreign(labels=(float("inf"),)), "inf"),
         (foreign(labels=(float("nan"),)), "nan"),
         (foreign(labels=(b"dog",)), "labels"),
+        (foreign(labels=(-1, 3)), "-1"),
         (foreign(rgb=[FRAMES[0], FRAMES[1][:2]]), "[2, 4]"),
         (foreign(rgb=[np.float32([1, np.nan, 0, 0])]), "RGB/feature/floats"),
-        (b"\x00", "example"),
+        (b"\x00", "Example"),
     ],
     ids=[
         "half a label",
         "infinite label",
         "NaN label",
         "text label",
+        "negative label",
         "ragged",
         "no number",
         "no example",
@@ -128,12 +149,10 @@ def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
         for serialized in (foreign(), record):
             writer.write(serialized)
     with pytest.raises(ValueError) as caught:
-        convert_records.convert_shard(shard, target, SOURCES, "id", "labels")
+        convert_records.convert_shard(shard, target, LAYOUT)
     assert f"{shard}, record 1" in str(caught.value) and named in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
-    counts, skipped = convert_records.convert_shard(
-        shard, target, SOURCES, "id", "labels", skip=True
-    )
+    counts, skipped = convert_records.convert_shard(shard, target, LAYOUT, skip=True)
     assert counts[0] == 1 and len(skipped) == 1 and "record 1" in skipped[0]
 
 
@@ -144,7 +163,7 @@ def test_a_cut_shard_is_named_and_leaves_nothing(tmp_path):
             writer.write(foreign())
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(ValueError) as caught:
-        convert_records.convert_shard(str(shard), str(target), SOURCES, "id", "labels")
+        convert_records.convert_shard(str(shard), str(target), LAYOUT)
     assert str(caught.value).startswith(str(shard)) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
 
@@ -152,17 +171,23 @@ def test_a_cut_shard_is_named_and_leaves_nothing(tmp_path):
 def test_a_shard_without_records_stays_one(tmp_path):
     shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
     shard.touch()
-    done = convert_records.convert_shard(
-        str(shard), str(target), SOURCES, "id", "labels"
-    )
+    done = convert_records.convert_shard(str(shard), str(target), LAYOUT)
     assert done[0].tolist() == [0, 0, 0, 0] and target.read_bytes() == b""
+
+
+def test_a_file_that_is_no_record_at_all_is_named(tmp_path):
+    path = tmp_path / "notes.csv"
+    path.write_text("class,name\n0,dog\n")
+    with pytest.raises(ValueError) as caught:
+        convert_records.convert([str(path)], str(tmp_path / "native"), LAYOUT)
+    assert str(caught.value).startswith(str(path)) and "TFRecord" in str(caught.value)
 
 
 def test_a_bare_example_is_one_record(tmp_path):
     path = tmp_path / "clip.pb"
     path.write_bytes(foreign())
     folder = tmp_path / "native"
-    convert_records.convert([str(path)], str(folder), SOURCES, "id", "labels")
+    convert_records.convert([str(path)], str(folder), LAYOUT)
     (found,) = tf.data.TFRecordDataset(str(folder / "clip.pb"))
     assert found.numpy() == convert(foreign()).SerializeToString(deterministic=True)
 

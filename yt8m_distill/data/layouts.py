@@ -1,0 +1,229 @@
+"""Where writers of records keep ids, labels and frames, and how to read them.
+
+Frames are byte strings, integers or floats, one Feature per frame or all in one; labels
+are indices, floats or a 0/1 vector; a file is a TFRecord or one bare SequenceExample.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill.data import faults, records
+
+MAX_CLASSES = 1_000_000  # Of DataSettings.
+
+
+class Invalid(ValueError):
+    """A record that cannot be read; `fault` is the kind."""
+
+    def __init__(self, fault: faults.Fault, detail: str):
+        super().__init__(detail)
+        self.fault = fault
+
+
+class Source(NamedTuple):
+    """Where a native feature comes from.
+
+    Attributes:
+        name: of the native feature.
+        key: of the feature list, or of the context feature, in the input.
+        size: width of a frame; 0: any, and each Feature is one frame.
+    """
+
+    name: str
+    key: str
+    size: int = 0
+
+
+class Layout(NamedTuple):
+    """How a writer keeps a video.
+
+    Attributes:
+        sources: its features.
+        video_id_key, labels_key: context keys.
+        frame_features: False for one float vector per feature and video.
+        missing_feature: see DataSettings.
+    """
+
+    sources: tuple[Source, ...]
+    video_id_key: str = "id"
+    labels_key: str = "labels"
+    frame_features: bool = True
+    missing_feature: str = "refuse"
+
+
+class Video(NamedTuple):
+    """A record that was read.
+
+    Attributes:
+        example: as it is.
+        video_id: empty where there is none.
+        labels: indices.
+        frames: name → [T, size] uint8 or float32, of the features that are there.
+    """
+
+    example: tf.train.SequenceExample
+    video_id: bytes
+    labels: list[int]
+    frames: dict[str, np.ndarray]
+
+
+def parse(serialized: bytes) -> tf.train.SequenceExample:
+    """A record of either kind: an Example reads as a context without lists.
+
+    Raises:
+        Invalid: for other bytes.
+    """
+    try:
+        return tf.train.SequenceExample.FromString(serialized)
+    except Exception as error:  # protobuf's DecodeError has no public home
+        detail = "this is neither a SequenceExample nor an Example"
+        raise Invalid(faults.Fault.NOT_AN_EXAMPLE, detail) from error
+
+
+def read_id(feature: tf.train.Feature | None) -> bytes:
+    """The id: one byte string as it is, one integer in decimals, else empty."""
+    if feature is None:
+        return b""
+    values = feature.bytes_list.value or feature.int64_list.value
+    if len(values) != 1:
+        return b""
+    return values[0] if isinstance(values[0], bytes) else str(values[0]).encode()
+
+
+def label_vector(feature: tf.train.Feature | None) -> int:
+    """The length of a 0/1 vector over all classes; 0 for a list of indices.
+
+    Three or more numbers that are all 0 or 1 are a vector: as indices some of them
+    would repeat.
+    """
+    feature = feature or tf.train.Feature()
+    values = feature.int64_list.value or feature.float_list.value
+    return len(values) if len(values) > 2 and set(values) <= {0, 1} else 0
+
+
+def read_labels(feature: tf.train.Feature | None) -> list[int]:
+    """Label indices from a list of indices or a 0/1 vector over all classes.
+
+    Raises:
+        Invalid: for text, and for what is not a whole number in [0, MAX_CLASSES).
+    """
+    if feature is None:
+        return []
+    if feature.bytes_list.value:
+        raise Invalid(faults.Fault.LABEL_TYPE, "labels are text, not numbers")
+    values = list(feature.int64_list.value) or list(feature.float_list.value)
+    for value in values:
+        if not float(value).is_integer():
+            raise Invalid(faults.Fault.LABEL_TYPE, f"label {value} is not whole")
+        if not 0 <= value < MAX_CLASSES:
+            detail = f"label {value} is not in 0..{MAX_CLASSES - 1}"
+            raise Invalid(faults.Fault.LABEL_RANGE, detail)
+    if label_vector(feature):
+        return [index for index, value in enumerate(values) if value]
+    return [int(value) for value in values]
+
+
+def _rows(feature: tf.train.Feature, size: int = 0) -> list[np.ndarray]:
+    """The frames in one Feature, each uint8 (bytes, integers) or float32."""
+    strings = feature.bytes_list.value
+    if strings:
+        flat = [np.frombuffer(string, np.uint8) for string in strings]
+    elif feature.int64_list.value:
+        numbers = np.array(feature.int64_list.value, np.int64)
+        if numbers.min() < 0 or numbers.max() > 255:
+            raise ValueError("an integer of a frame is not in 0..255")
+        flat = [numbers.astype(np.uint8)]
+    else:
+        flat = [np.array(feature.float_list.value, np.float32)]
+    if not size:
+        return flat
+    joint = np.concatenate(flat)
+    if joint.size % size:
+        raise ValueError(f"{joint.size} numbers are not frames of {size}")
+    return list(joint.reshape(-1, size))
+
+
+def _features(example: tf.train.SequenceExample, key: str) -> list[tf.train.Feature]:
+    lists, context = example.feature_lists.feature_list, example.context.feature
+    if key in lists:
+        return list(lists[key].feature)
+    return [context[key]] if key in context else []
+
+
+def _frames(features: Sequence[tf.train.Feature], source: Source, split: bool):
+    """[T, size] uint8 or float32: all frames; `split`: also those in one Feature."""
+    where = f"feature {source.key}"
+    size = source.size if split and len(features) == 1 else 0
+    try:
+        frames = [row for feature in features for row in _rows(feature, size)]
+    except ValueError as error:
+        raise Invalid(faults.Fault.FRAME_TYPE, f"{where}: {error}") from error
+    widths = sorted({frame.size for frame in frames})
+    if len(widths) != 1 or not widths[0] or source.size not in (0, *widths):
+        wanted = f", not {source.size}" if source.size else ""
+        detail = f"{where} has frames of widths {widths}{wanted}"
+        raise Invalid(faults.Fault.WIDTH, detail)
+    if len({frame.dtype for frame in frames}) > 1:
+        raise Invalid(faults.Fault.FRAME_TYPE, f"{where} has floats and bytes")
+    stacked = np.stack(frames)
+    if not np.isfinite(stacked).all():
+        detail = f"{where} has a number that is not finite"
+        raise Invalid(faults.Fault.NOT_FINITE, detail)
+    return stacked
+
+
+def read_video(serialized: bytes, layout: Layout) -> Video:
+    """Reads one record.
+
+    Raises:
+        Invalid: for what cannot be read, without the name of the file.
+    """
+    example = parse(serialized)
+    context, frames, missing = example.context.feature, {}, []
+
+    def of(key):
+        return context[key] if key in context else None
+
+    labels = read_labels(of(layout.labels_key))
+    for source in layout.sources:
+        features = _features(example, source.key)
+        if features:
+            frames[source.name] = _frames(features, source, layout.frame_features)
+        else:
+            missing.append(source.key)
+    if missing and not (frames and layout.missing_feature == "zeros"):
+        raise Invalid(faults.Fault.NO_FRAMES, f"there is no feature {missing[0]}")
+    return Video(example, read_id(of(layout.video_id_key)), labels, frames)
+
+
+def is_bare(path: str) -> bool:
+    """Whether a file has no TFRecord framing and is not compressed."""
+    if records.compression_of(path):
+        return False
+    with tf.io.gfile.GFile(path, "rb") as file:
+        header = file.read(records.HEADER)
+    return bool(header) and records.header_length(header) is None
+
+
+def read_serialized(path: str) -> Iterator[bytes]:
+    """The records of a TFRecord file, or the whole of a file that is no TFRecord.
+
+    Raises:
+        ValueError: if the whole is no record either.
+        tf.errors.OpError: for a file that cannot be read or is damaged.
+    """
+    if is_bare(path):
+        with tf.io.gfile.GFile(path, "rb") as file:
+            content = file.read()
+        try:
+            parse(content)
+        except Invalid as error:
+            detail = "this is not a TFRecord file, and"
+            raise ValueError(f"{path}: damaged at byte 0: {detail} {error}.") from error
+        yield content
+        return
+    for record in tf.data.TFRecordDataset(path, records.compression_of(path)):
+        yield record.numpy()
