@@ -4,20 +4,16 @@ import collections
 import gzip
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
-from absl import flags
 
-from tests import record_helpers
+from tests import record_helpers, script_helpers
+from tests import test_other_writers as other_writers
 from tests import training_helpers as helpers
-from yt8m_distill import flag_groups, inspect_records, settings
-from yt8m_distill.data import pipeline
+from yt8m_distill import inspect_records
+from yt8m_distill.data import faults
 from yt8m_distill.models import frame_average
 from yt8m_distill.training import modes
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def test_counts_widths_labels_and_flags(tmp_path):
@@ -26,10 +22,13 @@ def test_counts_widths_labels_and_flags(tmp_path):
     assert found["videos"] == 7
     assert found["kind"] == "frame level"
     assert found["frames"] == {frames: 1 for frames in range(1, 8)}
-    frames = sum(range(1, 8))
-    assert found["features"] == {"rgb": {4: frames}, "audio": {3: frames}}
-    assert found["label_range"] == [0, 4]
-    assert found["problems"] == {}
+    assert {name: f["width"] for name, f in found["features"].items()} == {
+        "rgb": 4,
+        "audio": 3,
+    }
+    assert {f["videos"] for f in found["features"].values()} == {7}
+    assert found["labels"] == {0: 2, 1: 2, 2: 1, 3: 1, 4: 1}
+    assert not any(found[key] for key in ("problems", "foreign", "bad", "convert"))
     assert found["flags"] == [
         "--feature_names=rgb,audio",
         "--feature_sizes=4,3",
@@ -58,36 +57,36 @@ def test_compressed_shards_are_inspected_as_others(tmp_path):
     assert inspect_records.inspect(files).to_dict() == expected
 
 
-def test_odd_records_are_counted(tmp_path):
+def test_odd_records_are_counted_and_invalid_ones_named(tmp_path):
     wide = record_helpers.frames_of(2, 6)
-    files = write(
+    (path,) = files = write(
         tmp_path / "odd",
         frame_level("a", [7], x=3, y=2),  # different lengths
         frame_level("a", [], x=2, y=2),  # the same id
         frame_level("b", [7, 2], x=2),  # no y
-        frame_level(None, [-3], x=1, y=1),  # no id, a negative label
+        frame_level("e", [-3], x=1, y=1),
         record_helpers.frame_level("c", [7], {"x": wide, "y": wide}),
-        record_helpers.video_level("d", [1], {"x": [0.5] * 4}),
+        record_helpers.video_level("d", [1], {"mean_x": [0.5] * 4}),
+        b"garbage!",
     )
     found = inspect_records.inspect(files)
-    assert found.all_problems() == {
-        "has no y": 2,
-        "has features of different length": 1,
-        "repeats an id": 1,
-        "has no id": 1,
-        "has a negative label": 1,
-        "has x of another width than the first": 1,
-        "has y of another width than the first": 1,
-        "is video level, unlike the first": 1,
-        "has no x": 1,
+    assert dict(found.problems) == {
+        "have features of different length": 1,
+        "repeat an id": 1,
+        "have no y": 1,
     }
-    assert found.labels_a_video == {0: 1, 1: 4, 2: 1}
+    assert found.labels_per_video == {0: 1, 1: 1, 2: 1}
+    assert {bad.number: bad.fault for bad in found.bad} == {
+        3: faults.Fault.LABEL_RANGE,
+        4: faults.Fault.WIDTH,
+        5: faults.Fault.NO_FRAMES,
+        6: faults.Fault.NOT_AN_EXAMPLE,
+    }
     text = inspect_records.report(found)
-    assert "odd: 2 x a video has no y" in text
-    assert text.splitlines()[-1] == (
-        "flags: --feature_names=x,y --feature_sizes=4,4 --num_classes=8 "
-        "--video_id_key=id --max_frames=2 --student_k=1"
-    )
+    assert f"{path}, record 3" in text
+    # 4 of 7 are far more than a run skips.
+    assert "--max_bad_fraction" in text.splitlines()[-2]
+    assert "--bad_records=skip" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -117,26 +116,10 @@ def test_published_data_sets_are_recognised(tmp_path, widths, label, classes, fr
 def test_the_id_key_is_found_or_taken_as_given(tmp_path):
     record = frame_level("a", [1], id_key="video_id", x=2)
     files = write(tmp_path / "a", record, frame_level("b", [1], "video_id", x=2))
-    assert inspect_records.inspect(files).id_key == "video_id"
+    found = inspect_records.inspect(files)
+    assert "--video_id_key=video_id" in found.suggestion()
     given = inspect_records.inspect(files, id_key="key")
-    assert given.all_problems() == {"has no id": 2}
-
-
-def run_of(suggested: list[str]) -> settings.RunSettings:
-    """The settings of train.py with these flags and no others that matter."""
-    values = flags.FlagValues()
-    flag_groups.define(flag_groups.RUN_GROUPS, values)
-    values(["train.py", "--train_dir=run", "--train_data_pattern=x", *suggested])
-    return flag_groups.read_run(values)
-
-
-def test_the_flags_train_on_the_data(tmp_path):
-    files = record_helpers.write_shards(tmp_path, [4, 3])
-    run = run_of(inspect_records.inspect(files).suggestion())
-    views = {"all": pipeline.ViewSpec("all", 0)}
-    dataset = record_helpers.build_dataset(files, views, run.data, batch_size=7)
-    (batch,) = dataset
-    assert batch["views"]["all"]["num_frames"].numpy().tolist() == list(range(1, 8))
+    assert given.foreign == {faults.Fault.NO_ID: 2}
 
 
 def test_reading_stops_at_max_records(tmp_path):
@@ -156,14 +139,16 @@ def test_bars_show_how_many_videos_have_so_many_frames():
     assert wide[-1].split() == ["276-300", "6", "#" * 40]
 
 
-def test_bytes_that_are_no_example_are_named(tmp_path):
-    (path,) = files = write(tmp_path / "a", frame_level("a", x=1), b"garbage!")
+@pytest.mark.parametrize("framed", [True, False])
+def test_a_file_without_a_record_that_can_be_used_is_named(tmp_path, framed):
+    path = tmp_path / "a"
+    path.write_bytes(b"garbage!")
+    if framed:
+        write(path, b"garbage!", b"more")
     with pytest.raises(ValueError) as caught:
-        inspect_records.inspect(files)
-    assert str(caught.value) == (
-        f"{path}, record 1 (counted from 0): this is neither a SequenceExample nor an "
-        "Example."
-    )
+        inspect_records.inspect([str(path)])
+    assert str(caught.value).startswith(str(path))
+    assert "SequenceExample" in str(caught.value)
 
 
 def test_video_level_records_are_recognised(tmp_path):
@@ -172,9 +157,9 @@ def test_video_level_records_are_recognised(tmp_path):
         [record_helpers.video_level("a", [1], {"mean_rgb": [0.5] * 6})],
     )
     found = inspect_records.inspect([shard])
-    assert found.kind == "video level"
+    assert found.to_dict()["kind"] == "video level"
     assert "--feature_sizes=6" in found.suggestion()
-    run = run_of(found.suggestion())
+    run = other_writers.run_of(found.suggestion())
     assert not run.data.frame_features
     (phase,) = modes.phases(run)
     (role,) = phase.roles
@@ -182,44 +167,22 @@ def test_video_level_records_are_recognised(tmp_path):
     assert isinstance(network, frame_average.FrameLevelLogisticModel)
 
 
-def refuse(*arguments: str) -> str:
-    """The one line of the program that must refuse its arguments."""
-    done = subprocess.run(
-        [sys.executable, "-m", "yt8m_distill.inspect_records", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
-
-
 def test_bad_input_is_one_line_and_status_1(tmp_path):
     (path,) = record_helpers.write_shards(tmp_path, [3])
     content = bytearray(pathlib.Path(path).read_bytes())
     pathlib.Path(path).write_bytes(content[:-5])
-    assert refuse(path).startswith(
-        f"inspect_records.py: {path} ends inside record 2 (counted from 0)"
-    )
+    line = script_helpers.refuse("inspect_records", path)
+    assert line.startswith(f"{path} ends inside record 2")
     content[-10] ^= 1
     pathlib.Path(path).write_bytes(content)
-    assert refuse(f"--data_pattern={path}").startswith(
-        f"inspect_records.py: {path}, record 2 (counted from 0): damaged"
-    )
+    line = script_helpers.refuse("inspect_records", f"--data_pattern={path}")
+    assert line.startswith(f"{path}, record 2") and "damaged" in line
 
 
 @pytest.mark.real_data
 def test_audioset_is_recognised(real_data):
     shard = real_data / "audioset_bal_train" / "bal_train-00014-of-00016.tfrecord"
-    done = subprocess.run(
-        [sys.executable, "-m", "yt8m_distill.inspect_records", "--json", str(shard)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = script_helpers.succeed("inspect_records", "--json", str(shard))
     found = json.loads(done.stdout)
     assert found["flags"] == [
         "--feature_names=audio_embedding",

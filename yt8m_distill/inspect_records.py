@@ -1,170 +1,205 @@
-"""Looks at native records and suggests the flags for them.
+"""Looks at records and prints the flags for them, and the conversion that they need.
 
-    yt8m-inspect --data_pattern='data/train*.tfrecord'
+    yt8m-inspect --data_pattern='data/train*.tfrecord' --vocabulary=vocabulary.csv
 
-Prints counts, frame histogram, features with their widths, the range of the labels
-and what is odd, and ends with the flags of train.py for this data.
+Prints what each feature and class holds, what is odd or invalid, a yt8m-convert
+command for records of other writers, and last the flags of train.py for this data, or
+for what that command writes.
 """
 
 import collections
+import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import os
+import shlex
 import sys
 
 # Run as a file, the package is one folder up.
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups, settings, vocabulary
 
 flag_groups.load_tensorflow()
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 from absl import flags
 
-from yt8m_distill.data import faults, records
+from yt8m_distill.data import faults, layouts, records
 
 FLAGS = flags.FLAGS
 
-# Published data sets: widths of their features, classes of their versions, frames.
-_PUBLISHED = (
-    ({"inc3": 1024, "mean_inc3": 1024}, (4800,), 300),
-    ({"rgb": 1024, "audio": 128}, (3862, 4716, 4800), 300),
-    ({"mean_rgb": 1024, "mean_audio": 128}, (3862, 4716, 4800), 300),
-    ({"audio_embedding": 128}, (527,), 10),
-)
-_ID_KEYS = ("id", "video_id")
 _BARS = 12
-_NO_EXAMPLE = "this is neither a SequenceExample nor an Example"
+_SAMPLE = 100  # Records by which the layout is recognized.
+_NAMED = 5  # Classes named at each end.
 
 
 @dataclasses.dataclass
+class Feature:
+    """What is in one feature.
+
+    Attributes:
+        width: of a frame.
+        frames: frames → how many videos have so many.
+        dtypes: `uint8`, `float32`.
+        low, high, total: smallest and largest number, sum of all.
+        zeros: frames of nothing but 0, or of nothing but byte 127, the nearest to 0.
+    """
+
+    width: int
+    frames: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    dtypes: set = dataclasses.field(default_factory=set)
+    low: float = math.inf
+    high: float = -math.inf
+    total: float = 0.0
+    zeros: int = 0
+
+    def add(self, frames: np.ndarray) -> None:
+        """Takes in the frames [T, width] of a video."""
+        self.frames[len(frames)] += 1
+        self.dtypes.add(frames.dtype.name)
+        self.low = min(self.low, float(frames.min()))
+        self.high = max(self.high, float(frames.max()))
+        self.total += float(frames.sum(dtype=np.float64))
+        low, high = frames.min(axis=1), frames.max(axis=1)
+        zero = (0, 127) if frames.dtype == np.uint8 else (0,)
+        self.zeros += int(((low == high) & np.isin(low, zero)).sum())
+
+    def to_dict(self) -> dict:
+        """Plain numbers."""
+        num_frames = sum(n * c for n, c in self.frames.items()) or 1
+        videos, lengths = self.frames.total(), self.frames or [0]
+        return {
+            "width": self.width,
+            "videos": videos,
+            "dtype": "/".join(sorted(self.dtypes)),
+            "frames": [min(lengths), num_frames / max(videos, 1), max(lengths)],
+            "values": [self.low, self.total / num_frames / self.width, self.high],
+            "zero_frames": self.zeros / num_frames,
+        }
+
+
 class Findings:
     """What is in the records seen so far.
 
     Attributes:
-        videos: records.
-        kind: `frame level` or `video level`.
-        id_key: context key of the id.
-        widths: feature → width → how many frames (or vectors) have it.
-        holders: feature → how many videos have it.
-        frames: frames → how many videos have so many.
-        labels: label → how many videos have it.
-        labels_a_video: number of labels → how many videos.
+        layout, unused: see layouts.recognize.
+        bare: whether files have no TFRecord framing.
+        names: class → name, of some or no classes.
+        videos: records that can be used, as they are or converted.
+        features: name → what is in it.
+        frames, labels, labels_per_video: number of frames (of the shortest feature),
+            label, number of labels → how many videos have it.
         problems: what is odd → how many videos.
-        ids: all ids seen, to find repeated ones.
+        foreign: fault → how many of the videos need to be converted because of it.
+        bad: records that cannot be used.
     """
 
-    videos: int = 0
-    kind: str = ""
-    id_key: str = ""
-    widths: dict = dataclasses.field(default_factory=dict)
-    holders: collections.Counter = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    frames: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    labels_a_video: collections.Counter = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    problems: collections.Counter = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    ids: set = dataclasses.field(default_factory=set)
+    def __init__(self, layout: layouts.Layout, unused: dict, bare: bool, names: dict):
+        self.layout, self.unused, self.bare, self.names = layout, unused, bare, names
+        self.videos = self._vector = 0
+        self.features = {source.name: Feature(source.size) for source in layout.sources}
+        counters = [collections.Counter() for _ in range(5)]
+        self.frames, self.labels, self.labels_per_video = counters[:3]
+        self.problems, self.foreign = counters[3:]
+        self.bad: list[faults.Bad] = []
+        self._ids: set[bytes] = set()
+        self._native = settings.DataSettings(
+            feature_names=",".join(source.key for source in layout.sources),
+            feature_sizes=",".join(str(source.size) for source in layout.sources),
+            num_classes=layouts.MAX_CLASSES,
+            max_frames=layouts.MAX_FRAMES,
+            video_id_key=layout.video_id_key,
+            labels_key=layout.labels_key,
+            missing_feature="zeros",
+            frame_features=layout.frame_features,
+        )
 
-    def add(self, serialized: bytes, id_key: str) -> None:
-        """Takes in one record.
-
-        Raises:
-            ValueError: if it is neither of the two kinds.
-        """
-        example = _parse(serialized)
-        context = example.context.feature
-        lists = example.feature_lists.feature_list
-        if not context and not lists:
-            raise ValueError(_NO_EXAMPLE)
+    def add(self, path: str, number: int, serialized: bytes) -> None:
+        """Takes in one record."""
+        try:
+            video = layouts.read_video(serialized, self.layout)
+        except layouts.Invalid as error:
+            self.bad.append(faults.Bad(path, number, 0, error.fault, f"{error}."))
+            return
         self.videos += 1
-        self._add_context(context, id_key)
-        kind = "frame level" if lists else "video level"
-        self.kind = self.kind or kind
-        if kind != self.kind:
-            self.problems[f"is {kind}, unlike the first"] += 1
-        elif lists:
-            self._add_lists(lists)
-        else:
-            self._add_vectors(context)
-
-    def _add_context(self, context, id_key: str) -> None:
-        keys = [key for key in ((id_key,) if id_key else _ID_KEYS) if key in context]
-        if keys:
-            self.id_key = self.id_key or keys[0]
-            values = context[keys[0]].bytes_list.value
-            video_id = values[0] if values else b""
-            if video_id in self.ids:
-                self.problems["repeats an id"] += 1
-            self.ids.add(video_id)
-        else:
-            self.problems["has no id"] += 1
-        labels = set(context["labels"].int64_list.value) if "labels" in context else ()
-        self.labels.update(labels)
-        self.labels_a_video[len(labels)] += 1
-        if any(label < 0 for label in labels):
-            self.problems["has a negative label"] += 1
-
-    def _add_lists(self, lists) -> None:
-        lengths = set()
-        for name, feature_list in lists.items():
-            found = [
-                len(value)
-                for frame in feature_list.feature
-                for value in frame.bytes_list.value
-            ]
-            self._add_widths(name, found)
-            lengths.add(len(found))
+        context, key = video.example.context.feature, self.layout.labels_key
+        vector = layouts.label_vector(context[key]) if key in context else 0
+        self._vector = max(self._vector, vector)
+        found = faults.judge(serialized, self._native)
+        if found or vector:
+            # It was read, so yt8m-convert puts right what is wrong with it.
+            self.foreign[found.fault if found else faults.Fault.LABEL_VECTOR] += 1
+        if video.video_id and video.video_id in self._ids:
+            self.problems["repeat an id"] += 1
+        self._ids.add(video.video_id)
+        self.labels.update(set(video.labels))
+        self.labels_per_video[len(set(video.labels))] += 1
+        for name, frames in video.frames.items():
+            self.features[name].add(frames)
+        lengths = {len(frames) for frames in video.frames.values()}
         self.frames[min(lengths)] += 1
         if len(lengths) > 1:
-            self.problems["has features of different length"] += 1
-        if not min(lengths):
-            self.problems["has no frames"] += 1
+            self.problems["have features of different length"] += 1
+        for name in self.features.keys() - video.frames.keys():
+            self.problems[f"have no {name}"] += 1
 
-    def _add_vectors(self, context) -> None:
-        for name, feature in context.items():
-            if feature.WhichOneof("kind") == "float_list":
-                self._add_widths(name, [len(feature.float_list.value)])
+    @property
+    def convert(self) -> bool:
+        """Whether the records train only once they are converted."""
+        forgiven = settings.ReadingSettings.max_bad_fraction * self.videos
+        return self.bare or self.foreign.total() > forgiven
 
-    def _add_widths(self, name: str, found: list[int]) -> None:
-        if not found:
-            return
-        self.holders[name] += 1
-        known = self.widths.setdefault(name, collections.Counter())
-        known.update(found)
-        if set(found) != {next(iter(known))}:
-            self.problems[f"has {name} of another width than the first"] += 1
+    def conversion(self, pattern: str) -> list[str]:
+        """The words of the command that makes native records; none if not needed."""
+        if not self.convert:
+            return []
+        layout = self.layout
+        sources = [f"{name}={key}:{size}" for name, key, size in layout.sources]
+        return [
+            "yt8m-convert",
+            f"--input_data_pattern={pattern}",
+            "--output_dir=native",
+            f"--features={','.join(sources)}",
+            f"--video_id_key={layout.video_id_key}",
+            f"--labels_key={layout.labels_key}",
+            *(["--noframe_features"] * (not layout.frame_features)),
+            *(["--missing_feature=zeros"] * self._lacks_a_feature()),
+            *(["--bad_records=skip"] * bool(self.bad)),
+        ]
 
-    def all_problems(self) -> dict[str, int]:
-        """What is odd → how many videos, the most frequent first."""
-        problems = collections.Counter(self.problems)
-        for name, count in self.holders.items():
-            if self.kind and count < self.videos:
-                problems[f"has no {name}"] = self.videos - count
-        return dict(problems.most_common())
+    def _lacks_a_feature(self) -> bool:
+        return any(f.frames.total() < self.videos for f in self.features.values())
+
+    def skipped(self) -> faults.Skipped:
+        """What training leaves out; yt8m-convert has left it out before."""
+        bad = () if self.convert else tuple(self.bad)
+        lost = 0 if self.convert else len(bad) + self.foreign.total()
+        return faults.Skipped(self.videos + len(bad) - lost, bad, lost)
 
     def suggestion(self) -> list[str]:
-        """The flags of train.py for this data."""
-        widths = {
-            name: self.widths[name].most_common(1)[0][0]
-            for name in sorted(self.widths, key=lambda name: ("audio" in name, name))
-        }
-        num_classes, max_frames = self._published(widths)
+        """The flags of train.py for this data, converted if it has to be."""
+        layout = self.layout
+        names = [s.name if self.convert else s.key for s in layout.sources]
+        id_key, labels_key = layout.video_id_key, layout.labels_key
+        if self.convert:
+            id_key, labels_key = "id", "labels"
+        num_classes, max_frames = self.published()
         suggested = [
-            f"--feature_names={','.join(widths)}",
-            f"--feature_sizes={','.join(map(str, widths.values()))}",
+            f"--feature_names={','.join(names)}",
+            f"--feature_sizes={self._native.feature_sizes}",
             f"--num_classes={num_classes}",
-            f"--video_id_key={self.id_key or 'id'}",
+            f"--video_id_key={id_key}",
+            *([f"--labels_key={labels_key}"] * (labels_key != "labels")),
+            *(["--missing_feature=zeros"] * self._lacks_a_feature()),
+            *(["--bad_records=skip"] * bool(self.skipped().num_lost)),
         ]
-        if self.kind == "video level":
+        if not layout.frame_features:
             # A student would see the one vector that the teacher sees.
             alone = ("--mode=teacher", "--teacher=FrameLevelLogisticModel")
             return [*suggested, "--noframe_features", *alone]
@@ -173,37 +208,35 @@ class Findings:
             suggested.append(f"--student_k={max(max_frames // 3, 1)}")
         return suggested
 
-    def _published(self, widths: dict[str, int]) -> tuple[int, int]:
+    def published(self) -> tuple[int, int]:
         """Classes and frames of the data set that this seems to be, or just enough."""
-        needed = max(self.labels, default=0) + 1
-        for known, versions, max_frames in _PUBLISHED:
+        needed = max(self._vector - 1, 0, *self.labels, *self.names) + 1
+        widths = {source.name: source.size for source in self.layout.sources}
+        for known, versions, max_frames in layouts.PUBLISHED:
             for classes in versions:
-                if widths.items() <= known.items() and 0 < needed <= classes:
-                    return classes, max_frames
-        return max(needed, 1), max(self.frames, default=1) or 1
+                if widths.items() <= known.items() and needed <= classes:
+                    return needed if self._vector else classes, max_frames
+        return needed, max(self.frames)
 
-    def to_dict(self) -> dict:
+    def to_dict(self, pattern: str = "") -> dict:
         """Plain numbers, for --json."""
+        layout, bad = self.layout, faults.Skipped(self.videos, tuple(self.bad), 0)
         return {
             "videos": self.videos,
-            "kind": self.kind,
-            "video_id_key": self.id_key,
-            "features": {n: dict(sorted(w.items())) for n, w in self.widths.items()},
+            "kind": "frame level" if layout.frame_features else "video level",
+            "video_id_key": layout.video_id_key,
+            "labels_key": layout.labels_key,
+            "features": {name: f.to_dict() for name, f in self.features.items()},
+            "unused": self.unused,
             "frames": dict(sorted(self.frames.items())),
-            "labels": len(self.labels),
-            "label_range": [min(self.labels), max(self.labels)] if self.labels else [],
-            "labels_a_video": dict(sorted(self.labels_a_video.items())),
-            "problems": self.all_problems(),
+            "labels": dict(sorted(self.labels.items())),
+            "labels_per_video": dict(sorted(self.labels_per_video.items())),
+            "problems": dict(self.problems.most_common()),
+            "foreign": {fault.value: n for fault, n in self.foreign.most_common()},
+            "bad": bad.to_dict()["reasons"],
+            "convert": self.conversion(pattern),
             "flags": self.suggestion(),
         }
-
-
-def _parse(serialized: bytes) -> tf.train.SequenceExample:
-    """A record of either kind: an Example reads as a context without lists."""
-    try:
-        return tf.train.SequenceExample.FromString(serialized)
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise ValueError(_NO_EXAMPLE) from error
 
 
 def histogram(counts: collections.Counter) -> list[str]:
@@ -224,64 +257,111 @@ def histogram(counts: collections.Counter) -> list[str]:
     return lines
 
 
-def report(findings: Findings) -> str:
+def _class_lines(findings: Findings) -> list[str]:
+    """Labels per video, and the classes at both ends of their frequency."""
+    labels, numbers = findings.labels, findings.labels_per_video
+    num_classes, _ = findings.published()
+    if not labels:
+        return [
+            f"no labels under {findings.layout.labels_key!r}: such videos train only "
+            "next to labeled ones, by --unlabeled_data_pattern"
+        ]
+    names = [findings.names.get(c, "") for c in range(num_classes)]
+    named = [f"{c} {name}".strip() for c, name in enumerate(names)]
+    counted = [f"{named[c]} ({n})" for c, n in labels.most_common()]
+    unseen = [name for c, name in enumerate(named) if c not in labels]
+    mean = labels.total() / findings.videos
+    return [
+        f"labels {min(labels)} to {max(labels)}, {min(numbers)} to {max(numbers)} per "
+        f"video (mean {mean:.2f}), {numbers[0]} videos without",
+        f"{len(labels)} classes seen; most frequent: {', '.join(counted[:_NAMED])}; "
+        f"least: {', '.join(counted[: -_NAMED - 1 : -1])}",
+        f"{len(unseen)} of {num_classes} classes without a video"
+        + (f": {', '.join(unseen[:_NAMED])}" if unseen else ""),
+    ]
+
+
+def report(findings: Findings, pattern: str = "") -> str:
     """The findings as text."""
-    numbers = findings.labels_a_video
-    mean = sum(n * c for n, c in numbers.items()) / findings.videos
-    lines = [f"{findings.videos} videos, {findings.kind}, id under {findings.id_key!r}"]
-    for name, widths in findings.widths.items():
-        shown = ", ".join(f"{w} wide ({c} times)" for w, c in widths.most_common(3))
-        lines.append(f"feature {name}: {shown}")
-    if findings.labels:
+    found = findings.to_dict(pattern)
+    lines = [
+        f"{found['videos']} videos, {found['kind']}, id under "
+        f"{found['video_id_key']!r}, labels under {found['labels_key']!r}"
+    ]
+    for name, feature in found["features"].items():
+        frames, values = feature["frames"], feature["values"]
         lines.append(
-            f"labels {min(findings.labels)} to {max(findings.labels)}, "
-            f"{len(findings.labels)} different, {mean:.2f} a video, "
-            f"{numbers[0]} videos without"
+            f"feature {name}: {feature['width']} wide, {feature['dtype']}, "
+            f"{feature['videos']} videos, {frames[0]} to {frames[2]} frames (mean "
+            f"{frames[1]:.1f}), values {values[0]:.4g} to {values[2]:.4g} (mean "
+            f"{values[1]:.4g}), {feature['zero_frames']:.2%} of the frames all zero"
         )
-    else:
-        lines.append("no labels")
-    if findings.frames:
-        total = sum(n * c for n, c in findings.frames.items())
-        lines.append(f"frames: {total / findings.videos:.1f} a video")
-        lines += histogram(findings.frames)
-    for problem, count in findings.all_problems().items():
-        lines.append(f"odd: {count} x a video {problem}")
-    lines.append("flags: " + " ".join(findings.suggestion()))
+    lines += [f"not read: {key}: {why}" for key, why in found["unused"].items()]
+    lines += _class_lines(findings)
+    if findings.layout.frame_features:
+        lines += ["frames per video:", *histogram(findings.frames)]
+    lines += [
+        f"odd: {count} videos {what}" for what, count in found["problems"].items()
+    ]
+    for reason, of_reason in found["bad"].items():
+        count, first = of_reason["count"], of_reason["first"]
+        lines.append(f"invalid: {count} records, {reason}; the first: {first}")
+    lines += [f"not native: {n} videos, {why}" for why, n in found["foreign"].items()]
+    try:
+        findings.skipped().check_fraction(settings.ReadingSettings.max_bad_fraction)
+    except ValueError as error:
+        lines.append(f"these flags will not train as they stand: {error}")
+    if found["convert"]:
+        lines.append("convert: " + shlex.join(found["convert"]))
+    lines.append("flags: " + shlex.join(found["flags"]))
     return "\n".join(lines)
 
 
-def inspect(files: list[str], id_key: str = "", max_records: int = 0) -> Findings:
+def inspect(
+    files: list[str], id_key="", max_records=0, labels_key="", names: dict | None = None
+) -> Findings:
     """Reads the records of these files.
 
     Raises:
-        ValueError: for a damaged file or record, naming both.
+        ValueError: for a damaged file, and where no record can be used.
     """
-    findings = Findings()
-    total = records.count_records(files)
+    bare = {path for path in files if layouts.is_bare(path)}
+    total = len(bare) + records.count_records([p for p in files if p not in bare])
     total = min(total, max_records) if max_records else total
-    with tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
-        for path in files:
-            shard = tf.data.TFRecordDataset(path, records.compression_of(path))
-            for number, record in enumerate(shard):
-                if findings.videos >= total:
-                    break
-                try:
-                    findings.add(record.numpy(), id_key)
-                except ValueError as error:
-                    where = f"{path}, record {number} (counted from 0)"
-                    raise ValueError(f"{where}: {error}.") from error
-                bar.update()
-    if not findings.videos:
+    serialized = (
+        (path, number, record)
+        for path in files
+        for number, record in enumerate(layouts.read_serialized(path))
+    )
+    first = list(itertools.islice(serialized, min(_SAMPLE, total)))
+    examples = []
+    for *_, record in first:
+        with contextlib.suppress(layouts.Invalid):
+            examples.append(layouts.parse(record))
+    layout, unused = layouts.recognize(examples, id_key, labels_key)
+    if not first:
         raise ValueError(f"{', '.join(files)}: there are no records.")
+    if not layout.sources:
+        why = [f"{key}: {why}" for key, why in unused.items()]
+        why += [] if examples else ["none is a SequenceExample or an Example"]
+        raise ValueError(". ".join([f"{files[0]}: no record has a feature", *why]))
+    findings = Findings(layout, unused, bool(bare), names or {})
+    rest = itertools.islice(serialized, total - len(first))
+    with tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
+        for path, number, record in itertools.chain(first, rest):
+            findings.add(path, number, record)
+            bar.update()
+    if not findings.videos:
+        raise ValueError(findings.bad[0].message)
     return findings
 
 
 def define_flags() -> None:
     """Defines this program's flags; not on import, where they might meet others."""
     flags.DEFINE_string("data_pattern", "", "Glob of the shards; several by commas.")
-    flags.DEFINE_string(
-        "video_id_key", "", "Context key of the id. Empty: id or video_id."
-    )
+    flags.DEFINE_string("video_id_key", "", "Context key of the id. Empty: found.")
+    flags.DEFINE_string("labels_key", "", "Context key of the labels. Empty: found.")
+    flags.DEFINE_string("vocabulary", "", "CSV with the names of the classes.")
     flags.DEFINE_integer("max_records", 0, "Look at that many at most. 0: all.")
     flags.DEFINE_bool("json", False, "Print the findings as JSON.")
 
@@ -289,13 +369,16 @@ def define_flags() -> None:
 def main() -> None:
     """Flags → report."""
     files = records.expand_patterns(FLAGS.data_pattern, "data_pattern")
+    names = vocabulary.read(FLAGS.vocabulary)
+    given = (FLAGS.video_id_key, FLAGS.max_records, FLAGS.labels_key, names)
     try:
-        findings = inspect(files, FLAGS.video_id_key, FLAGS.max_records)
+        findings = inspect(files, *given)
     except tf.errors.OpError as error:
         raise ValueError(faults.describe_error(error, files) or str(error)) from error
-    if not findings.widths:
-        raise ValueError(f"{files[0]}: no record has a feature.")
-    print(json.dumps(findings.to_dict()) if FLAGS.json else report(findings))
+    if FLAGS.json:
+        print(json.dumps(findings.to_dict(FLAGS.data_pattern)))
+    else:
+        print(report(findings, FLAGS.data_pattern))
 
 
 def run() -> None:

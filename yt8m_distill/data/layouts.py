@@ -4,6 +4,9 @@ Frames are byte strings, integers or floats, one Feature per frame or all in one
 are indices, floats or a 0/1 vector; a file is a TFRecord or one bare SequenceExample.
 """
 
+import collections
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,7 +15,20 @@ import tensorflow as tf
 
 from yt8m_distill.data import faults, records
 
-MAX_CLASSES = 1_000_000  # Of DataSettings.
+# Published data sets: widths of their features, classes of their versions, frames.
+PUBLISHED = (
+    ({"inc3": 1024, "mean_inc3": 1024}, (4800,), 300),
+    ({"rgb": 1024, "audio": 128}, (3862, 4716, 4800), 300),
+    ({"mean_rgb": 1024, "mean_audio": 128}, (3862, 4716, 4800), 300),
+    ({"audio_embedding": 128}, (527,), 10),
+)
+_WIDTHS = {name: width for known, *_ in PUBLISHED for name, width in known.items()}
+MAX_CLASSES, MAX_FRAMES = 1_000_000, 100_000  # Of DataSettings.
+_RARE = 20  # A feature of less than one video in so many is left out.
+_IS_ID = re.compile(r"(?i)(.*[^a-z])?(video|media|clip|file)?_?(id|name|path|url)")
+_IS_LABELS = re.compile(
+    r"(?i)(.*[^a-z])?(labels?|class(es)?|tags?|targets?)([^a-z].*)?"
+)
 
 
 class Invalid(ValueError):
@@ -227,3 +243,89 @@ def read_serialized(path: str) -> Iterator[bytes]:
         return
     for record in tf.data.TFRecordDataset(path, records.compression_of(path)):
         yield record.numpy()
+
+
+def recognize(
+    examples: Sequence[tf.train.SequenceExample], video_id_key="", labels_key=""
+) -> tuple[Layout, dict[str, str]]:
+    """The layout of records, from some of them, and features not read → why not.
+
+    Audio features are last. Keys that are not given are looked for.
+    """
+    contexts = [example.context.feature for example in examples]
+    kinds = {k: f.WhichOneof("kind") or "" for c in contexts for k, f in c.items()}
+    keys = [key for key in sorted(kinds) if not key.startswith("segment")]
+    labels = [key for key in keys if _IS_LABELS.fullmatch(key)]
+    # `clip/label/index` before `clip/label/string`.
+    labels.sort(key=lambda key: (key != "labels", kinds[key] == "bytes_list"))
+    ids = [key for key in keys if _IS_ID.fullmatch(key) and key not in labels]
+    ids.sort(key=lambda key: (key not in ("id", "video_id"), key[-2:].lower() != "id"))
+    video_id_key = video_id_key or next(iter(ids), "id")
+    labels_key = labels_key or next(iter(labels), "labels")
+    lists = {k for e in examples for k in e.feature_lists.feature_list}
+    found, unused = _sources(examples, lists, False)
+    vectors = False
+    if not found:
+        context = set(keys) - {video_id_key, labels_key}
+        found, _ = _sources(examples, context, True)
+        # Vectors next to frames are left out, and so are numbers next to vectors.
+        widths = {s: [r.size for f in _of(examples, s.key) for r in f] for s in found}
+        joint = [s for s in found if max(widths[s]) > s.size]
+        vectors = not joint
+        found = joint or [s for s in found if s.size > 1] or found
+    if len({source.name for source in found}) < len(found):
+        found = [source._replace(name=_plain(source.key)) for source in found]
+    if "segment_labels" in kinds:  # YouTube-8M 2019.
+        unused["segment_labels"] = "videos are classified as a whole"
+    missing = "refuse" if vectors else "zeros"
+    return Layout(tuple(found), video_id_key, labels_key, not vectors, missing), unused
+
+
+def _sources(examples, keys, in_context: bool) -> tuple[list[Source], dict[str, str]]:
+    order = sorted(keys, key=lambda key: ("audio" in key.lower(), key))
+    found = {key: _source(examples, key, in_context) for key in order}
+    unused = {key: why for key, why in found.items() if isinstance(why, str)}
+    return [found[key] for key in order if key not in unused], unused
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"\W+", "_", key.lower()).strip("_")
+
+
+def _of(examples, key: str) -> list[list[np.ndarray]]:
+    """The rows of a feature in each example that has it."""
+    holders = [features for e in examples if (features := _features(e, key))]
+    return [[row for f in features for row in _rows(f)] for features in holders]
+
+
+def _source(examples, key: str, in_context: bool) -> Source | str:
+    """The source of a feature, or why it does not hold frames."""
+    kinds = {f.WhichOneof("kind") for e in examples for f in _features(e, key)}
+    try:
+        holders = _of(examples, key)
+    except ValueError as error:
+        return str(error)
+    widths = collections.Counter(r.size for rows in holders for r in rows if r.size)
+    if not widths or "," in key:
+        return "there is a comma in its name" if widths else "it is empty"
+    if _RARE * len(holders) < len(examples):
+        return f"only {len(holders)} of the first {len(examples)} videos have it"
+    common, times = widths.most_common(1)[0]
+    name = _plain(key.partition("/feature/")[0])  # MediaPipe: `RGB/feature/floats`.
+    published = _WIDTHS.get(name, 0)
+    if all(len(rows) == 1 for rows in holders):  # All frames in one Feature?
+        joint = math.gcd(*widths)
+        if published and joint % published == 0 and max(widths) > published:
+            return Source(name, key, published)
+        varied = len(holders) > 1 and 2 * times <= len(holders) and joint > 1
+        if varied and (not in_context or kinds == {"float_list"}):
+            return Source(name, key, joint)
+    elif kinds == {"bytes_list"} and published and common == 4 * published:
+        return f"its frames are {common} bytes: write {published} floats as floats"
+    if in_context and kinds != {"float_list"}:
+        return "it is not a vector of floats"
+    if 2 * times < widths.total():
+        return "its width varies"
+    if common == 1 and kinds == {"int64_list"}:
+        return "it is one integer per frame"
+    return Source(name, key, common)
