@@ -30,9 +30,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -weights[item.path])
 
 
-@pytest.fixture
-def real_data() -> pathlib.Path:
-    """The folder of real records; skips the test where it is absent."""
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory) -> pathlib.Path:
+    """A folder of links to the real records, where indices may be left beside them.
+
+    Skips the test where they are absent.
+    """
     default = ROOT.parent / "shared" / "data"
     folder = pathlib.Path(os.environ.get("YT8M_DISTILL_REAL_DATA", default))
     if not folder.is_dir():
@@ -40,4 +43,10 @@ def real_data() -> pathlib.Path:
             "no real data: set YT8M_DISTILL_REAL_DATA to the folder that has "
             "audioset_bal_train and yt8m_frame_level"
         )
-    return folder
+    linked = tmp_path_factory.mktemp("real")
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".frame_index":
+            link = linked / path.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    return linked

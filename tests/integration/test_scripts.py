@@ -377,7 +377,8 @@ def test_help_of_the_export_lists_no_flag_that_means_nothing_to_it():
     listed = set(
         re.findall(r"--(?:\[no\])?(\w+):", call("export_model", "--help").stdout)
     )
-    own = {"checkpoint", "export_dir", "network", "top_k", "train_dir", "video_id_key"}
+    own = {"checkpoint", "export_dir", "network", "student_k", "top_k", "train_dir"}
+    own.add("video_id_key")
     assert {name for name in listed if name not in ("help", "helpfull")} >= own
     fields = {f.name for f in dataclasses.fields(settings.CheckpointSettings)}
     assert listed & fields == own - {"export_dir"}
