@@ -327,6 +327,23 @@ def test_rows_are_those_of_the_ids_in_every_order(tmp_path):
 
 
 @once
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in /proc")
+def test_open_files_do_not_grow_with_the_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "MAX_OPEN", 3)
+    random = np.random.default_rng(0)
+    parts = {f"{i}".encode(): arrays(random, 1) for i in range(8)}
+    before = len(os.listdir("/proc/self/fd"))
+    cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    for video_id, part in parts.items():
+        cache.add([video_id], part)
+    again = teacher_cache.TeacherCache(str(tmp_path), KEY)
+    found = again.rows(list(parts)[::-1])
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 3  # two caches
+    expected = [part.values["encoding"][0] for part in parts.values()][::-1]
+    np.testing.assert_array_equal(found["encoding"], expected)
+
+
+@once
 def test_a_part_without_its_ids_does_not_count(tmp_path):
     cache = teacher_cache.TeacherCache(str(tmp_path), KEY)
     cache.add([b"a"], arrays(np.random.default_rng(0), 1))

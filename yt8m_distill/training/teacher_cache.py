@@ -18,8 +18,10 @@ top_k the logits of all other classes are replaced by one number a video,
 the logit of their mean probability.
 """
 
+import bisect
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -46,6 +48,9 @@ LOCK = "lock"
 VERSION = 2  # 1 had no fingerprints.
 KEY, COMPLETE = "key.json", "complete.json"
 PART_VIDEOS = 4096
+# Arrays that are mapped at once: each map holds a file descriptor for as long as it
+# lives (Python 3.11), and a cache of YouTube-8M has thousands of them.
+MAX_OPEN = 64
 FINGERPRINT = "fingerprint"
 
 # float16 has 11 bits: cached and fresh numbers differ by half a unit of them, and by
@@ -159,14 +164,20 @@ class TeacherCache:
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = os.path.join(directory, name)
         self.key = key
-        self.parts: list[Arrays] = []
-        self._places: dict[bytes, tuple[int, int]] = {}
+        # The outputs of video i are in the part that starts last of those up to i.
+        self._starts = [0]
+        self._places: dict[bytes, int] = {}
+        self._array = functools.lru_cache(MAX_OPEN)(self._open_array)
         self._shapes: dict[str, tuple] = {}
         self._open_new_parts()
 
     def _open_new_parts(self) -> None:
-        while self.has_part(len(self.parts)):
+        while self.has_part(self._num_parts):
             self._open_part()
+
+    @property
+    def _num_parts(self) -> int:
+        return len(self._starts) - 1
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[None]:
@@ -206,27 +217,30 @@ class TeacherCache:
     def _path(self, name: str, part: int) -> str:
         return os.path.join(self.folder, f"{part:05d}.{name}")
 
+    def _open_array(self, name: str, part: int) -> np.ndarray:
+        path = self._path(f"{name}.npy", part)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:
+            raise ValueError(f"{path} is damaged or missing: {error}.") from error
+
     def _open_part(self) -> None:
-        part = len(self.parts)
+        part, start = self._num_parts, len(self)
         path = self._path("ids.npz", part)
         try:
             with np.load(path, allow_pickle=False) as stored:
                 text, ends = stored["id_bytes"].tobytes(), stored["id_ends"].tolist()
                 names = stored["names"].tolist()
-            arrays = {}
-            for name in names:
-                path = self._path(f"{name}.npy", part)
-                arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:
             raise ValueError(f"{path} is damaged or missing: {error}.") from error
+        arrays = {name: self._array(name, part) for name in names}
         ids = [text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         if any(len(array) != len(ids) for array in arrays.values()):
             raise ValueError(f"{self.folder}: part {part} has arrays of other lengths.")
-        for row, video_id in enumerate(ids):
-            if video_id in self._places:
+        for number, video_id in enumerate(ids, start):
+            if self._places.setdefault(video_id, number) != number:
                 raise ValueError(_repeated(video_id))
-            self._places[video_id] = (part, row)
-        self.parts.append(Arrays(arrays))
+        self._starts.append(len(self))
         self._shapes = {
             n: (a.shape[1:], a.dtype) for n, a in arrays.items() if n != FINGERPRINT
         }
@@ -238,7 +252,7 @@ class TeacherCache:
             ValueError: if an id is there already, or the disk refuses.
         """
         _check_distinct(ids, self._places)
-        self.write_part(len(self.parts), ids, arrays)
+        self.write_part(self._num_parts, ids, arrays)
         self._open_part()
 
     def write_part(self, part: int, ids: Sequence[bytes], arrays: Arrays) -> None:
@@ -299,22 +313,29 @@ class TeacherCache:
             name: np.zeros((len(video_ids), *shape), dtype)
             for name, (shape, dtype) in self._shapes.items()
         }
-        for row, video_id in enumerate(video_ids):
-            if not video_id:
-                continue
-            place = self._places.get(video_id)
-            if place is None:
-                name = video_id.decode(errors="backslashreplace")
-                raise KeyError(f"{self.folder} has no outputs for video {name}.")
-            part, source = place
+        rows = [row for row, video_id in enumerate(video_ids) if video_id]
+        places = np.array([self._place(video_ids[row]) for row in rows], np.int64)
+        parts = np.searchsorted(self._starts, places, side="right") - 1
+        for part in np.unique(parts):
+            chosen = np.flatnonzero(parts == part)
+            sources = places[chosen] - self._starts[part]
+            targets = np.array(rows)[chosen]
             for name, target in found.items():
-                target[row] = self.parts[part].values[name][source]
+                target[targets] = self._array(name, int(part))[sources]
         return found
+
+    def _place(self, video_id: bytes) -> int:
+        place = self._places.get(video_id)
+        if place is None:
+            name = video_id.decode(errors="backslashreplace")
+            raise KeyError(f"{self.folder} has no outputs for video {name}.")
+        return place
 
     def fingerprint(self, video_id: bytes) -> int:
         """Of the frames that the teacher saw of a video that is here."""
-        part, row = self._places[video_id]
-        return int(self.parts[part].values[FINGERPRINT][row])
+        place = self._place(video_id)
+        part = bisect.bisect_right(self._starts, place) - 1
+        return int(self._array(FINGERPRINT, part)[place - self._starts[part]])
 
     def attach(self, dataset: tf.data.Dataset, role: str) -> tf.data.Dataset:
         """Batches with a role's outputs of their videos under GUIDES."""
