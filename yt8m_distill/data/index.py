@@ -19,7 +19,7 @@ import sys
 import tempfile
 import uuid
 import zipfile  # noqa: TID251 (for the name of an error of np.load)
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import filelock
@@ -256,22 +256,21 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
     return rows.finish(found)
 
 
-@tf.autograph.experimental.do_not_convert
-def _sizes(shard: str) -> tf.data.Dataset:
-    """Lengths and buckets of the records of a shard, in batches; checksums verified."""
+def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Lengths and buckets of the records of a shard, in batches; checksums verified.
 
-    def measure(batch):
-        lengths = tf.cast(tf.strings.length(batch), tf.int64)
-        return lengths, tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
-
+    Nothing is mapped: a graph for each of thousands of shards takes longer to trace
+    than a shard of small records to read.
+    """
     with open(shard, "rb") as file:
         length = records.header_length(file.read(records.HEADER)) or 0
     size = min(max(_BATCH_BYTES // (length + records.FRAMING), 1), 4096)
-    dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
-    dataset = dataset.batch(size).map(measure, num_parallel_calls=1)
+    dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20).batch(size)
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.prefetch(2).with_options(options)
+    for batch in dataset.prefetch(2).with_options(options):
+        buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
+        yield tf.strings.length(batch).numpy(), buckets.numpy()
 
 
 def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
@@ -286,7 +285,7 @@ def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
     # The reader verifies; what it verified is looked at in place, without a copy.
     view = memoryview(np.memmap(shard, np.uint8, mode="r"))
     try:
-        for lengths, buckets in _sizes(shard).as_numpy_iterator():
+        for lengths, buckets in _sizes(shard):
             start, kept = offset, []
             for length in lengths.tolist():
                 begin = offset + records.HEADER
