@@ -6,7 +6,9 @@ import math
 import pytest
 
 from tools import benchmark
-from tools.benchmarking import families, network, reading, results
+from tools.benchmarking import families, network, reading, results, scale
+from yt8m_distill import settings
+from yt8m_distill.data import shards
 
 
 @pytest.mark.parametrize("area", [network, families, reading])
@@ -65,3 +67,31 @@ def test_tables_of_several_runs_stand_side_by_side(tmp_path):
     stored = json.loads((tmp_path / "benchmark.json").read_text("utf-8"))
     assert list(stored) == ["network", "reading"]
     assert "<svg" in (tmp_path / "benchmark.svg").read_text("utf-8")
+
+
+def test_shards_of_the_scale_have_every_video_once_and_by_place(tmp_path):
+    paths = scale.write(tmp_path, num_shards=3, num_videos=25)
+    sizes = ",".join(map(str, scale.FEATURES.values()))
+    data = settings.DataSettings(
+        feature_names=",".join(scale.FEATURES),
+        feature_sizes=sizes,
+        num_classes=scale.CLASSES,
+        max_frames=scale.FRAMES,
+    )
+    opened = shards.open_shards(list(map(str, paths)), data, settings.ReadingSettings())
+    rows = opened.kept_rows(1.0)
+    assert opened.table.located
+    ids, _, labels, num_frames = opened.table.look_up(rows)
+    assert sorted(ids) == [b"%08d" % video for video in range(25)]
+    assert len(labels) == 25 * scale.LABELS
+    assert set(num_frames) == {scale.FRAMES}
+
+
+def test_what_an_epochs_end_costs_is_beyond_the_usual_time_between_lines(tmp_path):
+    measured = scale._Scale(tmp_path / "scale", [], videos=64, batch=16)  # 4 steps
+    folder = tmp_path / "scale" / "run" / "teacher"
+    folder.mkdir(parents=True)
+    times = {1: 10.0, 2: 11.0, 3: 12.0, 4: 13.0, 5: 21.0, 6: 22.0}
+    lines = [{"kind": "training", "step": s, "time": t} for s, t in times.items()]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert measured._lost("run", "teacher") == pytest.approx(7.0)

@@ -1,8 +1,11 @@
 """The number of shards and videos of YouTube-8M: time to start, memory, what is lost.
 
-3,844 shards of small frame-level records are made once, in a folder of --scale_dir.
-Every program is a process of its own that may open 256 files at once. Bytes per video
-are the difference between the peak memory on all shards and on an eighth of them.
+3,844 shards of frame-level records are made once, in a folder of --scale_dir. Their
+frames are few and small; features, labels and ids are as many as in YouTube-8M, and so
+is what the programs hold of each video. Every program is a process of its own that may
+open 256 files at once. Training stops in the middle of its first epoch, goes on, and
+ends after a quarter of the second; all other programs see every video. Bytes of memory
+per video are the difference between the peaks on all shards and on an eighth of them.
 """
 
 import json
@@ -21,14 +24,19 @@ import numpy as np
 import tensorflow as tf
 
 from tools.benchmarking import results
+from yt8m_distill import settings
+from yt8m_distill.data import shards
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_SHARDS, NUM_VIDEOS = 3844, 5_600_000
-FRAMES, SIZE, CLASSES = 4, 8, 10
+FRAMES, CLASSES, LABELS = 4, 20, 3
+FEATURES = {"rgb": 8, "audio": 4}
 OPEN_FILES = 256
+# What a machine of 16 GB leaves each of 5.6 million videos, with 2 GB for the rest.
+BYTES_PER_VIDEO = 14 * 2**30 / NUM_VIDEOS
 _DATA = [
-    "--feature_names=rgb",
-    f"--feature_sizes={SIZE}",
+    f"--feature_names={','.join(FEATURES)}",
+    f"--feature_sizes={','.join(map(str, FEATURES.values()))}",
     f"--num_classes={CLASSES}",
     f"--max_frames={FRAMES}",
 ]
@@ -38,10 +46,13 @@ def _record(label: int) -> tuple[bytes, bytes]:
     """What is before and after the eight digits of a record's id."""
     example = tf.train.SequenceExample()
     example.context.feature["id"].bytes_list.value.append(b"########")
-    example.context.feature["labels"].int64_list.value.append(label)
-    frames = example.feature_lists.feature_list["rgb"].feature
-    for row in np.random.default_rng(label).integers(0, 256, (FRAMES, SIZE), np.uint8):
-        frames.add().bytes_list.value.append(row.tobytes())
+    labels = [(label + step) % CLASSES for step in range(LABELS)]
+    example.context.feature["labels"].int64_list.value.extend(labels)
+    random = np.random.default_rng(label)
+    for name, size in FEATURES.items():
+        frames = example.feature_lists.feature_list[name].feature
+        for row in random.integers(0, 256, (FRAMES, size), np.uint8):
+            frames.add().bytes_list.value.append(row.tobytes())
     before, _, after = example.SerializeToString(deterministic=True).partition(b"#" * 8)
     return before, after
 
@@ -49,7 +60,8 @@ def _record(label: int) -> tuple[bytes, bytes]:
 def write(folder: pathlib.Path, num_shards: int, num_videos: int) -> list[pathlib.Path]:
     """The shards of a folder, made unless they are there; equally many videos in each.
 
-    Shard s has the videos s, s + num_shards, ...; video v has the label v % 10.
+    Shard s has the videos s, s + num_shards, ...; video v has the label v % CLASSES
+    and the two after it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"shard{number:05d}.tfrecord" for number in range(num_shards)]
@@ -90,7 +102,10 @@ def _finish(process: subprocess.Popen, began: float, codes=(0,)) -> Done:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in codes:
         raise RuntimeError(said[-2000:])
-    return Done(time.monotonic() - began, 1024 * usage.ru_maxrss)
+    done = Done(time.monotonic() - began, 1024 * usage.ru_maxrss)
+    script, megabytes = pathlib.Path(process.args[3]).name, done.memory >> 20
+    print(f"{script}: {done.seconds:.1f} s, {megabytes} MB", file=sys.stderr)
+    return done
 
 
 def _call(script: str, *flags: str) -> Done:
@@ -106,22 +121,22 @@ class _Scale:
     ):
         self.folder, self.batch = folder, batch
         folder.mkdir()
-        shards = folder / "shards"
-        shards.mkdir()
+        links = folder / "shards"
+        links.mkdir()
         for path in paths:
-            (shards / path.name).hardlink_to(path)
-        self.pattern = f"{shards}/*.tfrecord"
+            (links / path.name).hardlink_to(path)
+        self.pattern = f"{links}/*.tfrecord"
         self.index = folder / "index"
         self.steps = -(-videos // batch)
 
     def train(self, name: str, *more: str) -> list[str]:
-        """The flags of a run of two epochs that logs ten times in each."""
+        """The flags of a run that logs a hundred times per epoch."""
         return [
             f"--train_dir={self.folder / name}",
             f"--train_data_pattern={self.pattern}",
             f"--index_dir={self.index}",
             f"--batch_size={self.batch}",
-            f"--log_steps={max(self.steps // 10, 1)}",
+            f"--log_steps={max(self.steps // 100, 1)}",
             "--teacher=FrameLevelLogisticModel",
             "--student=FrameLevelLogisticModel",
             "--student_k=2",
@@ -135,28 +150,42 @@ class _Scale:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in map(json.loads, lines) if line["kind"] == "training"]
 
+    def first_line(self, name: str, phase: str, *flags: str) -> tuple[Done, float]:
+        """A run, and the seconds from its command to its first line."""
+        began = time.time()
+        done = _call("train", *self.train(name, *flags))
+        times = [line["time"] for line in self.log(name, phase)]
+        return done, min(x for x in times if x > began) - began
+
     def measure(self) -> dict[str, Done | float]:
         """Everything, by name."""
         found: dict[str, Done | float] = {}
         indexed = [f"--input_data_pattern={self.pattern}", f"--index_dir={self.index}"]
-        found["index"] = _call("index_records", *indexed)
-        found["index bytes"] = sum(p.stat().st_size for p in self.index.iterdir())
-        first = self.train("first", "--mode=teacher", "--max_steps=1", "--log_steps=1")
-        began = time.time()
-        found["start"] = _call("train", *first)
-        found["first step"] = self.log("first", "teacher")[0]["time"] - began
-        found["training"] = _call("train", *self.train("run", "--mode=teacher"))
+        found["index build"] = _call("index_records", *indexed)
+        found["index bytes"] = _size(self.index)
+        one_step = ["--max_steps=1", "--log_steps=1"]
+        teacher = ["--mode=teacher", f"--max_steps={self.steps * 5 // 4}"]
+        _, found["first step"] = self.first_line(
+            "first", "teacher", "--mode=teacher", *one_step
+        )
+        self._train_half(teacher)
+        found["training"], found["resume"] = self.first_line("run", "teacher", *teacher)
         found["between epochs"] = self._lost("run", "teacher")
-        found["resume"] = self._resume()
+        cache = self.folder / "cache"
         serial = ["--mode=serial", f"--teacher_checkpoint={self.folder / 'run'}"]
-        cached = [*serial, f"--teacher_cache={self.folder / 'cache'}"]
-        found["teacher cache"] = _call("train", *self.train("cached", *cached))
-        csv = f"--output_file={self.folder / 'out.csv'}"
+        serial.append(f"--teacher_cache={cache}")
+        flags = self.train("fill", *serial, f"--max_steps={self.steps // 10}")
+        found["teacher cache"] = _call("train", *flags)
+        found["cache bytes"] = _size(cache)
+        _, found["first step, cached"] = self.first_line(
+            "cached", "student", *serial, *one_step
+        )
         # The run knows what its records hold.
         of_run = [f"--train_dir={self.folder / 'run'}", f"--index_dir={self.index}"]
         found["evaluation"] = _call(
             "eval", *of_run, f"--eval_data_pattern={self.pattern}", "--run_once"
         )
+        csv = f"--output_file={self.folder / 'out.csv'}"
         found["inference"] = _call(
             "inference", *of_run, f"--input_data_pattern={self.pattern}", csv
         )
@@ -171,23 +200,37 @@ class _Scale:
             apart[crossed].append(after["time"] - before["time"])
         return max(apart[True]) - statistics.median(apart[False])
 
-    def _resume(self) -> float:
-        """Seconds from the command to the first line of a run stopped in its middle."""
-        flags = self.train("stopped", "--mode=teacher")
+    def _train_half(self, flags: list[str]) -> None:
+        """Trains `run` until half of its first epoch is logged, and stops it."""
         began = time.monotonic()
-        process = _start("train", *flags)
-        while len(self.log("stopped", "teacher")) < 5 and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process = _start("train", *self.train("run", *flags))
+        while process.poll() is None:
+            lines = self.log("run", "teacher")
+            if lines and lines[-1]["step"] >= self.steps // 2:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.1)
         _finish(process, began, (0, 128 + signal.SIGTERM))
-        before, began = len(self.log("stopped", "teacher")), time.monotonic()
-        process = _start("train", *flags)
-        while len(self.log("stopped", "teacher")) <= before and process.poll() is None:
-            time.sleep(0.05)
-        seconds = time.monotonic() - began
-        process.kill()
-        process.communicate()
-        return seconds
+
+    def held(self) -> dict[str, int]:
+        """Bytes of the index in memory, and of the order of what is read."""
+        sizes = ",".join(map(str, FEATURES.values()))
+        data = settings.DataSettings(
+            feature_names=",".join(FEATURES),
+            feature_sizes=sizes,
+            num_classes=CLASSES,
+            max_frames=FRAMES,
+        )
+        reading = settings.ReadingSettings(index_dir=str(self.index))
+        opened = shards.open_shards(self.pattern, data, reading)
+        columns = vars(opened.table).values()
+        arrays = sum(x.nbytes for x in columns if isinstance(x, np.ndarray))
+        ids = sum(len(x) for x in columns if isinstance(x, bytes))
+        return {"index": arrays + ids, "order": opened.kept_rows(1.0).nbytes}
+
+
+def _size(folder: pathlib.Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def rows(
@@ -203,31 +246,44 @@ def rows(
         batch = 1024 if part >= 20_000 else 16
         small = _Scale(pathlib.Path(place, "part"), paths[:few], part, batch)
         whole = _Scale(pathlib.Path(place, "whole"), paths, num_videos, batch)
+        held = small.held
         small, whole = small.measure(), whole.measure()
+        held = held()
     scaled = "" if num_videos == NUM_VIDEOS else f"; 1/{NUM_VIDEOS / num_videos:.3g}"
-    what = f"{num_shards} shards, {num_videos:,} videos{scaled} of YouTube-8M's"
+    what = f"{num_shards:,} shards, {num_videos:,} videos{scaled} of YouTube-8M's"
     seconds = {
-        "command to first step": (whole["first step"], "s"),
-        "index build": (num_videos / whole["index"].seconds, "videos/s"),
-        "index size": (whole["index bytes"] / num_videos, "bytes per video"),
-        "lost between two epochs": (whole["between epochs"], "s"),
-        "resume in the middle of an epoch": (whole["resume"], "s"),
+        "command to first step": whole["first step"],
+        "command to first step, full teacher cache": whole["first step, cached"],
+        "lost between two epochs": whole["between epochs"],
+        "resume in the middle of an epoch": whole["resume"],
+    }
+    of_video = {
+        "index on disk": whole["index bytes"] / num_videos,
+        "index in memory": held["index"] / part,
+        "order of the videos in memory": held["order"] / part,
+        "teacher cache on disk": whole["cache bytes"] / num_videos,
     }
     table = [
-        results.Row(f"scale: {name}", value, unit=unit, detail=what)
-        for name, (value, unit) in seconds.items()
+        results.Row(f"scale: {name}", value, unit="s", detail=what)
+        for name, value in seconds.items()
     ]
-    for name in ("training", "teacher cache", "evaluation", "inference"):
+    table += [
+        results.Row(f"scale: {name}", value, unit="bytes per video", detail=what)
+        for name, value in of_video.items()
+    ]
+    programs = "index build", "training", "teacher cache", "evaluation", "inference"
+    for name in programs:
         grown = whole[name].memory - small[name].memory
         table.append(
             results.Row(
-                f"scale: memory of {name}",
+                f"scale: peak memory of {name}",
                 grown / (num_videos - part),
-                bar=None if quick else 200,
+                bar=None if quick else BYTES_PER_VIDEO,
                 at_most=True,
                 unit="bytes per video",
-                detail=f"peak {whole[name].memory / 2**20:.0f} MB, "
-                f"{small[name].memory / 2**20:.0f} MB on an eighth; {what}",
+                detail=f"{whole[name].memory / 2**20:.0f} MB, "
+                f"{small[name].memory / 2**20:.0f} MB on an eighth; "
+                f"{whole[name].seconds:.0f} s; {what}",
             )
         )
     return table
