@@ -98,7 +98,7 @@ def write(found: dict[str, list[results.Row]], folder: str) -> None:
     facts = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     for area, rows in found.items():
         content[area] = {**facts, "rows": [vars(row) for row in rows]}
-    content = {name: content[name] for name in AREAS if name in content}
+    content = {x: content[x] for x in (*AREAS, *content) if x in content}
     store.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     parts = ["# Benchmark\n\nMade by `tools/benchmark.py`; each area in one run.\n"]
     everything = []

@@ -59,13 +59,13 @@ def test_tables_of_several_runs_stand_side_by_side(tmp_path):
     pytest.importorskip("matplotlib")
     slow = [results.Row("slow", 0.5, bar=1.0, detail="half")]
     fast = [results.Row("fast", 2.0, bar=1.0, unit="x")]
-    benchmark.write({"network": slow}, str(tmp_path))
+    benchmark.write({"of an older version": slow, "network": slow}, str(tmp_path))
     benchmark.write({"reading": fast}, str(tmp_path))
     text = (tmp_path / "benchmark.md").read_text("utf-8")
     assert "| slow | 0.5 | ≥ 1 | **no** | half |" in text
     assert "| fast | 2 x | ≥ 1 | yes |" in text
     stored = json.loads((tmp_path / "benchmark.json").read_text("utf-8"))
-    assert list(stored) == ["network", "reading"]
+    assert list(stored) == ["network", "reading", "of an older version"]
     assert "<svg" in (tmp_path / "benchmark.svg").read_text("utf-8")
 
 
