@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "frame_sampler": "uniform_center",
         "train_frame_sampler": "random",
         "student_start": "teacher",
+        "learning_rate_schedule": "cosine",
     },
 }
 
