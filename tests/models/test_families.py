@@ -192,6 +192,22 @@ def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
     assert np.abs(whole[2:] - outputs([2, 3], 0)).max() > 0.01, "rows drop the same"
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_every_place_of_dropout_has_noise_of_its_own(name, monkeypatch):
+    original, places = layers.Noise.uniform, []
+
+    def uniform(self, like, index=0):
+        places.append(index)
+        return original(self, like, index)
+
+    monkeypatch.setattr(layers.Noise, "uniform", uniform)
+    view = families.make_view() | {"noise": make_noise(len(families.LENGTHS))}
+    families.make_network(name, dropout=0.4)(view, training=True)
+    # The transformer has two places in each of two blocks; one is the classifier's.
+    assert len(places) == (5 if name == "transformer" else 1)
+    assert len(set(places)) == len(places)
+
+
 # ------------------------------------------------------------------ frames as a set
 
 
