@@ -72,7 +72,6 @@ def evaluation_rows(
     quick: bool,
     folder: str,
     frames: tuple[int, ...] = (30, 10),
-    num_videos: int = 512,
     **changes,
 ) -> list[results.Row]:
     """Evaluating a student over its teacher, in batches of eval.py's size.
@@ -80,13 +79,12 @@ def evaluation_rows(
     Args:
         quick, folder: see `rows`.
         frames: k of the students.
-        num_videos: that are evaluated.
         **changes: settings, such as another teacher.
     """
-    batch_size = min(num_videos, settings.CheckpointSettings.batch_size)
+    batch_size = settings.CheckpointSettings.batch_size
     size = changes if quick else {"batch_size": batch_size, **changes}
     run = run_settings(quick, folder, "unused", **size)
-    num_videos = 16 if quick else num_videos
+    num_videos = 16 if quick else 512
     paths = shards.write(folder, num_videos, run.data)
     shards.index(paths, run.data)
     calls, work = {}, {}

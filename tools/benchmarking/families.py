@@ -64,7 +64,7 @@ def rows(quick: bool) -> list[results.Row]:
         del made
         with tempfile.TemporaryDirectory() as folder:
             found = end_to_end.evaluation_rows(
-                quick, folder, frames=(30,), num_videos=64, teacher=str(spec)
+                quick, folder, frames=(30,), teacher=str(spec)
             )
         table += [dataclasses.replace(r, name=f"{name}, {r.name}") for r in found]
     return table
