@@ -27,6 +27,10 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The yt8m_distill contributors",
+    project_urls={
+        "Paper": "https://openaccess.thecvf.com/content_CVPR_2019/html/"
+        "Bhardwaj_Efficient_Video_Classification_Using_Fewer_Frames_CVPR_2019_paper.html",
+    },
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=[
