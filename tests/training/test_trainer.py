@@ -184,7 +184,7 @@ def test_other_settings_are_refused_and_nothing_is_written(serial_run):
         helpers.train(helpers.change(serial_run, student_loss="ce", student_k=5))
     message = str(error.value)
     assert "--student_loss: was 'ce + 0.5*rep + 0.5*pred', is 'ce'" in message
-    assert "--student_k: was 6, is 5" in message
+    assert "--student_k: was '6', is '5'" in message
     assert helpers.snapshot(train_dir) == before
 
 
