@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from yt8m_distill import settings
 from yt8m_distill.data import faults, records
 
 # Published data sets: widths of their features, classes of their versions, frames.
@@ -23,7 +24,10 @@ PUBLISHED = (
     ({"audio_embedding": 128}, (527,), 10),
 )
 _WIDTHS = {name: width for known, *_ in PUBLISHED for name, width in known.items()}
-MAX_CLASSES, MAX_FRAMES = 1_000_000, 100_000  # Of DataSettings.
+MAX_CLASSES, MAX_FRAMES = (
+    settings.DataSettings.__dataclass_fields__[name].metadata["maximum"]
+    for name in ("num_classes", "max_frames")
+)
 _RARE = 20  # A feature of less than one video in so many is left out.
 _IS_ID = re.compile(r"(?i)(.*[^a-z])?(video|media|clip|file)?_?(id|name|path|url)")
 _IS_LABELS = re.compile(

@@ -30,24 +30,12 @@ class AttentionPooling(sets.SetClassifier):
             not divide the width.
     """
 
-    def __init__(
-        self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
-        hidden_size: int = 1024,
-        num_heads: int = 8,
-        head: str = "logistic",
-        dropout: float = 0.5,
-        encoding_size: int | None = None,
-    ):
-        super().__init__(
-            feature_size, num_classes, max_frames, head, dropout, encoding_size
-        )
+    def __init__(self, hidden_size: int = 1024, num_heads: int = 8, **kwargs):
+        super().__init__(**kwargs)
         arguments.require_counts(hidden_size=hidden_size, num_heads=num_heads)
         arguments.require_divisor(num_heads, hidden_size, "num_heads", "hidden_size")
         self.num_heads = num_heads
-        self.first = layers.Linear(feature_size, hidden_size)
+        self.first = layers.Linear(self.feature_size, hidden_size)
         self.first_norm = layers.LayerNorm(hidden_size)
         self.second = layers.Linear(hidden_size, hidden_size)
         self.second_norm = layers.LayerNorm(hidden_size)

@@ -32,20 +32,15 @@ class DbofModel(sets.SetClassifier):
 
     def __init__(
         self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
         cluster_size: int = 8192,
         hidden_size: int = 1024,
         pooling_method: str = "max",
         add_batch_norm: bool = True,
         head: str = "moe",
         dropout: float = 0.0,
-        encoding_size: int | None = None,
+        **kwargs,
     ):
-        super().__init__(
-            feature_size, num_classes, max_frames, head, dropout, encoding_size
-        )
+        super().__init__(head=head, dropout=dropout, **kwargs)
         arguments.require_counts(cluster_size=cluster_size, hidden_size=hidden_size)
         if pooling_method not in POOLINGS:
             raise ValueError(
@@ -53,11 +48,11 @@ class DbofModel(sets.SetClassifier):
             )
         self.pooling_method = pooling_method
         bias = not add_batch_norm
-        self.cluster = layers.Linear(feature_size, cluster_size, bias)
+        self.cluster = layers.Linear(self.feature_size, cluster_size, bias)
         self.hidden = layers.Linear(cluster_size, hidden_size, bias)
         self.input_norm = self.cluster_norm = self.hidden_norm = None
         if add_batch_norm:
-            self.input_norm = layers.BatchNorm(feature_size)
+            self.input_norm = layers.BatchNorm(self.feature_size)
             self.cluster_norm = layers.BatchNorm(cluster_size)
             self.hidden_norm = layers.BatchNorm(hidden_size)
         self.build_classifier(hidden_size)

@@ -23,6 +23,26 @@ def multiply(x: tf.Tensor, kernel: tf.Tensor, **transpose: bool) -> tf.Tensor:
     return tf.cast(product, tf.float32)
 
 
+class Numbered:
+    """Layers in attributes `name_1`, `name_2`, ... of a layer or network.
+
+    Keras 3 (3.15) hides layers in a list from tf.train.Checkpoint, which would then
+    save nothing of them, silently.
+    """
+
+    def add_numbered(self, name: str, added: list) -> None:
+        """Sets `name_1` and so on."""
+        for number, layer in enumerate(added, 1):
+            setattr(self, f"{name}_{number}", layer)
+
+    def numbered(self, name: str) -> list:
+        """The layers of that name, in their order."""
+        found = []
+        while hasattr(self, f"{name}_{len(found) + 1}"):
+            found.append(getattr(self, f"{name}_{len(found) + 1}"))
+        return found
+
+
 class Noise(NamedTuple):
     """What a network draws its random numbers from in a training step.
 

@@ -257,7 +257,7 @@ def to_be_read() -> Iterator[None]:
         _TO_BE_READ.reset(token)
 
 
-class StackedLSTM(keras.layers.Layer):
+class StackedLSTM(layers.Numbered, keras.layers.Layer):
     """LSTM layers on top of each other; returns the final states of all of them.
 
     Args:
@@ -282,22 +282,22 @@ class StackedLSTM(keras.layers.Layer):
         self.implementation = implementation
         policy = keras.mixed_precision.global_policy()
         recurrent = "zeros" if _TO_BE_READ.get() else "orthogonal"
-        # An attribute each: Keras 3 (3.15) hides layers in a list from
-        # tf.train.Checkpoint, which would then save nothing of them, silently.
-        for number in range(layers):
-            layer = keras.layers.LSTM(
+        made = [
+            keras.layers.LSTM(
                 cells,
                 recurrent_initializer=recurrent,
                 return_sequences=True,
                 return_state=True,
                 dtype=policy,
             )
-            setattr(self, f"layer_{number + 1}", layer)
+            for _ in range(layers)
+        ]
+        self.add_numbered("layer", made)
 
     @property
     def stack(self) -> list:
         """The layers, the lowest first."""
-        return [getattr(self, f"layer_{n + 1}") for n in range(self.num_layers)]
+        return self.numbered("layer")
 
     @property
     def state_size(self) -> int:

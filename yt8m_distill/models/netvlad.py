@@ -80,9 +80,6 @@ class NetVLAD(sets.SetClassifier):
 
     def __init__(
         self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
         feature_sizes: tuple[int, ...],
         clusters: int = 256,
         hidden_size: int = 1024,
@@ -90,11 +87,9 @@ class NetVLAD(sets.SetClassifier):
         centers: bool = True,
         head: str = "moe",
         dropout: float = 0.0,
-        encoding_size: int | None = None,
+        **kwargs,
     ):
-        super().__init__(
-            feature_size, num_classes, max_frames, head, dropout, encoding_size
-        )
+        super().__init__(head=head, dropout=dropout, **kwargs)
         arguments.require_counts(clusters=clusters, hidden_size=hidden_size)
         self.pooling = sets.FeatureEncoders(
             feature_sizes,

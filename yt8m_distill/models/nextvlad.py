@@ -113,20 +113,16 @@ class NeXtVLAD(sets.SetClassifier):
 
     def __init__(
         self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
         feature_sizes: tuple[int, ...],
         clusters: int = 128,
         groups: int = 8,
         expansion: int = 2,
         hidden_size: int = 2048,
         gating_reduction: int = 8,
-        head: str = "logistic",
         dropout: float = 0.5,
-        encoding_size: int | None = None,
+        **kwargs,
     ):
-        super().__init__(feature_size, num_classes, max_frames, head, 0, encoding_size)
+        super().__init__(dropout=0.0, **kwargs)
         arguments.require_counts(
             clusters=clusters,
             groups=groups,

@@ -92,7 +92,7 @@ def has_frames(state: State) -> tf.Tensor:
     return state[0][:, 0] > 0
 
 
-class FeatureEncoders(keras.layers.Layer):
+class FeatureEncoders(layers.Numbered, keras.layers.Layer):
     """An encoder for each feature, their descriptors side by side.
 
     Args:
@@ -107,16 +107,14 @@ class FeatureEncoders(keras.layers.Layer):
     ):
         super().__init__(dtype="float32")
         self.sizes = tuple(sizes)
-        # An attribute each: Keras 3 (3.15) hides layers in a list from
-        # tf.train.Checkpoint.
-        for n, size in enumerate(self.sizes):
-            setattr(self, f"feature_{n + 1}", make(size, 1 if n == 0 else 2))
+        made = [make(size, 1 if n == 0 else 2) for n, size in enumerate(self.sizes)]
+        self.add_numbered("feature", made)
         self.built = True
 
     @property
     def encoders(self) -> list:
         """The encoders in the order of the features."""
-        return [getattr(self, f"feature_{n + 1}") for n in range(len(self.sizes))]
+        return self.numbered("feature")
 
     @property
     def size(self) -> int:

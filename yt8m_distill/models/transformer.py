@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill.models import arguments, base, layers
+from yt8m_distill.models import arguments, base
+from yt8m_distill.models import layers as parts
 
 # Time runs from 0 to this over a video; wavelengths as for positions in a text.
 _TIME_SCALE, _LONGEST = 100.0, 10000.0
@@ -43,30 +44,30 @@ class Block(keras.layers.Layer):
     def __init__(self, width: int, num_heads: int, dropout: float, index: int):
         super().__init__(dtype="float32")
         self.num_heads, self.rate, self.index = num_heads, dropout, index
-        self.attention_norm = layers.LayerNorm(width)
-        self.project = layers.Linear(width, 3 * width)
-        self.merge = layers.Linear(width, width)
-        self.norm = layers.LayerNorm(width)
-        self.widen = layers.Linear(width, 4 * width)
-        self.narrow = layers.Linear(4 * width, width)
+        self.attention_norm = parts.LayerNorm(width)
+        self.project = parts.Linear(width, 3 * width)
+        self.merge = parts.Linear(width, width)
+        self.norm = parts.LayerNorm(width)
+        self.widen = parts.Linear(width, 4 * width)
+        self.narrow = parts.Linear(4 * width, width)
         self.built = True
 
     def kernels(self) -> list:
         """Weight matrices that each frame is multiplied by."""
-        parts = (self.project, self.merge, self.widen, self.narrow)
-        return [part.kernel for part in parts]
+        every = (self.project, self.merge, self.widen, self.narrow)
+        return [linear.kernel for linear in every]
 
     def _drop(self, x, training, noise, index):
-        return layers.dropout(x, self.rate, noise, index) if training else x
+        return parts.dropout(x, self.rate, noise, index) if training else x
 
     def _attend(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         batch, length, width = *tf.unstack(tf.shape(x)[:2]), x.shape[-1]
         size = width // self.num_heads
         x = tf.reshape(self.project(x), [batch, length, 3, self.num_heads, size])
         query, key, value = tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
-        scores = layers.multiply(query, key, transpose_b=True) / math.sqrt(size)
+        scores = parts.multiply(query, key, transpose_b=True) / math.sqrt(size)
         scores = tf.where(mask[:, tf.newaxis, tf.newaxis], scores, -1e9)
-        x = layers.multiply(tf.nn.softmax(scores), value)  # [B, heads, T, size]
+        x = parts.multiply(tf.nn.softmax(scores), value)  # [B, heads, T, size]
         x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, width])
         return self.merge(x)
 
@@ -79,7 +80,7 @@ class Block(keras.layers.Layer):
 
 
 @base.MODELS.register("TransformerModel")
-class TransformerModel(base.VideoClassifier):
+class TransformerModel(parts.Numbered, base.VideoClassifier):
     """A transformer over the frames; the encoding is that of its class token.
 
         z = [token, LN(x_t W_in + b_in) + embedding(t / n)]
@@ -102,42 +103,31 @@ class TransformerModel(base.VideoClassifier):
 
     def __init__(
         self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
         width: int = 512,
         layers: int = 4,
         num_heads: int = 8,
         block_dropout: float = 0.1,
-        head: str = "logistic",
-        dropout: float = 0.5,
-        encoding_size: int | None = None,
+        **kwargs,
     ):
-        super().__init__(
-            feature_size, num_classes, max_frames, head, dropout, encoding_size
-        )
-        self._build(width, layers, num_heads, block_dropout)
-        self.build_classifier(width)
-
-    def _build(self, width: int, depth: int, num_heads: int, rate: float) -> None:
-        arguments.require_counts(width=width, layers=depth, num_heads=num_heads)
+        super().__init__(**kwargs)
+        arguments.require_counts(width=width, layers=layers, num_heads=num_heads)
         arguments.require_divisor(2, width, "two (sine and cosine)", "width")
         arguments.require_divisor(num_heads, width, "num_heads", "width")
-        arguments.require_rate(block_dropout=rate)
-        self.depth = depth
-        self.enter = layers.Linear(self.feature_size, width)
-        self.enter_norm = layers.LayerNorm(width)
+        arguments.require_rate(block_dropout=block_dropout)
+        self.enter = parts.Linear(self.feature_size, width)
+        self.enter_norm = parts.LayerNorm(width)
         self.token = self.add_weight(name="token", shape=(width,), initializer="zeros")
-        # An attribute each: Keras 3 (3.15) hides layers in a list from
-        # tf.train.Checkpoint.
-        for n in range(depth):
-            setattr(self, f"block_{n + 1}", Block(width, num_heads, rate, 2 * n + 1))
-        self.norm = layers.LayerNorm(width)
+        self.add_numbered(
+            "block",
+            [Block(width, num_heads, block_dropout, 2 * n + 1) for n in range(layers)],
+        )
+        self.norm = parts.LayerNorm(width)
+        self.build_classifier(width)
 
     @property
     def blocks(self) -> list[Block]:
         """The blocks, the first one first."""
-        return [getattr(self, f"block_{n + 1}") for n in range(self.depth)]
+        return self.numbered("block")
 
     @classmethod
     def encoder_size(cls, feature_size: int, arguments: dict) -> int:
@@ -149,7 +139,7 @@ class TransformerModel(base.VideoClassifier):
         return {
             "frames": num_frames * base.num_weights([self.enter.kernel])
             + rows * base.num_weights(kernels),
-            "attention": self.depth * 2 * rows * rows * width,
+            "attention": len(self.blocks) * 2 * rows * rows * width,
             **self.classifier_multiply_adds(),
         }
 

@@ -422,7 +422,8 @@ class PhaseRunner:
     def _evaluate(self, role: modes.Role, watched: Callable) -> dict | None:
         """Metrics on the validation data; None without such data.
 
-        Of a role with several budgets their means, and each one's GAP and mAP.
+        Of a role with several budgets their means (GAP: of --best_budget, if it is
+        given), and each one's GAP and mAP.
         """
         if self.validation is None:
             return None

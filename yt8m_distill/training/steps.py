@@ -176,7 +176,7 @@ class TrainStep:
             return None
         index = [r.name for r in self.phase.roles].index(role.name)
         seed = tf.stack([self.seed * 2 + index, tf.cast(step, tf.int32)])
-        if place:
+        if place:  # Below 0: the network itself folds in numbers above.
             seed = tf.random.experimental.stateless_fold_in(seed, -place)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
