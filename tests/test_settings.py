@@ -59,6 +59,7 @@ OTHER = {
     "clip_gradient_norm": 0.1,
     "regularization_penalty": 0.0,
     "regularization_scope": "classifier",
+    "ema_decay": 0.99,
     "train_dir": "elsewhere",
     "train_data_pattern": "a*,b*",
     "validation_data_pattern": "v*",

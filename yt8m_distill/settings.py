@@ -490,6 +490,14 @@ class OptimizationSettings(Settings):
         "Kernels under --regularization_penalty: all, or the classifier's only.",
         choices=REGULARIZATION_SCOPES,
     )
+    ema_decay: float = setting(
+        0.0,
+        "Decay of a moving average of the weights, such as 0.999, which is what is "
+        "validated, kept and exported; min(it, (1 + t) / (10 + t)) after step t. 0: "
+        "the weights themselves.",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

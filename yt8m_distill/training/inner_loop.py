@@ -44,11 +44,12 @@ class InnerLoop:
         metrics = self.strategy.experimental_local_results(metrics)[0]
         finite = self.strategy.experimental_local_results(finite)[0]
         skipped = tf.constant(False)
+        changes = (gradients, self.counter)
         if self.loss_scale is None:
-            self.strategy.run(self.step.apply, args=(gradients,))
+            self.strategy.run(self.step.apply, args=changes)
         else:
             if finite:
-                self.strategy.run(self.step.apply, args=(gradients,))
+                self.strategy.run(self.step.apply, args=changes)
             # An overflow is skipped and scaled away; at scale 1 it is an error. So is
             # a loss that is no number: the scale has no part in it.
             losses = tf.boolean_mask(metrics, self._is_loss)

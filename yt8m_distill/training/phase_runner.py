@@ -21,6 +21,7 @@ from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
     actions,
+    averaging,
     checkpoints,
     distribution,
     initial_weights,
@@ -127,6 +128,8 @@ class PhaseRunner:
                 phase, self.is_first, self.networks, run.training.start_from
             ):
                 transfer.plan(role, network, run).assign(role)
+            if self.average:
+                self.average.start()
         counters = [self.state.step, self.state.epoch, self.state.batch]
         place = [int(counter.numpy()) for counter in counters]
         distribution.check_agreement(
@@ -198,6 +201,7 @@ class PhaseRunner:
         scaled = run.networks.dtype_policy == "mixed_float16"
         with self.strategy.scope():
             self.networks = builder.build_networks(phase.roles, run.data)
+            self.average = self._build_average()
             learners = [self._build_learner(role, rate) for role in phase.trained]
             scale = None
             if scaled:
@@ -207,6 +211,9 @@ class PhaseRunner:
                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                 )
         objects = {r.name: self.networks.network(r.name) for r in phase.roles}
+        if self.average:  # A role's name is that of what is used afterwards.
+            objects |= {f"{r.name}_in_training": objects[r.name] for r in phase.trained}
+            objects |= {r.name: self.kept.network(r.name) for r in phase.trained}
         objects |= {f"{x.role.name}_optimizer": x.optimizer for x in learners}
         self.state = checkpoints.State(
             self.folder,
@@ -223,6 +230,7 @@ class PhaseRunner:
             run.training.seed,
             run.training.top_k,
             scale,
+            self.average,
         )
         self.loop = inner_loop.InnerLoop(
             self.step, self.strategy, self.state.step, scale
@@ -231,7 +239,7 @@ class PhaseRunner:
             self.state.checkpoint.good_steps = self.loop.good_steps
         self.evaluators = {
             (role.name, view): evaluator.Evaluator(
-                self.networks,
+                self.kept,
                 role.name,
                 self.strategy,
                 run.data.num_classes,
@@ -242,6 +250,15 @@ class PhaseRunner:
             for view in {role.view, *role.budgets.values()}
         }
         self.log = actions.MetricsLog(self.folder, self.chief)
+
+    def _build_average(self) -> averaging.WeightAverage | None:
+        """The average of the weights, if there is one, and the networks to be kept."""
+        run, decay = self.run_settings, self.run_settings.optimization.ema_decay
+        self.kept = self.networks
+        if not decay:
+            return None
+        self.kept = builder.build_networks(self.phase.trained, run.data, True)
+        return averaging.WeightAverage(self.networks, self.kept, decay)
 
     def _build_learner(self, role: modes.Role, rate) -> steps.Learner:
         network = self.networks.network(role.name)
@@ -390,7 +407,7 @@ class PhaseRunner:
         # have to take part to the end.
         alone = distribution.num_processes(self.strategy) == 1
         keep = actions.KeepBest(
-            roles, self.networks, self._best_folder, self.state, self.chief
+            roles, self.kept, self._best_folder, self.state, self.chief
         )
         return [
             actions.StopOnNaN(self.state),

@@ -15,7 +15,7 @@ import tensorflow as tf
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import top_predictions
 from yt8m_distill.models import layers, teacher_student
-from yt8m_distill.training import modes, optimizers, teacher_cache
+from yt8m_distill.training import averaging, modes, optimizers, teacher_cache
 
 # L2 penalties are given in this unit (the paper's "penalty of 2").
 REGULARIZATION_UNIT = 1e-8
@@ -141,6 +141,7 @@ class TrainStep:
             whatever the number of replicas and however often a run was resumed.
         top_k: of the logged GAP.
         loss_scale: None, or the factor on the loss under mixed_float16.
+        average: follows the weights, or None.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class TrainStep:
         seed: int,
         top_k: int = 20,
         loss_scale: tf.Variable | None = None,
+        average: averaging.WeightAverage | None = None,
     ):
         self.networks = networks
         self.phase = phase
@@ -162,6 +164,7 @@ class TrainStep:
         self.seed = seed
         self.top_k = top_k
         self.loss_scale = loss_scale
+        self.average = average
         self.policy = keras.mixed_precision.global_policy()
 
     @property
@@ -325,8 +328,15 @@ class TrainStep:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return [hit_at_one, perr, gap / replicas]
 
-    def apply(self, gradients: dict[str, list]) -> None:
-        """Updates the variables of every learner; runs in a replica."""
+    def apply(self, gradients: dict[str, list], step: tf.Tensor) -> None:
+        """Updates the variables of every learner; runs in a replica.
+
+        Args:
+            gradients: of `compute`.
+            step: int64 scalar, steps done before.
+        """
         for name, mine in gradients.items():
             learner = self.learners[name]
             optimizers.apply_summed(learner.optimizer, mine, learner.variables)
+        if self.average:
+            self.average.follow(step)
