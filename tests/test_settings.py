@@ -64,6 +64,7 @@ OTHER = {
     "train_data_pattern": "a*,b*",
     "validation_data_pattern": "v*",
     "train_fraction": 1 / 3,
+    "label_fraction": 0.1,
     "batch_size": 3,
     "num_epochs": 7,
     "max_steps": 11,

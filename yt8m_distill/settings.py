@@ -540,6 +540,14 @@ class TrainingSettings(Settings):
         minimum=1e-6,
         maximum=1,
     )
+    label_fraction: float = setting(
+        1.0,
+        "Share of the training videos whose labels count, chosen by their ids alone. A "
+        "phase without a guide leaves the others out; a guided student learns on them "
+        "what its teacher says.",
+        minimum=1e-6,
+        maximum=1,
+    )
     batch_size: int = setting(
         256, "Videos per step, over all replicas.", minimum=1, maximum=65_536
     )

@@ -462,6 +462,7 @@ def mixed(tmp_path_factory) -> tuple[list[str], list[str]]:
         TRAINING,
         {**TRAINING, "train_fraction": 0.5},
         {**TRAINING, "skip_batches": 3},
+        {**TRAINING, "label_fraction": 0.5, "only_labeled": True},
     ],
     ids=str,
 )
@@ -473,10 +474,10 @@ def test_skipping_gives_the_batches_of_shards_without_the_bad(mixed, arguments):
     assert_equal(read(bad, use_index="always", **SKIP, **arguments), expected)
     packed = [compressed(path) for path in bad]
     assert_equal(read(packed, **SKIP, **arguments), expected)
-    fraction = arguments.get("train_fraction", 1.0)
-    videos = helpers.open_shards(good, **NEVER).num_videos(fraction)
+    share = arguments.get("train_fraction", 1.0), arguments.get("label_fraction", 1.0)
+    videos = helpers.open_shards(good, **NEVER).num_videos(*share)
     for how in (SKIP, {**SKIP, **NEVER}):
-        assert helpers.open_shards(bad, **how).num_videos(fraction) == videos
+        assert helpers.open_shards(bad, **how).num_videos(*share) == videos
 
 
 def test_more_bad_records_than_allowed_stop_with_the_first(mixed):

@@ -45,6 +45,8 @@ def assert_equal(some: list[dict], others: list[dict]) -> None:
         TRAINING,
         {**TRAINING, "train_fraction": 0.5, "skip_batches": 1},
         {**TRAINING, "num_readers": 1},
+        {"label_fraction": 0.5},
+        {**TRAINING, "label_fraction": 0.5, "only_labeled": True},
     ],
     ids=str,
 )

@@ -514,6 +514,27 @@ def test_the_count_of_videos_is_what_is_read(shards, fraction):
     assert count == len(read_videos)
 
 
+def test_which_labels_count_depends_on_the_ids_alone(shards, tmp_path):
+    half = {"label_fraction": 0.5, "only_labeled": True}
+    kept = set(videos(train(shards, **half)))
+    assert 0 < len(kept) < 23
+    assert helpers.open_shards(shards, **HOW).num_videos(1.0, 0.5) == len(kept)
+    # Other frames and labels, in another order and another shard.
+    other = [helpers.video(n, 1 + n % 3, [0]) for n in reversed(range(23))]
+    files = [helpers.write_shard(tmp_path / "other", other)]
+    for files_, more in ((files, {}), (files, {"seed": 5}), (shards, {"epoch": 1})):
+        assert set(videos(train(files_, **half, **more))) == kept
+    smaller = {"label_fraction": 0.25, "only_labeled": True}
+    assert set(videos(train(shards, **smaller))) < kept
+    # The others are there, too, unless they are to be left out.
+    whole, masked = train(shards), train(shards, label_fraction=0.5)
+    for row, expected in zip(rows_of(masked), rows_of(whole), strict=True):
+        counts = row["video_id"].decode() in kept
+        for name in ("labels", "label_weights"):
+            expected[name] = expected[name] * counts
+        tf.nest.map_structure(np.testing.assert_array_equal, row, expected)
+
+
 # ------------------------------------------------------------------------ unlabeled
 
 

@@ -112,5 +112,10 @@ def test_frequencies_of_classes_are_the_same_with_and_without_index(tmp_path):
     batches = helpers.read(files, VIEWS)
     counts = sum(batch["labels"].sum(axis=0) for batch in batches)
     for use_index in ("auto", "never"):
-        found = helpers.open_shards(files, use_index=use_index).class_frequencies()
-        np.testing.assert_allclose(found, (counts + 0.5) / 18)
+        opened = helpers.open_shards(files, use_index=use_index)
+        np.testing.assert_allclose(opened.class_frequencies(), (counts + 0.5) / 18)
+        half = helpers.read(files, VIEWS, label_fraction=0.5)
+        kept = sum(batch["labels"].sum(axis=0) for batch in half)
+        assert 0 < kept.sum() < counts.sum()  # One label per video.
+        found = opened.class_frequencies(0.5)
+        np.testing.assert_allclose(found, (kept + 0.5) / (kept.sum() + 1))

@@ -129,6 +129,7 @@ def training_cost(run: settings.RunSettings) -> dict[str, float]:
     return {
         phase.name: phase.epochs
         * run.training.train_fraction
+        * (1.0 if phase.is_guided else run.training.label_fraction)
         * sum(
             forward[role.name] * (_FORWARD if role.frozen else _FORWARD_AND_BACKWARD)
             for role in phase.roles

@@ -98,12 +98,6 @@ def num_batches(num_videos: int, batch_size: int, unlabeled_fraction: float = 0)
     )
 
 
-def _is_kept(serialized: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Which records belong to a share of the data, whatever their order: [N] bool."""
-    buckets = tf.strings.to_hash_bucket_fast(serialized, records.HASH_BUCKETS)
-    return buckets < int(fraction * records.HASH_BUCKETS)
-
-
 # Nothing here has Python's own control flow over tensors. Looking for it in every
 # function takes seconds in a process, and half as long again per dataset (TensorFlow
 # 2.21).
@@ -118,6 +112,8 @@ def build_dataset(
     epoch: int = 0,
     shuffle_buffer_size: int = 0,
     train_fraction: float = 1.0,
+    label_fraction: float = 1.0,
+    only_labeled: bool = False,
     skip_batches: int = 0,
     input_shard: tuple[int, int] = (0, 1),
     unlabeled: shards_module.Shards | None = None,
@@ -135,6 +131,9 @@ def build_dataset(
         epoch: see training.
         shuffle_buffer_size: records among which the next one is drawn.
         train_fraction: share of the videos, the same ones in every epoch.
+        label_fraction: share of the videos whose labels count, by their ids alone; the
+            others are as videos without labels.
+        only_labeled: leave those others out.
         skip_batches: leaves out that many batches, to resume within an epoch.
         input_shard: (index, count): this process' part of the rows of each batch.
         unlabeled: in training, shards whose videos fill a share of every batch,
@@ -156,7 +155,8 @@ def build_dataset(
     own = slice(process * (batch_size // count), (process + 1) * (batch_size // count))
     shards.check_unchanged()
     salt = _mixed(seed, epoch) if training else 0
-    source = _open_source(shards, views, salt, train_fraction)
+    labeled = label_fraction if only_labeled else 1.0
+    source = _open_source(shards, views, salt, train_fraction, labeled)
     if not training:
         dataset = source.in_order(batch_size).skip(skip_batches)
         dataset = _mapped(dataset, lambda *parts: source.make_batch(*_cut(parts, own)))
@@ -170,11 +170,13 @@ def build_dataset(
             )
         else:
             unlabeled.check_unchanged()
-            other = _open_source(unlabeled, views, salt, 1.0)
+            other = _open_source(unlabeled, views, salt, 1.0, 1.0)
             others = other.shuffled(*shuffling, extra, skip_batches, repeat=True)
             dataset = tf.data.Dataset.zip((dataset, others))
             mix = _mixer(source, other, batch_size, extra, own)
             dataset = _mapped(dataset, mix)
+    if label_fraction < 1 and not only_labeled:
+        dataset = _mapped(dataset, lambda batch: _with_labels_of(batch, label_fraction))
     options = tf.data.Options()
     options.deterministic = True
     # The end of an iterator waits for the tuning thread to wake up, which sleeps twice
@@ -224,6 +226,17 @@ def _mixer(source, other, batch_size: int, extra: int, own: slice):
     return lambda parts, others: mix(_as_tuple(parts), _as_tuple(others))
 
 
+def _with_labels_of(batch: structures.Batch, fraction: float) -> structures.Batch:
+    """The batch, in which the labels of a share of the videos are left."""
+    kept = records.keeps_labels(batch[structures.VIDEO_ID], fraction)
+    kept = tf.cast(kept, tf.float32)
+    return {
+        **batch,
+        structures.LABELS: batch[structures.LABELS] * kept[:, tf.newaxis],
+        structures.LABEL_WEIGHTS: batch[structures.LABEL_WEIGHTS] * kept,
+    }
+
+
 def _as_tuple(parts) -> tuple:
     return parts if isinstance(parts, tuple) else (parts,)
 
@@ -233,10 +246,10 @@ def _mixed(seed: int, epoch: int) -> int:
     return 1 + (seed * 1_000_003 + epoch) % (2**31 - 2)
 
 
-def _open_source(shards, views, salt, fraction) -> "_Source":
+def _open_source(shards, *arguments) -> "_Source":
     """How the records of these shards become batches."""
     source = _Parsed if shards.table is None else _Indexed
-    return source(shards, views, salt, fraction)
+    return source(shards, *arguments)
 
 
 class _Source:
@@ -250,15 +263,16 @@ class _Source:
         shards: the opened shards.
         views: name → how it is made.
         salt: of the keys that `random` draws from.
-        fraction: share of the records that is used.
+        share: of the records that are used: `fraction` and `labeled` of
+            records.in_share.
     """
 
-    def __init__(self, shards, views, salt, fraction):
+    def __init__(self, shards, views, salt, *share):
         self.shards = shards
         self.data = shards.data
         self.views = views
         self.salt = salt
-        self.fraction = fraction
+        self.share = share
 
     def shuffled(
         self, seed, epoch, buffer_size, rows, skip_batches, repeat=False
@@ -344,9 +358,11 @@ class _Parsed(_Source):
             )
         elif any(size >= 0 for size in self._sizes):
             dataset = self._to_the_end(dataset, file)
-        if self.fraction < 1:
+        if min(self.share) < 1:
             dataset = dataset.filter(
-                lambda file, number, record: _is_kept(record, self.fraction)
+                lambda file, number, record: records.in_share(
+                    record[tf.newaxis], self.data, *self.share
+                )[0]
             )
         return dataset
 
@@ -390,7 +406,7 @@ class _Indexed(_Source):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         table = self.shards.table
-        rows = self.shards.kept_rows(self.fraction)
+        rows = self.shards.kept_rows(*self.share)
         self._count = len(rows)
         self._starts = np.searchsorted(rows, table.starts)
 
@@ -412,7 +428,7 @@ class _Indexed(_Source):
 
     def make_batch(self, places):
         shards = self.shards
-        rows = shards_module.rows_of(shards.token, self.fraction, places)
+        rows = shards_module.rows_of(shards.token, *self.share, places)
         if not shards.table.located:
             files, numbers, found = shards_module.serialized(shards.token, rows)
             return self.parsed(files, numbers, found)

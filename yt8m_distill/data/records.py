@@ -477,6 +477,42 @@ def _context(data: settings.DataSettings) -> dict:
     }
 
 
+def keeps_labels(video_ids, fraction: float) -> tf.Tensor:
+    """[N] bool: the videos whose labels count under `--label_fraction`.
+
+    By the id alone, so that it is the same in all shards, in any order, on any
+    machine; those of a smaller share are among those of a larger one.
+    """
+    salted = tf.strings.join([video_ids, "#labels"])
+    buckets = tf.strings.to_hash_bucket_fast(salted, HASH_BUCKETS)
+    return buckets < int(fraction * HASH_BUCKETS)
+
+
+def in_share(
+    serialized: tf.Tensor, data: settings.DataSettings, fraction: float, labeled: float
+) -> tf.Tensor:
+    """Which records belong to a share of the data, whatever their order: [N] bool.
+
+    Args:
+        serialized: [N] string.
+        data: what the records hold.
+        fraction: share of the records, by their content.
+        labeled: share of the videos, by their ids; see keeps_labels.
+    """
+    buckets = tf.strings.to_hash_bucket_fast(serialized, HASH_BUCKETS)
+    kept = buckets < int(fraction * HASH_BUCKETS)
+    if labeled < 1:
+        key = {data.video_id_key: _context(data)[data.video_id_key]}
+        if data.frame_features:
+            found, *_ = tf.io.parse_sequence_example(serialized, context_features=key)
+        else:
+            found = tf.io.parse_example(serialized, key)
+        video_ids = found[data.video_id_key]
+        # Without an id a record is invalid, and whoever reads it says so.
+        kept &= keeps_labels(video_ids, labeled) | (video_ids == "")
+    return kept
+
+
 def _read_frame_level(serialized, origins, data):
     """Context and feature lists [B, frames, strings], as they are."""
     context, lists, _ = tf.io.parse_sequence_example(

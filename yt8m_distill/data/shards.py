@@ -34,6 +34,8 @@ MISSING_BYTE = 127
 # First records among which a training set must have a label, and whose labels say how
 # frequent the classes are.
 _LOOKED_AT = 4096
+# Ids that are hashed in one call.
+_HASHED_AT_ONCE = 1 << 16
 
 
 class Files:
@@ -177,12 +179,22 @@ class Table:
         """The shard of each row."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
-    def rows(self, fraction: float = 1.0) -> np.ndarray:
-        """[M] int64, ascending: the rows of a share of the videos."""
+    def rows(self, fraction: float = 1.0, labeled: float = 1.0) -> np.ndarray:
+        """[M] int64, ascending: the rows of a share of the videos.
+
+        Args:
+            fraction, labeled: see records.in_share.
+        """
         kept = self.good
         if fraction < 1:
             kept = kept & (self.buckets < int(fraction * records.HASH_BUCKETS))
-        return np.flatnonzero(kept)
+        rows = np.flatnonzero(kept)
+        if labeled < 1 and len(rows):
+            parts = np.array_split(rows, -(-len(rows) // _HASHED_AT_ONCE))
+            ids = ([self._id(row) for row in part.tolist()] for part in parts)
+            keeps = [records.keeps_labels(part, labeled).numpy() for part in ids]
+            rows = rows[np.concatenate(keeps)]
+        return rows
 
     def has_label(self, rows: np.ndarray) -> np.ndarray:
         """[M] bool: whether a video has any label."""
@@ -282,7 +294,8 @@ class Shards:
         self._kept: list[np.ndarray] | None = None
         self._bad: tuple[faults.Bad, ...] = ()
         self._mean_bytes = 0.0
-        self._rows: dict[float, np.ndarray] = {}
+        self._rows: dict[tuple[float, float], np.ndarray] = {}
+        self._first: dict[float, tuple[int, np.ndarray]] = {}
         self.token = next(_TOKENS)
         _SHARDS[self.token] = self
         why = self._why_not_indexed()
@@ -348,31 +361,35 @@ class Shards:
         """How each shard is compressed, see records.compression_of."""
         return [records.compression_of(path) for path in self.paths]
 
-    def num_videos(self, fraction: float = 1.0) -> int:
+    def num_videos(self, fraction: float = 1.0, labeled: float = 1.0) -> int:
         """Videos that are read, of a share of them.
+
+        Args:
+            fraction, labeled: see records.in_share.
 
         Raises:
             ValueError: for a truncated shard.
         """
         if self.table is not None:
-            return len(self.kept_rows(fraction))
-        if fraction >= 1 and self._kept is not None:
-            return sum(map(len, self._kept))
-        if fraction >= 1:
+            return len(self.kept_rows(fraction, labeled))
+        if min(fraction, labeled) >= 1:
+            if self._kept is not None:
+                return sum(map(len, self._kept))
             return records.count_records(self.paths)
         total = 0
         kept = self._kept or [None] * len(self.paths)
         for path, packed, numbers in zip(
             self.paths, self.compressions, kept, strict=True
         ):
-            shard = tf.data.TFRecordDataset(path, packed).batch(256)
-            buckets = [
-                tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS).numpy()
-                for batch in shard
-            ]
-            inside = np.concatenate([*buckets, np.zeros(0, np.int64)])
-            inside = inside < int(fraction * records.HASH_BUCKETS)
-            total += int((inside if numbers is None else inside[numbers]).sum())
+            start = 0
+            for batch in tf.data.TFRecordDataset(path, packed).batch(256):
+                end = start + len(batch)
+                if numbers is not None:
+                    own = numbers[(numbers >= start) & (numbers < end)] - start
+                    batch = tf.gather(batch, own)
+                inside = records.in_share(batch, self.data, fraction, labeled)
+                total += int(np.sum(inside))
+                start = end
         return total
 
     def skipped(self) -> faults.Skipped | None:
@@ -398,7 +415,7 @@ class Shards:
         Args:
             flag: that named the shards, for the message.
         """
-        count, counts = self._first_labels
+        count, counts = self._first_labels(1.0)
         if count and not counts.any():
             raise ValueError(
                 f"--{flag}: none of the first {count} records of {self.paths[0]} has a "
@@ -406,19 +423,26 @@ class Shards:
                 "learn."
             )
 
-    def class_frequencies(self) -> np.ndarray:
+    def class_frequencies(self, labeled: float = 1.0) -> np.ndarray:
         """[C] in (0, 1): share of the first videos with each label, smoothed.
 
         The same for indexed and for parsed shards.
+
+        Args:
+            labeled: share of the videos whose labels count, see records.keeps_labels.
         """
-        count, counts = self._first_labels
+        count, counts = self._first_labels(labeled)
         return (counts + 0.5) / (count + 1)
 
-    @functools.cached_property
-    def _first_labels(self) -> tuple[int, np.ndarray]:
+    def _first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
         """How many of the first records were looked at, and [C] their labels."""
+        if labeled not in self._first:
+            self._first[labeled] = self._read_first_labels(labeled)
+        return self._first[labeled]
+
+    def _read_first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
         if self.table is not None:
-            rows = self.table.rows()[:_LOOKED_AT]
+            rows = self.kept_rows(1.0, labeled)[:_LOOKED_AT]
             return len(rows), self.table.class_counts(rows)
         count, labels = 0, []
         for path, packed in zip(self.paths, self.compressions, strict=True):
@@ -429,6 +453,10 @@ class Shards:
                     example = tf.train.SequenceExample.FromString(record.numpy())
                 except Exception:  # noqa: S112 - the pipeline says what is wrong
                     continue
+                if labeled < 1:
+                    video_id = index.wire_id(example.context, self.data.video_id_key)
+                    if not records.keeps_labels(video_id, labeled):
+                        continue
                 count += 1
                 found = index.wire_labels(example.context, self.data.labels_key)
                 found = set(found or ())
@@ -439,11 +467,12 @@ class Shards:
         """Unmaps all files; they are mapped again if more is read."""
         self.files.close()
 
-    def kept_rows(self, fraction: float) -> np.ndarray:
+    def kept_rows(self, fraction: float, labeled: float = 1.0) -> np.ndarray:
         """[M] int64: the table's rows of a share of the videos; found once."""
-        if fraction not in self._rows:
-            self._rows[fraction] = self.table.rows(fraction)
-        return self._rows[fraction]
+        share = fraction, labeled
+        if share not in self._rows:
+            self._rows[share] = self.table.rows(*share)
+        return self._rows[share]
 
     def serialized(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """File, number and content [B] of records; -1, 0 and nothing for padding."""
@@ -557,8 +586,8 @@ def _look_up(token, rows):
     return _SHARDS[int(token)].table.look_up(rows)
 
 
-def _rows_of(token, fraction, places):
-    kept = _SHARDS[int(token)].kept_rows(float(fraction))
+def _rows_of(token, fraction, labeled, places):
+    kept = _SHARDS[int(token)].kept_rows(float(fraction), float(labeled))
     rows = np.full(len(places), -1, np.int64)
     rows[places >= 0] = kept[places[places >= 0]]
     return rows
@@ -600,11 +629,14 @@ def look_up(token: int, rows: tf.Tensor) -> Located:
     return located
 
 
-def rows_of(token: int, fraction: float, places: tf.Tensor) -> tf.Tensor:
+def rows_of(
+    token: int, fraction: float, labeled: float, places: tf.Tensor
+) -> tf.Tensor:
     """In the graph: the table's rows [B] at these places of a share of the videos."""
     arguments = [
         tf.constant(token, tf.int64),
         tf.constant(fraction, tf.float64),
+        tf.constant(labeled, tf.float64),
         places,
     ]
     rows = tf.numpy_function(_rows_of, arguments, tf.int64)

@@ -7,13 +7,16 @@ from yt8m_distill.training import checkpoints, modes
 _LOG = logging.getLogger(__name__)
 
 
-def start_heads(phase: modes.Phase, networks, shards) -> None:
-    """Starts new classifiers at the frequencies of the classes in the training data."""
+def start_heads(phase: modes.Phase, networks, shards, label_fraction: float) -> None:
+    """Starts new classifiers at the frequencies of the classes in the training data.
+
+    Of its videos whose labels count under `--label_fraction`.
+    """
     new = [role for role in phase.trained if role.start is None]
     heads = [networks.network(role.name).head for role in new]
     heads = [head for head in heads if hasattr(head, "start_at")]
     if heads:
-        frequencies = shards.class_frequencies()
+        frequencies = shards.class_frequencies(label_fraction)
         for head in heads:
             head.start_at(frequencies)
 

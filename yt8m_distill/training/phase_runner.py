@@ -95,7 +95,9 @@ class PhaseRunner:
         self.is_first = is_first
         # Without a guide nobody learns anything from them.
         self.unlabeled = unlabeled if phase.is_guided else None
-        self.num_videos = shards.num_videos(run.training.train_fraction)
+        # Nor from videos whose labels do not count.
+        labeled = 1.0 if phase.is_guided else run.training.label_fraction
+        self.num_videos = shards.num_videos(run.training.train_fraction, labeled)
         fraction = run.training.unlabeled_fraction if self.unlabeled else 0.0
         self.batches = pipeline.num_batches(
             self.num_videos, run.training.batch_size, fraction
@@ -122,7 +124,9 @@ class PhaseRunner:
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             run = self.run_settings
-            initial_weights.start_heads(phase, self.networks, self.shards)
+            initial_weights.start_heads(
+                phase, self.networks, self.shards, run.training.label_fraction
+            )
             initial_weights.assign(phase, self.networks, run.training.train_dir)
             for role, network in transfer.receivers(
                 phase, self.is_first, self.networks, run.training.start_from
@@ -364,6 +368,8 @@ class PhaseRunner:
                 epoch=epoch,
                 shuffle_buffer_size=run.training.shuffle_buffer_size,
                 train_fraction=run.training.train_fraction,
+                label_fraction=run.training.label_fraction,
+                only_labeled=not self.phase.is_guided,
                 skip_batches=skip_batches,
                 input_shard=shard,
                 unlabeled=self.unlabeled,

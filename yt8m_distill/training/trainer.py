@@ -70,6 +70,13 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         raise ValueError(
             f"--train_data_pattern={run.training.train_data_pattern} has no videos."
         )
+    labeled = run.training.label_fraction
+    num_labeled = shards.num_videos(run.training.train_fraction, labeled)
+    if num_labeled == 0:
+        raise ValueError(
+            f"--label_fraction={labeled} leaves the labels of none of the {num_videos} "
+            "training videos."
+        )
     shared = {"names of the training shards": [row[0] for row in shards.fingerprint()]}
     shared |= {"number of training videos": num_videos}
     distribution.check_agreement(strategy, shared | _same_everywhere(run))
@@ -90,6 +97,8 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     ]
     distribution.check_agreement(strategy, {"finished phases": finished})
     record.content["data"] = _describe(shards, num_videos)
+    if labeled < 1:
+        record.content["data"]["videos_with_labels"] = num_labeled
     if skipped:
         record.content["data"] |= skipped.to_dict()
         _report_skipped(skipped)
