@@ -8,6 +8,7 @@ when it is used. It knows the size and the time of its shard and what was asked 
 records; for another shard, or other features, it is built anew.
 """
 
+import concurrent.futures
 import dataclasses
 import getpass
 import hashlib
@@ -36,7 +37,9 @@ SUFFIX = records.INDEX_SUFFIX
 VERSION = 2
 
 # Bytes of the records that are read and verified in one call, about.
-_BATCH_BYTES = 1 << 22
+_BATCH_BYTES = 1 << 18
+# Shards that are indexed at the same time, at most.
+_MAX_BUILDERS = 8
 # More than any run may have: the range of the labels is checked on opening.
 _MAX_CLASSES = 1_000_000
 
@@ -264,13 +267,16 @@ def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
     with open(shard, "rb") as file:
         length = records.header_length(file.read(records.HEADER)) or 0
-    size = min(max(_BATCH_BYTES // (length + records.FRAMING), 1), 4096)
-    dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20).batch(size)
+    dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
     options = tf.data.Options()
     options.autotune.enabled = False
+    # A batch copies its records, which costs large ones more than it saves.
+    size = min(max(_BATCH_BYTES // (length + records.FRAMING), 1), 4096)
+    dataset = dataset.batch(size) if size > 1 else dataset
     for batch in dataset.prefetch(2).with_options(options):
         buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
-        yield tf.strings.length(batch).numpy(), buckets.numpy()
+        lengths = tf.strings.length(batch)
+        yield np.atleast_1d(lengths.numpy()), np.atleast_1d(buckets.numpy())
 
 
 def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
@@ -424,16 +430,27 @@ def load_or_build(
             unit_scale=True,
             disable=not sys.stderr.isatty(),
         )
-        with bar:
-            for i in missing:
-                shard, begun = shards[i], bar.n
-                # Another process may have built it in the meantime.
-                index = find(shard, data, index_dir) if locks else None
-                if index is None:
-                    index = build(shard, data, bar.update)
-                    _keep(index, target[shard], shard, required)
-                found[i] = index
-                bar.update(begun + sizes[i] - bar.n)
+
+        def build_one(i: int) -> Index:
+            shard = shards[i]
+            # Another process may have built it in the meantime.
+            index = find(shard, data, index_dir) if locks else None
+            if index is None:
+                index = build(shard, data, bar.update)
+                _keep(index, target[shard], shard, required)
+            else:
+                bar.update(sizes[i])
+            return index
+
+        # TensorFlow reads and verifies without Python's lock.
+        workers = min(len(missing), os.cpu_count() or 1, _MAX_BUILDERS)
+        with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            try:
+                for i, index in zip(missing, pool.map(build_one, missing), strict=True):
+                    found[i] = index
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return found
 
 
