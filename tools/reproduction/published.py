@@ -63,6 +63,9 @@ UNIFORM = "baseline_uniform"
 MAIN_STUDENT = "serial_rep_pred_ce"
 BEST_PRESET = "preset_best"
 
+# Rows of the small table, below the teacher's.
+IN_SHORT = (UNIFORM, "parallel_rep_pred_ce", MAIN_STUDENT, BEST_PRESET)
+
 METHODS = {
     TEACHER: Method("Teacher-Skyline", "teacher"),
     UNIFORM: Method("Uniform-k", "baseline"),

@@ -297,14 +297,15 @@ def _conditions(results: scores.Results) -> list[document.Block]:
 
 
 def summary(results: scores.Results) -> document.Table:
-    """Teacher, Uniform-k and the students in one small table: GAP / mAP, and shares.
+    """Teacher, Uniform-k and the best students in a small table: GAP / mAP, and shares.
 
     The share is that of the gap in GAP between Uniform-k and the teacher.
     """
     grid, teacher = results.grid, published.TEACHER
     skyline = texts.pair_text(results, teacher, None)
     rows = [[published.label(teacher), *[skyline] * len(grid.frames)]]
-    for method in results.methods("1", "baseline", "student"):
+    methods = results.methods("1", "baseline", "student")
+    for method in (m for m in methods if m in published.IN_SHORT):
         cells = []
         for k in grid.frames:
             text = texts.pair_text(results, method, k)
