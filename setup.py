@@ -79,7 +79,7 @@ setuptools.setup(
         "beam": ["apache-beam>=2.70,<3"],  # tools/beam_run.py
         "edge": ["ai-edge-litert", "tf2onnx", "onnxruntime"],
         "serving": ["tensorflow-serving-api"],
-        "video": ["av"],
+        "video": ["av"],  # yt8m-extract, yt8m-tag
         "test": ["pytest", "pytest-xdist"],
         "dev": [
             "pytest",
@@ -106,6 +106,7 @@ setuptools.setup(
             "yt8m-merge=yt8m_distill.merge_predictions:run",
             "yt8m-classify=yt8m_distill.classify_records:run",
             "yt8m-convert=yt8m_distill.convert_records:run",
+            "yt8m-extract=yt8m_distill.extract_videos:run",
         ]
     },
 )

@@ -50,3 +50,11 @@ def real_data(tmp_path_factory) -> pathlib.Path:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
     return linked
+
+
+@pytest.fixture(scope="session")
+def image_network(tmp_path_factory) -> str:
+    """The specification of a small image network, a SavedModel of 6 outputs."""
+    from tests import video_helpers
+
+    return video_helpers.write_network(tmp_path_factory.mktemp("network") / "cnn")

@@ -828,3 +828,74 @@ class ExportSettings(Settings):
         "Where the SavedModel goes. Empty: <train_dir>/export/<network>.",
         path="checkpoints",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSettings(Settings):
+    """How videos become features."""
+
+    image_network: str = setting(
+        "",
+        "The network that makes a vector of each frame: 'keras_application(name=\""
+        'InceptionV3", weights="inception_notop.h5")\', \'saved_model(folder="cnn")\' '
+        "or 'onnx(file=\"cnn.onnx\", mean=0.5, std=0.5)'.",
+    )
+    pca: str = setting(
+        "",
+        "Folder with mean.npy, eigenvals.npy and eigenvecs.npy, by which the vectors "
+        "are projected and whitened, as YouTube-8M's were. Empty: they are kept.",
+        path="file",
+    )
+    fps: float = setting(
+        1.0, "Frames per second of a video.", minimum=1e-3, maximum=1000
+    )
+    max_frames: int = setting(
+        300,
+        "Frames of a video at most, from its beginning.",
+        minimum=1,
+        maximum=100_000,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionSettings(Settings):
+    """From video files to records."""
+
+    videos: str = setting(
+        "",
+        "Glob of the video files; several separated by commas.",
+        required="name the video files.",
+        path="pattern",
+    )
+    output: str = setting(
+        "",
+        "The TFRecord file to write; the manifest <output>.json says what made it.",
+        required="name the file of records to write.",
+        path="file",
+    )
+    labels: str = setting(
+        "",
+        "CSV with a header; each row has a video, by its path or name with or without "
+        "extension, and its labels: names or numbers of classes, several separated by "
+        "semicolons or in more columns. Empty: the records have no labels.",
+        path="file",
+    )
+    vocabulary: str = setting(
+        "",
+        "CSV with the names of the classes that --labels may name. Empty: the names "
+        "in --labels, in alphabetical order, written to <output>.vocabulary.csv.",
+        path="file",
+    )
+    frames: int = setting(
+        0,
+        "Keep, and decode, only that many frames of a video, chosen by "
+        "--frame_sampler. 0: all.",
+        minimum=0,
+    )
+    frame_sampler: str = setting(
+        "uniform", "With --frames: how they are chosen, as in training."
+    )
+    jobs: int = setting(2, "Videos that are read side by side.", minimum=1, maximum=256)
+    overwrite: bool = setting(
+        False, "Replace an --output that was made of other videos or in another way."
+    )

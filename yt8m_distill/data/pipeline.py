@@ -512,6 +512,17 @@ def _video_keys(video_ids: tf.Tensor, salt: int | tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(salted, 2**62)
 
 
+def pick_frames(
+    view: ViewSpec, num_frames: int, max_frames: int, video_id: str
+) -> list[int]:
+    """The frames of one video that a view picks in evaluation, in its order."""
+    keys = _video_keys(tf.constant([video_id]), 0)
+    count = tf.constant([min(num_frames, max_frames)])
+    found = frame_sampling.pick(view.sampler, count, view.k, max_frames, keys)
+    indices, valid = (part.numpy() for part in found)
+    return indices[0, : valid[0]].tolist()
+
+
 def choose_frames(parsed: records.Parsed, view: ViewSpec, data, video_ids) -> tuple:
     """Indices [B, K] and valid [B] that a view picks in evaluation."""
     return _pick(view, parsed.num_frames, data, _video_keys(video_ids, 0))

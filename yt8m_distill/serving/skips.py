@@ -1,6 +1,6 @@
 """The list of videos that a CSV of predictions does not have."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
@@ -18,8 +18,12 @@ def write_list(output_file: str, skipped: faults.Skipped | None) -> None:
     Raises:
         ValueError: if the file system refuses.
     """
-    bad = skipped.bad if skipped else ()
-    _write(output_file, "".join(f"{record.message}\n" for record in bad))
+    write_lines(output_file, (r.message for r in (skipped.bad if skipped else ())))
+
+
+def write_lines(output_file: str, lines: Iterable[str]) -> None:
+    """The same of lines."""
+    _write(output_file, "".join(f"{line}\n" for line in lines))
 
 
 def merge_lists(parts: Sequence[str], output_file: str) -> None:

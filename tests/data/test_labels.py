@@ -1,0 +1,58 @@
+"""Labels of files by name or number."""
+
+import pytest
+
+from yt8m_distill import vocabulary
+from yt8m_distill.data import labels
+
+pytestmark = pytest.mark.once
+
+
+def write(path, *lines: str) -> str:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_names_become_classes_in_alphabetical_order(tmp_path):
+    path = write(
+        tmp_path / "labels.csv",
+        "file,labels",
+        "a.mp4,dog;cat",
+        'clips/b.mp4,"Speech, male",dog',
+        "a.mp4,bird",
+        "c,",
+    )
+    found = labels.read(path, {})
+    assert found.names == {0: "Speech, male", 1: "bird", 2: "cat", 3: "dog"}
+    assert found.find("anywhere/a.mp4") == [1, 2, 3]
+    assert found.find("clips/b.mp4") == [0, 3]
+    assert found.find("other/b.mp4") is None
+    assert found.find("x/c.mkv") == []
+    written = str(tmp_path / "vocabulary.csv")
+    labels.write_vocabulary(written, found.names)
+    assert vocabulary.read(written) == found.names
+    assert labels.read(path, vocabulary.read(written)) == found
+
+
+def test_numbers_are_classes(tmp_path):
+    path = write(tmp_path / "labels.csv", "id,label", "a,7;3", "b,3,12")
+    assert labels.read(path, {}) == ({"a": [3, 7], "b": [3, 12]}, {})
+    names = dict(enumerate("abcdefghijklm"))
+    assert labels.read(path, names).of == {"a": [3, 7], "b": [3, 12]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["file,labels", "a,dog", "b,unicorn"], ["line 3", "'unicorn'"]),
+        (["file,labels", "a,9"], ["line 2", "'9'"]),
+        (["file,labels"], ["no rows"]),
+        ([], ["no rows"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, lines, named):
+    path = write(tmp_path / "labels.csv", *lines)
+    with pytest.raises(ValueError) as error:
+        labels.read(path, {0: "dog", 1: "cat"})
+    assert str(error.value).startswith(f"--labels={path}")
+    assert all(part in str(error.value) for part in named)

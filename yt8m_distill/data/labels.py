@@ -1,0 +1,89 @@
+"""Labels of files from a CSV, by number or by name."""
+
+import csv
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from yt8m_distill import files
+
+_SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
+
+
+class Labels(NamedTuple):
+    """What a CSV of labels says.
+
+    Attributes:
+        of: key of a row, a path or a name → numbers of its classes, ascending.
+        names: class number → name; empty where the CSV has numbers alone.
+    """
+
+    of: dict[str, list[int]]
+    names: dict[int, str]
+
+    def find(self, path: str) -> list[int] | None:
+        """The classes of a file, by its path, its name or that without extension."""
+        name = os.path.basename(path)
+        keys = (path, name, os.path.splitext(name)[0])
+        return next((self.of[key] for key in keys if key in self.of), None)
+
+
+def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
+    """The labels in a CSV with a header; several rows of one file add up.
+
+    The first column is the file, all others are labels: names where there is a
+    vocabulary or a label that is no number, otherwise numbers of classes.
+
+    Args:
+        path: of the CSV; empty: there are none.
+        names: of the classes, from a vocabulary; empty: the names in the CSV in
+            alphabetical order are classes 0, 1, ...
+        flag: for errors.
+
+    Raises:
+        ValueError: if it cannot be read, or has a label that the vocabulary lacks;
+            names the line.
+    """
+    if not path:
+        return Labels({}, dict(names))
+    where = f"--{flag}={path}"
+    rows: list[tuple[int, str, list[str]]] = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            next(reader, None)
+            for row in filter(any, reader):
+                cells = (part for cell in row[1:] for part in cell.split(_SEPARATOR))
+                found = [cell.strip() for cell in cells if cell.strip()]
+                rows.append((reader.line_num, row[0].strip(), found))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{where} cannot be read: {reason}.") from error
+    if not rows:
+        raise ValueError(f"{where} has no rows below its header.")
+    stated = {label for *_, labels in rows for label in labels}
+    if not names and not all(label.isdecimal() for label in stated):
+        names = dict(enumerate(sorted(stated)))
+    numbers = {name: number for number, name in names.items()}
+    of: dict[str, set[int]] = {}
+    for line, key, labels in rows:
+        for label in labels:
+            if label not in numbers and not (label.isdecimal() and _fits(label, names)):
+                raise ValueError(
+                    f"{where}, line {line}: the vocabulary has no class {label!r}."
+                )
+        classes = {numbers[x] if x in numbers else int(x) for x in labels}
+        of.setdefault(key, set()).update(classes)
+    return Labels({key: sorted(classes) for key, classes in of.items()}, dict(names))
+
+
+def _fits(number: str, names: Mapping[int, str]) -> bool:
+    return not names or int(number) in names
+
+
+def write_vocabulary(path: str, names: Mapping[int, str]) -> None:
+    """Writes a CSV that `vocabulary.read` reads: `index,display_name`."""
+    with files.writing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["index", "display_name"])
+        writer.writerows(sorted(names.items()))

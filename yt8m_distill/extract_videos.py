@@ -1,0 +1,149 @@
+"""Makes records of video files: frames, through an image network, to features.
+
+    yt8m-extract --videos='clips/*.mp4' --labels=labels.csv --output=mine.tfrecord \\
+        --image_network='keras_application(name="InceptionV3", weights="notop.h5")'
+
+Each video becomes one native record, as YouTube-8M's: a vector of 8-bit numbers for
+each second. A file that cannot be read is one line, here and in
+<output>.skipped.txt, and the others are written. <output>.json says what made the
+features; yt8m-export takes it along, for yt8m-tag. Run again after any interruption,
+the program goes on with the videos that are missing.
+"""
+
+import collections
+import hashlib
+import json
+import logging
+import os
+import sys
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import __version__, flag_groups, settings, vocabulary
+
+# By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
+_LOG = logging.getLogger("yt8m_distill.extract_videos")
+
+MANIFEST_SUFFIX, PARTS_SUFFIX = ".json", ".parts"
+VOCABULARY_SUFFIX = ".vocabulary.csv"
+
+
+def read_manifest(path: str) -> dict:
+    """What a manifest says; empty where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def report(output: str, manifest: dict) -> str:
+    """The closing lines, with the flags of train.py."""
+    names, sizes = zip(*manifest["extraction"]["features"].items(), strict=True)
+    frames = manifest["extraction"]["settings"]["max_frames"]
+    flags = [
+        f"--train_data_pattern={output}",
+        f"--feature_names={','.join(names)}",
+        f"--feature_sizes={','.join(map(str, sizes))}",
+        f"--num_classes={manifest['num_classes']}",
+        f"--max_frames={frames}",
+    ]
+    return (
+        f"{manifest['videos']} videos, {manifest['frames']} frames in {output}, "
+        f"{manifest['skipped']} skipped.\nFlags for train.py: {' '.join(flags)}"
+    )
+
+
+def main() -> None:
+    """Flags → records, manifest, vocabulary."""
+    given = flag_groups.read(settings.ExtractionSettings)
+    features = flag_groups.read(settings.FeatureSettings)
+    names = vocabulary.read(given.vocabulary)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    import tqdm
+
+    from yt8m_distill import files
+    from yt8m_distill.data import labels as label_files
+    from yt8m_distill.data import pipeline, records
+    from yt8m_distill.serving import skips
+    from yt8m_distill.video import decoding, extraction
+
+    output = given.output
+    files.check_target(output, f"--output={output}")
+    videos = records.expand_patterns(given.videos, "videos")
+    labels = label_files.read(given.labels, names)
+    view = None
+    if given.frames:
+        sampling = settings.SamplingSettings(
+            student_k=str(given.frames), frame_sampler=given.frame_sampler
+        )
+        view = pipeline.sampled_view(sampling, training=False)
+    decoding.import_av()
+    work = extraction.Extraction(
+        extraction.ids_of(videos),
+        extraction.Extractor(features),
+        view,
+        output + PARTS_SUFFIX,
+    )
+    classes = {path: labels.find(path) for path in videos}
+    made_of = json.dumps([sorted(work.parts().values()), classes, labels.names])
+    made_of = hashlib.sha256(made_of.encode()).hexdigest()
+    old = read_manifest(output + MANIFEST_SUFFIX)
+    if os.path.exists(output) and not given.overwrite:
+        if old.get("made_of") == made_of:
+            print(report(output, old))
+            return
+        raise ValueError(
+            f"--output={output} is there, made of other videos or in another way. Use "
+            "--overwrite or another --output."
+        )
+    with files.one_line_errors(work.folder):
+        os.makedirs(work.folder, exist_ok=True)
+    with tqdm.tqdm(
+        total=len(videos), unit="video", disable=not sys.stderr.isatty()
+    ) as bar:
+        problems = work.make_parts(given.jobs, bar.update)
+    for line in problems.values():
+        _LOG.warning("%s", line)
+    if len(problems) == len(videos):
+        raise ValueError(f"--videos={given.videos}: none of the videos can be read.")
+    frames = work.join(output, {p: c for p, c in classes.items() if c})
+    unlabeled = [path for path in videos if not classes[path] and path not in problems]
+    if given.labels and unlabeled:
+        _LOG.warning(
+            "%d videos have no labels in %s; the first: %s.",
+            *(len(unlabeled), given.labels, unlabeled[0]),
+        )
+    counts = collections.Counter(c for of in classes.values() for c in of or ())
+    manifest = {
+        "program": f"yt8m-extract {__version__}",
+        "made_of": made_of,
+        "videos": len(videos) - len(problems),
+        "frames": frames,
+        "skipped": len(problems),
+        "num_classes": max([0, *counts, *labels.names]) + 1,
+        "extraction": work.extractor.describe(),
+    }
+    if labels.names:
+        label_files.write_vocabulary(output + VOCABULARY_SUFFIX, labels.names)
+    skips.write_lines(output, problems.values())
+    files.write_text(output + MANIFEST_SUFFIX, json.dumps(manifest, indent=2) + "\n")
+    files.remove(work.folder)
+    print(report(output, manifest))
+
+
+def run() -> None:
+    """Console entry point."""
+    groups = (settings.ExtractionSettings, settings.FeatureSettings)
+    flag_groups.run_script(
+        main,
+        groups,
+        after_a_stop="The same command goes on with the videos that are missing.",
+    )
+
+
+if __name__ == "__main__":
+    run()

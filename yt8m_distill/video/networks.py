@@ -1,0 +1,231 @@
+"""Image networks of the user's choice: from pixels to one vector per image.
+
+A network is a registered function, named with its arguments in `--image_network`:
+
+    keras_application(name="InceptionV3", weights="inception.weights.h5")
+    saved_model(folder="clip_image_encoder", std=0.5, mean=0.5)
+    onnx(file="mobilenet.onnx", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+
+It takes float32 images of one size; (pixel / 255 - mean) / std for the last two, per
+channel where they are lists, and Keras' own preprocessing for the first. Nothing is
+downloaded. Each image is a batch of its own, so that its vector does not depend, not
+even in the last bit, on the images around it.
+"""
+
+import hashlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import registry
+
+NETWORKS = registry.Registry("image network")
+
+_PIECE_BYTES = 1 << 20
+
+
+class Network(NamedTuple):
+    """An opened network.
+
+    Attributes:
+        run: [1, H, W, 3] uint8 → [1, ...] floats, the numbers of one image.
+        size: H and W.
+        path: the file or folder that it was read from.
+    """
+
+    run: Callable[[np.ndarray], np.ndarray]
+    size: tuple[int, int]
+    path: str
+
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """[N, D] float32 of images [N, H, W, 3] uint8, N at least 1.
+
+        Raises:
+            ValueError: for numbers that are not finite.
+        """
+        rows = [np.ravel(self.run(image[np.newaxis])) for image in images]
+        vectors = np.stack(rows).astype(np.float32)
+        if not np.isfinite(vectors).all():
+            raise ValueError("the network gives numbers that are not finite")
+        return vectors
+
+    def hash(self) -> str:
+        """SHA-256 of the file; of a folder's files with their names below it."""
+        if os.path.isfile(self.path):
+            return _sha256(self.path)
+        lines = [
+            f"{os.path.relpath(path, self.path)} {_sha256(path)}\n"
+            for path in sorted(map(str, pathlib.Path(self.path).rglob("*")))
+            if os.path.isfile(path)
+        ]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def open_network(text: str, flag: str) -> Network:
+    """The network of a specification.
+
+    Raises:
+        ValueError: naming the flag, for one that is unknown or cannot be read.
+    """
+    where = f"--{flag}={text}"
+    try:
+        return NETWORKS.create(text)
+    except (ValueError, OSError, ImportError, tf.errors.OpError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"{where}: {reason}") from error
+
+
+@NETWORKS.register("keras_application")
+def keras_application(
+    name: str, weights: str, size: int = 224, pooling: str = "avg"
+) -> Network:
+    """A network of keras.applications without its classifier.
+
+    Args:
+        name: such as `InceptionV3` or `MobileNetV3Small`.
+        weights: a local file of its weights without the top (`..._notop.h5`).
+        size: height and width of its images.
+        pooling: of the last feature map, `avg` or `max`.
+    """
+    import keras
+
+    build = getattr(keras.applications, name, None)
+    if not callable(build):
+        raise ValueError(f"keras.applications has no {name}.")
+    _require(weights)
+    if pooling not in ("avg", "max"):
+        raise ValueError(f"pooling={pooling!r} is not 'avg' or 'max'.")
+    shape = (size, size, 3)
+    model = build(include_top=False, weights=None, input_shape=shape, pooling=pooling)
+    model.load_weights(weights)
+    preprocess = sys.modules[build.__module__].preprocess_input
+
+    @tf.function(input_signature=[tf.TensorSpec([1, *shape], tf.uint8)])
+    def run(images):
+        return model(preprocess(tf.cast(images, tf.float32)), training=False)
+
+    return Network(lambda images: run(images).numpy(), (size, size), weights)
+
+
+@NETWORKS.register("saved_model")
+def saved_model(
+    folder: str,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    size: int = 0,
+    signature: str = "serving_default",
+    output: str = "",
+) -> Network:
+    """A SavedModel with a signature of one float32 input, images of 3 channels.
+
+    Args:
+        folder: of the SavedModel.
+        mean, std: see the module.
+        size: height and width, where the signature leaves them open.
+        signature: its name.
+        output: which of several outputs.
+    """
+    _require(os.path.join(folder, "saved_model.pb"))
+    # The user names a model that they trust.
+    signatures = tf.saved_model.load(folder).signatures  # noqa: TID251
+    if signature not in signatures:
+        known = ", ".join(signatures) or "none"
+        raise ValueError(f"no signature {signature!r}; signatures: {known}.")
+    serve = signatures[signature]
+    inputs = serve.structured_input_signature[1]
+    (name,) = _only("input", list(inputs))
+    (output,) = _only("output", [output] if output else list(serve.structured_outputs))
+    if output not in serve.structured_outputs:
+        raise ValueError(f"no output {output!r} in {signature}.")
+    layout = _Layout(inputs[name].shape.as_list(), size)
+    scaled = _scaling(mean, std)
+
+    def run(images):
+        pixels = layout.arranged(scaled(images))
+        return serve(**{name: tf.constant(pixels)})[output].numpy()
+
+    return Network(run, layout.size, folder.rstrip("/"))
+
+
+@NETWORKS.register("onnx")
+def onnx(
+    file: str,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    size: int = 0,
+    output: str = "",
+) -> Network:
+    """An ONNX file, run by onnxruntime (extra `edge`); arguments as of saved_model."""
+    import onnxruntime
+
+    _require(file)
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # Its errors have no common base but this one.
+        raise ValueError(f"{file} is no ONNX network: {error}") from error
+    (given,) = _only("input", session.get_inputs())
+    outputs = [entry.name for entry in session.get_outputs()]
+    (output,) = _only("output", [output] if output else outputs)
+    if output not in outputs:
+        raise ValueError(f"no output {output!r}; outputs: {', '.join(outputs)}.")
+    layout, scaled = _Layout(given.shape, size), _scaling(mean, std)
+
+    def run(images):
+        pixels = layout.arranged(scaled(images))
+        return session.run([output], {given.name: pixels})[0]
+
+    return Network(run, layout.size, file)
+
+
+class _Layout:
+    """Where an input [N, H, W, 3] or [N, 3, H, W] has its channels, and its size."""
+
+    def __init__(self, shape: Sequence, size: int):
+        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+            raise ValueError(
+                f"the input is {list(shape)}, not images [N, H, W, 3] or [N, 3, H, W]."
+            )
+        self._channels_first = shape[3] != 3
+        sides = shape[2:] if self._channels_first else shape[1:3]
+        known = [side for side in sides if isinstance(side, int) and side > 0]
+        if len(known) < 2 and not size:
+            raise ValueError("the input leaves the size of images open: give size=.")
+        self.size = tuple(known) if len(known) == 2 else (size, size)
+
+    def arranged(self, images: np.ndarray) -> np.ndarray:
+        """[N, H, W, 3] as the input has them."""
+        if self._channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(images)
+
+
+def _scaling(mean, std) -> Callable[[np.ndarray], np.ndarray]:
+    mean, std = np.float32(mean), np.float32(std)
+    if {mean.shape, std.shape} - {(), (3,)} or not (std > 0).all():
+        raise ValueError("mean= and std= are numbers, or lists of 3; std is above 0.")
+    return lambda images: (images.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def _only(kind: str, entries: list) -> list:
+    if len(entries) != 1:
+        names = ", ".join(str(getattr(entry, "name", entry)) for entry in entries)
+        raise ValueError(f"it has {len(entries)} {kind}s, not one: {names}.")
+    return entries
+
+
+def _require(path: str) -> None:
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {path}.")
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(_PIECE_BYTES), b""):
+            digest.update(piece)
+    return digest.hexdigest()
