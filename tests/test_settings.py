@@ -65,6 +65,7 @@ OTHER = {
     "validation_data_pattern": "v*",
     "train_fraction": 1 / 3,
     "label_fraction": 0.1,
+    "mix": "mixup",
     "batch_size": 3,
     "num_epochs": 7,
     "max_steps": 11,

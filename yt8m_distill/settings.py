@@ -29,6 +29,7 @@ MISSING_FEATURES = ("refuse", "zeros")
 NETWORKS = ("auto", "teacher", "student")
 TEACHER_MEANS = ("probabilities", "logits")
 SCHEDULES = ("exponential", "cosine")
+MIXES = ("none", "cut", "mixup")
 
 
 # The settings that matter most, for `--help`.
@@ -548,6 +549,13 @@ class TrainingSettings(Settings):
         minimum=1e-6,
         maximum=1,
     )
+    mix: str = setting(
+        "none",
+        "Makes each training video one with another of the batch; all networks of a "
+        "step see the same. cut: the first part of one, then the rest of the other; "
+        "mixup: their frames, weighted. Labels are weighted likewise.",
+        choices=MIXES,
+    )
     batch_size: int = setting(
         256, "Videos per step, over all replicas.", minimum=1, maximum=65_536
     )
@@ -644,6 +652,14 @@ class RunSettings:
                 "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
                 f"received --mode={self.distillation.mode}."
             )
+        mix = self.training.mix
+        if mix != "none" and self.distillation.teacher_cache:
+            raise ValueError(
+                f"--mix={mix} makes other videos in every step, of which "
+                "--teacher_cache knows nothing: use one of the two."
+            )
+        if mix == "cut":
+            self.data.require_frames("--mix=cut")
         if (
             self.distillation.student_start == "teacher"
             and self.distillation.mode == "parallel"

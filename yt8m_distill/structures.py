@@ -5,7 +5,7 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 | key        | shape, dtype       | meaning                                      |
 |------------|--------------------|----------------------------------------------|
 | `video_id` | [B] string         | empty for a padding row                      |
-| `labels`   | [B, C] float32     | multi-hot, 0 or 1                            |
+| `labels`   | [B, C] float32     | multi-hot, 0 or 1; between them with `--mix` |
 | `weights`  | [B] float32        | 1 for a video, 0 for a padding row           |
 | `label_weights` | [B] float32   | 1 where the video has labels, otherwise 0: it |
 |            | (or [B, C])        | counts in no loss and no metric of labels    |

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_sampling, records
+from yt8m_distill.data import frame_sampling, mixing, records
 from yt8m_distill.data import shards as shards_module
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
@@ -57,6 +57,19 @@ class ViewSpec(NamedTuple):
                 "which a view takes."
             )
         return [data.names.index(name) for name in self.features or data.names]
+
+
+class Altered(NamedTuple):
+    """What becomes of videos after they were chosen and before their views are cut.
+
+    Attributes:
+        label_fraction: share of the videos whose labels count; the others are as
+            videos without labels.
+        mix: one of mixing.KINDS, or mixing.NONE.
+    """
+
+    label_fraction: float = 1.0
+    mix: str = mixing.NONE
 
 
 def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpec:
@@ -114,6 +127,7 @@ def build_dataset(
     train_fraction: float = 1.0,
     label_fraction: float = 1.0,
     only_labeled: bool = False,
+    mix: str = mixing.NONE,
     skip_batches: int = 0,
     input_shard: tuple[int, int] = (0, 1),
     unlabeled: shards_module.Shards | None = None,
@@ -134,6 +148,7 @@ def build_dataset(
         label_fraction: share of the videos whose labels count, by their ids alone; the
             others are as videos without labels.
         only_labeled: leave those others out.
+        mix: in training, how each video is made one with another of the batch.
         skip_batches: leaves out that many batches, to resume within an epoch.
         input_shard: (index, count): this process' part of the rows of each batch.
         unlabeled: in training, shards whose videos fill a share of every batch,
@@ -156,7 +171,13 @@ def build_dataset(
     shards.check_unchanged()
     salt = _mixed(seed, epoch) if training else 0
     labeled = label_fraction if only_labeled else 1.0
-    source = _open_source(shards, views, salt, train_fraction, labeled)
+    altered = Altered(
+        1.0 if only_labeled else label_fraction, mix if training else mixing.NONE
+    )
+    rows = own
+    if altered.mix != mixing.NONE:  # Another process may have a video's partner.
+        own = slice(0, batch_size)
+    source = _open_source(shards, views, salt, altered, train_fraction, labeled)
     if not training:
         dataset = source.in_order(batch_size).skip(skip_batches)
         dataset = _mapped(dataset, lambda *parts: source.make_batch(*_cut(parts, own)))
@@ -170,13 +191,15 @@ def build_dataset(
             )
         else:
             unlabeled.check_unchanged()
-            other = _open_source(unlabeled, views, salt, 1.0, 1.0)
+            other = _open_source(unlabeled, views, salt, altered)
             others = other.shuffled(*shuffling, extra, skip_batches, repeat=True)
             dataset = tf.data.Dataset.zip((dataset, others))
             mix = _mixer(source, other, batch_size, extra, own)
             dataset = _mapped(dataset, mix)
-    if label_fraction < 1 and not only_labeled:
-        dataset = _mapped(dataset, lambda batch: _with_labels_of(batch, label_fraction))
+    if rows != own:
+        dataset = _mapped(
+            dataset, lambda batch: tf.nest.map_structure(lambda x: x[rows], batch)
+        )
     options = tf.data.Options()
     options.deterministic = True
     # The end of an iterator waits for the tuning thread to wake up, which sleeps twice
@@ -226,17 +249,6 @@ def _mixer(source, other, batch_size: int, extra: int, own: slice):
     return lambda parts, others: mix(_as_tuple(parts), _as_tuple(others))
 
 
-def _with_labels_of(batch: structures.Batch, fraction: float) -> structures.Batch:
-    """The batch, in which the labels of a share of the videos are left."""
-    kept = records.keeps_labels(batch[structures.VIDEO_ID], fraction)
-    kept = tf.cast(kept, tf.float32)
-    return {
-        **batch,
-        structures.LABELS: batch[structures.LABELS] * kept[:, tf.newaxis],
-        structures.LABEL_WEIGHTS: batch[structures.LABEL_WEIGHTS] * kept,
-    }
-
-
 def _as_tuple(parts) -> tuple:
     return parts if isinstance(parts, tuple) else (parts,)
 
@@ -263,16 +275,18 @@ class _Source:
         shards: the opened shards.
         views: name → how it is made.
         salt: of the keys that `random` draws from.
+        altered: what becomes of the videos.
         share: of the records that are used: `fraction` and `labeled` of
             records.in_share.
     """
 
-    def __init__(self, shards, views, salt, *share):
+    def __init__(self, shards, views, salt, altered, *share):
         self.shards = shards
         self.data = shards.data
         self.views = views
         self.salt = salt
-        self.share = share
+        self.altered = altered
+        self.share = share or (1.0, 1.0)
 
     def shuffled(
         self, seed, epoch, buffer_size, rows, skip_batches, repeat=False
@@ -315,6 +329,7 @@ class _Source:
             self.data,
             tuple(self.views.items()),
             tuple(map(frame_sampling.SAMPLERS.get, samplers)),
+            self.altered,
         )
         return parse(serialized, origins, is_video, tf.constant(self.salt))
 
@@ -433,33 +448,78 @@ class _Indexed(_Source):
             files, numbers, found = shards_module.serialized(shards.token, rows)
             return self.parsed(files, numbers, found)
         located = shards_module.look_up(shards.token, rows)
-        keys = _video_keys(located.video_ids, self.salt)
-        names = list(self.views)
-        picks = [
-            (view.columns(self.data), *_pick(view, located.num_frames, self.data, keys))
-            for view in self.views.values()
-        ]
-        frames = shards_module.gather(shards.token, rows, picks, self.data.sizes)
         labels = records.multi_hot(
             located.label_rows, located.labels, places.shape[0], self.data.num_classes
         )
-        views = {
-            name: _view(view, valid, indices)
-            for name, view, (_, indices, valid) in zip(
-                names, frames, picks, strict=True
-            )
-        }
-        return _batch(located.video_ids, labels, rows >= 0, views)
+
+        def gather(picks, partner=None):
+            chosen = rows if partner is None else tf.gather(rows, partner)
+            return shards_module.gather(shards.token, chosen, picks, self.data.sizes)
+
+        videos = located.video_ids, labels, rows >= 0, located.num_frames
+        return _batch(*videos, gather, self.data, self.views, self.salt, self.altered)
 
 
-def _batch(video_ids, labels, is_video, views) -> structures.Batch:
+def _batch(
+    video_ids, labels, is_video, num_frames, gather, data, views, salt, altered
+) -> structures.Batch:
+    """The batch of videos of which all is known but their frames.
+
+    Args:
+        video_ids, labels, is_video, num_frames: [B] of each, labels [B, C].
+        gather: (picks, partner) → the frames of each pick, columns of features,
+            indices and valid; those of other rows, where `partner` [B] is given.
+        data, views, salt, altered: see _Source.
+    """
+    keys = _video_keys(video_ids, salt)
+    if altered.label_fraction < 1:
+        kept = records.keeps_labels(video_ids, altered.label_fraction)
+        labels *= tf.cast(kept, tf.float32)[:, tf.newaxis]
+    weights, label_weights = (
+        tf.cast(is_video, tf.float32),
+        tf.reduce_max(labels, axis=1),
+    )
+    mixture = None
+    if altered.mix != mixing.NONE:
+        groups = tf.cast(weights + label_weights, tf.int32)
+        mixture = mixing.KINDS[altered.mix](groups, keys, num_frames)
+        labels, num_frames = mixture.labels(labels), mixture.num_frames
+    picks = [
+        (view.columns(data), *_pick(view, num_frames, data, keys))
+        for view in views.values()
+    ]
+    frames = _mixed_frames(mixture, picks, gather) if mixture else gather(picks)
     return {
         structures.VIDEO_ID: video_ids,
         structures.LABELS: labels,
-        structures.WEIGHTS: tf.cast(is_video, tf.float32),
-        structures.LABEL_WEIGHTS: tf.reduce_max(labels, axis=1),
-        structures.VIEWS: views,
+        structures.WEIGHTS: weights,
+        structures.LABEL_WEIGHTS: label_weights,
+        structures.VIEWS: {
+            name: _view(view, valid, indices)
+            for name, view, (_, indices, valid) in zip(
+                views, frames, picks, strict=True
+            )
+        },
     }
+
+
+def _mixed_frames(mixture: mixing.Mixture, picks, gather) -> list[tf.Tensor]:
+    """The frames [B, K, D] of each pick, from both videos of each pair."""
+    places = [mixture.places(indices) for _, indices, _ in picks]
+    parts = [
+        gather(
+            [
+                (columns, pair[side], valid)
+                for (columns, _, valid), pair in zip(picks, places, strict=True)
+            ],
+            partner,
+        )
+        for side, partner in enumerate((None, mixture.partner))
+    ]
+    return [
+        mixture.join(indices, own, other)
+        for (_, indices, _), own, other in zip(picks, *parts, strict=True)
+    ]
 
 
 def _view(frames, num_frames, indices) -> structures.View:
@@ -472,38 +532,55 @@ def _view(frames, num_frames, indices) -> structures.View:
 
 def _pick(view: ViewSpec, num_frames, data, keys) -> tuple[tf.Tensor, tf.Tensor]:
     """The sampler's indices [B, K] and valid [B], checked."""
+    if not data.frame_features:
+        return tf.zeros_like(num_frames)[:, tf.newaxis], num_frames
     return frame_sampling.pick(view.sampler, num_frames, view.k, data.max_frames, keys)
 
 
 @functools.lru_cache(maxsize=16)
-def _parsing(data: settings.DataSettings, views: tuple, samplers: tuple):
+def _parsing(
+    data: settings.DataSettings,
+    views: tuple,
+    samplers: tuple,
+    altered: Altered = Altered(),  # noqa: B008 - a constant.
+):
     """`_parsed_batch` as a function that is traced once, not for every epoch.
 
     Args:
         data: what the records hold.
         views: (name, ViewSpec) pairs.
         samplers: the functions behind the views' names, which one can register anew.
+        altered: what becomes of the videos.
     """
     del samplers
 
     @tf.function(autograph=False)  # As in build_dataset.
     def parse(serialized, origins, is_video, salt):
-        return _parsed_batch(serialized, origins, is_video, data, dict(views), salt)
+        how = data, dict(views), salt, altered
+        return _parsed_batch(serialized, origins, is_video, *how)
 
     return parse
 
 
-def _parsed_batch(serialized, origins, is_video, data, views, salt) -> structures.Batch:
+def _parsed_batch(
+    serialized, origins, is_video, data, views, salt, altered
+) -> structures.Batch:
     """The batch of records that the parser reads whole; it finds what is wrong."""
     parsed = records.parse_batch(serialized, origins, data, is_video)
     video_ids = records.required_ids(parsed, data, is_video)
-    keys = _video_keys(video_ids, salt)
     labels = records.checked_labels(parsed, data)
     multi_hot = records.multi_hot(
         labels.value_rowids(), labels.values, video_ids.shape[0], data.num_classes
     )
-    views = {name: _make_view(parsed, data, view, keys) for name, view in views.items()}
-    return _batch(video_ids, multi_hot, is_video, views)
+
+    def gather(picks, partner=None):
+        frames = parsed.frames
+        if partner is not None:
+            frames = [tf.gather(feature, partner) for feature in frames]
+        return [_frames(frames, data, *pick) for pick in picks]
+
+    videos = video_ids, multi_hot, is_video, parsed.num_frames
+    return _batch(*videos, gather, data, views, salt, altered)
 
 
 def _video_keys(video_ids: tf.Tensor, salt: int | tf.Tensor) -> tf.Tensor:
@@ -558,18 +635,21 @@ def read_view(
 
 def _make_view(parsed, data, view: ViewSpec, keys) -> structures.View:
     """Picks, decodes and joins the frames of a view."""
-    columns = view.columns(data)
-    if not data.frame_features:
-        vectors = tf.concat([parsed.frames[c] for c in columns], axis=1)
-        indices = tf.zeros_like(parsed.num_frames)[:, tf.newaxis]
-        return _view(vectors[:, tf.newaxis], parsed.num_frames, indices)
     indices, valid = _pick(view, parsed.num_frames, data, keys)
+    frames = _frames(parsed.frames, data, view.columns(data), indices, valid)
+    return _view(frames, valid, indices)
+
+
+def _frames(features, data, columns, indices, valid) -> tf.Tensor:
+    """The chosen frames of parsed features, joined: [B, K, D], 0 after the valid."""
+    if not data.frame_features:
+        vectors = tf.concat([features[c] for c in columns], axis=1)
+        return vectors[:, tf.newaxis]
     inside = tf.sequence_mask(valid, tf.shape(indices)[1])
     frames = [
-        _decode(parsed.frames[c], indices, inside, valid, data.sizes[c])
-        for c in columns
+        _decode(features[c], indices, inside, valid, data.sizes[c]) for c in columns
     ]
-    return _view(tf.concat(frames, axis=2), valid, indices)
+    return tf.concat(frames, axis=2)
 
 
 def _decode(ragged, indices, inside, valid, size: int) -> tf.Tensor:

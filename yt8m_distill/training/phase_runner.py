@@ -370,6 +370,7 @@ class PhaseRunner:
                 train_fraction=run.training.train_fraction,
                 label_fraction=run.training.label_fraction,
                 only_labeled=not self.phase.is_guided,
+                mix=run.training.mix,
                 skip_batches=skip_batches,
                 input_shard=shard,
                 unlabeled=self.unlabeled,

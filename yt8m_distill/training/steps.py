@@ -316,7 +316,7 @@ class TrainStep:
         valid = _has_labels(batch)
         found = top_predictions.top_predictions(
             tf.sigmoid(outputs.logits),
-            batch[structures.LABELS],
+            tf.sign(batch[structures.LABELS]),  # Of --mix those of both videos.
             tf.cast(valid, tf.float32),
             self.top_k,
         )
