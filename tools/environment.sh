@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Virtual environments of the clone, for the scripts beside it: source this file, then
 #
-#   ensure_current_environment   $CURRENT_VENV: the newest TensorFlow, extras [beam,dev,video]
+#   ensure_current_environment   $CURRENT_VENV: the newest TensorFlow, and the extras
+#                                [beam,dev,edge,serving,video]
 #   ensure_addons_environment    $ADDONS_VENV: TensorFlow 2.15.1 and TensorFlow Addons
 #
 # Each returns at once where nothing has changed, 0 if the environment is ready, 1 if
@@ -21,7 +22,7 @@ print_help() {
 }
 
 ensure_current_environment() {
-  ensure_environment "$CURRENT_VENV" beam,dev,video tools/constraints.txt 3.11 3.12 3.13
+  ensure_environment "$CURRENT_VENV" beam,dev,edge,serving,video tools/constraints.txt 3.11 3.12 3.13
 }
 
 ensure_addons_environment() {

@@ -1,11 +1,13 @@
-"""Exports a trained network as a SavedModel for serving.
+"""Exports a trained network, for a server or a small machine.
 
     python yt8m_distill/export_model.py --train_dir=run --export_dir=run/export
+    python yt8m_distill/export_model.py --train_dir=run --format=litert_int8 \\
+        --eval_data_pattern='validate*.tfrecord'
 
-It reads no shards and uses no GPU. The flags of the other scripts that speak of those
-(--batch_size, --bad_records, ...) are taken, for a flagfile that all share, and
-ignored; --help does not list them. --video_id_key is the key of the ids in the records
-that the SavedModel is to be sent.
+The exported model is opened again and run next to the network; one whose scores differ
+is not kept. It uses no GPU. --batch_size and --num_gpus of the other scripts are taken,
+for a flagfile that all share, and ignored; --help does not list them. --video_id_key is
+the key of the ids in the records that the SavedModel is to be sent.
 """
 
 import logging
@@ -22,23 +24,22 @@ from yt8m_distill import flag_groups, settings
 _LOG = logging.getLogger("yt8m_distill.export_model")
 
 # They stand in flagfiles that the scripts share.
-_IGNORED = (
-    *("bad_records", "batch_size", "index_dir", "max_bad_fraction"),
-    *("num_gpus", "num_readers", "use_index"),
-)
+_IGNORED = ("batch_size", "num_gpus")
+_BATCH_SIZE = 64  # Of the videos that are compared.
 
 
 def main() -> None:
-    """Flags → network → SavedModel."""
+    """Flags → network → exported model."""
     # A model traced with GPUs in sight holds cuDNN kernels, which no CPU can run.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     given = flag_groups.read(settings.ExportSettings)
+    reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated()
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 
-    from yt8m_distill.serving import export
+    from yt8m_distill.serving import converted, export, parity
     from yt8m_distill.training import trained as trained_networks
 
     # Plain variables: a SavedModel has no use for mirrored ones.
@@ -47,10 +48,31 @@ def main() -> None:
         checkpoint, strategy=strategy, stated=stated
     )
     (view,) = trained.views.values()
+    network, data = trained.network, trained.run.data
+    pattern = given.eval_data_pattern
+    if pattern:
+        shards = trained.open_shards(pattern, reading, "eval_data_pattern")
+        videos = map(parity.of_batch, trained.dataset(shards, _BATCH_SIZE))
+    else:
+        k = converted.num_frames(data, view)
+        videos = [parity.generated(data, k, network.feature_size)]
+    suffix = "" if given.format == "saved_model" else f"-{given.format}"
     folder = given.export_dir or os.path.join(
-        checkpoint.train_dir, "export", trained.role
+        checkpoint.train_dir, "export", f"{trained.role}{suffix}"
     )
-    export.export(trained.network, trained.run.data, view, folder, checkpoint.top_k)
+    result = export.export(
+        network, data, view, folder, checkpoint.top_k, given.format, videos
+    )
+    _LOG.info(
+        "On %d %s its scores differ by up to %.2g from the network's.",
+        result.videos,
+        f"videos of {pattern}" if pattern else "videos of noise",
+        result.difference,
+    )
+    if result.gap is not None:
+        _LOG.info(
+            "Its GAP is %.5f, the network's %.5f.", result.gap, result.gap_of_network
+        )
     _LOG.info("The %s of %s is in %s.", trained.role, trained.found.prefix, folder)
 
 

@@ -296,7 +296,7 @@ def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp
         "export_model",
         f"--train_dir={train_dir}",
         f"--export_dir={folder}",
-        "--bad_records=skip",  # Taken from a flagfile of eval's, say, and ignored.
+        "--batch_size=8",  # Taken from a flagfile of eval's, say, and ignored.
     )
     prefix = train_dir / "student" / "best" / "student" / "network-5"
     assert f"The student of {prefix} is in {folder}." in done.stderr
@@ -311,6 +311,28 @@ def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp
     np.testing.assert_array_equal(found["class_indexes"], classes)
     # %g keeps six digits.
     np.testing.assert_allclose(found["predictions"], scores, rtol=6e-6)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("format", ["litert_int8", "onnx"])
+def test_a_small_machines_model_is_written_and_its_gap_said(
+    data, train_dir, evaluation, tmp_path, format
+):
+    package = {"litert_int8": "ai_edge_litert", "onnx": "tf2onnx"}[format]
+    pytest.importorskip(package, reason=f"{package} is of the extra edge")
+    done = script_helpers.succeed(
+        "export_model",
+        f"--train_dir={train_dir}",
+        f"--export_dir={tmp_path}/model",
+        f"--format={format}",
+        f"--eval_data_pattern={data}/validate-*.tfrecord",
+    )
+    described = json.loads((tmp_path / "model" / "model.json").read_text("utf-8"))
+    checked = described["checked"]
+    assert checked["videos"] == NUM_VALID
+    gap = read_evaluations(train_dir)[0]["gap"]
+    assert checked["gap_of_network"] == pytest.approx(gap, abs=1e-6)
+    assert f"{checked['gap']:.5f}" in done.stderr
 
 
 def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation):
@@ -377,11 +399,9 @@ def test_help_of_the_export_lists_no_flag_that_means_nothing_to_it():
     listed = set(
         re.findall(r"--(?:\[no\])?(\w+):", call("export_model", "--help").stdout)
     )
-    own = {"checkpoint", "export_dir", "network", "student_k", "top_k", "train_dir"}
-    own.add("video_id_key")
-    assert {name for name in listed if name not in ("help", "helpfull")} >= own
     fields = {f.name for f in dataclasses.fields(settings.CheckpointSettings)}
-    assert listed & fields == own - {"export_dir"}
+    assert listed & fields == fields - {"batch_size", "num_gpus"}
+    assert listed >= {f.name for f in dataclasses.fields(settings.ExportSettings)}
 
 
 @pytest.mark.parametrize(

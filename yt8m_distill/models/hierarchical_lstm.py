@@ -114,6 +114,8 @@ class HierarchicalLSTM(base.VideoClassifier):
         }
 
     def encode(self, frames, num_frames, state_indices, training, noise):
+        if lstm.is_unrolled():
+            return self._encode_every_block(frames, num_frames), None
         x = to_blocks(frames, self.block_len)  # [L, B * blocks, D]
         batch = tf.shape(frames)[0]
         blocks = -(-tf.shape(frames)[1] // self.block_len)
@@ -138,6 +140,16 @@ class HierarchicalLSTM(base.VideoClassifier):
         used = tf.reduce_sum(tf.cast(lengths > 0, tf.int32), axis=1)
         upper = tf.transpose(encoded, [1, 0, 2])  # [blocks, B, width]
         return self.upper(upper, used, training=training), states
+
+    def _encode_every_block(self, frames, num_frames) -> tf.Tensor:
+        """[B, E]; empty blocks are computed, too: no shape depends on the videos."""
+        blocks = -(-frames.shape[1] // self.block_len)
+        lengths = block_lengths(num_frames, blocks, self.block_len)  # [B, blocks]
+        x = to_blocks(frames, self.block_len)
+        encoded = self.lower(x, tf.reshape(lengths, [-1]))
+        encoded = tf.reshape(encoded, [-1, blocks, self.lower.state_size])
+        used = tf.reduce_sum(tf.cast(lengths > 0, tf.int32), axis=1)
+        return self.upper(tf.transpose(encoded, [1, 0, 2]), used)
 
     def _states_at(self, sequences, indices, rows, blocks) -> tf.Tensor:
         """[c1, h1, c2, h2] of the lower LSTM at frames [B, S]: [B, S, 4 * cells]."""

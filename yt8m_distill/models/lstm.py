@@ -100,6 +100,8 @@ def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
     rows = tf.shape(projected)[1]
     size = kernel.shape[0]
     kernel = tf.cast(kernel, layers.product_dtype())
+    if is_unrolled() and not keep_gates:
+        return _forward_unrolled(projected, kernel), None
 
     def array() -> tf.TensorArray:
         return tf.TensorArray(tf.float32, size=steps, element_shape=None)
@@ -118,6 +120,17 @@ def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
     c = tf.ensure_shape(c, [projected.shape[0], projected.shape[1], size])
     h = tf.ensure_shape(h, c.shape)
     return Sequences(c, h), gates[0] if keep_gates else None
+
+
+def _forward_unrolled(projected: tf.Tensor, kernel: tf.Tensor) -> Sequences:
+    """The recurrence without a loop; T is static."""
+    c = h = tf.zeros([tf.shape(projected)[1], kernel.shape[0]])
+    all_c, all_h = [], []
+    for z in tf.unstack(projected):
+        *_, c, h = _step(z + layers.multiply(h, kernel) if all_h else z, c)
+        all_c.append(c)
+        all_h.append(h)
+    return Sequences(tf.stack(all_c), tf.stack(all_h))
 
 
 def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
@@ -223,7 +236,7 @@ def lstm(
         projected = _project(x, weights[0], weights[2])
         return _forward(projected, weights[1], keep_gates=False)[0]
 
-    if not padding(weights[0].shape[1]):
+    if is_unrolled() or not padding(weights[0].shape[1]):
         return plain()
     frames = tf.shape(x)[0] * tf.shape(x)[1]
     found = tf.cond(
@@ -255,6 +268,29 @@ def to_be_read() -> Iterator[None]:
         yield
     finally:
         _TO_BE_READ.reset(token)
+
+
+_UNROLLED = contextvars.ContextVar("unrolled", default=False)
+
+
+@contextlib.contextmanager
+def unrolled() -> Iterator[None]:
+    """Networks that are called inside have one step after the other in place of a loop.
+
+    For few frames of few videos, whose number of frames T is static: then the loop
+    itself costs more than its products, and small machines have no such loop. The
+    numbers are the same. Not for training.
+    """
+    token = _UNROLLED.set(True)
+    try:
+        yield
+    finally:
+        _UNROLLED.reset(token)
+
+
+def is_unrolled() -> bool:
+    """Whether the caller is inside of `unrolled`."""
+    return _UNROLLED.get()
 
 
 class StackedLSTM(layers.Numbered, keras.layers.Layer):
@@ -315,6 +351,8 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
     @property
     def uses_keras(self) -> bool:
         """Whether `keras.layers.LSTM` does the work."""
+        if is_unrolled():
+            return False
         if self.implementation == "auto":
             return bool(tf.config.list_logical_devices("GPU"))
         return self.implementation == "keras"

@@ -31,6 +31,11 @@ def time_embedding(num_frames: tf.Tensor, length: tf.Tensor, width: int) -> tf.T
     return tf.concat([tf.sin(angles), tf.cos(angles)], axis=-1)
 
 
+def _gelu(x: tf.Tensor) -> tf.Tensor:
+    """x Φ(x). tf.nn.gelu (TensorFlow 2.21) is made of erfc, which ONNX has not."""
+    return 0.5 * x * (1 + tf.math.erf(x / math.sqrt(2)))
+
+
 class Block(keras.layers.Layer):
     """x + Attention(LN(x)), then x + MLP(LN(x)): a pre-norm transformer block.
 
@@ -75,7 +80,7 @@ class Block(keras.layers.Layer):
         """x [B, T, W] and mask [B, T] → [B, T, W]."""
         added = self._attend(self.attention_norm(x), mask)
         x += self._drop(added, training, noise, self.index)
-        added = self.narrow(tf.nn.gelu(self.widen(self.norm(x))))
+        added = self.narrow(_gelu(self.widen(self.norm(x))))
         return x + self._drop(added, training, noise, self.index + 1)
 
 

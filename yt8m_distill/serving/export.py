@@ -1,91 +1,85 @@
-"""A network as a SavedModel: from serialized records to its top classes."""
+"""A trained network as files that programs without this package run.
 
+Each format is a folder: the model, and `model.json`, which says what it reads. It is
+written under another name, opened again, run next to the network, and gets its name
+only if the scores agree.
+"""
+
+import json
 import logging
 import os
 import uuid
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from yt8m_distill import files, settings, structures
-from yt8m_distill.data import pipeline, records
+import yt8m_distill
+from yt8m_distill import files, settings
+from yt8m_distill.data import pipeline
 from yt8m_distill.models import base
+from yt8m_distill.serving import converted, parity, saved_model
 
 _LOG = logging.getLogger(__name__)
 
-_MODEL_FILE = "saved_model.pb"
+DESCRIPTION = "model.json"
 
 
-class ServingModel(tf.Module):
-    """The graph that is exported.
+class Format(NamedTuple):
+    """One format.
 
-    Signatures:
-        serving_default: `example_bytes` string [N], serialized records of the
-            kind it was trained on → `video_id` string [N], `class_indexes` int32
-            [N, k], `predictions` float32 [N, k], best first, and `error` string [N].
-            It picks the network's frames by itself; labels in the records are
-            ignored. A record that cannot be read has its reason in `error`, which
-            is empty otherwise, class indexes -1, predictions 0 and no id; the other
-            records of the request are not touched by it.
-        frames: `frames` float32 [N, T, D], dequantised, and `num_frames` int32
-            [N] → `class_indexes`, `predictions`. All T frames are taken, so a
-            student is given the k it is to look at.
-
-    Args:
-        network: with its variables.
-        data: what the records hold.
-        view: which frames the network reads.
-        top_k: predictions a video, cut to the number of classes.
+    Attributes:
+        file: of the model, by which its folder is known.
+        title: what an error calls it.
+        bound: largest difference of a score from the network's.
+        write: (network, data, view, top_k, folder), into a new folder.
+        run: folder → parity.Run, in a program of its own kind.
+        extra: folder, below the export's, of files that are not the model's own.
     """
 
-    def __init__(
-        self,
-        network: base.VideoClassifier,
-        data: settings.DataSettings,
-        view: pipeline.ViewSpec,
-        top_k: int = 20,
-    ):
-        super().__init__()
-        self.network = network
-        self._data = data
-        self._view = view
-        self._top_k = min(top_k, data.num_classes)
-        size = data.feature_size
-        self.serve_records = tf.function(
-            self._serve_records,
-            input_signature=[tf.TensorSpec([None], tf.string, name="example_bytes")],
-        )
-        self.serve_frames = tf.function(
-            self._serve_frames,
-            input_signature=[
-                tf.TensorSpec([None, None, size], tf.float32, name="frames"),
-                tf.TensorSpec([None], tf.int32, name="num_frames"),
-            ],
-        )
+    file: str
+    title: str
+    bound: float
+    write: Callable[..., None]
+    run: Callable[[str], parity.Run]
+    extra: str = ""
 
-    def _top(self, view: structures.View) -> dict[str, tf.Tensor]:
-        logits = self.network(view, training=False).logits
-        scores, classes = tf.math.top_k(tf.sigmoid(logits), self._top_k)
-        return {"class_indexes": classes, "predictions": scores}
 
-    def _serve_records(self, example_bytes):
-        faults = records.find_faults(example_bytes, self._data)
-        good = faults == ""
-        readable = tf.where(good, example_bytes, "")
-        ids, view = pipeline.read_view(
-            readable, self._data, self._view, good, is_sound=True
-        )
-        top = self._top(view)
-        good = good[:, tf.newaxis]
-        return {
-            "video_id": ids,
-            "class_indexes": tf.where(good, top["class_indexes"], -1),
-            "predictions": tf.where(good, top["predictions"], 0.0),
-            "error": faults,
-        }
+# float32 sums in another order differ by some 1e-7. Weights of 8 bits move the logits
+# of a trained network by about 1 %; a wrong conversion moves scores by tenths.
+_EXACT, _EIGHT_BITS = 1e-5, 0.05
 
-    def _serve_frames(self, frames, num_frames):
-        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
-        return self._top(view)
+FORMATS = {
+    "saved_model": Format(
+        saved_model.FILE,
+        "a SavedModel",
+        _EXACT,
+        saved_model.write,
+        saved_model.run,
+        saved_model.EXTRA,
+    ),
+    "litert": Format(
+        converted.LITERT,
+        "a LiteRT model",
+        _EXACT,
+        converted.write_litert,
+        converted.run_litert,
+    ),
+    "litert_int8": Format(
+        converted.LITERT,
+        "a LiteRT model",
+        _EIGHT_BITS,
+        converted.write_litert_int8,
+        converted.run_litert,
+    ),
+    "onnx": Format(
+        converted.ONNX,
+        "an ONNX model",
+        _EXACT,
+        converted.write_onnx,
+        converted.run_onnx,
+    ),
+}
 
 
 def export(
@@ -94,37 +88,83 @@ def export(
     view: pipeline.ViewSpec,
     folder: str,
     top_k: int = 20,
-) -> None:
-    """Writes a SavedModel, which appears under its name only once it is whole.
+    name: str = "saved_model",
+    videos: Iterable[parity.Videos] | None = None,
+) -> parity.Result | None:
+    """Writes a network, which appears under its name only once it is whole.
 
     Args:
-        network, data, view, top_k: see ServingModel.
-        folder: of the SavedModel; must not exist, or be one.
+        network: with its variables.
+        data: what the records hold.
+        view: which frames the network reads.
+        folder: of the model; must not exist, or hold one of this format.
+        top_k: predictions a video, cut to the number of classes.
+        name: of the format.
+        videos: on which the written model is run beside the network; None: it is not
+            run.
+
+    Returns:
+        How the two agree.
 
     Raises:
-        ValueError: if something else stands there, or the file system refuses; an
-            older SavedModel is as it was then.
+        ValueError: if something else stands there, the file system refuses, the network
+            cannot be converted, or the two differ by more than the format's bound. An
+            older model is as it was then.
     """
+    chosen = FORMATS[name]
+    top_k = min(top_k, data.num_classes)
     folder = folder.rstrip("/")
     what = f"--export_dir={folder}"
     with files.one_line_errors(what):
         _finish_replacement(folder)
-        is_model = tf.io.gfile.exists(os.path.join(folder, _MODEL_FILE))
+        is_model = tf.io.gfile.exists(os.path.join(folder, chosen.file))
         if tf.io.gfile.exists(folder) and not is_model:
-            raise ValueError(f"{what} exists and is not a SavedModel.")
-    model = ServingModel(network, data, view, top_k)
-    signatures = {
-        "serving_default": model.serve_records.get_concrete_function(),
-        "frames": model.serve_frames.get_concrete_function(),
-    }
-    name = uuid.uuid4().int
-    temporary, old = f"{folder}.tmp-{name}", f"{folder}.old-{name}"
+            raise ValueError(f"{what} exists and is not {chosen.title}.")
+    number = uuid.uuid4().int
+    temporary, old = f"{folder}.tmp-{number}", f"{folder}.old-{number}"
+    result = None
     with files.one_line_errors(what), files.removed_after_errors(temporary):
-        tf.saved_model.save(model, temporary, signatures=signatures)
+        chosen.write(network, data, view, top_k, temporary)
+        if videos is not None:
+            result = parity.compare(network, chosen.run(temporary), videos, top_k)
+            if not result.difference <= chosen.bound:  # Nor where it is a NaN.
+                raise ValueError(
+                    f"--format={name}: the scores of the written model differ by up to "
+                    f"{result.difference:.2g} from the network's, more than "
+                    f"{chosen.bound:g}; it is not kept."
+                )
+        text = json.dumps(_describe(name, network, data, view, top_k, result), indent=1)
+        extra = os.path.join(temporary, chosen.extra)
+        tf.io.gfile.makedirs(extra)
+        files.write_text(os.path.join(extra, DESCRIPTION), text + "\n")
         if is_model:
             tf.io.gfile.rename(folder, old)
         tf.io.gfile.rename(temporary, folder)
     files.remove(old)
+    return result
+
+
+def _describe(name, network, data, view, top_k, result) -> dict:
+    """What a program has to know in order to use the model alone."""
+    columns = view.columns(data)
+    return {
+        "format": name,
+        "file": FORMATS[name].file,
+        "network": type(network).__name__,
+        "sampler": view.sampler,
+        "k": converted.num_frames(data, view),
+        "frames_dtype": "uint8" if data.frame_features else "float32",
+        "feature_names": [data.names[c] for c in columns],
+        "feature_sizes": [data.sizes[c] for c in columns],
+        "max_frames": data.max_frames,
+        "num_classes": data.num_classes,
+        "outputs": {"class_indexes": [top_k], "predictions": [top_k]},
+        "checked": None if result is None else result._asdict(),
+        "versions": {
+            "yt8m_distill": yt8m_distill.__version__,
+            "tensorflow": tf.__version__,
+        },
+    }
 
 
 def _finish_replacement(folder: str) -> None:

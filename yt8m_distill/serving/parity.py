@@ -1,0 +1,106 @@
+"""A written model beside the network that it was made of, on the same videos."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
+from yt8m_distill.evaluation import average_precision
+from yt8m_distill.models import base
+
+# frames [N, k, D] and num_frames [N] → classes [N, top_k] and scores, best first.
+Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Videos(NamedTuple):
+    """Some videos.
+
+    Attributes:
+        frames: [N, k, D] uint8, or float32 of video-level records.
+        num_frames: [N] int32.
+        labels: [N, C] of 0 and 1, or None.
+    """
+
+    frames: np.ndarray
+    num_frames: np.ndarray
+    labels: np.ndarray | None = None
+
+
+class Result(NamedTuple):
+    """How a model agrees with its network.
+
+    Attributes:
+        videos: how many were compared.
+        difference: largest difference of a score, over the model's classes and over
+            the places of the sorted lists.
+        gap: of the model's lists; None without labels.
+        gap_of_network: of the network's.
+    """
+
+    videos: int
+    difference: float
+    gap: float | None = None
+    gap_of_network: float | None = None
+
+
+def of_batch(batch: structures.Batch) -> Videos:
+    """The videos of a batch with one view, without its padding rows."""
+    (view,) = batch[structures.VIEWS].values()
+    keep = batch[structures.WEIGHTS].numpy() > 0
+    parts = (view[structures.FRAMES], view[structures.NUM_FRAMES])
+    return Videos(*(p.numpy()[keep] for p in (*parts, batch[structures.LABELS])))
+
+
+def generated(data: settings.DataSettings, k: int, width: int) -> Videos:
+    """Videos of noise, of 1 to k frames."""
+    random = np.random.default_rng(0)
+    num_frames = np.unique(np.linspace(1, k, 8).astype(np.int32))
+    shape = [len(num_frames), k, width]
+    if data.frame_features:
+        return Videos(random.integers(0, 256, shape, np.uint8), num_frames)
+    return Videos(random.normal(size=shape).astype(np.float32), num_frames)
+
+
+def compare(
+    network: base.VideoClassifier, run: Run, videos: Iterable[Videos], top_k: int
+) -> Result:
+    """Runs both on all videos.
+
+    Args:
+        network: the original.
+        run: the written model.
+        videos: in batches.
+        top_k: predictions a video, at most the classes.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def scores_of(frames, num_frames):
+        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        scores = tf.sigmoid(network(view, training=False).logits)
+        return scores, *tf.math.top_k(scores, top_k)
+
+    count, difference, positives = 0, 0.0, 0.0
+    lists: list[tuple[np.ndarray, ...]] = []
+    for frames, num_frames, labels in videos:
+        classes, predictions = run(frames, num_frames)
+        scores, best, best_classes = (x.numpy() for x in scores_of(frames, num_frames))
+        count += len(frames)
+        for own in (best, np.take_along_axis(scores, classes, 1)):
+            apart = np.abs(own - predictions).max(initial=0.0)
+            difference = float(np.maximum(difference, apart))  # Or a NaN.
+        if labels is not None:
+            hits = (
+                np.take_along_axis(labels, c, 1) > 0 for c in (classes, best_classes)
+            )
+            lists.append((predictions, best, *hits))
+            positives += labels.sum()
+    if not positives:
+        return Result(count, difference)
+    predictions, best, *hits = map(np.concatenate, zip(*lists, strict=True))
+    gaps = (
+        average_precision.global_average_precision(scores, hit, int(positives))
+        for scores, hit in zip((predictions, best), hits, strict=True)
+    )
+    return Result(count, difference, *gaps)
