@@ -29,11 +29,8 @@ MISSING_FEATURES = ("refuse", "zeros")
 NETWORKS = ("auto", "teacher", "student")
 TEACHER_MEANS = ("probabilities", "logits")
 SCHEDULES = ("exponential", "cosine")
-<<<<<<< HEAD
 MIXES = ("none", "cut", "mixup")
-=======
 EXPORT_FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
->>>>>>> 2c9efaf (yt8m-export writes LiteRT and ONNX files, and compares every export with its network)
 
 
 # The settings that matter most, for `--help`.
@@ -849,7 +846,19 @@ class ExportSettings(Settings):
         "format's name behind it where that is not saved_model.",
         path="checkpoints",
     )
-<<<<<<< HEAD
+    format: str = setting(
+        "saved_model",
+        "saved_model: for TensorFlow Serving, takes serialized records. litert, onnx: "
+        "a file that takes the student's frames, without TensorFlow. litert_int8: a "
+        "quarter of the size, with weights of 8 bits.",
+        choices=EXPORT_FORMATS,
+    )
+    eval_data_pattern: str = setting(
+        "",
+        "Glob of shards on whose videos, all of them, the exported model is run next "
+        "to the network; both GAPs are reported. Empty: on frames of noise.",
+        path="pattern",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -921,18 +930,3 @@ class ExtractionSettings(Settings):
     overwrite: bool = setting(
         False, "Replace an --output that was made of other videos or in another way."
     )
-=======
-    format: str = setting(
-        "saved_model",
-        "saved_model: for TensorFlow Serving, takes serialized records. litert, onnx: "
-        "a file that takes the student's frames, without TensorFlow. litert_int8: a "
-        "quarter of the size, with weights of 8 bits.",
-        choices=EXPORT_FORMATS,
-    )
-    eval_data_pattern: str = setting(
-        "",
-        "Glob of shards on whose videos, all of them, the exported model is run next "
-        "to the network; both GAPs are reported. Empty: on frames of noise.",
-        path="pattern",
-    )
->>>>>>> 2c9efaf (yt8m-export writes LiteRT and ONNX files, and compares every export with its network)
