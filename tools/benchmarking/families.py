@@ -1,12 +1,21 @@
-"""How fast the other networks are, at their published sizes."""
+"""How fast the other networks are, and what memory they need, at published sizes."""
 
 import dataclasses
 import math
+import os
+import pathlib
+import subprocess
+import sys
 import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if __name__ == "__main__":  # Run as a file, the root is two folders up.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import tensorflow as tf
 
-from tools.benchmarking import end_to_end, network, results
+from tools.benchmarking import end_to_end, evaluation, network, results
 from yt8m_distill import registry
 from yt8m_distill.models import builder
 
@@ -26,6 +35,9 @@ SMALL = {
     "TransformerModel": "TransformerModel(width=16, layers=1)",
 }
 BATCH = 16
+# Videos of the batch whose memory is measured; a TransformerModel on 256 would take
+# more than most machines have.
+MEMORY_BATCH = {"NeXtVLAD": 256}
 
 
 def _share_rows(name: str, case: network.Case, quick: bool) -> list[results.Row]:
@@ -53,14 +65,36 @@ def _share_rows(name: str, case: network.Case, quick: bool) -> list[results.Row]
     return table
 
 
+def _build(name: str, quick: bool):
+    data = end_to_end.run_settings(quick, "unused", "unused").data
+    spec = registry.parse(SMALL[name] if quick else name)
+    return builder.build_network("teacher", spec, data, data.max_frames)
+
+
+def _memory_row(name: str, quick: bool) -> results.Row:
+    """What a training step takes, in a process of its own."""
+    batch = 2 if quick else MEMORY_BATCH.get(name, 64)
+    command = [sys.executable, __file__, name, str(batch), str(int(quick))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    step, view = map(int, done.stdout.split()[-2:])
+    return results.Row(
+        f"{name}, memory of a step of {batch} videos",
+        step / 2**30,
+        unit="GiB",
+        detail=f"{step / view:.1f} times its frames as float32",
+    )
+
+
 def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` takes seconds, at small sizes and without bars."""
     table = []
-    data = end_to_end.run_settings(quick, "unused", "unused").data
     for name in BARS:
         spec = registry.parse(SMALL[name] if quick else name)
-        made = builder.build_network("teacher", spec, data, data.max_frames)
+        made = _build(name, quick)
         table += _share_rows(name, network.Case(made, 2 if quick else BATCH), quick)
+        table.append(_memory_row(name, quick))
         del made
         with tempfile.TemporaryDirectory() as folder:
             found = end_to_end.evaluation_rows(
@@ -68,3 +102,17 @@ def rows(quick: bool) -> list[results.Row]:
             )
         table += [dataclasses.replace(r, name=f"{name}, {r.name}") for r in found]
     return table
+
+
+def main() -> None:
+    """The process of one network: prints the bytes of a step and of its frames."""
+    name, batch, quick = sys.argv[1], int(sys.argv[2]), bool(int(sys.argv[3]))
+    before = evaluation.resident_bytes(peak=False)
+    case = network.Case(_build(name, quick), batch)
+    case.step()
+    frames = case.inputs["frames"]
+    print(evaluation.resident_bytes(peak=True) - before, 4 * math.prod(frames.shape))
+
+
+if __name__ == "__main__":
+    main()
