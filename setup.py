@@ -107,6 +107,7 @@ setuptools.setup(
             "yt8m-classify=yt8m_distill.classify_records:run",
             "yt8m-convert=yt8m_distill.convert_records:run",
             "yt8m-extract=yt8m_distill.extract_videos:run",
+            "yt8m-tag=yt8m_distill.tag_videos:run",
         ]
     },
 )

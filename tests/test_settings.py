@@ -14,6 +14,7 @@ REQUIRED = {
     settings.CheckpointSettings: {"train_dir": "run"},
     settings.EvalSettings: {"eval_data_pattern": "e*"},
     settings.InferenceSettings: {"input_data_pattern": "i*", "output_file": "o.csv"},
+    settings.ExtractionSettings: {"videos": "v*", "output": "o.tfrecord"},
 }
 GROUPS = settings.Settings.__subclasses__()
 FIELDS = [(group, field) for group in GROUPS for field in dataclasses.fields(group)]
@@ -22,6 +23,7 @@ FIELD_PARAMETERS = [pytest.param(g, f, id=f"{g.__name__}.{f.name}") for g, f in 
 # A valid value unlike the default for each setting of a run.
 OTHER = {
     "import_modules": "my_package.my_models",
+    "vocabulary": "vocabulary.csv",
     "teacher_mean": "logits",
     "unlabeled_data_pattern": "u*",
     "unlabeled_fraction": 0.25,

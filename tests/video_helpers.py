@@ -85,9 +85,9 @@ def write_clip(
 class _Patches(tf.Module):
     """The mean over patches of a rectified linear map, as a small CNN ends with."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, seed: int):
         super().__init__()
-        values = np.random.default_rng(0).normal(0, 0.3, [8, 8, 3, width])
+        values = np.random.default_rng(seed).normal(0, 0.3, [8, 8, 3, width])
         self.kernel = tf.Variable(values.astype(np.float32))
 
     @tf.function(input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.float32)])
@@ -96,9 +96,9 @@ class _Patches(tf.Module):
         return {"vectors": tf.reduce_mean(tf.nn.relu(maps), axis=[1, 2])}
 
 
-def write_network(folder: pathlib.Path, width: int = 6) -> str:
+def write_network(folder: pathlib.Path, width: int = 6, seed: int = 0) -> str:
     """Writes an image network as a SavedModel; its specification comes back."""
-    network = _Patches(width)
+    network = _Patches(width, seed)
     signature = network.__call__.get_concrete_function()
     tf.saved_model.save(network, str(folder), signatures=signature)
     return f"saved_model(folder={str(folder)!r}, mean=0.5, std=0.5)"

@@ -23,6 +23,7 @@ import tensorflow as tf
 from absl import flags
 
 from yt8m_distill.data import faults, records
+from yt8m_distill.serving import extras
 
 FLAGS = flags.FLAGS
 _SIGNATURE = "serving_default"
@@ -104,14 +105,14 @@ def define_flags() -> None:
         "vocabulary",
         "",
         "CSV with the names of the classes, such as YouTube-8M's vocabulary.csv. "
-        "Empty: numbers are shown.",
+        "Empty: those stored with the model; without them numbers are shown.",
     )
     flags.DEFINE_alias("label_names", "vocabulary")
 
 
 def main() -> None:
     """Flags → a line a record."""
-    names = vocabulary.read(FLAGS.vocabulary)
+    names = vocabulary.read(FLAGS.vocabulary) or extras.read_names(FLAGS.model)
     files = records.expand_patterns(FLAGS.records, "records")
     try:
         found = read_records(files, FLAGS.count)

@@ -113,7 +113,7 @@ def main() -> None:
     trained = trained_networks.open_network(
         checkpoint, wait=not evaluation.run_once, stated=stated
     )
-    names = vocabulary.read(evaluation.vocabulary, trained.run.data.num_classes)
+    names = trained.class_names(evaluation.vocabulary)
     pattern = (evaluation.eval_data_pattern, reading, "eval_data_pattern")
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
     log.check_writable()

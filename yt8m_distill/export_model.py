@@ -39,7 +39,7 @@ def main() -> None:
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 
-    from yt8m_distill.serving import converted, export, parity
+    from yt8m_distill.serving import converted, export, extras, parity
     from yt8m_distill.training import trained as trained_networks
 
     # Plain variables: a SavedModel has no use for mirrored ones.
@@ -60,9 +60,10 @@ def main() -> None:
     folder = given.export_dir or os.path.join(
         checkpoint.train_dir, "export", f"{trained.role}{suffix}"
     )
-    result = export.export(
-        network, data, view, folder, checkpoint.top_k, given.format, videos
-    )
+    names = trained.class_names(given.vocabulary)
+    extra_files = extras.make(data, names, given.extraction_manifest)
+    of_export = (folder, checkpoint.top_k, given.format, videos, extra_files)
+    result = export.export(network, data, view, *of_export)
     _LOG.info(
         "On %d %s its scores differ by up to %.2g from the network's.",
         result.videos,

@@ -128,7 +128,8 @@ def main() -> None:
         "extraction": work.extractor.describe(),
     }
     if labels.names:
-        label_files.write_vocabulary(output + VOCABULARY_SUFFIX, labels.names)
+        text = vocabulary.to_text(labels.names)
+        files.write_text(output + VOCABULARY_SUFFIX, text)
     skips.write_lines(output, problems.values())
     files.write_text(output + MANIFEST_SUFFIX, json.dumps(manifest, indent=2) + "\n")
     files.remove(work.folder)

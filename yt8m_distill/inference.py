@@ -55,7 +55,7 @@ def main() -> None:
         )
         return
     trained = trained_networks.open_network(checkpoint, stated=stated)
-    names = vocabulary.read(inference.vocabulary, trained.run.data.num_classes)
+    names = trained.class_names(inference.vocabulary)
     predict = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict

@@ -614,6 +614,12 @@ class TrainingSettings(Settings):
         maximum=1e6,
     )
     top_k: int = setting(20, "Predictions a video that the metrics use.", minimum=1)
+    vocabulary: str = setting(
+        "",
+        "CSV with the names of the classes. It is kept with the run, where evaluation, "
+        "inference and export find it.",
+        path="file",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -858,6 +864,18 @@ class ExportSettings(Settings):
         "Glob of shards on whose videos, all of them, the exported model is run next "
         "to the network; both GAPs are reported. Empty: on frames of noise.",
         path="pattern",
+    )
+    vocabulary: str = setting(
+        "",
+        "CSV with the names of the classes, stored with the model. Empty: that of the "
+        "run.",
+        path="file",
+    )
+    extraction_manifest: str = setting(
+        "",
+        "The manifest that yt8m-extract wrote with the training records. With it, "
+        "yt8m-tag takes video files.",
+        path="file",
     )
 
 

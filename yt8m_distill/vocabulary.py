@@ -1,6 +1,8 @@
 """Names of classes, from the CSV that comes with a data set."""
 
 import csv
+import io
+from collections.abc import Mapping
 
 # YouTube-8M's vocabulary.csv, Kaggle's label_names.csv, AudioSet's
 # class_labels_indices.csv.
@@ -45,3 +47,12 @@ def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int,
             f"{num_classes}."
         )
     return names
+
+
+def to_text(names: Mapping[int, str]) -> str:
+    """A CSV `index,display_name` that `read` reads."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "display_name"])
+    writer.writerows(sorted(names.items()))
+    return text.getvalue()

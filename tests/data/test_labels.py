@@ -1,5 +1,7 @@
 """Labels of files by name or number."""
 
+import pathlib
+
 import pytest
 
 from yt8m_distill import vocabulary
@@ -29,7 +31,7 @@ def test_names_become_classes_in_alphabetical_order(tmp_path):
     assert found.find("other/b.mp4") is None
     assert found.find("x/c.mkv") == []
     written = str(tmp_path / "vocabulary.csv")
-    labels.write_vocabulary(written, found.names)
+    pathlib.Path(written).write_text(vocabulary.to_text(found.names), encoding="utf-8")
     assert vocabulary.read(written) == found.names
     assert labels.read(path, vocabulary.read(written)) == found
 

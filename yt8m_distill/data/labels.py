@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from yt8m_distill import files
-
 _SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
 
 
@@ -79,11 +77,3 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
 
 def _fits(number: str, names: Mapping[int, str]) -> bool:
     return not names or int(number) in names
-
-
-def write_vocabulary(path: str, names: Mapping[int, str]) -> None:
-    """Writes a CSV that `vocabulary.read` reads: `index,display_name`."""
-    with files.writing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["index", "display_name"])
-        writer.writerows(sorted(names.items()))

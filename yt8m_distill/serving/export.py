@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -90,6 +90,7 @@ def export(
     top_k: int = 20,
     name: str = "saved_model",
     videos: Iterable[parity.Videos] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> parity.Result | None:
     """Writes a network, which appears under its name only once it is whole.
 
@@ -102,6 +103,7 @@ def export(
         name: of the format.
         videos: on which the written model is run beside the network; None: it is not
             run.
+        extra_files: name → content, written next to `model.json`.
 
     Returns:
         How the two agree.
@@ -137,6 +139,9 @@ def export(
         extra = os.path.join(temporary, chosen.extra)
         tf.io.gfile.makedirs(extra)
         files.write_text(os.path.join(extra, DESCRIPTION), text + "\n")
+        for extra_name, content in (extra_files or {}).items():
+            with tf.io.gfile.GFile(os.path.join(extra, extra_name), "wb") as file:
+                file.write(content)
         if is_model:
             tf.io.gfile.rename(folder, old)
         tf.io.gfile.rename(temporary, folder)

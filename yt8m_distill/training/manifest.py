@@ -4,6 +4,7 @@ Files of a train_dir:
 
     model_flags.json         the settings of the newest command
     manifest.json            settings, versions, data, networks, results
+    vocabulary.csv           names of the classes, with --vocabulary
     <phase>/settings.json    the settings that this phase depends on
     <phase>/metrics.jsonl    one JSON object a log line and an evaluation
     <phase>/best/<role>/     the best network by validation GAP
@@ -31,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 MODEL_FLAGS = "model_flags.json"
 MANIFEST = "manifest.json"
 PHASE_SETTINGS = "settings.json"
+VOCABULARY = "vocabulary.csv"
 
 # Settings under which the same training goes on all the same.
 CHANGEABLE = (
@@ -51,6 +53,7 @@ CHANGEABLE = (
     "index_dir",
     "max_bad_fraction",
     "teacher_cache",
+    "vocabulary",
 )
 _JSON_TYPES = {dict: "object", list: "array"}
 

@@ -1,12 +1,13 @@
 """A trained network out of a train_dir, ready to be used."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from yt8m_distill import registry, settings
+from yt8m_distill import registry, settings, vocabulary
 from yt8m_distill.data import pipeline, shards
 from yt8m_distill.models import base, builder, lstm, teacher_student
 from yt8m_distill.training import checkpoints, distribution, inputs, manifest
@@ -24,6 +25,7 @@ class TrainedNetwork:
         views: name → pipeline.ViewSpec of the view it reads.
         strategy: the devices.
         found: the checkpoint in its variables.
+        names: class number → name, of the run's vocabulary; may be empty.
     """
 
     networks: teacher_student.TeacherStudent
@@ -33,6 +35,7 @@ class TrainedNetwork:
     views: dict[str, Any]
     strategy: tf.distribute.Strategy
     found: checkpoints.Found | None
+    names: dict[int, str]
 
     @property
     def network(self):
@@ -43,6 +46,10 @@ class TrainedNetwork:
         """Takes the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)
         self.found = found
+
+    def class_names(self, path: str) -> dict[int, str]:
+        """Class number → name, from a CSV or, without one, from the run's own."""
+        return vocabulary.read(path, self.run.data.num_classes) or self.names
 
     def open_shards(self, patterns: str | list[str], reading, flag: str):
         """Opened shards of these globs or files."""
@@ -151,7 +158,9 @@ def open_network(
     sampler, k, features = plan.network(role)["sampler"]
     spec = pipeline.ViewSpec(sampler, k, tuple(features))
     views = {view: _with_frames(spec, given.student_k, role, run)}
-    trained = TrainedNetwork(networks, role, run, plan, views, strategy, None)
+    stored = os.path.join(given.train_dir, manifest.VOCABULARY)
+    names = vocabulary.read(stored) if tf.io.gfile.exists(stored) else {}
+    trained = TrainedNetwork(networks, role, run, plan, views, strategy, None, names)
     if found:
         trained.load(found)
     return trained

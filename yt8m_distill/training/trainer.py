@@ -10,7 +10,7 @@ import shlex
 
 import tensorflow as tf
 
-from yt8m_distill import files, settings
+from yt8m_distill import files, settings, vocabulary
 from yt8m_distill.data import faults, records
 from yt8m_distill.training import (
     checkpoints,
@@ -54,6 +54,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     pattern = run.training.validation_data_pattern
     if pattern:
         records.expand_patterns(pattern, "validation_data_pattern")
+    names = vocabulary.read(run.training.vocabulary, run.data.num_classes)
     _look_at_one_record(paths[0], run)
     rehearsal.rehearse(plan, run)
     shards, validation = inputs.training_shards(run), None
@@ -89,6 +90,9 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         until_the_end.enter_context(files.held(train_dir, what))
         path = os.path.join(train_dir, manifest.MODEL_FLAGS)
         manifest.write_json(path, run.to_dict())
+        if names:
+            path = os.path.join(train_dir, manifest.VOCABULARY)
+            files.write_text(path, vocabulary.to_text(names))
     # Nobody looks into the folder before the chief is done with it.
     distribution.check_agreement(strategy, {})
     record = manifest.Manifest(train_dir, run, chief)

@@ -1,0 +1,144 @@
+"""From mp4s with labels to yt8m-tag: the tags are those of the records."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import script_helpers
+from tests import video_helpers as helpers
+from yt8m_distill.serving import extras
+
+helpers.import_av()
+
+K, SECONDS = 3, 8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, image_network) -> pathlib.Path:
+    """A folder with clips, their records, and a student of them in `model`."""
+    folder = tmp_path_factory.mktemp("tags")
+    (folder / "clips").mkdir()
+    random = np.random.default_rng(0)
+    lines = ["file,labels"]
+    for number in range(6):
+        times = np.cumsum(random.uniform(0.02, 2 * SECONDS / 40, 40)).tolist()
+        helpers.write_clip(folder / "clips" / f"v{number}.mp4", times=times, gop=15)
+        lines.append(f"v{number},{['cat', 'cat;dog', 'bird'][number % 3]}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    pca = folder / "pca"
+    pca.mkdir()
+    np.save(pca / "mean.npy", random.normal(0, 0.1, 6))
+    np.save(pca / "eigenvals.npy", random.uniform(0.01, 0.1, 4))
+    np.save(pca / "eigenvecs.npy", random.normal(0, 1, [6, 4]))
+    script_helpers.succeed(
+        "extract_videos",
+        f"--videos={folder}/clips/*.mp4",
+        f"--labels={folder}/labels.csv",
+        f"--output={folder}/mine.tfrecord",
+        f"--image_network={image_network}",
+        f"--pca={pca}",
+    )
+    script_helpers.succeed(
+        "train",
+        *("--mode=baseline", f"--student_k={K}", "--num_classes=3"),
+        *("--feature_names=rgb", "--feature_sizes=4"),
+        "--student=FrameLevelLogisticModel",
+        f"--train_data_pattern={folder}/mine.tfrecord",
+        f"--vocabulary={folder}/mine.tfrecord.vocabulary.csv",
+        *(f"--train_dir={folder}/run", "--batch_size=2", "--num_epochs=1"),
+    )
+    script_helpers.succeed(
+        "export_model",
+        *(f"--train_dir={folder}/run", f"--export_dir={folder}/model"),
+        f"--extraction_manifest={folder}/mine.tfrecord.json",
+    )
+    shutil.rmtree(pca)  # The export holds it.
+    return folder
+
+
+def tag(folder, *arguments: str) -> list[dict]:
+    done = script_helpers.succeed(
+        "tag_videos", f"--model={folder}/model", "--json", *arguments
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_scores_are_those_of_the_records(made):
+    records = [r.numpy() for r in tf.data.TFRecordDataset(f"{made}/mine.tfrecord")]
+    serve = tf.saved_model.load(f"{made}/model").signatures["serving_default"]
+    expected = serve(example_bytes=tf.constant(records))
+    found = tag(made, f"--videos={made}/clips/*.mp4")
+    assert len(found) == len(records) == 6
+    for row, video in enumerate(found):
+        classes = [entry["class"] for entry in video["tags"]]
+        assert classes == expected["class_indexes"][row].numpy().tolist()
+        names = {0: "bird", 1: "cat", 2: "dog"}
+        assert [t["name"] for t in video["tags"]] == [names[c] for c in classes]
+        scores = [entry["score"] for entry in video["tags"]]
+        np.testing.assert_allclose(scores, expected["predictions"][row], atol=1e-5)
+        frames, n = video["frames"], video["frames"]["of"]
+        assert frames["used"] == [i * n // K for i in range(K)]
+        assert K <= frames["decoded"] < frames["in_file"] == 40
+        assert video["seconds"].keys() == {"decode", "features", "network"}
+
+
+def test_fewer_frames_may_be_asked_for(made):
+    (found,) = tag(made, f"{made}/clips/v0.mp4", "--student_k=2", "--classes=1")
+    assert len(found["frames"]["used"]) == 2 and len(found["tags"]) == 1
+    given = (f"--model={made}/model", f"{made}/clips/v0.mp4", "--student_k=4")
+    assert "--student_k=4" in script_helpers.refuse("tag_videos", *given)
+
+
+def test_names_are_printed_and_a_broken_file_is_a_line(made, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"x")
+    done = script_helpers.call(
+        "tag_videos", f"--model={made}/model", f"{made}/clips/v0.mp4", str(broken)
+    )
+    assert done.returncode == 1
+    assert str(broken) in done.stderr and "v0.mp4" not in done.stderr
+    assert "cat 0." in done.stdout and "of 40 in the file" in done.stdout
+
+
+def test_another_image_network_is_refused_and_a_moved_one_taken(made, tmp_path):
+    other = helpers.write_network(tmp_path / "other", seed=1)
+    given = (f"--model={made}/model", f"{made}/clips/v0.mp4")
+    line = script_helpers.refuse("tag_videos", *given, f"--image_network={other}")
+    assert f"--image_network={other}" in line and "sha256" in line
+    text = extras.read_features(f"{made}/model")["settings"]["image_network"]
+    folder = text.split("'")[1]
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    again = tag(made, given[1], f"--image_network={text.replace(folder, str(moved))}")
+    assert again[0]["tags"] == tag(made, given[1])[0]["tags"]
+
+
+def test_the_other_programs_print_the_stored_names(made):
+    done = script_helpers.succeed(
+        "classify_records", f"--model={made}/model", f"--records={made}/mine.tfrecord"
+    )
+    assert "cat 0." in done.stdout
+    script_helpers.succeed(
+        "inference",
+        *(f"--train_dir={made}/run", f"--input_data_pattern={made}/mine.tfrecord"),
+        f"--output_file={made}/out.csv",
+    )
+    assert ",bird," in (made / "out.csv.names.csv").read_text()
+
+
+def test_a_manifest_of_other_features_is_refused(made, tmp_path):
+    manifest = json.loads((made / "mine.tfrecord.json").read_text())
+    manifest["extraction"]["features"] = {"rgb": 5}
+    wrong, broken = tmp_path / "wrong.json", tmp_path / "broken.json"
+    wrong.write_text(json.dumps(manifest))
+    broken.write_text("{}")
+    for path in (wrong, broken, tmp_path / "none.json"):
+        line = script_helpers.refuse(
+            "export_model",
+            *(f"--train_dir={made}/run", f"--export_dir={tmp_path}/model"),
+            f"--extraction_manifest={path}",
+        )
+        assert f"--extraction_manifest={path}" in line

@@ -1,0 +1,109 @@
+"""Says what is in video files, with an exported network.
+
+    yt8m-tag --model=run/export/student holiday.mp4
+
+Only the frames that the network reads are decoded. The folder says how they become
+features (yt8m-export --extraction_manifest) and what the classes are called. A file
+that cannot be read is one line; the exit code is 1 then.
+"""
+
+import json
+import os
+import sys
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from absl import flags
+
+from yt8m_distill import flag_groups, vocabulary
+
+flag_groups.load_tensorflow()
+
+from yt8m_distill.data import records
+from yt8m_distill.serving import extras, tagging
+
+FLAGS = flags.FLAGS
+
+
+def to_dict(path: str, tagged: tagging.Tagged, names: dict, num_classes: int) -> dict:
+    """Plain values, for --json."""
+    best = zip(tagged.classes[:num_classes], tagged.scores, strict=False)
+    return {
+        "video": path,
+        "tags": [
+            {"class": int(c), "name": names.get(int(c), ""), "score": float(score)}
+            for c, score in best
+        ],
+        "frames": {
+            "used": tagged.frames,
+            "of": tagged.num_frames,
+            "decoded": tagged.num_decoded,
+            "in_file": tagged.num_in_file,
+        },
+        "seconds": tagged.seconds,
+    }
+
+
+def line_of(found: dict) -> str:
+    """The same as text."""
+    tags = [f"{t['name'] or t['class']} {t['score']:.3f}" for t in found["tags"]]
+    frames, seconds = found["frames"], found["seconds"]
+    parts = ", ".join(f"{part} {took:.3f} s" for part, took in seconds.items())
+    return (
+        f"{found['video']}: {', '.join(tags)}\n"
+        f"  {len(frames['used'])} of {frames['of']} frames; {frames['decoded']} of "
+        f"{frames['in_file']} in the file decoded; {parts}"
+    )
+
+
+def define_flags() -> None:
+    """Defines this program's flags; not on import, where they might meet others."""
+    flags.DEFINE_string("model", "", "Folder of the exported network.")
+    flags.DEFINE_string("videos", "", "Glob of the files, or words without a flag.")
+    flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)
+    flags.DEFINE_string(
+        "image_network",
+        "",
+        "The image network, where its files are no longer at the paths in the model's "
+        "description; it must have the same SHA-256.",
+    )
+    flags.DEFINE_integer(
+        "student_k",
+        0,
+        "Frames to read, at most those of the export. 0: all of those.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string("vocabulary", "", "CSV of names. Empty: the model's own.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per video.")
+
+
+def main() -> None:
+    """Flags → what is in each video."""
+    if not FLAGS.model:
+        raise ValueError("--model is empty: name the folder of the exported network.")
+    videos = records.expand_patterns(FLAGS.videos, "videos")
+    names = vocabulary.read(FLAGS.vocabulary) or extras.read_names(FLAGS.model)
+    tagger = tagging.Tagger(FLAGS.model, FLAGS.image_network, FLAGS.student_k)
+    problems = []
+    for path in videos:
+        try:
+            tagged = tagger.tag(path)
+        except ValueError as error:
+            problems.append(path)
+            print(" ".join(str(error).split()), file=sys.stderr, flush=True)
+            continue
+        found = to_dict(path, tagged, names, FLAGS.classes)
+        print(json.dumps(found) if FLAGS.json else line_of(found), flush=True)
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(videos)} videos cannot be read.")
+
+
+def run() -> None:
+    """Console entry point."""
+    flag_groups.run_program(main, define_flags, words="videos")
+
+
+if __name__ == "__main__":
+    run()
