@@ -1,10 +1,14 @@
 """Prints a table of runs: model, frames, GAP, mAP, Hit@1, milliseconds per video.
 
     python tools/summarize_runs.py run1 run2 ...
+    python tools/summarize_runs.py 'labels alone=control-0,control-1' 'best=best-0' ...
 
-A row is the newest evaluation of a network in <run>/eval/metrics.jsonl, so every
-number comes from eval.py. --write_to puts the table between <!-- NAME --> and
-<!-- /NAME --> of a Markdown file, where NAME is --section.
+A row of the first is the newest evaluation of a network in <run>/eval/metrics.jsonl,
+so every number comes from eval.py. The second compares ways of training: a row per
+label, over the seeds of its runs, with the validation GAP of the best epoch at each k,
+and what the training cost; --keep writes the numbers of its runs to a JSON-lines file.
+--write_to puts the table between <!-- NAME --> and <!-- /NAME --> of a Markdown file,
+where NAME is --section.
 """
 
 import argparse
@@ -16,7 +20,9 @@ import sys
 # Run as a file, the root is one folder up.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from tools.reproduction import document
+import pandas as pd
+
+from tools.reproduction import document, texts
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
@@ -56,16 +62,105 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
     return rows
 
 
+def _views(manifest: dict, network: dict) -> float:
+    """Passes of a step, in passes over all of the network's frames."""
+    numbers = [int(k) for k in manifest["settings"]["student_k"].split(",")]
+    if len(numbers) == 1 or network["frames"] != max(numbers):
+        return 1.0
+    # The most frames, the fewest, and a drawn number; without what every pass costs.
+    share = (max(numbers) + min(numbers) + sum(numbers) / len(numbers)) / max(numbers)
+    parts = network["multiply_adds"]
+    fixed = sum(parts.get(n, 0) for n in ("hidden", "bridge", "classifier"))
+    total = sum(parts.values())
+    return ((total - fixed) * share + 3 * fixed) / total
+
+
+def read_run(train_dir: pathlib.Path) -> dict:
+    """The last phase of a finished run, and what its training cost.
+
+    Returns:
+        `settings` and `phase` of the manifest, `gap` (frames → that of the best epoch),
+        `epochs` (phase → number) and `multiply_adds` of a training video over all
+        epochs, its teachers' own training included: a pass backward is twice one
+        forward.
+
+    Raises:
+        ValueError: if the run has not finished.
+    """
+    manifest = json.loads((train_dir / "manifest.json").read_text())
+    phases = manifest["phases"]
+    if not all(phase.get("finished") for phase in phases.values()):
+        raise ValueError(f"{train_dir} has not finished.")
+    epochs, cost = {}, 0
+    for teacher in filter(None, manifest["settings"]["teacher_checkpoint"].split(",")):
+        of_teacher = read_run(pathlib.Path(teacher))
+        cost += of_teacher["multiply_adds"]
+        for name, number in of_teacher["epochs"].items():
+            epochs[name] = epochs.get(name, 0) + number
+    for name, phase in phases.items():
+        learning, networks = phase["results"], phase["networks"]
+        number = max(len(found["epochs"]) for found in learning.values())
+        epochs[name] = epochs.get(name, 0) + number
+        of_epoch = 0.0
+        for role, network in networks.items():
+            once = sum(network["multiply_adds"].values())
+            of_epoch += (
+                3 * once * _views(manifest, network) if role in learning else once
+            )
+        cost += number * of_epoch
+    role, found = list(learning.items())[-1]
+    best = max(found["epochs"], key=lambda epoch: epoch["gap"])
+    gaps = {k[5:]: gap for k, gap in best.items() if k.startswith("gap_k")}
+    return {
+        "settings": manifest["settings"],
+        "gap": gaps or {str(networks[role]["frames"]): best["gap"]},
+        "best": best,
+        "epochs": epochs,
+        "multiply_adds": cost,
+    }
+
+
+def compare(groups: dict[str, list[dict]]) -> document.Table:
+    """A row per label: epochs, multiply-adds, and GAP at each k over the seeds."""
+    every = {int(k) for runs in groups.values() for run in runs for k in run["gap"]}
+    header = ["training", "epochs", "G multiply-adds", "seeds"]
+    header += [f"k={k}" for k in sorted(every)]
+    rows = []
+    for label, runs in groups.items():
+        epochs = " + ".join(str(number) for number in runs[0]["epochs"].values())
+        row = [label, epochs, f"{runs[0]['multiply_adds'] / 1e9:.2f}", str(len(runs))]
+        for k in sorted(every):
+            values = [run["gap"][str(k)] for run in runs if str(k) in run["gap"]]
+            row.append(texts.spread_text(pd.Series(values)))
+        rows.append(row)
+    return document.Table(header, rows)
+
+
 def main() -> None:
     """Prints the table of the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("train_dirs", nargs="+", type=pathlib.Path)
+    parser.add_argument("runs", nargs="+", help="train_dirs, or LABEL=RUN,RUN,...")
+    parser.add_argument("--keep", type=pathlib.Path, help="a JSON-lines file")
     parser.add_argument("--write_to", type=pathlib.Path, help="a Markdown file")
     parser.add_argument("--section", default="results", help="NAME of the place in it")
     given = parser.parse_args()
     try:
-        rows = [row for folder in given.train_dirs for row in read_rows(folder)]
-        table = document.table_text(document.Table(HEADER, rows))
+        if any("=" in run for run in given.runs):
+            named = (run.partition("=") for run in given.runs)
+            groups = {
+                label: [read_run(pathlib.Path(p)) for p in paths.split(",")]
+                for label, _, paths in named
+            }
+            made = compare(groups)
+            if given.keep:
+                lines = [
+                    {"label": x, **run} for x, runs in groups.items() for run in runs
+                ]
+                given.keep.write_text("".join(json.dumps(x) + "\n" for x in lines))
+        else:
+            rows = [row for run in given.runs for row in read_rows(pathlib.Path(run))]
+            made = document.Table(HEADER, rows)
+        table = document.table_text(made)
         print(table)
         if given.write_to:
             text = given.write_to.read_text()

@@ -1,0 +1,73 @@
+"""tools/summarize_runs.py: ways of training in one table."""
+
+import json
+
+import pytest
+
+from tools import summarize_runs
+
+pytestmark = pytest.mark.once
+
+
+def write_run(folder, gaps, networks, **settings):
+    """A manifest of a run with one phase; `networks` are role → (frames, products)."""
+    role = list(networks)[-1]
+    phase = {
+        "finished": True,
+        "results": {role: {"epochs": gaps}},
+        "networks": {
+            name: {"frames": frames, "multiply_adds": {"lower": products}}
+            for name, (frames, products) in networks.items()
+        },
+    }
+    settings = {"teacher_checkpoint": "", "student_k": "4", **settings}
+    folder.mkdir()
+    content = {"settings": settings, "phases": {role: phase}}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_path):
+    teacher = write_run(
+        tmp_path / "teacher", [{"gap": 0.5}, {"gap": 0.6}], {"teacher": (10, 10)}
+    )
+    networks = {"teacher": (10, 10), "student": (4, 4)}
+    runs = [
+        write_run(
+            tmp_path / str(gap),
+            [{"gap": 0.1}, {"gap": gap}, {"gap": 0.2}],
+            networks,
+            teacher_checkpoint=str(teacher),
+        )
+        for gap in (0.4, 0.5)
+    ]
+    several = write_run(
+        tmp_path / "several",
+        [{"gap": 0.3, "gap_k2": 0.2, "gap_k4": 0.4}],
+        {"student": (4, 4)},
+        student_k="2,4",
+    )
+    # The teacher: 2 epochs of a step of 3 * 10; its student: 3 epochs of a forward pass
+    # of 10 and a step of 3 * 4. Both k: 4 frames, 2 frames and 3 in the mean.
+    student, both = 2 * 30 + 3 * (10 + 12), 3 * (4 + 2 + 3)
+    groups = {
+        "student": [summarize_runs.read_run(run) for run in runs],
+        "both": [summarize_runs.read_run(several)],
+    }
+    table = summarize_runs.compare(groups)
+    assert list(table.header[-2:]) == ["k=2", "k=4"]
+    # The sample standard deviation of two numbers is their distance over sqrt(2).
+    assert table.rows == [
+        ["student", "2 + 3", f"{student / 1e9:.2f}", "2", "–", "0.450 ± 0.071"],
+        ["both", "1", f"{both / 1e9:.2f}", "1", "0.200", "0.400"],
+    ]
+    assert groups["student"][0]["multiply_adds"] == student
+    assert groups["both"][0]["multiply_adds"] == both
+
+
+def test_a_run_that_has_not_finished_is_named(tmp_path):
+    run = write_run(tmp_path / "run", [{"gap": 0.5}], {"teacher": (1, 1)})
+    path = run / "manifest.json"
+    path.write_text(path.read_text().replace("true", "false"))
+    with pytest.raises(ValueError, match=str(run)):
+        summarize_runs.read_run(run)
