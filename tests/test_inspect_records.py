@@ -4,13 +4,14 @@ import collections
 import gzip
 import json
 import pathlib
+import types
 
 import pytest
 
 from tests import record_helpers, script_helpers
 from tests import test_other_writers as other_writers
 from tests import training_helpers as helpers
-from yt8m_distill import inspect_records
+from yt8m_distill import inspect_records, vocabulary
 from yt8m_distill.data import faults
 from yt8m_distill.models import frame_average
 from yt8m_distill.training import modes
@@ -47,6 +48,18 @@ def frame_level(name, labels=(), id_key="id", **frames) -> bytes:
     """A record whose features have so many frames of width 4."""
     rows = {x: record_helpers.frames_of(count, 4) for x, count in frames.items()}
     return record_helpers.frame_level(name, labels, rows, id_key)
+
+
+def test_the_videos_of_each_class_are_written(tmp_path, monkeypatch):
+    record_helpers.write_shards(tmp_path, [4, 3])
+    path = str(tmp_path / "counts.csv")
+    pattern = str(tmp_path / "*.tfrecord")
+    given = {"data_pattern": pattern, "per_class_file": path, "json": True}
+    given |= dict.fromkeys(["vocabulary", "video_id_key", "labels_key"], "")
+    given = types.SimpleNamespace(**given, max_records=0)
+    monkeypatch.setattr(inspect_records, "FLAGS", given)
+    inspect_records.main()
+    assert vocabulary.read_counts(path, "") == {0: 2, 1: 2, 2: 1, 3: 1, 4: 1}
 
 
 def test_compressed_shards_are_inspected_as_others(tmp_path):

@@ -42,6 +42,7 @@ OTHER = {
     "dtype_policy": "mixed_bfloat16",
     "mode": "parallel",
     "student_loss": "rep",
+    "label_loss": "asymmetric",
     "match": "both",
     "prediction_distance": "squared",
     "temperature": 2.5,

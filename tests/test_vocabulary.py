@@ -1,8 +1,10 @@
 """Names of classes in the CSVs of three data sets."""
 
+import numpy as np
 import pytest
 
 from yt8m_distill import vocabulary
+from yt8m_distill.evaluation import per_class
 
 YT8M = (
     "Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1\n"
@@ -56,3 +58,22 @@ def test_the_real_files_name_all_classes(real_data):
     ):
         names = vocabulary.read(str(real_data / name), count)
         assert names[0] == first and len(names) > 0.98 * count
+
+
+def test_counts_come_from_the_files_that_have_them(tmp_path):
+    path = str(tmp_path / "counts.csv")
+    per_class.write(path, np.array([0.5, np.nan]), np.array([7, 0]), {})
+    assert vocabulary.read_counts(path, "") == {0: 7, 1: 0}
+    for text, found in (
+        (YT8M, {0: 788288, 1: 539945}),
+        ("class,videos\n0,1\n", "num_videos"),
+        ("class,num_videos\n0,1\nx,2\n", "x,2"),
+        ("class,num_videos\n0\n", "0 is no class"),
+    ):
+        (tmp_path / "counts.csv").write_text(text)
+        if isinstance(found, dict):
+            assert vocabulary.read_counts(path, "") == found
+            continue
+        with pytest.raises(ValueError) as error:
+            vocabulary.read_counts(path, f"class_counts={path}")
+        assert f"class_counts={path}" in str(error.value) and found in str(error.value)

@@ -28,7 +28,6 @@ REPLACED = {
     "model": "name the network in --student, with --mode=baseline where it learns on "
     "its own, or in --teacher; the starter's DbofModel, FrameLevelLogisticModel, "
     "LogisticModel, LstmModel and MoeModel have their names.",
-    "label_loss": "the label loss is the cross-entropy, the term ce of --student_loss.",
     "lstm_cells": _IN_STUDENT.format("LstmModel(cells=1024)"),
     "lstm_layers": _IN_STUDENT.format("LstmModel(layers=2)"),
     "moe_num_mixtures": _IN_STUDENT.format('MoeModel(head="moe(num_mixtures=2)")'),
@@ -54,6 +53,7 @@ _OPTIMIZER = re.compile(
     r"(--?optimizer=)(Adam|Adagrad|RMSProp|GradientDescent)Optimizer"
 )
 _OPTIMIZERS = {"GradientDescent": "SGD", "RMSProp": "RMSprop"}
+_LABEL_LOSS = re.compile(r"(--?label_loss=)CrossEntropyLoss")
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
@@ -69,9 +69,10 @@ def _renamed(argument: str) -> str:
     name = re.match(r"--?(\w+)(?==|$)", argument)
     if name and name[1] in RENAMED:
         return f"--{RENAMED[name[1]]}{argument[name.end() :]}"
-    return _OPTIMIZER.sub(
+    argument = _OPTIMIZER.sub(
         lambda found: found[1] + _OPTIMIZERS.get(found[2], found[2]), argument
     )
+    return _LABEL_LOSS.sub(r"\1ce", argument)
 
 
 def _read_flagfiles(arguments: Sequence[str], depth: int = 0) -> list[str]:

@@ -31,6 +31,7 @@ import tqdm
 from absl import flags
 
 from yt8m_distill.data import faults, layouts, records
+from yt8m_distill.evaluation import per_class
 
 FLAGS = flags.FLAGS
 
@@ -363,6 +364,9 @@ def define_flags() -> None:
     flags.DEFINE_string("labels_key", "", "Context key of the labels. Empty: found.")
     flags.DEFINE_string("vocabulary", "", "CSV with the names of the classes.")
     flags.DEFINE_integer("max_records", 0, "Look at that many at most. 0: all.")
+    flags.DEFINE_string(
+        "per_class_file", "", "CSV to write with the videos of each class."
+    )
     flags.DEFINE_bool("json", False, "Print the findings as JSON.")
 
 
@@ -375,6 +379,11 @@ def main() -> None:
         findings = inspect(files, *given)
     except tf.errors.OpError as error:
         raise ValueError(faults.describe_error(error, files) or str(error)) from error
+    path = os.path.expanduser(FLAGS.per_class_file)
+    if path:
+        count, _ = findings.published()
+        videos = np.array([findings.labels[c] for c in range(count)])
+        per_class.write(path, np.full(count, np.nan), videos, names)
     if FLAGS.json:
         print(json.dumps(findings.to_dict(FLAGS.data_pattern)))
     else:

@@ -80,7 +80,7 @@ def split_names(text: str) -> tuple[str, ...]:
 _SAMPLERS = ("frame_sampler", "train_frame_sampler")
 # Settings that are a registered name with arguments, and those that are a list.
 _SPECIFICATIONS = ("teacher", "student", "optimizer", *_SAMPLERS)
-_LISTS = ("feature_names", "feature_sizes", "student_loss", "student_k")
+_LISTS = ("feature_names", "feature_sizes", "student_loss", "label_loss", "student_k")
 
 
 def _canonical(name: str, value: Any) -> Any:
@@ -380,9 +380,15 @@ class DistillationSettings(Settings):
     )
     student_loss: str = setting(
         "ce + rep + pred",
-        "The student's objective: a sum of ce, rep, rep_intermediate and pred with "
+        "The guided student's objective: a sum of ce, rep, rep_intermediate, pred with "
         "weights, such as 'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by "
         "fine-tuning.",
+    )
+    label_loss: str = setting(
+        "ce",
+        "What networks without a guide minimise (teacher, baseline, fine-tuning): ce, "
+        "asymmetric, or a sum; with arguments, such as 'asymmetric(gamma_negative=4)' "
+        "or 'ce(class_counts=\"counts.csv\")'. --student_loss takes them as terms.",
     )
     match: str = setting(
         "final",

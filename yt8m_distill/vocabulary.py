@@ -1,4 +1,4 @@
-"""Names of classes, from the CSV that comes with a data set."""
+"""Names of classes, from the CSV that comes with a data set, and their counts."""
 
 import csv
 import io
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 # YouTube-8M's vocabulary.csv, Kaggle's label_names.csv, AudioSet's
 # class_labels_indices.csv.
 _NAME_COLUMNS = ("display_name", "name", "label_name")
+# That of a --per_class_file, and YouTube-8M's.
+_COUNT_COLUMNS = ("num_videos", "trainvideocount")
 
 
 def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int, str]:
@@ -26,13 +28,7 @@ def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int,
     if not path:
         return {}
     where = f"--{flag}={path}"
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{where} cannot be read: {reason}.") from error
-    header = [name.strip().lower() for name in rows[0]] if rows else []
+    header, rows = _read(path, where)
     column = next((header.index(n) for n in _NAME_COLUMNS if n in header), 1)
     names = {
         int(row[0]): row[column].strip()
@@ -56,3 +52,38 @@ def to_text(names: Mapping[int, str]) -> str:
     writer.writerow(["index", "display_name"])
     writer.writerows(sorted(names.items()))
     return text.getvalue()
+
+
+def read_counts(path: str, where: str) -> dict[int, int]:
+    """Class number → videos with the label.
+
+    Args:
+        path: a local CSV; the number is in the first column, the count in the column
+            `num_videos` or `TrainVideoCount`.
+        where: what named the file, for errors.
+
+    Raises:
+        ValueError: if it cannot be read, or a class has no count.
+    """
+    header, rows = _read(path, where)
+    column = next((header.index(n) for n in _COUNT_COLUMNS if n in header), None)
+    if column is None:
+        raise ValueError(f"{where} has no column num_videos.")
+    counts = {}
+    for row in rows[1:]:
+        cells = [row[at].strip() for at in (0, column) if at < len(row)]
+        if len(cells) < 2 or not all(cell.isdecimal() for cell in cells):
+            raise ValueError(f"{where}: {','.join(row)} is no class and its videos.")
+        counts[int(cells[0])] = int(cells[1])
+    return counts
+
+
+def _read(path: str, where: str) -> tuple[list[str], list[list[str]]]:
+    """The names of a CSV's columns, in small letters, and all rows."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{where} cannot be read: {reason}.") from error
+    return [name.strip().lower() for name in rows[0]] if rows else [], rows

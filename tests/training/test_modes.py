@@ -35,6 +35,17 @@ def test_one_network_alone_learns_from_the_labels(mode, role, view):
     assert not found.frozen and found.trains_classifier
 
 
+def test_whoever_has_no_guide_minimises_the_label_loss():
+    how = {"label_loss": "asymmetric", "student_loss": "rep", "finetune_epochs": 1}
+    for mode in ("teacher", "baseline", "serial", "parallel"):
+        run = make_run(mode=mode, **how)
+        for phase in modes.phases(run):
+            for role in phase.trained:
+                assert parts(role) == ["rep" if role.guides else "asymmetric"]
+            depends = "label_loss" in modes.phase_settings(phase, run)
+            assert depends == (phase.name != "student")
+
+
 def test_serial_trains_the_teacher_and_then_the_student_under_it():
     first, second = plan(mode="serial", student_loss="ce + 0.1*rep", num_epochs=2)
     assert [first.name, second.name] == ["teacher", "student"]

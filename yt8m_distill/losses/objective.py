@@ -52,10 +52,12 @@ class Objective:
     Attributes:
         terms: the parts.
         mean: of several guides' predictions, see mean_prediction.
+        flag: that names the terms, for errors.
     """
 
     terms: tuple[Term, ...]
     mean: str = "probabilities"
+    flag: str = "student_loss"
 
     @property
     def needs_guide(self) -> bool:
@@ -138,14 +140,15 @@ class Objective:
             except tf.errors.InvalidArgumentError as error:
                 what = error.message.split("}} ")[-1].split(" [Op:")[0]
                 raise ValueError(
-                    f"--student_loss: loss {term.name}: {what}. One that looks at "
+                    f"--{self.flag}: loss {term.name}: {what}. One that looks at "
                     "encodings says compares='encoding' in its registered.Loss."
                 ) from error
-            parts[term.name] = term.weight * _one_a_video(term.name, values, labels)
+            what = f"--{self.flag}: loss {term.name}"
+            parts[term.name] = term.weight * _one_a_video(what, values, labels)
         return parts
 
 
-def _one_a_video(name: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def _one_a_video(what: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """The values of a loss, which must be [B] float32.
 
     Any other shape would be broadcast against the weights of the videos, [B], and
@@ -154,14 +157,12 @@ def _one_a_video(name: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     rows = labels.shape[0]
     rule = f"not one number a video, [{'B' if rows is None else rows}]."
     if not tf.is_tensor(values):
-        raise ValueError(f"--student_loss: loss {name} gives {values!r}, {rule}")
+        raise ValueError(f"{what} gives {values!r}, {rule}")
     if not values.shape.is_compatible_with([rows]):
         shape = values.shape.as_list()
-        raise ValueError(f"--student_loss: loss {name} gives {shape}, {rule}")
+        raise ValueError(f"{what} gives {shape}, {rule}")
     if values.dtype != tf.float32:
-        raise ValueError(
-            f"--student_loss: loss {name} gives {values.dtype.name}, not float32."
-        )
+        raise ValueError(f"{what} gives {values.dtype.name}, not float32.")
     return tf.ensure_shape(values, [rows])
 
 
@@ -184,9 +185,9 @@ def _parse_term(node: ast.expr, rule: str) -> tuple[float, registry.Specificatio
         raise ValueError(f"{rule}: {error}") from error
 
 
-def _parse_sum(text: str) -> list[tuple[float, registry.Specification]]:
+def _parse_sum(text: str, flag: str) -> list[tuple[float, registry.Specification]]:
     """`"ce + 0.1*rep"` → [(1.0, ce), (0.1, rep)], parsed, never evaluated."""
-    rule = f"--student_loss={text} must be a sum such as 'ce + 0.001*rep + 0.01*pred'"
+    rule = f"--{flag}={text} must be a sum such as 'ce + 0.001*rep + 0.01*pred'"
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -253,23 +254,38 @@ def build_objective(distillation_settings: settings.DistillationSettings) -> Obj
         ValueError: for a malformed sum, an unknown or repeated loss, an argument
             that it does not take, or a weight that is not positive.
     """
-    text = distillation_settings.student_loss
+    return _build("student_loss", distillation_settings)
+
+
+def label_objective(distillation_settings: settings.DistillationSettings) -> Objective:
+    """What is minimised without a guide: by teachers, baselines and fine-tuning.
+
+    Raises:
+        ValueError: as build_objective, or for a loss against a guide.
+    """
+    found = _build("label_loss", distillation_settings)
+    for term in found.terms:
+        if not term.loss.is_of_labels:
+            raise ValueError(
+                f"--label_loss={distillation_settings.label_loss}: {term.name} needs a "
+                "guide; without one there are labels alone."
+            )
+    return found
+
+
+def _build(flag: str, distillation_settings) -> Objective:
+    text = getattr(distillation_settings, flag)
     terms: dict[str, Term] = {}
-    for weight, spec in _parse_sum(text):
+    for weight, spec in _parse_sum(text, flag):
         try:
             found = _make_terms(weight, spec, distillation_settings)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"--student_loss={text}: {error}") from error
+            raise ValueError(f"--{flag}={text}: {error}") from error
         for term in found:
             if term.name in terms:
-                raise ValueError(f"--student_loss={text} has {term.name} twice.")
+                raise ValueError(f"--{flag}={text} has {term.name} twice.")
             terms[term.name] = term
-    return Objective(tuple(terms.values()), distillation_settings.teacher_mean)
-
-
-def cross_entropy_objective() -> Objective:
-    """L_CE alone: the teacher's, the baselines' and the fine-tuning objective."""
-    return Objective((Term(1.0, "ce", registered.LOSSES.create("ce")),))
+    return Objective(tuple(terms.values()), distillation_settings.teacher_mean, flag)
 
 
 def is_representation_only(distillation_settings) -> bool:

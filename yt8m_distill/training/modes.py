@@ -180,6 +180,7 @@ class _Run:
         self.budgets = self._add_budgets(run.sampling.budgets)
         self.outside = outside.teachers(run) if resolved else ()
         self.is_external = bool(run.distillation.teacher_checkpoint)
+        self.label_objective = objectives.label_objective(run.distillation)
         self.alone = objectives.is_representation_only(run.distillation)
 
     def _add_budgets(self, numbers: tuple[int, ...]) -> dict[int, str]:
@@ -286,7 +287,7 @@ class _Run:
         return Role(STUDENT, spec, view, self.frames(view), **fields)
 
     def finetuning(self, student: Role, after: str) -> list[Phase]:
-        """The second stage: everything in the student, with L_CE."""
+        """The second stage: everything in the student, by the labels."""
         epochs = self.run.distillation.finetune_epochs
         if not (self.alone and epochs):
             return []
@@ -297,14 +298,14 @@ class _Run:
             student.frames,
             student.more_views,
             student.budgets,
-            objectives.cross_entropy_objective(),
+            self.label_objective,
             start=Start(student.name, phase=after),
         )
         return [self.phase("finetune", (alone,), epochs)]
 
 
 def _teacher_phase(made: _Run) -> Phase:
-    teacher = made.teacher(objective=objectives.cross_entropy_objective())
+    teacher = made.teacher(objective=made.label_objective)
     return made.phase(TEACHER, (teacher,), made.run.training.num_epochs)
 
 
@@ -313,7 +314,7 @@ def _teacher(made: _Run) -> list[Phase]:
 
 
 def _baseline(made: _Run) -> list[Phase]:
-    student = made.student(objective=objectives.cross_entropy_objective())
+    student = made.student(objective=made.label_objective)
     return [made.phase("baseline", (student,), made.run.training.num_epochs)]
 
 
@@ -330,7 +331,7 @@ def _serial(made: _Run) -> list[Phase]:
 
 
 def _parallel(made: _Run) -> list[Phase]:
-    teacher = made.teacher(objective=objectives.cross_entropy_objective())
+    teacher = made.teacher(objective=made.label_objective)
     student = made.student((teacher,))
     epochs = made.run.training.num_epochs
     return [
@@ -410,6 +411,8 @@ def phase_settings(phase: Phase, run: settings.RunSettings) -> dict:
     if not guided and TEACHER not in names:
         left_out |= {"teacher"} if run.networks.student else set()
         left_out |= set(_GUIDED_ONLY)
+    if all(role.guides for role in phase.trained):
+        left_out.add("label_loss")
     values = {k: v for k, v in run.to_dict().items() if k not in left_out}
     # What ends it, under one name in all phases.
     for name in ("num_epochs", "student_epochs", "finetune_epochs"):
