@@ -137,6 +137,28 @@ def video_level(
     ).SerializeToString()
 
 
+def ratings_of(ratings: Sequence[tuple]) -> dict:
+    """Context features of rated segments, each (start, class, score)."""
+    starts, labels, scores = zip(*ratings, strict=True) if ratings else ([], [], [])
+    return {
+        "segment_start_times": int64_feature(starts),
+        "segment_labels": int64_feature(labels),
+        "segment_scores": float_feature(scores),
+    }
+
+
+def rated_video(
+    number: int, num_frames: int, labels: Sequence[int], ratings=(), **context
+) -> bytes:
+    """As `video`, with rated segments; `context` are other features instead."""
+    frames = {
+        name: frames_of(num_frames, size, feature, number)
+        for feature, (name, size) in enumerate(SIZES.items())
+    }
+    features = ratings_of(ratings) | context
+    return frame_level(f"v{number}", labels, frames, context=features)
+
+
 # A byte string's tag and a length of 2**32 - 1, and nothing behind it.
 _ENDLESS = b"\x0a\xff\xff\xff\xff\x0f"
 

@@ -23,7 +23,6 @@ RENAMED = {
 }
 # Those that are given in another way, and how.
 _IN_STUDENT = "is an argument of the network: --student='{}' (or --teacher)."
-_SEGMENTS = "segment labels are not supported: videos are classified as a whole."
 REPLACED = {
     "model": "name the network in --student, with --mode=baseline where it learns on "
     "its own, or in --teacher; the starter's DbofModel, FrameLevelLogisticModel, "
@@ -34,9 +33,7 @@ REPLACED = {
     "video_level_classifier_model": _IN_STUDENT.format('DbofModel(head="moe")'),
     "iterations": "use --student_k, the frames that the student sees.",
     "sample_random_frames": "use --frame_sampler=random.",
-    "segment_labels": _SEGMENTS,
-    "segment_max_pred": _SEGMENTS,
-    "segment_label_ids_file": _SEGMENTS,
+    "segment_label_ids_file": "mAP@K is over the classes that are rated.",
     "dbof_add_batch_norm": _IN_STUDENT.format("DbofModel(add_batch_norm=False)"),
     "dbof_cluster_size": _IN_STUDENT.format("DbofModel(cluster_size=8192)"),
     "dbof_hidden_size": _IN_STUDENT.format("DbofModel(hidden_size=1024)"),

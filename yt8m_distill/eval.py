@@ -3,6 +3,8 @@
     python yt8m_distill/eval.py --train_dir=run --run_once \\
         --eval_data_pattern='validate*.tfrecord'
 
+With --segment_labels on the rated segments of the videos: mAP@K and GAP.
+
 Each evaluation is printed, appended to <train_dir>/eval/metrics.jsonl as one JSON
 object, and written for TensorBoard to <train_dir>/eval/<network>. In the same pass,
 --output_file=predictions.csv writes the Kaggle CSV of inference.py and --per_class_file
@@ -37,12 +39,13 @@ def evaluate_once(
     from yt8m_distill.serving import skips
     from yt8m_distill.training import actions
 
-    judge = evaluator.Evaluator(
+    judge = evaluator.build(
         trained.networks,
         trained.role,
         trained.strategy,
-        trained.run.data.num_classes,
+        trained.run.data,
         checkpoint.top_k,
+        evaluation.segment_max_pred,
     )
     skipped = shards.skipped()
     dataset = trained.dataset(shards, checkpoint.batch_size)
@@ -59,10 +62,12 @@ def evaluate_once(
     for reason in skipped.lines() if skipped else ():
         _LOG.warning("%s", reason)
     if not result.class_positives.any():
+        what = f"{result.num_rows} videos has a label"
+        if evaluation.segment_labels:
+            what = f"{result.num_rows} segments has a class that is present"
         raise ValueError(
-            f"--eval_data_pattern={evaluation.eval_data_pattern}: none of the "
-            f"{result.metrics.num_videos} videos has a label, so there is nothing to "
-            "compare the predictions with."
+            f"--eval_data_pattern={evaluation.eval_data_pattern}: none of the {what}, "
+            "so there is nothing to compare the predictions with."
         )
     of_classes = result.class_precisions, result.class_positives, names
     if evaluation.per_class_file:
@@ -73,6 +78,7 @@ def evaluate_once(
         "network": trained.role,
         "checkpoint": found.prefix,
         "eval_data_pattern": evaluation.eval_data_pattern,
+        "segment_labels": evaluation.segment_labels,
         **numbers,
     }
     if skipped and skipped.bad:
@@ -111,7 +117,12 @@ def main() -> None:
     if path and not files.is_remote(path):
         files.check_target(path, f"--per_class_file={path}")
     trained = trained_networks.open_network(
-        checkpoint, wait=not evaluation.run_once, stated=stated
+        checkpoint,
+        wait=not evaluation.run_once,
+        stated=stated,
+        segment_context=(
+            evaluation.segment_context if evaluation.segment_labels else None
+        ),
     )
     names = trained.class_names(evaluation.vocabulary)
     pattern = (evaluation.eval_data_pattern, reading, "eval_data_pattern")

@@ -32,6 +32,9 @@ SCHEDULES = ("exponential", "cosine")
 MIXES = ("none", "cut", "mixup")
 EXPORT_FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
 
+# YouTube-8M 2019: frames of a segment, and segments that count per class.
+SEGMENT_FRAMES, SEGMENT_MAX_PRED = 5, 100_000
+
 
 # The settings that matter most, for `--help`.
 IMPORTANT = (
@@ -207,6 +210,18 @@ class DataSettings(Settings):
         "True: SequenceExamples with uint8 frames. False: video-level Examples "
         "with float features, such as --feature_names=mean_rgb,mean_audio.",
     )
+    segment_labels: bool = setting(
+        False,
+        "Read the rated segments of the videos (YouTube-8M 2019), 5 seconds each, "
+        "instead of the videos.",
+    )
+    segment_negatives: float = setting(
+        0.0,
+        "With --segment_labels, in training: weight of the classes that are neither "
+        "rated in a segment nor labels of its video, as negatives. A rated class has "
+        "weight 1.",
+        minimum=0,
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -251,6 +266,8 @@ class DataSettings(Settings):
             raise ValueError(
                 f"--feature_sizes={self.feature_sizes} has a size outside 1..1000000."
             )
+        if self.segment_labels:
+            self.require_frames("--segment_labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +329,13 @@ class SamplingSettings(Settings):
         "With several --student_k: the one whose GAP decides which epoch was the best. "
         "0: the mean of all.",
         minimum=0,
+    )
+    segment_context: int = setting(
+        3,
+        "With --segment_labels: frames before and after a segment that the student "
+        "sees, too.",
+        minimum=0,
+        maximum=100_000,
     )
 
     def __post_init__(self) -> None:
@@ -792,6 +816,23 @@ class EvalSettings(Settings):
         "Empty: none.",
         path="file",
     )
+    segment_labels: bool = setting(
+        False,
+        "Evaluate on the rated segments of the videos (YouTube-8M 2019): mAP@K and GAP "
+        "over their ratings.",
+    )
+    segment_context: int = setting(
+        -1,
+        "With --segment_labels: frames before and after a segment that the network "
+        "sees, too. -1: as in training, or 3.",
+        minimum=-1,
+        maximum=100_000,
+    )
+    segment_max_pred: int = setting(
+        SEGMENT_MAX_PRED,
+        "With --segment_labels: K of mAP@K, segments that count per class.",
+        minimum=1,
+    )
 
     def check(self) -> None:
         if self.output_file and not self.run_once:
@@ -799,6 +840,11 @@ class EvalSettings(Settings):
         if self.per_class_file and not self.run_once:
             raise ValueError(
                 f"--per_class_file={self.per_class_file} goes with --run_once."
+            )
+        if self.output_file and self.segment_labels:
+            raise ValueError(
+                f"--output_file={self.output_file} does not go with --segment_labels: "
+                "yt8m-inference --segments writes the CSV of segments."
             )
 
 

@@ -9,6 +9,8 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 | `weights`  | [B] float32        | 1 for a video, 0 for a padding row           |
 | `label_weights` | [B] float32   | 1 where the video has labels, otherwise 0: it |
 |            | (or [B, C])        | counts in no loss and no metric of labels    |
+| `segment_starts` | [B] int32    | with --segment_labels: first frame of the    |
+|            |                    | row's segment; 0 for a padding row           |
 | `views`    | name -> View       | `all`, `sampled`                             |
 | `guides`   | role -> arrays     | with a teacher cache: see teacher_cache      |
 
@@ -36,6 +38,7 @@ VIDEO_ID = "video_id"
 LABELS = "labels"
 WEIGHTS = "weights"
 LABEL_WEIGHTS = "label_weights"
+SEGMENT_STARTS = "segment_starts"
 VIEWS = "views"
 GUIDES = "guides"
 

@@ -303,6 +303,7 @@ def test_an_epoch_does_not_trace_the_parser_again(tmp_path):
         helpers.data_settings(),
         tuple(view.items()),
         (frame_sampling.SAMPLERS.get("random"),),
+        pipeline.Altered(),
     )
     before = parse.experimental_get_tracing_count()
     epochs = [train([shard], view, epoch=epoch, batch_size=8) for epoch in (0, 1, 2)]

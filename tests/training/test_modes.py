@@ -179,5 +179,5 @@ def test_views_are_data_of_the_phase():
     given = {"frame_sampler": "uniform", "train_frame_sampler": "random"}
     _, phase = plan(mode="serial", student_k=6, **given)
     assert set(phase.views) == {"all", "sampled"}
-    assert phase.views["sampled"].training == ("random", 6, ())
-    assert phase.views["sampled"].evaluation == ("uniform", 6, ())
+    assert phase.views["sampled"].training == ("random", 6, (), None)
+    assert phase.views["sampled"].evaluation == ("uniform", 6, (), None)

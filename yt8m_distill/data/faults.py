@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import records
+from yt8m_distill.data import records, segments
 
 STOP, SKIP = settings.BAD_RECORDS
 
@@ -36,6 +36,7 @@ class Fault(enum.Enum):
     ONE_FEATURE = "not one byte string per frame"
     WIDTH = "wrong width"
     NOT_FINITE = "a number that is not finite"
+    SEGMENTS = "invalid rated segments"
 
 
 class Bad(NamedTuple):
@@ -204,6 +205,21 @@ def _judge_vector(context, name: str, size: int) -> Found | None:
     return None
 
 
+def _judge_segments(example, data: settings.DataSettings) -> Found | None:
+    """The rated segments of a record whose features are sound."""
+    ratings, detail = segments.read(example.context)
+    frames = min(num_frames(example, data), data.max_frames)
+    detail = detail or segments.problem(ratings, frames, data)
+    return Found(Fault.SEGMENTS, detail) if detail else None
+
+
+def num_frames(example, data: settings.DataSettings) -> int:
+    """Frames of a sound record, those of its shortest feature."""
+    lists = example.feature_lists.feature_list
+    counts = [len(lists[name].feature) for name in data.names if name in lists]
+    return min(filter(None, counts), default=0)
+
+
 def judge(serialized: bytes, data: settings.DataSettings) -> Found | None:
     """What is wrong with a record, or None: the one judge outside of the graph.
 
@@ -232,6 +248,8 @@ def judge(serialized: bytes, data: settings.DataSettings) -> Found | None:
             found = _judge_frames(lists, data, name, size)
         else:
             found = _judge_vector(context, name, size)
+    if found is None and data.segment_labels:
+        found = _judge_segments(example, data)
     if found is None and not _graph_takes(serialized, data):
         found = nothing
     return found and found._replace(video_id=video_id)
@@ -261,6 +279,8 @@ def _parser(data: settings.DataSettings):
         parsed = records.parse_batch(serialized, origins, data, is_video)
         records.required_ids(parsed, data, is_video)
         records.checked_labels(parsed, data)
+        if data.segment_labels:
+            records.checked_segments(parsed, data, tf.constant([0], tf.int64))
 
     return parse
 

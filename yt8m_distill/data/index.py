@@ -29,12 +29,12 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings
-from yt8m_distill.data import faults, records, wire
+from yt8m_distill.data import faults, records, segments, wire
 
 _LOG = logging.getLogger(__name__)
 
 SUFFIX = records.INDEX_SUFFIX
-VERSION = 2
+VERSION = 3  # 2 had no segments.
 
 # Bytes of the records that are read and verified in one call, about.
 _BATCH_BYTES = 1 << 18
@@ -64,6 +64,10 @@ class Index(NamedTuple):
         stride: [N, F] int32, bytes from a frame to the next.
         count: [N, F] int32, frames.
         bad: JSON of the invalid records, see faults.Bad.
+        ratings: [R, 3] int32, start, class and score (0 or 1) of each rated segment.
+        rating_ends: [N] int64.
+        bad_ratings: JSON, row and problem of the videos whose ratings cannot be read;
+            they are invalid under --segment_labels alone.
     """
 
     key: np.ndarray
@@ -81,6 +85,9 @@ class Index(NamedTuple):
     stride: np.ndarray
     count: np.ndarray
     bad: np.ndarray
+    ratings: np.ndarray
+    rating_ends: np.ndarray
+    bad_ratings: np.ndarray
 
     def bad_records(self, shard: str) -> list[faults.Bad]:
         """The invalid records of the shard, in its order."""
@@ -105,13 +112,24 @@ class Unusable(ValueError):
 
 
 def unlimited(data: settings.DataSettings) -> settings.DataSettings:
-    """The same without --num_classes: the range of the labels is checked on opening."""
-    return dataclasses.replace(data, num_classes=_MAX_CLASSES, max_frames=1)
+    """The same without --num_classes: the range of the labels is checked on opening.
+
+    One index serves videos and segments.
+    """
+    return dataclasses.replace(
+        data,
+        num_classes=_MAX_CLASSES,
+        max_frames=1,
+        segment_labels=False,
+        segment_negatives=0.0,
+    )
 
 
 def key_of(data: settings.DataSettings) -> str:
     """What tells an index from those of other features or rules."""
     asked = dataclasses.asdict(unlimited(data))
+    for name in ("segment_labels", "segment_negatives"):
+        del asked[name]
     return json.dumps({"version": VERSION, **asked}, sort_keys=True)
 
 
@@ -137,6 +155,9 @@ class _Rows:
         self.frames: list[tuple] = []
         self.buckets: list[np.ndarray] = []
         self.bad: list[faults.Bad] = []
+        self.ratings: list[segments.Rating] = []
+        self.rating_ends: list[int] = []
+        self.bad_ratings: list[tuple[int, str]] = []
         self.located = data.frame_features
 
     def add(self, path: str, number: int, offset: int, record: memoryview) -> bool:
@@ -151,19 +172,32 @@ class _Rows:
                 return False
             # Valid, but not as writers make it: this shard's records are parsed.
             self.located = False
-            context = tf.train.SequenceExample.FromString(content).context
+            example = tf.train.SequenceExample.FromString(content)
+            context = example.context
             video_id = wire_id(context, self.data.video_id_key)
-            video = video_id, wire_labels(context, self.data.labels_key), ()
-        video_id, labels, frames = video
+            labels = wire_labels(context, self.data.labels_key)
+            video = context, video_id, labels, (), faults.num_frames(example, self.data)
+        context, video_id, labels, frames, num_frames = video
         self.places.append((number, offset, len(record)))
         self.ids.append(video_id)
         self.labels += labels
         self.label_ends.append(len(self.labels))
         self.frames.append(frames)
+        self._add_ratings(context, num_frames)
         return True
 
+    def _add_ratings(self, context: tf.train.Features, num_frames: int) -> None:
+        """Takes in the ratings of the segments of a record, or what is wrong."""
+        ratings, detail = segments.read(context)
+        detail = detail or segments.problem(ratings, num_frames, self.data)
+        if detail:
+            self.bad_ratings.append((len(self.places) - 1, detail))
+        else:
+            self.ratings += ratings
+        self.rating_ends.append(len(self.ratings))
+
     def _usual(self, record: memoryview):
-        """(id, labels, frames) of a record that `wire` knows, or None."""
+        """(context, id, labels, frames, their number) if `wire` knows a record."""
         data = self.data
         layout = wire.locate(record) if data.frame_features else None
         if layout is None:
@@ -174,19 +208,21 @@ class _Rows:
             return None
         if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
             return None
-        frames, some = [], False
+        frames, counts = [], []
         for name, size in self.features:
             found = layout.features.get(name)
             if found and found.count:
                 if found.size != size:
                     return None
                 frames += [found.first, found.stride, found.count]
-                some = True
+                counts.append(found.count)
             elif data.missing_feature == "zeros":
                 frames += [-1, 0, 0]
             else:
                 return None
-        return (video_id, labels, frames) if some else None
+        if not counts:
+            return None
+        return layout.context, video_id, labels, frames, min(counts)
 
     def finish(self, shard: tuple[int, int]) -> Index:
         """The index of what was added."""
@@ -216,6 +252,9 @@ class _Rows:
             stride=frames[:, 1::3],
             count=frames[:, 2::3],
             bad=np.array(json.dumps(bad)),
+            ratings=np.array(self.ratings, np.int32).reshape(-1, 3),
+            rating_ends=np.array(self.rating_ends, np.int64),
+            bad_ratings=np.array(json.dumps(self.bad_ratings)),
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_sampling, mixing, records
+from yt8m_distill.data import frame_sampling, mixing, records, segments
 from yt8m_distill.data import shards as shards_module
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
@@ -38,11 +38,27 @@ class ViewSpec(NamedTuple):
         sampler: specification of a registered sampler.
         k: frames it picks.
         features: names of the features that are taken, in this order; empty: all.
+        segment_context: frames to each side of the row's segment; the sampler picks
+            among these and the segment's. None: among the whole video's.
     """
 
     sampler: str
     k: int
     features: tuple[str, ...] = ()
+    segment_context: int | None = None
+
+    def in_segments(self, context: int) -> "ViewSpec":
+        """The same of segments with that many frames to each side."""
+        width = segments.width(context)
+        k = width if self.sampler == "all" else min(self.k, width)
+        return self._replace(k=k, segment_context=context)
+
+    def width(self, data: settings.DataSettings) -> int:
+        """T of the view."""
+        if not data.frame_features:
+            return 1
+        whole = self.sampler == "all" and self.segment_context is None
+        return data.max_frames if whole else self.k
 
     def columns(self, data: settings.DataSettings) -> list[int]:
         """The numbers of its features among those of the data.
@@ -66,10 +82,12 @@ class Altered(NamedTuple):
         label_fraction: share of the videos whose labels count; the others are as
             videos without labels.
         mix: one of mixing.KINDS, or mixing.NONE.
+        negatives: of segments, see segments.labels_and_weights.
     """
 
     label_fraction: float = 1.0
     mix: str = mixing.NONE
+    negatives: float = 0.0
 
 
 def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpec:
@@ -172,7 +190,9 @@ def build_dataset(
     salt = _mixed(seed, epoch) if training else 0
     labeled = label_fraction if only_labeled else 1.0
     altered = Altered(
-        1.0 if only_labeled else label_fraction, mix if training else mixing.NONE
+        1.0 if only_labeled else label_fraction,
+        mix if training else mixing.NONE,
+        shards.data.segment_negatives if training else 0.0,
     )
     rows = own
     if altered.mix != mixing.NONE:  # Another process may have a video's partner.
@@ -318,12 +338,13 @@ class _Source:
         dataset = dataset.concatenate(self.padding_rows(rows - 1))
         return dataset.batch(rows, drop_remainder=True)
 
-    def parsed(self, files, numbers, serialized) -> structures.Batch:
-        """The batch of serialized records, or the error that says what is wrong."""
+    def parsed(self, files, numbers, serialized, starts=None) -> structures.Batch:
+        """The batch of serialized records, or the error that says what is wrong.
+
+        `starts` are those of the segments, under --segment_labels.
+        """
         is_video = files >= 0
-        paths = tf.gather(tf.constant(self.shards.paths), tf.maximum(files, 0))
-        numbers = tf.strings.as_string(numbers)
-        origins = tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
+        origins = self.origins(files, numbers)
         samplers = [frame_sampling.parse(v.sampler).name for v in self.views.values()]
         parse = _parsing(
             self.data,
@@ -331,13 +352,20 @@ class _Source:
             tuple(map(frame_sampling.SAMPLERS.get, samplers)),
             self.altered,
         )
-        return parse(serialized, origins, is_video, tf.constant(self.salt))
+        return parse(serialized, origins, is_video, tf.constant(self.salt), starts)
+
+    def origins(self, files, numbers) -> tf.Tensor:
+        """What an error calls these records."""
+        paths = tf.gather(tf.constant(self.shards.paths), tf.maximum(files, 0))
+        numbers = tf.strings.as_string(numbers)
+        return tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
 
 
 class _Parsed(_Source):
     """Records go through the dataset whole: remote and compressed ones.
 
-    Elements: file, number, serialized record.
+    Elements: file, number, serialized record; with --segment_labels one for each of
+    its segments, with the start.
     """
 
     def __init__(self, *arguments):
@@ -379,7 +407,16 @@ class _Parsed(_Source):
                     record[tf.newaxis], self.data, *self.share
                 )[0]
             )
+        if self.data.segment_labels:
+            dataset = dataset.flat_map(self._to_segments)
         return dataset
+
+    def _to_segments(self, file, number, record):
+        """An element for each rated segment of a record."""
+        sound = records.sound(record[tf.newaxis], self.data)
+        found = records.rated_starts(sound, self.origins(file, number)[tf.newaxis])
+        starts = tf.data.Dataset.from_tensor_slices(found)
+        return starts.map(lambda start: (file, number, record, start))
 
     def _to_the_end(self, dataset, file):
         """The same elements; fails where a remote shard goes on after the last.
@@ -409,10 +446,12 @@ class _Parsed(_Source):
 
     def padding_rows(self, count):
         nothing = (np.int64(-1), np.int64(0), "")
+        if self.data.segment_labels:
+            nothing = (*nothing, np.int64(0))
         return tf.data.Dataset.from_tensors(nothing).repeat(count)
 
-    def make_batch(self, files, numbers, serialized):
-        return self.parsed(files, numbers, serialized)
+    def make_batch(self, *elements):
+        return self.parsed(*elements)
 
 
 class _Indexed(_Source):
@@ -444,9 +483,12 @@ class _Indexed(_Source):
     def make_batch(self, places):
         shards = self.shards
         rows = shards_module.rows_of(shards.token, *self.share, places)
+        rated = None
+        if self.data.segment_labels:
+            rated = shards_module.look_up_segments(shards.token, rows)
         if not shards.table.located:
-            files, numbers, found = shards_module.serialized(shards.token, rows)
-            return self.parsed(files, numbers, found)
+            found = shards_module.serialized(shards.token, rows)
+            return self.parsed(*found, rated and tf.cast(rated.starts, tf.int64))
         located = shards_module.look_up(shards.token, rows)
         labels = records.multi_hot(
             located.label_rows, located.labels, places.shape[0], self.data.num_classes
@@ -457,11 +499,21 @@ class _Indexed(_Source):
             return shards_module.gather(shards.token, chosen, picks, self.data.sizes)
 
         videos = located.video_ids, labels, rows >= 0, located.num_frames
-        return _batch(*videos, gather, self.data, self.views, self.salt, self.altered)
+        how = self.data, self.views, self.salt, self.altered
+        return _batch(*videos, gather, *how, rated)
 
 
 def _batch(
-    video_ids, labels, is_video, num_frames, gather, data, views, salt, altered
+    video_ids,
+    labels,
+    is_video,
+    num_frames,
+    gather,
+    data,
+    views,
+    salt,
+    altered,
+    rated: segments.Segments | None,
 ) -> structures.Batch:
     """The batch of videos of which all is known but their frames.
 
@@ -470,22 +522,29 @@ def _batch(
         gather: (picks, partner) → the frames of each pick, columns of features,
             indices and valid; those of other rows, where `partner` [B] is given.
         data, views, salt, altered: see _Source.
+        rated: the segments that are the rows; None: whole videos are.
     """
-    keys = _video_keys(video_ids, salt)
+    starts = None if rated is None else rated.starts
+    keys = _video_keys(video_ids, salt, starts)
+    weights, more = tf.cast(is_video, tf.float32), {}
+    label_weights = tf.reduce_max(labels, axis=1)
+    if rated is not None:
+        labels, label_weights = segments.labels_and_weights(
+            rated, labels, altered.negatives
+        )
+        more = {structures.SEGMENT_STARTS: starts}
     if altered.label_fraction < 1:
         kept = records.keeps_labels(video_ids, altered.label_fraction)
-        labels *= tf.cast(kept, tf.float32)[:, tf.newaxis]
-    weights, label_weights = (
-        tf.cast(is_video, tf.float32),
-        tf.reduce_max(labels, axis=1),
-    )
+        kept = tf.cast(kept, tf.float32)
+        labels *= kept[:, tf.newaxis]
+        label_weights *= kept if rated is None else kept[:, tf.newaxis]
     mixture = None
     if altered.mix != mixing.NONE:
         groups = tf.cast(weights + label_weights, tf.int32)
         mixture = mixing.KINDS[altered.mix](groups, keys, num_frames)
         labels, num_frames = mixture.labels(labels), mixture.num_frames
     picks = [
-        (view.columns(data), *_pick(view, num_frames, data, keys))
+        (view.columns(data), *_pick(view, num_frames, data, keys, starts))
         for view in views.values()
     ]
     frames = _mixed_frames(mixture, picks, gather) if mixture else gather(picks)
@@ -494,6 +553,7 @@ def _batch(
         structures.LABELS: labels,
         structures.WEIGHTS: weights,
         structures.LABEL_WEIGHTS: label_weights,
+        **more,
         structures.VIEWS: {
             name: _view(view, valid, indices)
             for name, view, (_, indices, valid) in zip(
@@ -530,11 +590,20 @@ def _view(frames, num_frames, indices) -> structures.View:
     }
 
 
-def _pick(view: ViewSpec, num_frames, data, keys) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sampler's indices [B, K] and valid [B], checked."""
+def _pick(
+    view: ViewSpec, num_frames, data, keys, starts=None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sampler's indices [B, K] and valid [B], checked; `starts` of segments."""
     if not data.frame_features:
         return tf.zeros_like(num_frames)[:, tf.newaxis], num_frames
-    return frame_sampling.pick(view.sampler, num_frames, view.k, data.max_frames, keys)
+    if view.segment_context is None:
+        given = (num_frames, view.k, data.max_frames, keys)
+        return frame_sampling.pick(view.sampler, *given)
+    begins, lengths = segments.window(starts, num_frames, view.segment_context)
+    width = segments.width(view.segment_context)
+    found, valid = frame_sampling.pick(view.sampler, lengths, view.k, width, keys)
+    inside = tf.sequence_mask(valid, tf.shape(found)[1])
+    return tf.where(inside, found + begins[:, tf.newaxis], 0), valid
 
 
 @functools.lru_cache(maxsize=16)
@@ -555,15 +624,15 @@ def _parsing(
     del samplers
 
     @tf.function(autograph=False)  # As in build_dataset.
-    def parse(serialized, origins, is_video, salt):
+    def parse(serialized, origins, is_video, salt, starts):
         how = data, dict(views), salt, altered
-        return _parsed_batch(serialized, origins, is_video, *how)
+        return _parsed_batch(serialized, origins, is_video, *how, starts)
 
     return parse
 
 
 def _parsed_batch(
-    serialized, origins, is_video, data, views, salt, altered
+    serialized, origins, is_video, data, views, salt, altered, starts
 ) -> structures.Batch:
     """The batch of records that the parser reads whole; it finds what is wrong."""
     parsed = records.parse_batch(serialized, origins, data, is_video)
@@ -579,14 +648,24 @@ def _parsed_batch(
             frames = [tf.gather(feature, partner) for feature in frames]
         return [_frames(frames, data, *pick) for pick in picks]
 
+    rated = None
+    if starts is not None:
+        rated = records.checked_segments(parsed, data, starts)
     videos = video_ids, multi_hot, is_video, parsed.num_frames
-    return _batch(*videos, gather, data, views, salt, altered)
+    return _batch(*videos, gather, data, views, salt, altered, rated)
 
 
-def _video_keys(video_ids: tf.Tensor, salt: int | tf.Tensor) -> tf.Tensor:
-    """[B] int64 that `random` draws from: the id, mixed with seed and epoch."""
-    salted = tf.strings.join([video_ids, "#", tf.strings.as_string(salt)])
-    return tf.strings.to_hash_bucket_fast(salted, 2**62)
+def _video_keys(
+    video_ids: tf.Tensor, salt: int | tf.Tensor, starts: tf.Tensor | None = None
+) -> tf.Tensor:
+    """[B] int64 that `random` draws from: the id, mixed with seed and epoch.
+
+    And with the start of the segment, where rows are segments.
+    """
+    parts = [video_ids, "#", tf.strings.as_string(salt)]
+    if starts is not None:
+        parts += ["#", tf.strings.as_string(starts)]
+    return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), 2**62)
 
 
 def pick_frames(

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
+from yt8m_distill.data import segments
 
 # A record in a TFRecord file stands behind its length with a checksum and before a
 # checksum of its own.
@@ -42,6 +43,8 @@ class Parsed(NamedTuple):
         frames: for each feature, in the order of its flag, the byte strings of
             all frames: ragged [B, None] string. Video-level: [B, size] float32.
         num_frames: [B] int32, of the shortest feature; 1 for video-level records.
+        ratings: with --segment_labels the three fields of segments.KINDS, each ragged
+            [B, None]; otherwise nothing.
     """
 
     origins: tf.Tensor
@@ -49,6 +52,7 @@ class Parsed(NamedTuple):
     labels: tf.RaggedTensor
     frames: tuple
     num_frames: tf.Tensor
+    ratings: tuple = ()
 
 
 def quantize(values: np.ndarray) -> np.ndarray:
@@ -470,10 +474,19 @@ def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
         return tf.identity(serialized)
 
 
+_RATINGS = {
+    name: tf.io.RaggedFeature(
+        tf.int64 if kind == "int64_list" else tf.float32, row_splits_dtype=tf.int64
+    )
+    for name, kind in segments.KINDS.items()
+}
+
+
 def _context(data: settings.DataSettings) -> dict:
     return {
         data.video_id_key: tf.io.FixedLenFeature([], tf.string, default_value=""),
         data.labels_key: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+        **(_RATINGS if data.segment_labels else {}),
     }
 
 
@@ -658,7 +671,9 @@ def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
     counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
     num_frames = tf.reduce_min(tf.stack(counts), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
-    return Parsed(origins, video_ids, context[data.labels_key], frames, num_frames)
+    ratings = tuple(context[name] for name in (_RATINGS if data.segment_labels else ()))
+    labels = context[data.labels_key]
+    return Parsed(origins, video_ids, labels, frames, num_frames, ratings)
 
 
 def _checked_frames(
@@ -760,6 +775,74 @@ def checked_labels(parsed: Parsed, data: settings.DataSettings) -> tf.RaggedTens
     with tf.control_dependencies(checks):
         values = tf.identity(labels.values)
     return tf.RaggedTensor.from_row_splits(values, labels.row_splits, validate=False)
+
+
+def rated_starts(serialized: tf.Tensor, origins: tf.Tensor) -> tf.Tensor:
+    """[S] int64, ascending: where the rated segments of one record start.
+
+    Args:
+        serialized: [1] string.
+        origins: [1] string, what an error calls it.
+    """
+    context, _, _ = tf.io.parse_sequence_example(
+        serialized,
+        context_features=_RATINGS,
+        example_names=tf.strings.join([_BEGIN, origins, _END]),
+    )
+    return tf.unique(tf.sort(context[segments.START_TIMES].flat_values))[0]
+
+
+def checked_segments(
+    parsed: Parsed, data: settings.DataSettings, starts: tf.Tensor
+) -> segments.Segments:
+    """The ratings of one segment of each parsed record.
+
+    Args:
+        parsed: with --segment_labels.
+        data: what the records hold.
+        starts: [B] int64, where the segment of each row starts.
+
+    Raises (when the graph runs):
+        tf.errors.InvalidArgumentError: for ratings that break a rule, see
+            segments.read and segments.problem.
+    """
+    times, labels, scores = parsed.ratings
+
+    def require(condition, splits, what):
+        return _require(condition, splits, parsed.origins, parsed.video_ids, what)
+
+    counts = [field.row_lengths() for field in parsed.ratings]
+    mark = "\0"  # Where the numbers of the line are.
+    line = segments.unequal(mark, mark, mark).split(mark)
+    what = [line[0], counts[0], line[1], counts[1], line[2], counts[2], line[3]]
+    same = (counts[0] == counts[1]) & (counts[0] == counts[2])
+    with tf.control_dependencies([require(same, None, what)]):
+        rows = times.value_rowids()
+        values, classes, splits = times.values, labels.values, times.row_splits
+        ends = tf.cast(tf.gather(parsed.num_frames, rows), tf.int64)
+        what = [
+            "a segment starts at ",
+            values,
+            ", the video has ",
+            ends,
+            " frames.",
+        ]
+        checks = [require((values >= 0) & (values < ends), splits, what)]
+        what = [f"{segments.LABELS} has ", classes, ", which is not in 0.."]
+        what += [f"{data.num_classes - 1}, the range of --num_classes."]
+        inside = (classes >= 0) & (classes < data.num_classes)
+        checks.append(require(inside, splits, what))
+        what = [f"a number of {segments.SCORES} is ", scores.values, ", not 0 or 1."]
+        known = (scores.values == 0) | (scores.values == 1)
+        checks.append(require(known, splits, what))
+    with tf.control_dependencies(checks):
+        chosen = tf.where(values == tf.gather(starts, rows))[:, 0]
+    return segments.Segments(
+        tf.cast(starts, tf.int32),
+        tf.gather(rows, chosen),
+        tf.gather(classes, chosen),
+        tf.cast(tf.gather(scores.values, chosen), tf.int32),
+    )
 
 
 def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):

@@ -1,8 +1,10 @@
 """Shards: some files of records, opened once, and what is known of them."""
 
 import collections
+import dataclasses
 import functools
 import itertools
+import json
 import mmap
 import os
 import threading
@@ -14,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import faults, index, records
+from yt8m_distill.data import faults, index, records, segments
 
 # Shards that are mapped at once. More are read in turn; an epoch's readers and its
 # shuffle buffer have some ten at hand.
@@ -132,7 +134,9 @@ class Located(NamedTuple):
 class Table:
     """The indices of some shards as one: compact arrays, a row per video.
 
-    A video of two features takes about 90 bytes and those of its id.
+    A video of two features takes about 90 bytes and those of its id. With
+    --segment_labels there is a row per rated segment of a video instead, in order of
+    their starts.
 
     Args:
         paths: the shards.
@@ -143,6 +147,9 @@ class Table:
         starts: [shards + 1] int64, the rows of each shard.
         located: whether all frames are known by place.
         bad: the invalid records.
+        num_videos: the valid ones.
+        segment_starts: [N] int32, first frame of each row's segment; None: rows are
+            videos.
     """
 
     def __init__(self, paths, indices: Sequence[index.Index], data):
@@ -155,18 +162,28 @@ class Table:
         self.lengths = np.concatenate([i.lengths for i in indices])
         self.buckets = np.concatenate([i.buckets for i in indices])
         self._ids = b"".join(i.id_bytes.tobytes() for i in indices)
-        self._id_splits = _joined_ends([i.id_ends for i in indices])
+        splits = _joined_ends([i.id_ends for i in indices])
+        self._id_begins, self._id_ends = splits[:-1], splits[1:]
         self._labels = np.concatenate([i.labels for i in indices])
-        self._label_splits = _joined_ends([i.label_ends for i in indices])
+        splits = _joined_ends([i.label_ends for i in indices])
+        self._label_begins, self._label_ends = splits[:-1], splits[1:]
         if self.located:
             self.first = np.concatenate([i.first for i in indices])
             self.stride = np.concatenate([i.stride for i in indices])
             counts = [np.where(i.first >= 0, i.count, 2**31 - 1) for i in indices]
             frames = np.concatenate([c.min(axis=1) for c in counts])
             self.num_frames = np.minimum(frames, data.max_frames).astype(np.int32)
+        self.segment_starts = None
         out_of_range = self._bad_labels(paths)
+        if data.segment_labels:
+            ratings = np.concatenate([i.ratings for i in indices])
+            splits = _joined_ends([i.rating_ends for i in indices])
+            out_of_range = (
+                self._bad_ratings(paths, indices, ratings, splits) | out_of_range
+            )
         self.good = np.ones(len(self.numbers), bool)
         self.good[list(out_of_range)] = False
+        self.num_videos = int(self.good.sum())
         bad = [b for p, i in zip(paths, indices, strict=True) for b in i.bad_records(p)]
         order = {path: number for number, path in enumerate(paths)}
         self.bad = tuple(
@@ -174,6 +191,8 @@ class Table:
                 [*bad, *out_of_range.values()], key=lambda b: (order[b.path], b.number)
             )
         )
+        if data.segment_labels:
+            self._take_segments(ratings, splits)
 
     def files_of(self, rows: np.ndarray) -> np.ndarray:
         """The shard of each row."""
@@ -196,39 +215,87 @@ class Table:
             rows = rows[np.concatenate(keeps)]
         return rows
 
-    def has_label(self, rows: np.ndarray) -> np.ndarray:
-        """[M] bool: whether a video has any label."""
-        return self._label_splits[rows + 1] > self._label_splits[rows]
-
     def class_counts(self, rows: np.ndarray) -> np.ndarray:
         """[C] int64: videos of these rows with each label."""
-        splits = self._label_splits
-        kept = np.zeros(len(self.numbers), bool)
-        kept[rows] = True
-        labels = self._labels[np.repeat(kept, np.diff(splits))]
-        return np.bincount(labels, minlength=self.data.num_classes)
+        _, chosen = _parts(self._label_begins[rows], self._label_ends[rows])
+        return np.bincount(self._labels[chosen], minlength=self.data.num_classes)
 
     def _id(self, row: int) -> bytes:
-        return self._ids[self._id_splits[row] : self._id_splits[row + 1]]
+        return self._ids[self._id_begins[row] : self._id_ends[row]]
 
     def _bad_labels(self, paths) -> dict[int, faults.Bad]:
         """The rows whose labels --num_classes does not allow, ascending."""
         labels, classes, bad = self._labels, self.data.num_classes, {}
-        splits = self._label_splits
+        begins, ends = self._label_begins, self._label_ends
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-        rows = set((np.searchsorted(splits, wrong, side="right") - 1).tolist())
+        rows = set(np.searchsorted(ends, wrong, side="right").tolist())
         if classes > 2:
-            rows |= set(np.flatnonzero(np.diff(splits) == classes).tolist())
+            rows |= set(np.flatnonzero(ends - begins == classes).tolist())
         for row in sorted(rows):
             found = faults.judge_labels(
-                labels[splits[row] : splits[row + 1]].tolist(), "int64_list", self.data
+                labels[begins[row] : ends[row]].tolist(), "int64_list", self.data
             )
             if found:
-                path = paths[int(self.files_of(np.array([row]))[0])]
-                offset = int(self.offsets[row]) - records.HEADER
-                found = found._replace(video_id=self._id(row))
-                bad[row] = faults.Bad(path, int(self.numbers[row]), offset, *found)
+                bad[row] = self._bad(paths, row, found)
         return bad
+
+    def _bad(self, paths, row: int, found: faults.Found) -> faults.Bad:
+        """An invalid record that has a row."""
+        path = paths[int(self.files_of(np.array([row]))[0])]
+        offset = int(self.offsets[row]) - records.HEADER
+        found = found._replace(video_id=self._id(row))
+        return faults.Bad(path, int(self.numbers[row]), offset, *found)
+
+    def _bad_ratings(self, paths, indices, ratings, splits) -> dict[int, faults.Bad]:
+        """The rows whose rated segments are invalid."""
+        details = {
+            int(first) + row: detail
+            for first, i in zip(self.starts, indices, strict=False)
+            for row, detail in json.loads(str(i.bad_ratings))
+        }
+        starts, labels = ratings[:, 0], ratings[:, 1]
+        data = self.data
+        wrong = np.flatnonzero(
+            (starts >= data.max_frames) | (labels >= data.num_classes)
+        )
+        for row in np.searchsorted(splits[1:], wrong, side="right").tolist():
+            rated = ratings[splits[row] : splits[row + 1]].tolist()
+            frames = int(self.num_frames[row]) if self.located else data.max_frames
+            details[row] = segments.problem(rated, frames, data)
+        return {
+            row: self._bad(paths, row, faults.Found(faults.Fault.SEGMENTS, detail))
+            for row, detail in details.items()
+        }
+
+    def _take_segments(self, ratings: np.ndarray, splits: np.ndarray) -> None:
+        """Puts the rated segments of the videos in the place of the videos."""
+        videos = np.repeat(np.arange(len(self.numbers)), np.diff(splits))
+        order = np.lexsort((ratings[:, 0], videos))
+        self._ratings, videos = ratings[order], videos[order]
+        places = np.stack([videos, self._ratings[:, 0]], axis=1)
+        is_first = np.ones(len(videos), bool)
+        is_first[1:] = (places[1:] != places[:-1]).any(axis=1)
+        self._rating_begins = np.flatnonzero(is_first)
+        self._rating_ends = np.append(self._rating_begins[1:], len(videos))
+        self.segment_starts = self._ratings[is_first, 0]
+        videos = videos[is_first]
+        names = ["numbers", "offsets", "lengths", "buckets", "good"]
+        names += ["_id_begins", "_id_ends", "_label_begins", "_label_ends"]
+        names += ["first", "stride", "num_frames"] if self.located else []
+        for name in names:
+            setattr(self, name, getattr(self, name)[videos])
+        self.starts = np.searchsorted(videos, self.starts)
+
+    def look_up_segments(self, rows: np.ndarray) -> tuple:
+        """The fields of segments.Segments; -1 is a padding row."""
+        found = np.flatnonzero(rows >= 0)
+        safe = rows[found]
+        starts = np.zeros(len(rows), np.int32)
+        starts[found] = self.segment_starts[safe]
+        places, chosen = _parts(self._rating_begins[safe], self._rating_ends[safe])
+        ratings = self._ratings[chosen]
+        labels = ratings[:, 1].astype(np.int64)
+        return starts, found[places], labels, ratings[:, 2].copy()
 
     def look_up(self, rows: np.ndarray) -> tuple:
         """The fields of Located; -1 is a padding row."""
@@ -236,16 +303,19 @@ class Table:
         safe = rows[videos]
         ids = np.full(len(rows), b"", object)
         ids[videos] = [self._id(row) for row in safe.tolist()]
-        first = self._label_splits[safe]
-        lengths = self._label_splits[safe + 1] - first
-        label_rows = np.repeat(videos, lengths)
-        within = np.arange(len(label_rows)) - np.repeat(
-            np.cumsum(lengths) - lengths, lengths
-        )
-        labels = self._labels[np.repeat(first, lengths) + within].astype(np.int64)
+        places, chosen = _parts(self._label_begins[safe], self._label_ends[safe])
+        labels = self._labels[chosen].astype(np.int64)
         num_frames = np.zeros(len(rows), np.int32)
         num_frames[videos] = self.num_frames[safe]
-        return ids, label_rows, labels, num_frames
+        return ids, videos[places], labels, num_frames
+
+
+def _parts(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The entries [begin, end) of N rows, one after another: their rows, and they."""
+    lengths = ends - begins
+    rows = np.repeat(np.arange(len(begins)), lengths)
+    within = np.arange(len(rows)) - (np.cumsum(lengths) - lengths)[rows]
+    return rows, begins[rows] + within
 
 
 def _joined_ends(ends: Sequence[np.ndarray]) -> np.ndarray:
@@ -361,8 +431,16 @@ class Shards:
         """How each shard is compressed, see records.compression_of."""
         return [records.compression_of(path) for path in self.paths]
 
+    @functools.cached_property
+    def videos(self) -> "Shards":
+        """The same shards without --segment_labels: their rows are whole videos."""
+        if not self.data.segment_labels:
+            return self
+        data = dataclasses.replace(self.data, segment_labels=False)
+        return Shards(self.paths, data, self.reading)
+
     def num_videos(self, fraction: float = 1.0, labeled: float = 1.0) -> int:
-        """Videos that are read, of a share of them.
+        """Videos that are read, of a share of them; or their rated segments.
 
         Args:
             fraction, labeled: see records.in_share.
@@ -372,7 +450,8 @@ class Shards:
         """
         if self.table is not None:
             return len(self.kept_rows(fraction, labeled))
-        if min(fraction, labeled) >= 1:
+        by_segment = self.data.segment_labels
+        if min(fraction, labeled) >= 1 and not by_segment:
             if self._kept is not None:
                 return sum(map(len, self._kept))
             return records.count_records(self.paths)
@@ -387,8 +466,12 @@ class Shards:
                 if numbers is not None:
                     own = numbers[(numbers >= start) & (numbers < end)] - start
                     batch = tf.gather(batch, own)
-                inside = records.in_share(batch, self.data, fraction, labeled)
-                total += int(np.sum(inside))
+                inside = records.in_share(batch, self.data, fraction, labeled).numpy()
+                if by_segment:
+                    found = map(segments.starts_of, batch.numpy()[inside])
+                    total += sum(len(starts) for starts in found)
+                else:
+                    total += int(np.sum(inside))
                 start = end
         return total
 
@@ -397,7 +480,9 @@ class Shards:
         if self.reading.bad_records == faults.STOP:
             return None
         lost = faults.count_lost(self._bad, self._mean_bytes)
-        return faults.Skipped(self.num_videos(), self._bad, lost)
+        kept = self._kept or ()
+        whole = self.table.num_videos if self.table else sum(map(len, kept))
+        return faults.Skipped(whole, self._bad, lost)
 
     def fingerprint(self) -> list[list]:
         """Name, bytes and time of change of each shard, for a manifest."""
@@ -410,11 +495,18 @@ class Shards:
             self.files.check(number)
 
     def check_labels(self, flag: str) -> None:
-        """Raises ValueError if the first records have no label at all.
+        """Raises ValueError if the first records have no label, or none a rating.
 
         Args:
             flag: that named the shards, for the message.
         """
+        if self.data.segment_labels:
+            if not self.num_videos():
+                raise ValueError(
+                    f"--{flag}: --segment_labels, and no video of {self.paths[0]} "
+                    f"has rated segments under {', '.join(segments.KINDS)}."
+                )
+            return
         count, counts = self._first_labels(1.0)
         if count and not counts.any():
             raise ValueError(
@@ -431,7 +523,7 @@ class Shards:
         Args:
             labeled: share of the videos whose labels count, see records.keeps_labels.
         """
-        count, counts = self._first_labels(labeled)
+        count, counts = self.videos._first_labels(labeled)
         return (counts + 0.5) / (count + 1)
 
     def _first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
@@ -586,6 +678,10 @@ def _look_up(token, rows):
     return _SHARDS[int(token)].table.look_up(rows)
 
 
+def _look_up_segments(token, rows):
+    return _SHARDS[int(token)].table.look_up_segments(rows)
+
+
 def _rows_of(token, fraction, labeled, places):
     kept = _SHARDS[int(token)].kept_rows(float(fraction), float(labeled))
     rows = np.full(len(places), -1, np.int64)
@@ -627,6 +723,16 @@ def look_up(token: int, rows: tf.Tensor) -> Located:
     for value, shape in zip(located, [[count], [None], [None], [count]], strict=True):
         value.set_shape(shape)
     return located
+
+
+def look_up_segments(token: int, rows: tf.Tensor) -> segments.Segments:
+    """In the graph: the segments of these rows [B], under --segment_labels."""
+    dtypes = [tf.int32, tf.int64, tf.int64, tf.int32]
+    arguments = [tf.constant(token, tf.int64), rows]
+    found = segments.Segments(*tf.numpy_function(_look_up_segments, arguments, dtypes))
+    for value, shape in zip(found, [rows.shape, [None], [None], [None]], strict=True):
+        value.set_shape(shape)
+    return found
 
 
 def rows_of(

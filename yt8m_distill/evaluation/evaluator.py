@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import structures
-from yt8m_distill.evaluation import average_precision, top_predictions
+from yt8m_distill import settings, structures
+from yt8m_distill.evaluation import average_precision, segments, top_predictions
 from yt8m_distill.losses import classification
 from yt8m_distill.models import teacher_student
 
@@ -22,7 +22,7 @@ class Evaluation(NamedTuple):
     """Metrics of a data set and how fast they came.
 
     Attributes:
-        metrics: GAP, mAP, Hit@1, PERR, loss.
+        metrics: GAP, mAP, Hit@1, PERR, loss; of segments GAP, mAP@K, loss.
         videos_per_second: end to end, from the shards to the metrics; the first
             batch, during which the graph is traced, is left out where there are
             more.
@@ -33,12 +33,18 @@ class Evaluation(NamedTuple):
         class_positives: [C] videos with each label.
     """
 
-    metrics: average_precision.Metrics
+    metrics: average_precision.Metrics | segments.SegmentMetrics
     videos_per_second: float
     num_skipped: int = 0
     num_repeated_ids: int | None = 0
     class_precisions: np.ndarray | None = None
     class_positives: np.ndarray | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Videos, or segments."""
+        found = self.metrics._asdict()
+        return found.get("num_videos", found.get("num_segments"))
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers by name."""
@@ -193,17 +199,13 @@ class Evaluator:
                 video where one process sees all of them. For a `writer` where
                 several processes evaluate: none has the ids of all videos.
         """
-        pool = average_precision.MetricsAccumulator(self.num_classes, self.top_k)
+        pool = self._new_pool()
         clock, hashes, all_ids = _Clock(), [], True
         bar = tqdm.tqdm(
             dataset, total=num_batches, disable=not progress, unit="batch", leave=False
         )
         for batch in bar:
-            found = self._step(batch)
-            positives = tf.reduce_sum(found.class_positives, axis=0)
-            found = found._replace(class_positives=positives)
-            arrays = [None if x is None else x.numpy() for x in found]
-            top = average_precision.TopPredictions(*arrays)
+            top = self._to_arrays(self._step(batch))
             top = top._replace(video_ids=self._video_ids(batch, len(top.scores)))
             pool.update(top)
             if top.video_ids is None:
@@ -229,8 +231,82 @@ class Evaluator:
             pool.class_positives,
         )
 
+    def _new_pool(self):
+        """What collects the batches."""
+        return average_precision.MetricsAccumulator(self.num_classes, self.top_k)
+
+    def _to_arrays(self, found):
+        """What a step gives, out of the graph."""
+        found = type(found)(*(None if x is None else x.numpy() for x in found))
+        return found._replace(class_positives=found.class_positives.sum(axis=0))
+
     def _video_ids(self, batch, rows: int):
         """Ids of the rows, or None where other processes have some of them."""
-        local = self.strategy.experimental_local_results(batch[structures.VIDEO_ID])
-        ids = tf.concat(local, axis=0).numpy()
-        return ids if len(ids) == rows else None
+        return self._local(batch[structures.VIDEO_ID], rows)
+
+    def _local(self, value, rows: int):
+        """The rows of this process, or None where other processes have some."""
+        local = self.strategy.experimental_local_results(value)
+        found = tf.concat(local, axis=0).numpy()
+        return found if len(found) == rows else None
+
+
+class SegmentEvaluator(Evaluator):
+    """The same of rated segments: mAP@K and GAP over their ratings.
+
+    All scores leave the graph: a class ranks the segments, and not a segment the
+    classes. `top_k` is K, segments that count per class.
+    """
+
+    def _replica_step(self, batch: structures.Batch):
+        keras.mixed_precision.set_global_policy(self._policy)  # As in Evaluator.
+        outputs = self.networks.forward(
+            self.role, batch[structures.VIEWS], view=self.view
+        )
+        labels = batch[structures.LABELS]
+        rated = batch[structures.LABEL_WEIGHTS]
+        finite = tf.math.is_finite(outputs.logits)
+        return segments.RatedScores(
+            tf.where(finite, tf.sigmoid(outputs.logits), float("nan")),
+            labels,
+            rated,
+            batch[structures.WEIGHTS],
+            classification.cross_entropy(outputs, labels, rated),
+        )
+
+    def _new_pool(self):
+        return segments.SegmentAccumulator(self.num_classes, self.top_k)
+
+    def _to_arrays(self, found):
+        return type(found)(*(None if x is None else x.numpy() for x in found))
+
+    def _video_ids(self, batch, rows: int):
+        ids = super()._video_ids(batch, rows)
+        starts = self._local(batch[structures.SEGMENT_STARTS], rows)
+        if ids is None:
+            return None
+        names = [b"%s:%d" % pair for pair in zip(ids, starts, strict=True)]
+        return np.array(names, object)
+
+
+def build(
+    networks: teacher_student.TeacherStudent,
+    role: str,
+    strategy: tf.distribute.Strategy,
+    data: settings.DataSettings,
+    top_k: int,
+    segment_max_pred: int = settings.SEGMENT_MAX_PRED,
+    view: str | None = None,
+) -> Evaluator:
+    """The evaluator of videos, or of segments, as the data settings say.
+
+    Args:
+        networks, role, strategy, view: see Evaluator.
+        data: num_classes and segment_labels.
+        top_k: predictions a video.
+        segment_max_pred: K of mAP@K.
+    """
+    given = (networks, role, strategy, data.num_classes)
+    if data.segment_labels:
+        return SegmentEvaluator(*given, segment_max_pred, view)
+    return Evaluator(*given, top_k, view)

@@ -124,15 +124,25 @@ def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict
     return {**named, **means}
 
 
+# Starter's names of metrics; an evaluation of segments has some of them.
+_EVALUATED = {
+    "Avg_Hit@1": "hit_at_one",
+    "Avg_Perr": "perr",
+    "Avg_Loss": "loss",
+    "MAP": "map",
+    "MAP_all_classes": "map_all_classes",
+    "GAP": "gap",
+}
+
+
 def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
     """TensorBoard names of an evaluation, as in the starter code."""
     return {
-        "Epoch/Eval_Avg_Hit@1": numbers["hit_at_one"],
-        "Epoch/Eval_Avg_Perr": numbers["perr"],
-        "Epoch/Eval_Avg_Loss": numbers["loss"],
-        "Epoch/Eval_MAP": numbers["map"],
-        "Epoch/Eval_MAP_all_classes": numbers["map_all_classes"],
-        "Epoch/Eval_GAP": numbers["gap"],
+        **{
+            f"Epoch/Eval_{title}": numbers[name]
+            for title, name in _EVALUATED.items()
+            if name in numbers
+        },
         "Epoch/Eval_Skipped": numbers.get("num_skipped", 0),
         "Epoch/Eval_Repeated_Ids": numbers.get("num_repeated_ids") or 0,
         # Of a student for several k.
@@ -171,11 +181,18 @@ def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
     """The starter code's evaluation line, and what was skipped if anything was."""
     skipped = numbers.get("num_skipped")
     tail = f" | Skipped: {skipped}" if skipped else ""
-    return (
-        f"{prefix} | Avg_Hit@1: {numbers['hit_at_one']:.3f} | Avg_PERR: "
-        f"{numbers['perr']:.3f} | MAP: {numbers['map']:.3f} | GAP: "
-        f"{numbers['gap']:.3f} | Avg_Loss: {numbers['loss']:.4f}{tail}"
-    )
+    shown = [
+        f"{title}: {numbers[name]:{form}}"
+        for title, name, form in (
+            ("Avg_Hit@1", "hit_at_one", ".3f"),
+            ("Avg_PERR", "perr", ".3f"),
+            ("MAP", "map", ".3f"),
+            ("GAP", "gap", ".3f"),
+            ("Avg_Loss", "loss", ".4f"),
+        )
+        if name in numbers
+    ]
+    return " | ".join([prefix, *shown]) + tail
 
 
 class StopOnNaN(loop.Action):

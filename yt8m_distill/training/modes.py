@@ -172,6 +172,15 @@ class _Run:
         sampled, sampled_in_training = (
             pipeline.sampled_view(run.sampling, training) for training in (False, True)
         )
+        if run.data.segment_labels:
+            context = run.sampling.segment_context
+            sampled = sampled.in_segments(context)
+            sampled_in_training = sampled_in_training.in_segments(context)
+            if run.sampling.largest_k > sampled.k and len(run.sampling.budgets) > 1:
+                raise ValueError(
+                    f"--student_k={run.sampling.student_k}: --segment_labels with "
+                    f"--segment_context={context} has {sampled.k} frames."
+                )
         every = pipeline.ViewSpec("all", run.data.max_frames)
         self.views = {
             structures.ALL: View(every, every),
@@ -209,10 +218,7 @@ class _Run:
 
     def frames(self, view: str) -> int:
         """T of a view."""
-        spec = self.views[view].evaluation
-        if not self.run.data.frame_features:
-            return 1
-        return self.run.data.max_frames if spec.sampler == "all" else spec.k
+        return self.views[view].evaluation.width(self.run.data)
 
     def phase(self, name: str, roles: tuple[Role, ...], epochs: int) -> Phase:
         """A phase of these roles, with their views."""
@@ -360,7 +366,24 @@ def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
         ValueError: for an objective or network that cannot be parsed, or networks that
             do not fit together.
     """
+    if run.data.segment_labels:
+        _check_segments(run)
     return _MODES[run.distillation.mode](_Run(run, resolved))
+
+
+def _check_segments(run: settings.RunSettings) -> None:
+    """Raises ValueError for a run that cannot learn from segments."""
+    mode, given = run.distillation.mode, run.distillation.teacher_checkpoint
+    if mode != "baseline" and not given:
+        raise ValueError(
+            f"--segment_labels with --mode={mode}: a student learns from segments, in "
+            "--mode=baseline, or in --mode=serial from the teacher of whole videos "
+            "that --teacher_checkpoint names."
+        )
+    for name, nothing in (("unlabeled_data_pattern", ""), ("mix", "none")):
+        value = getattr(run.training, name)
+        if value != nothing:
+            raise ValueError(f"--{name}={value} does not go with --segment_labels.")
 
 
 def networks(run: settings.RunSettings) -> dict[str, Role]:

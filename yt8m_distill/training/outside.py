@@ -61,7 +61,13 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
     # They decide what the weights mean.
     trained, wanted = (
         dataclasses.asdict(
-            dataclasses.replace(r.data, video_id_key="", labels_key="labels")
+            dataclasses.replace(
+                r.data,
+                video_id_key="",
+                labels_key="labels",
+                segment_labels=False,
+                segment_negatives=0.0,
+            )
         )
         for r in (theirs, run)
     )

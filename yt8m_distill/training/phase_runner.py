@@ -242,13 +242,13 @@ class PhaseRunner:
         if scaled:
             self.state.checkpoint.good_steps = self.loop.good_steps
         self.evaluators = {
-            (role.name, view): evaluator.Evaluator(
+            (role.name, view): evaluator.build(
                 self.kept,
                 role.name,
                 self.strategy,
-                run.data.num_classes,
+                run.data,
                 run.training.top_k,
-                view,
+                view=view,
             )
             for role in phase.trained
             for view in {role.view, *role.budgets.values()}
@@ -321,7 +321,9 @@ class PhaseRunner:
             cache, self.networks, self.strategy, role.name, states_of
         )
         fraction, several = run.training.train_fraction, self.unlabeled is not None
-        sources = [(self.shards, fraction), *([(self.unlabeled, 1.0)] * several)]
+        # Of each video once, also where rows are its segments.
+        sources = [(self.shards.videos, fraction)]
+        sources += [(self.unlabeled, 1.0)] * several
         computed = 0
         for opened, share in sources:
             dataset = inputs.evaluation_dataset(
@@ -458,7 +460,7 @@ class PhaseRunner:
             for k, view in role.budgets.items()
         }
         means = dict(found[max(found)])
-        for name in AVERAGED:
+        for name in set(AVERAGED) & set(means):
             means[name] = float(np.mean([numbers[name] for numbers in found.values()]))
         best = self.run_settings.sampling.best_budget
         if best:

@@ -314,8 +314,11 @@ class TrainStep:
         replicas' GAPs.
         """
         valid = _has_labels(batch)
+        scores, weights = tf.sigmoid(outputs.logits), batch[structures.LABEL_WEIGHTS]
+        if weights.shape.rank == 2:  # What is not rated is not predicted.
+            scores = tf.where(weights > 0, scores, 0.0)
         found = top_predictions.top_predictions(
-            tf.sigmoid(outputs.logits),
+            scores,
             tf.sign(batch[structures.LABELS]),  # Of --mix those of both videos.
             tf.cast(valid, tf.float32),
             self.top_k,

@@ -583,6 +583,11 @@ def check_same_frames(view, max_frames: int) -> None:
         view: modes.View of the student; the cache has the frames of evaluation.
         max_frames: T of the data.
     """
+    if view.evaluation.segment_context is not None:
+        raise ValueError(
+            "--teacher_cache cannot hold the intermediate states at the frames of "
+            "segments: it has one entry per video."
+        )
     sampler, trained = view.evaluation.sampler, view.training.sampler
     if not settings.is_same("frame_sampler", trained, sampler):
         raise ValueError(

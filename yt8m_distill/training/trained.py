@@ -110,11 +110,21 @@ def _with_frames(
     return spec._replace(k=student_k)
 
 
+def _of_segments(
+    spec: pipeline.ViewSpec, context: int, run: settings.RunSettings
+) -> pipeline.ViewSpec:
+    """A network's view of segments with that many frames to each side."""
+    if context < 0 and spec.segment_context is not None:
+        return spec
+    return spec.in_segments(run.sampling.segment_context if context < 0 else context)
+
+
 def open_network(
     given: settings.CheckpointSettings,
     wait: bool = False,
     strategy: tf.distribute.Strategy | None = None,
     stated: Mapping[str, Any] | None = None,
+    segment_context: int | None = None,
 ) -> TrainedNetwork:
     """Builds the network that a train_dir describes and loads its variables.
 
@@ -124,6 +134,8 @@ def open_network(
             instead of raising.
         strategy: the devices; None: all that the flags allow.
         stated: settings that must agree with those of the run.
+        segment_context: rows are segments with that many frames to each side, -1: as
+            in training, or the default; None: rows are videos.
 
     Raises:
         ValueError: if there is no run, no such network or no checkpoint yet, or the
@@ -140,6 +152,14 @@ def open_network(
     if given.video_id_key:
         data = dataclasses.replace(run.data, video_id_key=given.video_id_key)
         run = dataclasses.replace(run, data=data)
+    if run.data.segment_labels and segment_context is None:
+        raise ValueError(
+            f"--train_dir={given.train_dir} was trained with --segment_labels: "
+            "yt8m-eval --segment_labels and yt8m-inference --segments read its network."
+        )
+    if segment_context is not None:
+        data = dataclasses.replace(run.data, segment_labels=True)
+        run = dataclasses.replace(run, data=data)
     registry.import_user_modules(run.networks.import_modules)
     plan = manifest.read_plan(given.train_dir)
     role = resolve_role(run, plan, given.network)
@@ -155,9 +175,12 @@ def open_network(
     with strategy.scope():
         network, view = read_network(plan, role, run.data)
     networks = teacher_student.TeacherStudent({role: network}, {role: view})
-    sampler, k, features = plan.network(role)["sampler"]
-    spec = pipeline.ViewSpec(sampler, k, tuple(features))
-    views = {view: _with_frames(spec, given.student_k, role, run)}
+    sampler, k, features, *more = plan.network(role)["sampler"]
+    spec = pipeline.ViewSpec(sampler, k, tuple(features), *more)
+    spec = _with_frames(spec, given.student_k, role, run)
+    if segment_context is not None:
+        spec = _of_segments(spec, segment_context, run)
+    views = {view: spec}
     stored = os.path.join(given.train_dir, manifest.VOCABULARY)
     names = vocabulary.read(stored) if tf.io.gfile.exists(stored) else {}
     trained = TrainedNetwork(networks, role, run, plan, views, strategy, None, names)

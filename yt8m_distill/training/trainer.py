@@ -112,9 +112,10 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     ]
     record.write()
     _LOG.info(
-        "%s; %d videos in %d shards, %d per step; %s.",
+        "%s; %d %s in %d shards, %d per step; %s.",
         " and then ".join(f"phase {phase.name}" for phase in plan).capitalize(),
         num_videos,
+        "rated segments" if run.data.segment_labels else "videos",
         len(shards.paths),
         run.training.batch_size,
         _devices(strategy),
@@ -181,9 +182,10 @@ def _say_what_next(plan, run: settings.RunSettings, record) -> None:
             )
     pattern = run.training.validation_data_pattern or "FILES"
     _LOG.info(
-        "Next: yt8m-eval --train_dir=%s --eval_data_pattern=%s --run_once",
+        "Next: yt8m-eval --train_dir=%s --eval_data_pattern=%s --run_once%s",
         shlex.quote(train_dir),
         shlex.quote(pattern),
+        " --segment_labels" if run.data.segment_labels else "",
     )
 
 

@@ -1,0 +1,168 @@
+"""Runs on rated segments: fine-tuning, a teacher of whole videos, evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import record_helpers, script_helpers
+from tests import training_helpers as helpers
+from yt8m_distill import settings, structures
+from yt8m_distill.evaluation import evaluator, segments
+from yt8m_distill.training import manifest, modes
+from yt8m_distill.training import trained as trained_networks
+
+# 5 frames, and one to each side.
+RATED = {"segment_labels": True, "segment_context": 1, "student_k": 7}
+
+
+def write_rated(path, count: int, seed: int, prefix: str) -> None:
+    """Videos with three ratings: one of a label, one of another class, one more."""
+    random = np.random.default_rng(seed)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for video in helpers.make_videos(count, seed, prefix):
+            example = tf.train.SequenceExample.FromString(helpers.make_example(*video))
+            labels = video[1]
+            others = [c for c in range(helpers.NUM_CLASSES) if c not in labels]
+            ratings = [
+                (0, labels[0], 1),
+                (5, int(random.choice(others)), 0),
+                (int(random.integers(1, 5)), labels[-1], int(random.integers(2))),
+            ]
+            for name, feature in record_helpers.ratings_of(ratings).items():
+                example.context.feature[name].CopyFrom(feature)
+            writer.write(example.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Rated videos, and a teacher of whole videos trained on them."""
+    folder = tmp_path_factory.mktemp("rated")
+    write_rated(folder / "train-0.tfrecord", 20, 1, "t")
+    write_rated(folder / "validate-0.tfrecord", 9, 2, "e")
+    helpers.train(helpers.make_run(folder / "teacher", folder, num_epochs=1))
+    return folder
+
+
+def results_of(train_dir, phase: str) -> dict:
+    phases = manifest.read_phases(str(train_dir))
+    return phases[phase]["results"]["student"]["best"]
+
+
+def open_trained(train_dir):
+    given = settings.CheckpointSettings(train_dir=str(train_dir), batch_size=8)
+    return trained_networks.open_network(given, segment_context=-1)
+
+
+def test_a_student_learns_segments_from_a_teacher_of_whole_videos(folder, tmp_path):
+    run = helpers.make_run(
+        tmp_path / "run",
+        folder,
+        mode="serial",
+        teacher_checkpoint=str(folder / "teacher"),
+        teacher_cache=str(tmp_path / "cache"),
+        student_start="teacher",
+        student_loss="ce + 0.1*pred",
+        segment_negatives=0.5,
+        **RATED,
+    )
+    (phase,) = modes.phases(run)
+    views = {role.name: phase.views[role.view].training for role in phase.roles}
+    assert views["teacher"].segment_context is None
+    assert (views["student"].segment_context, views["student"].k) == (1, 7)
+    helpers.train(run, replicas=2)
+    # The teacher is asked once a video, and not once a segment.
+    entry = manifest.read_phases(f"{tmp_path}/run")["student"]
+    assert entry["teacher_cache"]["videos"] == 20
+    # eval.py says the same as the validation of the best epoch, on one replica.
+    done = script_helpers.succeed(
+        "eval",
+        f"--train_dir={tmp_path}/run",
+        f"--eval_data_pattern={folder}/validate-0.tfrecord",
+        "--segment_labels",
+        "--run_once",
+        f"--per_class_file={tmp_path}/classes.csv",
+    )
+    assert "MAP" in done.stdout and "Hit@1" not in done.stdout
+    (line,) = helpers.read_lines(tmp_path / "run" / "eval" / "metrics.jsonl")
+    best = results_of(tmp_path / "run", "student")
+    for name in ("gap", "map", "loss"):
+        assert line[name] == pytest.approx(best[name], rel=1e-5), name
+    assert line["num_segments"] == line["num_ratings"] == 3 * 9
+    assert len((tmp_path / "classes.csv").read_text().splitlines()) == 11
+
+
+def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tmp_path):
+    run = helpers.make_run(
+        tmp_path / "run",
+        folder,
+        mode="baseline",
+        start_from=str(folder / "teacher"),
+        num_epochs=1,
+        base_learning_rate=0.0,
+        **RATED,
+    )
+    helpers.train(run)
+    # At rate 0 it is the teacher still, which is measured on segments by itself.
+    gaps = []
+    for train_dir in (tmp_path / "run", folder / "teacher"):
+        found = open_trained(train_dir)
+        (view,) = found.views.values()
+        # Those of the run, or the default.
+        assert view.segment_context == (1 if train_dir.name == "run" else 3)
+        found.views = {name: view.in_segments(1) for name in found.views}
+        opened = found.open_shards(
+            f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
+        )
+        judge = evaluator.build(
+            found.networks, found.role, found.strategy, found.run.data, 5
+        )
+        gaps.append(judge.evaluate(found.dataset(opened, 8)).metrics)
+        pool = segments.SegmentAccumulator(helpers.NUM_CLASSES)
+        for batch in found.dataset(opened, 5):
+            outputs = found.networks.forward(found.role, batch[structures.VIEWS])
+            scores = 1 / (1 + np.exp(-outputs.logits.numpy()))
+            labels, rated = batch["labels"].numpy(), batch["label_weights"].numpy()
+            weights = batch["weights"].numpy()
+            pool.update(segments.RatedScores(scores, labels, rated, weights, weights))
+        by_hand = pool.result()
+        assert gaps[-1].gap == pytest.approx(by_hand.gap, rel=1e-9)
+        assert gaps[-1].map == pytest.approx(by_hand.map, rel=1e-9)
+    assert gaps[0] == gaps[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"mode": "teacher"}, ("--segment_labels", "--mode=teacher")),
+        ({"mode": "parallel"}, ("--segment_labels", "--mode=parallel")),
+        ({"mode": "serial"}, ("--mode=serial", "--teacher_checkpoint")),
+        (
+            {"mode": "baseline", "student_k": "3,6,12"},
+            ("--student_k=3,6,12", "--segment_context=1"),
+        ),
+        (
+            {"mode": "baseline", "unlabeled_data_pattern": "x"},
+            ("--unlabeled_data_pattern=x", "--segment_labels"),
+        ),
+        ({"mode": "baseline", "mix": "cut"}, ("--mix=cut", "--segment_labels")),
+    ],
+    ids=str,
+)
+def test_a_run_that_cannot_learn_from_segments_is_refused(folder, changes, named):
+    run = helpers.make_run("unused", folder, **{**RATED, **changes})
+    with pytest.raises(ValueError) as caught:
+        modes.phases(run)
+    assert all(part in str(caught.value) for part in named)
+
+
+def test_a_network_of_segments_is_not_used_on_whole_videos(folder, tmp_path):
+    run = helpers.make_run(tmp_path / "run", folder, mode="baseline", **RATED)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / manifest.MODEL_FLAGS).write_text(json.dumps(run.to_dict()))
+    given = settings.CheckpointSettings(train_dir=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="--segment_labels"):
+        trained_networks.open_network(given)
+    with pytest.raises(ValueError, match="--noframe_features"):
+        settings.DataSettings(segment_labels=True, frame_features=False)
