@@ -33,7 +33,6 @@ REPLACED = {
     "video_level_classifier_model": _IN_STUDENT.format('DbofModel(head="moe")'),
     "iterations": "use --student_k, the frames that the student sees.",
     "sample_random_frames": "use --frame_sampler=random.",
-    "segment_label_ids_file": "mAP@K is over the classes that are rated.",
     "dbof_add_batch_norm": _IN_STUDENT.format("DbofModel(add_batch_norm=False)"),
     "dbof_cluster_size": _IN_STUDENT.format("DbofModel(cluster_size=8192)"),
     "dbof_hidden_size": _IN_STUDENT.format("DbofModel(hidden_size=1024)"),

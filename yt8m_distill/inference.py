@@ -6,11 +6,15 @@
 With --num_shards=N --shard_index=I it predicts part I of N of the files, and
 yt8m-merge joins the CSVs of all parts to the one that a single process
 writes.
+
+With --segments it scores the segments of the videos instead, and writes the best of
+each class: Class,Segments.
 """
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 # Run as a file, the package is one folder up.
 if __package__ in (None, ""):
@@ -20,6 +24,44 @@ from yt8m_distill import flag_groups, settings, vocabulary
 
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
 _LOG = logging.getLogger("yt8m_distill.inference")
+
+
+def predict_videos(trained, dataset, checkpoint, writer) -> Iterator:
+    """Writes the top classes of all videos; yields the ids of each batch."""
+    from yt8m_distill.serving import predictor
+
+    predict = predictor.Predictor(
+        trained.networks, trained.role, trained.strategy, checkpoint.top_k
+    ).predict
+    for found in predict(dataset):
+        writer.write(found.video_ids, found.classes, found.scores)
+        yield found.video_ids
+
+
+def predict_segments(trained, dataset, inference, writer) -> Iterator:
+    """Writes the top segments of all classes; yields the ids of each batch."""
+    from yt8m_distill.serving import segments
+
+    data, path = trained.run.data, inference.segment_label_ids_file
+    flag = "segment_label_ids_file"
+    classes = vocabulary.read_classes(path, data.num_classes, flag)
+    top = segments.TopSegments(classes, inference.segment_max_pred)
+    (view,) = trained.views.values()
+    grid = segments.Grid(
+        inference.segment_stride, view.segment_context, inference.margins
+    )
+    predict = segments.SegmentPredictor(
+        trained.networks,
+        trained.role,
+        trained.strategy,
+        grid,
+        data.max_frames,
+        classes if path else None,
+    ).predict
+    for found in predict(dataset):
+        top.update(found)
+        yield found.batch_ids
+    top.write(writer)
 
 
 def main() -> None:
@@ -34,7 +76,7 @@ def main() -> None:
 
     from yt8m_distill.data import records
     from yt8m_distill.evaluation import evaluator
-    from yt8m_distill.serving import parts, predictions, predictor, skips
+    from yt8m_distill.serving import parts, predictions, segments, skips
     from yt8m_distill.training import trained as trained_networks
 
     part = (inference.shard_index, inference.num_shards)
@@ -42,8 +84,11 @@ def main() -> None:
     pattern = inference.input_data_pattern
     found_files = records.expand_patterns(pattern, "input_data_pattern")
     files = parts.files_of_part(found_files, *part)
+    header = predictions.HEADER
+    if inference.segments:
+        header = segments.HEADER if part[1] == 1 else segments.PART_HEADER
     # Checks the path now, before the network is loaded.
-    predictions_file = predictions.PredictionWriter(output_file)
+    predictions_file = predictions.PredictionWriter(output_file, header)
     if not files:
         with predictions_file:
             pass
@@ -54,21 +99,25 @@ def main() -> None:
             output_file,
         )
         return
-    trained = trained_networks.open_network(checkpoint, stated=stated)
-    names = trained.class_names(inference.vocabulary)
-    predict = predictor.Predictor(
-        trained.networks, trained.role, trained.strategy, checkpoint.top_k
-    ).predict
-    shards = trained.open_shards(files, reading, "input_data_pattern")
+    context = inference.segment_context if inference.segments else None
+    trained = trained_networks.open_network(
+        checkpoint, stated=stated, segment_context=context
+    )
+    names = {} if inference.segments else trained.class_names(inference.vocabulary)
+    flag = "input_data_pattern"
+    shards = trained.open_shards(files, reading, flag, inference.segments)
     skipped, total = shards.skipped(), shards.num_videos()
     dataset = trained.dataset(shards, checkpoint.batch_size)
     hashes = []
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
     with predictions_file as writer, bar:
-        for found in predict(dataset):
-            writer.write(found.video_ids, found.classes, found.scores)
-            hashes.append(evaluator.hashes_of(found.video_ids))
-            bar.update(len(found.video_ids))
+        if inference.segments:
+            predicted = predict_segments(trained, dataset, inference, writer)
+        else:
+            predicted = predict_videos(trained, dataset, checkpoint, writer)
+        for video_ids in predicted:
+            hashes.append(evaluator.hashes_of(video_ids))
+            bar.update(len(video_ids))
     skips.write_list(output_file, skipped)
     if names:
         predictions.write_names(output_file, names)

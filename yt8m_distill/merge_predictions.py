@@ -11,6 +11,8 @@ The lists of videos that `--bad_records=skip` left out (.skipped.txt) are joined
 The parts must be of one N and complete, and no video may be in two of them. The
 output appears under its name only once it is whole. In memory are the videos' ids, not
 their predictions.
+
+The CSVs of `inference.py --segments` are merged class by class, by their scores.
 """
 
 import os
@@ -28,7 +30,8 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from yt8m_distill.serving import parts, predictions, skips
+from yt8m_distill import settings
+from yt8m_distill.serving import parts, predictions, segments, skips
 
 FLAGS = flags.FLAGS
 
@@ -48,8 +51,7 @@ def merge(paths: list[str], output_file: str) -> int:
             part with another header, a row that has not two columns or no end, or a
             video that an earlier row has. The output then stays as it was.
     """
-    if os.path.realpath(output_file) in map(os.path.realpath, paths):
-        raise ValueError(f"--output_file={output_file} is one of the parts.")
+    _refuse_a_part(paths, output_file)
     part_of: dict[str, str] = {}  # Video id → the CSV that has it.
     total = sum(tf.io.gfile.stat(path).length for path in paths)
     bar = tqdm.tqdm(
@@ -64,6 +66,12 @@ def merge(paths: list[str], output_file: str) -> int:
                 bar.update(len(row.text))
     skips.merge_lists(paths, output_file)
     return len(part_of)
+
+
+def _refuse_a_part(paths: list[str], output_file: str) -> None:
+    """Raises a ValueError if the output is one of the parts."""
+    if os.path.realpath(output_file) in map(os.path.realpath, paths):
+        raise ValueError(f"--output_file={output_file} is one of the parts.")
 
 
 def _check(row: predictions.Row, path: str, part_of: dict[str, str]) -> None:
@@ -84,6 +92,12 @@ def define_flags() -> None:
         "input", "", "The --output_file of inference.py, without the number of a part."
     )
     flags.DEFINE_string("output_file", "", "The CSV to write.")
+    flags.DEFINE_integer(
+        "segment_max_pred",
+        settings.SEGMENT_MAX_PRED,
+        "Of inference.py --segments: segments per class at most.",
+        lower_bound=1,
+    )
 
 
 def main() -> None:
@@ -93,6 +107,12 @@ def main() -> None:
     if not FLAGS.output_file:
         raise ValueError("--output_file is empty: name the CSV to write.")
     paths = parts.find_parts(FLAGS.input)
+    if predictions.read_header(paths[0]) == segments.PART_HEADER:
+        _refuse_a_part(paths, FLAGS.output_file)
+        classes = segments.merge(paths, FLAGS.output_file, FLAGS.segment_max_pred)
+        skips.merge_lists(paths, FLAGS.output_file)
+        print(f"{classes} classes of {len(paths)} parts in {FLAGS.output_file}.")
+        return
     videos = merge(paths, FLAGS.output_file)
     print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
 

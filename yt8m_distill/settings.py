@@ -886,11 +886,59 @@ class InferenceSettings(Settings):
         maximum=99_998,
     )
 
+    segments: bool = setting(
+        False,
+        "Score the segments of the videos (YouTube-8M 2019) instead of the videos, and "
+        "write the CSV Class,Segments.",
+    )
+    segment_stride: int = setting(
+        SEGMENT_FRAMES,
+        "With --segments: frames from the start of a segment to that of the next.",
+        minimum=1,
+    )
+    segment_context: int = setting(
+        -1,
+        "With --segments: frames before and after a segment that the network sees, "
+        "too. -1: as in training, or 3.",
+        minimum=-1,
+        maximum=100_000,
+    )
+    segment_margins: str = setting(
+        "0,0",
+        "With --segments: how many are left out at the start and at the end of each "
+        "video. YouTube-8M rates none of the first 6 and the last 2: 6,2.",
+    )
+    segment_max_pred: int = setting(
+        SEGMENT_MAX_PRED, "With --segments: segments per class at most.", minimum=1
+    )
+    segment_label_ids_file: str = setting(
+        "",
+        "With --segments: CSV with the classes to write in its first column, such as "
+        "Kaggle's segment_label_ids.csv. Empty: all.",
+        path="file",
+    )
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Segments that are left out at the start and at the end."""
+        before, after = map(int, split_names(self.segment_margins))
+        return before, after
+
     def check(self) -> None:
         if self.shard_index >= self.num_shards:
             raise ValueError(
                 f"--shard_index={self.shard_index} is not below "
                 f"--num_shards={self.num_shards}."
+            )
+        numbers = split_names(self.segment_margins)
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+            raise ValueError(
+                f"--segment_margins={self.segment_margins} is not two whole numbers, "
+                "as in 6,2."
+            )
+        if self.vocabulary and self.segments:
+            raise ValueError(
+                f"--vocabulary={self.vocabulary} does not go with --segments."
             )
 
 

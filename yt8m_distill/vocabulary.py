@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 # YouTube-8M's vocabulary.csv, Kaggle's label_names.csv, AudioSet's
 # class_labels_indices.csv.
@@ -35,14 +35,42 @@ def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int,
         for row in rows
         if len(row) > column and row[0].strip().isdecimal()
     }
-    if not names:
+    _check(names, where, num_classes)
+    return names
+
+
+def read_classes(path: str, num_classes: int, flag: str) -> list[int]:
+    """The classes in the first column of a CSV, ascending; all without a path.
+
+    Such a file is Kaggle's segment_label_ids.csv.
+
+    Args:
+        path: a local CSV.
+        num_classes: of the run.
+        flag: for errors.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    if not path:
+        return list(range(num_classes))
+    where = f"--{flag}={path}"
+    _, rows = _read(path, where)
+    cells = [row[0].strip() for row in rows if row]
+    classes = sorted({int(cell) for cell in cells if cell.isdecimal()})
+    _check(classes, where, num_classes)
+    return classes
+
+
+def _check(classes: Collection[int], where: str, num_classes: int) -> None:
+    """Raises ValueError for no classes, or one that the run does not have."""
+    if not classes:
         raise ValueError(f"{where} has no class numbers in its first column.")
-    if num_classes and max(names) >= num_classes:
+    if num_classes and max(classes) >= num_classes:
         raise ValueError(
-            f"{where} names class {max(names)}; the run has --num_classes="
+            f"{where} names class {max(classes)}; the run has --num_classes="
             f"{num_classes}."
         )
-    return names
 
 
 def to_text(names: Mapping[int, str]) -> str:

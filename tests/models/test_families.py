@@ -250,6 +250,25 @@ def test_frame_by_frame_a_network_gives_what_it_gives_for_the_set(name, order):
     np.testing.assert_array_equal(network.finish(joined), network.finish(state))
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
+    """Also where its frames are read once for all parts; some are behind the end."""
+    network = families.make_network(name)
+    lengths = (7, 3, 1)
+    view = families.make_view(lengths=lengths, steps=9)
+    bounds = np.array([[0, 4], [1, 6], [1, 6], [5, 9], [2, 3]])
+    found = network.parts_logits(view, bounds)
+    assert found.shape == (3, 5, network.num_classes)
+    for part, (begin, end) in enumerate(bounds):
+        counts = np.clip(np.array(lengths) - begin, 0, end - begin)
+        cut = {
+            "frames": view["frames"][:, begin:end],
+            "num_frames": tf.constant(counts, tf.int32),
+        }
+        # Sums of a few float32 numbers, in another order.
+        assert_close(found[:, part], network(cut).logits, 5e-6)
+
+
 # ------------------------------------------------------------- copies and precision
 
 

@@ -10,6 +10,8 @@ from tests import record_helpers, script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator, segments
+from yt8m_distill.serving import predictions
+from yt8m_distill.serving import segments as segments_csv
 from yt8m_distill.training import manifest, modes
 from yt8m_distill.training import trained as trained_networks
 
@@ -166,3 +168,60 @@ def test_a_network_of_segments_is_not_used_on_whole_videos(folder, tmp_path):
         trained_networks.open_network(given)
     with pytest.raises(ValueError, match="--noframe_features"):
         settings.DataSettings(segment_labels=True, frame_features=False)
+
+
+def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
+    folder, tmp_path
+):
+    def infer(name, *more) -> list:
+        script_helpers.succeed(
+            "inference",
+            f"--train_dir={folder}/teacher",
+            f"--input_data_pattern={folder}/*-0.tfrecord",
+            f"--output_file={tmp_path}/{name}.csv",
+            "--segments",
+            "--batch_size=8",
+            *more,
+        )
+
+    infer("one")
+    for part in ("0", "1"):
+        infer("two", "--num_shards=2", f"--shard_index={part}")
+    script_helpers.succeed(
+        "merge_predictions",
+        f"--input={tmp_path}/two.csv",
+        f"--output_file={tmp_path}/m",
+    )
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    # Each by itself: the teacher on its 5 frames and 3 to each side.
+    network = open_trained(folder / "teacher").network
+    expected = {}
+    for video_id, _, frames in helpers.make_videos(9, 2, "e"):
+        for start in range(0, len(frames) - 4, 5):
+            part = frames[max(start - 3, 0) : start + 8]
+            view = {"frames": part[np.newaxis], "num_frames": [len(part)]}
+            view = {name: tf.constant(value) for name, value in view.items()}
+            scores = tf.sigmoid(network(view).logits)[0].numpy()
+            expected[f"{video_id}:{start}"] = scores
+    path = tmp_path / "two-00001-of-00002.csv"
+    rows = list(predictions.read_rows(path, segments_csv.PART_HEADER))
+    assert [row.columns[0] for row in rows] == [str(c) for c in range(10)]
+    for label, row in enumerate(rows):
+        _, names, scores = (column.split() for column in row.columns)
+        assert set(names) == set(expected)
+        for name, score in zip(names, map(float, scores), strict=True):
+            # Another batch, and other sums.
+            assert score == pytest.approx(expected[name][label], rel=1e-5)
+        assert scores == sorted(scores, key=float, reverse=True)
+    # Some classes, the best three, without the first segment and the last.
+    (tmp_path / "ids.csv").write_text("Index\n4\n2\n")
+    infer(
+        "few",
+        "--segment_margins=1,1",
+        "--segment_max_pred=3",
+        f"--segment_label_ids_file={tmp_path}/ids.csv",
+    )
+    few = list(predictions.read_rows(tmp_path / "few.csv", segments_csv.HEADER))
+    assert [row.columns[0] for row in few] == ["2", "4"]
+    names = " ".join(row.columns[1] for row in few).split()
+    assert len(names) == 6 and all(name.split(":")[1] in "5 10" for name in names)

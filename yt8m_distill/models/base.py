@@ -16,6 +16,7 @@ import abc
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, structures
@@ -217,6 +218,28 @@ class VideoClassifier(keras.Model, abc.ABC):
             valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
             states = tf.where(valid[..., tf.newaxis], states, 0.0)
         return self.outputs_of(encoding, states, training, noise)
+
+    def parts_logits(self, inputs: dict, bounds: np.ndarray) -> tf.Tensor:
+        """Logits of parts of each video, each as if it were a video: [B, W, C].
+
+        Args:
+            inputs: a View of the videos.
+            bounds: [W, 2] int, first frame of each part and the one after its last; a
+                part ends with its video, and may have no frame.
+        """
+        frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
+        begins, lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+        width = int(lengths.max())
+        places = begins[:, np.newaxis] + np.arange(width)
+        places = np.minimum(places, frames.shape[1] - 1)
+        counts = tf.clip_by_value(num_frames[:, tf.newaxis] - begins, 0, lengths)
+        parts = tf.gather(frames, places, axis=1)  # [B, W, width, D]
+        parts = tf.reshape(parts, [-1, width, frames.shape[-1]])
+        view = {
+            structures.FRAMES: parts,
+            structures.NUM_FRAMES: tf.reshape(counts, [-1]),
+        }
+        return tf.reshape(self(view).logits, [-1, len(bounds), self.num_classes])
 
     def outputs_of(
         self,

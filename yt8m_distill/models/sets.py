@@ -4,8 +4,10 @@ import abc
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from yt8m_distill import structures
 from yt8m_distill.data import features
 from yt8m_distill.models import base, layers
 
@@ -80,6 +82,59 @@ class SetClassifier(base.VideoClassifier):
         mask = tf.ones(tf.shape(frames)[:2], tf.bool)
         count = tf.ones([tf.shape(frame)[0], 1])
         return self.join(state, (count, *self.read(frames, mask)))
+
+    def parts_logits(self, inputs, bounds):
+        """As VideoClassifier's; frames that parts share are read once.
+
+        The edges of all parts cut a video into pieces. Each piece is read once, and the
+        states of its pieces are joined for each part.
+        """
+        num_frames = inputs[structures.NUM_FRAMES]
+        frames = features.dequantize(inputs[structures.FRAMES], num_frames)
+        frames = features.l2_normalize(frames)
+        edges = np.unique(bounds)
+        states = self._read_pieces(frames, num_frames, edges)
+        first, last = np.searchsorted(edges, bounds).T
+        nothing = len(edges) - 1  # The piece behind the last.
+        joined = None
+        for step in range(int((last - first).max())):
+            chosen = np.where(first + step < last, first + step, nothing)
+            part = tuple(tf.gather(state, chosen, axis=1) for state in states)
+            part = tuple(_merge_axes(state) for state in part)  # [B * W, ...]
+            joined = part if joined is None else self.join(joined, part)
+        logits = self.outputs_of(self.finish(joined)).logits
+        return tf.reshape(logits, [-1, len(bounds), self.num_classes])
+
+    def _read_pieces(self, frames, num_frames, edges: np.ndarray) -> State:
+        """States of the P pieces between edges, and of no frames: [B, P + 1, ...]."""
+        begins, lengths = edges[:-1], np.diff(edges)
+        order, found = [], []
+        for length in np.unique(lengths):  # Those of one length at once: no padding.
+            here = np.flatnonzero(lengths == length)
+            places = begins[here, np.newaxis] + np.arange(length)  # [P', length]
+            mask = places < num_frames[:, tf.newaxis, tf.newaxis]
+            count = tf.reduce_sum(tf.cast(mask, tf.float32), axis=2, keepdims=True)
+            pieces = _merge_axes(tf.gather(frames, places, axis=1))
+            sums = self.read(pieces, _merge_axes(mask))
+            state = (_merge_axes(count), *sums)
+            found.append([_split_axis(x, len(here)) for x in state])
+            order.append(here)
+        empty = self.start(tf.shape(frames)[0])
+        found.append([x[:, tf.newaxis] for x in empty])
+        order.append([len(begins)])
+        places = np.argsort(np.concatenate(order))
+        joint = (tf.concat(states, axis=1) for states in zip(*found, strict=True))
+        return tuple(tf.gather(state, places, axis=1) for state in joint)
+
+
+def _merge_axes(x: tf.Tensor) -> tf.Tensor:
+    """[B, P, ...] → [B * P, ...]."""
+    return tf.reshape(x, [-1, *x.shape[2:]])
+
+
+def _split_axis(x: tf.Tensor, count: int) -> tf.Tensor:
+    """[B * count, ...] → [B, count, ...]."""
+    return tf.reshape(x, [-1, count, *x.shape[1:]])
 
 
 def mean(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

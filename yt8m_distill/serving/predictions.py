@@ -44,7 +44,9 @@ class PredictionWriter:
     link is followed, so that the file behind it is replaced.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(
+        self, path: str | os.PathLike, header: tuple[str, ...] = HEADER
+    ) -> None:
         """Checks that the file can be written; nothing is created yet.
 
         Raises:
@@ -52,6 +54,7 @@ class PredictionWriter:
                 that of a directory or a device.
         """
         self.path = os.fspath(path)
+        self.header = header
         self._target = self.path
         if not files.is_remote(self.path):
             self._target = os.path.realpath(self.path)
@@ -69,7 +72,7 @@ class PredictionWriter:
         try:
             with self._one_line_errors():
                 self._file = _open_new(self._temporary)
-                self._file.write(HEADER_LINE)
+                self._file.write((",".join(self.header) + "\n").encode())
                 self._file.flush()
         except BaseException:
             self._discard()
@@ -179,8 +182,8 @@ class Row(NamedTuple):
 
     Attributes:
         line: where it begins, counted from 1; the header is line 1.
-        columns: the id, in which surrogates stand for bytes that are not UTF-8, and
-            the pairs.
+        columns: the cells, the id and the pairs, in which surrogates stand for bytes
+            that are not UTF-8.
         text: its bytes in the file, with quotes and the end of the line.
     """
 
@@ -189,15 +192,24 @@ class Row(NamedTuple):
     text: bytes
 
 
-def read_rows(path: str | os.PathLike) -> Iterator[Row]:
+def read_header(path: str | os.PathLike) -> tuple[str, ...]:
+    """The columns of a CSV; raises ValueError if it is missing."""
+    with _open_text(os.fspath(path)) as file:
+        return tuple(file.readline().rstrip("\n").split(","))
+
+
+def read_rows(
+    path: str | os.PathLike, header: tuple[str, ...] = HEADER
+) -> Iterator[Row]:
     """The rows below the header, one after another; the pairs are not looked at.
 
     Args:
         path: a local path or one that tf.io.gfile knows, which is read whole.
+        header: that it must have.
 
     Raises:
-        ValueError: if the file is missing, the header is another, or a row has not
-            two columns; the message names the line.
+        ValueError: if the file is missing, the header is another, or a row has another
+            number of columns; the message names the line.
     """
     path = os.fspath(path)
     with _open_text(path) as file:
@@ -205,12 +217,14 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
         reader = csv.reader(_noted(file, text), strict=True)
         line = 1
         try:
-            _check_header(next(reader, []))
+            _check_header(next(reader, []), header)
             line = reader.line_num + 1
             text.clear()
             for columns in reader:
-                if len(columns) != 2:
-                    raise ValueError(f"2 columns are expected; received {len(columns)}")
+                if len(columns) != len(header):
+                    raise ValueError(
+                        f"{len(header)} columns are expected; received {len(columns)}"
+                    )
                 yield Row(line, columns, _encoded("".join(text)))
                 line = reader.line_num + 1
                 text.clear()
@@ -241,10 +255,10 @@ def write_names(path: str, names: Mapping[int, str]) -> None:
                 writer.writerow([video_id, number, names.get(int(number), ""), score])
 
 
-def _check_header(row: list[str]) -> None:
-    if tuple(row) != HEADER:
+def _check_header(row: list[str], header: tuple[str, ...]) -> None:
+    if tuple(row) != header:
         raise ValueError(
-            f"the header must be {','.join(HEADER)}; received {','.join(row)[:80]!r}"
+            f"the header must be {','.join(header)}; received {','.join(row)[:80]!r}"
         )
 
 
@@ -266,10 +280,15 @@ def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> 
     return _encoded(text)
 
 
+def quoted(cell: bytes) -> bytes:
+    """A cell of the CSV, in quotes where it needs them (RFC 4180)."""
+    if _NEEDS_QUOTES.search(cell):
+        return b'"' + cell.replace(b'"', b'""') + b'"'
+    return cell
+
+
 def _quoted(video_id: bytes) -> str:
-    if _NEEDS_QUOTES.search(video_id):
-        video_id = b'"' + video_id.replace(b'"', b'""') + b'"'
-    return video_id.decode("utf-8", "surrogateescape")
+    return quoted(video_id).decode("utf-8", "surrogateescape")
 
 
 def _as_bytes(video_id: Any) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m_distill import registry, settings, vocabulary
+from yt8m_distill import registry, settings, structures, vocabulary
 from yt8m_distill.data import pipeline, shards
 from yt8m_distill.models import base, builder, lstm, teacher_student
 from yt8m_distill.training import checkpoints, distribution, inputs, manifest
@@ -51,15 +51,25 @@ class TrainedNetwork:
         """Class number → name, from a CSV or, without one, from the run's own."""
         return vocabulary.read(path, self.run.data.num_classes) or self.names
 
-    def open_shards(self, patterns: str | list[str], reading, flag: str):
-        """Opened shards of these globs or files."""
-        return shards.open_shards(patterns, self.run.data, reading, flag)
+    def open_shards(
+        self, patterns: str | list[str], reading, flag: str, whole_videos: bool = False
+    ):
+        """Opened shards of these globs or files; rows may be segments, or videos."""
+        data = self.run.data
+        if whole_videos:
+            data = dataclasses.replace(data, segment_labels=False)
+        return shards.open_shards(patterns, data, reading, flag)
 
     def dataset(self, opened: shards.Shards | str, batch_size: int):
         """The videos of opened shards, or of globs, each once, distributed."""
         if isinstance(opened, str):
             opened = self.open_shards(opened, settings.ReadingSettings(), "opened")
-        return inputs.evaluation_dataset(self.strategy, opened, self.views, batch_size)
+        views = self.views
+        if self.run.data.segment_labels and not opened.data.segment_labels:
+            # All frames of a video, for all of its segments.
+            every = pipeline.ViewSpec("all", opened.data.max_frames)
+            views = {structures.ALL: every}
+        return inputs.evaluation_dataset(self.strategy, opened, views, batch_size)
 
 
 def resolve_role(run: settings.RunSettings, plan: manifest.Plan, network: str) -> str:

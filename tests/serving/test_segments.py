@@ -1,0 +1,136 @@
+"""The CSV of segments: the best of each class, in flat memory, merged exactly."""
+
+import numpy as np
+import pytest
+
+from yt8m_distill import settings, vocabulary
+from yt8m_distill.serving import parts, predictions, segments
+
+pytestmark = pytest.mark.once
+
+
+def test_the_grid_has_whole_segments_without_the_margins():
+    lengths = np.array([0, 4, 5, 14, 23, 300])
+    whole = segments.Grid().scored(lengths, 300)
+    assert whole.sum(axis=1).tolist() == [0, 0, 1, 2, 4, 60]
+    assert segments.Grid().starts(300).tolist() == list(range(0, 300, 5))
+    # YouTube-8M's: 60 - 6 - 2 of a full video, and none of a short one.
+    grid = segments.Grid(margins=(6, 2))
+    assert grid.scored(lengths, 300).sum(axis=1).tolist() == [0, 0, 0, 0, 0, 52]
+    starts = grid.starts(300)[grid.scored(lengths, 300)[-1]]
+    assert (starts[0], starts[-1]) == (30, 285)
+    bounds = segments.Grid(context=3).bounds(300)
+    assert bounds[[0, 1, -1]].tolist() == [[0, 8], [2, 13], [292, 300]]
+    # Windows at a stride of one, of a video as long as they are.
+    assert segments.Grid(stride=1, context=0).bounds(7).tolist() == [
+        [0, 5],
+        [1, 6],
+        [2, 7],
+    ]
+
+
+def make_scores(seed: int, videos: int, classes: int = 3):
+    """Segments of some videos: few distinct scores, so that some are equal."""
+    random = np.random.default_rng(seed)
+    ids = [b"%02d,%d" % (seed, v) for v in range(videos)]
+    counts = random.integers(1, 5, videos)
+    names = np.repeat(np.array(ids, object), counts)
+    starts = np.concatenate([5 * np.arange(n) for n in counts])
+    scores = (random.integers(0, 20, [len(names), classes]) / 32).astype(np.float32)
+    return segments.Scores(names, starts, scores, np.array(ids, object))
+
+
+def write(path, batches, header, k=6):
+    top = segments.TopSegments([7, 2, 9], k)
+    with predictions.PredictionWriter(path, header) as writer:
+        for batch in batches:
+            top.update(batch)
+        top.write(writer)
+    return top
+
+
+def test_the_csv_has_the_best_of_each_class_best_first(tmp_path):
+    batches = [make_scores(seed, 9) for seed in range(4)]
+    write(tmp_path / "x.csv", batches, segments.HEADER)
+    found = list(predictions.read_rows(tmp_path / "x.csv", segments.HEADER))
+    assert [row.columns[0] for row in found] == ["7", "2", "9"]
+    every = [
+        (f"{v.decode()}:{s}", row)
+        for batch in batches
+        for v, s, row in zip(batch.video_ids, batch.starts, batch.scores, strict=True)
+    ]
+    for c, row in enumerate(found):
+        # sorted is stable: of equal scores the first.
+        best = sorted(every, key=lambda entry: -entry[1][c])[:6]
+        assert row.columns[1].split() == [name for name, _ in best]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_merged_parts_are_the_csv_of_a_single_process(tmp_path, count):
+    batches = [make_scores(seed, 9) for seed in range(5)]
+    write(tmp_path / "one.csv", batches, segments.HEADER)
+    paths = [parts.part_path(f"{tmp_path}/x.csv", i, count + 1) for i in range(count)]
+    for n, path in enumerate(paths):
+        chosen = parts.files_of_part(batches, n, count)
+        write(path, chosen, segments.PART_HEADER)
+    # And one that had no files.
+    paths.insert(1, f"{tmp_path}/empty.csv")
+    write(paths[1], [], segments.PART_HEADER)
+    assert segments.merge(paths, f"{tmp_path}/merged.csv", 6) == 3
+    merged = (tmp_path / "merged.csv").read_bytes()
+    assert merged == (tmp_path / "one.csv").read_bytes()
+    assert merged.startswith(b'Class,Segments\n7,"')
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+    def merge(*texts) -> str:
+        paths = [f"{tmp_path}/{n}.csv" for n in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            with open(path, "w") as file:
+                file.write("Class,Segments,Scores\n" + text)
+        with pytest.raises(ValueError) as caught:
+            segments.merge(paths, f"{tmp_path}/merged.csv", 6)
+        assert not (tmp_path / "merged.csv").exists()
+        return str(caught.value)
+
+    one = "7,a:0 b:0,0.5 0.25\n"
+    assert "a:0" not in merge(one, "7,a:0,0.5\n") and "7" in merge(one, "7,a:0,0.5\n")
+    assert "classes 7 and 8" in merge(one, "8,c:0,0.5\n")
+    assert "1.csv" in merge(one + one, one.replace("a", "c").replace("b", "d"))
+    assert "2 segments and 1 scores" in merge("7,a:0 b:0,0.5\n")
+    assert "line 2" in merge("7,a:0,0.5")
+
+
+def test_memory_does_not_grow_with_the_videos(monkeypatch):
+    monkeypatch.setattr(segments, "_SPARE_IDS", 8)
+    top = segments.TopSegments([7, 2, 9], 6)
+    for seed in range(60):
+        top.update(make_scores(seed % 90, 9))
+        # 3 classes hold 1.25 * 6 segments at most, each of a video of its own, and a
+        # batch on top; ids up to twice that, 8 more, and a batch.
+        assert len(top._ids) <= 2 * 3 * (8 + 36) + 8 + 9
+    assert len(top._ids) < 60 * 9 / 2
+
+
+def test_an_id_that_the_csv_cannot_hold_is_named():
+    found = make_scores(0, 1)._replace(video_ids=np.array([b"a b"], object))
+    with pytest.raises(ValueError, match="'a b'"):
+        segments.TopSegments([7, 2, 9], 6).update(
+            found._replace(starts=found.starts[:1], scores=found.scores[:1])
+        )
+
+
+def test_flags_of_segments_are_checked(tmp_path):
+    given = {"input_data_pattern": "x", "output_file": "y"}
+    for value in ("6", "6,x", "1,2,3", "-1,2"):
+        with pytest.raises(ValueError, match=f"--segment_margins={value}"):
+            settings.InferenceSettings(**given, segment_margins=value)
+    assert settings.InferenceSettings(**given, segment_margins="6,2").margins == (6, 2)
+    with pytest.raises(ValueError, match="--vocabulary"):
+        settings.InferenceSettings(**given, segments=True, vocabulary="v")
+    path = tmp_path / "ids.csv"
+    path.write_text("Index\n12\n3\n")
+    assert vocabulary.read_classes(str(path), 20, "some_flag") == [3, 12]
+    assert vocabulary.read_classes("", 3, "some_flag") == [0, 1, 2]
+    with pytest.raises(ValueError, match=f"--some_flag={path} .*12"):
+        vocabulary.read_classes(str(path), 12, "some_flag")

@@ -1,0 +1,275 @@
+"""All segments of all videos, scored, and the best of each class as a Kaggle CSV.
+
+The CSV of YouTube-8M 2019 has a row per class: `Class,Segments`, the segments
+`id:start` separated by spaces, best first. That of a part of the files has a third
+column, `Scores`, by which parts are merged.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
+from yt8m_distill.evaluation import best_per_class
+from yt8m_distill.models import teacher_student
+from yt8m_distill.serving import predictions
+
+HEADER = ("Class", "Segments")
+PART_HEADER = (*HEADER, "Scores")
+
+# A reference has the number of a video above so many bits of a start.
+_START_BITS = 20
+_START = (1 << _START_BITS) - 1
+# Videos whose ids are held beyond twice those that a class holds.
+_SPARE_IDS = 1 << 16
+_UNFIT = re.compile(rb"\s")
+
+
+class Grid(NamedTuple):
+    """Which segments of a video are scored.
+
+    Attributes:
+        stride: frames from the start of a segment to the next.
+        context: frames to each side that the network sees.
+        margins: segments that are left out at the start and at the end of a video.
+    """
+
+    stride: int = settings.SEGMENT_FRAMES
+    context: int = 3
+    margins: tuple[int, int] = (0, 0)
+
+    def starts(self, max_frames: int) -> np.ndarray:
+        """[W] int64: where the segments of the longest video start."""
+        count = self.counts(np.array([max_frames]))[0]
+        return np.arange(self.margins[0], max(count, 1)) * self.stride
+
+    def counts(self, num_frames: np.ndarray) -> np.ndarray:
+        """[B]: whole segments of each video, those at its start included."""
+        whole = (num_frames - settings.SEGMENT_FRAMES) // self.stride + 1
+        return np.maximum(whole, 0) - self.margins[1]
+
+    def scored(self, num_frames: np.ndarray, max_frames: int) -> np.ndarray:
+        """[B, W] bool: the segments that each video has."""
+        starts = self.starts(max_frames)
+        return starts < (self.counts(num_frames) * self.stride)[:, np.newaxis]
+
+    def bounds(self, max_frames: int) -> np.ndarray:
+        """[W, 2] int64: first frame and the one after the last, with the context."""
+        starts = self.starts(max_frames)
+        ends = starts + settings.SEGMENT_FRAMES + self.context
+        begins = np.maximum(starts - self.context, 0)
+        return np.stack([begins, np.minimum(ends, max_frames)], axis=1)
+
+
+class Scores(NamedTuple):
+    """The segments of some videos.
+
+    Attributes:
+        video_ids: [N] bytes, the video of each segment.
+        starts: [N] int64.
+        scores: [N, C'] float32 in [0, 1], of the classes that are asked for.
+        batch_ids: [B] bytes, each video once.
+    """
+
+    video_ids: np.ndarray
+    starts: np.ndarray
+    scores: np.ndarray
+    batch_ids: np.ndarray
+
+
+class SegmentPredictor:
+    """Runs one role's network on all segments of whole videos.
+
+    Args:
+        networks: of the run; only the role's is used.
+        role: `teacher` or `student`.
+        strategy: the devices.
+        grid: which segments.
+        max_frames: T of the videos.
+        classes: that are asked for; None: all.
+    """
+
+    def __init__(
+        self,
+        networks: teacher_student.TeacherStudent,
+        role: str,
+        strategy: tf.distribute.Strategy,
+        grid: Grid,
+        max_frames: int,
+        classes: Sequence[int] | None = None,
+    ):
+        self.network = networks.network(role)
+        self.strategy = strategy
+        self.grid = grid
+        self.max_frames = max_frames
+        self.classes = classes
+        self._policy = keras.mixed_precision.global_policy()
+        self._step = tf.function(self._distributed_step)
+
+    def _distributed_step(self, batch):
+        def replica_step(batch):
+            # Keras 3 (3.15) has a policy a thread; replicas run in threads of their
+            # own.
+            keras.mixed_precision.set_global_policy(self._policy)
+            view = batch[structures.VIEWS][structures.ALL]
+            bounds = self.grid.bounds(self.max_frames)
+            logits = self.network.parts_logits(view, bounds)
+            if self.classes is not None:
+                logits = tf.gather(logits, self.classes, axis=2)
+            finite = tf.math.is_finite(logits)
+            return tf.where(finite, tf.sigmoid(logits), float("nan"))
+
+        return self.strategy.run(replica_step, args=(batch,))
+
+    def predict(self, dataset) -> Iterator[Scores]:
+        """The segments of each batch of a distributed dataset, in its order.
+
+        Raises:
+            ValueError: for a score that is not a number, naming the segment.
+        """
+        starts = self.grid.starts(self.max_frames)
+        for batch in dataset:
+            scores = self._local(self._step(batch))
+            view = batch[structures.VIEWS][structures.ALL]
+            num_frames = self._local(view[structures.NUM_FRAMES])
+            rows, places = np.nonzero(self.grid.scored(num_frames, self.max_frames))
+            ids = self._local(batch[structures.VIDEO_ID])
+            own = ids[self._local(batch[structures.WEIGHTS]) > 0]
+            found = Scores(ids[rows], starts[places], scores[rows, places], own)
+            bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
+            if bad.size:
+                name = found.video_ids[bad[0]].decode(errors="replace")
+                start = found.starts[bad[0]]
+                raise ValueError(f"Segment {name}:{start} has a score that is NaN.")
+            yield found
+
+    def _local(self, value) -> np.ndarray:
+        """The rows of all replicas of this process."""
+        parts = self.strategy.experimental_local_results(value)
+        return np.concatenate([part.numpy() for part in parts])
+
+
+class TopSegments:
+    """The best segments of each class; memory does not grow with the videos.
+
+    Args:
+        classes: the number of each class.
+        k: segments per class.
+    """
+
+    def __init__(self, classes: Sequence[int], k: int):
+        self.classes = classes
+        self._best = best_per_class.BestPerClass(len(classes), k)
+        self._ids: list[bytes] = []
+        self._limit = _SPARE_IDS
+
+    def update(self, found: Scores) -> None:
+        """Takes in some segments, those of one video next to one another.
+
+        Raises:
+            ValueError: for a video whose id the CSV cannot hold.
+        """
+        ids = found.video_ids
+        if not len(ids):
+            return
+        is_first = np.append(True, ids[1:] != ids[:-1])
+        new = ids[is_first].tolist()
+        for video_id in new:
+            if _UNFIT.search(video_id):
+                raise ValueError(
+                    f"Video {video_id.decode(errors='backslashreplace')!r} has a space "
+                    "in its id, which separates the segments of the CSV."
+                )
+        numbers = len(self._ids) + np.cumsum(is_first) - 1
+        self._ids += new
+        self._best.update(found.scores, numbers << _START_BITS | found.starts)
+        if len(self._ids) > self._limit:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drops the ids of videos that no class holds."""
+        held = self._best.references()
+        videos, places = np.unique(held >> _START_BITS, return_inverse=True)
+        self._ids = [self._ids[video] for video in videos]
+        renamed = places.astype(np.int64) << _START_BITS | held & _START
+        self._best.rename(held, renamed)
+        self._limit = 2 * len(self._ids) + _SPARE_IDS
+
+    def write(self, writer: predictions.PredictionWriter) -> None:
+        """Writes a row per class; nothing if there was no segment."""
+        for place, label in enumerate(self.classes if self._ids else ()):
+            scores, references = self._best.best(place)
+            names = [
+                b"%s:%d" % (self._ids[r >> _START_BITS], r & _START)
+                for r in references.tolist()
+            ]
+            _write_row(writer, label, names, scores)
+
+
+def _write_row(writer: predictions.PredictionWriter, label, names, scores) -> None:
+    """Writes the row of a class, with scores if the header has them."""
+    cells = [b"%d" % label, predictions.quoted(b" ".join(names))]
+    if writer.header == PART_HEADER:
+        # Nine digits tell float32 numbers apart.
+        cells.append(b" ".join(b"%.9g" % score for score in scores.tolist()))
+    writer.write_text(b",".join(cells) + b"\n")
+
+
+def merge(paths: Sequence[str], output_file: str, k: int) -> int:
+    """Joins the CSVs of parts to that of a single process; one class is in memory.
+
+    Args:
+        paths: with scores, in the order of the parts.
+        output_file: the CSV to write, without scores.
+        k: segments per class.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        ValueError: for parts of other classes, a row that is not whole, or a segment
+            that is in two of them.
+    """
+    readers = [predictions.read_rows(path, PART_HEADER) for path in paths]
+    firsts = [next(reader, None) for reader in readers]
+    # A part without files has the header alone.
+    used = [n for n, row in enumerate(firsts) if row is not None]
+    count = 0
+    with predictions.PredictionWriter(output_file, HEADER) as writer:
+        rows = [firsts[n] for n in used]
+        while any(row is not None for row in rows):
+            merged = _merge_class([paths[n] for n in used], rows, k)
+            _write_row(writer, *merged)
+            count += 1
+            rows = [next(readers[n], None) for n in used]
+    return count
+
+
+def _merge_class(paths, rows, k: int) -> tuple[int, list[bytes], np.ndarray]:
+    """One class of all parts: its segments, best first, and their scores."""
+    names, scores, labels = [], [], []
+    for path, row in zip(paths, rows, strict=True):
+        if row is None:
+            raise ValueError(f"{path} has fewer classes than the other parts.")
+        label, own, found = (cell.split() for cell in row.columns)
+        if len(own) != len(found) or not row.text.endswith(b"\n"):
+            raise ValueError(
+                f"{path}, line {row.line}: {len(own)} segments and {len(found)} scores."
+            )
+        labels += label
+        names += own
+        scores += map(float, found)
+    (label, *others) = dict.fromkeys(labels)
+    if others:
+        raise ValueError(
+            f"{', '.join(paths)} have classes {label} and {others[0]} in one line."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{', '.join(paths)}: class {label} has a segment twice.")
+    order = np.argsort(-np.array(scores), kind="stable")[:k]
+    chosen = [names[n].encode("utf-8", "surrogateescape") for n in order]
+    return int(label), chosen, np.array(scores)[order]
