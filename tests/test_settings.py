@@ -32,6 +32,7 @@ OTHER = {
     "num_classes": 527,
     "max_frames": 60,
     "video_id_key": "video_id",
+    "feature_ranges": "-1:1,-3.5:3.5",
     "frame_features": False,
     "student_k": "2,6",
     "best_budget": 2,

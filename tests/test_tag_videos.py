@@ -13,6 +13,7 @@ from tests import video_helpers as helpers
 from yt8m_distill.serving import extras
 
 helpers.import_av()
+pytestmark = pytest.mark.slow  # A network is trained and exported.
 
 K, SECONDS = 3, 8
 
@@ -40,12 +41,12 @@ def made(tmp_path_factory, image_network) -> pathlib.Path:
         f"--labels={folder}/labels.csv",
         f"--output={folder}/mine.tfrecord",
         f"--image_network={image_network}",
-        f"--pca={pca}",
+        *(f"--pca={pca}", "--feature_range=-4:9"),
     )
     script_helpers.succeed(
         "train",
         *("--mode=baseline", f"--student_k={K}", "--num_classes=3"),
-        *("--feature_names=rgb", "--feature_sizes=4"),
+        *("--feature_names=rgb", "--feature_sizes=4", "--feature_ranges=-4:9"),
         "--student=FrameLevelLogisticModel",
         f"--train_data_pattern={folder}/mine.tfrecord",
         f"--vocabulary={folder}/mine.tfrecord.vocabulary.csv",
@@ -132,10 +133,13 @@ def test_the_other_programs_print_the_stored_names(made):
 def test_a_manifest_of_other_features_is_refused(made, tmp_path):
     manifest = json.loads((made / "mine.tfrecord.json").read_text())
     manifest["extraction"]["features"] = {"rgb": 5}
-    wrong, broken = tmp_path / "wrong.json", tmp_path / "broken.json"
+    wrong, broken, other = (tmp_path / f"{name}.json" for name in "abc")
     wrong.write_text(json.dumps(manifest))
     broken.write_text("{}")
-    for path in (wrong, broken, tmp_path / "none.json"):
+    manifest["extraction"]["features"] = {"rgb": 4}
+    manifest["extraction"]["settings"]["feature_range"] = "-4:8"
+    other.write_text(json.dumps(manifest))
+    for path in (wrong, broken, other, tmp_path / "none.json"):
         line = script_helpers.refuse(
             "export_model",
             *(f"--train_dir={made}/run", f"--export_dir={tmp_path}/model"),

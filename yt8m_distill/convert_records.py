@@ -8,11 +8,23 @@ lists or as byte strings, one Feature per frame or all frames in one Feature; id
 text or integers; labels as indices, floats or a 0/1 vector over all classes; TFRecord
 files or one bare SequenceExample per file.
 
+Or arrays: .npy, .npz, .h5 or .parquet files, one per video, with an array [T, D] per
+feature, and a CSV of labels as yt8m-extract takes it:
+
+    yt8m-convert --input_data_pattern='clip/*.npz' --labels=labels.csv \\
+        --features=rgb=embeddings --output_dir=native
+
+They are quantized to 8 bits over the range of all their numbers, or over
+--feature_ranges; each record says which.
+
 Each shard keeps its name and the order of its records. A record keeps its other context
 features. Run again, the program continues with the shards that are missing.
 """
 
+import collections
+import itertools
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -30,10 +42,13 @@ flag_groups.load_tensorflow()
 
 import tensorflow as tf
 
-from yt8m_distill import files
-from yt8m_distill.data import layouts, records, rewriting
+from yt8m_distill import files, vocabulary
+from yt8m_distill.data import arrays, layouts, records, rewriting
+from yt8m_distill.data import labels as label_files
 
 FLAGS = flags.FLAGS
+
+_VIDEOS_PER_SHARD = 1000  # Of arrays, one file per video.
 
 
 def parse_features(text: str) -> tuple[layouts.Source, ...]:
@@ -141,6 +156,92 @@ def convert(
     return total, skipped
 
 
+def convert_arrays(
+    paths: Sequence[str],
+    folder: str,
+    sources: Sequence[layouts.Source],
+    labels: label_files.Labels,
+    ranges: Sequence[tuple[float, float]] = (),
+    overwrite: bool = False,
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Writes the arrays of many videos as shards of _VIDEOS_PER_SHARD.
+
+    Args:
+        paths: a file per video, whose name without extension is the id.
+        folder: of the shards.
+        sources: the features, and the names of their arrays.
+        labels: of the files.
+        ranges: of the features; empty: those of all their numbers.
+        overwrite: replace shards that are there and hold something else.
+
+    Returns:
+        The shards; [2] int64, numbers that were quantized and clipped; and files
+        without labels.
+
+    Raises:
+        ValueError: for a file that cannot be used, or a shard that is there already
+            with other records.
+    """
+    ids = [pathlib.Path(path).stem for path in paths]
+    repeated = [stem for stem, count in collections.Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"--input_data_pattern: several files are called {repeated[0]}, which is "
+            "to be the id."
+        )
+    ranges = ranges or arrays.ranges_of(paths, sources)
+    with files.one_line_errors(f"--output_dir={folder}"):
+        tf.io.gfile.makedirs(folder)
+    counts, unlabeled, shards = np.zeros(2, np.int64), [], []
+
+    def make(path, video_id):
+        nonlocal counts
+        classes = labels.find(path)
+        unlabeled.extend([path] * (not classes))
+        found = arrays.read(path, sources)
+        record, added = arrays.make_record(video_id, classes or (), found, ranges)
+        counts += added
+        return record
+
+    bar = tqdm.tqdm(list(zip(paths, ids, strict=True)), unit="video", disable=None)
+    made = (make(*video) for video in bar)
+    num_shards = -(-len(paths) // _VIDEOS_PER_SHARD)
+    for number in range(num_shards):
+        target = f"videos-{number:05d}-of-{num_shards:05d}.tfrecord"
+        target = os.path.join(folder, target)
+        shards.append(target)
+        of_shard = list(itertools.islice(made, _VIDEOS_PER_SHARD))
+        if not overwrite and tf.io.gfile.exists(target):
+            if list(layouts.read_serialized(target)) == of_shard:
+                continue
+            raise ValueError(
+                f"{target} is there with other records: use --overwrite or another "
+                "--output_dir."
+            )
+        with files.one_line_errors(target), rewriting.writing(target) as writer:
+            for record in of_shard:
+                writer.write(record)
+    return shards, counts, unlabeled
+
+
+def report_arrays(
+    shards: Sequence[str], counts: np.ndarray, unlabeled: Sequence[str], folder: str
+) -> str:
+    """The closing lines after convert_arrays."""
+    values, clipped = counts.tolist()
+    lines = [f"{len(shards)} shards in {folder}."]
+    if unlabeled:
+        lines.append(
+            f"{len(unlabeled)} videos have no labels; the first: {unlabeled[0]}."
+        )
+    lines.append(
+        f"Quantized to 8 bits; {clipped / values:.2%} of the numbers were outside of "
+        "the ranges and were clipped."
+    )
+    lines.append(f"Next: yt8m-inspect --data_pattern='{folder}/*.tfrecord'")
+    return "\n".join(lines)
+
+
 def report(counts: np.ndarray, skipped: Sequence[str], folder: str) -> str:
     """The closing lines."""
     videos, named, values, clipped = counts.tolist()
@@ -166,6 +267,25 @@ def define_flags() -> None:
         "Native features and where they are: name=key, or name=key:size with the width "
         "of a frame, by which frames in one Feature are split; comma separated.",
     )
+    flags.DEFINE_string(
+        "labels",
+        "",
+        "Of arrays: CSV with a header; each row has a file, by its path or name with "
+        "or without extension, and its labels: names or numbers, several separated by "
+        "semicolons or in more columns.",
+    )
+    flags.DEFINE_string(
+        "vocabulary",
+        "",
+        "Of arrays: CSV with the names of the classes that --labels may name. Empty: "
+        "the names in --labels, written to <output_dir>/vocabulary.csv.",
+    )
+    flags.DEFINE_string(
+        "feature_ranges",
+        "",
+        "Of arrays: what the bytes 0 and 255 of each feature stand for, low:high, by "
+        "commas. Empty: the smallest and largest number of all files.",
+    )
     flags.DEFINE_string("video_id_key", "id", "Context key of the id in the input.")
     flags.DEFINE_string("labels_key", "labels", "Context key of the labels there.")
     flags.DEFINE_bool(
@@ -187,12 +307,37 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace shards that are there already.")
 
 
+def _convert_arrays(paths: Sequence[str], sources: Sequence[layouts.Source]) -> str:
+    others = [path for path in paths if not arrays.is_array_file(path)]
+    if others:
+        raise ValueError(
+            f"--input_data_pattern={FLAGS.input_data_pattern}: {others[0]} is no file "
+            "of arrays, as others are."
+        )
+    text, folder = FLAGS.feature_ranges, FLAGS.output_dir
+    ranges = settings.parse_ranges(text, "feature_ranges")
+    if ranges and len(ranges) != len(sources):
+        raise ValueError(
+            f"--feature_ranges={text} has {len(ranges)} entries, --features="
+            f"{FLAGS.features} has {len(sources)}."
+        )
+    labels = label_files.read(FLAGS.labels, vocabulary.read(FLAGS.vocabulary))
+    done = convert_arrays(paths, folder, sources, labels, ranges, FLAGS.overwrite)
+    if labels.names:
+        names = vocabulary.to_text(labels.names)
+        files.write_text(os.path.join(folder, "vocabulary.csv"), names)
+    return report_arrays(*done, folder)
+
+
 def main() -> None:
     """Flags → native shards."""
     if not FLAGS.output_dir:
         raise ValueError("--output_dir is empty: name the directory to write to.")
     sources = parse_features(FLAGS.features)
     paths = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    if any(map(arrays.is_array_file, paths)):
+        print(_convert_arrays(paths, sources))
+        return
     layout = layouts.Layout(
         sources,
         FLAGS.video_id_key,

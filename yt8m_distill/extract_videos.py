@@ -51,6 +51,9 @@ def report(output: str, manifest: dict) -> str:
         f"--num_classes={manifest['num_classes']}",
         f"--max_frames={frames}",
     ]
+    given = settings.FeatureSettings(**manifest["extraction"]["settings"])
+    if given.range != settings.YOUTUBE_8M:
+        flags.append(f"--feature_ranges={given.feature_range}")
     return (
         f"{manifest['videos']} videos, {manifest['frames']} frames in {output}, "
         f"{manifest['skipped']} skipped.\nFlags for train.py: {' '.join(flags)}"

@@ -94,6 +94,7 @@ class Findings:
         names: class → name, of some or no classes.
         videos: records that can be used, as they are or converted.
         features: name → what is in it.
+        ranges: what records say of the ranges of their features, low:high by commas.
         frames, labels, labels_per_video: number of frames (of the shortest feature),
             label, number of labels → how many videos have it.
         problems: what is odd → how many videos.
@@ -105,9 +106,9 @@ class Findings:
         self.layout, self.unused, self.bare, self.names = layout, unused, bare, names
         self.videos = self._vector = 0
         self.features = {source.name: Feature(source.size) for source in layout.sources}
-        counters = [collections.Counter() for _ in range(5)]
+        counters = [collections.Counter() for _ in range(6)]
         self.frames, self.labels, self.labels_per_video = counters[:3]
-        self.problems, self.foreign = counters[3:]
+        self.problems, self.foreign, self.ranges = counters[3:]
         self.bad: list[faults.Bad] = []
         self._ids: set[bytes] = set()
         self._native = settings.DataSettings(
@@ -132,6 +133,8 @@ class Findings:
         context, key = video.example.context.feature, self.layout.labels_key
         vector = layouts.label_vector(context[key]) if key in context else 0
         self._vector = max(self._vector, vector)
+        stored = [records.stored_range(context, s.key) for s in self.layout.sources]
+        self.ranges[",".join(f"{low:g}:{high:g}" for low, high in stored)] += 1
         found = faults.judge(serialized, self._native)
         if found or vector:
             # It was read, so yt8m-convert puts right what is wrong with it.
@@ -147,6 +150,10 @@ class Findings:
         self.frames[min(lengths)] += 1
         if len(lengths) > 1:
             self.problems["have features of different length"] += 1
+        if self.ranges.most_common(1)[0][1] < self.ranges.total():
+            self.problems["are quantized over other ranges"] = (
+                self.ranges.total() - self.ranges.most_common(1)[0][1]
+            )
         for name in self.features.keys() - video.frames.keys():
             self.problems[f"have no {name}"] += 1
 
@@ -200,6 +207,9 @@ class Findings:
             *(["--missing_feature=zeros"] * self._lacks_a_feature()),
             *(["--bad_records=skip"] * bool(self.skipped().num_lost)),
         ]
+        ((stored, _),) = self.ranges.most_common(1)
+        if set(stored.split(",")) != {"-2:2"} and not self.convert:
+            suggested.append(f"--feature_ranges={stored}")
         if not layout.frame_features:
             # A student would see the one vector that the teacher sees.
             alone = ("--mode=teacher", "--teacher=FrameLevelLogisticModel")

@@ -80,10 +80,32 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+YOUTUBE_8M = (-2.0, 2.0)  # Range of its quantized numbers.
+
+
+def parse_ranges(text: str, flag: str) -> tuple[tuple[float, float], ...]:
+    """`"-2:2, 0:6.5"` → ((-2.0, 2.0), (0.0, 6.5)).
+
+    Raises:
+        ValueError: naming the flag, if that is not what it is.
+    """
+    found = []
+    for part in split_names(text):
+        low, colon, high = part.partition(":")
+        try:
+            found.append((float(low), float(high)))
+        except ValueError as error:
+            raise ValueError(f"--{flag}={text}: {part!r} is not low:high.") from error
+        if not -1e30 < found[-1][0] < found[-1][1] < 1e30:
+            raise ValueError(f"--{flag}={text}: {part!r} is no range.")
+    return tuple(found)
+
+
 _SAMPLERS = ("frame_sampler", "train_frame_sampler")
 # Settings that are a registered name with arguments, and those that are a list.
 _SPECIFICATIONS = ("teacher", "student", "optimizer", *_SAMPLERS)
-_LISTS = ("feature_names", "feature_sizes", "student_loss", "label_loss", "student_k")
+_LISTS = ("feature_names", "feature_sizes", "feature_ranges")
+_LISTS += ("student_loss", "label_loss", "student_k")
 
 
 def _canonical(name: str, value: Any) -> Any:
@@ -205,6 +227,12 @@ class DataSettings(Settings):
         "refuse: it is an invalid record. zeros: frames of byte 127, the nearest to 0.",
         choices=MISSING_FEATURES,
     )
+    feature_ranges: str = setting(
+        "",
+        "What the bytes 0 and 255 of each feature stand for, low:high, comma separated "
+        "in the order of --feature_names; yt8m-inspect prints what the records say. "
+        "Empty: -2:2 for all, as in YouTube-8M.",
+    )
     frame_features: bool = setting(
         True,
         "True: SequenceExamples with uint8 frames. False: video-level Examples "
@@ -230,6 +258,13 @@ class DataSettings(Settings):
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(int(size) for size in split_names(self.feature_sizes))
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """Low and high of each feature's 8-bit numbers."""
+        if not self.feature_ranges:
+            return (YOUTUBE_8M,) * len(self.names)
+        return parse_ranges(self.feature_ranges, "feature_ranges")
 
     @property
     def feature_size(self) -> int:
@@ -268,6 +303,17 @@ class DataSettings(Settings):
             )
         if self.segment_labels:
             self.require_frames("--segment_labels")
+        given = f"--feature_ranges={self.feature_ranges}"
+        if len(self.ranges) != len(sizes):
+            raise ValueError(
+                f"{given} has {len(self.ranges)} entries, --feature_names="
+                f"{self.feature_names} has {len(sizes)}."
+            )
+        symmetric = all(low == -high for low, high in self.ranges)
+        if self.missing_feature == "zeros" and not symmetric:
+            raise ValueError(
+                f"--missing_feature=zeros writes byte 127, which is not 0 in {given}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -995,6 +1041,11 @@ class FeatureSettings(Settings):
         "are projected and whitened, as YouTube-8M's were. Empty: they are kept.",
         path="file",
     )
+    feature_range: str = setting(
+        "-2:2",
+        "Numbers of the vectors that become the bytes 0 and 255; what is outside is "
+        "clipped.",
+    )
     fps: float = setting(
         1.0, "Frames per second of a video.", minimum=1e-3, maximum=1000
     )
@@ -1004,6 +1055,15 @@ class FeatureSettings(Settings):
         minimum=1,
         maximum=100_000,
     )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Low and high of --feature_range."""
+        return parse_ranges(self.feature_range, "feature_range")[0]
+
+    def check(self) -> None:
+        if len(parse_ranges(self.feature_range, "feature_range")) != 1:
+            raise ValueError(f"--feature_range={self.feature_range} is not low:high.")
 
 
 @dataclasses.dataclass(frozen=True)

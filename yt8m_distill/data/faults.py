@@ -220,6 +220,25 @@ def num_frames(example, data: settings.DataSettings) -> int:
     return min(filter(None, counts), default=0)
 
 
+def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
+    """Whether a record says that its features were quantized over other ranges.
+
+    Not a fault of the record, so asked of the first one alone.
+    """
+    example = tf.train.SequenceExample.FromString(serialized)
+    stored = [
+        records.stored_range(example.context.feature, name) for name in data.names
+    ]
+    given = [tuple(np.float32(pair).tolist()) for pair in data.ranges]
+    if stored == given:
+        return ""
+    text = ",".join(f"{low:g}:{high:g}" for low, high in stored)
+    return (
+        f"its features have the ranges {text}; --feature_ranges="
+        f"{data.feature_ranges} says otherwise."
+    )
+
+
 def judge(serialized: bytes, data: settings.DataSettings) -> Found | None:
     """What is wrong with a record, or None: the one judge outside of the graph.
 

@@ -55,14 +55,27 @@ class Parsed(NamedTuple):
     ratings: tuple = ()
 
 
-def quantize(values: np.ndarray) -> np.ndarray:
-    """Floats to uint8 as in YouTube-8M: clipped to [-2, 2], truncated."""
-    return ((np.clip(values, -2, 2) + 2) * (255 / 4)).astype(np.uint8)
+def quantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarray:
+    """Floats to uint8 as in YouTube-8M: clipped to [low, high], truncated."""
+    return ((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def dequantize(values: np.ndarray) -> np.ndarray:
+def dequantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarray:
     """The numpy twin of features.dequantize, without the mask."""
-    return values.astype(np.float32) * np.float32(4 / 255) + np.float32(4 / 512 - 2)
+    scale, offset = (high - low) / 255, (high - low) / 512 + low
+    return values.astype(np.float32) * np.float32(scale) + np.float32(offset)
+
+
+def range_feature(low: float, high: float) -> tf.train.Feature:
+    """The context feature `<feature>_range`, which says how it was quantized."""
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[low, high]))
+
+
+def stored_range(context, name: str) -> tuple[float, float]:
+    """What a record's context features say of a feature; YouTube-8M's by default."""
+    key = f"{name}_range"
+    values = tuple(context[key].float_list.value) if key in context else ()
+    return values if len(values) == 2 else settings.YOUTUBE_8M
 
 
 def expand_patterns(patterns: str, flag: str) -> list[str]:

@@ -47,7 +47,12 @@ class VideoClassifier(keras.Model, abc.ABC):
             classifier.
         encoding_size: if given, a learned linear map brings the encoding to this
             width; so a narrow student meets the encoding of a wide teacher.
+
+    Attributes:
+        steps: scale and offset that dequantize its frames; see features.steps.
     """
+
+    steps: tuple = (features.SCALE, features.OFFSET)
 
     def __init__(
         self,
@@ -206,7 +211,8 @@ class VideoClassifier(keras.Model, abc.ABC):
                 f"The frames are {frames.shape[-1]} wide, the network reads "
                 f"{self.feature_size}."
             )
-        frames = features.l2_normalize(features.dequantize(frames, num_frames))
+        frames = features.dequantize(frames, num_frames, *self.steps)
+        frames = features.l2_normalize(frames)
         indices = inputs.get("state_indices")
         noise = layers.Noise(*inputs["noise"]) if "noise" in inputs else None
         encoding, states = self.encode(frames, num_frames, indices, training, noise)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yt8m_distill import registry, settings
+from yt8m_distill.data import features
 from yt8m_distill.models import base, lstm, teacher_student
 
 registry.import_modules("yt8m_distill.models")
@@ -94,6 +95,7 @@ def _create(
     if base.MODELS.accepts(spec.name, "feature_sizes"):
         given["feature_sizes"] = data.sizes
     network = base.MODELS.create(spec, **given)
+    network.steps = features.steps(data)
     if not network.head.built:
         raise ValueError(
             f"the constructor of {spec.name} must end with build_classifier."

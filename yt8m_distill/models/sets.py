@@ -77,7 +77,7 @@ class SetClassifier(base.VideoClassifier):
             frame: [B, D] uint8 or float32, as in a view.
         """
         ones = tf.ones([tf.shape(frame)[0]], tf.int32)
-        frames = features.dequantize(frame[:, tf.newaxis], ones)
+        frames = features.dequantize(frame[:, tf.newaxis], ones, *self.steps)
         frames = features.l2_normalize(frames)
         mask = tf.ones(tf.shape(frames)[:2], tf.bool)
         count = tf.ones([tf.shape(frame)[0], 1])

@@ -56,7 +56,7 @@ def _read_manifest(path: str, data: settings.DataSettings) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             extraction = json.load(file)["extraction"]
         made = extraction["features"]
-        settings.FeatureSettings(**extraction["settings"])
+        low_high = settings.FeatureSettings(**extraction["settings"]).range
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -64,6 +64,11 @@ def _read_manifest(path: str, data: settings.DataSettings) -> dict[str, Any]:
     read = dict(zip(data.names, data.sizes, strict=True))
     if made != read:
         raise ValueError(f"{where} made {made}; the network reads {read}.")
+    if {*data.ranges} != {low_high}:
+        raise ValueError(
+            f"{where} has --feature_range={low_high[0]:g}:{low_high[1]:g}; the network "
+            f"was trained with --feature_ranges={data.feature_ranges}."
+        )
     return extraction
 
 

@@ -26,6 +26,8 @@ class ServingModel(tf.Module):
             [N] → `class_indexes`, `predictions`. All T frames are taken, so a
             student is given the k it is to look at.
 
+    `steps()` gives the scale and offset that dequantize frames.
+
     Args:
         network: with its variables.
         data: what the records hold.
@@ -49,6 +51,11 @@ class ServingModel(tf.Module):
         self.serve_records = tf.function(
             self._serve_records,
             input_signature=[tf.TensorSpec([None], tf.string, name="example_bytes")],
+        )
+        steps = features.steps(data)
+        self.steps = tf.function(
+            lambda: [tf.constant(step, tf.float32) for step in steps],
+            input_signature=[],
         )
         self.serve_frames = tf.function(
             self._serve_frames,
@@ -107,9 +114,8 @@ def run(folder: str) -> parity.Run:
     signature = model.signatures["frames"]
 
     def answer(frames, num_frames):
-        found = signature(
-            frames=features.dequantize(frames, num_frames), num_frames=num_frames
-        )
+        dequantized = features.dequantize(frames, num_frames, *model.steps())
+        found = signature(frames=dequantized, num_frames=num_frames)
         return found["class_indexes"].numpy(), found["predictions"].numpy()
 
     return answer

@@ -66,6 +66,7 @@ class Tagger:
             given = dataclasses.replace(given, image_network=image_network)
         if given.pca:
             given = dataclasses.replace(given, pca=extras.folder_in(folder))
+        self._range = given.range
         self._extractor = extraction.Extractor(given)
         now = self._extractor.describe()
         for part in ("image_network_sha256", "pca_sha256"):
@@ -79,7 +80,7 @@ class Tagger:
         self._classify(np.zeros([1, self._extractor.width], np.uint8))  # Warms up.
 
     def _classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        frames = tf.constant(records.dequantize(features)[np.newaxis])
+        frames = tf.constant(records.dequantize(features, *self._range)[np.newaxis])
         count = tf.constant([len(features)], tf.int32)
         return {
             k: v.numpy()

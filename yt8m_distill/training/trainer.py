@@ -201,6 +201,9 @@ def _look_at_one_record(path: str, run: settings.RunSettings) -> None:
             found = faults.judge(first.content, run.data)
             if found:
                 raise ValueError(faults.Bad(path, 0, 0, *found).message)
+            problem = faults.judge_ranges(first.content, run.data)
+            if problem:
+                raise ValueError(f"{path}: {problem}")
 
 
 def _check_continues(plan, run: settings.RunSettings) -> None:

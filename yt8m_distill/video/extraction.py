@@ -56,11 +56,11 @@ class Extractor:
         return clip.images(frames, self._network.size)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """[n, width] uint8, quantized as in YouTube-8M."""
+        """[n, width] uint8, quantized over --feature_range."""
         vectors = self._network.vectors(images)
         if self._pca:
             vectors = self._pca.reduce(vectors)
-        return records.quantize(vectors)
+        return records.quantize(vectors, *self.given.range)
 
     def describe(self) -> dict[str, Any]:
         """What made the features: settings and hashes; plain values."""
@@ -103,6 +103,9 @@ def make_record(
     with decoding.Clip(path) as clip:
         frames = extractor.frames_of(clip)
         context = {"id": _bytes(video_id.encode())}
+        if extractor.given.range != settings.YOUTUBE_8M:
+            key = f"{IMAGE}_range"
+            context[key] = records.range_feature(*extractor.given.range)
         if view:
             chosen = pipeline.pick_frames(
                 view, len(frames), extractor.given.max_frames, video_id

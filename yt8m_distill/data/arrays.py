@@ -1,0 +1,146 @@
+"""Embeddings that people have already: one file per video, an array [T, D] per feature.
+
+An .npy file holds one feature, an .npz file any number by their names, an .h5 file
+(read with h5py) likewise, and a .parquet file (with pyarrow) a column of lists for each
+feature, one row per frame.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m_distill.data import layouts, records
+
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".parquet")
+
+
+def is_array_file(path: str) -> bool:
+    """Whether a file is one of arrays, by its name."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def read(path: str, sources: Sequence[layouts.Source]) -> dict[str, np.ndarray]:
+    """Name → [T, D] float32 of each feature.
+
+    Args:
+        path: of the video's file.
+        sources: names of the features, and of the arrays in the file; a `size` is the
+            D that is expected.
+
+    Raises:
+        ValueError: for a file that cannot be read, or an array that is missing, of
+            another shape, empty, or not finite; names the file.
+    """
+    found = {}
+    try:
+        arrays = _open(path, [source.key for source in sources])
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}.") from error
+    for source in sources:
+        array = np.asarray(arrays[source.key])
+        where = f"{path}, {source.key}"
+        if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{where}: {array.dtype} {list(array.shape)} is not [frames, numbers]."
+            )
+        if source.size and array.shape[1] != source.size:
+            raise ValueError(
+                f"{where}: frames are {array.shape[1]} wide, not {source.size}."
+            )
+        found[source.name] = array.astype(np.float32)
+        if not np.isfinite(found[source.name]).all():
+            raise ValueError(f"{where}: it has a number that is not finite.")
+    return found
+
+
+def _open(path: str, keys: list[str]) -> dict[str, np.ndarray]:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        if len(keys) > 1:
+            raise ValueError("an .npy file holds one feature; --features has more")
+        return {keys[0]: np.load(path, allow_pickle=False)}
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in keys}
+    if suffix == ".parquet":
+        from pyarrow import parquet
+
+        table = parquet.read_table(path, columns=keys)
+        missing = set(keys) - set(table.column_names)
+        if missing:
+            raise KeyError(f"there is no column {missing.pop()}")
+        return {key: np.stack(table[key].to_numpy()) for key in keys}
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return {key: file[key][()] for key in keys}
+
+
+def ranges_of(
+    paths: Sequence[str], sources: Sequence[layouts.Source]
+) -> tuple[tuple[float, float], ...]:
+    """The smallest and largest number of each feature in all files.
+
+    Six digits, as a flag is written. A feature of one number gets a range around it.
+
+    Raises:
+        ValueError: as read, or for features whose width varies.
+    """
+    lows, highs, widths = {}, {}, {}
+    for path in paths:
+        for name, array in read(path, sources).items():
+            lows[name] = min(lows.get(name, np.inf), float(array.min()))
+            highs[name] = max(highs.get(name, -np.inf), float(array.max()))
+            if widths.setdefault(name, array.shape[1]) != array.shape[1]:
+                raise ValueError(
+                    f"{path}, {name}: frames are {array.shape[1]} wide, and "
+                    f"{widths[name]} in {paths[0]}."
+                )
+    found = []
+    for source in sources:
+        low = _rounded(lows[source.name], math.floor)
+        high = _rounded(highs[source.name], math.ceil)
+        found.append((low, high) if low < high else (low - 1, low + 1))
+    return tuple(found)
+
+
+def _rounded(value: float, to_whole: Callable[[float], int]) -> float:
+    """A number to six digits, down or up."""
+    if not value:
+        return 0.0
+    last_digit = 10.0 ** (math.floor(math.log10(abs(value))) - 5)
+    return float(f"{to_whole(value / last_digit) * last_digit:.6g}")
+
+
+def make_record(
+    video_id: str,
+    labels: Sequence[int],
+    arrays: dict[str, np.ndarray],
+    ranges: Sequence[tuple[float, float]],
+) -> tuple[bytes, np.ndarray]:
+    """A native record, in which each feature has its range.
+
+    Args:
+        video_id: its id.
+        labels: its classes.
+        arrays: name → [T, D] float32.
+        ranges: low and high of each.
+
+    Returns:
+        The record, and [2] int64: how many numbers were quantized, and clipped.
+    """
+    example = tf.train.SequenceExample()
+    context, counts = example.context.feature, np.zeros(2, np.int64)
+    context["id"].bytes_list.value.append(video_id.encode())
+    context["labels"].int64_list.value.extend(labels)
+    for (name, array), (low, high) in zip(arrays.items(), ranges, strict=True):
+        context[f"{name}_range"].CopyFrom(records.range_feature(low, high))
+        outside = (array < low) | (array > high)
+        counts += [array.size, np.count_nonzero(outside)]
+        steps = example.feature_lists.feature_list[name].feature
+        for row in records.quantize(array, low, high):
+            steps.add().bytes_list.value.append(row.tobytes())
+    return example.SerializeToString(deterministic=True), counts
