@@ -450,9 +450,9 @@ class DistillationSettings(Settings):
     )
     student_loss: str = setting(
         "ce + rep + pred",
-        "The guided student's objective: a sum of ce, rep, rep_intermediate, pred with "
-        "weights, such as 'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by "
-        "fine-tuning.",
+        "The guided student's objective: a sum of ce or asymmetric, rep, "
+        "rep_intermediate, relations and pred with weights, such as "
+        "'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by fine-tuning.",
     )
     label_loss: str = setting(
         "ce",

@@ -332,14 +332,14 @@ def test_the_number_of_videos_may_be_unknown_to_the_graph():
         call(LABELS, LABELS)
 
 
-def test_what_a_loss_needs_is_one_of_three(monkeypatch):
+def test_what_a_loss_needs_is_one_of_five(monkeypatch):
     def make():
         return registered.Loss(lambda student, teacher: None, needs="teachers")
 
     monkeypatch.setitem(registered.LOSSES._entries, "mine", make)
     assert refuse("ce + mine") == (
         "--student_loss=ce + mine: needs='teachers' is not one of labels, "
-        "weighted_labels, guide, guide_states."
+        "weighted_labels, guide, weighted_guide, guide_states."
     )
 
 

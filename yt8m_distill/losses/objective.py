@@ -104,14 +104,17 @@ class Objective:
                     f"teachers: name it, as in {term.name}(teacher=1)."
                 )
 
-    def _target(self, term: Term, labels, label_weights, guides):
+    def _target(self, term: Term, labels, label_weights, guides, weights):
         if term.loss.needs == "labels":
             return labels
         if term.loss.needs == "weighted_labels":
             return labels, label_weights
+        guide = None
         if term.guide is not None or len(guides) <= 1:
-            return guides[term.guide or 0] if guides else None
-        return mean_prediction(guides, self.mean)
+            guide = guides[term.guide or 0] if guides else None
+        else:
+            guide = mean_prediction(guides, self.mean)
+        return (guide, weights) if term.loss.needs == "weighted_guide" else guide
 
     def __call__(
         self,
@@ -119,6 +122,7 @@ class Objective:
         labels: tf.Tensor,
         guides: Sequence[structures.Outputs] = (),
         label_weights: tf.Tensor | None = None,
+        weights: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The weighted parts, name → [B] float32; their sum is the objective.
 
@@ -127,14 +131,17 @@ class Objective:
             labels: [B, C].
             guides: of the roles that guide it, in their order.
             label_weights: [B] or [B, C]; None: all 1.
+            weights: [B], 0 for padding rows; None: all 1.
 
         Raises:
             ValueError: for a loss that cannot be computed, or does not give one number
                 per video.
         """
         parts = {}
+        if weights is None:
+            weights = tf.ones_like(labels[:, 0])
         for term in self.terms:
-            target = self._target(term, labels, label_weights, guides)
+            target = self._target(term, labels, label_weights, guides, weights)
             try:
                 values = term.loss.fn(student, target)
             except tf.errors.InvalidArgumentError as error:

@@ -14,7 +14,7 @@ from yt8m_distill import registry
 LOSSES = registry.Registry("loss")
 
 # What a loss may compare the student with.
-NEEDS = ("labels", "weighted_labels", "guide", "guide_states")
+NEEDS = ("labels", "weighted_labels", "guide", "weighted_guide", "guide_states")
 
 # What of the student a loss may look at.
 COMPARES = ("logits", "encoding", "states")
@@ -29,8 +29,9 @@ class Loss:
             batch: only the training step does, which knows the global batch.
         needs: `labels`, the target is [B, C]; `weighted_labels`, it is a pair, labels
             [B, C] and their weights [B] or [B, C]; `guide`, it is the guide's
-            Outputs, constants; `guide_states`, likewise, with both networks'
-            intermediate states.
+            Outputs, constants; `weighted_guide`, a pair of them and of the weights of
+            the videos [B], 0 for padding rows; `guide_states`, the guide's Outputs,
+            with both networks' intermediate states.
         compares: what of the student it looks at: `logits`; `encoding`, where nothing
             behind the encoding is reached; or `states`, where only what the states
             depend on is. An objective without `logits` leaves the classifier alone

@@ -275,7 +275,8 @@ class TrainStep:
         learner = self.learners[role.name]
         guides = [outputs[name] for name in role.guides]
         label_weights = batch[structures.LABEL_WEIGHTS]
-        values = role.objective(found, batch[structures.LABELS], guides, label_weights)
+        targets = batch[structures.LABELS], guides, label_weights
+        values = role.objective(found, *targets, batch[structures.WEIGHTS])
         row_weights = tf.cast(_has_labels(batch), tf.float32)
         if label_weights.shape.rank == 1:
             row_weights = label_weights
