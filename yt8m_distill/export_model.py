@@ -39,7 +39,7 @@ def main() -> None:
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 
-    from yt8m_distill.serving import converted, export, extras, parity
+    from yt8m_distill.serving import export, extras, parity, served
     from yt8m_distill.training import trained as trained_networks
 
     # Plain variables: a SavedModel has no use for mirrored ones.
@@ -48,22 +48,20 @@ def main() -> None:
         checkpoint, strategy=strategy, stated=stated
     )
     (view,) = trained.views.values()
-    network, data = trained.network, trained.run.data
-    pattern = given.eval_data_pattern
+    data, pattern = trained.run.data, given.eval_data_pattern
+    top_k = min(checkpoint.top_k, data.num_classes)
+    network = served.Served(trained.network, data, view, top_k, trained.budgets)
+    videos = None
     if pattern:
         shards = trained.open_shards(pattern, reading, "eval_data_pattern")
         videos = map(parity.of_batch, trained.dataset(shards, _BATCH_SIZE))
-    else:
-        k = converted.num_frames(data, view)
-        videos = [parity.generated(data, k, network.feature_size)]
     suffix = "" if given.format == "saved_model" else f"-{given.format}"
     folder = given.export_dir or os.path.join(
         checkpoint.train_dir, "export", f"{trained.role}{suffix}"
     )
     names = trained.class_names(given.vocabulary)
     extra_files = extras.make(data, names, given.extraction_manifest)
-    of_export = (folder, checkpoint.top_k, given.format, videos, extra_files)
-    result = export.export(network, data, view, *of_export)
+    result = export.export_as(given.format, network, folder, videos, extra_files)
     _LOG.info(
         "On %d %s its scores differ by up to %.2g from the network's.",
         result.videos,

@@ -176,6 +176,21 @@ def test_all_looks_at_max_frames_and_not_at_k():
     assert valid.tolist() == [2, 5]
 
 
+@pytest.mark.parametrize("sampler", ["uniform_center", "random"])
+def test_each_video_may_have_a_number_of_frames_of_its_own(sampler):
+    num_frames, each_k = tf.constant([9, 3, 20, 9, 0]), tf.constant([4, 4, 1, 2, 3])
+    keys = tf.range(5, dtype=tf.int64) * 7919
+    indices, valid = frame_sampling.pick_each(
+        sampler, num_frames, each_k, 4, MAX_FRAMES, keys
+    )
+    for row, k in enumerate(each_k.numpy()):
+        alone = (x[row : row + 1] for x in (num_frames, keys))
+        found, count = frame_sampling.pick(sampler, next(alone), k, MAX_FRAMES, *alone)
+        assert valid[row] == count[0]
+        np.testing.assert_array_equal(indices[row, :k], found[0])
+        assert not indices[row, k:].numpy().any()
+
+
 def test_an_unknown_sampler_is_an_error_that_lists_the_known():
     with pytest.raises(ValueError, match="'nope'.*first_middle_last.*uniform"):
         frame_sampling.SAMPLERS.get("nope")

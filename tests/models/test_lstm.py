@@ -25,7 +25,7 @@ def width_of_products(request, monkeypatch):
     """Every claim holds for kernels that are padded, as those of 1024 cells are."""
     if request.param == "padded":
         monkeypatch.setattr(lstm, "_ALIASING", 1)
-        monkeypatch.setattr(lstm, "_FEW_FRAMES", 0)
+        monkeypatch.setattr(lstm, "FEW_FRAMES", 0)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_only_rows_a_multiple_of_4_kilobytes_apart_are_padded(
 @pytest.mark.parametrize("limit, padded", [(7 * 3, True), (7 * 3 + 1, False)])
 def test_few_frames_are_not_worth_the_padding(monkeypatch, limit, padded):
     monkeypatch.setattr(lstm, "_ALIASING", 4)
-    monkeypatch.setattr(lstm, "_FEW_FRAMES", limit)
+    monkeypatch.setattr(lstm, "FEW_FRAMES", limit)
     random = np.random.default_rng(0)
     shapes = ((7, 3, 2), (2, 12), (3, 12), (12,))
     values = [tf.constant(random.normal(size=s), tf.float32) for s in shapes]

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tests import mutated_records, record_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import files
-from yt8m_distill.data import records
+from yt8m_distill.data import pipeline, records
 from yt8m_distill.models import lstm
 from yt8m_distill.serving import export, predictor
 from yt8m_distill.training import inputs, modes
@@ -136,7 +136,7 @@ def test_one_record_alone_gives_the_same(case):
 def test_kernels_with_padded_columns_give_the_same(student, monkeypatch, tmp_path):
     """As with 256 cells and more: the number of frames decides whether they are."""
     monkeypatch.setattr(lstm, "_ALIASING", 1)
-    monkeypatch.setattr(lstm, "_FEW_FRAMES", 20)  # Between one video and all.
+    monkeypatch.setattr(lstm, "FEW_FRAMES", 20)  # Between one video and all.
     padded = dataclasses.replace(student, folder=str(tmp_path / "padded"))
     network = padded.networks.network("student")
     export.export(network, padded.run.data, padded.view, padded.folder, TOP_K)
@@ -167,6 +167,67 @@ def test_frames_already_extracted_give_the_same(case):
     )
     assert found.keys() == {"class_indexes", "predictions"}
     assert_same(found, case.inferred)
+
+
+@pytest.fixture(scope="module")
+def any_k(student, folder):
+    """The signatures of the student as one that was trained for k = 2 and 6."""
+    path = str(folder / "any_k")
+    network = student.networks.network("student")
+    export.export(network, student.run.data, student.view, path, TOP_K, (2, 6))
+    return tf.saved_model.load(path)
+
+
+def test_each_record_is_looked_at_with_as_many_frames_as_it_asks_for(student, any_k):
+    signature = any_k.signatures["any_k"]
+    serialized = student.serialized()
+    network = student.networks.network("student")
+
+    def expected(k):
+        view = student.view._replace(k=k)
+        _, made = pipeline.read_view(tf.constant(serialized), student.run.data, view)
+        scores = tf.sigmoid(network(made).logits)
+        return [x.numpy() for x in tf.math.top_k(scores, TOP_K)]
+
+    for numbers in ([k] * NUM_VIDEOS for k in range(1, helpers.STUDENT_K + 1)):
+        found = signature(
+            example_bytes=tf.constant(serialized), student_k=tf.constant(numbers)
+        )
+        scores, classes = expected(numbers[0])
+        np.testing.assert_allclose(found["predictions"], scores, rtol=2e-6)
+        np.testing.assert_array_equal(found["class_indexes"], classes)
+    numbers = [1, 6, 2, 4, 4, 3, 5]
+    found = signature(
+        example_bytes=tf.constant(serialized), student_k=tf.constant(numbers)
+    )
+    scores = [expected(k)[0][row] for row, k in enumerate(numbers)]
+    np.testing.assert_allclose(found["predictions"], scores, rtol=2e-6)
+
+
+def test_a_number_of_frames_that_the_student_cannot_read_is_that_records_error(
+    student, any_k
+):
+    found = any_k.signatures["any_k"](
+        example_bytes=tf.constant([student.serialized()[0]] * 3 + [b"x"]),
+        student_k=tf.constant([0, 7, 6, 7]),
+    )
+    errors = [error.decode() for error in found["error"].numpy()]
+    assert "student_k=0 " in errors[0] and "student_k=7 " in errors[1]
+    assert errors[2] == "" and "student_k" not in errors[3]
+    assert found["predictions"].numpy().any(axis=1).tolist() == [0, 0, 1, 0]
+
+
+def test_fewer_frames_than_k_and_more_go_through_the_signature_frames(student, any_k):
+    signature = any_k.signatures["frames"]
+    network = student.networks.network("student")
+    random = np.random.default_rng(0)
+    # At a budget, below one, above all, and with so many videos that loops are faster.
+    for rows, length in ((2, 2), (2, 3), (1, 9), (60, 6), (0, 6)):
+        frames = random.normal(size=[rows, length, 12]).astype(np.float32)
+        view = {"frames": frames, "num_frames": np.full([rows], length, np.int32)}
+        found = signature(**{name: tf.constant(x) for name, x in view.items()})
+        scores = tf.math.top_k(tf.sigmoid(network(view).logits), TOP_K)[0]
+        np.testing.assert_allclose(found["predictions"], scores, rtol=2e-6)
 
 
 def test_the_labels_of_a_record_do_not_matter(student):
@@ -323,7 +384,7 @@ def write_text(monkeypatch):
     """Exports of a given text: how a model is replaced does not depend on it."""
 
     def write_text(folder, text: str) -> None:
-        def write(network, data, view, top_k, folder):
+        def write(given, folder):
             tf.io.gfile.makedirs(folder)
             with open(f"{folder}/saved_model.pb", "w") as file:
                 file.write(text)

@@ -13,7 +13,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import registry, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import builder, hierarchical_lstm, lstm
-from yt8m_distill.serving import converted, export, parity
+from yt8m_distill.serving import converted, export, parity, served
 
 pytestmark = pytest.mark.once
 
@@ -46,6 +46,10 @@ def data() -> settings.DataSettings:
     return dataclasses.replace(helpers.make_run("x", "y").data, num_classes=300)
 
 
+def served_by(network, data, view=VIEW) -> served.Served:
+    return served.Served(network, data, view, TOP_K)
+
+
 def make_network(text: str, data, seed: int = 3, frames: int = K):
     network = builder.build_network("student", registry.parse(text), data, frames)
     random = np.random.default_rng(seed)
@@ -67,9 +71,10 @@ def make_network(text: str, data, seed: int = 3, frames: int = K):
 def test_every_network_is_written_and_agrees(model, name, data, tmp_path):
     require(name)
     network = make_network(every_model.network_of(model, student=True), data)
-    videos = parity.generated(data, K, network.feature_size)
+    given = served_by(network, data)
     folder = tmp_path / "model"
-    result = export.export(network, data, VIEW, str(folder), TOP_K, name, [videos])
+    result = export.export_as(name, given, str(folder))
+    videos = parity.generated(given)
     assert result.videos == K  # of 1, 2, 3 and 4 frames
     # Within the bound, and of 8 bits where it should be.
     assert (result.difference > 1e-5) == (name == "litert_int8")
@@ -108,7 +113,8 @@ def test_every_format_is_a_flags_value_and_has_its_packages_here():
 @pytest.mark.parametrize("text", [helpers.LSTM_STUDENT, "LstmModel(cells=3)"])
 def test_steps_without_a_loop_give_the_bits_of_the_loop(text, data):
     network = make_network(text, data, frames=7)
-    videos = parity.generated(data, 7, network.feature_size)
+    given = served_by(network, data, pipeline.ViewSpec("uniform", 7))
+    videos = parity.generated(given)
     view = {"frames": videos.frames, "num_frames": np.int32([7, 5, 4, 3, 2, 1, 0])}
     with lstm.unrolled():
         unrolled = network(view).logits
@@ -129,14 +135,14 @@ class Wrong(hierarchical_lstm.HierarchicalLSTM):
 def test_a_model_that_differs_is_refused_and_the_old_one_kept(error, data, tmp_path):
     require("litert")
     network = Wrong(feature_size=12, num_classes=300, max_frames=K, cells=4)
-    videos = [parity.generated(data, K, 12)]
+    given = served_by(network, data)
     folder = str(tmp_path / "model")
     network.error = 0.0
-    export.export(network, data, VIEW, folder, TOP_K, "litert", videos)
+    export.export_as("litert", given, folder)
     before = helpers.snapshot(tmp_path)
     network.error = error
     with pytest.raises(ValueError, match="--format=litert.* 1e-05"):
-        export.export(network, data, VIEW, folder, TOP_K, "litert", videos)
+        export.export_as("litert", given, folder)
     assert helpers.snapshot(tmp_path) == before
 
 
@@ -155,7 +161,7 @@ def test_a_network_that_cannot_be_converted_is_named_with_the_operation(
     require(name)
     network = Odd(feature_size=12, num_classes=300, max_frames=K, cells=4)
     with pytest.raises(ValueError, match=f"--format={name}: Odd .*Betainc") as caught:
-        export.export(network, data, VIEW, str(tmp_path / "model"), TOP_K, name)
+        export.export_as(name, served_by(network, data), str(tmp_path / "model"))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -164,18 +170,19 @@ def test_video_level_vectors_are_read_as_float32(data, tmp_path):
     require("onnx")
     vectors = dataclasses.replace(data, frame_features=False)
     network = make_network("MoeModel", vectors, frames=1)
-    every = pipeline.ViewSpec("all", data.max_frames)
-    videos = parity.generated(vectors, 1, 12)
+    given = served_by(network, vectors, pipeline.ViewSpec("all", data.max_frames))
+    videos = parity.generated(given)
     assert videos.frames.shape == (1, 1, 12) and videos.frames.dtype == np.float32
     folder = str(tmp_path / "model")
-    export.export(network, vectors, every, folder, TOP_K, "onnx", [videos])
+    export.export_as("onnx", given, folder)
     described = json.loads((tmp_path / "model" / export.DESCRIPTION).read_text())
     assert (described["k"], described["frames_dtype"]) == (1, "float32")
 
 
 def test_gap_of_both_is_by_their_own_lists(data):
     """Two classes, two videos; the model swaps one video's classes."""
-    network = make_network("LogisticModel", dataclasses.replace(data, num_classes=2))
+    two = dataclasses.replace(data, num_classes=2)
+    network = make_network("LogisticModel", two)
     frames = np.full([2, K, 12], 9, np.uint8)
     labels = np.array([[1, 0], [1, 0]])
     scores = tf.sigmoid(
@@ -189,7 +196,7 @@ def test_gap_of_both_is_by_their_own_lists(data):
         return classes, np.sort(scores)[:, ::-1]
 
     videos = parity.Videos(frames, np.full([2], K, np.int32), labels)
-    result = parity.compare(network, run, [videos], 2)
+    result = parity.compare(served.Served(network, two, VIEW, 2), run, [videos])
     assert result.gap_of_network == 1.0
     # Of two equal best scores one hits, of the two others one: (1/2 + 2/4) / 2.
     assert result.gap == pytest.approx(0.5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.data import frame_sampling
@@ -114,10 +115,31 @@ def test_it_reads_any_number_of_frames_up_to_the_largest(run, k):
         train_dir=run.training.train_dir, batch_size=4, num_gpus=0, student_k=k
     )
     opened = trained.open_network(given)
+    assert opened.budgets == (BUDGETS if k == 6 else ())
     (batch, *_) = opened.dataset(run.training.validation_data_pattern, 4)
     view = batch["views"]["sampled"]
     assert view["frames"].shape[1] == k
     assert np.isfinite(opened.network(view).logits).all()
+
+
+def test_its_export_reads_the_number_of_frames_of_the_request(run, tmp_path):
+    folder = f"{tmp_path}/model"
+    train_dir = run.training.train_dir
+    script_helpers.succeed(
+        "export_model", f"--train_dir={train_dir}", f"--export_dir={folder}"
+    )
+    loaded = tf.saved_model.load(folder)
+    pattern = run.training.validation_data_pattern
+    records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(pattern))]
+    found = loaded.signatures["any_k"](
+        example_bytes=tf.constant(records), student_k=tf.fill([len(records)], 3)
+    )
+    given = settings.CheckpointSettings(train_dir=train_dir, num_gpus=0, student_k=3)
+    opened = trained.open_network(given)
+    (batch,) = opened.dataset(pattern, len(records))
+    scores = tf.sigmoid(opened.network(batch["views"]["sampled"]).logits)
+    best = tf.math.top_k(scores, found["predictions"].shape[1])[0]
+    np.testing.assert_allclose(found["predictions"], best, rtol=1e-5)
 
 
 def test_a_stop_changes_nothing(run, data, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ arguments behind these four are the flag's, as in `--frame_sampler="name(step=3)
 `pick` calls it and refuses what breaks these rules.
 """
 
+import functools
 import inspect
 
 import tensorflow as tf
@@ -100,6 +101,43 @@ def pick(
     with tf.control_dependencies(checks):
         indices, valid = tf.identity(indices), tf.identity(valid)
     return tf.cast(indices, tf.int32), tf.cast(valid, tf.int32)
+
+
+def pick_each(
+    sampler: str,
+    num_frames: tf.Tensor,
+    each_k: tf.Tensor,
+    k: int,
+    max_frames: int,
+    keys: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `pick`, with a number of frames of its own for each video.
+
+    Args:
+        sampler, num_frames, max_frames, keys: see `pick`.
+        each_k: [B] int32 in 1..k.
+        k: width of the indices.
+    """
+
+    def draw(number):
+        found, count = pick(sampler, num_frames, number, max_frames, keys)
+        return tf.pad(found, [[0, 0], [0, k - number]]), count
+
+    draws = [functools.partial(draw, number) for number in range(1, k + 1)]
+    numbers, _ = tf.unique(each_k)  # Mostly one: samplers take k as a Python number.
+
+    def body(place, indices, valid):
+        found, count = tf.switch_case(numbers[place] - 1, draws)
+        here = each_k == numbers[place]
+        indices = tf.where(here[:, tf.newaxis], found, indices)
+        return place + 1, indices, tf.where(here, count, valid)
+
+    nothing = tf.zeros_like(num_frames)
+    start = 0, tf.tile(nothing[:, tf.newaxis], [1, k]), nothing
+    _, indices, valid = tf.while_loop(
+        lambda place, *_: place < tf.size(numbers), body, start
+    )
+    return indices, valid
 
 
 def _refuse(broken: tf.Tensor, what: list) -> tf.Operation:

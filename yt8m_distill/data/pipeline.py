@@ -591,11 +591,14 @@ def _view(frames, num_frames, indices) -> structures.View:
 
 
 def _pick(
-    view: ViewSpec, num_frames, data, keys, starts=None
+    view: ViewSpec, num_frames, data, keys, starts=None, each_k=None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The sampler's indices [B, K] and valid [B], checked; `starts` of segments."""
     if not data.frame_features:
         return tf.zeros_like(num_frames)[:, tf.newaxis], num_frames
+    if each_k is not None:
+        given = (num_frames, each_k, view.k, data.max_frames, keys)
+        return frame_sampling.pick_each(view.sampler, *given)
     if view.segment_context is None:
         given = (num_frames, view.k, data.max_frames, keys)
         return frame_sampling.pick(view.sampler, *given)
@@ -690,6 +693,7 @@ def read_view(
     view: ViewSpec,
     is_video: tf.Tensor | None = None,
     is_sound: bool = False,
+    each_k: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, structures.View]:
     """Ids and one view of serialized records, as evaluation sees them.
 
@@ -702,6 +706,8 @@ def read_view(
         is_video: [B] bool; where it is False the record must be empty, and gives no
             frames. None: all are videos.
         is_sound: see records.parse_batch.
+        each_k: [B] int32, frames to pick of each video, at most the view's k; None:
+            that many of all.
     """
     numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
     origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
@@ -709,12 +715,12 @@ def read_view(
         is_video = tf.ones_like(serialized, tf.bool)
     parsed = records.parse_batch(serialized, origins, data, is_video, is_sound)
     keys = _video_keys(parsed.video_ids, 0)
-    return parsed.video_ids, _make_view(parsed, data, view, keys)
+    return parsed.video_ids, _make_view(parsed, data, view, keys, each_k)
 
 
-def _make_view(parsed, data, view: ViewSpec, keys) -> structures.View:
+def _make_view(parsed, data, view: ViewSpec, keys, each_k=None) -> structures.View:
     """Picks, decodes and joins the frames of a view."""
-    indices, valid = _pick(view, parsed.num_frames, data, keys)
+    indices, valid = _pick(view, parsed.num_frames, data, keys, each_k=each_k)
     frames = _frames(parsed.frames, data, view.columns(data), indices, valid)
     return _view(frames, valid, indices)
 

@@ -38,7 +38,7 @@ IMPLEMENTATIONS = ("auto", "hoisted", "keras")
 # a processor's caches; a cache line behind each row parts them.
 _ALIASING, _CACHE_LINE = 1024, 16
 # Frames below which copying the kernels costs more than it gains.
-_FEW_FRAMES = 256
+FEW_FRAMES = 256
 
 
 class Sequences(NamedTuple):
@@ -240,7 +240,7 @@ def lstm(
         return plain()
     frames = tf.shape(x)[0] * tf.shape(x)[1]
     found = tf.cond(
-        frames < _FEW_FRAMES,
+        frames < FEW_FRAMES,
         plain,
         lambda: _run_padded(x, *weights, keep_gates=False)[0],
     )

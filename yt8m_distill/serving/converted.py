@@ -16,10 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings, structures
-from yt8m_distill.data import pipeline
+from yt8m_distill import structures
 from yt8m_distill.models import base, lstm
-from yt8m_distill.serving import parity
+from yt8m_distill.serving import parity, served
 
 LITERT, ONNX = "model.tflite", "model.onnx"
 _OPSET = 17  # Of ONNX.
@@ -29,29 +28,16 @@ _LACKING = (
 )
 
 
-def num_frames(data: settings.DataSettings, view: pipeline.ViewSpec) -> int:
-    """k, the frames that the model reads at most."""
-    if not data.frame_features:
-        return 1
-    return data.max_frames if view.sampler == "all" else view.k
-
-
-def fixed_function(
-    network: base.VideoClassifier,
-    data: settings.DataSettings,
-    view: pipeline.ViewSpec,
-    top_k: int,
-    batch_size: int | None,
-):
+def fixed_function(given: served.Served, batch_size: int | None):
     """The tf.function that is converted; see the module."""
-    shape = [batch_size, num_frames(data, view), network.feature_size]
-    dtype = tf.uint8 if data.frame_features else tf.float32
+    shape = [batch_size, given.num_frames, given.network.feature_size]
+    dtype = tf.uint8 if given.data.frame_features else tf.float32
 
     def top(frames, num_frames):
         view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
         with lstm.unrolled():
-            logits = network(view, training=False).logits
-        scores, classes = tf.math.top_k(tf.sigmoid(logits), top_k)
+            logits = given.network(view, training=False).logits
+        scores, classes = tf.math.top_k(tf.sigmoid(logits), given.top_k)
         return {"class_indexes": classes, "predictions": scores}
 
     signature = [
@@ -61,7 +47,7 @@ def fixed_function(
     return tf.function(top, input_signature=signature)
 
 
-def write_litert(network, data, view, top_k: int, folder: str, int8=False) -> None:
+def write_litert(given: served.Served, folder: str, int8: bool = False) -> None:
     """Writes LITERT, of built-in operations only.
 
     Raises:
@@ -69,8 +55,8 @@ def write_litert(network, data, view, top_k: int, folder: str, int8=False) -> No
     """
     name = "litert_int8" if int8 else "litert"
     _load("ai_edge_litert.interpreter", name)  # Reads it afterwards.
-    function = fixed_function(network, data, view, top_k, batch_size=1)
-    with _converting(name, network), _silenced("absl"):
+    function = fixed_function(given, batch_size=1)
+    with _converting(name, given.network), _silenced("absl"):
         concrete = function.get_concrete_function()
         # Without the object that holds the variables they become constants; TensorFlow
         # (2.21) warns of that, and leaves them out of the file otherwise.
@@ -81,9 +67,9 @@ def write_litert(network, data, view, top_k: int, folder: str, int8=False) -> No
     _write(folder, LITERT, content)
 
 
-def write_litert_int8(network, data, view, top_k: int, folder: str) -> None:
+def write_litert_int8(given: served.Served, folder: str) -> None:
     """As write_litert, with weights of 8 bits."""
-    write_litert(network, data, view, top_k, folder, int8=True)
+    write_litert(given, folder, int8=True)
 
 
 def run_litert(folder: str) -> parity.Run:
@@ -108,7 +94,7 @@ def run_litert(folder: str) -> parity.Run:
     return answer
 
 
-def write_onnx(network, data, view, top_k: int, folder: str) -> None:
+def write_onnx(given: served.Served, folder: str) -> None:
     """Writes ONNX.
 
     Raises:
@@ -116,8 +102,8 @@ def write_onnx(network, data, view, top_k: int, folder: str) -> None:
     """
     tf2onnx = _load("tf2onnx", "onnx")
     runtime = _load("onnxruntime", "onnx")
-    function = fixed_function(network, data, view, top_k, batch_size=None)
-    with _converting("onnx", network), _silenced("tf2onnx"):
+    function = fixed_function(given, batch_size=None)
+    with _converting("onnx", given.network), _silenced("tf2onnx"):
         model, _ = tf2onnx.convert.from_function(
             function, input_signature=function.input_signature, opset=_OPSET
         )

@@ -18,7 +18,7 @@ import yt8m_distill
 from yt8m_distill import files, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import base
-from yt8m_distill.serving import converted, parity, saved_model
+from yt8m_distill.serving import converted, parity, saved_model, served
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Format(NamedTuple):
         file: of the model, by which its folder is known.
         title: what an error calls it.
         bound: largest difference of a score from the network's.
-        write: (network, data, view, top_k, folder), into a new folder.
+        write: (served.Served, folder), into a new folder.
         run: folder → parity.Run, in a program of its own kind.
         extra: folder, below the export's, of files that are not the model's own.
     """
@@ -88,21 +88,27 @@ def export(
     view: pipeline.ViewSpec,
     folder: str,
     top_k: int = 20,
-    name: str = "saved_model",
+    budgets: tuple[int, ...] = (),
+) -> None:
+    """Writes a SavedModel, without running it; see export_as."""
+    given = served.Served(network, data, view, min(top_k, data.num_classes), budgets)
+    _replace("saved_model", given, folder, lambda written: None, {})
+
+
+def export_as(
+    name: str,
+    given: served.Served,
+    folder: str,
     videos: Iterable[parity.Videos] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
-) -> parity.Result | None:
-    """Writes a network, which appears under its name only once it is whole.
+) -> parity.Result:
+    """Writes a network, which appears under its name only if it is whole and right.
 
     Args:
-        network: with its variables.
-        data: what the records hold.
-        view: which frames the network reads.
-        folder: of the model; must not exist, or hold one of this format.
-        top_k: predictions a video, cut to the number of classes.
         name: of the format.
-        videos: on which the written model is run beside the network; None: it is not
-            run.
+        given: the network.
+        folder: of the model; must not exist, or hold one of this format.
+        videos: on which the written model is run beside the network; None: noise.
         extra_files: name → content, written next to `model.json`.
 
     Returns:
@@ -113,8 +119,30 @@ def export(
             cannot be converted, or the two differ by more than the format's bound. An
             older model is as it was then.
     """
+    bound = FORMATS[name].bound
+
+    def check(written: str) -> parity.Result:
+        result = parity.compare(given, FORMATS[name].run(written), videos)
+        if not result.difference <= bound:  # Nor where it is a NaN.
+            raise ValueError(
+                f"--format={name}: the scores of the written model differ by up to "
+                f"{result.difference:.2g} from the network's, more than {bound:g}; it "
+                "is not kept."
+            )
+        return result
+
+    return _replace(name, given, folder, check, extra_files or {})
+
+
+def _replace(
+    name: str,
+    given: served.Served,
+    folder: str,
+    check: Callable,
+    extra_files: Mapping[str, bytes],
+):
+    """Writes, checks, and puts what was written into its place."""
     chosen = FORMATS[name]
-    top_k = min(top_k, data.num_classes)
     folder = folder.rstrip("/")
     what = f"--export_dir={folder}"
     with files.one_line_errors(what):
@@ -124,22 +152,14 @@ def export(
             raise ValueError(f"{what} exists and is not {chosen.title}.")
     number = uuid.uuid4().int
     temporary, old = f"{folder}.tmp-{number}", f"{folder}.old-{number}"
-    result = None
     with files.one_line_errors(what), files.removed_after_errors(temporary):
-        chosen.write(network, data, view, top_k, temporary)
-        if videos is not None:
-            result = parity.compare(network, chosen.run(temporary), videos, top_k)
-            if not result.difference <= chosen.bound:  # Nor where it is a NaN.
-                raise ValueError(
-                    f"--format={name}: the scores of the written model differ by up to "
-                    f"{result.difference:.2g} from the network's, more than "
-                    f"{chosen.bound:g}; it is not kept."
-                )
-        text = json.dumps(_describe(name, network, data, view, top_k, result), indent=1)
+        chosen.write(given, temporary)
+        result = check(temporary)
+        text = json.dumps(_describe(name, given, result), indent=1)
         extra = os.path.join(temporary, chosen.extra)
         tf.io.gfile.makedirs(extra)
         files.write_text(os.path.join(extra, DESCRIPTION), text + "\n")
-        for extra_name, content in (extra_files or {}).items():
+        for extra_name, content in extra_files.items():
             with tf.io.gfile.GFile(os.path.join(extra, extra_name), "wb") as file:
                 file.write(content)
         if is_model:
@@ -149,21 +169,23 @@ def export(
     return result
 
 
-def _describe(name, network, data, view, top_k, result) -> dict:
+def _describe(name: str, given: served.Served, result: parity.Result | None) -> dict:
     """What a program has to know in order to use the model alone."""
+    data, view = given.data, given.view
     columns = view.columns(data)
     return {
         "format": name,
         "file": FORMATS[name].file,
-        "network": type(network).__name__,
+        "network": type(given.network).__name__,
         "sampler": view.sampler,
-        "k": converted.num_frames(data, view),
+        "k": given.num_frames,
+        "budgets": list(given.budgets),
         "frames_dtype": "uint8" if data.frame_features else "float32",
         "feature_names": [data.names[c] for c in columns],
         "feature_sizes": [data.sizes[c] for c in columns],
         "max_frames": data.max_frames,
         "num_classes": data.num_classes,
-        "outputs": {"class_indexes": [top_k], "predictions": [top_k]},
+        "top_k": given.top_k,
         "checked": None if result is None else result._asdict(),
         "versions": {
             "yt8m_distill": yt8m_distill.__version__,

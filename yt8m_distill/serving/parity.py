@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings, structures
+from yt8m_distill import structures
 from yt8m_distill.evaluation import average_precision
-from yt8m_distill.models import base
+from yt8m_distill.serving import served
 
 # frames [N, k, D] and num_frames [N] → classes [N, top_k] and scores, best first.
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -53,37 +53,35 @@ def of_batch(batch: structures.Batch) -> Videos:
     return Videos(*(p.numpy()[keep] for p in (*parts, batch[structures.LABELS])))
 
 
-def generated(data: settings.DataSettings, k: int, width: int) -> Videos:
+def generated(given: served.Served) -> Videos:
     """Videos of noise, of 1 to k frames."""
     random = np.random.default_rng(0)
+    k = given.num_frames
     num_frames = np.unique(np.linspace(1, k, 8).astype(np.int32))
-    shape = [len(num_frames), k, width]
-    if data.frame_features:
+    shape = [len(num_frames), k, given.network.feature_size]
+    if given.data.frame_features:
         return Videos(random.integers(0, 256, shape, np.uint8), num_frames)
     return Videos(random.normal(size=shape).astype(np.float32), num_frames)
 
 
-def compare(
-    network: base.VideoClassifier, run: Run, videos: Iterable[Videos], top_k: int
-) -> Result:
+def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> Result:
     """Runs both on all videos.
 
     Args:
-        network: the original.
+        given: the original.
         run: the written model.
-        videos: in batches.
-        top_k: predictions a video, at most the classes.
+        videos: in batches; None: some of noise.
     """
 
     @tf.function(reduce_retracing=True)
     def scores_of(frames, num_frames):
         view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
-        scores = tf.sigmoid(network(view, training=False).logits)
-        return scores, *tf.math.top_k(scores, top_k)
+        scores = tf.sigmoid(given.network(view, training=False).logits)
+        return scores, *tf.math.top_k(scores, given.top_k)
 
     count, difference, positives = 0, 0.0, 0.0
     lists: list[tuple[np.ndarray, ...]] = []
-    for frames, num_frames, labels in videos:
+    for frames, num_frames, labels in videos or [generated(given)]:
         classes, predictions = run(frames, num_frames)
         scores, best, best_classes = (x.numpy() for x in scores_of(frames, num_frames))
         count += len(frames)

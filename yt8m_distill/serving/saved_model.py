@@ -1,11 +1,13 @@
 """A network as a SavedModel: from serialized records to its top classes."""
 
+import functools
+
 import tensorflow as tf
 
-from yt8m_distill import settings, structures
+from yt8m_distill import structures
 from yt8m_distill.data import features, pipeline, records
-from yt8m_distill.models import base
-from yt8m_distill.serving import parity
+from yt8m_distill.models import lstm
+from yt8m_distill.serving import parity, served
 
 FILE = "saved_model.pb"
 EXTRA = "assets.extra"  # Files that TensorFlow leaves alone.
@@ -22,62 +24,96 @@ class ServingModel(tf.Module):
             ignored. A record that cannot be read has its reason in `error`, which
             is empty otherwise, class indexes -1, predictions 0 and no id; the other
             records of the request are not touched by it.
+        any_k (of a student for several k): `example_bytes` and `student_k` int32 [N],
+            how many frames of each record are looked at → as `serving_default`.
         frames: `frames` float32 [N, T, D], dequantised, and `num_frames` int32
             [N] → `class_indexes`, `predictions`. All T frames are taken, so a
             student is given the k it is to look at.
 
     `steps()` gives the scale and offset that dequantize frames.
 
+    Few and short videos go through an LSTM without a loop, see lstm.unrolled, at the
+    smallest of `budgets` that holds their frames.
+
     Args:
-        network: with its variables.
-        data: what the records hold.
-        view: which frames the network reads.
-        top_k: predictions a video, cut to the number of classes.
+        given: what is served.
     """
 
-    def __init__(
-        self,
-        network: base.VideoClassifier,
-        data: settings.DataSettings,
-        view: pipeline.ViewSpec,
-        top_k: int = 20,
-    ):
+    def __init__(self, given: served.Served):
         super().__init__()
-        self.network = network
-        self._data = data
-        self._view = view
-        self._top_k = min(top_k, data.num_classes)
-        size = data.feature_size
-        self.serve_records = tf.function(
-            self._serve_records,
-            input_signature=[tf.TensorSpec([None], tf.string, name="example_bytes")],
+        self.network = network = given.network
+        self._data, self._view, self._top_k = given.data, given.view, given.top_k
+        lengths = sorted({*given.budgets, given.num_frames})
+        has_loops = any(isinstance(x, lstm.StackedLSTM) for x in network.layers)
+        self._lengths = [n for n in lengths if has_loops and n < lstm.FEW_FRAMES]
+        records_of = tf.TensorSpec([None], tf.string, name="example_bytes")
+        each_k = tf.TensorSpec([None], tf.int32, name="student_k")
+        frames = tf.TensorSpec(
+            [None, None, network.feature_size], tf.float32, name="frames"
         )
-        steps = features.steps(data)
+        num_frames = tf.TensorSpec([None], tf.int32, name="num_frames")
+        steps = features.steps(given.data)
         self.steps = tf.function(
             lambda: [tf.constant(step, tf.float32) for step in steps],
             input_signature=[],
         )
-        self.serve_frames = tf.function(
-            self._serve_frames,
-            input_signature=[
-                tf.TensorSpec([None, None, size], tf.float32, name="frames"),
-                tf.TensorSpec([None], tf.int32, name="num_frames"),
-            ],
-        )
+        self.functions = {
+            "serving_default": tf.function(self._serve_records, [records_of]),
+            "frames": tf.function(self._serve_frames, [frames, num_frames]),
+        }
+        if given.budgets:
+            any_k = tf.function(self._serve_any_k, [records_of, each_k])
+            self.functions["any_k"] = any_k
 
-    def _top(self, view: structures.View) -> dict[str, tf.Tensor]:
-        logits = self.network(view, training=False).logits
+    def _logits(self, frames: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
+        def as_usual():
+            view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+            return self.network(view, training=False).logits
+
+        def without_loops(length):
+            missing = length - tf.shape(frames)[1]
+            padded = tf.pad(frames, [[0, 0], [0, missing], [0, 0]])
+            padded = tf.ensure_shape(padded, [None, length, frames.shape[2]])
+            view = {structures.FRAMES: padded, structures.NUM_FRAMES: num_frames}
+            with lstm.unrolled():
+                return self.network(view, training=False).logits
+
+        known = frames.shape[1]
+        lengths = self._lengths
+        if known is not None:
+            lengths = [n for n in lengths if n >= known][:1]
+        if not lengths:
+            return as_usual()
+        rows, length = tf.unstack(tf.shape(frames)[:2])
+        few = rows * length < lstm.FEW_FRAMES
+        # Behind all of them for longer videos.
+        place = tf.reduce_sum(tf.cast(tf.constant(lengths) < length, tf.int32))
+        place = tf.where(few, place, len(lengths))
+        branches = [functools.partial(without_loops, n) for n in lengths]
+        return tf.switch_case(place, [*branches, as_usual])
+
+    def _top(self, frames: tf.Tensor, num_frames: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = self._logits(frames, num_frames)
         scores, classes = tf.math.top_k(tf.sigmoid(logits), self._top_k)
         return {"class_indexes": classes, "predictions": scores}
 
-    def _serve_records(self, example_bytes):
+    def _serve_records(self, example_bytes, each_k=None):
         faults = records.find_faults(example_bytes, self._data)
+        if each_k is not None:
+            inside = (each_k >= 1) & (each_k <= self._view.k)
+            said = ["student_k=", tf.strings.as_string(each_k), " is not in 1.."]
+            said = tf.strings.join([*said, f"{self._view.k}."])
+            faults = tf.where(inside | (faults != ""), faults, said)
+            each_k = tf.where(inside, each_k, 1)
         good = faults == ""
         readable = tf.where(good, example_bytes, "")
         ids, view = pipeline.read_view(
-            readable, self._data, self._view, good, is_sound=True
+            readable, self._data, self._view, good, is_sound=True, each_k=each_k
         )
-        top = self._top(view)
+        frames, num_frames = view[structures.FRAMES], view[structures.NUM_FRAMES]
+        if each_k is not None:
+            frames = frames[:, : tf.reduce_max(num_frames)]
+        top = self._top(frames, num_frames)
         good = good[:, tf.newaxis]
         return {
             "video_id": ids,
@@ -86,25 +122,17 @@ class ServingModel(tf.Module):
             "error": faults,
         }
 
+    def _serve_any_k(self, example_bytes, student_k):
+        return self._serve_records(example_bytes, student_k)
+
     def _serve_frames(self, frames, num_frames):
-        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
-        return self._top(view)
+        return self._top(frames, num_frames)
 
 
-def write(
-    network: base.VideoClassifier,
-    data: settings.DataSettings,
-    view: pipeline.ViewSpec,
-    top_k: int,
-    folder: str,
-) -> None:
-    """Writes the SavedModel of these, see ServingModel, into a new folder."""
-    model = ServingModel(network, data, view, top_k)
-    signatures = {
-        "serving_default": model.serve_records.get_concrete_function(),
-        "frames": model.serve_frames.get_concrete_function(),
-    }
-    tf.saved_model.save(model, folder, signatures=signatures)
+def write(given: served.Served, folder: str) -> None:
+    """Writes a SavedModel, see ServingModel, into a new folder."""
+    model = ServingModel(given)
+    tf.saved_model.save(model, folder, signatures=model.functions)
 
 
 def run(folder: str) -> parity.Run:

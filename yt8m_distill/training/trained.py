@@ -42,6 +42,17 @@ class TrainedNetwork:
         """The VideoClassifier."""
         return self.networks.network(self.role)
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Numbers of frames that its network was trained for, where there are several.
+
+        Empty if --student_k has chosen another.
+        """
+        (view,) = self.views.values()
+        numbers = self.run.sampling.budgets
+        several = len(numbers) > 1 and view.sampler != "all" and view.k == numbers[-1]
+        return numbers if several else ()
+
     def load(self, found: checkpoints.Found) -> None:
         """Takes the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)

@@ -1,0 +1,31 @@
+"""What is exported: a network with what it reads and gives."""
+
+from typing import NamedTuple
+
+from yt8m_distill import settings
+from yt8m_distill.data import pipeline
+from yt8m_distill.models import base
+
+
+class Served(NamedTuple):
+    """A network to be exported.
+
+    Attributes:
+        network: with its variables.
+        data: what the records hold.
+        view: which frames the network reads.
+        top_k: predictions a video, at most the classes.
+        budgets: numbers of frames that the network was trained for, where there are
+            several.
+    """
+
+    network: base.VideoClassifier
+    data: settings.DataSettings
+    view: pipeline.ViewSpec
+    top_k: int
+    budgets: tuple[int, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the network reads at most."""
+        return self.view.width(self.data)
