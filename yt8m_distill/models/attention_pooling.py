@@ -1,20 +1,20 @@
-"""AttentionPooling: heads that each look for their frames of a video."""
+"""AttentionPooling: multi-head attention pooling over the frames of a video."""
 
 import tensorflow as tf
 
 from yt8m_distill.models import arguments, base, layers, sets
 
-# The largest score of no frames: finite, so that two of them may be subtracted.
+# Maximum score of an empty set of frames; finite, so that differences are defined.
 _LOWEST = -1e30
 
 
 @base.MODELS.register("AttentionPooling")
 class AttentionPooling(sets.SetClassifier):
-    """The simplest strong network for a set of frames.
+    """A two-layer perceptron per frame, pooled by attention heads.
 
         h_t = relu(LN(relu(LN(x_t W_1 + b_1)) W_2 + b_2))
         s_t = h_t W_s                                  one score per head
-        p_j = Σ_t softmax_t(s_tj) h_tj                 head j pools its part of h
+        p_j = Σ_t softmax_t(s_tj) h_tj                 h_tj: slice j of h_t
         e   = relu(LN([p_1 .. p_J, mean_t h_t] W_3 + b_3))
 
     The softmax is over the valid frames.
@@ -23,11 +23,11 @@ class AttentionPooling(sets.SetClassifier):
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
             VideoClassifier.
         hidden_size: width of h and of the encoding.
-        num_heads: J, heads; they divide hidden_size.
+        num_heads: J; must divide hidden_size.
 
     Raises:
-        ValueError: for a count that is not a whole number above 0, or heads that do
-            not divide the width.
+        ValueError: if a count is not a positive integer, or num_heads does not divide
+            hidden_size.
     """
 
     def __init__(self, hidden_size: int = 1024, num_heads: int = 8, **kwargs):
@@ -58,7 +58,7 @@ class AttentionPooling(sets.SetClassifier):
         }
 
     def read(self, frames, mask, training=False, noise=None) -> sets.State:
-        """Largest score [B, J], Σ exp(s - largest) [B, J], with h [B, J, W/J], Σ h."""
+        """Max score m [B, J], Σ exp(s-m) [B, J], Σ exp(s-m) h [B, J, W/J], Σ h."""
         h = tf.nn.relu(self.first_norm(self.first(frames)))
         h = tf.nn.relu(self.second_norm(self.second(h)))
         h = tf.where(mask[..., tf.newaxis], h, 0.0)
@@ -89,7 +89,7 @@ class AttentionPooling(sets.SetClassifier):
 
     def finish(self, state, training=False, noise=None) -> tf.Tensor:
         count, _, share, pooled, total = state
-        # A video with a frame has a share of at least 1, that of its largest score.
+        # At least 1 for a video with frames: its largest score contributes exp(0).
         pooled /= tf.maximum(share, 1.0)[..., tf.newaxis]
         pooled = tf.reshape(pooled, tf.shape(total))
         together = tf.concat([pooled, sets.mean(total, count)], axis=1)

@@ -6,10 +6,10 @@ To add an architecture: a subclass with `encode`, and
 
 The constructor takes `feature_size`, `num_classes`, `max_frames`, `head`, `dropout`
 and `encoding_size`, which it passes on to VideoClassifier's, by name or as
-`**kwargs`. It makes the encoder's variables and ends with `build_classifier`. Without
-`head` the classifier cannot be shared, without `encoding_size` the encoding cannot
-meet a guide's of another width. A constructor with `feature_sizes` gets the width of
-each feature, too.
+`**kwargs`. It makes the encoder's variables and ends with `build_classifier`. A
+constructor without `head` cannot share its classifier; one without `encoding_size`
+cannot match a guide whose encoding has another width. A constructor with
+`feature_sizes` also receives the width of each feature.
 """
 
 import abc
@@ -27,26 +27,25 @@ MODELS = registry.Registry("model")
 
 
 def num_weights(variables: list) -> int:
-    """Numbers in all the variables."""
+    """Total number of elements of the variables."""
     return sum(math.prod(variable.shape) for variable in variables)
 
 
 class VideoClassifier(keras.Model, abc.ABC):
-    """A network from the frames of a video to the logits of its classes.
+    """Maps the frames of a video to class logits.
 
-    All variables exist once the constructor has run. A subclass makes its
-    encoder's and then calls `build_classifier`.
+    The constructor creates all variables: a subclass makes those of its encoder and
+    then calls `build_classifier`.
 
     Args:
         feature_size: D, the width of a frame.
         num_classes: C.
-        max_frames: T, the width of the view that the network sees.
-        head: the classifier, `"logistic"` or `"moe(num_mixtures=2)"`, or another
-            network's head, which is then shared with it.
-        dropout: share of the encoding that is dropped in training, before the
-            classifier.
-        encoding_size: if given, a learned linear map brings the encoding to this
-            width; so a narrow student meets the encoding of a wide teacher.
+        max_frames: T, the number of frames in the view that the network reads.
+        head: the classifier, `"logistic"` or `"moe(num_mixtures=2)"`, or the head of
+            another network, which is then shared.
+        dropout: dropout rate of the encoding before the classifier.
+        encoding_size: if given, a learned linear map (the bridge) projects the
+            encoding to this width, so that a narrow student can match a wide teacher.
 
     Attributes:
         steps: scale and offset that dequantize its frames; see features.steps.
@@ -75,10 +74,10 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.bridge = None
 
     def build_classifier(self, encoder_size: int) -> None:
-        """Makes the bridge (if asked for) and the head for an encoder's output.
+        """Builds the head and, where the widths differ, the bridge before it.
 
         Raises:
-            ValueError: if a shared head was made for another width.
+            ValueError: if a shared head was built for another width.
         """
         if self.encoding_size and self.encoding_size != encoder_size:
             self.bridge = self.add_weight(
@@ -99,9 +98,9 @@ class VideoClassifier(keras.Model, abc.ABC):
 
     @classmethod
     def encoder_size(cls, feature_size: int, arguments: dict) -> int | None:
-        """Width of the encoder's output under these constructor arguments.
+        """Width of the encoder's output for these constructor arguments.
 
-        None, unless a network says it: then one is built to see.
+        By default None: the width is then found by building a network.
         """
 
     @abc.abstractmethod
@@ -113,15 +112,15 @@ class VideoClassifier(keras.Model, abc.ABC):
         training: bool,
         noise: layers.Noise | None,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """The encoding of each video, and its states at some frames.
+        """Encodes each video and, on request, returns its states at some frames.
 
         Args:
-            frames: [B, T, D] float32, normalised, 0 behind the last valid frame.
+            frames: [B, T, D] float32, normalized, 0 after the last valid frame.
             num_frames: [B] int32.
             state_indices: [B, S] int32 positions in the view, or None.
             training: whether a backward pass follows.
-            noise: of the training step, for layers.dropout, whose index is above 0
-                here; None: outside of a training step.
+            noise: source of randomness for layers.dropout; use an index above 0, since
+                0 is the classifier's. None outside a training step.
 
         Returns:
             The encoding [B, E], and states [B, S, M] or None.
@@ -130,28 +129,28 @@ class VideoClassifier(keras.Model, abc.ABC):
     def encoder_kernels(self) -> list:
         """The encoder's weight matrices, for the L2 penalty.
 
-        Unless a network says otherwise: all trainable weights of two axes or more.
+        By default all trainable weights of rank 2 or more.
         """
         encoder = [v for v in self.variables_without_head() if v is not self.bridge]
         return [v for v in encoder if len(v.shape) > 1]
 
     def state_variables(self) -> list:
-        """The variables on which the states that `encode` returns depend.
+        """The variables that the states returned by `encode` depend on.
 
-        They alone are trained where nothing but states is compared. Unless a network
-        says otherwise: the whole encoder's.
+        Only these are trained when the objective compares nothing but states. By
+        default the whole encoder.
         """
         return [v for v in self.variables_without_head() if v is not self.bridge]
 
     def variables_without_head(self) -> list:
-        """What is trained where the classifier is another's."""
+        """The variables to train when the classifier belongs to another network."""
         of_head = {id(variable) for variable in self.head.trainable_variables}
         return [v for v in self.trainable_variables if id(v) not in of_head]
 
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
-        """Multiply-adds for one video of that many frames, part by part.
+        """Multiply-adds of one video with `num_frames` frames, by part of the network.
 
-        Unless a network says otherwise: each kernel of the encoder once per frame.
+        By default each kernel of the encoder is applied once per frame.
         """
         return {
             "encoder": num_frames * num_weights(self.encoder_kernels()),
@@ -166,7 +165,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         return self.encoder_kernels() + bridge + self.head.kernels()
 
     def classifier_multiply_adds(self) -> dict[str, int]:
-        """Multiply-adds a video of what stands behind the encoder."""
+        """Multiply-adds per video of the layers after the encoder."""
         bridge = [] if self.bridge is None else [self.bridge]
         return {
             "bridge": num_weights(bridge),
@@ -183,7 +182,7 @@ class VideoClassifier(keras.Model, abc.ABC):
 
         Args:
             encoding: [B, E].
-            training: with dropout or without.
+            training: whether dropout is applied.
             noise: of the training step, see layers.dropout.
         """
         if training:
@@ -196,19 +195,19 @@ class VideoClassifier(keras.Model, abc.ABC):
         Args:
             inputs: a View: `frames` [B, T, D] uint8 or float32, `num_frames` [B].
                 Optionally `state_indices` [B, S] int32 and `num_states` [B], the
-                frames whose intermediate states are wanted, and `noise`, the fields
+                frames whose intermediate states are requested, and `noise`, the fields
                 of a layers.Noise.
-            training: with dropout or without.
+            training: whether dropout is applied.
 
         Raises:
-            ValueError: if the frames have another width than the network, or states
-                are wanted and `encode` gives none.
+            ValueError: if the frames do not have the network's width, or states are
+                requested and `encode` returns none.
         """
         frames = inputs[structures.FRAMES]
         num_frames = inputs[structures.NUM_FRAMES]
         if frames.shape[-1] != self.feature_size:
             raise ValueError(
-                f"The frames are {frames.shape[-1]} wide, the network reads "
+                f"The frames are {frames.shape[-1]} wide, but the network reads "
                 f"{self.feature_size}."
             )
         frames = features.dequantize(frames, num_frames, *self.steps)
@@ -254,7 +253,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         training: bool = False,
         noise: layers.Noise | None = None,
     ) -> structures.Outputs:
-        """The bridge and the classifier, on what `encode` gives."""
+        """Applies the bridge and the classifier to the results of `encode`."""
         if self.bridge is not None:
             encoded = layers.multiply(encoded, tf.convert_to_tensor(self.bridge))
         logits = self.classify(encoded, training, noise)

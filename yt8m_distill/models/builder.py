@@ -1,4 +1,4 @@
-"""From specifications to networks."""
+"""Builds networks from specifications."""
 
 import contextlib
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from yt8m_distill.models import base, lstm, teacher_student
 
 registry.import_modules("yt8m_distill.models")
 
-# Arguments of every model that follow from the settings.
-_GIVEN = ("feature_size", "num_classes", "max_frames")
+# Arguments of every model that are derived from the settings.
+_FROM_SETTINGS = ("feature_size", "num_classes", "max_frames")
 
 
 def parse(name: str, text: str) -> registry.Specification:
-    """The specification in a flag, of a model that exists and takes its arguments.
+    """Parses a flag and checks that the model exists and takes the arguments.
 
     Args:
         name: of the flag, for errors.
@@ -26,17 +26,17 @@ def parse(name: str, text: str) -> registry.Specification:
     """
     try:
         spec = registry.parse(text)
-        base.MODELS.check(spec, (*_GIVEN, "feature_sizes"))
+        base.MODELS.check(spec, (*_FROM_SETTINGS, "feature_sizes"))
     except ValueError as error:
         raise ValueError(f"--{name}={text}: {error}") from error
     return spec
 
 
 def encoding_size(spec: registry.Specification, data: settings.DataSettings) -> int:
-    """E, the width of the encoding that a network of this specification gives.
+    """E, the width of the encoding of a network with this specification.
 
     Raises:
-        ValueError: if its `encoder_size` asks for an argument that it does not take.
+        ValueError: if its `encoder_size` reads an argument that it does not take.
     """
     arguments = base.MODELS.arguments(spec)
     if arguments.get("encoding_size"):
@@ -67,19 +67,19 @@ def build_network(
     Args:
         name: of its role, which is the flag that an error names.
         spec: its class and arguments.
-        data: widths of the features, and the classes.
+        data: feature widths and number of classes.
         frames: T, of the view that it reads.
-        sharing: the network whose head it uses, or None.
+        sharing: the network whose head it shares, or None.
 
     Raises:
-        ValueError: for an argument that the network refuses.
+        ValueError: if the network rejects an argument.
     """
-    whole = spec
+    full_spec = spec
     if sharing is not None:
         arguments = {**spec.arguments, "head": sharing.head}
-        whole = registry.Specification(spec.name, arguments)
+        full_spec = registry.Specification(spec.name, arguments)
     try:
-        return _create(whole, data, frames)
+        return _create(full_spec, data, frames)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--{name}={spec}: {error}") from error
 
@@ -87,14 +87,14 @@ def build_network(
 def _create(
     spec: registry.Specification, data: settings.DataSettings, frames: int
 ) -> base.VideoClassifier:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "feature_size": data.feature_size,
         "num_classes": data.num_classes,
         "max_frames": frames,
     }
     if base.MODELS.accepts(spec.name, "feature_sizes"):
-        given["feature_sizes"] = data.sizes
-    network = base.MODELS.create(spec, **given)
+        arguments["feature_sizes"] = data.sizes
+    network = base.MODELS.create(spec, **arguments)
     network.steps = features.steps(data)
     if not network.head.built:
         raise ValueError(
@@ -106,14 +106,14 @@ def _create(
 def build_networks(
     roles: Sequence, data: settings.DataSettings, to_be_read: bool = False
 ) -> teacher_student.TeacherStudent:
-    """New networks of these roles; call it in the strategy's scope.
+    """New networks for these roles; call it in the strategy's scope.
 
     Args:
         roles: with `name`, `network` (a specification), `frames`, `view`, and
-            `shares_classifier_with`, a role before it or None.
-        data: what the records hold.
-        to_be_read: their weights will come from a checkpoint, or do not matter: what
-            takes long to draw is 0.
+            `shares_classifier_with`, an earlier role or None.
+        data: description of the records.
+        to_be_read: the weights will come from a checkpoint, or do not matter: slow
+            initializers are replaced by zeros.
     """
     networks: dict[str, base.VideoClassifier] = {}
     with lstm.to_be_read() if to_be_read else contextlib.nullcontext():

@@ -9,13 +9,13 @@ POOLINGS = ("max", "average")
 
 @base.MODELS.register("DbofModel")
 class DbofModel(sets.SetClassifier):
-    """Each frame projected up, pooled, projected down.
+    """Projects each frame up, pools over frames and projects down.
 
         f_t = relu6(BN(BN(x_t) W_c))
         e   = relu6(BN(pool_t(f_t) W_h))
 
-    Unlike the starter code it reads the frames of its view, not 30 drawn anew at each
-    look: which frames a network sees is the sampler's part.
+    The starter code draws 30 random frames inside the network; here the sampler of the
+    view selects the frames.
 
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
@@ -23,11 +23,10 @@ class DbofModel(sets.SetClassifier):
         cluster_size: width of f.
         hidden_size: width of the encoding.
         pooling_method: `max` or `average`.
-        add_batch_norm: without, a bias instead of each BN and none on the input.
+        add_batch_norm: False replaces BN(x W) by x W + b and drops the BN of the input.
 
     Raises:
-        ValueError: for a count that is not a whole number above 0, or an unknown
-            pooling.
+        ValueError: if a count is not a positive integer, or the pooling is unknown.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class DbofModel(sets.SetClassifier):
         x = tf.where(mask[..., tf.newaxis], tf.nn.relu6(x), 0.0)
         if self.pooling_method == "average":
             return (tf.reduce_sum(x, axis=1),)
-        # f is never below 0, which also is the maximum over no frames.
+        # f >= 0, so 0 also is the maximum over an empty set of frames.
         return (tf.maximum(tf.reduce_max(x, axis=1), 0.0),)
 
     def join(self, one: sets.State, other: sets.State) -> sets.State:

@@ -9,7 +9,7 @@ from yt8m_distill.models import base
 class FrameLevelLogisticModel(base.VideoClassifier):
     """The starter code's bag of frames: the encoding is the mean frame [B, D].
 
-    Also the network for video-level records, whose one frame is its own mean.
+    Also reads video-level records, which count as one frame.
 
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in

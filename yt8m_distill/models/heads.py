@@ -1,7 +1,7 @@
-"""Classifiers on top of an encoding. Each returns logits [B, C].
+"""Classifiers on top of an encoding; each returns logits [B, C].
 
-To add one: a keras layer with `num_classes` as its first argument, `kernels()`,
-and `@HEADS.register("name")`.
+To add one, write a Keras layer with `num_classes` as its first argument and a method
+`kernels()`, and decorate it with `@HEADS.register("name")`.
 """
 
 import keras
@@ -20,13 +20,13 @@ def _log_odds(p: np.ndarray) -> np.ndarray:
 
 @HEADS.register("logistic")
 class LogisticHead(keras.layers.Layer):
-    """One sigmoid unit a class (the paper's W).
+    """One sigmoid unit per class (the paper's W).
 
     Args:
         num_classes: C.
         bias_init: initial bias of all classes; 0 starts at probability 0.5, as the
-            starter code does. None: training starts each class at its frequency (see
-            start_at), without which a small data set spends its epochs on that.
+            starter code does. None starts each class at its frequency in the training
+            data (see start_at), which a small data set would spend epochs learning.
     """
 
     def __init__(self, num_classes: int, bias_init: float | None = None):
@@ -35,7 +35,7 @@ class LogisticHead(keras.layers.Layer):
         self.bias_init = bias_init
 
     def build(self, input_shape) -> None:
-        """Makes the variables for encodings [B, E]."""
+        """Creates the variables for encodings [B, E]."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(input_shape[-1], self.num_classes),
@@ -49,10 +49,10 @@ class LogisticHead(keras.layers.Layer):
         self.built = True
 
     def start_at(self, frequencies: np.ndarray) -> None:
-        """Sets the bias to the log-odds of the classes, if no bias_init was given.
+        """Sets the bias to the log-odds of the classes, unless bias_init was given.
 
         Args:
-            frequencies: [C] in (0, 1), of each class among the videos.
+            frequencies: [C] in (0, 1), the fraction of videos with each class.
         """
         if self.bias_init is None:
             self.bias.assign(_log_odds(frequencies))
@@ -71,13 +71,13 @@ class LogisticHead(keras.layers.Layer):
 class MixtureOfExpertsHead(keras.layers.Layer):
     """A mixture of logistic experts for each class, as in the starter code.
 
-    p = sum over m of softmax(gates)_m * sigmoid(experts)_m. The last gate is a
-    dummy whose expert always says 0. The logits are the exact log-odds of p.
+    p = sum over m of softmax(gates)_m * sigmoid(experts)_m. The last gate belongs to a
+    dummy expert whose output is always 0. The logits are the exact log-odds of p.
 
     Args:
         num_classes: C.
-        num_mixtures: experts a class, without the dummy.
-        bias_init: initial bias of the experts; None: as in LogisticHead.
+        num_mixtures: experts per class, without the dummy.
+        bias_init: initial bias of the experts; None as in LogisticHead.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class MixtureOfExpertsHead(keras.layers.Layer):
         self.bias_init = bias_init
 
     def build(self, input_shape) -> None:
-        """Makes the variables for encodings [B, E]; columns are class-major."""
+        """Creates the variables for encodings [B, E]; columns are class-major."""
         size, classes, experts = input_shape[-1], self.num_classes, self.num_mixtures
         self.gate_kernel = self.add_weight(
             name="gate_kernel",
@@ -111,7 +111,7 @@ class MixtureOfExpertsHead(keras.layers.Layer):
         self.built = True
 
     def start_at(self, frequencies: np.ndarray) -> None:
-        """As in LogisticHead; at the start all gates, the dummy's too, are equal."""
+        """As in LogisticHead, given that all gates (with the dummy's) start equal."""
         if self.bias_init is None:
             share = self.num_mixtures / (self.num_mixtures + 1)
             bias = _log_odds(np.minimum(frequencies / share, 0.99))

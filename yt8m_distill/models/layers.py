@@ -1,6 +1,6 @@
-"""What every network may need: layers for padded, divided batches.
+"""Layers for padded batches that are split over replicas.
 
-Neither depends on padding, on the batch around a video, or on the number of replicas.
+No result depends on padding or on the number of replicas.
 """
 
 from typing import NamedTuple
@@ -17,39 +17,39 @@ def product_dtype() -> tf.DType:
 
 
 def multiply(x: tf.Tensor, kernel: tf.Tensor, **transpose: bool) -> tf.Tensor:
-    """x @ kernel in the policy's dtype, returned as float32."""
+    """x @ kernel, computed in the policy's dtype and returned as float32."""
     dtype = product_dtype()
     product = tf.matmul(tf.cast(x, dtype), tf.cast(kernel, dtype), **transpose)
     return tf.cast(product, tf.float32)
 
 
 class Numbered:
-    """Layers in attributes `name_1`, `name_2`, ... of a layer or network.
+    """Mixin that keeps a list of layers in attributes `name_1`, `name_2`, ...
 
     Keras 3 (3.15) hides layers in a list from tf.train.Checkpoint, which would then
-    save nothing of them, silently.
+    silently save none of them.
     """
 
     def add_numbered(self, name: str, added: list) -> None:
-        """Sets `name_1` and so on."""
+        """Sets the attributes `name_1`, `name_2`, ..."""
         for number, layer in enumerate(added, 1):
             setattr(self, f"{name}_{number}", layer)
 
     def numbered(self, name: str) -> list:
-        """The layers of that name, in their order."""
-        found = []
-        while hasattr(self, f"{name}_{len(found) + 1}"):
-            found.append(getattr(self, f"{name}_{len(found) + 1}"))
-        return found
+        """The layers `name_1`, `name_2`, ... in order."""
+        layers = []
+        while hasattr(self, f"{name}_{len(layers) + 1}"):
+            layers.append(getattr(self, f"{name}_{len(layers) + 1}"))
+        return layers
 
 
 class Noise(NamedTuple):
-    """What a network draws its random numbers from in a training step.
+    """Source of a network's random numbers in one training step.
 
     Attributes:
-        seed: [2] int32, of the run, the role and the step.
-        first_row: int32 scalar, the first row of this replica in the global batch.
-        rows: int32 scalar, rows of the global batch.
+        seed: [2] int32, derived from the run, the role and the step.
+        first_row: int32 scalar, this replica's first row in the global batch.
+        rows: int32 scalar, number of rows of the global batch.
     """
 
     seed: tf.Tensor
@@ -57,11 +57,11 @@ class Noise(NamedTuple):
     rows: tf.Tensor
 
     def uniform(self, like: tf.Tensor, index: int = 0) -> tf.Tensor:
-        """Numbers in [0, 1) in the shape of `like`, by row of the global batch.
+        """Uniform numbers in [0, 1) that depend only on the row of the global batch.
 
         Args:
-            like: [B, ...]; all dimensions but B are static.
-            index: tells the places of one network apart.
+            like: [B, ...], the shape of the result; all dimensions but B are static.
+            index: distinguishes several draws of one network.
         """
         seed = self.seed
         if index:
@@ -75,12 +75,12 @@ class Noise(NamedTuple):
 def dropout(
     x: tf.Tensor, rate: float, noise: Noise | None = None, index: int = 0
 ) -> tf.Tensor:
-    """x with a share `rate` of its numbers set to 0 and the others scaled up.
+    """Sets a fraction `rate` of x to 0 and scales up the rest.
 
     Args:
         x: [B, ...] float32.
         rate: in [0, 1).
-        noise: of the step; None: drawn from TensorFlow's global generator.
+        noise: of the step; None draws from TensorFlow's global generator.
         index: see Noise.uniform.
     """
     if rate == 0:
@@ -99,17 +99,17 @@ def _sum_over_replicas(values: list[tf.Tensor]) -> list[tf.Tensor]:
 class BatchNorm(keras.layers.Layer):
     """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per column.
 
-    In training mean and variance are those of the valid rows of the global batch, on
-    all replicas, and are followed by moving averages, which are used otherwise. So
-    neither padding nor the number of replicas changes them. The first batches weigh
-    alike in the averages, so that they hold from the first epoch of a small data set.
-    In float32 under every dtype policy.
+    In training, mean and variance are computed over the valid rows of the global batch
+    on all replicas, so neither padding nor the number of replicas changes them. Outside
+    training, their moving averages are used. The first batches have equal weight in
+    these averages, which makes them usable after one epoch of a small data set.
+    Computed in float32 under every dtype policy.
 
     Args:
         size: columns of x.
         momentum: of the moving averages; after n batches min(momentum, n / (n + 1)).
         epsilon: see above.
-        center, scale: whether there are beta and gamma.
+        center, scale: whether beta and gamma exist.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class BatchNorm(keras.layers.Layer):
             x: [..., size] float32.
             mask: x's shape without the last axis, 0 or False for padding; None: all
                 rows are valid.
-            training: whether batch statistics are used and followed.
+            training: whether to use the batch's statistics and update the averages.
         """
         mean = tf.convert_to_tensor(self.moving_mean)
         variance = tf.convert_to_tensor(self.moving_variance)
@@ -172,10 +172,10 @@ class BatchNorm(keras.layers.Layer):
         )
         count = tf.maximum(count, 1.0)
         mean = total / count
-        # From the mean, not from the sum of squares, which cancels in float32.
-        spread = tf.where(valid > 0, tf.square(x - mean), 0.0)
-        (spread,) = _sum_over_replicas([tf.reduce_sum(spread, axes)])
-        return mean, spread / count
+        # Two passes: E[x²] - E[x]² cancels in float32.
+        squares = tf.where(valid > 0, tf.square(x - mean), 0.0)
+        (squares,) = _sum_over_replicas([tf.reduce_sum(squares, axes)])
+        return mean, squares / count
 
     def _follow(self, mean, variance) -> None:
         n = tf.convert_to_tensor(self.batches)
@@ -185,7 +185,7 @@ class BatchNorm(keras.layers.Layer):
             (self.moving_variance, variance),
         ):
             step = share * (now - tf.convert_to_tensor(moving))
-            # The same on all replicas, since the statistics are.
+            # Equal on all replicas, because the statistics are.
             moving.assign(tf.stop_gradient(moving + step))
         self.batches.assign(n + 1)
 
@@ -196,7 +196,7 @@ class Linear(keras.layers.Layer):
     Args:
         inputs: width of x.
         outputs: width of y.
-        bias: whether there is b.
+        bias: whether b exists.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True):
@@ -223,8 +223,8 @@ class Linear(keras.layers.Layer):
 class LayerNorm(keras.layers.Layer):
     """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per row.
 
-    In float32 under every dtype policy. Keras 2 (2.15) would tie its own layer to the
-    rank that it was built for, and normalize another axis of any other input.
+    Computed in float32 under every dtype policy. The layer of Keras 2 (2.15) is tied to
+    the rank that it was built for and normalizes another axis of any other input.
 
     Args:
         size: columns of x.

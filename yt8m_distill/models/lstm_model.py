@@ -1,4 +1,4 @@
-"""LstmModel: the starter code's flat LSTM, the ablation of the hierarchy."""
+"""LstmModel: the starter code's flat LSTM, an ablation of the hierarchical one."""
 
 import tensorflow as tf
 
@@ -9,18 +9,18 @@ from yt8m_distill.models import arguments, base, lstm
 class LstmModel(base.VideoClassifier):
     """One stack of LSTM layers over all frames of the video.
 
-    The encoding is the top layer's h at the last valid frame, [B, cells], as in
-    the starter code, which puts `head="moe"` on it.
+    The encoding is the top layer's h at the last valid frame, [B, cells]; the head is
+    a mixture of experts. Both are as in the starter code.
 
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
             VideoClassifier.
         cells: cells of each layer.
-        layers: their number.
+        layers: number of layers.
         implementation: of the LSTM; `auto`, `hoisted` or `keras`.
 
     Raises:
-        ValueError: for cells or layers that are no whole number above 0.
+        ValueError: if cells or layers is not a positive integer.
     """
 
     def __init__(

@@ -7,12 +7,12 @@ from yt8m_distill.models import arguments, base, layers, sets
 
 
 class NetVLADPooling(keras.layers.Layer):
-    """Residuals of one feature's frames from K centers; equations in NetVLAD.
+    """Sums of one feature's residuals from K centers; equations in NetVLAD.
 
     Args:
         size: N, width of the feature.
         clusters: K.
-        centers: whether there are c_k.
+        centers: whether the centers c_k exist.
     """
 
     def __init__(self, size: int, clusters: int, centers: bool):
@@ -29,7 +29,7 @@ class NetVLADPooling(keras.layers.Layer):
         self.built = True
 
     def multiply_adds(self) -> int:
-        """Of one frame."""
+        """Multiply-adds per frame."""
         return base.num_weights([self.assign.kernel]) + self.size
 
     def read(self, x: tf.Tensor, mask: tf.Tensor, training: bool) -> sets.State:
@@ -40,7 +40,7 @@ class NetVLADPooling(keras.layers.Layer):
         return layers.multiply(a, x, transpose_a=True), tf.reduce_sum(a, axis=1)
 
     def finish(self, v, a, mask, training: bool) -> tf.Tensor:
-        """The sums of `read` → the descriptor [B, K · N]."""
+        """The descriptor [B, K · N] from the sums of `read`."""
         if self.centers is not None:
             v -= a[..., tf.newaxis] * self.centers
         v = tf.math.l2_normalize(v, axis=2)
@@ -58,12 +58,12 @@ class NetVLAD(sets.SetClassifier):
         V_k  = Σ_t a_tk (x'_t - c_k)
         v    = flatten(V_k / |V_k|), scaled to length 1
 
-    Then with v of all features side by side:
+    With the v of all features concatenated:
 
         h = v W_h + b_h
         e = h * sigmoid(BN(h W_g))
 
-    The first feature has all clusters, each other feature (audio) half of them.
+    The first feature has K clusters, every other feature (audio) half as many.
 
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
@@ -72,10 +72,10 @@ class NetVLAD(sets.SetClassifier):
         clusters: K of the first feature.
         hidden_size: width of the encoding.
         gating: whether h is gated; otherwise e = h.
-        centers: whether there are c_k; without them it is the light variant.
+        centers: whether the centers c_k exist; False is the light variant.
 
     Raises:
-        ValueError: for a count that is not a whole number above 0.
+        ValueError: if a count is not a positive integer.
     """
 
     def __init__(

@@ -7,14 +7,14 @@ from yt8m_distill.models import arguments, base, layers, sets
 
 
 class NeXtVLADPooling(keras.layers.Layer):
-    """Residuals of one feature's frames from K centers; equations in NeXtVLAD.
+    """Sums of one feature's residuals from K centers; equations in NeXtVLAD.
 
     Args:
         size: N, width of the feature.
         clusters: K.
         groups: G.
         expansion: λ.
-        called: what an error calls the groups.
+        called: name of the groups in error messages.
 
     Raises:
         ValueError: if the groups do not divide λN.
@@ -50,7 +50,7 @@ class NeXtVLADPooling(keras.layers.Layer):
         return self.clusters * self.part
 
     def multiply_adds(self) -> int:
-        """Of one frame."""
+        """Multiply-adds per frame."""
         kernels = [self.expand.kernel, self.attend.kernel, self.assign.kernel]
         return base.num_weights(kernels) + self.groups * self.size
 
@@ -68,7 +68,7 @@ class NeXtVLADPooling(keras.layers.Layer):
         return layers.multiply(a, x, transpose_a=True), tf.reduce_sum(a, axis=1)
 
     def finish(self, v, a, mask, training: bool) -> tf.Tensor:
-        """The sums of `read` → the descriptor [B, K · λN/G]."""
+        """The descriptor [B, K · λN/G] from the sums of `read`."""
         v -= a[..., tf.newaxis] * self.centers
         v = tf.math.l2_normalize(v, axis=2)
         v = tf.reshape(v, [-1, self.size])
@@ -77,23 +77,23 @@ class NeXtVLADPooling(keras.layers.Layer):
 
 @base.MODELS.register("NeXtVLAD")
 class NeXtVLAD(sets.SetClassifier):
-    """Frames in groups, each softly assigned to clusters.
+    """Frames split into groups, each softly assigned to clusters.
 
-    For each feature, N wide, with λ the expansion, G groups and K clusters:
+    For each feature of width N, with expansion λ, G groups and K clusters:
 
-        x'_t = x_t W_e + b_e                           λN wide
+        x'_t = x_t W_e + b_e                           width λN
         α_tg = sigmoid(x'_t W_g + b_g)                 attention of a group
         a_tg = softmax_k(BN(x'_t W_a))                 assignment to clusters
         V_k  = Σ_t Σ_g α_tg a_tgk (x̃_tg - c_k)         x̃_tg: part g of x'_t
         v    = BN(flatten(V_k / |V_k|))
 
-    Then with v of all features side by side:
+    With the v of all features concatenated:
 
         h = BN(dropout(v) W_h)
-        e = h * sigmoid(relu(BN(h W_1)) W_2)           H / gating_reduction inside
+        e = h * sigmoid(relu(BN(h W_1)) W_2)           h W_1: H / gating_reduction wide
 
-    The centers c_k are shared by the groups. The first feature has all clusters and
-    groups, each other feature (audio) half of them.
+    The groups share the centers c_k. The first feature has K clusters and G groups,
+    every other feature (audio) half as many.
 
     Args:
         feature_size, num_classes, max_frames, head, encoding_size: as in
@@ -104,11 +104,11 @@ class NeXtVLAD(sets.SetClassifier):
         expansion: λ.
         hidden_size: H, width of the encoding.
         gating_reduction: see above.
-        dropout: share of v that is dropped in training.
+        dropout: dropout rate of v.
 
     Raises:
-        ValueError: for a count that is not a whole number above 0, or groups that do
-            not divide a width.
+        ValueError: if a count is not a positive integer, or the groups do not divide a
+            width.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""SetClassifier: networks that read the frames of a video as a set."""
+"""SetClassifier: networks that treat the frames of a video as a set."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -11,21 +11,21 @@ from yt8m_distill import structures
 from yt8m_distill.data import features
 from yt8m_distill.models import base, layers
 
-# Sums over the frames read so far: first their number [B, 1], then the network's own.
+# Sums over the frames read so far: their number [B, 1], then those of the network.
 State = tuple[tf.Tensor, ...]
 
 
 class SetClassifier(base.VideoClassifier):
-    """A network whose encoding is `finish` of sums over the frames, in any order.
+    """A network whose encoding is a function, `finish`, of sums over the frames.
 
-    So a video can be read frame by frame, and each further frame costs no more than
-    itself:
+    The order of the frames does not matter, and a video can be read incrementally, at
+    the cost of the new frame alone:
 
         state = network.start(batch_size)
         state = network.add_frame(state, frames[:, 0])
         logits = network.outputs_of(network.finish(state)).logits
 
-    A subclass has `read` and `finish`, and `join` if something is not just added up.
+    A subclass defines `read` and `finish`, and `join` if a state is not a plain sum.
     """
 
     @abc.abstractmethod
@@ -36,7 +36,7 @@ class SetClassifier(base.VideoClassifier):
         training: bool = False,
         noise: layers.Noise | None = None,
     ) -> State:
-        """The sums over some frames of each video, without their number.
+        """The sums over some frames of each video, without the number of frames.
 
         Args:
             frames: [B, T, D] float32, normalized; T may be 0.
@@ -51,10 +51,10 @@ class SetClassifier(base.VideoClassifier):
         training: bool = False,
         noise: layers.Noise | None = None,
     ) -> tf.Tensor:
-        """[B, E], what `encode` gives for the frames in the state."""
+        """The encoding [B, E] of the frames in the state."""
 
     def join(self, one: State, other: State) -> State:
-        """The state of the frames of two states."""
+        """The state of the union of two disjoint sets of frames."""
         return tuple(a + b for a, b in zip(one, other, strict=True))
 
     def encode(self, frames, num_frames, state_indices, training, noise):
@@ -70,10 +70,10 @@ class SetClassifier(base.VideoClassifier):
         return (tf.zeros([batch_size, 1]), *sums)
 
     def add_frame(self, state: State, frame: tf.Tensor) -> State:
-        """The state with one frame more of each video.
+        """The state after one more frame of each video.
 
         Args:
-            state: of `start` or `add_frame`.
+            state: returned by `start` or `add_frame`.
             frame: [B, D] uint8 or float32, as in a view.
         """
         ones = tf.ones([tf.shape(frame)[0]], tf.int32)
@@ -143,18 +143,18 @@ def mean(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def has_frames(state: State) -> tf.Tensor:
-    """[B] bool: rows that are a video, for statistics over the batch."""
+    """[B] bool, False for padding rows; for statistics over the batch."""
     return state[0][:, 0] > 0
 
 
 class FeatureEncoders(layers.Numbered, keras.layers.Layer):
-    """An encoder for each feature, their descriptors side by side.
+    """One encoder per feature; their descriptors are concatenated.
 
     Args:
         sizes: width of each feature.
         make: (width, share) → a layer with `read`, `finish`, `size` and
-            `multiply_adds`; the share is 1 for the first feature and 2, half of the
-            clusters, for the others.
+            `multiply_adds`. It divides its number of clusters by the share, which is 1
+            for the first feature and 2 for the others.
     """
 
     def __init__(
@@ -162,8 +162,8 @@ class FeatureEncoders(layers.Numbered, keras.layers.Layer):
     ):
         super().__init__(dtype="float32")
         self.sizes = tuple(sizes)
-        made = [make(size, 1 if n == 0 else 2) for n, size in enumerate(self.sizes)]
-        self.add_numbered("feature", made)
+        encoders = [make(size, 1 if n == 0 else 2) for n, size in enumerate(self.sizes)]
+        self.add_numbered("feature", encoders)
         self.built = True
 
     @property
@@ -173,21 +173,21 @@ class FeatureEncoders(layers.Numbered, keras.layers.Layer):
 
     @property
     def size(self) -> int:
-        """Width of all descriptors together."""
+        """Total width of the descriptors."""
         return sum(encoder.size for encoder in self.encoders)
 
     def multiply_adds(self) -> int:
-        """Of one frame."""
+        """Multiply-adds per frame."""
         return sum(encoder.multiply_adds() for encoder in self.encoders)
 
     def read(self, frames: tf.Tensor, mask: tf.Tensor, training: bool) -> State:
-        """The sums of all encoders, those of the first feature first."""
+        """The sums of all encoders, in the order of the features."""
         parts = zip(self.encoders, tf.split(frames, self.sizes, axis=-1), strict=True)
         return tuple(
             total for encoder, x in parts for total in encoder.read(x, mask, training)
         )
 
     def finish(self, sums: State, rows: tf.Tensor, training: bool) -> tf.Tensor:
-        """[B, size], from two sums of each encoder; `rows` [B] are videos."""
+        """[B, size], from two sums per encoder; `rows` [B] is False for padding."""
         pairs = zip(self.encoders, sums[::2], sums[1::2], strict=True)
         return tf.concat([e.finish(v, a, rows, training) for e, v, a in pairs], axis=1)

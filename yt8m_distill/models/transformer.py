@@ -9,12 +9,12 @@ import tensorflow as tf
 from yt8m_distill.models import arguments, base
 from yt8m_distill.models import layers as parts
 
-# Time runs from 0 to this over a video; wavelengths as for positions in a text.
+# Time runs from 0 to _TIME_SCALE over a video; wavelengths as in text transformers.
 _TIME_SCALE, _LONGEST = 100.0, 10000.0
 
 
 def time_embedding(num_frames: tf.Tensor, length: tf.Tensor, width: int) -> tf.Tensor:
-    """Sines and cosines of the relative time t/n of each frame.
+    """Sinusoidal embedding of the relative time t/n of each frame.
 
     Args:
         num_frames: [B] int32, n.
@@ -22,7 +22,7 @@ def time_embedding(num_frames: tf.Tensor, length: tf.Tensor, width: int) -> tf.T
         width: W, even.
 
     Returns:
-        [B, T, W] float32; behind the last valid frame without meaning.
+        [B, T, W] float32; undefined after the last valid frame.
     """
     n = tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, tf.newaxis]
     time = _TIME_SCALE * tf.range(length, dtype=tf.float32) / n  # [B, T]
@@ -41,9 +41,9 @@ class Block(keras.layers.Layer):
 
     Args:
         width: W.
-        num_heads: heads of the attention; they divide W.
-        dropout: share of what each branch adds that is dropped in training.
-        index: of the first of the block's two draws of noise.
+        num_heads: heads of the attention; must divide W.
+        dropout: dropout rate of the output of each branch.
+        index: noise index of the first of the block's two dropouts.
     """
 
     def __init__(self, width: int, num_heads: int, dropout: float, index: int):
@@ -58,9 +58,9 @@ class Block(keras.layers.Layer):
         self.built = True
 
     def kernels(self) -> list:
-        """Weight matrices that each frame is multiplied by."""
-        every = (self.project, self.merge, self.widen, self.narrow)
-        return [linear.kernel for linear in every]
+        """Weight matrices that are applied to every frame."""
+        linears = (self.project, self.merge, self.widen, self.narrow)
+        return [linear.kernel for linear in linears]
 
     def _drop(self, x, training, noise, index):
         return parts.dropout(x, self.rate, noise, index) if training else x
@@ -78,10 +78,10 @@ class Block(keras.layers.Layer):
 
     def call(self, x, mask, training: bool = False, noise=None) -> tf.Tensor:
         """x [B, T, W] and mask [B, T] → [B, T, W]."""
-        added = self._attend(self.attention_norm(x), mask)
-        x += self._drop(added, training, noise, self.index)
-        added = self.narrow(_gelu(self.widen(self.norm(x))))
-        return x + self._drop(added, training, noise, self.index + 1)
+        branch = self._attend(self.attention_norm(x), mask)
+        x += self._drop(branch, training, noise, self.index)
+        branch = self.narrow(_gelu(self.widen(self.norm(x))))
+        return x + self._drop(branch, training, noise, self.index + 1)
 
 
 @base.MODELS.register("TransformerModel")
@@ -95,15 +95,14 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
             VideoClassifier.
-        width: of a frame inside and of the encoding; even.
+        width: of the tokens and of the encoding; even.
         layers: number of blocks.
-        num_heads: heads of each attention; they divide the width.
-        block_dropout: share of what each branch of a block adds that is dropped in
-            training.
+        num_heads: attention heads of each block; must divide the width.
+        block_dropout: dropout rate of the output of each branch of a block.
 
     Raises:
-        ValueError: for a count that is not a whole number above 0, or heads that do
-            not divide the width.
+        ValueError: if a count is not a positive integer, or the heads do not divide the
+            width.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks, the first one first."""
+        """The blocks in order."""
         return self.numbered("block")
 
     @classmethod
@@ -149,7 +148,7 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
         }
 
     def encode(self, frames, num_frames, state_indices, training, noise):
-        # Frames have length 1; without the norm the embedding drowns them.
+        # Frames have norm 1; without the layer norm the embedding would dominate.
         x = self.enter_norm(self.enter(frames))
         length, width = tf.shape(x)[1], x.shape[-1]
         x += time_embedding(num_frames, length, width)

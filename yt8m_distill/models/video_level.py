@@ -1,6 +1,6 @@
 """LogisticModel and MoeModel: the starter code's classifiers of video-level features.
 
-Records of whole videos hold one frame; of frames they take the mean.
+A video-level record counts as one frame; frame-level records are averaged.
 """
 
 from yt8m_distill.models import base, frame_average
@@ -8,7 +8,7 @@ from yt8m_distill.models import base, frame_average
 
 @base.MODELS.register("LogisticModel")
 class LogisticModel(frame_average.FrameLevelLogisticModel):
-    """FrameLevelLogisticModel under the starter code's name for videos."""
+    """FrameLevelLogisticModel under the starter code's name for video-level records."""
 
 
 @base.MODELS.register("MoeModel")
