@@ -1,18 +1,17 @@
-"""Inference, indices, thin shards or a teacher cache, on a runner of Apache Beam.
+"""Runs inference, indexing, thinning or teacher caching on Apache Beam.
 
     python tools/beam_run.py --work=inference --train_dir=run \\
         --input_data_pattern='test*.tfrecord' --output_file=predictions.csv \\
         --runner=DirectRunner --direct_running_mode=multi_processing \\
         --direct_num_workers=4
 
---work decides which flags there are: those of inference.py, of index_records.py, of
-thin_records.py (without --jobs and --overwrite), or of train.py. All other flags are
-Beam's. `--work=inference --help` shows the first.
+--work selects the flags: those of inference.py, index_records.py, thin_records.py
+(without --jobs and --overwrite) or train.py; `--work=inference --help` lists them. All
+other flags are passed to Beam.
 
-A failed bundle is tried again by Beam and writes nothing twice. The CSVs of inference,
-one for each file or --num_shards of them, are merged at the end: the result is the one
-of inference.py, byte for byte. Files have to be where every worker finds them under
-the same name, and workers need this package installed.
+Beam retries a failed bundle, and a retry writes nothing twice. Inference writes one CSV
+per file, or --num_shards of them, and merges them into the same bytes as inference.py.
+All workers must see the files under the same paths and have this package installed.
 """
 
 import contextlib
@@ -42,10 +41,10 @@ GROUPS = {
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """This program's flags, and the words that are left for Beam.
+    """This program's flags, and the remaining arguments for Beam.
 
     Raises:
-        ValueError: for a wrong value.
+        ValueError: for an invalid value.
     """
     try:
         first = _with_work()
@@ -57,15 +56,15 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         if first.work in ("index", "thin"):
             names = ["input_data_pattern"]
             names += ["output_dir"] if first.work == "thin" else []
-            for text in names:
-                flags.DEFINE_string(text, "", "As in the tool.", flag_values=values)
-        left = values(argv, known_only=True)[1:]
+            for name in names:
+                flags.DEFINE_string(name, "", "As in the tool.", flag_values=values)
+        beam_arguments = values(argv, known_only=True)[1:]
     except flags.Error as error:
         raise ValueError(str(error)) from error
     if values.help:
         print(f"{__doc__}\nFlags of --work={values.work}:\n{values}")
         sys.exit(0)
-    return values, left
+    return values, beam_arguments
 
 
 def _with_work() -> flags.FlagValues:
@@ -78,30 +77,30 @@ def _with_work() -> flags.FlagValues:
 
 
 def main(argv: list[str]) -> None:
-    """Flags → work → pipeline → merged output."""
-    values, left = parse(argv)
+    """Flags → job → pipeline → merged output."""
+    values, beam_arguments = parse(argv)
     try:
         from yt8m_distill.beam import run
     except ImportError as error:
         raise ValueError(
             f"Apache Beam is missing: install [beam] ({error})."
         ) from error
-    options = run.make_options(left)
-    check_options(left)
+    options = run.make_options(beam_arguments)
+    check_options(beam_arguments)
     flag_groups.load_tensorflow()
-    from yt8m_distill.beam import works
+    from yt8m_distill.beam import jobs
     from yt8m_distill.data import records
     from yt8m_distill.serving import thinning
 
     if values.work == "teacher_cache":
         settings_ = flag_groups.read_run(values)
-        cache, *_ = works.open_cache(settings_)
-        # Held until the end: a training run that wants the cache waits for it.
+        cache, *_ = jobs.open_cache(settings_)
+        # Held until the end; a training run that uses the cache waits for the lock.
         with cache.filling():
-            work, data = works.plan_cache(settings_)
-            if work.files:
-                run.run(work, options)
-            videos = works.finish_cache(settings_, data)
+            job, data = jobs.plan_cache(settings_)
+            if job.files:
+                run.run(job, options)
+            videos = jobs.finish_cache(settings_, data)
         print(f"{videos} videos in {cache.folder}.")
         return
     files = tuple(
@@ -112,7 +111,7 @@ def main(argv: list[str]) -> None:
         return
     data = flag_groups.read(settings.DataSettings, values)
     if values.work == "index":
-        work = works.Indexing(files, values.index_dir, data)
+        job = jobs.Indexing(files, values.index_dir, data)
         folder = values.index_dir
     else:
         data.require_frames("A thin shard")
@@ -124,48 +123,50 @@ def main(argv: list[str]) -> None:
         rewriting.check_places(files, folder)
         sampling = flag_groups.read(settings.SamplingSettings, values)
         view = thinning.view_to_keep(sampling, data.max_frames)
-        work = works.Thinning(files, folder, data, view)
+        job = jobs.Thinning(files, folder, data, view)
     if folder:
         os.makedirs(folder, exist_ok=True)
-    run.run(work, options)
+    run.run(job, options)
     print(f"{len(files)} shards are done.")
 
 
 def inference(values: flags.FlagValues, files: tuple[str, ...], options) -> None:
-    """All parts, and the CSV of them together."""
+    """Predicts all parts and merges their CSVs."""
     from yt8m_distill import merge_predictions
-    from yt8m_distill.beam import run, works
+    from yt8m_distill.beam import jobs, run
     from yt8m_distill.serving import predictions
 
-    given = flag_groups.read(settings.InferenceSettings, values)
-    if given.shard_index:
+    inference_settings = flag_groups.read(settings.InferenceSettings, values)
+    if inference_settings.shard_index:
         raise ValueError(
-            f"--shard_index={given.shard_index}: all parts are predicted here."
+            f"--shard_index={inference_settings.shard_index}: all parts are predicted "
+            "here."
         )
+    output_file = inference_settings.output_file
     checkpoint = flag_groups.read(settings.CheckpointSettings, values)
-    predictions.PredictionWriter(given.output_file)  # Checks the path now.
+    predictions.PredictionWriter(output_file)  # Checks the path now.
     reading = flag_groups.read(settings.ReadingSettings, values)
-    work = works.Inference(checkpoint, given, reading, files)
-    run.run(work, options)
-    paths = [work.path(item) for item in work.items()]
+    job = jobs.Inference(checkpoint, inference_settings, reading, files)
+    run.run(job, options)
+    paths = [job.path(item) for item in job.items()]
     if len(paths) > 1:
-        videos = merge_predictions.merge(paths, given.output_file)
-        print(f"{videos} videos of {len(paths)} parts in {given.output_file}.")
+        videos = merge_predictions.merge(paths, output_file)
+        print(f"{videos} videos of {len(paths)} parts in {output_file}.")
     else:
-        print(f"One part: {given.output_file}.")
+        print(f"One part: {output_file}.")
 
 
-def check_options(words: list[str]) -> None:
-    """Refuses words that neither this program nor Beam knows.
+def check_options(arguments: list[str]) -> None:
+    """Rejects arguments that neither this program nor Beam knows.
 
-    Other runners than the local ones have options that only they know.
+    Checked for local runners only: other runners have options of their own.
 
     Raises:
-        ValueError: naming the words.
+        ValueError: naming the arguments.
     """
     from apache_beam.options import pipeline_options
 
-    options = pipeline_options.PipelineOptions(words)
+    options = pipeline_options.PipelineOptions(arguments)
     runner = options.view_as(pipeline_options.StandardOptions).runner or "Direct"
     if "direct" not in runner.lower():
         return
@@ -173,16 +174,16 @@ def check_options(words: list[str]) -> None:
     for group in pipeline_options.PipelineOptions.__subclasses__():
         with contextlib.suppress(AttributeError):
             group._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(words)
+    _, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise ValueError(f"Neither a flag of this work nor Beam's: {' '.join(unknown)}")
+        raise ValueError(f"Unknown to --work and to Beam: {' '.join(unknown)}")
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line: of a worker's traceback the last, without Beam's frame."""
+    """An error as one line: the last exception of a worker's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
-    text = (told or lines or [type(error).__name__])[-1]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    text = (raised or lines or [type(error).__name__])[-1]
     text = re.sub(r"^(?:[\w.]*(?:Error|Exception): )+", "", text)
     return re.sub(r" \[while running .*$", "", text)
 
@@ -192,7 +193,7 @@ if __name__ == "__main__":
         main(sys.argv)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"beam_run.py: {one_line(error)}", file=sys.stderr, flush=True)
-        # Threads of Beam may still be in TensorFlow's code; an orderly exit then ended
-        # in SIGABRT.
+        # Beam's threads may still run TensorFlow code, and a normal exit then ended in
+        # SIGABRT.
         sys.stdout.flush()
         os._exit(1)

@@ -1,3 +1,3 @@
-"""The runs of the tests of training, for the works over their data."""
+"""Reuses the trained runs of the training tests."""
 
 from tests.training.conftest import data, serial_run, use_policy  # noqa: F401

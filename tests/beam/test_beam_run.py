@@ -33,7 +33,7 @@ def call(*words: str) -> subprocess.CompletedProcess:
 
 
 def run_here(*words: str) -> str:
-    """What it prints when it runs in this process."""
+    """Runs the tool in this process and returns its output."""
     start = lambda: beam_run.main(sys.argv)  # noqa: E731
     return script_helpers.in_place(start, "beam_run", *words).stdout
 
@@ -60,14 +60,14 @@ def run_of(folder, train_dir, **changes) -> settings.RunSettings:
 @pytest.mark.slow
 def test_the_csv_of_beam_is_that_of_inference_byte_for_byte(folder, tmp_path):
     flags = [f"--train_dir={folder}/run", f"--input_data_pattern={folder}/train*"]
-    # Four shards have 9 videos: the batches are cut alike, so sums have one order.
+    # 9 videos per shard: batches of 3 never span two shards, so sums have one order.
     flags.append("--batch_size=3")
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
     script_helpers.succeed("inference", *flags, f"--output_file={one}")
     done = call(*flags, f"--output_file={many}", *PROCESSES)
     assert done.stdout == f"40 videos of 5 parts in {many}.\n", done.stderr[-3000:]
     assert many.read_bytes() == one.read_bytes()
-    # Parts and their sum; no temporary files.
+    # The parts and the merged CSVs; no temporary files.
     assert len(list(tmp_path.iterdir())) == 2 + 5
 
 

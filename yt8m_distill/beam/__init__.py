@@ -1,1 +1,1 @@
-"""Work over a data set on a runner of Apache Beam; only `run` needs Beam itself."""
+"""Jobs over a data set on an Apache Beam runner; only `run` imports Beam."""

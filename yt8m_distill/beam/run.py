@@ -1,4 +1,4 @@
-"""A work as a pipeline of Apache Beam."""
+"""Runs a job as an Apache Beam pipeline."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ from apache_beam.options import pipeline_options
 
 
 class DoItem(beam.DoFn):
-    """An item → its number of videos.
+    """Processes one item and yields its number of videos.
 
     Args:
-        work: one of `works`.
+        job: one of the classes of `jobs`.
     """
 
-    def __init__(self, work: Any):
-        self.work = work
+    def __init__(self, job: Any):
+        self.job = job
 
     def process(self, item: Any):
-        """Does the item; Beam may call this again for the same one."""
-        yield self.work.do(item)
+        """Processes the item; Beam may call this more than once for the same item."""
+        yield self.job.do(item)
 
 
 def make_options(arguments: list[str]) -> pipeline_options.PipelineOptions:
-    """Beam's options from command-line words.
+    """Beam's options from command-line arguments.
 
-    The DirectRunner becomes the FnApiRunner, which is part of Beam's Python package:
-    newer versions would first look for a program to download.
+    Replaces the DirectRunner by the FnApiRunner, which is part of Beam's Python
+    package; in newer versions the DirectRunner first tries to download a program.
     """
     options = pipeline_options.PipelineOptions(arguments)
     standard = options.view_as(pipeline_options.StandardOptions)
@@ -34,18 +34,18 @@ def make_options(arguments: list[str]) -> pipeline_options.PipelineOptions:
     return options
 
 
-def run(work: Any, options: pipeline_options.PipelineOptions) -> None:
-    """Does all items of a work, and waits for the last of them.
+def run(job: Any, options: pipeline_options.PipelineOptions) -> None:
+    """Processes all items of a job and waits for them.
 
     Raises:
-        RuntimeError: for an item that failed as often as the runner tries; the text
-            holds the worker's error.
+        RuntimeError: if an item failed in every attempt of the runner; the message
+            contains the worker's error.
     """
     with beam.Pipeline(options=options) as pipeline:
         _ = (
             pipeline
-            | "Items" >> beam.Create(work.items())
-            # Without it one worker would have all of them in one bundle.
+            | "Items" >> beam.Create(job.items())
+            # Without a reshuffle, one worker would get all items in one bundle.
             | "Spread" >> beam.Reshuffle()
-            | "Do" >> beam.ParDo(DoItem(work))
+            | "Do" >> beam.ParDo(DoItem(job))
         )

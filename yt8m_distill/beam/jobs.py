@@ -1,11 +1,11 @@
-"""Work over a data set, cut into items that may be done anywhere, and more than once.
+"""Jobs over a data set, split into idempotent items.
 
-An item is done by one call, writes under a temporary name of its own and renames the
-whole file into place. What it writes depends on the item alone. So it does not matter
-how often an item is tried, on which machine, or whether two tries overlap.
+One call processes an item and writes its file atomically, under a temporary name of its
+own. The file depends on the item alone, so an item may be retried, run on any machine,
+or run twice at the same time.
 
-Everything here is plain Python, without Beam. A work is sent to other machines: its
-fields are settings and file names, and what is heavy is opened there, once a process.
+This module does not import Beam. A job is sent to other machines, so its fields are
+only settings and file names; each process opens networks and data once.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from yt8m_distill.training import trained as trained_networks
 
 PLAN = "beam.json"
 
-# TensorFlow spreads one item over the processor; items of other threads wait.
+# TensorFlow uses all cores for one item, so the items of other threads wait.
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
 def _naming(files: Sequence[str]) -> Iterator[None]:
-    """Within it, an error of TensorFlow's about a shard names that shard."""
+    """Turns TensorFlow errors into a ValueError that names the shard."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -50,13 +50,13 @@ def _naming(files: Sequence[str]) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """Predicts the parts of a data set, as `inference.py --num_shards` does.
+    """Predicts a data set in parts, as `inference.py --num_shards` does.
 
-    An item is the number of a part. With num_shards=1 each file is a part.
+    An item is the index of a part. With num_shards=1 each file is a part.
 
     Args:
-        checkpoint: which network.
-        inference: the input and the CSV.
+        checkpoint: selects the network.
+        inference: input and output files.
         reading: how the input is read.
         files: all input files, sorted.
     """
@@ -69,11 +69,11 @@ class Inference:
     @property
     def num_parts(self) -> int:
         """Number of CSVs."""
-        wanted = self.inference.num_shards
-        return wanted if wanted > 1 else len(self.files)
+        num_shards = self.inference.num_shards
+        return num_shards if num_shards > 1 else len(self.files)
 
     def items(self) -> list[int]:
-        """The parts' numbers."""
+        """The indices of the parts."""
         return list(range(self.num_parts))
 
     def path(self, item: int) -> str:
@@ -81,10 +81,10 @@ class Inference:
         return parts.part_path(self.inference.output_file, item, self.num_parts)
 
     def do(self, item: int) -> int:
-        """Writes a part's CSV; its number of videos comes back.
+        """Writes the CSV of a part and returns its number of videos.
 
-        What `--bad_records=skip` leaves out is listed beside it. `--max_bad_fraction`
-        holds for each part.
+        The records that `--bad_records=skip` skips are listed in a file next to it.
+        `--max_bad_fraction` applies to each part.
 
         Raises:
             ValueError: as inference.py.
@@ -97,9 +97,9 @@ class Inference:
                 return 0
             trained, predict = _open_predictor(self.checkpoint)
             shards = trained.open_shards(files, self.reading, "input_data_pattern")
-            for found in predict(trained.dataset(shards, self.checkpoint.batch_size)):
-                writer.write(found.video_ids, found.classes, found.scores)
-                videos += len(found.video_ids)
+            for batch in predict(trained.dataset(shards, self.checkpoint.batch_size)):
+                writer.write(batch.video_ids, batch.classes, batch.scores)
+                videos += len(batch.video_ids)
         skips.write_list(self.path(item), shards.skipped())
         return videos
 
@@ -107,15 +107,15 @@ class Inference:
 @functools.lru_cache(maxsize=1)
 def _open_predictor(checkpoint: settings.CheckpointSettings):
     trained = trained_networks.open_network(checkpoint)
-    made = predictor.Predictor(
+    network_predictor = predictor.Predictor(
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     )
-    return trained, made.predict
+    return trained, network_predictor.predict
 
 
 @dataclasses.dataclass(frozen=True)
 class Indexing:
-    """Builds the index of every shard that has none, or a stale one.
+    """Builds the index of every shard whose index is missing or stale.
 
     An item is a shard.
     """
@@ -129,19 +129,19 @@ class Indexing:
         return list(self.files)
 
     def do(self, item: str) -> int:
-        """Writes a shard's index; its number of videos comes back.
+        """Writes the index of a shard and returns its number of videos.
 
         Raises:
             ValueError: if the shard is damaged.
-            OSError: if the file system refuses.
+            OSError: if the index cannot be written.
         """
-        (found,) = index.load_or_build([item], self.data, self.index_dir, required=True)
-        return len(found.numbers)
+        (built,) = index.load_or_build([item], self.data, self.index_dir, required=True)
+        return len(built.numbers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Thinning:
-    """Writes every shard with the sampled frames alone; see yt8m-thin.
+    """Writes shards that contain only the sampled frames; see yt8m-thin.
 
     An item is a shard.
     """
@@ -156,10 +156,10 @@ class Thinning:
         return list(self.files)
 
     def do(self, item: str) -> int:
-        """Writes a thin shard, unless it is there; its number of videos comes back.
+        """Writes a thin shard, unless it exists, and returns its number of videos.
 
         Raises:
-            ValueError: for a bad record, or another shard in its place.
+            ValueError: for a bad record, or if another shard has the output's name.
         """
         count = records.count_records([item])
         with _ONE_AT_A_TIME:
@@ -169,62 +169,62 @@ class Thinning:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherCaching:
-    """Asks the frozen teacher once for every training video of a serial run.
+    """Fills the teacher cache of a serial run.
 
-    An item is a part of the cache: its number and its file. The cache is a folder that
-    all machines share; train.py finds it complete.
+    An item is a part of the cache: its index and its training shard. The cache is a
+    folder that all machines share; train.py then finds it complete.
 
     Args:
         run: settings of the run that will use the cache.
-        files: the training shards that have videos, sorted.
+        files: the training shards that contain videos, sorted.
     """
 
     run: settings.RunSettings
     files: tuple[str, ...]
 
     def items(self) -> list[tuple[int, str]]:
-        """Part and file."""
+        """Index and shard of each part."""
         return list(enumerate(self.files))
 
     def do(self, item: tuple[int, str]) -> int:
-        """Writes a part, unless it is there; its number of new videos comes back.
+        """Writes a part, unless it exists, and returns its number of new videos.
 
         Raises:
-            ValueError: if the teacher or the data do not allow it.
+            ValueError: as `open_cache` and `teacher_cache.Builder.collect`.
         """
         part, file = item
         with _ONE_AT_A_TIME, _naming([file]):
-            cache, asked, views = open_cache(self.run)
+            cache, cache_builder, views = open_cache(self.run)
             if cache.has_part(part):
                 return 0
             run = self.run
             dataset = inputs.evaluation_dataset(
-                asked.strategy,
+                cache_builder.strategy,
                 _open_one(run, file),
                 views,
                 run.training.batch_size,
                 run.training.train_fraction,
             )
-            ids, arrays = asked.collect(dataset)
+            ids, arrays = cache_builder.collect(dataset)
             cache.write_part(part, ids, arrays)
         return len(ids)
 
 
 def _open_one(run: settings.RunSettings, path: str) -> shards_module.Shards:
-    """One training shard; how many of its records may be bad is asked of all."""
+    """Opens one training shard; --max_bad_fraction applies to all shards together."""
     reading = dataclasses.replace(run.reading, max_bad_fraction=1.0)
     return shards_module.open_shards([path], run.data, reading, "train_data_pattern")
 
 
 def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
-    """The work of filling a cache, and the data set that it then covers.
+    """The job that fills a cache, and the key of the data set that it covers then.
 
-    Without files, the cache covers the data already. The plan is noted in the cache,
-    so that a stopped work goes on with the parts that are missing.
+    The job has no files if the cache covers the data already. The plan is saved in the
+    cache, so that a stopped job continues with the missing parts.
 
     Raises:
         ValueError: if the run has no cache or no teacher, the cache holds parts of
-            another plan, or more records are bad than may be skipped.
+            another plan, or too many records are bad.
     """
     if not run.distillation.teacher_cache:
         raise ValueError("--teacher_cache is empty: name the folder of the cache.")
@@ -237,29 +237,29 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     if cache.covers(data):
         return TeacherCaching(run, ()), data
     inputs.training_shards(run)  # Raises if too many records are invalid.
-    filled = [path for path in files if _open_one(run, path).num_videos(fraction)]
+    with_videos = [path for path in files if _open_one(run, path).num_videos(fraction)]
     path = os.path.join(cache.folder, PLAN)
-    plan = {"data": data, "files": filled}
-    known = manifest.read_json(path) if os.path.exists(path) else None
-    if known != plan:
-        if cache.has_part(0) or known is not None:
+    plan = {"data": data, "files": with_videos}
+    saved_plan = manifest.read_json(path) if os.path.exists(path) else None
+    if saved_plan != plan:
+        if cache.has_part(0) or saved_plan is not None:
             raise ValueError(
                 f"--teacher_cache: {cache.folder} holds parts of other data, or of a "
                 "run of train.py. Remove that folder, or let train.py complete it."
             )
         os.makedirs(cache.folder, exist_ok=True)
         manifest.write_json(path, plan)
-    return TeacherCaching(run, tuple(filled)), data
+    return TeacherCaching(run, tuple(with_videos)), data
 
 
 def finish_cache(run: settings.RunSettings, data: dict) -> int:
-    """Checks all parts and notes that they cover the data; the videos come back.
+    """Checks all parts, marks the data as covered and returns the number of videos.
 
     Raises:
         ValueError: if an id is in two parts, or a part is damaged.
     """
     opened, *_ = open_cache(run)
-    # Anew, with all the parts that stand there now.
+    # Opened again, to read the parts that were written since.
     cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, opened.key)
     if not cache.covers(data):
         cache.note_covered(data)
@@ -269,12 +269,12 @@ def finish_cache(run: settings.RunSettings, data: dict) -> int:
 def open_cache(
     run: settings.RunSettings,
 ) -> tuple[teacher_cache.TeacherCache, teacher_cache.Builder, dict]:
-    """The cache of a serial run's teacher, what fills it, and the views that it needs.
+    """The cache of a serial run, its builder, and the views that the builder reads.
 
-    Opened once in a process.
+    Opened once per process.
 
     Raises:
-        ValueError: if there is no trained teacher.
+        ValueError: if the run has no trained teacher, or more than one.
     """
     with _ONE_AT_A_TIME:
         return _open_cache(run)
@@ -301,13 +301,13 @@ def _open_cache(run: settings.RunSettings):
     start = role.start
     prefix = start.prefix
     if not prefix:
-        found = checkpoints.read_best(run.training.train_dir, start.phase, start.role)
-        if found is None:
+        best = checkpoints.read_best(run.training.train_dir, start.phase, start.role)
+        if best is None:
             raise ValueError(
                 f"--train_dir={run.training.train_dir} has no trained {start.role} "
                 "yet: train it first, or name a --teacher_checkpoint."
             )
-        prefix = found.prefix
+        prefix = best.prefix
     distribution.prepare_runtime(run.networks.dtype_policy)
     strategy = distribution.build_strategy(run.training.num_gpus)
     distribution.check_batch_size(run.training.batch_size, strategy)

@@ -1,4 +1,4 @@
-"""The works, item by item: in any order, more than once, cut short, side by side."""
+"""Jobs item by item: in any order, repeated, interrupted and concurrent."""
 
 import concurrent.futures
 import dataclasses
@@ -11,7 +11,7 @@ import pytest
 
 from tests import training_helpers as helpers
 from yt8m_distill import merge_predictions, settings
-from yt8m_distill.beam import works
+from yt8m_distill.beam import jobs
 from yt8m_distill.data import index as data_index
 from yt8m_distill.data import pipeline
 from yt8m_distill.serving import predictions, skips
@@ -38,8 +38,8 @@ DATA = settings.DataSettings(
 )
 
 
-def inference(run, shards, output, **changes) -> works.Inference:
-    return works.Inference(
+def inference(run, shards, output, **changes) -> jobs.Inference:
+    return jobs.Inference(
         settings.CheckpointSettings(
             train_dir=run.training.train_dir, batch_size=4, num_gpus=0
         ),
@@ -51,38 +51,38 @@ def inference(run, shards, output, **changes) -> works.Inference:
     )
 
 
-def index(run, shards, folder) -> works.Indexing:
+def index(run, shards, folder) -> jobs.Indexing:
     folder.mkdir(exist_ok=True)
-    return works.Indexing(shards, str(folder), DATA)
+    return jobs.Indexing(shards, str(folder), DATA)
 
 
-def thin(run, shards, folder) -> works.Thinning:
+def thin(run, shards, folder) -> jobs.Thinning:
     folder.mkdir(exist_ok=True)
-    return works.Thinning(shards, str(folder), DATA, pipeline.ViewSpec("uniform", 3))
+    return jobs.Thinning(shards, str(folder), DATA, pipeline.ViewSpec("uniform", 3))
 
 
-def parts_of_csv(run, shards, folder) -> works.Inference:
+def parts_of_csv(run, shards, folder) -> jobs.Inference:
     folder.mkdir(exist_ok=True)
     return inference(run, shards, folder / "x.csv")
 
 
-def cache(run, shards, folder) -> works.TeacherCaching:
-    made = helpers.change(
+def cache(run, shards, folder) -> jobs.TeacherCaching:
+    changed = helpers.change(
         run,
         train_dir=str(folder / "run"),
         train_data_pattern=",".join(shards),
         teacher_checkpoint=run.training.train_dir,
         teacher_cache=str(folder / "cache"),
     )
-    return works.plan_cache(made)[0]
+    return jobs.plan_cache(changed)[0]
 
 
 MAKERS = {"inference": parts_of_csv, "index": index, "thin": thin, "cache": cache}
-each_work = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+each_job = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
-@each_work
-def test_items_that_are_done_again_in_another_order_change_nothing(
+@each_job
+def test_repeating_items_in_another_order_changes_nothing(
     make, serial_run, shards, tmp_path
 ):
     once = make(serial_run, shards, tmp_path / "a")
@@ -93,13 +93,13 @@ def test_items_that_are_done_again_in_another_order_change_nothing(
         for item in reversed(again.items()):
             again.do(item)
     first, second = (helpers.snapshot(tmp_path / name) for name in "ab")
-    # The cache's plan names its folder's shards, nothing of the folder itself.
+    # The plan of a cache names the shards, not the folder of the cache.
     assert len(first) >= len(once.items())
     assert first == second
 
 
-@each_work
-def test_two_tries_of_an_item_at_once_leave_one_whole_result(
+@each_job
+def test_concurrent_attempts_at_an_item_leave_one_complete_result(
     make, serial_run, shards, tmp_path
 ):
     alone = make(serial_run, shards, tmp_path / "a")
@@ -111,12 +111,12 @@ def test_two_tries_of_an_item_at_once_leave_one_whole_result(
     assert helpers.snapshot(tmp_path / "a") == helpers.snapshot(tmp_path / "b")
 
 
-@each_work
-def test_a_try_that_fails_before_its_end_leaves_nothing_under_a_final_name(
+@each_job
+def test_an_item_that_fails_before_its_rename_leaves_only_temporary_files(
     make, serial_run, shards, tmp_path, monkeypatch
 ):
-    """The rename is the moment at which an item counts."""
-    work = make(serial_run, shards, tmp_path / "a")
+    """An item counts from its rename on."""
+    job = make(serial_run, shards, tmp_path / "a")
     before = helpers.snapshot(tmp_path / "a")
 
     def fail(*arguments, **options):
@@ -124,12 +124,12 @@ def test_a_try_that_fails_before_its_end_leaves_nothing_under_a_final_name(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        patch.setattr(works.tf.io.gfile, "rename", fail)
-        for item in work.items():
+        patch.setattr(jobs.tf.io.gfile, "rename", fail)
+        for item in job.items():
             with pytest.raises(
                 (OSError, ValueError), match="the machine is taken away"
             ):
-                work.do(item)
+                job.do(item)
     left = helpers.snapshot(tmp_path / "a")
     assert {k: v for k, v in left.items() if ".tmp" not in k} == before
 
@@ -137,40 +137,40 @@ def test_a_try_that_fails_before_its_end_leaves_nothing_under_a_final_name(
 def test_a_damaged_shard_is_named(serial_run, shards, tmp_path):
     damaged = tmp_path / "damaged.tfrecord"
     damaged.write_bytes(pathlib.Path(shards[0]).read_bytes()[:-5])
-    work = inference(serial_run, (shards[2], str(damaged)), tmp_path / "x.csv")
-    assert work.do(0) == 4
+    job = inference(serial_run, (shards[2], str(damaged)), tmp_path / "x.csv")
+    assert job.do(0) == 4
     with pytest.raises(ValueError, match="damaged.tfrecord"):
-        work.do(1)
-    assert not os.path.exists(work.path(1))
+        job.do(1)
+    assert not os.path.exists(job.path(1))
 
 
 def test_the_merged_parts_are_the_csv_of_one_part(serial_run, shards, tmp_path):
     one = inference(serial_run, shards, tmp_path / "one.csv", num_shards=1)
     whole = dataclasses.replace(one, files=shards)
-    trained, predict = works._open_predictor(whole.checkpoint)
+    trained, predict = jobs._open_predictor(whole.checkpoint)
     with predictions.PredictionWriter(tmp_path / "one.csv") as writer:
         opened = trained.open_shards(list(shards), whole.reading, "unused")
-        for found in predict(trained.dataset(opened, whole.checkpoint.batch_size)):
-            writer.write(found.video_ids, found.classes, found.scores)
-    for count in (1, 2, 5):  # 1 stands for a part a file.
+        for batch in predict(trained.dataset(opened, whole.checkpoint.batch_size)):
+            writer.write(batch.video_ids, batch.classes, batch.scores)
+    for count in (1, 2, 5):  # 1 means one part per file.
         output = tmp_path / f"parts{count}.csv"
-        work = inference(serial_run, shards, output, num_shards=count)
-        assert len(work.items()) == {1: 3, 2: 2, 5: 5}[count]
-        for item in reversed(work.items()):
-            work.do(item)
-        merge_predictions.merge([work.path(i) for i in work.items()], str(output))
+        job = inference(serial_run, shards, output, num_shards=count)
+        assert len(job.items()) == {1: 3, 2: 2, 5: 5}[count]
+        for item in reversed(job.items()):
+            job.do(item)
+        merge_predictions.merge([job.path(i) for i in job.items()], str(output))
         assert output.read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
 def test_an_index_that_is_up_to_date_is_left_alone(serial_run, shards, tmp_path):
-    work = index(serial_run, shards, tmp_path / "index")
-    assert [work.do(item) for item in work.items()] == [7, 0, 4]
-    paths = [data_index.path_in(work.index_dir, s) for s in shards]
+    job = index(serial_run, shards, tmp_path / "index")
+    assert [job.do(item) for item in job.items()] == [7, 0, 4]
+    paths = [data_index.path_in(job.index_dir, s) for s in shards]
     times = [os.stat(path).st_mtime_ns for path in paths]
-    assert [work.do(item) for item in work.items()] == [7, 0, 4]
+    assert [job.do(item) for item in job.items()] == [7, 0, 4]
     assert [os.stat(path).st_mtime_ns for path in paths] == times
     pathlib.Path(paths[0]).write_bytes(b"spoiled")
-    work.do(shards[0])
+    job.do(shards[0])
     assert len(data_index.read(paths[0], shards[0], DATA).numbers) == 7
 
 
@@ -183,27 +183,27 @@ def cached_run(serial_run, folder):
     )
 
 
-def test_a_cache_that_works_filled_is_complete_for_training(serial_run, tmp_path):
+def test_a_cache_filled_by_jobs_is_complete_for_training(serial_run, tmp_path):
     run = cached_run(serial_run, tmp_path)
-    work, data = works.plan_cache(run)
-    work.do(work.items()[1])  # Stopped here, and gone on with.
-    work, data = works.plan_cache(run)
-    assert [work.do(item) for item in work.items()] == [18, 0]
-    assert works.finish_cache(run, data) == 36
-    assert works.plan_cache(run)[0].items() == []
+    job, data = jobs.plan_cache(run)
+    job.do(job.items()[1])  # Stopped here and continued.
+    job, data = jobs.plan_cache(run)
+    assert [job.do(item) for item in job.items()] == [18, 0]
+    assert jobs.finish_cache(run, data) == 36
+    assert jobs.plan_cache(run)[0].items() == []
     helpers.train(run)
     path = os.path.join(run.training.train_dir, manifest.MANIFEST)
     entry = manifest.read_json(path)["phases"]["student"]["teacher_cache"]
     assert (entry["videos"], entry["computed"]) == (36, 0)
 
 
-def test_a_cache_with_parts_of_another_origin_is_refused(serial_run, tmp_path):
+def test_a_cache_with_parts_of_other_data_is_refused(serial_run, tmp_path):
     run = cached_run(serial_run, tmp_path)
-    work, _ = works.plan_cache(run)
-    work.do(work.items()[0])
+    job, _ = jobs.plan_cache(run)
+    job.do(job.items()[0])
     other = helpers.change(run, train_fraction=0.5)
     with pytest.raises(ValueError, match="holds parts of other data, or of a run of"):
-        works.plan_cache(other)
+        jobs.plan_cache(other)
 
 
 def test_an_id_in_two_items_is_found_at_the_end(serial_run, tmp_path):
@@ -213,62 +213,62 @@ def test_an_id_in_two_items_is_found_at_the_end(serial_run, tmp_path):
     run = helpers.change(
         cached_run(serial_run, tmp_path), train_data_pattern=f"{tmp_path}/*.tfrecord"
     )
-    work, data = works.plan_cache(run)
-    for item in work.items():
-        work.do(item)
+    job, data = jobs.plan_cache(run)
+    for item in job.items():
+        job.do(item)
     with pytest.raises(ValueError, match="v000 is the id of more than one"):
-        works.finish_cache(run, data)
+        jobs.finish_cache(run, data)
 
 
 def test_a_cache_needs_a_folder_and_a_teacher(serial_run, tmp_path):
     without = helpers.change(serial_run, teacher_cache="")
     with pytest.raises(ValueError, match="--teacher_cache is empty"):
-        works.plan_cache(without)
+        jobs.plan_cache(without)
     new = helpers.change(
         serial_run, train_dir=str(tmp_path / "new"), teacher_cache=str(tmp_path / "c")
     )
     with pytest.raises(ValueError, match="has no trained teacher yet"):
-        works.plan_cache(new)
+        jobs.plan_cache(new)
 
 
 def with_bad_labels(shards, folder) -> tuple[str, ...]:
-    """The shards with a record that names no class in front of each."""
+    """The shards, each with a first record whose label is out of range."""
     folder.mkdir()
     videos = helpers.make_videos(len(shards), seed=9, prefix="bad")
     bad = [(name, [helpers.NUM_CLASSES], *rest) for name, _, *rest in videos]
-    made = []
+    paths = []
     for shard, video in zip(shards, bad, strict=True):
         path = folder / os.path.basename(shard)
         helpers.write_shard(path, [video])
         path.write_bytes(path.read_bytes() + pathlib.Path(shard).read_bytes())
-        made.append(str(path))
-    return tuple(made)
+        paths.append(str(path))
+    return tuple(paths)
 
 
-def test_inference_lists_what_it_leaves_out(serial_run, shards, tmp_path):
+def test_inference_lists_the_skipped_records(serial_run, shards, tmp_path):
     spoiled = with_bad_labels(shards, tmp_path / "bad")
     plain = inference(serial_run, shards, tmp_path / "plain.csv")
-    work = inference(serial_run, spoiled, tmp_path / "x.csv")
+    job = inference(serial_run, spoiled, tmp_path / "x.csv")
     skip = settings.ReadingSettings(bad_records="skip", max_bad_fraction=1.0)
-    work = dataclasses.replace(work, reading=skip)
-    assert [work.do(item) for item in work.items()] == [7, 0, 4]
-    for item in work.items():
+    job = dataclasses.replace(job, reading=skip)
+    assert [job.do(item) for item in job.items()] == [7, 0, 4]
+    for item in job.items():
         plain.do(item)
-        written = (pathlib.Path(w.path(item)).read_bytes() for w in (work, plain))
+        written = (pathlib.Path(w.path(item)).read_bytes() for w in (job, plain))
         assert next(written) == next(written)
-        (line,) = pathlib.Path(work.path(item) + skips.SUFFIX).read_text().splitlines()
+        (line,) = pathlib.Path(job.path(item) + skips.SUFFIX).read_text().splitlines()
         assert line.startswith(f"{spoiled[item]}, record 0 (counted from 0), video bad")
     output = tmp_path / "merged.csv"
-    merge_predictions.merge([work.path(item) for item in work.items()], str(output))
+    merge_predictions.merge([job.path(item) for item in job.items()], str(output))
     lines = pathlib.Path(f"{output}{skips.SUFFIX}").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == list(spoiled)
-    # A part whose records are all good has no list, nor keeps that of an earlier run.
+    # Without bad records there is no list, and that of an earlier run is removed.
     merge_predictions.merge([plain.path(item) for item in plain.items()], str(output))
     assert not os.path.exists(f"{output}{skips.SUFFIX}")
 
 
-def test_a_cache_leaves_out_what_training_does(serial_run, tmp_path):
-    """Also where all of a shard is bad, which makes no part."""
+def test_a_cache_skips_the_same_records_as_training(serial_run, tmp_path):
+    """A shard whose records are all bad has no part."""
     good = sorted(glob.glob(serial_run.training.train_data_pattern))
     spoiled = list(with_bad_labels(good, tmp_path / "bad"))
     alone = tmp_path / "bad" / "train-z.tfrecord"
@@ -281,8 +281,8 @@ def test_a_cache_leaves_out_what_training_does(serial_run, tmp_path):
         max_bad_fraction=0.2,
     )
     with pytest.raises(ValueError, match="3 of 39 records are bad, more than"):
-        works.plan_cache(helpers.change(run, max_bad_fraction=0.05))
-    work, data = works.plan_cache(run)
-    assert list(work.files) == spoiled[:-1]
-    assert sum(work.do(item) for item in work.items()) == 36
-    assert works.finish_cache(run, data) == 36
+        jobs.plan_cache(helpers.change(run, max_bad_fraction=0.05))
+    job, data = jobs.plan_cache(run)
+    assert list(job.files) == spoiled[:-1]
+    assert sum(job.do(item) for item in job.items()) == 36
+    assert jobs.finish_cache(run, data) == 36
