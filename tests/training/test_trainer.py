@@ -444,7 +444,7 @@ def test_the_log_tells_where_the_run_is_and_what_comes_next(data, tmp_path, capl
 def test_data_flags_that_do_not_fit_are_named_before_anything_is_built(
     data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(trainer.rehearsal, "rehearse", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(trainer.dry_run, "build_phases", lambda *arguments: 1 / 0)
     for name, value in (("feature_sizes", "7,4"), ("feature_names", "rgb,x")):
         run = helpers.make_run(tmp_path / "run", data, **{name: value})
         with pytest.raises(ValueError, match="train-0.tfrecord"):

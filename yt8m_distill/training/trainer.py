@@ -15,11 +15,11 @@ from yt8m_distill.data import faults, records
 from yt8m_distill.training import (
     checkpoints,
     distribution,
+    dry_run,
     inputs,
     manifest,
     modes,
     phase_runner,
-    rehearsal,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         records.expand_patterns(pattern, "validation_data_pattern")
     names = vocabulary.read(run.training.vocabulary, run.data.num_classes)
     _look_at_one_record(paths[0], run)
-    rehearsal.rehearse(plan, run)
+    dry_run.build_phases(plan, run)
     shards, validation = inputs.training_shards(run), None
     if pattern:
         validation = inputs.open_shards(run, pattern, "validation_data_pattern")

@@ -19,12 +19,12 @@ from yt8m_distill.training import (
 )
 
 
-def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
-    """Makes the networks and the optimizer of every phase once and drops them.
+def build_phases(plan: list[modes.Phase], run: settings.RunSettings) -> None:
+    """Builds the networks, losses and optimizer of every phase, and discards them.
 
-    A mistake in the student's settings must not show only when the teacher has been
-    trained for days. What the mode has no use for is parsed too: a slip in it must not
-    be in model_flags.json as if it had been obeyed.
+    Otherwise an error in the student's settings would surface only after the teacher
+    has trained for days. Settings that the mode does not use are parsed too, so that
+    model_flags.json never records an invalid one.
 
     Raises:
         ValueError: if a phase cannot be built, or a setting cannot be parsed.
@@ -40,7 +40,7 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
                 phase, phase is plan[0], networks, run.training.start_from
             ):
                 transfer.plan(role, network, run)
-        _rehearse_losses(phase, networks, run)
+        _compute_losses(phase, networks, run)
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )
@@ -51,18 +51,18 @@ def rehearse(plan: list[modes.Phase], run: settings.RunSettings) -> None:
 
 
 def _check_not_inside(run: settings.RunSettings, flag: str, group) -> None:
-    """Raises ValueError if the train_dir that is moved holds what a flag names."""
+    """Raises ValueError if a path in the flag is inside the train_dir to be moved."""
     train_dir = os.path.join(os.path.abspath(run.training.train_dir), "")
-    for given in settings.split_names(getattr(group, flag)):
-        if os.path.join(os.path.abspath(given), "").startswith(train_dir):
-            raise ValueError(f"--start_new_model would move --{flag}={given} away.")
+    for path in settings.split_names(getattr(group, flag)):
+        if os.path.join(os.path.abspath(path), "").startswith(train_dir):
+            raise ValueError(f"--start_new_model would move --{flag}={path} away.")
 
 
-def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> None:
-    """Computes the losses of a phase on a video of nothing.
+def _compute_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> None:
+    """Computes the losses of a phase once, on zeros.
 
     Raises:
-        ValueError: if outputs do not fit together, or there is nothing to be trained.
+        ValueError: if the outputs are incompatible, or nothing would be trained.
     """
     dtype = tf.uint8 if run.data.frame_features else tf.float32
     views = {
@@ -83,8 +83,8 @@ def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) ->
         late = [v.name for v in network.trainable_variables if id(v) not in before]
         if late:
             raise ValueError(
-                f"--{role.name}: {type(network).__name__} makes {', '.join(late)} when "
-                "it is called, too late to be trained: build its layers in the "
+                f"--{role.name}: {type(network).__name__} creates {', '.join(late)} "
+                "when it is called, too late to be trained. Build its layers in the "
                 "constructor (layer.build)."
             )
         if role.frozen:
@@ -95,5 +95,5 @@ def _rehearse_losses(phase: modes.Phase, networks, run: settings.RunSettings) ->
         if not steps.trained_variables(network, role):
             raise ValueError(
                 f"--student_loss={run.distillation.student_loss} has nothing to train "
-                f"in the {role.name}, whose classifier it leaves alone."
+                f"in the {role.name}: it does not train the classifier."
             )
