@@ -26,16 +26,13 @@ def test_without_a_gpu_the_cpu_computes(no_cluster):
         assert "CPU:0" in device
 
 
-def test_gpus_that_are_not_there_are_refused(no_cluster):
+def test_more_gpus_than_the_machine_has_are_refused(no_cluster):
     have = len(tf.config.list_physical_devices("GPU"))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"--num_gpus={have + 1}, .* {have} GPUs"):
         distribution.build_strategy(have + 1)
-    assert str(error.value) == (
-        f"--num_gpus={have + 1}, but TensorFlow sees {have} GPUs here."
-    )
 
 
-def test_a_cluster_that_is_no_json_is_refused(monkeypatch):
+def test_a_cluster_that_is_not_json_is_refused(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "worker:0")
     with pytest.raises(ValueError, match="TF_CONFIG is not JSON: worker:0"):
         distribution.build_strategy(0, several_machines=True)
@@ -142,15 +139,15 @@ def tf_config(cluster, kind="worker", index=0) -> str:
     return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
 
 
-def test_a_place_in_a_cluster_is_read():
+def test_the_task_of_a_cluster_is_read():
     assert distribution.read_cluster(tf_config(CLUSTER, index=1)) == (
         CLUSTER,
         "worker",
         1,
     )
     with_chief = {"chief": ["c:1"], **CLUSTER}
-    found = distribution.read_cluster(tf_config(with_chief, "chief", 0))
-    assert found == (with_chief, "chief", 0)
+    task = distribution.read_cluster(tf_config(with_chief, "chief", 0))
+    assert task == (with_chief, "chief", 0)
 
 
 @pytest.mark.parametrize(
@@ -159,15 +156,15 @@ def test_a_place_in_a_cluster_is_read():
         (tf_config({"worker": "a:1"}), "TF_CONFIG must be like .*a:1"),
         ("[1]", "TF_CONFIG must be like"),
         ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG must be like"),
-        (tf_config(CLUSTER, index=2), "the task is worker 2, and the cluster has 2 of"),
+        (tf_config(CLUSTER, index=2), "worker 2, .* has 2 of"),
         (tf_config(CLUSTER, index=-1), "the task is worker -1"),
-        (tf_config(CLUSTER, "chief"), "the task is chief 0, and the cluster has 0"),
-        (tf_config({"ps": ["p:1"], **CLUSTER}), "as the one chief; received ps."),
+        (tf_config(CLUSTER, "chief"), "chief 0, .* has 0 of"),
+        (tf_config({"ps": ["p:1"], **CLUSTER}), "received ps\\."),
         (tf_config({"chief": ["c:1", "d:1"]}, "chief"), "names 2 chiefs, not one"),
         (tf_config({"worker": ["a:1", "a:1"]}), "names a:1 more than once"),
     ],
 )
-def test_a_cluster_that_cannot_be_is_refused(text, message):
+def test_an_invalid_cluster_is_refused(text, message):
     with pytest.raises(ValueError, match=message) as error:
         distribution.read_cluster(text)
     assert "\n" not in str(error.value)
@@ -206,7 +203,7 @@ class SeveralProcesses(FakeStrategy):
         super().__init__(["a:1", "b:2", "c:3"], "worker", 1)
 
 
-def test_what_differs_between_processes_is_named(monkeypatch):
+def test_values_that_differ_between_processes_are_named(monkeypatch):
     strategy = SeveralProcesses()
 
     def gathered(strategy, numbers):
@@ -217,23 +214,21 @@ def test_what_differs_between_processes_is_named(monkeypatch):
     monkeypatch.setattr(distribution, "_gathered", gathered)
     with pytest.raises(ValueError) as error:
         distribution.check_agreement(strategy, {"--a": 1, "--b": "x", "shards": [2]})
-    assert str(error.value).startswith(
-        "The processes of this job differ in what must be the same: --b (here 'x'), "
-        "shards (here [2])."
-    )
+    assert "--b (here 'x'), shards (here [2])" in str(error.value)
+    assert "--a" not in str(error.value)
     monkeypatch.setattr(distribution, "_gathered", lambda s, n: np.array([n, n, n]))
     distribution.check_agreement(strategy, {"--a": 1})
 
 
-def test_a_process_alone_agrees_with_itself():
+def test_a_single_process_agrees_with_itself():
     strategy = helpers.cpus(2)
     distribution.check_agreement(strategy, {"--a": 1})
     assert distribution.largest(strategy, 15) == 15
 
 
-def test_replicas_gather_what_each_has():
-    found = distribution._gathered(helpers.cpus(2), [3, 2**55])
-    np.testing.assert_array_equal(found, [[3, 2**55]] * 2)
+def test_replicas_gather_one_row_each():
+    rows = distribution._gathered(helpers.cpus(2), [3, 2**55])
+    np.testing.assert_array_equal(rows, [[3, 2**55]] * 2)
 
 
 ABORTED = (
@@ -243,13 +238,13 @@ ABORTED = (
 
 
 @pytest.mark.parametrize(
-    "kind, text, said",
+    "error_class, text, start",
     [
-        (tf.errors.UnavailableError, ABORTED, "Worker 2 (c:3) is gone or cannot be"),
+        (tf.errors.UnavailableError, ABORTED, "Worker 2 (c:3) "),
         (
             tf.errors.AbortedError,
             "Collective ops is aborted by: /job:worker/replica:0/task:1: Socket closed",
-            "Another process is gone or cannot be reached",
+            "Another process ",
         ),
         (
             tf.errors.DeadlineExceededError,
@@ -258,12 +253,12 @@ ABORTED = (
         ),
     ],
 )
-def test_a_lost_process_is_one_line_that_names_it(kind, text, said):
+def test_a_lost_process_is_one_line_that_names_it(error_class, text, start):
     with pytest.raises(distribution.WorkerLost) as error:
         with distribution.watching(SeveralProcesses()):
-            raise kind(None, None, text)
+            raise error_class(None, None, text)
     message = str(error.value)
-    assert message.startswith(said) and "one of the 3 processes stops too" in message
+    assert message.startswith(start) and "3 processes" in message
     assert "\n" not in message
 
 

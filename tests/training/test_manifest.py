@@ -200,7 +200,7 @@ def test_more_epochs_continue_a_phase_but_for_a_schedule_that_has_ended(tmp_path
         return manifest.check_same_settings(folder, values)
 
     assert check(3) == check(7) == check(3, "cosine") == 3
-    with pytest.raises(ValueError, match="3 epochs, --num_epochs makes it 2"):
+    with pytest.raises(ValueError, match="3 epochs.*--num_epochs=2"):
         check(2)
     with pytest.raises(ValueError, match=f"--start_from={tmp_path}/run") as error:
         check(4, "cosine")

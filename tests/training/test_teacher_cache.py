@@ -130,11 +130,11 @@ def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
         ({"train_frame_sampler": "uniform_jitter"}, "frame_sampler=uniform_jitter"),
         # Fixed, but other frames than the cache is made of.
         ({"train_frame_sampler": "uniform_center"}, "frame_sampler=uniform_center"),
-        ({"frame_sampler": "random"}, "change from epoch to epoch"),
+        ({"frame_sampler": "random"}, "change between epochs"),
     ],
 )
 @once
-def test_states_at_other_frames_than_the_caches_are_refused(
+def test_states_at_other_frames_than_those_of_the_cache_are_refused(
     serial_run, tmp_path, changes, said
 ):
     run = student_run(serial_run, tmp_path, match="both", **changes)

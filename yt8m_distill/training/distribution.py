@@ -1,11 +1,11 @@
-"""Where a run computes: devices, processes, replicas, and each replica's rows.
+"""Devices, processes and replicas of a run, and how batches are split over them.
 
-A job on several machines is one process a machine, each started with the same flags
-and with its place in TF_CONFIG. They have nothing in common but the steps: every
-process opens the same shards and takes its own rows of each global batch, gradients
-are summed over all, and the chief alone writes. What must be the same everywhere is
-compared at the start (`check_agreement`); a process that is lost ends the others
-(`watching`), for the sum over all can no longer be made.
+A job on several machines runs one process per machine, all with the same flags and each
+with its own task in TF_CONFIG. Every process opens the same shards and reads its rows
+of each global batch, gradients are summed over all processes, and only the chief
+writes. Values that must be equal everywhere are compared at the start
+(`check_agreement`). If a process is lost, the others stop (`watching`), since the sum
+cannot be computed.
 """
 
 import contextlib
@@ -25,34 +25,34 @@ import tensorflow as tf
 _LOG = logging.getLogger(__name__)
 
 _TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
-_NAMED = 5  # Values that a message names at most.
+_MAX_LISTED = 5  # Values listed in a message.
 
 
 class WorkerLost(ConnectionError):
-    """Another process of the job is gone, or does not answer in time."""
+    """Another process of the job has ended or does not answer in time."""
 
 
 def build_strategy(
     num_gpus: int = -1, several_machines: bool = False, timeout_secs: float = 600.0
 ) -> tf.distribute.Strategy:
-    """MirroredStrategy over this machine's GPUs, or over its CPU without any.
+    """MirroredStrategy over this machine's GPUs, or over its CPU if it has none.
 
     Args:
-        num_gpus: how many GPUs; -1: all; 0: the CPU.
-        several_machines: with TF_CONFIG in the environment, be one process of a
-            MultiWorkerMirroredStrategy; returns once all of them are there.
+        num_gpus: number of GPUs; -1 for all, 0 for the CPU.
+        several_machines: if TF_CONFIG is set, join a MultiWorkerMirroredStrategy; this
+            waits for all processes.
         timeout_secs: how long to wait for another process, at the start and in a
-            step. Without the others at the start the process ends, with one line and
-            exit code 1.
+            step. After a timeout at the start the process exits with code 1 and one
+            line.
 
     Raises:
-        ValueError: if there are fewer GPUs than asked for, or TF_CONFIG does not
-            describe a cluster with a place for this process.
+        ValueError: if there are too few GPUs, or TF_CONFIG does not describe a cluster
+            that contains this process.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if num_gpus > len(gpus):
         raise ValueError(
-            f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs here."
+            f"--num_gpus={num_gpus}, but TensorFlow finds {len(gpus)} GPUs here."
         )
     if num_gpus >= 0:
         tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
@@ -67,15 +67,15 @@ def build_strategy(
 
 
 def _join_cluster(text: str, timeout_secs: float) -> tf.distribute.Strategy:
-    """One process of many, once all of them have met."""
-    cluster, kind, index = read_cluster(text)
+    """Joins a job of several processes; waits for all of them."""
+    cluster, task_type, index = read_cluster(text)
     count = sum(map(len, cluster.values()))
     _LOG.info(
         "%s %d (%s) waits for all %d processes of the job. Without them it ends after "
         "--cluster_timeout_secs=%g with exit code 1.",
-        kind.capitalize(),
+        task_type.capitalize(),
         index,
-        cluster[kind][index],
+        cluster[task_type][index],
         count,
         timeout_secs,
     )
@@ -93,12 +93,11 @@ def _join_cluster(text: str, timeout_secs: float) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def _ended_after(seconds: float) -> Iterator[None]:
-    """Ends the process with exit code 1 if the block takes longer.
+    """Exits the process with code 1 if the block takes longer.
 
-    TensorFlow (2.15 and 2.21) waits for the other processes in native code and holds
-    the interpreter's lock there, so no thread, signal handler or exception of Python
-    gets a turn; faulthandler's watchdog is native too. Its traceback would tell nobody
-    anything.
+    TensorFlow (2.15 and 2.21) waits for the other processes in native code while it
+    holds the GIL, so no Python thread, signal handler or exception can run;
+    faulthandler's watchdog is native. Its traceback is discarded.
     """
     with open(os.devnull, "w") as nowhere:
         faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
@@ -109,56 +108,56 @@ def _ended_after(seconds: float) -> Iterator[None]:
 
 
 def read_cluster(text: str) -> tuple[dict[str, list[str]], str, int] | None:
-    """The addresses of a TF_CONFIG by kind of process, and this process' place.
+    """Parses TF_CONFIG: addresses by task type, and the type and index of this process.
 
-    None for an empty cluster, which job systems send where there is one machine.
+    None for an empty cluster, which job systems set on a single machine.
 
     Raises:
-        ValueError: if it is no JSON, has other kinds than one `chief` and `worker`,
-            or no place for this process. One line that begins with TF_CONFIG.
+        ValueError: one line that begins with TF_CONFIG, if the text is not JSON, has
+            other task types than one `chief` and `worker`, or lacks this process.
     """
     try:
-        found = json.loads(text)
+        config = json.loads(text)
     except ValueError as error:
         raise ValueError(f"TF_CONFIG is not JSON: {text}") from error
     rule = (
         'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": '
         '{"type": "worker", "index": 0}}'
     )
-    if isinstance(found, dict) and found.get("cluster", {}) == {}:
+    if isinstance(config, dict) and config.get("cluster", {}) == {}:
         return None
     try:
-        cluster = {str(k): list(map(str, v)) for k, v in found["cluster"].items()}
-        if any(isinstance(v, str) for v in found["cluster"].values()):
-            raise ValueError  # Its letters are no addresses.
-        kind, index = str(found["task"]["type"]), int(found["task"]["index"])
+        cluster = {str(k): list(map(str, v)) for k, v in config["cluster"].items()}
+        if any(isinstance(v, str) for v in config["cluster"].values()):
+            raise ValueError  # A string is not a list of addresses.
+        task_type, index = str(config["task"]["type"]), int(config["task"]["index"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{rule}; received {text}") from error
-    strange = sorted(set(cluster) - {"chief", "worker"})
-    if strange:
+    unknown = sorted(set(cluster) - {"chief", "worker"})
+    if unknown:
         raise ValueError(
-            f"TF_CONFIG: all processes train, as worker or as the one chief; received "
-            f"{', '.join(strange)}."
+            "TF_CONFIG: only the task types worker and chief are supported; received "
+            f"{', '.join(unknown)}."
         )
     if len(cluster.get("chief", [])) > 1:
         raise ValueError(f"TF_CONFIG names {len(cluster['chief'])} chiefs, not one.")
-    if not 0 <= index < len(cluster.get(kind, [])):
+    if not 0 <= index < len(cluster.get(task_type, [])):
         raise ValueError(
-            f"TF_CONFIG: the task is {kind} {index}, and the cluster has "
-            f"{len(cluster.get(kind, []))} of that kind, counted from 0."
+            f"TF_CONFIG: the task is {task_type} {index}, but the cluster has "
+            f"{len(cluster.get(task_type, []))} of that type, counted from 0."
         )
     addresses = sum(cluster.values(), [])
-    twice = sorted({a for a in addresses if addresses.count(a) > 1})
-    if twice:
-        raise ValueError(f"TF_CONFIG names {', '.join(twice)} more than once.")
-    return cluster, kind, index
+    duplicates = sorted({a for a in addresses if addresses.count(a) > 1})
+    if duplicates:
+        raise ValueError(f"TF_CONFIG names {', '.join(duplicates)} more than once.")
+    return cluster, task_type, index
 
 
 def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
     """MirroredStrategy over these devices, such as ["CPU:0", "CPU:1"].
 
-    Several CPU devices sum on one of them: TensorFlow's collective operations mixed
-    up their messages there when a step had two learners (seen in 2.21).
+    Several CPU devices reduce to one of them: TensorFlow's collective operations mixed
+    up messages on CPUs when a step had two learners (seen in 2.21).
     """
     on_cpu = all("CPU" in device.upper() for device in devices)
     operations = tf.distribute.ReductionToOneDevice() if on_cpu else None
@@ -178,7 +177,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def num_processes(strategy: tf.distribute.Strategy) -> int:
-    """Processes of the job."""
+    """Number of processes of the job."""
     resolver = strategy.cluster_resolver
     if resolver is None:
         return 1
@@ -187,7 +186,7 @@ def num_processes(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """0 in the chief and in a job of one process; 1, 2, ... in the other ones."""
+    """0 in the chief or the only process; 1, 2, ... in the others."""
     if is_chief(strategy):
         return 0
     resolver = strategy.cluster_resolver
@@ -195,19 +194,18 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
 
 
 def check_agreement(strategy: tf.distribute.Strategy, values: dict[str, Any]) -> None:
-    """Waits for all processes and compares what each of them has.
+    """Waits for all processes and checks that their values are equal.
 
     Args:
         strategy: the devices.
-        values: name → anything JSON knows; the names are the same everywhere.
+        values: name → value that JSON can represent; the same names in all processes.
 
     Raises:
-        ValueError: in every process, if some value is not the same in all; the message
-            names it.
+        ValueError: in every process, naming the values that differ.
     """
     if num_processes(strategy) == 1:
         return
-    # Never empty: without values the processes only wait for each other.
+    # The 0 keeps the list from being empty: a call without values only synchronizes.
     digests = [0, *(_digest(value) for value in values.values())]
     rows = _gathered(strategy, digests)[:, 1:]
     different = [
@@ -216,42 +214,42 @@ def check_agreement(strategy: tf.distribute.Strategy, values: dict[str, Any]) ->
         if len(set(column)) > 1
     ]
     if different:
-        shown = [f"{name} (here {values[name]!r})" for name in different[:_NAMED]]
+        shown = [f"{name} (here {values[name]!r})" for name in different[:_MAX_LISTED]]
         raise ValueError(
-            "The processes of this job differ in what must be the same: "
-            f"{', '.join(shown)}. Start all with the same flags, data and --train_dir."
+            f"The processes of this job differ in {', '.join(shown)}. Start all with "
+            "the same flags, data and --train_dir."
         )
 
 
 def _digest(value: Any) -> int:
     text = json.dumps(value, sort_keys=True, default=str)
-    # 7 bytes: an int64 has a sign.
+    # 7 bytes fit a signed int64.
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def _gathered(strategy: tf.distribute.Strategy, numbers: list[int]):
-    """These int64s of every replica of every process: [replicas, N]."""
+    """Gathers int64s from every replica of every process: [replicas, N]."""
     rows = _gather_function(strategy)(tf.constant([numbers], tf.int64))
     return strategy.experimental_local_results(rows)[0].numpy()
 
 
 @functools.lru_cache(maxsize=1)
 def _gather_function(strategy: tf.distribute.Strategy):
-    """One graph for all calls: strategy.gather traces one a call (TensorFlow 2.21)."""
+    """One graph for all calls; strategy.gather retraces each call (TensorFlow 2.21)."""
 
     @tf.function(input_signature=[tf.TensorSpec([1, None], tf.int64)])
     def gather(row):
-        def mine(row):
-            row = tf.identity(row)  # On the replica's device, by which it is gathered.
+        def replica_gather(row):
+            row = tf.identity(row)  # On the replica's device, as all_gather needs.
             return tf.distribute.get_replica_context().all_gather(row, axis=0)
 
-        return strategy.run(mine, args=(row,))
+        return strategy.run(replica_gather, args=(row,))
 
     return gather
 
 
 def largest(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The largest of the numbers that the processes have; waits for all of them."""
+    """The maximum of `number` over all processes; waits for all of them."""
     if num_processes(strategy) == 1:
         return number
     return int(_gathered(strategy, [number]).max())
@@ -259,13 +257,13 @@ def largest(strategy: tf.distribute.Strategy, number: int) -> int:
 
 @contextlib.contextmanager
 def watching(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within it, the loss of another process is one line that names it.
+    """Turns the loss of another process into one line that names it.
 
-    TensorFlow notices a process that was killed or cut off by its connections and by
-    heartbeats, within some ten seconds, and aborts the sum in which this one waits.
+    TensorFlow detects a killed or unreachable process by its connections and heartbeats
+    within about ten seconds, and aborts the collective operation.
 
     Raises:
-        WorkerLost: for an error of the communication between the processes.
+        WorkerLost: if the communication between the processes fails.
     """
     try:
         yield
@@ -276,24 +274,23 @@ def watching(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if isinstance(error, tf.errors.DeadlineExceededError):
             lost = f"{lost} does not answer within --cluster_timeout_secs"
         else:
-            lost = f"{lost} is gone or cannot be reached"
+            lost = f"{lost} has ended or cannot be reached"
         raise WorkerLost(
-            f"{lost[0].upper()}{lost[1:]}, so this one of the "
-            f"{num_processes(strategy)} processes stops too. Its own log says why. "
-            "Start all again, with as many as you like: training goes on from the "
-            "last checkpoint."
+            f"{lost[0].upper()}{lost[1:]}, so all {num_processes(strategy)} processes "
+            "stop; its log gives the reason. Start them again, in any number: training "
+            "continues from the last checkpoint."
         ) from error
 
 
 def _lost_process(strategy: tf.distribute.Strategy, text: str) -> str:
-    """The process that an error of TensorFlow's speaks of, with its address."""
+    """The process that a TensorFlow error names, with its address."""
     resolver = strategy.cluster_resolver
     own = (resolver.task_type, int(resolver.task_id))
     cluster = resolver.cluster_spec().as_dict()
-    for kind, number in _TASK.findall(text):
+    for task_type, number in _TASK.findall(text):
         index = int(number)
-        if (kind, index) != own and index < len(cluster.get(kind, ())):
-            return f"{kind} {index} ({cluster[kind][index]})"
+        if (task_type, index) != own and index < len(cluster.get(task_type, ())):
+            return f"{task_type} {index} ({cluster[task_type][index]})"
     return "another process"
 
 
@@ -311,13 +308,13 @@ def distribute(strategy: tf.distribute.Strategy, make_dataset):
 
     Args:
         strategy: the strategy in use.
-        make_dataset: (input_shard: (index, count)) → dataset of the rows that
-            this process has of every global batch. Every process reads the same
-            records and parses only its own, so that the global batches are the
-            same whatever the number of processes.
+        make_dataset: (input_shard: (index, count)) → dataset of this process' rows of
+            every global batch. Every process reads the same records and parses only
+            its own rows, so the global batches do not depend on the number of
+            processes.
 
     Returns:
-        The distributed dataset, or on one CPU the dataset itself. Replica r sees the
+        The distributed dataset, or on one CPU the dataset itself. Replica r gets the
         r-th slice of each batch.
     """
 
@@ -340,15 +337,14 @@ def distribute(strategy: tf.distribute.Strategy, make_dataset):
 
     alone = strategy.num_replicas_in_sync == 1
     if alone and not tf.config.list_logical_devices("GPU"):
-        # Nothing is to be divided or carried anywhere. The iterators that would do it
-        # cost time: their end waits for a tuning thread of their own to wake up,
-        # which sleeps twice as long each time (TensorFlow 2.21).
+        # Nothing to split or copy. Distributed iterators would cost time: deleting one
+        # waits for its autotuning thread, whose sleep doubles (TensorFlow 2.21).
         return make_dataset((0, 1))
     return strategy.distribute_datasets_from_function(from_context)
 
 
 def prepare_runtime(dtype_policy: str, deterministic: bool = False) -> None:
-    """Sets the precision of products and, if wanted, deterministic kernels."""
+    """Sets the precision of matrix products and, optionally, deterministic kernels."""
     keras.mixed_precision.set_global_policy(dtype_policy)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

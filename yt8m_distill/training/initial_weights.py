@@ -1,4 +1,4 @@
-"""With which weights the networks of a phase begin."""
+"""Initial weights of the networks of a phase."""
 
 import logging
 
@@ -8,9 +8,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def start_heads(phase: modes.Phase, networks, shards, label_fraction: float) -> None:
-    """Starts new classifiers at the frequencies of the classes in the training data.
+    """Initializes new classifiers to the class frequencies of the training data.
 
-    Of its videos whose labels count under `--label_fraction`.
+    Counts only videos that keep their labels under `--label_fraction`.
     """
     new = [role for role in phase.trained if role.start is None]
     heads = [networks.network(role.name).head for role in new]
@@ -22,22 +22,22 @@ def start_heads(phase: modes.Phase, networks, shards, label_fraction: float) -> 
 
 
 def assign(phase: modes.Phase, networks, train_dir: str) -> None:
-    """Gives the networks of a phase what they take from earlier phases and runs.
+    """Restores the weights that a phase takes from earlier phases and other runs.
 
     Raises:
-        ValueError: if there is no such network, or two of them do not fit.
+        ValueError: if such a network is missing or incompatible.
     """
     for role in phase.roles:
         if role.start is None:
             continue
         prefix, source = role.start.prefix, role.start.role
         if not prefix:
-            found = checkpoints.read_best(train_dir, role.start.phase, source)
-            if found is None:
+            best = checkpoints.read_best(train_dir, role.start.phase, source)
+            if best is None:
                 raise ValueError(
                     f"{train_dir}/{role.start.phase} has no finished {source}."
                 )
-            prefix = found.prefix
+            prefix = best.prefix
         checkpoints.restore_network(prefix, source, networks.network(role.name))
         verb = "is read from" if role.frozen else "starts from"
         _LOG.info("The %s %s %s.", role.name, verb, prefix)
@@ -45,10 +45,10 @@ def assign(phase: modes.Phase, networks, train_dir: str) -> None:
 
 
 def copy_from_guide(phase: modes.Phase, networks) -> None:
-    """Gives each learner the weights of its guide that it starts with.
+    """Copies to each learner the weights that it takes from its guide.
 
     Raises:
-        ValueError: if the two networks do not fit.
+        ValueError: if the two networks are incompatible.
     """
     for role in phase.trained:
         pair = (*role.guides[:1], role.name)

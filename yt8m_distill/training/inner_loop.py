@@ -1,11 +1,11 @@
-"""The inner loop: one tf.function over many steps, on all replicas."""
+"""The inner loop: many steps on all replicas in one tf.function."""
 
 import tensorflow as tf
 
 from yt8m_distill.training import steps
 
-# Loss scaling under mixed_float16: halved when a gradient overflows, doubled
-# after this many steps without.
+# Loss scaling under mixed_float16: halved when a gradient overflows, doubled after this
+# many steps without overflow.
 INITIAL_LOSS_SCALE = 2.0**15
 _STEPS_UNTIL_DOUBLED = 2000
 
@@ -16,7 +16,7 @@ class InnerLoop:
     Args:
         step: the step of one replica.
         strategy: the devices.
-        counter: int64 variable, steps done; the loop moves it.
+        counter: int64 variable, the number of steps done; updated by the loop.
         loss_scale: float32 variable under mixed_float16, or None.
     """
 
@@ -33,14 +33,14 @@ class InnerLoop:
         """One step on all replicas.
 
         Returns:
-            Its metrics [M], 0 if it was skipped; whether it was finite or skipped; and
-            whether it was skipped.
+            The metrics [M], 0 if the step was skipped; whether it was finite or
+            skipped; whether it was skipped.
         """
         batch = next(iterator)
         gradients, metrics, finite = self.strategy.run(
             self.step.compute, args=(batch, self.counter)
         )
-        # All replicas have the same sums, so the first speaks for all.
+        # All replicas have the same sums, so the first one is enough.
         metrics = self.strategy.experimental_local_results(metrics)[0]
         finite = self.strategy.experimental_local_results(finite)[0]
         skipped = tf.constant(False)
@@ -50,8 +50,8 @@ class InnerLoop:
         else:
             if finite:
                 self.strategy.run(self.step.apply, args=changes)
-            # An overflow is skipped and scaled away; at scale 1 it is an error. So is
-            # a loss that is no number: the scale has no part in it.
+            # A step with an overflow is skipped and the scale halved; at scale 1 it is
+            # an error. So is a NaN or infinite loss, which no scale can repair.
             losses = tf.boolean_mask(metrics, self._is_loss)
             can_shrink = tf.logical_and(
                 self.loss_scale > 1.0, tf.reduce_all(tf.math.is_finite(losses))
@@ -64,7 +64,7 @@ class InnerLoop:
         return metrics, finite, skipped
 
     def _rescale(self, finite):
-        """Moves the loss scale after a step."""
+        """Updates the loss scale after a step."""
         good = tf.where(finite, self.good_steps + 1, 0)
         double = good >= _STEPS_UNTIL_DOUBLED
         factor = tf.where(finite, tf.where(double, 2.0, 1.0), 0.5)
@@ -72,12 +72,12 @@ class InnerLoop:
         self.good_steps.assign(tf.where(double, tf.zeros_like(good), good))
 
     def _run(self, iterator, num_steps):
-        """Runs `num_steps` steps, fewer if a number is no longer finite.
+        """Runs `num_steps` steps, or stops at the first that is not finite.
 
         Returns:
-            The means of the metrics [M] over the steps that were not skipped, of the
-            last step alone if that one was not finite; that step's number, or -1; and
-            over how many steps the means are.
+            The metrics [M], averaged over the steps that were not skipped, or those of
+            the last step if it was not finite; the number of that step, or -1; the
+            number of steps in the average.
         """
         total = tf.zeros([len(self.step.metric_names)])
         bad_step = tf.constant(-1, tf.int64)

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and Ctrl-C end the step, save, and say how to go on."""
+"""Handles SIGTERM and Ctrl-C: finish the step, save, and print how to continue."""
 
 import contextlib
 import signal
@@ -9,13 +9,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A script was asked to stop, and what it has done so far is safe.
+    """A script was asked to stop, and its work so far is saved.
 
-    As with KeyboardInterrupt, nothing that handles an Exception shall take it for one:
-    AutoGraph, for example, puts another in its place.
+    Like KeyboardInterrupt it is no Exception, so that no handler of exceptions catches
+    it; AutoGraph, for example, would replace it by another one.
 
     Attributes:
-        signal_number: of the signal; a script exits with 128 plus it.
+        signal_number: of the signal; a script exits with 128 + signal_number.
     """
 
     def __init__(self, signal_number: int, message: str):
@@ -30,57 +30,57 @@ def name_of(signal_number: int) -> str:
 
 @contextlib.contextmanager
 def raised(how_to_go_on: str) -> Iterator[None]:
-    """Within it SIGTERM and SIGINT raise Interrupted; a second one ends the process.
+    """Makes SIGTERM and SIGINT raise Interrupted; a second signal ends the process.
 
-    So what is being written is removed on the way out. Handlers can only be set in the
-    main thread; elsewhere this does nothing.
+    The exception lets unfinished files be removed. Handlers can only be set in the main
+    thread; elsewhere this does nothing.
 
     Args:
         how_to_go_on: the end of the message.
     """
-    before: dict = {}
+    old_handlers: dict = {}
 
     def stop(number, frame) -> None:
         del frame
-        for each in before:
+        for each in old_handlers:
             signal.signal(each, signal.SIG_DFL)
         message = f"stopped by {name_of(number)}. {how_to_go_on}"
         raise Interrupted(number, message)
 
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in _SIGNALS}
+        old_handlers = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
 class Watch:
-    """Notes SIGTERM and SIGINT while it is active; a second one acts at once.
+    """Records SIGTERM and SIGINT while active; a second signal takes effect at once.
 
     Handlers can only be set in the main thread; elsewhere this does nothing.
     """
 
     def __init__(self):
         self.received: int | None = None
-        self._before: dict = {}
+        self._old_handlers: dict = {}
 
     def __enter__(self) -> "Watch":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                self._old_handlers[number] = signal.signal(number, self._record)
         return self
 
-    def _note(self, number, frame) -> None:
+    def _record(self, number, frame) -> None:
         del frame
         self.received = number
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._old_handlers = {}
 
     def __exit__(self, *exception) -> None:
         self._restore()

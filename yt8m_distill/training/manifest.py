@@ -1,4 +1,4 @@
-"""What a run writes about itself: settings, versions, progress, results.
+"""Files that describe a run: settings, versions, progress, results.
 
 Files of a train_dir:
 
@@ -6,9 +6,9 @@ Files of a train_dir:
     manifest.json            settings, versions, data, networks, results
     vocabulary.csv           names of the classes, with --vocabulary
     <phase>/settings.json    the settings that this phase depends on
-    <phase>/metrics.jsonl    one JSON object a log line and an evaluation
+    <phase>/metrics.jsonl    one JSON object per log line and per evaluation
     <phase>/best/<role>/     the best network by validation GAP
-    <phase>/checkpoints/     the whole state, to resume from
+    <phase>/checkpoints/     the full state, to resume from
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 PHASE_SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.csv"
 
-# Settings under which the same training goes on all the same.
+# Settings that may change when a training continues.
 CHANGEABLE = (
     "train_dir",
     "mode",
@@ -59,10 +59,10 @@ _JSON_TYPES = {dict: "object", list: "array"}
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes JSON under its final name only once it is whole.
+    """Writes a JSON file atomically.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     files.write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -71,8 +71,8 @@ def read_json(path: str, kind: type = object) -> Any:
     """Reads JSON.
 
     Raises:
-        ValueError: if the file is absent, is not JSON or holds something else than a
-            `kind`; the message names it.
+        ValueError: naming the file, if it does not exist, is not JSON or its value is
+            not a `kind`.
     """
     if not tf.io.gfile.exists(path):
         raise ValueError(f"{path} does not exist.")
@@ -90,17 +90,17 @@ def append_json_line(path: str, value: dict) -> None:
     """Appends one JSON object as a line.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     with files.one_line_errors(path), tf.io.gfile.GFile(path, "a") as file:
         file.write(json.dumps(value) + "\n")
 
 
 def keep_json_lines(path: str, keep: Callable[[dict], bool]) -> None:
-    """Drops the lines that are not to be kept, and those that are not whole.
+    """Keeps the lines for which `keep` is true; drops the others and incomplete ones.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     if not tf.io.gfile.exists(path):
         return
@@ -112,7 +112,7 @@ def keep_json_lines(path: str, keep: Callable[[dict], bool]) -> None:
             if keep(json.loads(line)):
                 kept.append(line.decode())
         except (ValueError, AttributeError, TypeError):
-            _LOG.warning("%s: a line is not whole and is dropped.", path)
+            _LOG.warning("%s: an incomplete line is dropped.", path)
     if len(kept) < len(lines):
         files.write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -121,7 +121,7 @@ def read_run_settings(train_dir: str) -> settings.RunSettings:
     """The settings of the run in a train_dir.
 
     Raises:
-        ValueError: if there is no run, or it is not one of this package.
+        ValueError: if there is no run, or its settings are invalid.
     """
     path = os.path.join(train_dir, MODEL_FLAGS)
     if not tf.io.gfile.exists(path):
@@ -135,21 +135,21 @@ def read_run_settings(train_dir: str) -> settings.RunSettings:
 
 
 class Plan:
-    """The phases and networks of a run, as its manifest has them.
+    """The phases and networks of a run, read from its manifest.
 
     Args:
         path: of the manifest, for errors.
         phases: a list of {"phase": name, "roles": {role: description}}.
 
     Raises:
-        ValueError: if that is not so.
+        ValueError: if `phases` has another form.
     """
 
     def __init__(self, path: str, phases: Any):
         self._path = path
         try:
             self._phases = [(p["phase"], dict(p["roles"])) for p in phases]
-            self._found = {
+            self._trained = {
                 role: entry
                 for _, roles in self._phases
                 for role, entry in roles.items()
@@ -160,15 +160,15 @@ class Plan:
 
     @property
     def trained(self) -> list[str]:
-        """The roles that are trained, the one trained last at the end."""
-        return list(self._found)
+        """The roles that are trained, in the order of their training."""
+        return list(self._trained)
 
     def network(self, role: str) -> dict:
-        """What is noted of a trained role's network."""
-        return self._found[role]
+        """The description of a trained role."""
+        return self._trained[role]
 
     def phases_of(self, role: str) -> list[str]:
-        """The phases that train a role, the last one first."""
+        """The phases that train a role, in reverse order."""
         return [
             name
             for name, roles in reversed(self._phases)
@@ -180,29 +180,31 @@ def read_plan(train_dir: str) -> Plan:
     """The phases and networks of the run in a train_dir.
 
     Raises:
-        ValueError: if there is no manifest, or it has none; names the file.
+        ValueError: naming the file, if there is no manifest or it contains no plan.
     """
     path = os.path.join(train_dir, MANIFEST)
     return Plan(path, read_json(path, dict).get("plan"))
 
 
 def check_same_settings(folder: str, wanted: dict) -> int:
-    """Compares with the settings under which a phase began.
+    """Compares the settings of a phase with those that it was started with.
+
+    Only `epochs` may differ: a phase can be continued with more epochs, if its schedule
+    does not depend on their number.
 
     Returns:
-        The epochs that it was to have then, `wanted["epochs"]` at most: more of them
-        continue a phase whose schedule does not depend on them.
+        The number of epochs that the phase was started with.
 
     Raises:
-        ValueError: if others differ; the message lists them.
+        ValueError: listing the settings that differ, or if epochs cannot change so.
     """
     path = os.path.join(folder, PHASE_SETTINGS)
     if not tf.io.gfile.exists(path):
         return wanted["epochs"]
-    # A setting that is newer than the run was at its default; a mode was not noted.
+    # Settings added after the run started had their defaults; the mode was not stored.
     mode = {name: wanted[name] for name in ("mode",) if name in wanted}
     stored = {**_defaults(wanted), **mode, **read_json(path, dict)}
-    before, now = stored.pop("epochs", None), wanted["epochs"]
+    old_epochs, new_epochs = stored.pop("epochs", None), wanted["epochs"]
     different = settings.differences(
         stored, {name: value for name, value in wanted.items() if name != "epochs"}
     )
@@ -211,20 +213,21 @@ def check_same_settings(folder: str, wanted: dict) -> int:
             f"{folder} was trained with other settings: {different}. Use "
             "the old ones, another --train_dir, or --start_new_model."
         )
-    if type(before) is not int:
-        raise ValueError(f"{path}: epochs={before!r} is not a whole number.")
-    if before > now:
+    if type(old_epochs) is not int:
+        raise ValueError(f"{path}: epochs={old_epochs!r} is not a whole number.")
+    if old_epochs > new_epochs:
         raise ValueError(
-            f"{folder} was to be trained for {before} epochs, --num_epochs makes it "
-            f"{now}: give it as many or more."
+            f"{folder} was started with {old_epochs} epochs; --num_epochs={new_epochs} "
+            "is fewer. Use as many or more."
         )
-    if before < now and wanted.get("learning_rate_schedule") == "cosine":
+    if old_epochs < new_epochs and wanted.get("learning_rate_schedule") == "cosine":
         raise ValueError(
-            f"{folder} was trained for {before} epochs and --num_epochs makes it "
-            f"{now}, but --learning_rate_schedule=cosine has ended at 0. Continue with "
-            f"another --train_dir and --start_from={os.path.dirname(folder)}."
+            f"{folder} was trained for {old_epochs} epochs and "
+            "--learning_rate_schedule=cosine has ended at 0, so "
+            f"--num_epochs={new_epochs} cannot continue it. Use another --train_dir "
+            f"and --start_from={os.path.dirname(folder)}."
         )
-    return before
+    return old_epochs
 
 
 def _defaults(names) -> dict:
@@ -238,10 +241,10 @@ _READ_BACK = {"data": dict, "goal": dict, "results": dict, "epoch_seconds": list
 
 
 def read_phases(train_dir: str) -> dict[str, dict]:
-    """The phases' entries in the manifest of a run; none if there is no manifest.
+    """The phases' entries in the manifest of a run; empty without a manifest.
 
     Raises:
-        ValueError: if the file is damaged; the message names it.
+        ValueError: naming the file, if it is damaged.
     """
     path = os.path.join(train_dir, MANIFEST)
     if not tf.io.gfile.exists(path):
@@ -259,18 +262,18 @@ def read_phases(train_dir: str) -> dict[str, dict]:
 
 
 class Manifest:
-    """manifest.json of a run: what was asked, with what, and what came out.
+    """manifest.json of a run: settings, versions, machine and results.
 
     Args:
         train_dir: the run's folder.
         run: its settings.
-        writes: False on the workers of a job that are not its chief.
+        writes: whether to write the file; False on all workers but the chief.
     """
 
     def __init__(self, train_dir: str, run: settings.RunSettings, writes: bool = True):
         self.path = os.path.join(train_dir, MANIFEST)
         self.writes = writes
-        before = read_phases(train_dir)
+        phases = read_phases(train_dir)
         self.content = {
             "started": _now(),
             "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
@@ -285,7 +288,7 @@ class Manifest:
                 "processors": os.cpu_count(),
                 "gpus": len(tf.config.list_physical_devices("GPU")),
             },
-            "phases": before,
+            "phases": phases,
         }
 
     def update(self, phase: str, **values: Any) -> None:

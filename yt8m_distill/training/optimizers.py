@@ -1,4 +1,4 @@
-"""Optimizers by name, their learning rates, and applying summed gradients."""
+"""Optimizers by name, learning rate schedules, and applying summed gradients."""
 
 import keras
 import tensorflow as tf
@@ -34,9 +34,9 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate at a step: warm-up, then decay.
 
     Args:
-        optimization: the settings; examples are turned into steps.
-        batch_size: videos a step, over all replicas.
-        total_steps: steps of the phase, which the cosine schedule needs.
+        optimization: the settings, which count in examples.
+        batch_size: videos per step, over all replicas.
+        total_steps: steps of the phase, for the cosine schedule.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step) -> tf.Tensor:
         """Step (from 0) → rate, float32 scalar."""
-        given = self.optimization
+        config = self.optimization
         examples = tf.cast(step, tf.float32) * self.batch_size
-        if given.learning_rate_schedule == "cosine":
-            share = tf.cast(step, tf.float32) / max(self.total_steps, 1)
-            factor = 0.5 * (1 + tf.cos(3.141592653589793 * tf.minimum(share, 1.0)))
+        if config.learning_rate_schedule == "cosine":
+            progress = tf.cast(step, tf.float32) / max(self.total_steps, 1)
+            factor = 0.5 * (1 + tf.cos(3.141592653589793 * tf.minimum(progress, 1.0)))
         else:
-            times = tf.floor(examples / given.learning_rate_decay_examples)
-            factor = tf.pow(given.learning_rate_decay, times)
-        if given.warmup_examples:
-            warm = (examples + self.batch_size) / given.warmup_examples
-            factor *= tf.minimum(warm, 1.0)
-        return given.base_learning_rate * factor
+            decays = tf.floor(examples / config.learning_rate_decay_examples)
+            factor = tf.pow(config.learning_rate_decay, decays)
+        if config.warmup_examples:
+            warmup = (examples + self.batch_size) / config.warmup_examples
+            factor *= tf.minimum(warmup, 1.0)
+        return config.base_learning_rate * factor
 
     def get_config(self) -> dict:
         """The constructor arguments."""
@@ -73,12 +73,12 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-# Arguments that are shares of the step before; 1 would keep all of it for ever.
+# Decay rates of running averages; at 1 the average would never change.
 _DECAYS = ("beta_1", "beta_2", "momentum", "rho")
 
 
 def _check_numbers(arguments: dict) -> None:
-    """Raises a ValueError for a number under which no optimizer works."""
+    """Raises a ValueError for a number that is invalid for every optimizer."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -91,11 +91,11 @@ def _check_numbers(arguments: dict) -> None:
 def build_optimizer(
     optimization: settings.OptimizationSettings, learning_rate: LearningRate
 ):
-    """The optimizer that `--optimizer` names. Clipping is the training step's.
+    """The optimizer that `--optimizer` names; the training step clips gradients.
 
     Raises:
-        ValueError: for an unknown name or argument; an optimizer of TensorFlow
-            Addons needs the extra [addons].
+        ValueError: for an unknown name or argument, or a TensorFlow Addons optimizer
+            without the extra [addons].
     """
     text = optimization.optimizer
     try:
@@ -116,19 +116,19 @@ def build_optimizer(
 
 
 def build_variables(optimizer, variables: list) -> None:
-    """Makes the optimizer's slots now, so that a checkpoint finds them."""
+    """Creates the optimizer's slots now, so that a checkpoint can restore them."""
     if hasattr(optimizer, "build"):
         optimizer.build(variables)
-    else:  # Keras' legacy class, which TensorFlow Addons builds on.
+    else:  # Keras' legacy class, the base of TensorFlow Addons' optimizers.
         optimizer._create_all_weights(variables)
 
 
 def apply_summed(optimizer, gradients: list, variables: list) -> None:
     """Applies gradients that are already summed over the replicas.
 
-    Keras optimizers clip before they sum, so the training step sums and clips by
-    itself. Their own sum must then not happen again: Keras 2.15 has an argument
-    for that; Keras 3 has none (seen in 3.15), so its hook is made the identity.
+    Keras optimizers clip before they sum, so the training step sums and clips instead,
+    and the optimizer must not sum again. Keras 2.15 has an argument for that; Keras 3
+    has none (seen in 3.15), so its hook is replaced by the identity.
     """
     pairs = list(zip(gradients, variables, strict=True))
     if hasattr(optimizer, "_all_reduce_sum_gradients"):

@@ -1,4 +1,4 @@
-"""Networks that other runs have trained: the teachers of `--teacher_checkpoint`."""
+"""Networks trained by other runs: the teachers of `--teacher_checkpoint`."""
 
 import dataclasses
 import logging
@@ -13,17 +13,17 @@ from yt8m_distill.training import checkpoints, manifest
 
 _LOG = logging.getLogger(__name__)
 
-_ROLE = settings.TEACHER  # The name under which other runs keep one.
+_ROLE = settings.TEACHER  # The role of the network in the other run.
 
 
 class Teacher(NamedTuple):
     """A network of another run.
 
     Attributes:
-        role: its name there.
+        role: its role there.
         network: its class and arguments.
         prefix: of its checkpoint.
-        is_finished: whether that run has come to its end.
+        is_finished: whether that run has finished.
     """
 
     role: str
@@ -36,11 +36,11 @@ def teachers(run: settings.RunSettings) -> tuple[Teacher, ...]:
     """The teachers of `--teacher_checkpoint`, in the order of the flag.
 
     Raises:
-        ValueError: for an entry that is no run and no checkpoint, a run on other data,
-            without a teacher, or (of one entry) with another `--teacher`.
+        ValueError: for an entry that is neither a run nor a checkpoint, a run on other
+            data or without a teacher, or a single entry with another `--teacher`.
     """
-    given = settings.split_names(run.distillation.teacher_checkpoint)
-    return tuple(_teacher(entry, run, len(given) == 1) for entry in given)
+    entries = settings.split_names(run.distillation.teacher_checkpoint)
+    return tuple(_teacher(entry, run, len(entries) == 1) for entry in entries)
 
 
 def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
@@ -50,16 +50,16 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
         return Teacher(_ROLE, builder.parse(_ROLE, run.networks.teacher), entry)
     if not tf.io.gfile.isdir(entry):
         raise ValueError(f"{where} is neither a train_dir nor a checkpoint prefix.")
-    theirs = manifest.read_run_settings(entry)
-    registry.import_user_modules(theirs.networks.import_modules)
-    same = settings.is_same(_ROLE, theirs.networks.teacher, run.networks.teacher)
+    source_run = manifest.read_run_settings(entry)
+    registry.import_user_modules(source_run.networks.import_modules)
+    same = settings.is_same(_ROLE, source_run.networks.teacher, run.networks.teacher)
     if alone and not same:
         raise ValueError(
-            f"{where} was trained with --teacher={theirs.networks.teacher!r}, this "
-            f"command says {run.networks.teacher!r}."
+            f"{where} was trained with --teacher={source_run.networks.teacher!r}, but "
+            f"this command has {run.networks.teacher!r}."
         )
-    # They decide what the weights mean.
-    trained, wanted = (
+    # The weights depend on the data settings, except on the keys of id and labels.
+    source_data, data = (
         dataclasses.asdict(
             dataclasses.replace(
                 r.data,
@@ -69,27 +69,27 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
                 segment_negatives=0.0,
             )
         )
-        for r in (theirs, run)
+        for r in (source_run, run)
     )
-    different = settings.differences(trained, wanted)
+    different = settings.differences(source_data, data)
     if different:
         raise ValueError(f"{where} was trained on other data: {different}.")
     plan = manifest.read_plan(entry)
-    found = checkpoints.find(entry, plan, _ROLE)
-    if found is None:
+    best = checkpoints.find(entry, plan, _ROLE)
+    if best is None:
         raise ValueError(f"{where} has no trained teacher yet.")
     network = registry.parse(plan.network(_ROLE)["network"])
     entries, last = manifest.read_phases(entry), plan.phases_of(_ROLE)[0]
     is_finished = bool(entries.get(last, {}).get("finished"))
-    return Teacher(_ROLE, network, found.prefix, is_finished)
+    return Teacher(_ROLE, network, best.prefix, is_finished)
 
 
 def warn_of_unfinished(run: settings.RunSettings) -> None:
-    """A line for each run of `--teacher_checkpoint` that has not come to its end."""
-    for found in teachers(run):
-        if not found.is_finished:
+    """Logs a warning for each run of `--teacher_checkpoint` that has not finished."""
+    for teacher in teachers(run):
+        if not teacher.is_finished:
             _LOG.warning(
                 "--teacher_checkpoint: the run of %s has not finished; the student "
-                "learns from the best teacher that it has now.",
-                found.prefix,
+                "learns from its best teacher so far.",
+                teacher.prefix,
             )

@@ -1,4 +1,4 @@
-"""Which networks a run's settings describe, and which classifier they have."""
+"""The networks that a run's settings specify, and how they share classifiers."""
 
 from yt8m_distill import registry, settings
 from yt8m_distill.losses import objective
@@ -6,20 +6,20 @@ from yt8m_distill.models import base, builder
 
 
 def classifier_of(distillation: settings.DistillationSettings) -> str:
-    """`shared`, `copied` or `own`: what `--classifier` means in each mode.
+    """Resolves `--classifier` to `shared`, `copied` or `own`, depending on the mode.
 
-    With L_REP alone the student has the teacher's, whatever the flag says: its own
-    would learn nothing before the fine-tuning.
+    With L_REP alone the student always has the teacher's classifier: its own would
+    learn nothing before the fine-tuning.
     """
-    given, mode = distillation.classifier, distillation.mode
+    classifier, mode = distillation.classifier, distillation.mode
     automatic = {"parallel": "shared", "serial": "copied"}
     if mode in automatic and objective.is_representation_only(distillation):
         return automatic[mode]
-    return automatic.get(mode, "own") if given == "auto" else given
+    return automatic.get(mode, "own") if classifier == "auto" else classifier
 
 
 def default_block_len(student_k: int) -> int:
-    """The student's l: 5, or 3 where only that divides k (the paper's k = 6)."""
+    """The student's block length l: 5, or 3 if only 3 divides k (the paper's k = 6)."""
     return 3 if student_k % 5 and student_k % 3 == 0 else 5
 
 
@@ -47,9 +47,9 @@ def with_encoding_size(
     guide: registry.Specification,
     data: settings.DataSettings,
 ) -> registry.Specification:
-    """A specification whose encoding is as wide as its guide's.
+    """The specification with an encoding as wide as its guide's.
 
-    A learned linear map (the bridge) brings it there.
+    If the widths differ, a learned linear map (the bridge) is added.
 
     Raises:
         ValueError: if the network's constructor takes no encoding_size.
@@ -58,16 +58,15 @@ def with_encoding_size(
         width = builder.encoding_size(spec, data)
     except ValueError as error:
         raise ValueError(f"--student={spec}: {error}") from error
-    wanted = builder.encoding_size(guide, data)
-    if width == wanted:
+    guide_width = builder.encoding_size(guide, data)
+    if width == guide_width:
         return spec
     if not base.MODELS.accepts(spec.name, "encoding_size"):
         raise ValueError(
-            f"--student={spec}: the encoding is {width} wide, the teacher's {wanted}, "
-            f"and the constructor of {spec.name} takes no encoding_size to bring it "
-            "there."
+            f"--student={spec}: the encoding is {width} wide, the teacher's "
+            f"{guide_width}, and the constructor of {spec.name} takes no encoding_size."
         )
-    return spec.with_defaults(encoding_size=wanted)
+    return spec.with_defaults(encoding_size=guide_width)
 
 
 def check_shared_head(
@@ -86,10 +85,10 @@ def check_shared_head(
                 f"--student={spec}: {reason} needs models that take a head; the "
                 f"constructor of {name} does not. Add the argument{other}."
             )
-    wanted = base.MODELS.arguments(guide)["head"]
-    given = base.MODELS.arguments(spec)["head"]
-    if given != wanted:
+    guide_head = base.MODELS.arguments(guide)["head"]
+    head = base.MODELS.arguments(spec)["head"]
+    if head != guide_head:
         raise ValueError(
-            f"--student={spec}: {reason} needs the teacher's head {wanted!r}; the "
-            f"student's is {given!r}. Give both the same head{other}."
+            f"--student={spec}: {reason} needs the teacher's head {guide_head!r}; the "
+            f"student's is {head!r}. Give both the same head{other}."
         )

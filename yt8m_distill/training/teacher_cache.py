@@ -1,21 +1,21 @@
-"""The outputs of a frozen teacher, kept on disk.
+"""The outputs of a frozen teacher, cached on disk.
 
-In serial mode the teacher says the same of a video in every epoch. A cache computes
-it once, and an epoch then costs what the student costs. It stands in a folder of its
-own for each teacher (by the values of its variables) and each way of feeding it:
+In serial mode the outputs of the frozen teacher do not change between epochs. With the
+cache they are computed once, and an epoch costs no more than the student. The key, and
+with it the folder, depends on the values of the teacher's variables and on its inputs:
 
-    <teacher_cache>/<key>/key.json          what the key stands for
+    <teacher_cache>/<key>/key.json          contents of the key
                          /00000.ids.npz     ids of the videos in part 0
                          /00000.encoding.npy, .logits.npy, .states.npy
-                         /00000.fingerprint.npy   of the frames that the teacher saw
-                         /complete.json     data sets that are covered whole
-                         /lock              held by the run that is filling it
+                         /00000.fingerprint.npy   of the frames that the teacher read
+                         /complete.json     data sets that are fully covered
+                         /lock              held by the run that is filling the cache
 
-Parts are numpy arrays in float16 without pickles, mapped into memory when they are
-read. A part counts once its ids are there, so a killed run goes on behind its last
-part; of several runs side by side one fills the cache and the others wait for it. With
-top_k the logits of all other classes are replaced by one number a video,
-the logit of their mean probability.
+Parts are memory-mapped float16 numpy arrays without pickles. The ids of a part are
+written last and make it valid, so a killed run continues after its last part. Of
+several concurrent runs, one fills the cache and the others wait. With top_k the logits
+of all other classes are replaced by one number per video, the logit of their mean
+probability.
 """
 
 import bisect
@@ -48,13 +48,13 @@ LOCK = "lock"
 VERSION = 2  # 1 had no fingerprints.
 KEY, COMPLETE = "key.json", "complete.json"
 PART_VIDEOS = 4096
-# Arrays that are mapped at once: each map holds a file descriptor for as long as it
-# lives (Python 3.11), and a cache of YouTube-8M has thousands of them.
+# Arrays mapped at the same time. Each map holds a file descriptor (Python 3.11), and a
+# cache of YouTube-8M has thousands of arrays.
 MAX_OPEN = 64
 FINGERPRINT = "fingerprint"
 
-# float16 has 11 bits: cached and fresh numbers differ by half a unit of them, and by
-# what another batch size does to a sum.
+# float16 has an 11-bit significand: cached and new outputs differ by rounding to it,
+# and by the order of summation, which depends on the batch size.
 _TOLERANCE = 2.0**-9
 
 
@@ -64,20 +64,20 @@ def describe(
     run: settings.RunSettings,
     states_of: pipeline.ViewSpec | None,
 ) -> dict:
-    """All that a teacher's outputs depend on.
+    """The key of a cache: everything that a teacher's outputs depend on.
 
     Args:
-        network: with the teacher's variables, of which the statistics are a part.
+        network: the teacher; all its variables enter the key, trainable or not.
         role: its modes.Role.
-        run: names of the features, cuts and precision.
-        states_of: the view at whose frames the states are wanted, or None.
+        run: gives feature names, number of frames and precision.
+        states_of: the view at whose frames the states are cached, or None.
     """
     digest = hashlib.sha256()
     for variable in network.weights:
         value = variable.numpy()
         digest.update(str((value.shape, str(value.dtype))).encode())
         digest.update(value.tobytes())
-    described = {
+    key = {
         "version": VERSION,
         "network": str(role.network),
         "variables": digest.hexdigest(),
@@ -90,13 +90,13 @@ def describe(
         "top_k": run.distillation.teacher_cache_top_k,
     }
     if states_of:
-        described["states_of"] = [states_of.sampler, states_of.k]
-    return described
+        key["states_of"] = [states_of.sampler, states_of.k]
+    return key
 
 
 @dataclasses.dataclass
 class Arrays:
-    """Outputs of N videos as they are stored.
+    """Outputs of N videos in their stored form.
 
     Attributes:
         values: name (`encoding`, `logits`, `states`, `fingerprint`, and with top_k
@@ -110,7 +110,7 @@ class Arrays:
 
 
 def _stored(outputs: structures.Outputs, top_k: int) -> dict[str, tf.Tensor]:
-    """In the graph: what is kept of a batch."""
+    """The part of a batch's outputs that is cached; runs in the graph."""
     kept = {"encoding": outputs.encoding}
     if outputs.states is not None:
         kept["states"] = outputs.states
@@ -131,7 +131,7 @@ def _stored(outputs: structures.Outputs, top_k: int) -> dict[str, tf.Tensor]:
 
 
 def restored(guide: dict[str, tf.Tensor], num_classes: int) -> structures.Outputs:
-    """In the graph: a batch's rows of the cache as the teacher's Outputs.
+    """The teacher's Outputs from cached rows; runs in the graph.
 
     Args:
         guide: name → [B, ...], as in `Arrays`.
@@ -143,8 +143,8 @@ def restored(guide: dict[str, tf.Tensor], num_classes: int) -> structures.Output
         rest = tf.repeat(values["rest"][:, tf.newaxis], num_classes, axis=1)
         rows = tf.range(tf.shape(logits)[0])[:, tf.newaxis]
         rows = tf.broadcast_to(rows, tf.shape(logits))
-        places = tf.stack([rows, guide["classes"]], axis=-1)
-        logits = tf.tensor_scatter_nd_update(rest, places, logits)
+        indices = tf.stack([rows, guide["classes"]], axis=-1)
+        logits = tf.tensor_scatter_nd_update(rest, indices, logits)
     return structures.Outputs(logits, values["encoding"], values.get("states"))
 
 
@@ -156,7 +156,7 @@ class TeacherCache:
         key: see `describe`.
 
     Raises:
-        ValueError: if a part is damaged, or an id is in it twice.
+        ValueError: if a part is damaged, or an id occurs twice.
     """
 
     def __init__(self, directory: str, key: dict):
@@ -164,9 +164,9 @@ class TeacherCache:
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = os.path.join(directory, name)
         self.key = key
-        # The outputs of video i are in the part that starts last of those up to i.
+        # Part p has the outputs of videos _starts[p] to _starts[p + 1] - 1.
         self._starts = [0]
-        self._places: dict[bytes, int] = {}
+        self._offsets: dict[bytes, int] = {}
         self._array = functools.lru_cache(MAX_OPEN)(self._open_array)
         self._shapes: dict[str, tuple] = {}
         self._open_new_parts()
@@ -181,13 +181,13 @@ class TeacherCache:
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[None]:
-        """Holds the right to add parts; those that others have added are here then.
+        """Holds the lock for adding parts, and opens the parts that others added.
 
-        Waits for another run that has it. The system takes it back when a process
-        ends, however it ends.
+        Waits for the run that holds the lock. The operating system releases it when
+        the process ends, even after a crash.
 
         Raises:
-            ValueError: if the disk refuses.
+            ValueError: if the folder cannot be written.
         """
         lock = filelock.FileLock(os.path.join(self.folder, LOCK))
         with contextlib.ExitStack() as stack:
@@ -209,10 +209,10 @@ class TeacherCache:
         )
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __contains__(self, video_id: bytes) -> bool:
-        return video_id in self._places
+        return video_id in self._offsets
 
     def _path(self, name: str, part: int) -> str:
         return os.path.join(self.folder, f"{part:05d}.{name}")
@@ -238,7 +238,7 @@ class TeacherCache:
         if any(len(array) != len(ids) for array in arrays.values()):
             raise ValueError(f"{self.folder}: part {part} has arrays of other lengths.")
         for number, video_id in enumerate(ids, start):
-            if self._places.setdefault(video_id, number) != number:
+            if self._offsets.setdefault(video_id, number) != number:
                 raise ValueError(_repeated(video_id))
         self._starts.append(len(self))
         self._shapes = {
@@ -246,23 +246,23 @@ class TeacherCache:
         }
 
     def add(self, ids: Sequence[bytes], arrays: Arrays) -> None:
-        """Writes a part; it counts only once it is whole.
+        """Writes a new part, atomically.
 
         Raises:
-            ValueError: if an id is there already, or the disk refuses.
+            ValueError: if an id is cached already, or the folder cannot be written.
         """
-        _check_distinct(ids, self._places)
+        _check_distinct(ids, self._offsets)
         self.write_part(self._num_parts, ids, arrays)
         self._open_part()
 
     def write_part(self, part: int, ids: Sequence[bytes], arrays: Arrays) -> None:
-        """Writes a part of a given number, which `add` would give it.
+        """Writes part number `part`, which `add` increments by itself.
 
-        Every file has its name only once it is whole, and has a temporary name of its
-        own before: a part may be written twice at once if the content is the same.
+        Every file is written atomically under a unique temporary name, so several
+        processes may write the same part at the same time.
 
         Raises:
-            ValueError: if the disk refuses.
+            ValueError: if the folder cannot be written.
         """
         ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
         stored = {
@@ -279,18 +279,17 @@ class TeacherCache:
                     self._path(f"{name}.npy", part),
                     lambda file, v=value: np.save(_Plain(file), v, allow_pickle=False),
                 )
-            _save(  # The part counts now.
-                self._path("ids.npz", part), lambda file: np.savez(file, **stored)
-            )
+            # Last: the ids make the part valid.
+            _save(self._path("ids.npz", part), lambda file: np.savez(file, **stored))
         except OSError as error:
             raise self._unwritable(error) from error
 
     def has_part(self, part: int) -> bool:
-        """Whether a part of this number is on the disk."""
+        """Whether part number `part` is on disk."""
         return os.path.exists(self._path("ids.npz", part))
 
     def covers(self, data: dict) -> bool:
-        """Whether every video of a data set is known to be here, and open."""
+        """Whether every video of a data set is cached; opens its parts if so."""
         path = os.path.join(self.folder, COMPLETE)
         if not os.path.exists(path) or data not in manifest.read_json(path, list):
             return False
@@ -298,47 +297,47 @@ class TeacherCache:
         return True
 
     def note_covered(self, data: dict) -> None:
-        """Notes that every video of a data set is here."""
+        """Records that every video of a data set is cached."""
         path = os.path.join(self.folder, COMPLETE)
-        known = manifest.read_json(path, list) if os.path.exists(path) else []
-        manifest.write_json(path, [*known, data])
+        covered = manifest.read_json(path, list) if os.path.exists(path) else []
+        manifest.write_json(path, [*covered, data])
 
     def rows(self, video_ids: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Name → [B, ...]: the outputs of these videos, 0 for an empty id.
+        """Name → [B, ...], the outputs of these videos; 0 for an empty id.
 
         Raises:
-            KeyError: for a video that is not here, naming it.
+            KeyError: naming the video, if it is not cached.
         """
-        found = {
+        outputs = {
             name: np.zeros((len(video_ids), *shape), dtype)
             for name, (shape, dtype) in self._shapes.items()
         }
         rows = [row for row, video_id in enumerate(video_ids) if video_id]
-        places = np.array([self._place(video_ids[row]) for row in rows], np.int64)
-        parts = np.searchsorted(self._starts, places, side="right") - 1
+        offsets = np.array([self._offset(video_ids[row]) for row in rows], np.int64)
+        parts = np.searchsorted(self._starts, offsets, side="right") - 1
         for part in np.unique(parts):
-            chosen = np.flatnonzero(parts == part)
-            sources = places[chosen] - self._starts[part]
-            targets = np.array(rows)[chosen]
-            for name, target in found.items():
+            in_part = np.flatnonzero(parts == part)
+            sources = offsets[in_part] - self._starts[part]
+            targets = np.array(rows)[in_part]
+            for name, target in outputs.items():
                 target[targets] = self._array(name, int(part))[sources]
-        return found
+        return outputs
 
-    def _place(self, video_id: bytes) -> int:
-        place = self._places.get(video_id)
-        if place is None:
+    def _offset(self, video_id: bytes) -> int:
+        offset = self._offsets.get(video_id)
+        if offset is None:
             name = video_id.decode(errors="backslashreplace")
             raise KeyError(f"{self.folder} has no outputs for video {name}.")
-        return place
+        return offset
 
     def fingerprint(self, video_id: bytes) -> int:
-        """Of the frames that the teacher saw of a video that is here."""
-        place = self._place(video_id)
-        part = bisect.bisect_right(self._starts, place) - 1
-        return int(self._array(FINGERPRINT, part)[place - self._starts[part]])
+        """The fingerprint of the frames that the teacher read of a cached video."""
+        offset = self._offset(video_id)
+        part = bisect.bisect_right(self._starts, offset) - 1
+        return int(self._array(FINGERPRINT, part)[offset - self._starts[part]])
 
     def attach(self, dataset: tf.data.Dataset, role: str) -> tf.data.Dataset:
-        """Batches with a role's outputs of their videos under GUIDES."""
+        """Adds the cached outputs of a role to each batch, under GUIDES."""
         names = list(self._shapes)
         dtypes = [tf.as_dtype(dtype) for _, dtype in self._shapes.values()]
 
@@ -360,13 +359,13 @@ class TeacherCache:
         ).prefetch(pipeline.BATCHES_AHEAD)
 
 
-def _joined(found: Sequence[dict[str, np.ndarray]]) -> Arrays:
-    """The outputs of several batches as those of one."""
-    return Arrays({n: np.concatenate([f[n] for f in found]) for n in found[0]})
+def _joined(batches: Sequence[dict[str, np.ndarray]]) -> Arrays:
+    """Concatenates the outputs of several batches."""
+    return Arrays({n: np.concatenate([b[n] for b in batches]) for n in batches[0]})
 
 
 def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
-    """Raises ValueError if an id is there twice, or is known already."""
+    """Raises ValueError if an id occurs twice or is in `known`."""
     seen: set[bytes] = set()
     for video_id in ids:
         if video_id in seen or video_id in known:
@@ -376,17 +375,14 @@ def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
 
 def _repeated(video_id: bytes) -> str:
     name = video_id.decode(errors="backslashreplace")
-    return (
-        f"--teacher_cache goes by the ids of videos, and {name} is the id of more "
-        "than one."
-    )
+    return f"--teacher_cache needs unique ids; {name} is the id of more than one video."
 
 
 class _Plain:
-    """A file that numpy only writes to: what the system says of it is not replaced.
+    """Hides that a file is a Python file, so that numpy calls its `write`.
 
-    To a file of Python numpy writes by itself, and then "24 requested and 8 written" is
-    all that is left of a full disk (seen in numpy 2.4).
+    Numpy writes to a Python file by itself and reports a full disk only as "24
+    requested and 8 written" (seen in numpy 2.4).
     """
 
     def __init__(self, file: BinaryIO):
@@ -394,7 +390,7 @@ class _Plain:
 
 
 def _save(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file that has its name only once it is whole and on the disk."""
+    """Writes a file atomically: to a temporary file, fsync, rename."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     with files.removed_after_errors(temporary):
         with open(temporary, "xb") as file:
@@ -405,14 +401,14 @@ def _save(path: str, write: Callable[[BinaryIO], None]) -> None:
 
 
 class Builder:
-    """Fills a cache with what the teacher says.
+    """Fills a cache with the outputs of the teacher.
 
     Args:
         cache: to be filled.
-        networks: the run's; the teacher's is used.
+        networks: of the run.
         strategy: the devices, of one process.
         role: the teacher's.
-        states_of: also the states at the frames of this view; None: without.
+        states_of: the view at whose frames states are cached; None for no states.
     """
 
     def __init__(
@@ -433,7 +429,7 @@ class Builder:
 
     def _distributed_step(self, batch):
         def replica_step(batch):
-            # Keras 3 (3.15) has a policy a thread, and a replica runs in its own.
+            # Keras 3 (3.15) has a policy per thread, and each replica runs in its own.
             keras.mixed_precision.set_global_policy(self.policy)
             outputs = self.networks.forward(
                 self.role, batch[structures.VIEWS], states_of=self.states_of
@@ -447,16 +443,15 @@ class Builder:
         return np.concatenate([part.numpy() for part in parts])
 
     def outputs(self, batch) -> dict[str, np.ndarray]:
-        """What is kept of a batch, name → [B, ...]."""
+        """The values to cache for a batch, name → [B, ...]."""
         return {name: self._local(v) for name, v in self._step(batch).items()}
 
     def fill(self, dataset, num_videos: int) -> None:
-        """Adds the videos of a distributed dataset that are not there yet.
+        """Adds the videos of a distributed dataset that are not cached yet.
 
         Raises:
-            ValueError: for an output that is not a number in float16, an id that
-                occurs twice, or one that is there already, of other frames; all name
-                the video.
+            ValueError: naming the video, if an output is not finite in float16, an id
+                occurs twice, or a cached video had other frames.
         """
         bar = tqdm.tqdm(
             total=num_videos,
@@ -465,7 +460,7 @@ class Builder:
             disable=not sys.stderr.isatty(),
         )
         ids: list[bytes] = []
-        waiting: list[dict[str, np.ndarray]] = []
+        pending: list[dict[str, np.ndarray]] = []
         with bar:
             for batch in dataset:
                 names = self._local(batch[structures.VIDEO_ID])
@@ -475,87 +470,87 @@ class Builder:
                 self._check_frames(batch, names, real & ~new)
                 if not new.any():
                     continue
-                waiting.append(self._checked_outputs(batch, names, new))
+                pending.append(self._checked_outputs(batch, names, new))
                 ids += names[new].tolist()
                 if len(ids) >= PART_VIDEOS:
-                    self._add(ids, waiting)
+                    self._add(ids, pending)
             if ids:
-                self._add(ids, waiting)
+                self._add(ids, pending)
 
     def collect(self, dataset) -> tuple[list[bytes], Arrays]:
-        """The ids and outputs of all videos of a distributed dataset, in its order.
+        """The ids and outputs of all videos of a distributed dataset, in order.
 
         Raises:
             ValueError: as `fill`.
         """
         ids: list[bytes] = []
-        found: list[dict[str, np.ndarray]] = []
+        batches: list[dict[str, np.ndarray]] = []
         for batch in dataset:
             names = self._local(batch[structures.VIDEO_ID])
             real = names != b""
             if real.any():
-                found.append(self._checked_outputs(batch, names, real))
+                batches.append(self._checked_outputs(batch, names, real))
                 ids += names[real].tolist()
         _check_distinct(ids)
-        return ids, _joined(found)
+        return ids, _joined(batches)
 
-    def _checked_outputs(self, batch, names, chosen) -> dict[str, np.ndarray]:
-        """What is kept of the chosen rows [B] of a batch, all of it finite."""
-        found = {name: v[chosen] for name, v in self.outputs(batch).items()}
-        _check_finite(names[chosen], found)
-        return {**found, FINGERPRINT: self._fingerprints(batch)[chosen]}
+    def _checked_outputs(self, batch, names, mask) -> dict[str, np.ndarray]:
+        """The values to cache for the rows in `mask` [B], after checking them."""
+        outputs = {name: v[mask] for name, v in self.outputs(batch).items()}
+        _check_finite(names[mask], outputs)
+        return {**outputs, FINGERPRINT: self._fingerprints(batch)[mask]}
 
     def _fingerprints(self, batch) -> np.ndarray:
-        """[B] uint32 of the frames of a batch."""
+        """[B] uint32, the CRC of each video's frames."""
         view = self.networks.views[self.role]
         frames = self._local(batch[structures.VIEWS][view][structures.FRAMES])
         rows = np.ascontiguousarray(frames)
         return np.array([zlib.crc32(row) for row in rows], np.uint32)
 
-    def _check_frames(self, batch, names, known) -> None:
-        """Raises ValueError if known videos [B] are of other frames than before."""
-        if not known.any():
+    def _check_frames(self, batch, names, mask) -> None:
+        """Raises ValueError if a cached video in `mask` [B] has other frames now."""
+        if not mask.any():
             return
-        fingerprints = self._fingerprints(batch)[known]
-        for video_id, now in zip(names[known], fingerprints, strict=True):
-            if self.cache.fingerprint(video_id) != now:
+        fingerprints = self._fingerprints(batch)[mask]
+        for video_id, fingerprint in zip(names[mask], fingerprints, strict=True):
+            if self.cache.fingerprint(video_id) != fingerprint:
                 raise ValueError(
                     f"--teacher_cache: {self.cache.folder} has the outputs for other "
                     f"frames of video {video_id.decode(errors='backslashreplace')}. If "
                     "its shard was written anew, remove that folder."
                 )
 
-    def _add(self, ids: list, waiting: list) -> None:
-        self.cache.add(ids, _joined(waiting))
+    def _add(self, ids: list, pending: list) -> None:
+        self.cache.add(ids, _joined(pending))
         ids.clear()
-        waiting.clear()
+        pending.clear()
 
     def check(self, batch) -> None:
-        """Compares the cache with what the teacher says of a batch now.
+        """Compares the cache with the teacher's outputs for one batch.
 
         Raises:
-            ValueError: if they differ by more than float16 explains.
+            ValueError: if they differ by more than float16 rounding explains.
         """
         names = self._local(batch[structures.VIDEO_ID])
-        kept, fresh = self.cache.rows(names), self.outputs(batch)
+        cached, computed = self.cache.rows(names), self.outputs(batch)
         for name in ("encoding", "logits", "states"):
-            if name not in kept:
+            if name not in cached:
                 continue
             real = names != b""
-            old, new = (x[name][real].astype(np.float32) for x in (kept, fresh))
-            slack = _TOLERANCE * (1 + np.abs(new).max(initial=0))
+            old, new = (x[name][real].astype(np.float32) for x in (cached, computed))
+            tolerance = _TOLERANCE * (1 + np.abs(new).max(initial=0))
             if self.cache.key["dtype_policy"] != "float32":
-                slack *= 16
-            worst = np.abs(old - new).max(initial=0)
-            if not worst <= slack:
+                tolerance *= 16
+            difference = np.abs(old - new).max(initial=0)
+            if not difference <= tolerance:
                 raise ValueError(
-                    f"{self.cache.folder} does not hold what the teacher says: the "
-                    f"{name} differ by up to {worst:g}. Remove that folder."
+                    f"{self.cache.folder} does not match the teacher: the {name} "
+                    f"differ by up to {difference:g}. Remove that folder."
                 )
 
 
-def _check_finite(names: np.ndarray, found: dict[str, np.ndarray]) -> None:
-    for name, values in found.items():
+def _check_finite(names: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
+    for name, values in outputs.items():
         if values.dtype.kind != "f":
             continue
         flat = values.reshape(len(values), -1)
@@ -568,19 +563,19 @@ def _check_finite(names: np.ndarray, found: dict[str, np.ndarray]) -> None:
 
 
 def data_key(shards: Sequence[str], fraction: float) -> dict:
-    """What tells a data set from others: names, sizes and times of its shards."""
+    """Identifies a data set by the names, sizes and times of change of its shards."""
     digest = hashlib.sha256()
     for path in shards:
-        found = tf.io.gfile.stat(path)
-        digest.update(f"{path} {found.length} {found.mtime_nsec}\n".encode())
+        stat = tf.io.gfile.stat(path)
+        digest.update(f"{path} {stat.length} {stat.mtime_nsec}\n".encode())
     return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}
 
 
 def check_same_frames(view, max_frames: int) -> None:
-    """Raises ValueError unless a student sees what a cache of states is made of.
+    """Raises ValueError unless cached states match the frames that the student reads.
 
     Args:
-        view: modes.View of the student; the cache has the frames of evaluation.
+        view: modes.View of the student; states are cached at its evaluation frames.
         max_frames: T of the data.
     """
     if view.evaluation.segment_context is not None:
@@ -597,6 +592,6 @@ def check_same_frames(view, max_frames: int) -> None:
         )
     if frame_sampling.changes_between_epochs(sampler, view.evaluation.k, max_frames):
         raise ValueError(
-            "--teacher_cache cannot hold the intermediate states at frames that "
-            f"change from epoch to epoch, as with --frame_sampler={sampler}."
+            "--teacher_cache cannot hold intermediate states at frames that change "
+            f"between epochs, as with --frame_sampler={sampler}."
         )

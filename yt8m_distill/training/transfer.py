@@ -1,4 +1,4 @@
-"""Initial weights out of another run: `--start_from`."""
+"""Initial weights from another run: `--start_from`."""
 
 import logging
 import os
@@ -11,17 +11,17 @@ from yt8m_distill.training import checkpoints, manifest, trained
 
 _LOG = logging.getLogger(__name__)
 
-# A checkpoint is at most that many folders below its train_dir.
+# A checkpoint is at most this many folders below its train_dir.
 _DEPTH = 4
 
 
 class Transfer(NamedTuple):
-    """What a network takes from another one.
+    """The variables that a network copies from another one.
 
     Attributes:
         prefix: of the other network's checkpoint.
-        pairs: (own variable, the other's) of the same shape.
-        remark: what is not taken.
+        pairs: (target, source) variables of equal shapes.
+        remark: for the log, which variables are not copied.
     """
 
     prefix: str
@@ -29,10 +29,10 @@ class Transfer(NamedTuple):
     remark: str
 
     def assign(self, role: str) -> None:
-        """Sets the variables and logs what was taken."""
-        for mine, other in self.pairs:
-            mine.assign(other.numpy())
-        size = sum(tf.size(other).numpy() for _, other in self.pairs)
+        """Copies the variables and logs how many."""
+        for target, source in self.pairs:
+            target.assign(source.numpy())
+        size = sum(tf.size(source).numpy() for _, source in self.pairs)
         _LOG.info(
             "The %s starts from %s: %s parameters are taken%s.",
             role,
@@ -43,16 +43,16 @@ class Transfer(NamedTuple):
 
 
 def receivers(phase, is_first: bool, networks, start_from: str) -> list[tuple]:
-    """(role, network) of what `--start_from` is for: the first phase's learners."""
+    """(role, network) of those that `--start_from` initializes: the first phase's."""
     if not (start_from and is_first):
         return []
     return [(role.name, networks.network(role.name)) for role in phase.trained]
 
 
 def plan(role: str, network, run: settings.RunSettings) -> Transfer:
-    """What a new network takes from `--start_from`.
+    """Plans what a new network copies from `--start_from`.
 
-    Its encoder, and its classifier if that has the same shape and classes.
+    That is the encoder, and the classifier if its shapes and classes are the same.
 
     Args:
         role: of the network.
@@ -60,75 +60,76 @@ def plan(role: str, network, run: settings.RunSettings) -> Transfer:
         run: the settings of this run.
 
     Raises:
-        ValueError: if there is no such network, or its encoder is another one.
+        ValueError: if there is no such network, or its encoder has other shapes.
     """
-    given = run.training.start_from
-    train_dir = _train_dir_of(given)
-    theirs = manifest.read_run_settings(train_dir)
+    start_from = run.training.start_from
+    train_dir = _train_dir_of(start_from)
+    source_run = manifest.read_run_settings(train_dir)
     for name in ("feature_names", "feature_sizes", "frame_features"):
-        there, here = getattr(theirs.data, name), getattr(run.data, name)
+        there, here = getattr(source_run.data, name), getattr(run.data, name)
         if not settings.is_same(name, there, here):
             raise ValueError(
-                f"--start_from={given} was trained with --{name}={there}, this command "
-                f"says {here}."
+                f"--start_from={start_from} was trained with --{name}={there}, but "
+                f"this command has {here}."
             )
-    registry.import_user_modules(theirs.networks.import_modules)
-    their_plan = manifest.read_plan(train_dir)
-    prefix, source = _find(given, train_dir, their_plan, role)
-    other, _ = trained.read_network(their_plan, source, theirs.data)
-    checkpoints.restore_network(prefix, source, other)
-    (encoder, head), (other_encoder, other_head) = map(_parts, (network, other))
-    if _shapes(encoder) != _shapes(other_encoder):
+    registry.import_user_modules(source_run.networks.import_modules)
+    source_plan = manifest.read_plan(train_dir)
+    prefix, source_role = _find(start_from, train_dir, source_plan, role)
+    source, _ = trained.read_network(source_plan, source_role, source_run.data)
+    checkpoints.restore_network(prefix, source_role, source)
+    (encoder, head), (source_encoder, source_head) = map(_parts, (network, source))
+    if _shapes(encoder) != _shapes(source_encoder):
         raise ValueError(
-            f"--start_from={given}: the encoder of its {source} has variables of the "
-            f"shapes {_shapes(other_encoder)}, the {role} of this command "
-            f"{_shapes(encoder)}."
+            f"--start_from={start_from}: the encoder of its {source_role} has "
+            f"variables of the shapes {_shapes(source_encoder)}, that of the {role} "
+            f"here {_shapes(encoder)}."
         )
-    pairs = list(zip(encoder, other_encoder, strict=True))
-    classes, theirs_classes = run.data.num_classes, theirs.data.num_classes
-    if _shapes(head) == _shapes(other_head) and classes == theirs_classes:
-        return Transfer(prefix, pairs + list(zip(head, other_head, strict=True)), "")
-    remark = f"; the classifier is new, for {classes} classes (there {theirs_classes})"
+    pairs = list(zip(encoder, source_encoder, strict=True))
+    classes, source_classes = run.data.num_classes, source_run.data.num_classes
+    if _shapes(head) == _shapes(source_head) and classes == source_classes:
+        return Transfer(prefix, pairs + list(zip(head, source_head, strict=True)), "")
+    remark = f"; the classifier is new, for {classes} classes (there {source_classes})"
     return Transfer(prefix, pairs, remark)
 
 
-def _train_dir_of(given: str) -> str:
-    """The train_dir that is meant, or in which a checkpoint lies."""
-    folder = given
-    if not tf.io.gfile.exists(os.path.join(given, manifest.MODEL_FLAGS)):
-        if not tf.io.gfile.exists(f"{given}.index"):
+def _train_dir_of(start_from: str) -> str:
+    """The train_dir that the flag names, or that contains the checkpoint it names."""
+    folder = start_from
+    if not tf.io.gfile.exists(os.path.join(start_from, manifest.MODEL_FLAGS)):
+        if not tf.io.gfile.exists(f"{start_from}.index"):
             raise ValueError(
-                f"--start_from={given} is neither a train_dir nor a checkpoint prefix."
+                f"--start_from={start_from} is neither a train_dir nor a checkpoint "
+                "prefix."
             )
         for _ in range(_DEPTH):
             folder = os.path.dirname(folder)
             if tf.io.gfile.exists(os.path.join(folder, manifest.MODEL_FLAGS)):
                 return folder
         raise ValueError(
-            f"--start_from={given}: no folder above it has {manifest.MODEL_FLAGS}."
+            f"--start_from={start_from}: no folder above it has {manifest.MODEL_FLAGS}."
         )
     return folder
 
 
 def _find(
-    given: str, train_dir: str, their_plan: manifest.Plan, role: str
+    start_from: str, train_dir: str, source_plan: manifest.Plan, role: str
 ) -> tuple[str, str]:
-    """The prefix and the role of the network that is meant."""
-    names = set(their_plan.trained)
-    if given != train_dir:
-        stored = {key.split("/")[0] for key, _ in tf.train.list_variables(given)}
+    """The checkpoint prefix and the role of the source network."""
+    names = set(source_plan.trained)
+    if start_from != train_dir:
+        stored = {key.split("/")[0] for key, _ in tf.train.list_variables(start_from)}
         names &= stored
     if role not in names and len(names) != 1:
         raise ValueError(
-            f"--start_from={given} has no {role}, but {', '.join(sorted(names))}."
+            f"--start_from={start_from} has no {role}, but {', '.join(sorted(names))}."
         )
-    source = role if role in names else names.pop()
-    if given != train_dir:
-        return given, source
-    found = checkpoints.find(train_dir, their_plan, source)
-    if found is None:
-        raise ValueError(f"--start_from={given} has no trained {source} yet.")
-    return found.prefix, source
+    source_role = role if role in names else names.pop()
+    if start_from != train_dir:
+        return start_from, source_role
+    best = checkpoints.find(train_dir, source_plan, source_role)
+    if best is None:
+        raise ValueError(f"--start_from={start_from} has no trained {source_role} yet.")
+    return best.prefix, source_role
 
 
 def _parts(network) -> tuple[list, list]:
