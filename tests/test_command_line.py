@@ -1,4 +1,4 @@
-"""What the scripts do with a command line before absl reads it."""
+"""The preprocessing of a command line before absl parses it."""
 
 import dataclasses
 import pathlib
@@ -24,19 +24,21 @@ def test_a_flagfile_of_the_package_is_found_by_name():
     assert "yt8m:audioste" in str(error.value)
 
 
-def test_flagfiles_are_read_in_place_whatever_editor_wrote_them(tmp_path, monkeypatch):
+def test_flagfiles_are_expanded_in_place_with_any_encoding_of_lines(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     inner = tmp_path / "inner file.flags"
     inner.write_bytes("\ufeff--seed=2\r\n\r\n# --seed=3\r\n// no\r\n".encode())
     outer = tmp_path / "outer.flags"
     outer.write_text(f"--seed=1\n  --flagfile={inner}\n--mode=teacher\n")
-    found = ["--seed=1", "--seed=2", "--mode=teacher"]
+    flags = ["--seed=1", "--seed=2", "--mode=teacher"]
     for arguments in (
         [f"--flagfile={outer}"],
         ["--flagfile", str(outer)],
         ["--flagfile=~/outer.flags"],
     ):
-        assert command_line.expand(["--a", *arguments, "--b"]) == ["--a", *found, "--b"]
+        assert command_line.expand(["--a", *arguments, "--b"]) == ["--a", *flags, "--b"]
     assert command_line.expand(["--", "--flagfile=x"]) == ["--", "--flagfile=x"]
 
 
@@ -66,7 +68,7 @@ def test_a_flagfile_that_cannot_be_read_is_one_line(tmp_path):
         ("--train_dir=num_gpu=1", "--train_dir=num_gpu=1"),
     ],
 )
-def test_old_names_are_taken(old, new):
+def test_flags_of_the_starter_code_are_renamed(old, new):
     assert command_line.expand([old]) == [new]
 
 
@@ -85,25 +87,24 @@ lstm_cells lstm_layers moe_num_mixtures
 """.split()
 
 
-def test_every_flag_of_the_starter_code_is_taken_or_explained():
+def test_every_flag_of_the_starter_code_is_accepted_or_explained():
     groups = (*flag_groups.RUN_GROUPS, *settings.Settings.__subclasses__())
     known = {f.name for group in groups for f in dataclasses.fields(group)}
     for name in STARTER:
-        found = [name in known, name in command_line.RENAMED]
-        found.append(name in command_line.REPLACED)
-        assert sum(found) == 1, name
+        tables = (known, command_line.RENAMED, command_line.REPLACED)
+        assert sum(name in table for table in tables) == 1, name
     assert set(command_line.RENAMED.values()) <= known
     for name, how in command_line.REPLACED.items():
         line = command_line.explain_unknown(name, [])
         assert line.startswith(f"--{name} ") and "\n" not in line
-        # It sends nobody to a flag that does not exist.
+        # Every flag that it mentions exists.
         assert set(re.findall(r"--(\w+)", how)) <= {*known, "help"}
-        # The network that it names exists, and takes the argument.
+        # The network that it names exists and takes the argument.
         for text in re.findall(r"--student='(.*?)'", how):
             builder.parse("student", text)
 
 
-def test_a_misspelt_flag_is_named_with_the_nearest():
+def test_a_misspelled_flag_is_named_with_the_nearest():
     assert "--batch_size" in command_line.explain_unknown("bach_size", ["batch_size"])
     assert "--help" in command_line.explain_unknown("qqq", ["batch_size"])
 
@@ -125,7 +126,7 @@ def test_help_has_required_flags_first_and_every_flag_once():
     ("program", "names"),
     [("merge_predictions", ["input", "output_file"]), ("thin_records", ["jobs"])],
 )
-def test_a_program_lists_its_flags_and_names_one_that_it_lacks(program, names):
+def test_a_program_lists_its_flags_and_names_an_unknown_one(program, names):
     def run(*arguments):
         command = [sys.executable, f"yt8m_distill/{program}.py", *arguments]
         return subprocess.run(

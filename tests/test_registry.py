@@ -1,4 +1,4 @@
-"""registry.py: specifications are parsed, never run, and names are looked up."""
+"""Specifications are parsed and never executed; names are looked up."""
 
 import os
 
@@ -45,12 +45,12 @@ def test_a_specification_is_a_name_with_literal_arguments(text, name, arguments)
 @pytest.mark.parametrize(
     "text", ["uniform", "W(a=1)", "W(a='x', b=[1, None], c={'k': -1.5}, d=(True,))"]
 )
-def test_printing_a_specification_gives_back_the_same_one(text):
+def test_printing_and_parsing_a_specification_round_trips(text):
     assert str(registry.parse(text)) == text
     assert registry.parse(str(registry.parse(text))) == registry.parse(text)
 
 
-def test_defaults_fill_only_what_a_specification_leaves_open():
+def test_defaults_fill_only_missing_arguments():
     spec = registry.parse("W(cells=1)")
     filled = spec.with_defaults(cells=2, block_len=5)
     assert filled.arguments == {"cells": 1, "block_len": 5}
@@ -92,7 +92,7 @@ def test_defaults_fill_only_what_a_specification_leaves_open():
     ],
     ids=lambda text: repr(text[:30]),
 )
-def test_anything_else_is_refused_in_one_line_that_repeats_it(text):
+def test_other_text_is_refused_in_one_line_that_repeats_it(text):
     with pytest.raises(ValueError) as caught:
         registry.parse(text)
     message = str(caught.value)
@@ -100,7 +100,7 @@ def test_anything_else_is_refused_in_one_line_that_repeats_it(text):
     assert "\n" not in message
 
 
-def test_a_refused_specification_has_not_run(tmp_path, monkeypatch):
+def test_a_refused_specification_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for text in (
         "__import__('os').mkdir('ran')",
@@ -146,7 +146,7 @@ def test_create_passes_the_arguments_of_the_text_and_of_the_caller():
     assert (deep.layers, deep.width) == (5, 7)
 
 
-def test_an_unknown_argument_is_named_beside_those_it_takes():
+def test_an_unknown_argument_is_named_with_the_known_ones():
     with pytest.raises(ValueError) as caught:
         make_registry().create("Wide(cell=8)", width=3)
     # `width` comes from the caller, so it is not offered.
@@ -160,7 +160,7 @@ def test_an_argument_that_the_caller_sets_cannot_be_given_in_the_text():
         make_registry().create("Deep(width=1)", width=3)
 
 
-def test_accepts_tells_which_arguments_an_entry_takes():
+def test_accepts_reports_the_parameters_of_an_entry():
     models = make_registry()
     assert models.accepts("Wide", "head")
     assert models.accepts("Deep", "layers")
@@ -168,7 +168,7 @@ def test_accepts_tells_which_arguments_an_entry_takes():
     assert not models.accepts("Deep", "self")
 
 
-def test_the_keywords_of_a_constructor_are_those_of_the_class_behind_it():
+def test_keywords_of_a_constructor_include_those_of_the_base_class():
     models = make_registry()
 
     class Base:
@@ -196,11 +196,11 @@ def test_the_keywords_of_a_constructor_are_those_of_the_class_behind_it():
     )
 
 
-def test_a_function_that_takes_any_keyword_is_given_it():
+def test_a_function_with_var_keywords_receives_any_argument():
     models = make_registry()
     models.register("Any")(lambda **others: others)
     assert models.create("Any(a=1)", b=2) == {"a": 1, "b": 2}
-    # Nothing says that it makes anything of it.
+    # Whether it uses the argument is unknown.
     assert not models.accepts("Any", "a")
 
 

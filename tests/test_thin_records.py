@@ -1,4 +1,4 @@
-"""yt8m_distill/thin_records.py: reading its shards whole is sampling the full ones."""
+"""Thin shards: reading all of their frames equals sampling the full shards."""
 
 import gzip
 import os
@@ -15,11 +15,11 @@ from yt8m_distill.data import frame_sampling, pipeline, records, rewriting
 from yt8m_distill.serving import thinning
 
 K = 4
-# Videos of 1 to 11 frames, of which the last one is cut.
+# Videos have 1 to 11 frames, so that the longest is truncated.
 MAX_FRAMES = 10
 DATA = record_helpers.data_settings(max_frames=MAX_FRAMES)
 SAMPLERS = sorted(set(frame_sampling.SAMPLERS) - {"all"})
-# Of a video of at most k frames these two do not choose every one.
+# These two do not select every frame of a video with at most k frames.
 NOT_ALL_OF_FEW = {"uniform_stride", "last_padded"}
 
 
@@ -49,7 +49,7 @@ def numbers(example, name) -> list[int]:
 
 
 def read(files, data, of) -> dict:
-    """What evaluation reads, all videos in one batch, as arrays by name."""
+    """The arrays that evaluation reads, by name, with all videos in one batch."""
     size = len(records_of(*files))
     dataset = record_helpers.build_dataset(files, {"view": of}, data, batch_size=size)
     (batch,) = dataset
@@ -59,21 +59,21 @@ def read(files, data, of) -> dict:
 
 
 def whole(files, data=DATA, k=K) -> dict:
-    """What --frame_sampler=all --max_frames=k reads."""
+    """The arrays that --frame_sampler=all --max_frames=k reads."""
     cut = settings.DataSettings(
         data.feature_names, data.feature_sizes, data.num_classes, k, data.video_id_key
     )
     return read(files, cut, view("all", k))
 
 
-def assert_same_videos(found: dict, expected: dict) -> None:
-    """Bit for bit; the positions in the full video are in the context alone."""
+def assert_same_videos(videos: dict, expected: dict) -> None:
+    """Compares all arrays but frame_indices, which a thin shard has in its context."""
     for name in ("video_id", "labels", "weights", "num_frames", "frames"):
-        np.testing.assert_array_equal(found[name], expected[name], name)
+        np.testing.assert_array_equal(videos[name], expected[name], name)
 
 
 def full_shards(folder, sampler) -> list[str]:
-    if sampler != "last_padded":  # It finds no frame in a video of 6 or fewer.
+    if sampler != "last_padded":  # It selects no frame of a video with 6 or fewer.
         return record_helpers.write_shards(folder, [13, 9])
     videos = [record_helpers.video(n, n, [n % 5, 0]) for n in range(7, 12)]
     return [record_helpers.write_shard(folder / "long.tfrecord", videos)]
@@ -101,24 +101,24 @@ def test_thin_shards_read_whole_are_full_ones_sampled(tmp_path, sampler):
             np.testing.assert_array_equal(again[name], sampled[name])
 
 
-def test_a_compressed_shard_is_thinned_as_another(tmp_path):
+def test_a_compressed_shard_is_thinned_to_the_same_bytes(tmp_path):
     files = full_shards(tmp_path, "uniform")
     expected = [pathlib.Path(p).read_bytes() for p in thin(files, tmp_path / "thin")]
     for path in map(pathlib.Path, files):
         path.write_bytes(gzip.compress(path.read_bytes()))
-    found = thin(files, tmp_path / "again")
-    assert [pathlib.Path(path).read_bytes() for path in found] == expected
+    thinned = thin(files, tmp_path / "again")
+    assert [pathlib.Path(path).read_bytes() for path in thinned] == expected
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "random", "uniform_jitter", "last"])
-def test_thinning_again_with_the_same_k_changes_no_byte(tmp_path, sampler):
+def test_thinning_again_with_the_same_k_changes_nothing(tmp_path, sampler):
     files = full_shards(tmp_path, sampler)
     once = thin(files, tmp_path / "once", of=view(sampler))
     twice = thin(once, tmp_path / "twice", of=view("uniform"))
     assert records_of(*twice) == records_of(*once)
 
 
-def test_thinned_again_to_fewer_the_positions_are_of_the_full_video(tmp_path):
+def test_after_thinning_twice_positions_refer_to_the_full_video(tmp_path):
     full = record_helpers.write_shard(
         tmp_path / "a.tfrecord", [record_helpers.video(0, 11)]
     )
@@ -136,14 +136,14 @@ def test_thinned_again_to_fewer_the_positions_are_of_the_full_video(tmp_path):
 
 def test_the_context_is_kept_and_only_the_named_features(tmp_path):
     context = {
-        "id": record_helpers.bytes_feature(b"a", b"b"),  # not what is read as the id
+        "id": record_helpers.bytes_feature(b"a", b"b"),  # Not --video_id_key.
         "key": record_helpers.bytes_feature(b"the id"),
         "start": record_helpers.float_feature([1.5]),
         "num_frames": record_helpers.int64_feature([77]),
     }
     frames = {
         "rgb": record_helpers.frames_of(9, 4),
-        "audio": record_helpers.frames_of(6, 3, 1),  # the shortest rules
+        "audio": record_helpers.frames_of(6, 3, 1),  # The shortest feature counts.
         "other": record_helpers.frames_of(6, 3),
     }
     labels = [3, 1, 3]
@@ -185,7 +185,7 @@ def test_the_starter_code_reads_thin_shards(tmp_path):
             assert len(frames) == min(number + 1, K)
 
 
-def test_the_size_falls_with_the_frames(tmp_path):
+def test_the_size_is_proportional_to_the_number_of_frames(tmp_path):
     counts = range(20, 60, 2)
     sizes = {"rgb": 1024, "audio": 128}
     videos = [
@@ -201,7 +201,7 @@ def test_the_size_falls_with_the_frames(tmp_path):
     assert share * before < after < 1.2 * share * before
 
 
-def test_a_whole_shard_is_left_alone_and_a_damaged_one_mended(tmp_path):
+def test_a_complete_shard_is_kept_and_a_damaged_one_replaced(tmp_path):
     (full,) = record_helpers.write_shards(tmp_path, [20])
     folder = tmp_path / "thin"
     (path,) = thin([full], folder)
@@ -223,7 +223,7 @@ def test_a_whole_shard_is_left_alone_and_a_damaged_one_mended(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["another k", "another sampler", "the full shard"])
-def test_another_shard_in_its_place_is_not_replaced(tmp_path, other):
+def test_an_existing_shard_with_other_records_is_not_replaced(tmp_path, other):
     (full,) = record_helpers.write_shards(tmp_path, [20])
     folder = tmp_path / "thin"
     if other == "the full shard":
@@ -235,7 +235,7 @@ def test_another_shard_in_its_place_is_not_replaced(tmp_path, other):
         of = view(k=K - 1) if other == "another k" else view("first")
         (path,) = thin([full], folder, of=of)
     content = pathlib.Path(path).read_bytes()
-    with pytest.raises(ValueError, match="stands there with other records") as caught:
+    with pytest.raises(ValueError, match="other records") as caught:
         thin([full], folder)
     assert str(caught.value).startswith(path)
     assert pathlib.Path(path).read_bytes() == content
@@ -243,7 +243,7 @@ def test_another_shard_in_its_place_is_not_replaced(tmp_path, other):
     assert records_of(path) == records_of(*thin([full], tmp_path / "other"))
 
 
-def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+def test_a_shard_is_written_atomically(tmp_path, monkeypatch):
     (full,) = record_helpers.write_shards(tmp_path, [5])
     target = tmp_path / "thin" / os.path.basename(full)
     real, seen = thinning.thin_records, []
@@ -259,11 +259,11 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
     assert target.exists()
 
 
-def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
     (full,) = record_helpers.write_shards(tmp_path, [50])
     folder = tmp_path / "thin"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # bytes a file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # Bytes per file.
     try:
         with pytest.raises(ValueError) as caught:
             thin([full], folder)
@@ -274,24 +274,24 @@ def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path):
     assert os.listdir(folder) == []
 
 
-def bad_video(what: str) -> bytes:
+def bad_video(defect: str) -> bytes:
     frames = {
         n: record_helpers.frames_of(3, s) for n, s in record_helpers.SIZES.items()
     }
     context = {}
-    if what == "width":
+    if defect == "width":
         frames["audio"] = record_helpers.frames_of(3, 5)
-    if what == "no frames":
+    if defect == "no frames":
         frames["audio"] = []
-    if what == "positions":
+    if defect == "positions":
         context["num_frames"] = record_helpers.int64_feature([9])
         context["frame_indices"] = record_helpers.int64_feature([0, 4])
-    video_id = None if what == "no id" else "bad"
+    video_id = None if defect == "no id" else "bad"
     return record_helpers.frame_level(video_id, [1], frames, context=context)
 
 
 @pytest.mark.parametrize(
-    ("what", "named"),
+    ("defect", "words"),
     [
         ("width", ["video bad", "feature audio", "5 bytes", "--feature_sizes"]),
         ("no frames", ["video bad", "feature audio", "--feature_names"]),
@@ -299,18 +299,18 @@ def bad_video(what: str) -> bytes:
         ("positions", ["video bad", "num_frames", "frame_indices"]),
     ],
 )
-def test_a_bad_record_is_named(tmp_path, monkeypatch, what, named):
-    monkeypatch.setattr(thinning, "_BATCH", 2)  # It stands in the third one.
+def test_a_bad_record_is_named(tmp_path, monkeypatch, defect, words):
+    monkeypatch.setattr(thinning, "_BATCH", 2)  # The bad record is in the third batch.
     videos = [record_helpers.video(n, 3) for n in range(5)]
-    full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(what)])
+    full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(defect)])
     with pytest.raises(ValueError) as caught:
         thin([full], tmp_path / "thin")
     assert str(caught.value).startswith(f"{full}, record 5 (counted from 0), ")
-    assert not [word for word in named if word not in str(caught.value)]
+    assert not [word for word in words if word not in str(caught.value)]
     assert os.listdir(tmp_path / "thin") == []
 
 
-def test_a_video_of_which_nothing_is_chosen_is_named(tmp_path):
+def test_a_video_without_sampled_frames_is_named(tmp_path):
     full = record_helpers.write_shard(
         tmp_path / "a", [record_helpers.video(0, 9), record_helpers.video(1, 6)]
     )
@@ -337,20 +337,20 @@ def test_outputs_never_replace_inputs_or_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("sampler", "k", "text"),
     [
-        ("all", 4, "--frame_sampler=all leaves no frame out"),
+        ("all", 4, "--frame_sampler=all "),
         ("uniform", 11, "--student_k=11 is more than --max_frames=10."),
         ("nearest", 4, "--frame_sampler=nearest: Unknown sampler 'nearest'."),
     ],
 )
-def test_a_view_that_thins_nothing_is_refused(sampler, k, text):
+def test_an_invalid_view_is_refused(sampler, k, text):
     sampling = settings.SamplingSettings(k, sampler)
     with pytest.raises(ValueError) as caught:
         thinning.view_to_keep(sampling, MAX_FRAMES)
     assert str(caught.value).startswith(text)
 
 
-@pytest.mark.slow  # It makes a process.
-def test_the_program_thins_and_goes_on(tmp_path):
+@pytest.mark.slow  # Starts a process.
+def test_the_program_continues_and_prints_the_training_flags(tmp_path):
     files = record_helpers.write_shards(tmp_path, [7, 8, 0])
     folder = tmp_path / "thin"
     thin(files[:1], folder)

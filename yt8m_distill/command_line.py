@@ -1,4 +1,4 @@
-"""The command line before absl reads it: flagfiles by name, old flags, `--help`."""
+"""Preprocessing for absl flags: flagfiles by name, renamed flags, `--help`."""
 
 import dataclasses
 import difflib
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from yt8m_distill import settings
 
-PREFIX = "yt8m:"  # Of a flagfile that comes with the package.
+PREFIX = "yt8m:"  # Of the flagfiles that come with the package.
 
-# In a wheel the flagfiles are below the package, in a clone next to it.
+# The flagfiles are inside the package in a wheel, and next to it in a clone.
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _FOLDERS = (_PACKAGE / "flagfiles", _PACKAGE.parent / "flags")
 
@@ -21,25 +21,25 @@ RENAMED = {
     "checkpoint_file": "checkpoint",
     "num_gpu": "num_gpus",
 }
-# Those that are given in another way, and how.
+# Flags of the starter code that have no equal here, and what replaces them.
 _IN_STUDENT = "is an argument of the network: --student='{}' (or --teacher)."
 REPLACED = {
-    "model": "name the network in --student, with --mode=baseline where it learns on "
-    "its own, or in --teacher; the starter's DbofModel, FrameLevelLogisticModel, "
-    "LogisticModel, LstmModel and MoeModel have their names.",
+    "model": "name the network in --student (with --mode=baseline to train without a "
+    "teacher) or --teacher; DbofModel, FrameLevelLogisticModel, LogisticModel, "
+    "LstmModel and MoeModel have the same names.",
     "lstm_cells": _IN_STUDENT.format("LstmModel(cells=1024)"),
     "lstm_layers": _IN_STUDENT.format("LstmModel(layers=2)"),
     "moe_num_mixtures": _IN_STUDENT.format('MoeModel(head="moe(num_mixtures=2)")'),
     "video_level_classifier_model": _IN_STUDENT.format('DbofModel(head="moe")'),
-    "iterations": "use --student_k, the frames that the student sees.",
+    "iterations": "use --student_k, the number of frames that the student reads.",
     "sample_random_frames": "use --frame_sampler=random.",
     "dbof_add_batch_norm": _IN_STUDENT.format("DbofModel(add_batch_norm=False)"),
     "dbof_cluster_size": _IN_STUDENT.format("DbofModel(cluster_size=8192)"),
     "dbof_hidden_size": _IN_STUDENT.format("DbofModel(hidden_size=1024)"),
     "dbof_pooling_method": _IN_STUDENT.format('DbofModel(pooling_method="average")'),
-    "dbof_activation": "--student=DbofModel always has relu6.",
-    "export_model_steps": "run export_model.py when the training has ended.",
-    "log_device_placement": "the log names the devices; there is no such list.",
+    "dbof_activation": "--student=DbofModel always uses relu6.",
+    "export_model_steps": "run export_model.py after training.",
+    "log_device_placement": "not supported; the log names the devices.",
     "input_model_tgz": "unpack the run's folder and name it with --train_dir.",
     "untar_model_dir": "unpack the run's folder and name it with --train_dir.",
     "output_model_tgz": "use export_model.py, and pack the folder with tar.",
@@ -53,10 +53,10 @@ _LABEL_LOSS = re.compile(r"(--?label_loss=)CrossEntropyLoss")
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """The arguments with old names replaced and flagfiles read.
+    """Replaces renamed flags, and flagfiles by their contents.
 
     Raises:
-        ValueError: for a flagfile that cannot be read, or one that reads itself.
+        ValueError: for a flagfile that cannot be read, or that includes itself.
     """
     return [_renamed(argument) for argument in _read_flagfiles(arguments)]
 
@@ -66,34 +66,34 @@ def _renamed(argument: str) -> str:
     if name and name[1] in RENAMED:
         return f"--{RENAMED[name[1]]}{argument[name.end() :]}"
     argument = _OPTIMIZER.sub(
-        lambda found: found[1] + _OPTIMIZERS.get(found[2], found[2]), argument
+        lambda match: match[1] + _OPTIMIZERS.get(match[2], match[2]), argument
     )
     return _LABEL_LOSS.sub(r"\1ce", argument)
 
 
 def _read_flagfiles(arguments: Sequence[str], depth: int = 0) -> list[str]:
     if depth > 9:
-        raise ValueError("--flagfile: flagfiles name each other ten levels deep.")
-    found, left = [], list(arguments)
-    while left:
-        argument = left.pop(0)
+        raise ValueError("--flagfile: flagfiles are nested more than nine deep.")
+    expanded, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
         if argument == "--":
-            return [*found, argument, *left]
-        name, is_given, path = argument.partition("=")
+            return [*expanded, argument, *rest]
+        name, separator, path = argument.partition("=")
         if name not in ("--flagfile", "-flagfile"):
-            found.append(argument)
+            expanded.append(argument)
             continue
-        if not is_given:
-            path = left.pop(0) if left else ""
+        if not separator:
+            path = rest.pop(0) if rest else ""
         lines = map(str.strip, _read_flagfile(path).splitlines())
         lines = [line for line in lines if line and not line.startswith(("#", "//"))]
-        found += _read_flagfiles(lines, depth + 1)
-    return found
+        expanded += _read_flagfiles(lines, depth + 1)
+    return expanded
 
 
 def _read_flagfile(path: str) -> str:
     try:
-        # utf-8-sig: editors under Windows put a mark at the beginning.
+        # utf-8-sig: Windows editors write a byte order mark.
         return find_flagfile(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"--flagfile={path} is not UTF-8 text.") from error
@@ -103,10 +103,10 @@ def _read_flagfile(path: str) -> str:
 
 
 def find_flagfile(name: str) -> pathlib.Path:
-    """The path of a flagfile, `yt8m:audioset` or `yt8m:serial_rep` included.
+    """The path of a flagfile; the package's are named like `yt8m:audioset`.
 
     Raises:
-        ValueError: if none of the package's has that name.
+        ValueError: if the package has no flagfile of that name.
     """
     if not name.startswith(PREFIX):
         return pathlib.Path(os.path.expanduser(name))
@@ -120,7 +120,7 @@ def find_flagfile(name: str) -> pathlib.Path:
 
 
 def explain_unknown(name: str, known: Sequence[str]) -> str:
-    """One line about a flag that the script does not have."""
+    """One line about a flag that the script does not define."""
     if name in REPLACED:
         return f"--{name} of the YouTube-8M starter code: {REPLACED[name]}"
     near = difflib.get_close_matches(name, known, 1)
@@ -140,7 +140,7 @@ def help_text(
         doc: of the script.
         groups: settings classes.
         unlisted: names to leave out.
-        more: absl flags that are no field, for the end.
+        more: absl flags that are not fields of the groups, listed last.
     """
     fields = [
         (group, field)
@@ -153,7 +153,7 @@ def help_text(
         if not field.metadata["required"]:
             title = (group.__doc__ or "").splitlines()[0].rstrip(".")
             parts.setdefault(title, []).append(field)
-    lines = [doc.strip(), "", "Flags; * marks those that matter most."]
+    lines = [doc.strip(), "", "Flags (* marks the most important):"]
     for title, members in parts.items():
         lines += ["", f"{title}:"] if members else []
         lines += [_help_of(field) for field in members]
@@ -162,7 +162,7 @@ def help_text(
 
 
 def help_of_flags(doc: str, own: Sequence) -> str:
-    """The text of `--help` of a program, from its absl flags."""
+    """The text of `--help` from a program's absl flags."""
     return "\n".join([doc.strip(), "", "Flags:", *map(_help_of_flag, own)])
 
 

@@ -1,4 +1,4 @@
-"""Files that have their names only once they are whole, and errors in one line."""
+"""Atomic writes, locks, and file system errors as one line."""
 
 import contextlib
 import os
@@ -9,31 +9,31 @@ from collections.abc import Iterator
 import filelock
 import tensorflow as tf
 
-LOCK = ".lock"  # The name of a lock's file.
+LOCK = ".lock"  # Name of a folder's lock file.
 
-# What a file system raises, by way of Python or of TensorFlow.
+# Exceptions of the file system, raised by Python or by TensorFlow.
 ERRORS = (OSError, tf.errors.OpError)
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path has a scheme, which only tf.io.gfile knows."""
+    """Whether a path has a scheme, which only tf.io.gfile can open."""
     return "://" in path
 
 
 def reason(error: BaseException) -> str:
-    """What the file system said, in a few words; some TF errors carry no message."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    # TensorFlow puts operations around the words, and the path before them.
-    said = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", said).strip() or said
-    return said.splitlines()[0].rsplit("; ", 1)[-1].rstrip(".")
+    """The reason of a file system error; its type if it has no message."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # TensorFlow adds the operation, and the path in front.
+    text = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", text).strip() or text
+    return text.splitlines()[0].rsplit("; ", 1)[-1].rstrip(".")
 
 
 @contextlib.contextmanager
 def held(folder: str, what: str) -> Iterator[None]:
-    """Holds a folder against other processes; the system frees it when this one ends.
+    """Locks a folder against other processes; released when this process ends.
 
-    Nothing is held where there are no locks: on some network file systems, in an object
-    store.
+    Does nothing where locks are not supported: on some network file systems, and in
+    object stores.
 
     Args:
         folder: must exist.
@@ -59,7 +59,7 @@ def held(folder: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors(what: str, after: str = "") -> Iterator[None]:
-    """Turns a refusal of the file system into a line for the person at the keyboard.
+    """Turns file system errors into a ValueError of one line.
 
     Args:
         what: flag and value, or file: `--train_dir=run`.
@@ -76,15 +76,15 @@ def one_line_errors(what: str, after: str = "") -> Iterator[None]:
 
 
 def check_target(path: str, what: str) -> None:
-    """Checks, before any work, that a local file can be written.
+    """Checks in advance that a local file can be written.
 
     Args:
-        path: where to; replaced if it is a file.
+        path: of the file; it may exist.
         what: flag and value, for the error.
 
     Raises:
-        ValueError: if the directory is missing or read-only, or the path is that of a
-            directory or a device.
+        ValueError: if the directory is missing or read-only, or the path is a directory
+            or a device.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
@@ -92,7 +92,7 @@ def check_target(path: str, what: str) -> None:
     elif os.path.isdir(path):
         problem = "it is a directory"
     elif os.path.exists(path) and not os.path.isfile(path):
-        # A rename would put a file in the place of, say, /dev/null.
+        # The rename would replace, for example, /dev/null by a file.
         problem = "it is not a regular file"
     elif not os.access(folder, os.W_OK | os.X_OK):
         problem = f"the directory {folder} is read-only"
@@ -102,20 +102,20 @@ def check_target(path: str, what: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text as `writing` does."""
+    """Writes a text file atomically, see `writing`."""
     with writing(path) as file:
         file.write(text)
 
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[tf.io.gfile.GFile]:
-    """A text file under a temporary name, renamed once it is on the disk.
+    """Opens a text file for an atomic write: temporary file, fsync, rename.
 
     Raises:
-        ValueError: if the file system refuses; nothing is left behind then, and an
-            older file of that name is as it was.
+        ValueError: if the file cannot be written; the temporary file is removed, and an
+            existing file of that name stays unchanged.
     """
-    # A name of its own for each process, whatever machine it runs on.
+    # Unique among the processes of all machines.
     temporary = f"{path}.tmp-{uuid.uuid4().int}"
     with one_line_errors(path), removed_after_errors(temporary):
         with tf.io.gfile.GFile(temporary, "w") as file:
@@ -126,7 +126,7 @@ def writing(path: str) -> Iterator[tf.io.gfile.GFile]:
 
 @contextlib.contextmanager
 def removed_after_errors(path: str) -> Iterator[None]:
-    """Removes a file or folder if the block does not end well."""
+    """Removes a file or folder if the block raises."""
     try:
         yield
     except BaseException:
@@ -135,7 +135,7 @@ def removed_after_errors(path: str) -> Iterator[None]:
 
 
 def remove(path: str) -> None:
-    """Removes a file or folder, as far as there is one and the disk allows it."""
+    """Removes a file or folder, if it exists; ignores errors."""
     with contextlib.suppress(*ERRORS):
         if tf.io.gfile.isdir(path):
             tf.io.gfile.rmtree(path)  # noqa: TID251 (under a temporary name)
@@ -144,7 +144,7 @@ def remove(path: str) -> None:
 
 
 def to_disk(path: str) -> None:
-    """Brings a local file or folder to the disk, so that a rename cannot be first."""
+    """Flushes a local file or folder to disk (fsync), before it is renamed."""
     if is_remote(path) or os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -155,7 +155,7 @@ def to_disk(path: str) -> None:
 
 
 def names_in(folder: str) -> list[str]:
-    """Sorted names in a folder; none if it is not there."""
+    """Sorted names in a folder; empty if it does not exist."""
     if not tf.io.gfile.isdir(folder):
         return []
     return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder))

@@ -4,9 +4,9 @@
     yt8m-index --input_data_pattern='bal_train*.tfrecord' \\
         --flagfile=flags/data_audioset.flags
 
-Shards are read once and their checksums verified. An index that is up to date is left
-alone, so a stopped run continues where it was; a stale one is replaced. All flags of a
-data flagfile are taken; --num_classes and --max_frames make no difference.
+Each shard is read once and its checksums are verified. Up-to-date indices are kept, so
+an interrupted run continues where it stopped; stale ones are replaced. All flags of a
+data flagfile are accepted; --num_classes and --max_frames have no effect.
 """
 
 import os
@@ -28,9 +28,9 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
+    """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string(
-        "input_data_pattern", "", "Glob of the shards; several: commas."
+        "input_data_pattern", "", "Globs of the shards, comma separated."
     )
     flag_groups.define(
         (settings.DataSettings, settings.ReadingSettings, settings.SamplingSettings)
@@ -43,15 +43,15 @@ def main() -> None:
     reading = flag_groups.read(settings.ReadingSettings)
     shards = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
     known = [index.find(path, data, reading.index_dir) is not None for path in shards]
-    found = index.load_or_build(shards, data, reading.index_dir, required=True)
+    indices = index.load_or_build(shards, data, reading.index_dir, required=True)
     bad = [
-        b for path, i in zip(shards, found, strict=True) for b in i.bad_records(path)
+        b for path, i in zip(shards, indices, strict=True) for b in i.bad_records(path)
     ]
     for record in bad:
         print(record.message)
     print(
         f"{len(shards) - sum(known)} indices built, {sum(known)} were up to date: "
-        f"{sum(len(i.numbers) for i in found)} videos, {len(bad)} invalid records."
+        f"{sum(len(i.numbers) for i in indices)} videos, {len(bad)} invalid records."
     )
 
 

@@ -1,7 +1,7 @@
-"""Names to objects: `"HierarchicalLSTM(block_len=5)"` becomes a configured call.
+"""Registries of named callables, and specifications that call them.
 
-A specification is a name, or a call whose arguments are Python literals. It is
-parsed as a syntax tree and never evaluated, so flag text cannot run code.
+A specification such as `"HierarchicalLSTM(block_len=5)"` is a name, or a call whose
+arguments are Python literals. It is parsed, never evaluated, so flags cannot run code.
 """
 
 import ast
@@ -31,7 +31,7 @@ class Specification:
         return f"{self.name}({inside})"
 
     def with_defaults(self, **defaults: Any) -> "Specification":
-        """The same specification with `defaults` where it says nothing."""
+        """The specification with `defaults` for arguments that it does not have."""
         return Specification(
             self.name,
             {
@@ -61,11 +61,11 @@ def parse(text: str) -> Specification:
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise ValueError(f"{rule}.")
     if node.args:
-        raise ValueError(f"{rule}: arguments need their names.")
+        raise ValueError(f"{rule}: arguments must be named.")
     arguments = {}
     for keyword in node.keywords:
         if keyword.arg is None or keyword.arg in arguments:
-            raise ValueError(f"{rule}: each argument once, by its name.")
+            raise ValueError(f"{rule}: each argument must be named, and named once.")
         try:
             arguments[keyword.arg] = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, SyntaxError) as error:
@@ -86,10 +86,10 @@ def import_modules(package: str) -> None:
 def import_user_modules(names: str) -> None:
     """Imports the modules of `--import_modules`, so that their entries are registered.
 
-    A module in the working folder is found, too, wherever the script is.
+    Modules in the working directory are found, wherever the script is.
 
     Raises:
-        ValueError: for one that cannot be imported; names the flag and the module.
+        ValueError: naming the flag and the module, if it cannot be imported.
     """
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -103,24 +103,24 @@ def import_user_modules(names: str) -> None:
 
 
 def _parameters(entry: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The named parameters of a callable, and whether it takes others, too.
+    """The named parameters of a callable, and whether it accepts any others.
 
-    What the `**kwargs` of a constructor take is what the next class's takes.
+    `**kwargs` of a constructor are taken to be passed on to the next base class.
     """
     callables = [entry]
     if inspect.isclass(entry):
         classes = [c for c in entry.__mro__ if c is not object]
         callables = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)]
-    found: dict[str, inspect.Parameter] = {}
+    named: dict[str, inspect.Parameter] = {}
     for function in callables:
         parameters = list(inspect.signature(function).parameters.values())
         own = parameters[1:] if inspect.isclass(entry) else parameters
         for p in own:
             if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                found.setdefault(p.name, p)
+                named.setdefault(p.name, p)
         if not any(p.kind is p.VAR_KEYWORD for p in own):
-            return found, False
-    return found, bool(callables)
+            return named, False
+    return named, bool(callables)
 
 
 class Registry(Generic[T]):
@@ -148,7 +148,7 @@ class Registry(Generic[T]):
         """The callable of that name.
 
         Raises:
-            ValueError: if there is none; the message lists the known names.
+            ValueError: listing the known names, if there is none.
         """
         if name not in self._entries:
             known = ", ".join(sorted(self._entries))
@@ -156,11 +156,11 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def accepts(self, name: str, argument: str) -> bool:
-        """Whether the callable of that name is known to take an argument so named."""
+        """Whether the callable of that name has a parameter called `argument`."""
         return argument in _parameters(self.get(name))[0]
 
     def arguments(self, spec: str | Specification) -> dict[str, Any]:
-        """The arguments of a specification, defaults of its entry included."""
+        """The arguments of a specification, with the defaults of its callable."""
         spec = parse(spec) if isinstance(spec, str) else spec
         parameters, _ = _parameters(self.get(spec.name))
         defaults = {
@@ -169,15 +169,15 @@ class Registry(Generic[T]):
         return {**defaults, **spec.arguments}
 
     def check(self, spec: Specification, given: Iterable[str]) -> None:
-        """Refuses a specification that `create` could not follow.
+        """Checks that `create` can call a specification.
 
         Args:
-            spec: what is to be created.
+            spec: the specification.
             given: names of the arguments that the caller adds.
 
         Raises:
-            ValueError: for an unknown name, for an argument that it does not take or
-                that the caller adds, or for one that is missing.
+            ValueError: for an unknown name, an argument that is unknown, that the
+                caller adds, or that is missing.
         """
         given = set(given)
         parameters, takes_others = _parameters(self.get(spec.name))
@@ -206,7 +206,7 @@ class Registry(Generic[T]):
         """Calls the entry that `spec` names with its arguments and `extra`.
 
         Raises:
-            ValueError: as `check`, or for arguments that the callable refuses.
+            ValueError: as `check`, or if the callable raises a TypeError.
         """
         spec = parse(spec) if isinstance(spec, str) else spec
         self.check(spec, extra)

@@ -1,33 +1,31 @@
-"""Writes frame-level shards that hold only the sampled frames of each video.
+"""Writes frame-level shards that contain only the sampled frames of each video.
 
     yt8m-thin --input_data_pattern='yt8m/train*.tfrecord' \\
         --output_dir=thin --student_k=30
 
-The frames are those that a student sees in evaluation: what reading the full shards
-with --frame_sampler and --student_k gives, reading the thin ones whole
-(--frame_sampler=all --max_frames=k) gives too, bit for bit. Their share of the size
-is k by the mean number of frames: about an eighth of YouTube-8M at k=30. Both this
-package and the YouTube-8M starter code read them.
+The frames are those that a student reads in evaluation: reading the full shards with
+--frame_sampler and --student_k, and the thin shards with --frame_sampler=all and
+--max_frames=k, gives the same frames, bit for bit. The relative size is k divided by
+the mean number of frames, about an eighth for YouTube-8M at k=30. This package and the
+YouTube-8M starter code both read thin shards.
 
-What thin shards are not for: the teacher, and so serial and parallel mode, needs all
-frames; `random` and `uniform_jitter` in training draw other frames in every epoch,
-for which the full shards are needed too; here they are drawn once.
+Thin shards do not suit the teacher, and so serial and parallel mode, which need all
+frames, nor training with `random` or `uniform_jitter`, which draw new frames in every
+epoch; in thin shards they are drawn once.
 
-A network trained with --frame_sampler=all takes the first k frames of a full video.
-One that is to read full and thin shards alike keeps the flags of the full ones
-(--frame_sampler=uniform --max_frames=300): every sampler but `uniform_stride` and
-`last_padded` keeps all frames of a video that has k at most.
+A network trained with --frame_sampler=all reads the first k frames of a full video. To
+read both full and thin shards, keep the flags of the full ones (--frame_sampler=uniform
+--max_frames=300): every sampler except `uniform_stride` and `last_padded` keeps all
+frames of a video with at most k.
 
-A shard keeps its name, its records their order. A record keeps its context and the
-feature lists of --feature_names; other feature lists are left out. Its context gains
-two int64 features, in the place of any of that name: `num_frames`, one number, the
-frames of the shortest feature in the full record, and `frame_indices`, k at most, the
-positions there of the frames that were kept. Thinned again, both still speak of the
-full record.
+Shards keep their file names, and records their order, context and the feature lists of
+--feature_names; other feature lists are dropped. Two int64 context features are added
+or replaced: `num_frames`, the number of frames of the shortest feature in the full
+record, and `frame_indices`, the positions of the kept frames in it. After thinning
+again, both still refer to the full record.
 
-Every shard is written under a hidden temporary name and renamed when it is whole; a
-killed process leaves one such `.*.tmp` at most. Run again, the program goes on with
-the shards that are missing.
+Every shard is written atomically; a killed process leaves at most one hidden `.*.tmp`.
+When run again, the program continues with the missing shards.
 """
 
 import concurrent.futures
@@ -58,10 +56,10 @@ FLAGS = flags.FLAGS
 
 
 def _start_process() -> None:
-    """Makes a process of the pool end with its parent, and only then."""
-    # The parent handles an interrupt: shards at hand are finished.
+    """Makes a process of the pool end exactly when its parent does."""
+    # The parent handles SIGINT: shards in progress are finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Several processes would each take a GPU's whole memory.
+    # Each process would reserve the whole memory of a GPU.
     tf.config.set_visible_devices([], "GPU")
     parent = multiprocessing.parent_process().sentinel
 
@@ -81,13 +79,13 @@ def thin_shards(
     jobs: int = 1,
     overwrite: bool = False,
 ) -> tuple[int, int]:
-    """Thins all shards; the arguments are those of thinning.thin_shard.
+    """Thins all shards; arguments as in thinning.thin_shard.
 
     Returns:
-        The videos in all, and how many shards stood there already.
+        The number of videos, and the number of shards that existed already.
 
     Raises:
-        ValueError: as thinning.thin_shard; a truncated shard before any is written.
+        ValueError: as thinning.thin_shard; for a truncated shard before any writing.
     """
     rewriting.check_places(files, folder)
     counts = {path: records.count_records([path]) for path in files}
@@ -123,14 +121,14 @@ def report(
     videos: int,
     kept: int,
 ) -> str:
-    """The closing lines: sizes before and after, and the flags of train.py."""
+    """The summary: sizes before and after, and flags for train.py."""
     targets = [os.path.join(folder, os.path.basename(path)) for path in files]
     before, after = (
         sum(tf.io.gfile.stat(path).length for path in paths)
         for paths in (files, targets)
     )
     ratio = f" ({after / before:.1%})" if before else ""
-    stood = f"; {kept} of {len(files)} shards stood there already" if kept else ""
+    existing = f"; {kept} of {len(files)} shards existed already" if kept else ""
     suggested = [
         "--mode=baseline",
         f"--student_k={view.k}",
@@ -142,19 +140,19 @@ def report(
         f"--video_id_key={data.video_id_key}",
     ]
     return (
-        f"{videos} videos, {before} bytes before, {after} after{ratio}{stood}.\n"
+        f"{videos} videos, {before} bytes before, {after} after{ratio}{existing}.\n"
         f"Flags for train.py: {' '.join(suggested)}"
     )
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
+    """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string(
-        "input_data_pattern", "", "Glob of the full shards; several by commas."
+        "input_data_pattern", "", "Globs of the full shards, comma separated."
     )
     flags.DEFINE_string("output_dir", "", "Directory of the thin shards.")
-    flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
-    flags.DEFINE_bool("overwrite", False, "Replace shards that stand there already.")
+    flags.DEFINE_integer("jobs", 2, "Number of processes.", lower_bound=1)
+    flags.DEFINE_bool("overwrite", False, "Replace existing thin shards.")
     flag_groups.define((settings.DataSettings, settings.SamplingSettings))
 
 
@@ -169,10 +167,10 @@ def main() -> None:
     if not folder:
         raise ValueError("--output_dir is empty: name the directory to write to.")
     try:
-        done = thin_shards(files, folder, data, view, FLAGS.jobs, FLAGS.overwrite)
+        counts = thin_shards(files, folder, data, view, FLAGS.jobs, FLAGS.overwrite)
     except concurrent.futures.BrokenExecutor as error:
         raise ValueError(f"A process ended: {error}") from error
-    print(report(files, folder, data, view, *done))
+    print(report(files, folder, data, view, *counts))
 
 
 def run() -> None:

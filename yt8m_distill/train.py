@@ -36,7 +36,7 @@ def run() -> None:
     flag_groups.run_script(
         main,
         flag_groups.RUN_GROUPS,
-        after_a_stop="The same command goes on from what is saved.",
+        after_a_stop="The same command continues from the last checkpoint.",
         preset=True,
     )
 

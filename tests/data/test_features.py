@@ -1,4 +1,4 @@
-"""Dequantisation, padding and normalisation of frames."""
+"""Dequantization, padding and normalization of frames."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from yt8m_distill.data import features, records
 GOLDEN = {0: -1.9921875, 128: 0.0156556, 255: 2.0078125}
 
 
-def test_golden_values_of_dequantisation():
+def test_golden_values_of_dequantization():
     frames = tf.constant([[list(GOLDEN)]], tf.uint8)  # [1, 1, 3]
     expected = [[list(GOLDEN.values())]]
     ours = features.dequantize(frames, tf.constant([1]))
@@ -20,14 +20,14 @@ def test_golden_values_of_dequantisation():
     np.testing.assert_allclose(reference, expected, rtol=0, atol=1e-6)
 
 
-def test_the_graph_and_numpy_dequantise_every_byte_alike():
+def test_tensorflow_and_numpy_dequantize_every_byte_alike():
     every = np.arange(256, dtype=np.uint8).reshape(1, 1, 256)
     ours = features.dequantize(tf.constant(every), tf.constant([1]))
     # One rounding of float32 at 2 is 1.2e-7 (a fused multiply-add saves it).
     np.testing.assert_allclose(ours, records.dequantize(every), rtol=0, atol=2.5e-7)
 
 
-def test_golden_values_of_quantisation():
+def test_golden_values_of_quantization():
     # (v + 2) * 63.75, truncated: 127.5 → 127; 191.25 → 191; outside is clipped.
     values = np.array([-5.0, -2.0, 0.0, 1.0, 2.0, 5.0])
     assert records.quantize(values).tolist() == [0, 0, 127, 191, 255, 255]
@@ -43,13 +43,13 @@ def test_truncation_is_unbiased():
     assert np.abs(error).max() < 2 / 255 + 1e-4
 
 
-def test_quantising_what_was_dequantised_gives_the_same_bytes():
+def test_dequantizing_and_quantizing_round_trips():
     every = np.arange(256, dtype=np.uint8)
     assert (records.quantize(records.dequantize(every)) == every).all()
 
 
 @pytest.mark.parametrize("dtype", [tf.uint8, tf.float32])
-def test_padding_is_exactly_zero_whatever_stands_there(dtype):
+def test_padding_becomes_exactly_zero(dtype):
     frames = tf.cast(tf.fill([4, 3, 2], 7), dtype)
     ours = features.dequantize(frames, tf.constant([0, 1, 2, 3])).numpy()
     assert ours.dtype == np.float32
@@ -58,7 +58,7 @@ def test_padding_is_exactly_zero_whatever_stands_there(dtype):
         assert (ours[row, :n] != 0.0).all()
 
 
-def test_not_even_nan_behind_the_last_frame_gets_through():
+def test_nan_in_the_padding_becomes_zero():
     frames = tf.constant([[[1.0], [np.nan]]])
     assert features.dequantize(frames, tf.constant([1])).numpy().tolist() == [
         [[1.0], [0.0]]
@@ -71,7 +71,7 @@ def test_float_frames_are_only_masked():
     np.testing.assert_array_equal(ours, frames)
 
 
-def test_normalising_scales_the_joint_vector_of_a_frame():
+def test_normalizing_scales_the_joint_vector_of_a_frame():
     frames = tf.constant([[[3.0, 4.0], [0.0, -2.0]]])
     ours = features.l2_normalize(frames)
     np.testing.assert_allclose(ours, [[[0.6, 0.8], [0.0, -1.0]]], rtol=1e-6)

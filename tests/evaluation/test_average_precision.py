@@ -11,7 +11,7 @@ SEEDS = range(5)
 
 
 def defined_average_precision(scores, labels, num_positives):
-    """For every distinct score: precision there times the recall gained there."""
+    """Sum over distinct scores of precision times the increase in recall."""
     total = 0.0
     for threshold in set(scores):
         above = [
@@ -59,7 +59,7 @@ def random_videos(seed, num_videos=60, num_classes=9, levels=40):
 
 
 def accumulate(probabilities, labels, k, batches, **columns):
-    """The metrics when the videos come as these row selections."""
+    """The metrics when the videos are batched by these row selections."""
     accumulator = ap.MetricsAccumulator(probabilities.shape[1], k)
     for rows in batches:
         chosen = {name: column[rows] for name, column in columns.items()}
@@ -156,7 +156,7 @@ def test_large_counts_keep_float64_accuracy():
     "arguments, message",
     [
         (([0.1, np.nan], [1, 0]), r"scores\[1\] is NaN"),
-        (([0.1, 0.2], [1]), "one length"),
+        (([0.1, 0.2], [1]), "same length"),
         (([[0.1]], [[1]]), "vectors"),
         (([0.1, 0.2], [1, 1], 1), "num_positives=1 is less than the 2 positives"),
     ],
@@ -260,7 +260,7 @@ def test_neither_batches_nor_order_change_a_bit(seed):
         assert accumulate(probabilities, labels, 4, batches, loss=loss) == whole
 
 
-def test_rows_of_weight_zero_change_nothing():
+def test_padding_rows_change_nothing():
     probabilities, labels = random_videos(0)
     loss = np.linspace(0, 3, 60).astype(np.float32)
     whole = accumulate(probabilities, labels, 4, [slice(None)], loss=loss)
@@ -269,7 +269,7 @@ def test_rows_of_weight_zero_change_nothing():
     weights[[3, 17, 59]] = 0
     rows = np.cumsum(weights).astype(int) - 1
     batch = predict(probabilities[rows], labels[rows], 4, loss=loss[rows])
-    # What stands in a filling row must not matter, a NaN included.
+    # The values of a padding row must not matter, not even NaN.
     batch.scores[weights == 0] = np.nan
     batch.perr[weights == 0] = np.nan
     counted = labels[rows][weights > 0].sum(axis=0)
@@ -281,7 +281,7 @@ def test_rows_of_weight_zero_change_nothing():
     assert shorter != whole
 
 
-def test_a_batch_of_filling_rows_only_is_fine():
+def test_a_batch_of_padding_rows_changes_nothing():
     probabilities, labels = random_videos(0)
     batch = predict(probabilities, labels, 4)
     accumulator = ap.MetricsAccumulator(9, 4)
@@ -315,7 +315,7 @@ def test_data_without_labels_scores_zero():
     assert metrics[:5] == (0, 0, 0, 0, 0)
 
 
-def test_results_can_be_asked_for_between_batches():
+def test_a_result_between_batches_covers_the_batches_so_far():
     probabilities, labels = random_videos(1)
     accumulator = ap.MetricsAccumulator(9, 4)
     accumulator.update(predict(probabilities[:20], labels[:20], 4))
@@ -409,7 +409,7 @@ def test_nan_is_an_error_that_names_the_video(video_ids, name):
         ),
     ],
 )
-def test_batches_that_do_not_fit_are_refused(change, message):
+def test_inconsistent_batches_are_refused(change, message):
     probabilities, labels = random_videos(0)
     batch = predict(probabilities, labels, 4)
     with pytest.raises(ValueError, match=message):
@@ -432,7 +432,7 @@ def test_hits_of_a_class_without_positives_are_refused():
 
 
 def test_nothing_to_evaluate_is_an_error():
-    with pytest.raises(ValueError, match="no video"):
+    with pytest.raises(ValueError, match="no videos"):
         ap.MetricsAccumulator(9, 4).result()
     for arguments in ((0, 20), (9, 0)):
         with pytest.raises(ValueError, match="=0 is less than 1"):

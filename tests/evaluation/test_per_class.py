@@ -1,4 +1,4 @@
-"""Average precision class by class."""
+"""Average precision per class."""
 
 import csv
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from yt8m_distill.evaluation import average_precision, per_class
 
-# Class 0 first and third of its three scores, class 1 second of two, class 2 never
-# right (no positive), class 3 with a positive that no top-k list names.
+# Ranks of the hits: class 0 first and third of three, class 1 second of two. Class 2
+# has no positive, class 3 a positive without a prediction.
 SCORES = np.array([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4]], np.float32)
 CLASSES = np.array([[0, 2], [0, 1], [0, 1]], np.int32)
 HITS = np.array([[True, False], [False, False], [True, True]])

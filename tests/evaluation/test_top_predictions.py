@@ -136,7 +136,7 @@ def test_graph_and_accumulator_together_give_gap_over_the_pool(seed):
     labels = (random.random((40, 30)) < 0.1).astype(np.float32)
     probabilities = np.float32(random.random((40, 30)) * (1 + labels) / 2)
     accumulator = average_precision.MetricsAccumulator(30, 20)
-    for begin in range(0, 40, 16):  # the last batch has 8 videos and 8 filling rows
+    for begin in range(0, 40, 16):  # The last batch has 8 videos and 8 padding rows.
         rows = np.arange(begin, begin + 16) % 40
         weights = np.float32(np.arange(begin, begin + 16) < 40)
         accumulator.update(run(probabilities[rows], labels[rows], 20, weights))

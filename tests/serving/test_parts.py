@@ -11,18 +11,18 @@ pytestmark = pytest.mark.once
 
 @pytest.mark.parametrize("num_files", [0, 1, 2, 3, 7, 10, 64, 3844])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 64, 100])
-def test_parts_one_after_another_are_all_files_once(num_files, count):
+def test_concatenated_parts_contain_every_file_once(num_files, count):
     files = [f"{number:04d}" for number in range(num_files)]
-    divided = [parts.files_of_part(files, index, count) for index in range(count)]
-    assert [path for part in divided for path in part] == files
-    sizes = {len(part) for part in divided}
+    split = [parts.files_of_part(files, index, count) for index in range(count)]
+    assert [path for part in split for path in part] == files
+    sizes = {len(part) for part in split}
     assert sizes <= {num_files // count, -(-num_files // count)}
 
 
-def test_the_division_of_five_files():
+def test_the_split_of_five_files():
     # 5 * (0, 1, 2, 3) // 3 = 0, 1, 3, 5.
-    divided = [parts.files_of_part("abcde", index, 3) for index in range(3)]
-    assert divided == [["a"], ["b", "c"], ["d", "e"]]
+    split = [parts.files_of_part("abcde", index, 3) for index in range(3)]
+    assert split == [["a"], ["b", "c"], ["d", "e"]]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_the_division_of_five_files():
         ("gs://bucket/x.csv", "gs://bucket/x-00003-of-00010.csv"),
     ],
 )
-def test_the_number_of_a_part_stands_before_the_extension(path, expected):
+def test_the_number_of_a_part_is_before_the_extension(path, expected):
     assert parts.part_path(path, 3, 10) == expected
     assert parts.part_path(path, 0, 1) == path
 
@@ -70,38 +70,38 @@ def test_all_parts_are_found_in_order_and_nothing_else(tmp_path, name):
     assert parts.find_parts(path) == expected
 
 
-def test_a_name_without_a_folder_is_looked_for_here(tmp_path, monkeypatch):
+def test_a_path_without_a_folder_is_in_the_working_directory(tmp_path, monkeypatch):
     touch(tmp_path, "x-00000-of-00002.csv", "x-00001-of-00002.csv")
     monkeypatch.chdir(tmp_path)
     assert parts.find_parts("x.csv") == ["x-00000-of-00002.csv", "x-00001-of-00002.csv"]
 
 
-def test_without_parts_the_names_looked_for_are_said(tmp_path):
+def test_without_parts_the_error_has_the_pattern(tmp_path):
     touch(tmp_path, "x.csv")
-    path = tmp_path / "x.csv"
-    assert error_of(path) == f"--input={path}: no file {tmp_path}/x-?????-of-?????.csv."
+    message = error_of(tmp_path / "x.csv")
+    assert message.startswith(f"--input={tmp_path}/x.csv: ")
+    assert f"{tmp_path}/x-?????-of-?????.csv" in message
 
 
 @pytest.mark.parametrize("folder", ["absent", "file"])
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, folder):
     touch(tmp_path, "file")
     folder = tmp_path / folder
-    message = error_of(folder / "x.csv")
-    assert message == f"--input={folder}/x.csv: {folder} cannot be listed."
+    assert error_of(folder / "x.csv").startswith(f"--input={folder}/x.csv: {folder} ")
 
 
 def test_parts_of_several_counts_are_refused(tmp_path):
     touch(tmp_path, "x-00000-of-00001.csv", "x-00000-of-00010.csv")
-    assert error_of(tmp_path / "x.csv") == (
-        f"--input={tmp_path}/x.csv has parts of several --num_shards: 1, 10. Remove "
-        "those of the others."
-    )
+    message = error_of(tmp_path / "x.csv")
+    assert message.startswith(f"--input={tmp_path}/x.csv ")
+    assert "--num_shards: 1, 10" in message
 
 
 def test_missing_parts_are_named(tmp_path):
     touch(tmp_path, "x-00001-of-00004.csv", "x-00002-of-00004.csv")
-    assert error_of(tmp_path / "x.csv") == (
-        f"--input={tmp_path}/x.csv lacks 2 of 4 parts: "
+    message = error_of(tmp_path / "x.csv")
+    assert message.startswith(f"--input={tmp_path}/x.csv: 2 of 4 parts ")
+    assert message.endswith(
         f"{tmp_path}/x-00000-of-00004.csv, {tmp_path}/x-00003-of-00004.csv."
     )
 
@@ -109,7 +109,7 @@ def test_missing_parts_are_named(tmp_path):
 def test_of_many_missing_parts_ten_are_named(tmp_path):
     touch(tmp_path, "x-00000-of-01000.csv")
     message = error_of(tmp_path / "x.csv")
-    assert "lacks 999 of 1000 parts: " in message
+    assert "999 of 1000 parts" in message
     assert message.count("-of-01000.csv") == 10
     assert message.endswith("x-00010-of-01000.csv and 989 more.")
 
@@ -117,9 +117,7 @@ def test_of_many_missing_parts_ten_are_named(tmp_path):
 @pytest.mark.parametrize(
     "name, count", [("x-00000-of-00000.csv", 0), ("x-00002-of-00002.csv", 2)]
 )
-def test_a_number_that_is_no_part_is_refused(tmp_path, name, count):
+def test_an_out_of_range_part_is_refused(tmp_path, name, count):
     touch(tmp_path, name)
-    assert error_of(tmp_path / "x.csv") == (
-        f"--input={tmp_path}/x.csv: {tmp_path}/{name} has a number that is not below "
-        f"{count}."
-    )
+    message = error_of(tmp_path / "x.csv")
+    assert f"{tmp_path}/{name} is not below {count}." in message

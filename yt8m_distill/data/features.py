@@ -1,6 +1,6 @@
-"""From stored frames to what a network reads. Runs next to the model.
+"""Dequantization and normalization of frames, on the device of the model.
 
-uint8 frames travel to the device, a quarter of the bytes of float32.
+The frames are transferred as uint8, a quarter of the size of float32.
 """
 
 import numpy as np
@@ -8,16 +8,16 @@ import tensorflow as tf
 
 from yt8m_distill import settings
 
-# x * SCALE + OFFSET maps 0..255 to the middles of 256 steps over [-2, 2].
+# x * SCALE + OFFSET maps 0..255 to the centers of 256 bins over [-2, 2].
 SCALE = 4 / 255
 OFFSET = 4 / 512 - 2
 
 
 def steps(data: settings.DataSettings) -> tuple:
-    """Scale and offset that dequantize the features of some records.
+    """Scale and offset that dequantize the frames of these records.
 
     Returns:
-        SCALE and OFFSET, or [D] float32 each where --feature_ranges are given.
+        SCALE and OFFSET; with --feature_ranges, [D] float32 each.
     """
     if not data.feature_ranges:
         return SCALE, OFFSET
@@ -28,16 +28,16 @@ def steps(data: settings.DataSettings) -> tuple:
 def dequantize(
     frames: tf.Tensor, num_frames: tf.Tensor, scale=SCALE, offset=OFFSET
 ) -> tf.Tensor:
-    """Frames as float32, exactly 0 behind the last valid one.
+    """Frames as float32, exactly 0 after the last valid one.
 
     Args:
-        frames: [B, T, D] uint8, quantised; or float32, which is only masked.
+        frames: [B, T, D] uint8, quantized; or float32, which is only masked.
         num_frames: [B] int32.
         scale, offset: see steps.
 
     Returns:
-        [B, T, D] float32; a valid quantised number is in [-1.992, 2.008], unless
-        scale and offset say otherwise.
+        [B, T, D] float32; valid dequantized values are in [-1.992, 2.008] with the
+        default scale and offset.
     """
     if frames.dtype == tf.uint8:
         frames = tf.cast(frames, tf.float32) * scale + offset
@@ -46,7 +46,7 @@ def dequantize(
 
 
 def l2_normalize(frames: tf.Tensor) -> tf.Tensor:
-    """Scales each frame to length 1 over the joint vector; a zero frame stays zero.
+    """Scales each frame, all features together, to norm 1; a zero frame stays zero.
 
     Args:
         frames: [B, T, D] float32.

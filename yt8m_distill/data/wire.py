@@ -1,14 +1,14 @@
-"""Where the frames are inside a serialized SequenceExample.
+"""Byte offsets of the frames in a serialized SequenceExample.
 
-Every frame of a feature is a byte string of one width, so on the wire the frames are
-chunks of one size, header and data, one after another:
+All frames of a feature are byte strings of the same width, so in the serialized record
+they are consecutive chunks, header and data, of the same size:
 
-    first + t * stride   is where frame t begins
+    offset of frame t = first + t * stride
 
-`locate` finds these numbers in some microseconds and checks the header of every frame.
-It knows only the records that writers make; of anything else (a damaged record, one of
-another kind, an unusual but valid encoding) it returns None, and a parser decides. See
-https://protobuf.dev/programming-guides/encoding.
+`locate` finds these numbers in a few microseconds and checks the header of every frame.
+It supports only the encoding that writers produce; for anything else (a damaged record,
+another message type, an unusual but valid encoding) it returns None, and the caller
+falls back to a parser. See https://protobuf.dev/programming-guides/encoding.
 """
 
 import functools
@@ -18,18 +18,18 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import message
 
-# Tags (field number, length-delimited) of the messages on the way to a frame.
+# Tags of fields 1 and 2, length-delimited, of the messages that contain a frame.
 _FIRST, _SECOND = 0x0A, 0x12
 
 
 class Frames(NamedTuple):
-    """Frames of one feature in a record, with the `frame_header` before each.
+    """The frames of one feature in a record, each preceded by its `frame_header`.
 
     Attributes:
-        first: position of frame 0 in the record.
-        stride: bytes from a frame to the next.
+        first: offset of frame 0 in the record.
+        stride: bytes from one frame to the next.
         count: number of frames.
-        size: bytes of a frame.
+        size: bytes per frame.
     """
 
     first: int
@@ -39,7 +39,7 @@ class Frames(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a record says without its frames.
+    """The contents of a record, with offsets instead of frames.
 
     Attributes:
         context: the context features.
@@ -51,11 +51,11 @@ class Layout(NamedTuple):
 
 
 class _Unusual(Exception):
-    """Not what writers make."""
+    """An encoding that writers do not produce."""
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number at a position, and the position after it."""
+    """Decodes a varint: its value, and the offset after it."""
     byte = data[at]
     if byte < 128:
         return byte, at + 1
@@ -71,7 +71,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _inside(data: memoryview, at: int, tag: int, end: int) -> tuple[int, int]:
-    """Begin and end of a message field, which must lie within `end`."""
+    """Begin and end of a length-delimited field, which must not extend beyond `end`."""
     if data[at] != tag:
         raise _Unusual
     length, begin = _varint(data, at + 1)
@@ -81,7 +81,7 @@ def _inside(data: memoryview, at: int, tag: int, end: int) -> tuple[int, int]:
 
 
 def _one_frame(data: memoryview, at: int, end: int) -> tuple[int, int, int]:
-    """Begin of a frame's bytes, their number and the end of its chunk."""
+    """Offset of a frame's data, its size, and the end of its chunk."""
     begin, chunk_end = _inside(data, at, _FIRST, end)  # Feature
     begin, bytes_end = _inside(data, begin, _FIRST, chunk_end)  # BytesList
     begin, value_end = _inside(data, begin, _FIRST, bytes_end)  # its only value
@@ -92,15 +92,15 @@ def _one_frame(data: memoryview, at: int, end: int) -> tuple[int, int, int]:
 
 @functools.cache
 def frame_header(size: int) -> bytes:
-    """The bytes before a frame of that many bytes: three tags with lengths."""
+    """The bytes before a frame of `size` bytes: three tags with their lengths."""
     header = b""
     for _ in range(3):
-        length, spelled = size + len(header), bytearray()
+        length, varint = size + len(header), bytearray()
         while length >= 128:
-            spelled.append(length & 127 | 128)
+            varint.append(length & 127 | 128)
             length >>= 7
-        spelled.append(length)
-        header = bytes([_FIRST]) + bytes(spelled) + header
+        varint.append(length)
+        header = bytes([_FIRST]) + bytes(varint) + header
     return header
 
 
@@ -110,7 +110,7 @@ def _header_array(size: int) -> np.ndarray:
 
 
 def _frames(data: memoryview, begin: int, end: int) -> Frames:
-    """A FeatureList whose frames are all of one width, each after the same header."""
+    """Parses a FeatureList whose frames all have the same width and header."""
     if begin == end:
         return Frames(begin, 0, 0, 0)
     first, size, chunk_end = _one_frame(data, begin, end)
@@ -126,24 +126,24 @@ def _frames(data: memoryview, begin: int, end: int) -> Frames:
 
 
 def _feature_lists(data: memoryview, begin: int, end: int) -> dict[str, Frames]:
-    found: dict[str, Frames] = {}
+    features: dict[str, Frames] = {}
     while begin < end:
         entry, begin = _inside(data, begin, _FIRST, end)
         key, key_end = _inside(data, entry, _FIRST, begin)
         frames, frames_end = _inside(data, key_end, _SECOND, begin)
         name = str(data[key:key_end], "utf-8")
-        if frames_end != begin or name in found:
+        if frames_end != begin or name in features:
             raise _Unusual
-        found[name] = _frames(data, frames, frames_end)
-    return found
+        features[name] = _frames(data, frames, frames_end)
+    return features
 
 
 def _context(data: memoryview) -> tf.train.Features:
-    """Context features that every parser reads in the same way.
+    """Parses context features that every parser reads in the same way.
 
-    A key that comes twice, two kinds in one feature and unknown fields are dropped by
-    one parser and refused by another; without them the size is that of the bytes. So
-    is a value before its key.
+    Some parsers drop repeated keys, several values of one feature, values before their
+    keys and unknown fields; others reject them. All of them change the re-serialized
+    size or the order of the fields, so they are detected here.
     """
     at = 0
     while at < len(data):
@@ -160,7 +160,7 @@ def locate(record: memoryview) -> Layout | None:
     """The layout of a serialized SequenceExample, or None if it is unusual.
 
     Args:
-        record: its bytes, as a view: nothing of it is copied but the context.
+        record: its bytes; only the context is copied.
     """
     context, features, at, end = None, None, 0, len(record)
     try:

@@ -1,13 +1,12 @@
 """GAP, mAP, Hit@1 and PERR over the top predictions of all videos (numpy only).
 
-Ties: predictions of equal score pass a threshold together, so a group of them
-counts with the precision at its end. This is the convention of sklearn's
-`average_precision_score`; where no scores are equal it is the usual sum of
-hits_so_far / rank. No metric here therefore depends on the order of the videos
-or on how they were batched, not in the last bit either.
+Ties: predictions of equal score pass a threshold together, and all have the precision
+of the whole group. This is the convention of sklearn's `average_precision_score`;
+without ties it is the usual sum of hits_so_far / rank. No metric here therefore depends
+on the order of the videos or the batch size, not even in the last bit.
 
-Denominators count *all* positives, also those that no top-k list holds: a video
-with 25 labels of which the top 20 are predicted perfectly scores 0.8.
+Denominators count *all* positives, including those outside the top-k lists: a video
+with 25 labels whose top 20 predictions are all correct scores 0.8.
 """
 
 import math
@@ -18,20 +17,20 @@ import numpy as np
 
 
 class TopPredictions(NamedTuple):
-    """What leaves the graph of a batch: k numbers a video and one [C] vector.
+    """The results of a batch that leave the graph: k per video and one [C] vector.
 
     Attributes:
-        scores: [B, k] float32, descending; a row with a NaN is a video whose
-            prediction is undefined.
+        scores: [B, k] float32, descending; a row with a NaN is a video with an
+            undefined prediction.
         classes: [B, k] int32, the class of each score.
         hits: [B, k] bool, whether that class is a label of the video.
-        num_labels: [B] int32, labels of the video, in its top k or not.
+        num_labels: [B] int32, all labels of the video, in its top k or not.
         perr: [B] float32, share of the video's top n that are its n labels.
         class_positives: [C] float32, videos of the batch with each label, without
-            the rows of weight 0.
-        weights: [B], 1 for a video, 0 for a filling row; None: all are videos.
+            padding rows.
+        weights: [B], 1 for a video, 0 for a padding row; None if all are videos.
         loss: [B] float32 or None.
-        video_ids: [B] bytes or None; only the message about a NaN needs them.
+        video_ids: [B] bytes or None; used only in the message about a NaN.
     """
 
     scores: Any
@@ -51,15 +50,15 @@ class Metrics(NamedTuple):
     Attributes:
         gap: average precision over the pooled top-k predictions of all videos.
         map: mean of the classes' average precisions over the same predictions,
-            classes without positives left out.
-        map_all_classes: likewise, but classes without positives count 0.
+            without classes that have no positives.
+        map_all_classes: likewise, but classes without positives count as 0.
         hit_at_one: share of videos whose highest-scored class is a label.
-        perr: mean precision at a video's number of labels.
-        loss: mean over videos, None where no batch had one.
-        num_videos: videos evaluated, filling rows not counted.
+        perr: mean over videos of the precision at the video's number of labels.
+        loss: mean over videos; None if the batches had none.
+        num_videos: videos evaluated, without padding rows.
 
-    Videos without labels count 0 in `hit_at_one` and `perr`. Where there is no
-    label at all, `gap` and both means are 0.
+    Videos without labels count as 0 in `hit_at_one` and `perr`. Without any label,
+    `gap` and both means are 0.
     """
 
     gap: float
@@ -74,28 +73,28 @@ class Metrics(NamedTuple):
 def average_precision(
     scores: np.ndarray, labels: np.ndarray, num_positives: int | None = None
 ) -> float:
-    """Sum over thresholds of precision times the recall gained there.
+    """Sum over thresholds of precision times the increase in recall.
 
     Every distinct score of a positive is a threshold t; it contributes
     (positives of score t) * (positives >= t) / (predictions >= t).
 
     Args:
         scores: [N], in any order.
-        labels: [N] bool or 0/1, whether the prediction is right.
-        num_positives: the denominator, where there are positives outside of
-            `scores`. Default: the positives in `labels`.
+        labels: [N] bool or 0/1, whether the prediction is correct.
+        num_positives: the denominator, if there are positives without a score.
+            Default: the positives in `labels`.
 
     Returns:
-        In [0, 1]; 0 where there are no positives.
+        In [0, 1]; 0 without positives.
 
     Raises:
-        ValueError: for a NaN, shapes that differ, or a denominator smaller than
-            the number of positives in `labels`.
+        ValueError: for a NaN, different shapes, or a denominator below the number of
+            positives in `labels`.
     """
     scores, hits = np.asarray(scores), np.asarray(labels, bool)
     if scores.ndim != 1 or scores.shape != hits.shape:
         raise ValueError(
-            "scores and labels must be vectors of one length; received shapes "
+            "scores and labels must be vectors of the same length; received shapes "
             f"{scores.shape} and {hits.shape}."
         )
     undefined = np.isnan(scores)
@@ -128,7 +127,7 @@ def global_average_precision(
         num_positives: all labels of all videos, in a top-k list or not.
 
     Returns:
-        In [0, 1]; 0 where there are no positives.
+        In [0, 1]; 0 without positives.
 
     Raises:
         ValueError: as `average_precision`.
@@ -142,7 +141,7 @@ def class_average_precisions(
     hits: np.ndarray,
     class_positives: np.ndarray,
 ) -> np.ndarray:
-    """Average precision of each class over the predictions that name it.
+    """Average precision of each class over the predictions of that class.
 
     Args:
         scores: [N, k], the best k scores of each video.
@@ -151,12 +150,12 @@ def class_average_precisions(
         class_positives: [C], all videos with that label.
 
     Returns:
-        [C] float64; NaN for a class without positives, 0 for one with positives
-        that no top-k list names.
+        [C] float64; NaN for a class without positives, 0 for one with positives but
+        without predictions.
 
     Raises:
-        ValueError: for a class outside [0, C) or with more hits than positives,
-            or as `average_precision`.
+        ValueError: for a class outside [0, C), more hits than positives, or as
+            `average_precision`.
     """
     scores, classes = np.ravel(scores), np.ravel(classes)
     hits, class_positives = (
@@ -176,7 +175,7 @@ def class_average_precisions(
     begins = np.concatenate([[0], ends[:-1]])
     order = np.argsort(classes, kind="stable")
     scores, hits = scores[order], hits[order]
-    del order  # the largest array here: 8 bytes a prediction
+    del order  # The largest array here: 8 bytes per prediction.
     result = np.full(num_classes, np.nan)
     for index in np.flatnonzero(class_positives):
         part = slice(begins[index], ends[index])
@@ -200,11 +199,11 @@ def mean_average_precision(
         classes: [N, k] int in [0, C), the class of each score.
         hits: [N, k] bool, whether each is a label of its video.
         class_positives: [C], all videos with that label.
-        all_classes: False leaves classes without positives out of the mean (the
-            starter code's figure), True counts them as 0 (the authors' figure).
+        all_classes: False excludes classes without positives from the mean (as the
+            starter code does), True counts them as 0 (as the authors do).
 
     Returns:
-        In [0, 1]; 0 where there are no positives.
+        In [0, 1]; 0 without positives.
 
     Raises:
         ValueError: as `class_average_precisions`.
@@ -222,20 +221,20 @@ def _mean_over_classes(precisions: np.ndarray, all_classes: bool) -> float:
 def _check_classes(classes: np.ndarray, num_classes: int) -> None:
     if classes.size and not (0 <= classes.min() and classes.max() < num_classes):
         raise ValueError(
-            f"classes go from {classes.min()} to {classes.max()}; they must lie in "
+            f"classes go from {classes.min()} to {classes.max()}; they must be in "
             f"[0, {num_classes})."
         )
 
 
 class MetricsAccumulator:
-    """Collects the top predictions of all batches; the metrics come at the end.
+    """Collects the top predictions of all batches and computes the metrics at the end.
 
-    Each prediction is held in 7 bytes (float32 score, uint16 class, bool hit), so
-    1.1 million videos with 20 predictions take 155 MB, and about four times that
-    while `result` sorts them. Counts and sums are integers or float64.
+    A prediction takes 7 bytes (float32 score, uint16 class, bool hit), so 1.1 million
+    videos with 20 predictions take 155 MB, and about four times that while `result`
+    sorts them. Counts and sums are integers or float64.
 
     Attributes:
-        class_positives: [C] videos with each label, so far.
+        class_positives: [C] videos with each label so far.
         class_precisions: [C] average precisions of the last `result`, or None.
     """
 
@@ -244,7 +243,7 @@ class MetricsAccumulator:
 
         Args:
             num_classes: C.
-            top_k: predictions a video; more than C means C.
+            top_k: predictions per video; more than C means C.
 
         Raises:
             ValueError: if either is less than 1.
@@ -267,13 +266,12 @@ class MetricsAccumulator:
         self._num_videos = 0
 
     def update(self, batch: TopPredictions) -> None:
-        """Adds a batch; its rows of weight 0 are dropped.
+        """Adds a batch, without its padding rows.
 
         Raises:
-            ValueError: for a NaN score, naming the video; for shapes or classes
-                that do not fit, weights other than 0 and 1, a loss in some
-                batches only, or label counts that contradict each other. The
-                batch then is not added.
+            ValueError: for a NaN score (naming the video), invalid shapes or classes,
+                weights other than 0 and 1, a loss in only some batches, or
+                inconsistent label counts. The batch is not added then.
         """
         num_rows = len(batch.num_labels)
         rows = _rows_of_videos(batch.weights, num_rows)
@@ -306,10 +304,10 @@ class MetricsAccumulator:
         """The metrics of all videos so far; more batches may follow.
 
         Raises:
-            ValueError: if there was no video.
+            ValueError: if there are no videos.
         """
         if not self._num_videos:
-            raise ValueError("There is no video to evaluate.")
+            raise ValueError("There are no videos to evaluate.")
         scores, hits = _joined(self._scores), _joined(self._hits)
         precisions = class_average_precisions(
             scores, _joined(self._classes), hits, self.class_positives
@@ -343,7 +341,7 @@ class MetricsAccumulator:
     def _checked_positives(
         self, class_positives: Any, num_labels: np.ndarray, hits: np.ndarray
     ) -> np.ndarray:
-        """[C] float64; both denominators come from labels and must agree."""
+        """[C] float64, after checking that both denominators agree."""
         positives = np.asarray(class_positives, np.float64)
         if positives.shape != (self.num_classes,):
             raise ValueError(
@@ -361,7 +359,7 @@ class MetricsAccumulator:
 
 
 def _rows_of_videos(weights: Any, num_rows: int) -> np.ndarray:
-    """Indices of the rows whose weight is 1; the others must weigh 0."""
+    """Indices of the rows with weight 1; all others must have weight 0."""
     if weights is None:
         return np.arange(num_rows)
     weights = np.asarray(weights)
@@ -373,9 +371,9 @@ def _rows_of_videos(weights: Any, num_rows: int) -> np.ndarray:
 
 
 def _column_reader(rows: np.ndarray, num_rows: int) -> Callable[..., np.ndarray]:
-    """A function that checks a column's shape and copies the given rows of it.
+    """A function that checks the shape of a column and copies the given rows.
 
-    The copy matters: the column may share the memory of a tensor.
+    Without the copy, the result could share memory with a tensor.
     """
 
     def keep(name: str, value: Any, dtype: Any, shape: tuple = ()) -> np.ndarray:
@@ -390,7 +388,7 @@ def _column_reader(rows: np.ndarray, num_rows: int) -> Callable[..., np.ndarray]
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """The concatenation of `parts`, which it replaces so that one copy remains."""
+    """Concatenates `parts` in place, so that only one copy remains."""
     parts[:] = [np.concatenate(parts)]
     return parts[0]
 

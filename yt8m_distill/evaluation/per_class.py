@@ -1,4 +1,4 @@
-"""Average precision class by class: a CSV, and the best and worst classes."""
+"""Average precision per class: a CSV, and the best and worst classes."""
 
 import csv
 import io
@@ -14,16 +14,16 @@ HEADER = ("class", "name", "num_videos", "average_precision")
 def write(
     path: str, precisions: np.ndarray, positives: np.ndarray, names: Mapping[int, str]
 ) -> None:
-    """Writes one row per class: its number, name, videos and average precision.
+    """Writes one row per class: index, name, number of videos, average precision.
 
     Args:
         path: of the CSV.
         precisions: [C], NaN for a class without positives; its cell is empty.
         positives: [C], videos with the label.
-        names: of the classes, as far as they are known.
+        names: of the classes that have one.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -44,7 +44,7 @@ def best_and_worst(
 ) -> list[str]:
     """Two lines about the classes with positives, e.g. `Best classes: Game 0.981 (34)`.
 
-    The number in parentheses counts the videos with the label.
+    The number in parentheses is the number of videos with the label.
     """
     order = np.argsort(-precisions, kind="stable")  # NaN last.
     order = order[: np.count_nonzero(~np.isnan(precisions))]

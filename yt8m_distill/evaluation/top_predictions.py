@@ -1,7 +1,7 @@
-"""The part of the metrics that runs in the graph: top k classes and hits.
+"""The part of the metrics that runs in the graph: top-k classes and hits.
 
-Of [B, C] probabilities only k numbers a video leave the graph, and one [C]
-vector a batch; `average_precision.MetricsAccumulator` takes them from there.
+Of [B, C] probabilities, only k numbers per video and one [C] vector per batch leave the
+graph, for `average_precision.MetricsAccumulator`.
 """
 
 import tensorflow as tf
@@ -14,23 +14,23 @@ TopPredictions = average_precision.TopPredictions
 def top_predictions(
     probabilities: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, k: int
 ) -> TopPredictions:
-    """The best k classes of each video, which of them are labels, and its PERR.
+    """The top k classes of each video, which of them are labels, and the PERR.
 
-    Of classes with equal scores the lower comes first. A video with a NaN in any
-    class gets NaN for all its scores: where a sort puts a NaN is undefined, so it
-    could otherwise stay outside the top k and go unnoticed.
+    Of classes with equal scores the lower index comes first. A video with a NaN in any
+    class gets NaN for all its scores: the position of a NaN in a sort is undefined, so
+    it could otherwise stay outside the top k and go unnoticed.
 
     Args:
-        probabilities: [B, C] floating point.
+        probabilities: [B, C] floating point; C must be static.
         labels: [B, C] multi-hot, 0 or 1, or bool.
-        weights: [B], 1 for a video, 0 for a filling row.
-        k: predictions a video; more than C means C, which must be static.
+        weights: [B], 1 for a video, 0 for a padding row.
+        k: predictions per video; more than C means C.
 
     Returns:
         TopPredictions with scores, classes and hits [B, min(k, C)], num_labels and
-        perr [B], class_positives [C] without the rows of weight 0, and weights.
-        `perr` looks at a video's top n for n labels, also where n > k; it is 0 for
-        a video without labels. `loss` and `video_ids` are None.
+        perr [B], class_positives [C] without padding rows, and weights. `perr` covers
+        the top n of a video with n labels, even if n > k; it is 0 for a video without
+        labels. `loss` and `video_ids` are None.
 
     Raises:
         ValueError: if k is less than 1.
@@ -43,7 +43,7 @@ def top_predictions(
     weights = tf.cast(weights, tf.float32)
     num_labels = tf.cast(tf.reduce_sum(labels, axis=1), tf.int32)
 
-    # One sort serves both: as deep as the video with the most labels needs.
+    # One sort for both, deep enough for the video with the most labels.
     depth = tf.maximum(k, tf.reduce_max(num_labels))
     is_nan = tf.math.is_nan(probabilities)
     scores, classes = tf.math.top_k(
@@ -58,7 +58,7 @@ def top_predictions(
     )
 
     def first_k(x: tf.Tensor) -> tf.Tensor:
-        # The dynamic depth hid the static width.
+        # Restores the static width, which the dynamic depth has lost.
         return tf.ensure_shape(x[:, :k], [None, k])
 
     return TopPredictions(

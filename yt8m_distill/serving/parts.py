@@ -1,7 +1,7 @@
-"""Inference in parts: which files a part predicts, and where its CSV goes.
+"""Inference in parts: the input files and the CSV of each part.
 
-Part I of N takes a contiguous range of the sorted files. So the CSVs one after
-another, in the order of their parts, have the rows in the order of a single process.
+Part I of N has a contiguous range of the sorted files, so the concatenated CSVs have
+the rows of the CSV of a single process, in the same order.
 """
 
 import os
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-_NAMED = 10  # Files that a message names at most.
+_MAX_LISTED = 10  # Files listed in a message.
 
 
 def files_of_part(files: Sequence[str], index: int, count: int) -> list[str]:
-    """The files of part `index`, in their order.
+    """The files of part `index`, in order.
 
     Args:
         files: of all parts, sorted.
@@ -22,14 +22,14 @@ def files_of_part(files: Sequence[str], index: int, count: int) -> list[str]:
         count: number of parts.
 
     Returns:
-        len(files) / count of them, rounded up or down: none, for some of the parts,
-        if there are fewer files than parts. Each file is in one part.
+        len(files) / count files, rounded up or down, so possibly none. Each file is in
+        exactly one part.
     """
     return list(files[len(files) * index // count : len(files) * (index + 1) // count])
 
 
 def part_path(path: str, index: int, count: int) -> str:
-    """`out.csv`, 3, 10 → `out-00003-of-00010.csv`; a count of 1 has no suffix."""
+    """(`out.csv`, 3, 10) → `out-00003-of-00010.csv`; no suffix if count is 1."""
     return path if count == 1 else _numbered(path, index, count)
 
 
@@ -37,12 +37,11 @@ def find_parts(path: str) -> list[str]:
     """The CSVs of all parts, in the order of the parts.
 
     Args:
-        path: the name without the suffix of a part; local, or one that tf.io.gfile
-            knows.
+        path: without the suffix of the parts; local, or supported by tf.io.gfile.
 
     Raises:
-        ValueError: if there are none, if some are missing, or if they are of several
-            counts. One line that begins with `--input`.
+        ValueError: one line that begins with `--input`, if there are no parts, parts
+            are missing, or they belong to several counts.
     """
     where = f"--input={path}"
     folder, name = os.path.split(path)
@@ -52,28 +51,28 @@ def find_parts(path: str) -> list[str]:
         matches = map(pattern.fullmatch, tf.io.gfile.listdir(folder or "."))
     except tf.errors.OpError as error:
         raise ValueError(f"{where}: {folder or '.'} cannot be listed.") from error
-    found = {tuple(map(int, match.groups())) for match in matches if match}
-    counts = sorted({count for _, count in found})
+    parts = {tuple(map(int, match.groups())) for match in matches if match}
+    counts = sorted({count for _, count in parts})
     if not counts:
         raise ValueError(f"{where}: no file {_with_suffix(path, '?????-of-?????')}.")
     if len(counts) > 1:
         raise ValueError(
-            f"{where} has parts of several --num_shards: {_listed(counts)}. Remove "
-            "those of the others."
+            f"{where} has parts of several --num_shards: {_listed(counts)}. Remove all "
+            "but those of one."
         )
     (count,) = counts
-    beyond = [index for index, _ in found if index >= count]
-    if beyond:
-        name = _numbered(path, min(beyond), count)
-        raise ValueError(f"{where}: {name} has a number that is not below {count}.")
+    too_large = [index for index, _ in parts if index >= count]
+    if too_large:
+        name = _numbered(path, min(too_large), count)
+        raise ValueError(f"{where}: the number of {name} is not below {count}.")
     missing = [
         _numbered(path, index, count)
         for index in range(count)
-        if (index, count) not in found
+        if (index, count) not in parts
     ]
     if missing:
         raise ValueError(
-            f"{where} lacks {len(missing)} of {count} parts: {_listed(missing)}."
+            f"{where}: {len(missing)} of {count} parts are missing: {_listed(missing)}."
         )
     return [_numbered(path, index, count) for index in range(count)]
 
@@ -88,6 +87,6 @@ def _with_suffix(path: str, suffix: str) -> str:
 
 
 def _listed(values: Sequence) -> str:
-    more = len(values) - _NAMED
-    listed = ", ".join(map(str, values[:_NAMED]))
+    more = len(values) - _MAX_LISTED
+    listed = ", ".join(map(str, values[:_MAX_LISTED]))
     return f"{listed} and {more} more" if more > 0 else listed

@@ -1,4 +1,4 @@
-"""The list of videos that a CSV of predictions does not have."""
+"""The list of records that inference skipped, next to its CSV."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,12 +11,12 @@ SUFFIX = ".skipped.txt"
 
 
 def write_list(output_file: str, skipped: faults.Skipped | None) -> None:
-    """Writes `<output_file>.skipped.txt`: the message about each record, a line each.
+    """Writes `<output_file>.skipped.txt`, with one line per skipped record.
 
-    Without such records there is no file, and one of an earlier run is removed.
+    Without skipped records no file is written, and that of an earlier run is removed.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     write_lines(output_file, (r.message for r in (skipped.bad if skipped else ())))
 
@@ -27,10 +27,10 @@ def write_lines(output_file: str, lines: Iterable[str]) -> None:
 
 
 def merge_lists(parts: Sequence[str], output_file: str) -> None:
-    """Writes the lists of these CSVs, one after another, as that of `output_file`.
+    """Concatenates the lists of these CSVs into that of `output_file`.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     texts = []
     for path in (part + SUFFIX for part in parts):
@@ -41,7 +41,7 @@ def merge_lists(parts: Sequence[str], output_file: str) -> None:
 
 
 def _write(output_file: str, text: str) -> None:
-    """Writes the list; without any text, removes that of an earlier run."""
+    """Writes the list, or removes that of an earlier run if `text` is empty."""
     path = output_file + SUFFIX
     if text:
         files.write_text(path, text)

@@ -1,6 +1,6 @@
-"""Shards that hold only the sampled frames of each video; see yt8m-thin.
+"""Thin shards, which contain only the sampled frames of each video; see yt8m-thin.
 
-A shard keeps its name, its records their order. Made twice, its bytes are the same.
+File names and the order of records are kept; the output is deterministic.
 """
 
 import functools
@@ -16,15 +16,15 @@ from yt8m_distill.data import pipeline, records, rewriting
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
 
-_BATCH = 64  # Records that are parsed together.
-_COMPARED = 16  # First records by which a shard shows how it was thinned.
+_BATCH = 64  # Records parsed at a time.
+_COMPARED = 16  # Records compared to see whether a shard was thinned in the same way.
 
 
 @functools.cache
 def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
-    """A graph: path, number of the first record, serialized [B] → ids, indices, valid.
+    """(path, number of the first record, serialized [B]) → (ids, indices, valid).
 
-    Cached, since tracing it takes as long as thinning a few hundred videos.
+    Cached, since tracing the graph takes as long as thinning a few hundred videos.
     """
 
     @tf.function(
@@ -49,10 +49,11 @@ def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
 def thin_record(
     serialized: bytes, indices: Sequence[int], names: Sequence[str]
 ) -> bytes:
-    """A serialized SequenceExample with these frames of these features alone.
+    """Reduces a serialized SequenceExample to some frames of some features.
 
     Raises:
-        ValueError: if its `frame_indices` are not those of its frames.
+        ValueError: if it was thinned before and its `frame_indices` do not match its
+            frames.
     """
     full = tf.train.SequenceExample.FromString(serialized)
     lists = full.feature_lists.feature_list
@@ -77,18 +78,18 @@ def thin_record(
     for name, values in ((NUM_FRAMES, [num_frames]), (FRAME_INDICES, indices)):
         numbers = tf.train.Int64List(value=values)
         context[name].CopyFrom(tf.train.Feature(int64_list=numbers))
-    # Otherwise the order of features changes from process to process.
+    # Otherwise the order of features differs between processes.
     return thin.SerializeToString(deterministic=True)
 
 
 def thin_records(
     path: str, data: settings.DataSettings, view: pipeline.ViewSpec
 ) -> Iterator[bytes]:
-    """The thinned records of a shard, in their order.
+    """The thinned records of a shard, in order.
 
     Raises:
-        ValueError: for a record of which the sampler chooses no frame.
-        tf.errors.OpError: as records.parse_batch, for a record that is none.
+        ValueError: if the sampler selects no frame of a record.
+        tf.errors.OpError: as records.parse_batch, for an invalid record.
     """
     choose, number = _chooser(data, view), 0
     compression = records.compression_of(path)
@@ -103,8 +104,8 @@ def thin_records(
             )
             if not valid[row]:
                 raise ValueError(
-                    f"{where}: --frame_sampler={view.sampler} chooses none of its "
-                    "frames, and a record needs one."
+                    f"{where}: --frame_sampler={view.sampler} selects none of its "
+                    "frames, and a record needs at least one."
                 )
             chosen = indices[row, : valid[row]].tolist()
             try:
@@ -115,39 +116,39 @@ def thin_records(
 
 
 def _first_records(path: str) -> list[bytes]:
-    """The first records of a shard, fewer where it is damaged."""
-    found = []
+    """The first records of a shard, up to the first damaged one."""
+    first = []
     try:
         for record in tf.data.TFRecordDataset(path, records.compression_of(path)).take(
             _COMPARED
         ):
-            found.append(record.numpy())
+            first.append(record.numpy())
     except tf.errors.DataLossError:
         pass
-    return found
+    return first
 
 
-def _is_made_already(
+def _is_complete(
     target: str, thinned: Iterator[bytes], count: int, overwrite: bool
 ) -> bool:
-    """Whether this very shard stands there, whole.
+    """Whether the target exists with the expected records.
 
     Args:
-        target: the shard.
-        thinned: the records that it is to hold.
-        count: how many these are.
-        overwrite: it is to be written anew whatever it is.
+        target: path of the thin shard.
+        thinned: the expected records.
+        count: their number.
+        overwrite: treat an existing target as missing.
 
     Raises:
-        ValueError: if a shard with other records does.
+        ValueError: if the target contains other records.
     """
     if overwrite or not tf.io.gfile.exists(target):
         return False
-    found = _first_records(target)
-    if found != list(itertools.islice(thinned, len(found))):
+    existing = _first_records(target)
+    if existing != list(itertools.islice(thinned, len(existing))):
         raise ValueError(
-            f"{target} stands there with other records, perhaps of another "
-            "--student_k or --frame_sampler. Use --overwrite or another --output_dir."
+            f"{target} exists with other records, perhaps of another --student_k or "
+            "--frame_sampler. Use --overwrite or another --output_dir."
         )
     try:
         return records.count_records([target]) == count
@@ -163,26 +164,26 @@ def thin_shard(
     view: pipeline.ViewSpec,
     overwrite: bool = False,
 ) -> bool:
-    """Writes one shard under its final name once it is whole.
+    """Writes one thin shard, atomically.
 
     Args:
         source: the full shard.
-        count: records in it.
-        folder: where the thin one goes, under the same name.
-        data: what the records hold.
+        count: number of its records.
+        folder: output folder; the thin shard has the same file name.
+        data: description of the records.
         view: the sampler and its k.
-        overwrite: also where it stands already.
+        overwrite: replace an existing shard.
 
     Returns:
-        False if it stood there already.
+        False if the thin shard existed already.
 
     Raises:
-        ValueError: for a bad record, or another shard in its place. One line.
+        ValueError: one line, for a bad record or an existing shard with other records.
     """
     target = os.path.join(folder, os.path.basename(source))
     with rewriting.named_errors(source, target):
         thinned = thin_records(source, data, view)
-        if _is_made_already(target, thinned, count, overwrite):
+        if _is_complete(target, thinned, count, overwrite):
             return False
         with rewriting.writing(target) as writer:
             for record in thin_records(source, data, view):
@@ -193,14 +194,14 @@ def thin_shard(
 def view_to_keep(
     sampling: settings.SamplingSettings, max_frames: int
 ) -> pipeline.ViewSpec:
-    """The view of a video that a thin shard holds.
+    """The view of each video that a thin shard contains.
 
     Raises:
         ValueError: for an unknown sampler, `all`, or a k above max_frames.
     """
     view = pipeline.sampled_view(sampling, training=False)
     if view.sampler == "all":
-        raise ValueError("--frame_sampler=all leaves no frame out: name another one.")
+        raise ValueError("--frame_sampler=all keeps every frame: name another one.")
     if view.k > max_frames:
         raise ValueError(
             f"--student_k={view.k} is more than --max_frames={max_frames}."
