@@ -74,7 +74,7 @@ def test_records_hold_what_the_network_says_of_each_second(videos, image_network
     assert manifest["frames"] == 2 + 3 + 4 + 5
     made_by = manifest["extraction"]
     assert made_by["settings"]["image_network"] == image_network
-    assert made_by["image_network_sha256"] == opened.hash()
+    assert made_by["sha256"] == {"image_network": opened.hash()}
     names = (videos.parent / "mine.tfrecord.vocabulary.csv").read_text()
     assert names.split() == ["index,display_name", "0,bird", "1,cat", "2,dog"]
     # The files that cannot be read: a line each.

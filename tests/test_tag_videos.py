@@ -27,7 +27,8 @@ def made(tmp_path_factory, image_network) -> pathlib.Path:
     lines = ["file,labels"]
     for number in range(6):
         times = np.cumsum(random.uniform(0.02, 2 * SECONDS / 40, 40)).tolist()
-        helpers.write_clip(folder / "clips" / f"v{number}.mp4", times=times, gop=15)
+        path = folder / "clips" / f"v{number}.mp4"
+        helpers.write_clip(path, times=times, gop=15, audio_streams=number % 3)
         lines.append(f"v{number},{['cat', 'cat;dog', 'bird'][number % 3]}")
     (folder / "labels.csv").write_text("\n".join(lines))
     pca = folder / "pca"
@@ -41,12 +42,14 @@ def made(tmp_path_factory, image_network) -> pathlib.Path:
         f"--labels={folder}/labels.csv",
         f"--output={folder}/mine.tfrecord",
         f"--image_network={image_network}",
-        *(f"--pca={pca}", "--feature_range=-4:9"),
+        f"--audio_network={helpers.write_sound_network(folder / 'bands')}",
+        *(f"--pca={pca}", "--feature_range=-9:9"),
     )
     script_helpers.succeed(
         "train",
         *("--mode=baseline", f"--student_k={K}", "--num_classes=3"),
-        *("--feature_names=rgb", "--feature_sizes=4", "--feature_ranges=-4:9"),
+        *("--feature_names=rgb,audio", "--feature_sizes=4,64"),
+        *("--feature_ranges=-9:9,-2:2", "--missing_feature=zeros"),
         "--student=FrameLevelLogisticModel",
         f"--train_data_pattern={folder}/mine.tfrecord",
         f"--vocabulary={folder}/mine.tfrecord.vocabulary.csv",
@@ -109,7 +112,7 @@ def test_another_image_network_is_refused_and_a_moved_one_taken(made, tmp_path):
     other = helpers.write_network(tmp_path / "other", seed=1)
     given = (f"--model={made}/model", f"{made}/clips/v0.mp4")
     line = script_helpers.refuse("tag_videos", *given, f"--image_network={other}")
-    assert f"--image_network={other}" in line and "sha256" in line
+    assert f"--image_network={other}" in line and "SHA-256" in line
     text = extras.read_features(f"{made}/model")["settings"]["image_network"]
     folder = text.split("'")[1]
     moved = shutil.copytree(folder, tmp_path / "moved")
@@ -136,8 +139,8 @@ def test_a_manifest_of_other_features_is_refused(made, tmp_path):
     wrong, broken, other = (tmp_path / f"{name}.json" for name in "abc")
     wrong.write_text(json.dumps(manifest))
     broken.write_text("{}")
-    manifest["extraction"]["features"] = {"rgb": 4}
-    manifest["extraction"]["settings"]["feature_range"] = "-4:8"
+    manifest["extraction"]["features"] = {"rgb": 4, "audio": 64}
+    manifest["extraction"]["settings"]["audio_range"] = "-4:8"
     other.write_text(json.dumps(manifest))
     for path in (wrong, broken, other, tmp_path / "none.json"):
         line = script_helpers.refuse(

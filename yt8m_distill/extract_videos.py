@@ -52,8 +52,11 @@ def report(output: str, manifest: dict) -> str:
         f"--max_frames={frames}",
     ]
     given = settings.FeatureSettings(**manifest["extraction"]["settings"])
-    if given.range != settings.YOUTUBE_8M:
-        flags.append(f"--feature_ranges={given.feature_range}")
+    ranges = [given.feature_range, given.audio_range][: len(names)]
+    if set(ranges) != {"-2:2"}:
+        flags.append(f"--feature_ranges={','.join(ranges)}")
+    if "audio" in names:
+        flags.append("--missing_feature=zeros")
     return (
         f"{manifest['videos']} videos, {manifest['frames']} frames in {output}, "
         f"{manifest['skipped']} skipped.\nFlags for train.py: {' '.join(flags)}"

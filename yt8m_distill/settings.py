@@ -1046,6 +1046,15 @@ class FeatureSettings(Settings):
         "Numbers of the vectors that become the bytes 0 and 255; what is outside is "
         "clipped.",
     )
+    audio_network: str = setting(
+        "",
+        "The network that makes a vector of the 0.96 s of sound that begin with each "
+        "frame, from log-mel examples [96, 64] as VGGish's: "
+        "'saved_model(folder=\"vggish\")' or 'onnx(file=\"vggish.onnx\")'. Empty: no "
+        "feature audio.",
+    )
+    audio_pca: str = setting("", "Of sound, as --pca.", path="file")
+    audio_range: str = setting("-2:2", "Of sound, as --feature_range.")
     fps: float = setting(
         1.0, "Frames per second of a video.", minimum=1e-3, maximum=1000
     )
@@ -1061,9 +1070,16 @@ class FeatureSettings(Settings):
         """Low and high of --feature_range."""
         return parse_ranges(self.feature_range, "feature_range")[0]
 
+    @property
+    def sound_range(self) -> tuple[float, float]:
+        """Low and high of --audio_range."""
+        return parse_ranges(self.audio_range, "audio_range")[0]
+
     def check(self) -> None:
-        if len(parse_ranges(self.feature_range, "feature_range")) != 1:
-            raise ValueError(f"--feature_range={self.feature_range} is not low:high.")
+        for flag in ("feature_range", "audio_range"):
+            text = getattr(self, flag)
+            if len(parse_ranges(text, flag)) != 1:
+                raise ValueError(f"--{flag}={text} is not low:high.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,7 @@ def define_flags() -> None:
         "The image network, where its files are no longer at the paths in the model's "
         "description; it must have the same SHA-256.",
     )
+    flags.DEFINE_string("audio_network", "", "The same of the network for sound.")
     flags.DEFINE_integer(
         "student_k",
         0,
@@ -85,7 +86,9 @@ def main() -> None:
         raise ValueError("--model is empty: name the folder of the exported network.")
     videos = records.expand_patterns(FLAGS.videos, "videos")
     names = vocabulary.read(FLAGS.vocabulary) or extras.read_names(FLAGS.model)
-    tagger = tagging.Tagger(FLAGS.model, FLAGS.image_network, FLAGS.student_k)
+    tagger = tagging.Tagger(
+        FLAGS.model, FLAGS.student_k, FLAGS.image_network, FLAGS.audio_network
+    )
     problems = []
     for path in videos:
         try:

@@ -160,7 +160,9 @@ def _replace(
         tf.io.gfile.makedirs(extra)
         files.write_text(os.path.join(extra, DESCRIPTION), text + "\n")
         for extra_name, content in extra_files.items():
-            with tf.io.gfile.GFile(os.path.join(extra, extra_name), "wb") as file:
+            path = os.path.join(extra, extra_name)
+            tf.io.gfile.makedirs(os.path.dirname(path))
+            with tf.io.gfile.GFile(path, "wb") as file:
                 file.write(content)
         if is_model:
             tf.io.gfile.rename(folder, old)

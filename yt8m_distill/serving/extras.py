@@ -2,11 +2,12 @@
 
     vocabulary.csv           names of the classes
     features.json            how frames become features, from a manifest of yt8m-extract
-    mean.npy, eigenvals.npy, eigenvecs.npy      its PCA
+    pca/, audio_pca/         mean.npy, eigenvals.npy, eigenvecs.npy of its PCA
 
 They are next to `model.json`, which says what the network reads.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from yt8m_distill.video import reduction
 
 _DESCRIPTION = "model.json"  # Of serving/export.py.
 VOCABULARY, FEATURES = "vocabulary.csv", "features.json"
+PCAS = ("pca", "audio_pca")  # Settings that name a folder.
 
 
 def make(
@@ -39,13 +41,16 @@ def make(
         found[VOCABULARY] = vocabulary.to_text(names).encode()
     if manifest:
         extraction = _read_manifest(manifest, data)
+        extraction["missing_feature"] = data.missing_feature
         found[FEATURES] = (json.dumps(extraction, indent=1) + "\n").encode()
-        pca = extraction["settings"]["pca"]
-        for name in reduction.FILES if pca else ():
+        for flag, name in itertools.product(PCAS, reduction.FILES):
+            folder = extraction["settings"][flag]
             try:
-                found[name] = pathlib.Path(pca, name).read_bytes()
+                if folder:
+                    path = pathlib.Path(folder, name)
+                    found[f"{flag}/{name}"] = path.read_bytes()
             except OSError as error:
-                where = f"--extraction_manifest={manifest}: {pca}/{name}"
+                where = f"--extraction_manifest={manifest}: {folder}/{name}"
                 raise ValueError(f"{where}: {error.strerror}.") from error
     return found
 
@@ -56,18 +61,20 @@ def _read_manifest(path: str, data: settings.DataSettings) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             extraction = json.load(file)["extraction"]
         made = extraction["features"]
-        low_high = settings.FeatureSettings(**extraction["settings"]).range
+        given = settings.FeatureSettings(**extraction["settings"])
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{where} is no manifest of yt8m-extract.") from error
     read = dict(zip(data.names, data.sizes, strict=True))
-    if made != read:
+    if list(made.items()) != list(read.items()):
         raise ValueError(f"{where} made {made}; the network reads {read}.")
-    if {*data.ranges} != {low_high}:
+    ranges = (given.range, given.sound_range)[: len(made)]
+    if data.ranges != ranges:
         raise ValueError(
-            f"{where} has --feature_range={low_high[0]:g}:{low_high[1]:g}; the network "
-            f"was trained with --feature_ranges={data.feature_ranges}."
+            f"{where} has --feature_range={given.feature_range} (and --audio_range="
+            f"{given.audio_range}); the network was trained with --feature_ranges="
+            f"{data.feature_ranges}."
         )
     return extraction
 

@@ -1,6 +1,7 @@
 """From a video file to its classes, by way of the network's frames alone."""
 
 import dataclasses
+import os
 import time
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, records
+from yt8m_distill.data import pipeline, records, shards
 from yt8m_distill.serving import extras
 from yt8m_distill.video import decoding, extraction
 
@@ -39,16 +40,22 @@ class Tagger:
 
     Args:
         folder: exported with --extraction_manifest.
-        image_network: a specification, where the files of the network are not where
-            they were when the features were made.
         student_k: frames to read; 0: as exported.
+        image_network, audio_network: specifications, where the files of a network are
+            not where they were when the features were made.
 
     Raises:
         ValueError: for a folder or network that cannot be used, or another image
             network than the one that made the features.
     """
 
-    def __init__(self, folder: str, image_network: str = "", student_k: int = 0):
+    def __init__(
+        self,
+        folder: str,
+        student_k: int = 0,
+        image_network: str = "",
+        audio_network: str = "",
+    ):
         model = extras.read_description(folder)
         made_by = extras.read_features(folder)
         self._max_frames = model["max_frames"]
@@ -62,30 +69,37 @@ class Tagger:
                 )
             self._view = self._view._replace(k=student_k)
         given = settings.FeatureSettings(**made_by["settings"])
-        if image_network:
-            given = dataclasses.replace(given, image_network=image_network)
-        if given.pca:
-            given = dataclasses.replace(given, pca=extras.folder_in(folder))
-        self._range = given.range
+        moved = {
+            flag: os.path.join(extras.folder_in(folder), flag)
+            for flag in extras.PCAS
+            if getattr(given, flag)
+        }
+        moved["image_network"] = image_network or given.image_network
+        moved["audio_network"] = audio_network or given.audio_network
+        given = dataclasses.replace(given, **moved)
         self._extractor = extraction.Extractor(given)
-        now = self._extractor.describe()
-        for part in ("image_network_sha256", "pca_sha256"):
-            if now[part] != made_by[part]:
+        self._widths = self._extractor.widths
+        self._may_lack = made_by["missing_feature"] == "zeros"
+        now = self._extractor.describe()["sha256"]
+        for name, value in now.items():
+            expected = made_by["sha256"].get(name)
+            if value != expected:
                 raise ValueError(
-                    f"--image_network={given.image_network} is not the one that made "
-                    f"the features: {part} {now[part]} instead of {made_by[part]}."
+                    f"--{name}={getattr(given, name, '')} is not the one that made the "
+                    f"features: its SHA-256 is {value}, not {expected}."
                 )
         # The user names a model that they trust.
         self._serve = tf.saved_model.load(folder).signatures["frames"]  # noqa: TID251
-        self._classify(np.zeros([1, self._extractor.width], np.uint8))  # Warms up.
+        blank = {n: np.zeros([1, w], np.uint8) for n, w in self._widths.items()}
+        self._classify(blank)  # Warms up.
 
-    def _classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        frames = tf.constant(records.dequantize(features, *self._range)[np.newaxis])
-        count = tf.constant([len(features)], tf.int32)
-        return {
-            k: v.numpy()
-            for k, v in self._serve(frames=frames, num_frames=count).items()
-        }
+    def _classify(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ranges = self._extractor.ranges
+        parts = [records.dequantize(x, *ranges[n]) for n, x in features.items()]
+        frames = np.concatenate(parts, axis=1)
+        count = tf.constant([len(frames)], tf.int32)
+        found = self._serve(frames=tf.constant(frames[np.newaxis]), num_frames=count)
+        return {name: value.numpy() for name, value in found.items()}
 
     def tag(self, path: str) -> Tagged:
         """Decodes the network's frames of a video and classifies them.
@@ -103,9 +117,14 @@ class Tagger:
             if not chosen:
                 sampler = self._view.sampler
                 raise ValueError(f"{path}: the sampler {sampler} chooses no frame.")
-            images = self._extractor.images(clip, frames[chosen])
+            inputs = self._extractor.inputs(clip, chosen)
         marks.append(time.perf_counter())
-        features = self._extractor.features(images)
+        features = self._extractor.features(inputs)
+        for name in self._widths.keys() - features.keys():
+            if not self._may_lack:
+                raise ValueError(f"{path}: it has no {name}, which the network reads.")
+            shape = [len(chosen), self._widths[name]]
+            features[name] = np.full(shape, shards.MISSING_BYTE, np.uint8)
         marks.append(time.perf_counter())
         found = self._classify(features)
         marks.append(time.perf_counter())

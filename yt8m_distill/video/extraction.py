@@ -14,20 +14,61 @@ import tensorflow as tf
 
 from yt8m_distill import files, settings, structures
 from yt8m_distill.data import layouts, pipeline, records, rewriting
-from yt8m_distill.video import decoding, networks, reduction
+from yt8m_distill.video import decoding, networks, reduction, sound
 
-IMAGE = "rgb"  # The feature's name in YouTube-8M, and here.
+IMAGE, SOUND = "rgb", "audio"  # The features' names in YouTube-8M, and here.
+
+
+class _Branch:
+    """One feature: the network that makes it, the PCA behind that, and its range.
+
+    Args:
+        feature: its name.
+        network: flag and value.
+        registered: the networks of its kind.
+        pca: flag and value, a folder or empty.
+        low_high: the range of its numbers.
+        blank: shape of an input → one of nothing, to try the network on.
+    """
+
+    def __init__(self, feature, network, registered, pca, low_high, blank):
+        self.feature, self.range = feature, low_high
+        self._flag, text = network
+        self.network = networks.open_network(text, self._flag, registered)
+        self._pca_flag, self._folder = pca
+        self._pca = reduction.read(self._folder, self._pca_flag) if pca[1] else None
+        try:
+            self.width = self.features(blank((1, *self.network.size))).shape[1]
+        except (ValueError, tf.errors.OpError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"--{self._flag}={text}: {reason}") from error
+
+    def features(self, inputs: np.ndarray) -> np.ndarray:
+        """[n, width] uint8, quantized over the range."""
+        vectors = self.network.vectors(inputs)
+        if self._pca:
+            vectors = self._pca.reduce(vectors)
+        return records.quantize(vectors, *self.range)
+
+    def hashes(self) -> dict[str, str]:
+        """Name → SHA-256 of what decides on the feature."""
+        found = {self._flag: self.network.hash()}
+        for name in reduction.FILES if self._pca else ():
+            content = pathlib.Path(self._folder, name).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            found[f"{self._pca_flag}/{name}"] = digest
+        return found
 
 
 class Extractor:
-    """What turns frames of a video into features.
+    """What turns frames of a video, and its sound, into features.
 
     Args:
-        given: of the image network and the PCA.
+        given: of the networks.
 
     Attributes:
         given: the same.
-        width: numbers per frame.
+        ranges: feature → low and high of its numbers.
 
     Raises:
         ValueError: for a network or PCA that cannot be read, or do not fit each other.
@@ -37,43 +78,65 @@ class Extractor:
         if not given.image_network:
             raise ValueError("--image_network is empty: name the network.")
         self.given = given
-        self._network = networks.open_network(given.image_network, "image_network")
-        self._pca = reduction.read(given.pca, "pca") if given.pca else None
-        black = np.zeros([1, *self._network.size, 3], np.uint8)
-        try:
-            self.width = self.features(black).shape[1]
-        except (ValueError, tf.errors.OpError) as error:
-            where = f"--image_network={given.image_network}"
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{where} fails on a black image: {reason}") from error
+        self._image = _Branch(
+            IMAGE,
+            ("image_network", given.image_network),
+            networks.NETWORKS,
+            ("pca", given.pca),
+            given.range,
+            lambda shape: np.zeros([*shape, 3], np.uint8),
+        )
+        self._branches = [self._image]
+        if given.audio_network:
+            sound_branch = _Branch(
+                SOUND,
+                ("audio_network", given.audio_network),
+                networks.SOUND_NETWORKS,
+                ("audio_pca", given.audio_pca),
+                given.sound_range,
+                lambda shape: np.zeros(shape, np.float32),
+            )
+            self._branches.append(sound_branch)
+        self.ranges = {branch.feature: branch.range for branch in self._branches}
+        self.widths = {branch.feature: branch.width for branch in self._branches}
 
     def frames_of(self, clip: decoding.Clip) -> np.ndarray:
         """The frames of a file that are those of its record, [n] int64."""
         return clip.at_rate(self.given.fps, self.given.max_frames)
 
-    def images(self, clip: decoding.Clip, frames: np.ndarray) -> np.ndarray:
-        """These frames as the network takes them, [n, H, W, 3] uint8."""
-        return clip.images(frames, self._network.size)
+    def inputs(
+        self, clip: decoding.Clip, positions: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """Feature → what its network is shown, without sound where there is none.
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """[n, width] uint8, quantized over --feature_range."""
-        vectors = self._network.vectors(images)
-        if self._pca:
-            vectors = self._pca.reduce(vectors)
-        return records.quantize(vectors, *self.given.range)
+        Args:
+            clip: the file.
+            positions: among the frames of its record; ascending.
+        """
+        frames = self.frames_of(clip)[positions]
+        found = {IMAGE: clip.images(frames, self._image.network.size)}
+        if SOUND in self.ranges:
+            samples = sound.read(clip.path)
+            if samples is not None:
+                times = np.asarray(positions) / self.given.fps
+                found[SOUND] = sound.examples(samples, times)
+        return found
+
+    def features(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Feature → [n, width] uint8."""
+        return {
+            branch.feature: branch.features(inputs[branch.feature])
+            for branch in self._branches
+            if branch.feature in inputs
+        }
 
     def describe(self) -> dict[str, Any]:
         """What made the features: settings and hashes; plain values."""
+        hashes = [branch.hashes() for branch in self._branches]
         return {
             "settings": dataclasses.asdict(self.given),
-            "image_network_sha256": self._network.hash(),
-            "pca_sha256": {
-                name: hashlib.sha256(
-                    pathlib.Path(self.given.pca, name).read_bytes()
-                ).hexdigest()
-                for name in (reduction.FILES if self.given.pca else ())
-            },
-            "features": {IMAGE: self.width},
+            "sha256": {name: value for of in hashes for name, value in of.items()},
+            "features": self.widths,
         }
 
 
@@ -101,29 +164,28 @@ def make_record(
         ValueError: for a video that cannot be read; names it.
     """
     with decoding.Clip(path) as clip:
-        frames = extractor.frames_of(clip)
-        context = {"id": _bytes(video_id.encode())}
-        if extractor.given.range != settings.YOUTUBE_8M:
-            key = f"{IMAGE}_range"
-            context[key] = records.range_feature(*extractor.given.range)
+        num_frames = len(extractor.frames_of(clip))
+        context, chosen = {"id": _bytes(video_id.encode())}, list(range(num_frames))
         if view:
             chosen = pipeline.pick_frames(
-                view, len(frames), extractor.given.max_frames, video_id
+                view, num_frames, extractor.given.max_frames, video_id
             )
-            context[structures.NUM_FRAMES] = _integers([len(frames)])
+            context[structures.NUM_FRAMES] = _integers([num_frames])
             context[structures.FRAME_INDICES] = _integers(chosen)
-            frames = frames[chosen]
-        if not len(frames):
+        if not chosen:
             raise ValueError(
                 f"{path}: --frame_sampler={view.sampler} chooses none of its frames."
             )
-        features = extractor.features(extractor.images(clip, frames))
-    steps = [_bytes(row.tobytes()) for row in features]
+        features = extractor.features(extractor.inputs(clip, chosen))
+    lists = {}
+    for name, rows in features.items():
+        steps = [_bytes(row.tobytes()) for row in rows]
+        lists[name] = tf.train.FeatureList(feature=steps)
+        if extractor.ranges[name] != settings.YOUTUBE_8M:
+            context[f"{name}_range"] = records.range_feature(*extractor.ranges[name])
     example = tf.train.SequenceExample(
         context=tf.train.Features(feature=context),
-        feature_lists=tf.train.FeatureLists(
-            feature_list={IMAGE: tf.train.FeatureList(feature=steps)}
-        ),
+        feature_lists=tf.train.FeatureLists(feature_list=lists),
     )
     return example.SerializeToString(deterministic=True)
 

@@ -23,8 +23,12 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry
+from yt8m_distill.video import sound
 
 NETWORKS = registry.Registry("image network")
+SOUND_NETWORKS = registry.Registry("audio network")
+
+Run = Callable[[np.ndarray], np.ndarray]
 
 _PIECE_BYTES = 1 << 20
 
@@ -33,17 +37,18 @@ class Network(NamedTuple):
     """An opened network.
 
     Attributes:
-        run: [1, H, W, 3] uint8 → [1, ...] floats, the numbers of one image.
+        run: [1, H, W, 3] uint8 → [1, ...] floats, the numbers of one image; of a
+            network for sound, [1, 96, 64] float32 → [1, ...].
         size: H and W.
         path: the file or folder that it was read from.
     """
 
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Run
     size: tuple[int, int]
     path: str
 
     def vectors(self, images: np.ndarray) -> np.ndarray:
-        """[N, D] float32 of images [N, H, W, 3] uint8, N at least 1.
+        """[N, D] float32 of N images or examples of sound, N at least 1.
 
         Raises:
             ValueError: for numbers that are not finite.
@@ -66,7 +71,9 @@ class Network(NamedTuple):
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def open_network(text: str, flag: str) -> Network:
+def open_network(
+    text: str, flag: str, networks: registry.Registry = NETWORKS
+) -> Network:
     """The network of a specification.
 
     Raises:
@@ -74,7 +81,7 @@ def open_network(text: str, flag: str) -> Network:
     """
     where = f"--{flag}={text}"
     try:
-        return NETWORKS.create(text)
+        return networks.create(text)
     except (ValueError, OSError, ImportError, tf.errors.OpError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{where}: {reason}") from error
@@ -130,6 +137,44 @@ def saved_model(
         signature: its name.
         output: which of several outputs.
     """
+    shape, run = _open_saved_model(folder, signature, output)
+    return _of_images(shape, run, folder.rstrip("/"), mean, std, size)
+
+
+@NETWORKS.register("onnx")
+def onnx(
+    file: str,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    size: int = 0,
+    output: str = "",
+) -> Network:
+    """An ONNX file, run by onnxruntime (extra `edge`); arguments as of saved_model."""
+    shape, run = _open_onnx(file, output)
+    return _of_images(shape, run, file, mean, std, size)
+
+
+@SOUND_NETWORKS.register("saved_model")
+def sound_saved_model(
+    folder: str, signature: str = "serving_default", output: str = ""
+) -> Network:
+    """A SavedModel whose signature has one float32 input, log-mel examples.
+
+    [N, 96, 64], [N, 96, 64, 1] or [N, 1, 96, 64].
+    """
+    shape, run = _open_saved_model(folder, signature, output)
+    return _of_sounds(shape, run, folder.rstrip("/"))
+
+
+@SOUND_NETWORKS.register("onnx")
+def sound_onnx(file: str, output: str = "") -> Network:
+    """An ONNX file whose input is as that of a SavedModel."""
+    shape, run = _open_onnx(file, output)
+    return _of_sounds(shape, run, file)
+
+
+def _open_saved_model(folder: str, signature: str, output: str) -> tuple[list, Run]:
+    """The shape of its input, and what runs it."""
     _require(os.path.join(folder, "saved_model.pb"))
     # The user names a model that they trust.
     signatures = tf.saved_model.load(folder).signatures  # noqa: TID251
@@ -142,25 +187,14 @@ def saved_model(
     (output,) = _only("output", [output] if output else list(serve.structured_outputs))
     if output not in serve.structured_outputs:
         raise ValueError(f"no output {output!r} in {signature}.")
-    layout = _Layout(inputs[name].shape.as_list(), size)
-    scaled = _scaling(mean, std)
 
-    def run(images):
-        pixels = layout.arranged(scaled(images))
-        return serve(**{name: tf.constant(pixels)})[output].numpy()
+    def run(values):
+        return serve(**{name: tf.constant(values)})[output].numpy()
 
-    return Network(run, layout.size, folder.rstrip("/"))
+    return inputs[name].shape.as_list(), run
 
 
-@NETWORKS.register("onnx")
-def onnx(
-    file: str,
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
-    size: int = 0,
-    output: str = "",
-) -> Network:
-    """An ONNX file, run by onnxruntime (extra `edge`); arguments as of saved_model."""
+def _open_onnx(file: str, output: str) -> tuple[list, Run]:
     import onnxruntime
 
     _require(file)
@@ -173,13 +207,22 @@ def onnx(
     (output,) = _only("output", [output] if output else outputs)
     if output not in outputs:
         raise ValueError(f"no output {output!r}; outputs: {', '.join(outputs)}.")
-    layout, scaled = _Layout(given.shape, size), _scaling(mean, std)
+    return given.shape, lambda values: session.run([output], {given.name: values})[0]
 
-    def run(images):
-        pixels = layout.arranged(scaled(images))
-        return session.run([output], {given.name: pixels})[0]
 
-    return Network(run, layout.size, file)
+def _of_images(shape, run: Run, path: str, mean, std, size: int) -> Network:
+    layout, scaled = _Layout(shape, size), _scaling(mean, std)
+    return Network(lambda x: run(layout.arranged(scaled(x))), layout.size, path)
+
+
+def _of_sounds(shape, run: Run, path: str) -> Network:
+    if len(shape) == 3:
+        wanted = (1, *sound.SIZE)
+    elif len(shape) == 4 and 1 in (shape[1], shape[3]):
+        wanted = (1, 1, *sound.SIZE) if shape[1] == 1 else (1, *sound.SIZE, 1)
+    else:
+        raise ValueError(f"the input is {list(shape)}, not examples [N, 96, 64].")
+    return Network(lambda x: run(x.reshape(wanted)), sound.SIZE, path)
 
 
 class _Layout:
