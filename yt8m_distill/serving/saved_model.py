@@ -1,13 +1,14 @@
 """A network as a SavedModel: from serialized records to its top classes."""
 
 import functools
+import os
 
 import tensorflow as tf
 
 from yt8m_distill import structures
 from yt8m_distill.data import features, pipeline, records
 from yt8m_distill.models import lstm
-from yt8m_distill.serving import parity, served
+from yt8m_distill.serving import parity, served, tf_serving
 
 FILE = "saved_model.pb"
 EXTRA = "assets.extra"  # Files that TensorFlow leaves alone.
@@ -133,6 +134,9 @@ def write(given: served.Served, folder: str) -> None:
     """Writes a SavedModel, see ServingModel, into a new folder."""
     model = ServingModel(given)
     tf.saved_model.save(model, folder, signatures=model.functions)
+    extra = os.path.join(folder, EXTRA)
+    tf.io.gfile.makedirs(extra)
+    tf_serving.write(given, model.functions, extra)
 
 
 def run(folder: str) -> parity.Run:
