@@ -42,6 +42,8 @@ EXPECTED = {
     "last_padded": [[], [], [], [], [], [8, 9], [8, 9, 10, 11]],
     # 2 at the start, 1 in the middle, 1 at the end.
     "first_middle_last": [*SHORT, [0, 1, 2, 4], [0, 1, 4, 9], [0, 1, 5, 11]],
+    # In the order 2, 4, 0, 3; 5, 1, 8, 3; 6, 1, 10, 3: see the test of `nested`.
+    "nested": [*SHORT, [0, 2, 3, 4], [1, 3, 5, 8], [1, 3, 6, 10]],
     "all": [list(range(n)) for n in LENGTHS],
 }
 
@@ -121,6 +123,42 @@ def test_first_middle_last_does_not_overlap_just_above_k(k):
         assert chosen == sorted(chosen)
         assert chosen[0] == 0
         assert chosen[-1] == n - 1
+
+
+def ordered(num_frames, k):
+    """`nested` in its own order, for one video."""
+    spec = "nested(in_time=False)"
+    lengths, keys = tf.constant([num_frames]), tf.zeros(1, tf.int64)
+    indices, valid = frame_sampling.pick(spec, lengths, k, 60, keys)
+    return indices.numpy()[0, : valid.numpy()[0]].tolist()
+
+
+def distance(n, chosen):
+    """Sum over the frames of the distance to the nearest chosen one."""
+    return np.abs(np.arange(n)[:, np.newaxis] - chosen).min(axis=1).sum()
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 37, 60])
+def test_every_prefix_of_nested_is_spread_over_the_video(n):
+    whole = ordered(n, 30)
+    assert sorted(whole) == sorted(set(whole))
+    for k in (1, 2, 5, 12, 30):
+        chosen = whole[:k]
+        assert ordered(n, k) == chosen
+        assert pick("nested", [n], k, 60) == [sorted(chosen)]
+        if k > n:
+            continue
+        # Greedy: no other last frame is nearer to all frames.
+        others = (distance(n, [*chosen[:-1], t]) for t in range(n))
+        assert distance(n, chosen) == min(others)
+        # Each alone, uniform_center is about the best; two are a third farther.
+        (best,) = pick("uniform_center", [n], k, 60)
+        assert distance(n, chosen) <= 1.34 * distance(n, best)
+
+
+def test_nested_refuses_more_frames_than_its_table_can_have():
+    with pytest.raises(ValueError, match="--max_frames=1001"):
+        call("nested", [5], 2, 1001)
 
 
 @pytest.mark.parametrize("sampler", DRAWING)

@@ -15,6 +15,7 @@ arguments behind these four are the flag's, as in `--frame_sampler="name(step=3)
 import functools
 import inspect
 
+import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry
@@ -24,6 +25,8 @@ SAMPLERS = registry.Registry("sampler")
 
 # An odd number with no pattern in its bits: multiples of it differ everywhere.
 _ODD = 0x9E3779B97F4A7C1
+
+_MAX_NESTED = 1000
 
 
 def parse(text: str) -> registry.Specification:
@@ -317,6 +320,59 @@ def random(num_frames, k, max_frames, keys):
     late = tf.sequence_mask(valid, k)
     chosen = tf.sort(tf.where(late, chosen, max_frames), axis=1)
     return _finish(chosen, valid)
+
+
+@SAMPLERS.register("nested")
+def nested(num_frames, k, max_frames, keys, in_time=True):
+    """The first k of an order whose every prefix is spread evenly over the video.
+
+    So the frames of a smaller k are among those of a larger one. The order is greedy:
+    the next frame is the one that lowers most the sum over all frames of the distance
+    to the nearest chosen one. Of equal ones it is the farthest from those chosen, then
+    the nearest to the middle.
+
+    Args:
+        num_frames, k, max_frames, keys: see the module.
+        in_time: whether the k frames come in the order of time, or in that order.
+
+    Raises:
+        ValueError: for more than 1000 max_frames: the table of orders takes time and
+            memory with their cube and square.
+    """
+    del keys
+    if max_frames > _MAX_NESTED:
+        raise ValueError(
+            f"--max_frames={max_frames} is more than the {_MAX_NESTED} of the sampler "
+            "nested."
+        )
+    orders = tf.constant(_nested_orders(k, max_frames))  # [max_frames + 1, k]
+    valid = tf.minimum(num_frames, k)
+    chosen = tf.gather(orders, num_frames)
+    if in_time:
+        is_valid = tf.sequence_mask(valid, k)
+        chosen = tf.sort(tf.where(is_valid, chosen, max_frames), axis=1)
+    return _finish(chosen, valid)
+
+
+@functools.lru_cache(maxsize=32)
+def _nested_orders(k: int, max_frames: int) -> np.ndarray:
+    """[max_frames + 1, k] int32: the order of `nested` for each number of frames."""
+    orders = np.zeros([max_frames + 1, k], np.int32)
+    for length in range(1, max_frames + 1):
+        times = np.arange(length)
+        distances = np.abs(times[:, np.newaxis] - times)  # [candidates, frames]
+        nearest = np.full(length, length)
+        for rank in range(min(k, length)):
+            before = orders[length, :rank]
+            totals = np.minimum(distances, nearest).sum(axis=1)
+            totals[before] = np.iinfo(totals.dtype).max
+            best = np.flatnonzero(totals == totals.min())
+            crowding = (1 / distances[best][:, before]).sum(axis=1)
+            best = best[crowding <= crowding.min() + 1e-9]
+            chosen = best[np.abs(2 * best - length).argmin()]
+            orders[length, rank] = chosen
+            nearest = np.minimum(nearest, distances[chosen])
+    return orders
 
 
 @SAMPLERS.register("mixed")
