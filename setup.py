@@ -100,6 +100,7 @@ setuptools.setup(
             "yt8m-eval=yt8m_distill.eval:run",
             "yt8m-inference=yt8m_distill.inference:run",
             "yt8m-export=yt8m_distill.export_model:run",
+            "yt8m-calibrate=yt8m_distill.calibrate:run",
             "yt8m-inspect=yt8m_distill.inspect_records:run",
             "yt8m-index=yt8m_distill.index_records:run",
             "yt8m-thin=yt8m_distill.thin_records:run",

@@ -44,6 +44,7 @@ def test_every_setting_is_a_flag_with_its_default_and_its_help():
         (settings.CheckpointSettings, settings.EvalSettings),
         (settings.CheckpointSettings, settings.InferenceSettings),
         (settings.CheckpointSettings, settings.ExportSettings),
+        (settings.CheckpointSettings, settings.CalibrationSettings),
     ],
 )
 def test_the_other_scripts_flags_can_be_defined_side_by_side(groups):

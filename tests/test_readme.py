@@ -66,7 +66,7 @@ def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch):
     frames = np.random.default_rng(0).integers(0, 256, [2, 25, 1152], np.uint8)
     names = {"frames": frames, "num_frames": np.int32([25, 7])}
     exec(compile(block, "README.md", "exec"), names)
-    logits, encoding, states = names["outputs"]
+    logits, encoding, states, _ = names["outputs"]
     assert (logits.shape, encoding.shape, states) == ((2, 3862), (2, 32), None)
     found = []
     loop = "for batch in " + loop + "    found.append((scores, batch['weights']))\n"

@@ -12,6 +12,7 @@ from yt8m_distill import settings
 REQUIRED = {
     settings.TrainingSettings: {"train_dir": "run", "train_data_pattern": "t*"},
     settings.CheckpointSettings: {"train_dir": "run"},
+    settings.CalibrationSettings: {"calibration_data_pattern": "c*"},
     settings.EvalSettings: {"eval_data_pattern": "e*"},
     settings.InferenceSettings: {"input_data_pattern": "i*", "output_file": "o.csv"},
     settings.ExtractionSettings: {"videos": "v*", "output": "o.tfrecord"},

@@ -90,6 +90,9 @@ def evaluate_once(
     log.flush()
     prefix = f"step {found.step} | {trained.role}"
     print(actions.evaluation_line(prefix, numbers), flush=True)
+    for name in ("frames_histogram", "stopped_at") if result.exits else ():
+        counts = ", ".join(f"{k}: {count}" for k, count in numbers[name].items())
+        print(f"{name.replace('_', ' ').capitalize()} | {counts}", flush=True)
     if names or evaluation.per_class_file:
         print(*per_class.best_and_worst(*of_classes), sep="\n", flush=True)
 
@@ -100,6 +103,11 @@ def main() -> None:
     evaluation = flag_groups.read(settings.EvalSettings)
     reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated()
+    if checkpoint.early_exit and not evaluation.run_once:
+        raise ValueError(
+            f"{checkpoint.early_exit} goes with --run_once: each checkpoint needs its "
+            "own calibration."
+        )
     vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import files

@@ -36,6 +36,10 @@ def main() -> None:
     given = flag_groups.read(settings.ExportSettings)
     reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated()
+    if checkpoint.early_exit:
+        raise ValueError(
+            f"{checkpoint.early_exit}: a SavedModel has no early exit yet."
+        )
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 

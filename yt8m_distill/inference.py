@@ -34,7 +34,8 @@ def predict_videos(trained, dataset, checkpoint, writer) -> Iterator:
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
     for found in predict(dataset):
-        writer.write(found.video_ids, found.classes, found.scores)
+        frames = found.num_frames if checkpoint.early_exit else None
+        writer.write(found.video_ids, found.classes, found.scores, frames)
         yield found.video_ids
 
 

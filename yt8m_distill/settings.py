@@ -813,6 +813,25 @@ class CheckpointSettings(Settings):
         "training.",
         minimum=0,
     )
+    mean_frames: float = setting(
+        0.0,
+        "Early exit: frames to read per video, on average; each video stops once the "
+        "student is sure enough. Needs the file of yt8m-calibrate. 0: no early exit.",
+        minimum=0,
+    )
+    max_regret: float = setting(
+        0.0,
+        "Early exit with the fewest frames for which the regret, 1 - nDCG@20 against "
+        "the answer on all frames, is at most this. 0: no early exit.",
+        minimum=0,
+        maximum=1,
+    )
+    confidence: float = setting(
+        0.9,
+        "With --max_regret: the probability with which its bound holds.",
+        minimum=0.5,
+        maximum=0.9999,
+    )
     video_id_key: str = setting(
         "", "Context key of the video's id in the records. Empty: as in training."
     )
@@ -822,6 +841,36 @@ class CheckpointSettings(Settings):
     top_k: int = setting(20, "Predictions a video.", minimum=1)
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
+    )
+
+    @property
+    def early_exit(self) -> str:
+        """The flag that asks for early exit, with its value; empty: none does."""
+        names = ("mean_frames", "max_regret", "student_k")
+        given = [f"--{n}={getattr(self, n):g}" for n in names if getattr(self, n)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other.")
+        return given[0] if given and not self.student_k else ""
+
+    def check(self) -> None:
+        _ = self.early_exit
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationSettings(Settings):
+    """Calibration of early exit."""
+
+    calibration_data_pattern: str = setting(
+        "",
+        "Glob of the shards to calibrate on, such as the validation shards; several "
+        "separated by commas.",
+        required="name the shards.",
+        path="pattern",
+    )
+    exit_rule: str = setting(
+        "expected_saving",
+        "How sure an answer is: expected_saving (a regression of what further frames "
+        "would gain), max_probability, entropy or change.",
     )
 
 

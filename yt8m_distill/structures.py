@@ -61,8 +61,11 @@ class Outputs(NamedTuple):
         encoding: [B, E] float32, before dropout (the paper's E_T or E_S).
         states: [B, S, 4 * cells] float32 or None: the lower LSTM's
             [c1, h1, c2, h2] at the requested frames (the paper's I).
+        exits: [B, 2] int32 or None: with early exit, the budget at which each video
+            stopped, and the frames read of it (fewer if it has no more).
     """
 
     logits: Any
     encoding: Any
     states: Any = None
+    exits: Any = None

@@ -98,7 +98,8 @@ class Inference:
             trained, predict = _open_predictor(self.checkpoint)
             shards = trained.open_shards(files, self.reading, "input_data_pattern")
             for batch in predict(trained.dataset(shards, self.checkpoint.batch_size)):
-                writer.write(batch.video_ids, batch.classes, batch.scores)
+                frames = batch.num_frames if self.checkpoint.early_exit else None
+                writer.write(batch.video_ids, batch.classes, batch.scores, frames)
                 videos += len(batch.video_ids)
         skips.write_list(self.path(item), shards.skipped())
         return videos

@@ -30,7 +30,8 @@ class TopPredictions(NamedTuple):
             padding rows.
         weights: [B], 1 for a video, 0 for a padding row; None if all are videos.
         loss: [B] float32 or None.
-        video_ids: [B] bytes or None; used only in the message about a NaN.
+            video_ids: [B] bytes or None; used only in the message about a NaN.
+        exits: [B, 2] int32 or None, see structures.Outputs.
     """
 
     scores: Any
@@ -42,6 +43,7 @@ class TopPredictions(NamedTuple):
     weights: Any = None
     loss: Any = None
     video_ids: Any = None
+    exits: Any = None
 
 
 class Metrics(NamedTuple):

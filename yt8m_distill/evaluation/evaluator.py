@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -31,6 +31,9 @@ class Evaluation(NamedTuple):
             sees all ids.
         class_precisions: [C] average precision, NaN for a class without positives.
         class_positives: [C] videos with each label.
+        exits: with early exit, the mean number of frames that were read
+            (`mean_frames`), and how many videos were read for each number of frames
+            (`frames_histogram`) and stopped at each budget (`stopped_at`).
     """
 
     metrics: average_precision.Metrics | segments.SegmentMetrics
@@ -39,6 +42,7 @@ class Evaluation(NamedTuple):
     num_repeated_ids: int | None = 0
     class_precisions: np.ndarray | None = None
     class_positives: np.ndarray | None = None
+    exits: dict | None = None
 
     @property
     def num_rows(self) -> int:
@@ -46,14 +50,15 @@ class Evaluation(NamedTuple):
         found = self.metrics._asdict()
         return found.get("num_videos", found.get("num_segments"))
 
-    def to_dict(self) -> dict[str, float]:
-        """Plain numbers by name."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers by name, counts of `exits` by number of frames."""
         numbers = {k: _plain(v) for k, v in self.metrics._asdict().items()}
         return {
             **numbers,
             "videos_per_second": round(self.videos_per_second, 2),
             "num_skipped": self.num_skipped,
             "num_repeated_ids": self.num_repeated_ids,
+            **(self.exits or {}),
         }
 
 
@@ -65,7 +70,25 @@ def _write(writer, top: average_precision.TopPredictions) -> None:
             "several processes evaluate here."
         )
     keep = top.weights > 0
-    writer.write(top.video_ids[keep], top.classes[keep], top.scores[keep])
+    frames = None if top.exits is None else top.exits[keep, 1]
+    writer.write(top.video_ids[keep], top.classes[keep], top.scores[keep], frames)
+
+
+def _summarize(exits: list[np.ndarray]) -> dict | None:
+    """See Evaluation.exits; None without early exit."""
+    if not exits:
+        return None
+    budgets, frames = np.concatenate(exits).T
+
+    def count(values) -> dict[int, int]:
+        numbers, counts = np.unique(values, return_counts=True)
+        return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+    return {
+        "mean_frames": float(frames.mean()),
+        "frames_histogram": count(frames),
+        "stopped_at": count(budgets),
+    }
 
 
 def hashes_of(video_ids) -> np.ndarray:
@@ -161,6 +184,7 @@ class Evaluator:
             # The gathering operation knows no booleans.
             hits=tf.cast(found.hits, tf.int32),
             loss=classification.cross_entropy(outputs, batch[structures.LABELS]),
+            exits=outputs.exits,
         )
 
     def _distributed_step(self, batch):
@@ -200,7 +224,7 @@ class Evaluator:
                 several processes evaluate: none has the ids of all videos.
         """
         pool = self._new_pool()
-        clock, hashes, all_ids = _Clock(), [], True
+        clock, hashes, exits, all_ids = _Clock(), [], [], True
         bar = tqdm.tqdm(
             dataset, total=num_batches, disable=not progress, unit="batch", leave=False
         )
@@ -212,6 +236,8 @@ class Evaluator:
                 all_ids = False
             else:
                 hashes.append(hashes_of(top.video_ids[top.weights > 0]))
+            if getattr(top, "exits", None) is not None:
+                exits.append(top.exits[top.weights > 0])
             if writer:
                 _write(writer, top)
             clock.batch_done(int(top.weights.sum()))
@@ -229,6 +255,7 @@ class Evaluator:
             repeated,
             pool.class_precisions,
             pool.class_positives,
+            _summarize(exits),
         )
 
     def _new_pool(self):

@@ -77,11 +77,24 @@ class SetClassifier(base.VideoClassifier):
             frame: [B, D] uint8 or float32, as in a view.
         """
         ones = tf.ones([tf.shape(frame)[0]], tf.int32)
-        frames = features.dequantize(frame[:, tf.newaxis], ones, *self.steps)
+        return self.add_frames(state, frame[:, tf.newaxis], ones)
+
+    def add_frames(
+        self, state: State | None, frames: tf.Tensor, num_frames: tf.Tensor
+    ) -> State:
+        """The state after several more frames of each video.
+
+        Args:
+            state: returned by `start`, `add_frame` or `add_frames`; None: no frame yet.
+            frames: [B, T, D] uint8 or float32, as in a view.
+            num_frames: [B] int32, how many of them are valid.
+        """
+        frames = features.dequantize(frames, num_frames, *self.steps)
         frames = features.l2_normalize(frames)
-        mask = tf.ones(tf.shape(frames)[:2], tf.bool)
-        count = tf.ones([tf.shape(frame)[0], 1])
-        return self.join(state, (count, *self.read(frames, mask)))
+        mask = tf.sequence_mask(num_frames, tf.shape(frames)[1])
+        count = tf.cast(num_frames, tf.float32)[:, tf.newaxis]
+        added = (count, *self.read(frames, mask))
+        return added if state is None else self.join(state, added)
 
     def parts_logits(self, inputs, bounds):
         """As VideoClassifier's; frames that parts share are read once.

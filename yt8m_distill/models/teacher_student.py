@@ -111,7 +111,7 @@ class TeacherStudent(keras.Model):
             view: name of another view than the role's own.
         """
         read = views[view or self.views[role]]
-        inputs = {key: read[key] for key in (structures.FRAMES, structures.NUM_FRAMES)}
+        inputs = dict(read)
         if states_of is not None:
             sampled = views[states_of]
             positions = sampled[structures.FRAME_INDICES]

@@ -26,6 +26,7 @@ from yt8m_distill import files
 
 HEADER = ("VideoId", "LabelConfidencePairs")
 HEADER_LINE = (",".join(HEADER) + "\n").encode()
+FRAMES_HEADER, FRAMES_SUFFIX = ("VideoId", "Frames"), ".frames.csv"
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _BUFFER_BYTES = 1 << 20
@@ -37,7 +38,8 @@ class PredictionWriter:
 
     Use it as a context manager. The target appears, or is replaced, only when the
     block ends without an exception; otherwise the temporary file is removed and
-    an older target stays as it was. A killed process leaves
+    an older target stays as it was. With early exit, `<path>.frames.csv` gets the
+    frames that were read of each video, in the same way. A killed process leaves
     `<path>.<8 digits>.tmp` behind.
 
     `path` is a local path or one that tf.io.gfile knows by its scheme. A symbolic
@@ -62,6 +64,9 @@ class PredictionWriter:
         self._temporary = f"{self._target}.{uuid.uuid4().hex[:8]}.tmp"
         self._file: Any = None
         self._width: int | None = None
+        # What `<path>.frames.csv` is written with, once there is something to write.
+        self._frames = contextlib.ExitStack()
+        self._frames_file: Any = None
 
     def __enter__(self) -> "PredictionWriter":
         """Opens the temporary file and writes the header.
@@ -80,7 +85,11 @@ class PredictionWriter:
         return self
 
     def write(
-        self, video_ids: Iterable[Any], classes: np.ndarray, scores: np.ndarray
+        self,
+        video_ids: Iterable[Any],
+        classes: np.ndarray,
+        scores: np.ndarray,
+        num_frames: np.ndarray | None = None,
     ) -> None:
         """Appends a line per video. Rows that fill up a batch must be left out.
 
@@ -88,6 +97,7 @@ class PredictionWriter:
             video_ids: [B] bytes or str.
             classes: [B, k] int.
             scores: [B, k] float, descending in each row.
+            num_frames: [B] int, frames read under early exit.
 
         Raises:
             ValueError: for shapes that differ, a score that is NaN, infinite or out of
@@ -97,6 +107,17 @@ class PredictionWriter:
         classes, scores = np.asarray(classes), np.asarray(scores)
         self._check(ids, classes, scores)
         self.write_text(_format_lines(ids, classes, scores))
+        if num_frames is not None:
+            self._write_frames(ids, num_frames)
+
+    def _write_frames(self, ids: list[bytes], num_frames: np.ndarray) -> None:
+        if self._frames_file is None:
+            writing = files.writing(self._target + FRAMES_SUFFIX)
+            self._frames_file = self._frames.enter_context(writing)
+            self._frames_file.write(",".join(FRAMES_HEADER) + "\n")
+        rows = zip(map(_quoted, ids), num_frames.tolist(), strict=True)
+        lines = "".join(f"{video_id},{count}\n" for video_id, count in rows)
+        self._frames_file.write(_encoded(lines))
 
     def write_text(self, lines: bytes) -> None:
         """Appends lines that are in the format already, each with its end.
@@ -117,9 +138,11 @@ class PredictionWriter:
     ) -> None:
         """Renames the finished file, or removes it after an exception."""
         if kind is not None:
+            self._frames.__exit__(kind, error, trace)
             self._discard()
             return
         try:
+            self._frames.close()
             with self._one_line_errors():
                 self._commit()
         except BaseException:

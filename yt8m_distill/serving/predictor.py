@@ -18,11 +18,13 @@ class Predictions(NamedTuple):
         video_ids: [N] bytes.
         classes: [N, k] int32.
         scores: [N, k] float32 in [0, 1].
+        num_frames: [N] int32, the frames that were read.
     """
 
     video_ids: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
+    num_frames: np.ndarray
 
 
 class Predictor:
@@ -54,7 +56,11 @@ class Predictor:
             # Keras 3 (3.15) has a policy a thread; replicas run in threads of their
             # own.
             keras.mixed_precision.set_global_policy(self._policy)
-            outputs = self.networks.forward(self.role, batch[structures.VIEWS])
+            views = batch[structures.VIEWS]
+            outputs = self.networks.forward(self.role, views)
+            num_frames = views[self.networks.views[self.role]][structures.NUM_FRAMES]
+            if outputs.exits is not None:
+                num_frames = outputs.exits[:, 1]
             scores, classes = tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
             # A NaN could stay outside the top k: where a sort puts it is undefined.
             finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
@@ -62,7 +68,7 @@ class Predictor:
             # The logits leave the graph so that TensorFlow (2.21) does not fuse the
             # sigmoid with the classifier's product, which changes last bits: so the
             # scores are the Evaluator's, whose loss needs the logits.
-            return scores, classes, outputs.logits
+            return scores, classes, outputs.logits, num_frames
 
         return self.strategy.run(replica_step, args=(batch,))
 
@@ -73,12 +79,13 @@ class Predictor:
             ValueError: for a score that is not a number, naming the video.
         """
         for batch in dataset:
-            scores, classes, _ = self._step(batch)
+            scores, classes, _, num_frames = self._step(batch)
             keep = self._local(batch[structures.WEIGHTS]) > 0
             found = Predictions(
                 self._local(batch[structures.VIDEO_ID])[keep],
                 self._local(classes)[keep],
                 self._local(scores)[keep],
+                self._local(num_frames)[keep],
             )
             bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
             if bad.size:

@@ -145,11 +145,12 @@ def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
         },
         "Epoch/Eval_Skipped": numbers.get("num_skipped", 0),
         "Epoch/Eval_Repeated_Ids": numbers.get("num_repeated_ids") or 0,
-        # Of a student for several k.
+        # Of a student for several k, and under early exit.
         **{
             f"Epoch/Eval_{name.upper()}": value
             for name, value in numbers.items()
-            if "_k" in name and name.startswith(("gap", "map"))
+            if name == "mean_frames"
+            or ("_k" in name and name.startswith(("gap", "map")))
         },
     }
 
@@ -189,6 +190,7 @@ def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
             ("MAP", "map", ".3f"),
             ("GAP", "gap", ".3f"),
             ("Avg_Loss", "loss", ".4f"),
+            ("Mean_frames", "mean_frames", ".3f"),
         )
         if name in numbers
     ]

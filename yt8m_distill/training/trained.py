@@ -1,6 +1,7 @@
 """A trained network out of a train_dir, ready to be used."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +10,13 @@ import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures, vocabulary
 from yt8m_distill.data import pipeline, shards
-from yt8m_distill.models import base, builder, lstm, teacher_student
+from yt8m_distill.evaluation import exit_calibration
+from yt8m_distill.models import base, builder, early_exit, lstm, teacher_student
 from yt8m_distill.training import checkpoints, distribution, inputs, manifest
+
+_LOG = logging.getLogger(__name__)
+
+EXIT_FILE = "early_exit.json"
 
 
 @dataclasses.dataclass
@@ -39,7 +45,7 @@ class TrainedNetwork:
 
     @property
     def network(self):
-        """The VideoClassifier."""
+        """The VideoClassifier, or the EarlyExit that holds it."""
         return self.networks.network(self.role)
 
     @property
@@ -52,6 +58,70 @@ class TrainedNetwork:
         numbers = self.run.sampling.budgets
         several = len(numbers) > 1 and view.sampler != "all" and view.k == numbers[-1]
         return numbers if several else ()
+
+    @property
+    def checkpoint_name(self) -> str:
+        """Phase and name of the checkpoint, wherever the train_dir is."""
+        return f"{self.found.phase}/{os.path.basename(self.found.prefix)}"
+
+    def read_nested(self) -> None:
+        """Makes its view that of early exit: the frames of smaller budgets first.
+
+        Raises:
+            ValueError: if the network was trained for a single number of frames, or
+                reads segments.
+        """
+        if not self.budgets:
+            raise ValueError(
+                "Early exit needs a student of several --student_k, not the "
+                f"{self.role} of a run with "
+                f"--student_k={self.run.sampling.student_k}."
+            )
+        self.run.data.require_frames("early exit")
+        if self.run.data.segment_labels:
+            raise ValueError("Early exit is for videos, not for their segments.")
+        ((name, spec),) = self.views.items()
+        self.views = {name: spec._replace(sampler=early_exit.SAMPLER)}
+
+    def exit_early(self, given: settings.CheckpointSettings) -> None:
+        """Lets the network stop as the calibration in the train_dir says.
+
+        Raises:
+            ValueError: if there is none, it is of another checkpoint, or what is asked
+                is out of its reach.
+        """
+        self.read_nested()
+        path = os.path.join(given.train_dir, EXIT_FILE)
+        try:
+            found = exit_calibration.Calibration.from_dict(
+                manifest.read_json(path, dict)
+            )
+            if found.checkpoint != self.checkpoint_name:
+                raise ValueError(
+                    f"{path} is for {found.checkpoint}, not {self.checkpoint_name}."
+                )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = error if path in str(error) else f"{path} is damaged ({error})."
+            raise ValueError(
+                f"{given.early_exit}: {reason} yt8m-calibrate "
+                f"--train_dir={given.train_dir} makes it."
+            ) from error
+        if given.mean_frames:
+            number = found.for_mean_frames(given.mean_frames)
+        else:
+            number = found.for_max_regret(given.max_regret, given.confidence)
+        _LOG.info(
+            "Early exit by %s: %.3f of %d frames and a regret of %.4f on average, on "
+            "the calibration videos.",
+            found.policy.rule,
+            found.mean_frames[number],
+            found.policy.budgets[-1],
+            found.mean_regrets[number],
+        )
+        policy = dataclasses.replace(found.policy, threshold=found.thresholds[number])
+        network = early_exit.EarlyExit(self.network, policy)
+        views = {self.role: self.networks.views[self.role]}
+        self.networks = teacher_student.TeacherStudent({self.role: network}, views)
 
     def load(self, found: checkpoints.Found) -> None:
         """Takes the variables from a checkpoint."""
@@ -159,8 +229,9 @@ def open_network(
             in training, or the default; None: rows are videos.
 
     Raises:
-        ValueError: if there is no run, no such network or no checkpoint yet, or the
-            network cannot read as few or many frames.
+        ValueError: if there is no run, no such network or no checkpoint yet, the
+            network cannot read as few or many frames, or early exit is asked for and
+            not calibrated for this checkpoint.
     """
     run = manifest.read_run_settings(given.train_dir)
     stated, of_run = stated or {}, run.to_dict()
@@ -207,4 +278,6 @@ def open_network(
     trained = TrainedNetwork(networks, role, run, plan, views, strategy, None, names)
     if found:
         trained.load(found)
+    if given.early_exit:
+        trained.exit_early(given)
     return trained

@@ -1,0 +1,227 @@
+"""yt8m-calibrate, and early exit by its file in the other programs."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import script_helpers as scripts
+from tests import training_helpers as helpers
+from yt8m_distill import settings
+from yt8m_distill.models import early_exit
+from yt8m_distill.serving import predictor
+from yt8m_distill.training import manifest, trained
+
+NETWORK = "AttentionPooling(hidden_size=8, num_heads=2)"
+BUDGETS = (2, 4, 9)
+NUM_VIDEOS = 61
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A student for 2, 4 and 9 frames, calibrated on its validation videos."""
+    folder = tmp_path_factory.mktemp("early_exit")
+    helpers.write_data(folder, num_valid=NUM_VIDEOS - 1)
+    short = [("short", [1], np.full([3, sum(helpers.SIZES)], 99, np.uint8))]
+    helpers.write_shard(folder / "validate-1.tfrecord", short)
+    made = helpers.make_run(
+        folder / "run",
+        folder,
+        mode="baseline",
+        student=NETWORK,
+        student_k="2,4,9",
+        train_frame_sampler="random",
+    )
+    helpers.train(made)
+    calibrate(made)
+    return made
+
+
+def calibrate(run, *flags, **changes):
+    train_dir = changes.get("train_dir", run.training.train_dir)
+    pattern = run.training.validation_data_pattern
+    return scripts.succeed(
+        "calibrate",
+        f"--train_dir={train_dir}",
+        f"--calibration_data_pattern={pattern}",
+        *flags,
+    )
+
+
+def arguments(run, program):
+    flag = "eval" if program == "eval" else "input"
+    pattern = f"--{flag}_data_pattern={run.training.validation_data_pattern}"
+    once = ["--run_once"] if program == "eval" else []
+    return [program, f"--train_dir={run.training.train_dir}", pattern, *once]
+
+
+def stored(run) -> dict:
+    path = pathlib.Path(run.training.train_dir) / trained.EXIT_FILE
+    return json.loads(path.read_text("utf-8"))
+
+
+def read_frames(path) -> dict[str, int]:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["VideoId", "Frames"]
+    return {video: int(count) for video, count in rows[1:]}
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_eval_and_inference_read_the_mean_of_the_calibration(run, tmp_path, batch_size):
+    size = f"--batch_size={batch_size}"
+    asked = 5.0
+    done = scripts.succeed(
+        *arguments(run, "eval"),
+        f"--mean_frames={asked}",
+        f"--output_file={tmp_path}/eval.csv",
+        size,
+    )
+    line = helpers.read_lines(f"{run.training.train_dir}/eval/metrics.jsonl")[-1]
+    means = stored(run)["mean_frames"]
+    expected = min(means, key=lambda mean: abs(mean - asked))
+    # The graph decides as the calibration did.
+    assert line["mean_frames"] == pytest.approx(expected)
+    # 61 videos; a step of two budgets is 5 frames at most.
+    assert line["mean_frames"] == pytest.approx(asked, abs=5 / 60)
+    assert f"Mean_frames: {expected:.3f}" in done.stdout
+    histogram, stopped = line["frames_histogram"], line["stopped_at"]
+    assert sum(histogram.values()) == sum(stopped.values()) == NUM_VIDEOS
+    assert set(map(int, stopped)) == set(BUDGETS)
+    frames = read_frames(tmp_path / "eval.csv.frames.csv")
+    assert len(frames) == NUM_VIDEOS
+    assert np.mean(list(frames.values())) == pytest.approx(expected)
+    counts = {k: list(frames.values()).count(int(k)) for k in histogram}
+    assert counts == histogram
+    # The short video has no frame to be read after its third.
+    assert frames["short"] in (2, 3)
+    path = f"{tmp_path}/inference.csv"
+    flags = f"--mean_frames={asked}", f"--output_file={path}", size
+    scripts.succeed(*arguments(run, "inference"), *flags)
+    assert read_frames(f"{path}.frames.csv") == frames
+    assert pathlib.Path(path).read_bytes() == (tmp_path / "eval.csv").read_bytes()
+
+
+def test_replicas_change_no_exit(run):
+    found = []
+    for replicas, batch_size in ((1, 64), (2, 8)):
+        given = settings.CheckpointSettings(
+            train_dir=run.training.train_dir, batch_size=batch_size, mean_frames=4.0
+        )
+        opened = trained.open_network(given, strategy=helpers.cpus(replicas))
+        made = predictor.Predictor(opened.networks, opened.role, opened.strategy)
+        dataset = opened.dataset(run.training.validation_data_pattern, batch_size)
+        parts = list(made.predict(dataset))
+        found.append([np.concatenate(x) for x in zip(*parts, strict=True)])
+    (ids, classes, scores, frames), other = found
+    assert len(np.unique(frames)) >= len(BUDGETS)
+    np.testing.assert_array_equal(ids, other[0])
+    np.testing.assert_array_equal(frames, other[3])
+    # Products of other shapes.
+    np.testing.assert_allclose(scores, other[2], rtol=1e-5)
+
+
+def test_the_largest_budget_alone_is_the_student_on_its_largest_k(run):
+    """Without scales; the frames of the whole order are those of any other."""
+    given = settings.CheckpointSettings(
+        train_dir=run.training.train_dir, batch_size=64, num_gpus=0
+    )
+    plain = trained.open_network(given)
+    plain.read_nested()
+    (batch, *_) = plain.dataset(run.training.validation_data_pattern, 64)
+    view = batch["views"]["sampled"]
+    policy = early_exit.Policy(
+        BUDGETS, "entropy", *(([[[-1.0]]] * 2), [[0.0]] * 2), [1.0] * 3, [0.0] * 3, 9.0
+    )
+    outputs = early_exit.EarlyExit(plain.network, policy)(view)
+    # Sums of nine float32 numbers, in another order.
+    expected = plain.network(view).logits
+    np.testing.assert_allclose(outputs.logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_simple_rule_calibrates_too(run, tmp_path):
+    rule = "change"
+    train_dir = tmp_path / "run"
+    shutil.copytree(run.training.train_dir, train_dir)
+    done = calibrate(run, f"--exit_rule={rule}", train_dir=train_dir)
+    assert f"{NUM_VIDEOS} videos | {rule} |" in done.stdout
+    moved = helpers.change(run, train_dir=str(train_dir))
+    scripts.succeed(*arguments(moved, "eval"), "--mean_frames=5")
+    line = helpers.read_lines(train_dir / "eval" / "metrics.jsonl")[-1]
+    assert line["mean_frames"] == pytest.approx(5, abs=0.3)
+
+
+def test_a_regret_is_asked_for_with_its_confidence(run):
+    frames = []
+    for flags in (["--max_regret=0.6"], ["--max_regret=0.6", "--confidence=0.99"]):
+        scripts.succeed(*arguments(run, "eval"), *flags)
+        line = helpers.read_lines(f"{run.training.train_dir}/eval/metrics.jsonl")[-1]
+        frames.append(line["mean_frames"])
+    assert BUDGETS[0] <= frames[0] <= frames[1]
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "named"),
+    [
+        ("eval", ["--mean_frames=1.5"], ["--mean_frames=1.5", "out of reach"]),
+        ("inference", ["--mean_frames=10"], ["--mean_frames=10", "out of reach"]),
+        ("eval", ["--max_regret=0.001"], ["--max_regret=0.001", "30 held-out"]),
+        (
+            "eval",
+            ["--mean_frames=3", "--student_k=4"],
+            ["--mean_frames=3", "--student_k=4"],
+        ),
+        (
+            "eval",
+            ["--mean_frames=3", "--max_regret=0.1"],
+            ["--mean_frames=3", "--max_regret=0.1"],
+        ),
+        (
+            "eval",
+            ["--norun_once", "--mean_frames=3"],
+            ["--mean_frames=3", "--run_once"],
+        ),
+        (
+            "eval",
+            ["--mean_frames=3", "--checkpoint=latest"],
+            ["--mean_frames=3", "network-10", "ckpt-10", "yt8m-calibrate"],
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(run, tmp_path, program, flags, named):
+    output = [f"--output_file={tmp_path}/x.csv"] if program == "inference" else []
+    line = scripts.refuse(*arguments(run, program), *output, *flags)
+    assert all(part in line for part in named), line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{}", '{"policy": 3}', "{"])
+def test_a_file_that_is_missing_or_none_of_ours_is_named(run, tmp_path, content):
+    train_dir = tmp_path / "run"
+    shutil.copytree(run.training.train_dir, train_dir)
+    path = train_dir / trained.EXIT_FILE
+    path.unlink()
+    if content is not None:
+        path.write_text(content, "utf-8")
+    moved = helpers.change(run, train_dir=str(train_dir))
+    line = scripts.refuse(*arguments(moved, "eval"), "--mean_frames=3")
+    assert "--mean_frames=3" in line and str(path) in line and "yt8m-calibrate" in line
+
+
+def test_calibration_refuses_an_unknown_rule_and_a_student_of_one_number(run, tmp_path):
+    pattern = run.training.validation_data_pattern
+    given = [f"--calibration_data_pattern={pattern}"]
+    of_run = f"--train_dir={run.training.train_dir}"
+    line = scripts.refuse("calibrate", of_run, *given, "--exit_rule=luck")
+    assert "--exit_rule=luck" in line and "entropy" in line
+    single = tmp_path / "single"
+    shutil.copytree(run.training.train_dir, single)
+    values = manifest.read_json(str(single / manifest.MODEL_FLAGS))
+    manifest.write_json(
+        str(single / manifest.MODEL_FLAGS), {**values, "student_k": "9"}
+    )
+    line = scripts.refuse("calibrate", f"--train_dir={single}", *given)
+    assert "--student_k=9" in line

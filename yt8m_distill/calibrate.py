@@ -1,0 +1,95 @@
+"""Calibrates early exit of a student that was trained for several numbers of frames.
+
+    python yt8m_distill/calibrate.py --train_dir=run \\
+        --calibration_data_pattern='validate*.tfrecord'
+
+One pass at all numbers of frames; writes <train_dir>/early_exit.json, for this
+checkpoint. Then --mean_frames=8 or --max_regret=0.05 of eval.py, inference.py and
+export_model.py lets each video stop once the student is sure enough of its answer.
+"""
+
+import os
+import sys
+
+# Run as a file, the package is one folder up.
+if __package__ in (None, ""):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from yt8m_distill import flag_groups, settings
+
+# In flagfiles that the scripts share.
+_IGNORED = ("confidence", "max_regret", "mean_frames", "student_k", "top_k")
+
+
+def main() -> None:
+    """Flags → network → early_exit.json."""
+    checkpoint = flag_groups.read(settings.CheckpointSettings)
+    given = flag_groups.read(settings.CalibrationSettings)
+    reading = flag_groups.read(settings.ReadingSettings)
+    stated = flag_groups.read_stated()
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    import dataclasses
+
+    import tqdm
+
+    from yt8m_distill.evaluation import exit_calibration
+    from yt8m_distill.models import early_exit
+    from yt8m_distill.training import manifest
+    from yt8m_distill.training import trained as trained_networks
+
+    try:
+        early_exit.RULES.get(given.exit_rule)
+    except ValueError as error:
+        raise ValueError(f"--exit_rule={given.exit_rule}: {error}") from error
+    checkpoint = dataclasses.replace(
+        checkpoint, mean_frames=0.0, max_regret=0.0, student_k=0
+    )
+    trained = trained_networks.open_network(checkpoint, stated=stated)
+    trained.read_nested()
+    shards = trained.open_shards(
+        given.calibration_data_pattern, reading, "calibration_data_pattern"
+    )
+    answers, budgets = [], trained.budgets
+    parts = exit_calibration.collect(
+        trained.networks,
+        trained.role,
+        trained.strategy,
+        budgets,
+        given.exit_rule,
+        trained.dataset(shards, checkpoint.batch_size),
+    )
+    total, is_shown = shards.num_videos(), sys.stderr.isatty()
+    with tqdm.tqdm(total=total, unit="video", disable=not is_shown) as bar:
+        for part in parts:
+            answers.append(part)
+            bar.update(len(part.num_frames))
+    result = exit_calibration.calibrate(
+        answers, budgets, given.exit_rule, trained.checkpoint_name
+    )
+    path = os.path.join(checkpoint.train_dir, trained_networks.EXIT_FILE)
+    manifest.write_json(path, result.to_dict())
+    low, high = result.mean_frames[0], result.mean_frames[-1]
+    print(
+        f"{result.num_videos} videos | {given.exit_rule} | --mean_frames from "
+        f"{low:.2f} to {high:.2f} | {path}"
+    )
+
+
+def run() -> None:
+    """Console entry point."""
+    groups = (
+        settings.CheckpointSettings,
+        settings.CalibrationSettings,
+        settings.ReadingSettings,
+    )
+    flag_groups.run_script(
+        main,
+        groups,
+        after_a_stop="The same command calibrates anew.",
+        stated=flag_groups.RUN_GROUPS,
+        unlisted=_IGNORED,
+    )
+
+
+if __name__ == "__main__":
+    run()
