@@ -5,7 +5,7 @@ import pytest
 
 from tests import training_helpers as helpers
 from yt8m_distill.data import records
-from yt8m_distill.training import manifest
+from yt8m_distill.training import manifest, outside
 
 FRACTION = 0.4
 
@@ -16,7 +16,7 @@ def write(folder, videos) -> None:
     helpers.write_shard(folder / "train-1.tfrecord", videos[18:])
 
 
-def test_labels_that_do_not_count_change_nothing(tmp_path):
+def test_labels_that_do_not_count_change_nothing(tmp_path, caplog):
     """Neither the teacher, nor the student, nor how its classifier starts."""
     videos = helpers.make_videos(36, seed=1, prefix="t")
     keeps = records.keeps_labels([name for name, *_ in videos], FRACTION).numpy()
@@ -60,6 +60,13 @@ def test_labels_that_do_not_count_change_nothing(tmp_path):
     helpers.train(full)
     other = helpers.read_variables(helpers.latest(tmp_path / "full", "student"))
     assert any(not np.array_equal(other[k], v) for k, v in found[1]["student"].items())
+    # A teacher that has seen them all is no teacher of this run.
+    teacher = str(tmp_path / "full")
+    for fraction, warns in ((FRACTION, True), (1.0, False)):
+        caplog.clear()
+        how = {"teacher_checkpoint": teacher, "label_fraction": fraction}
+        outside.warn(helpers.change(full, **how, teacher_cache=""))
+        assert ("--label_fraction" in caplog.text and teacher in caplog.text) == warns
 
 
 @pytest.mark.once

@@ -44,7 +44,7 @@ def build_phases(plan: list[modes.Phase], run: settings.RunSettings) -> None:
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )
-    outside.warn_of_unfinished(run)
+    outside.warn(run)
     if run.training.start_new_model:
         _check_not_inside(run, "teacher_checkpoint", run.distillation)
         _check_not_inside(run, "start_from", run.training)

@@ -24,12 +24,14 @@ class Teacher(NamedTuple):
         network: its class and arguments.
         prefix: of its checkpoint.
         is_finished: whether that run has finished.
+        label_fraction: that of its run.
     """
 
     role: str
     network: registry.Specification
     prefix: str
     is_finished: bool = True
+    label_fraction: float = 0.0  # Of a checkpoint alone nothing is known.
 
 
 def teachers(run: settings.RunSettings) -> tuple[Teacher, ...]:
@@ -81,15 +83,27 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
     network = registry.parse(plan.network(_ROLE)["network"])
     entries, last = manifest.read_phases(entry), plan.phases_of(_ROLE)[0]
     is_finished = bool(entries.get(last, {}).get("finished"))
-    return Teacher(_ROLE, network, best.prefix, is_finished)
+    seen = source_run.training.label_fraction
+    return Teacher(_ROLE, network, best.prefix, is_finished, seen)
 
 
-def warn_of_unfinished(run: settings.RunSettings) -> None:
-    """Logs a warning for each run of `--teacher_checkpoint` that has not finished."""
+def warn(run: settings.RunSettings) -> None:
+    """Logs a warning for each run of `--teacher_checkpoint` that may surprise.
+
+    It has not finished, or it learned from labels that this run withholds.
+    """
     for teacher in teachers(run):
         if not teacher.is_finished:
             _LOG.warning(
                 "--teacher_checkpoint: the run of %s has not finished; the student "
                 "learns from its best teacher so far.",
                 teacher.prefix,
+            )
+        if teacher.label_fraction > run.training.label_fraction:
+            _LOG.warning(
+                "--label_fraction=%g: the teacher of %s has learned from a share of %g "
+                "of the labels.",
+                run.training.label_fraction,
+                teacher.prefix,
+                teacher.label_fraction,
             )
