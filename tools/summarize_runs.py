@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import pandas as pd
 
-from tools.reproduction import document, texts
+from tools.reproduction import archive, document, texts
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
@@ -79,7 +79,7 @@ def read_run(train_dir: pathlib.Path) -> dict:
     """The last phase of a finished run, and what its training cost.
 
     Returns:
-        `settings` and `phase` of the manifest, `gap` (frames → that of the best epoch),
+        `settings` without folders, `best` epoch, `gap` (frames → GAP of that epoch),
         `epochs` (phase → number) and `multiply_adds` of a training video over all
         epochs, its teachers' own training included: a pass backward is twice one
         forward.
@@ -112,7 +112,7 @@ def read_run(train_dir: pathlib.Path) -> dict:
     best = max(found["epochs"], key=lambda epoch: epoch["gap"])
     gaps = {k[5:]: gap for k, gap in best.items() if k.startswith("gap_k")}
     return {
-        "settings": manifest["settings"],
+        "settings": archive.portable(manifest["settings"]),
         "gap": gaps or {str(networks[role]["frames"]): best["gap"]},
         "best": best,
         "epochs": epochs,

@@ -20,7 +20,8 @@ def write_run(folder, gaps, networks, **settings):
             for name, (frames, products) in networks.items()
         },
     }
-    settings = {"teacher_checkpoint": "", "student_k": "4", **settings}
+    patterns = dict.fromkeys(("train_data_pattern", "validation_data_pattern"), "/x/y*")
+    settings = {"teacher_checkpoint": "", "student_k": "4", **patterns, **settings}
     folder.mkdir()
     content = {"settings": settings, "phases": {role: phase}}
     (folder / "manifest.json").write_text(json.dumps(content))
@@ -63,6 +64,8 @@ def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_p
     ]
     assert groups["student"][0]["multiply_adds"] == student
     assert groups["both"][0]["multiply_adds"] == both
+    kept = json.dumps(groups)  # No folder of this machine.
+    assert str(tmp_path) not in kept and "/x" not in kept
 
 
 def test_a_run_that_has_not_finished_is_named(tmp_path):

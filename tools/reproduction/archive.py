@@ -94,7 +94,7 @@ def file_names(pattern: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-def _portable(values: Mapping[str, Any]) -> dict[str, Any]:
+def portable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without this machine's folders; of the teacher, its name is kept."""
     teacher = pathlib.PurePath(values["teacher_checkpoint"]).name
     names = {name: file_names(values[name]) for name in _PATTERNS}
@@ -110,7 +110,7 @@ def _portable(values: Mapping[str, Any]) -> dict[str, Any]:
 def _essence(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings on which the numbers of a run depend."""
     left_out = plan.CHANGEABLE - {"seed", "student_k"} | set(_PLACES)
-    values = _portable(values)
+    values = portable(values)
     essence = {name: v for name, v in values.items() if name not in left_out}
     # Its own teacher, or another run's.
     return {**essence, "teacher_checkpoint": bool(values["teacher_checkpoint"])}
@@ -168,7 +168,7 @@ def write(
     Raises:
         ValueError: if the file system refuses.
     """
-    shared = _portable(common.to_dict())
+    shared = portable(common.to_dict())
     lines: list[dict[str, Any]] = [
         {
             "kind": "settings",
@@ -177,7 +177,7 @@ def write(
         }
     ]
     for name, run in found.runs.items():
-        values = _portable(run.settings.to_dict())
+        values = portable(run.settings.to_dict())
         evaluations = {r: run.evaluation(r, test_data_pattern) for r in _ROLES}
         lines.append(
             {
