@@ -1,12 +1,12 @@
-"""Two videos as one, before any view is cut: `--mix`.
+"""Combines pairs of videos of a training batch before views are cut: `--mix`.
 
-Each video a of a training batch becomes one with another video b of the batch. Both
-have labels or neither has; a video that is alone in this stays as it is. The share of a
-is s / 256, with s drawn uniformly from 0..255 by the video and the epoch. Which video b
-is follows from the order of the batch, which is shuffled already: b is the next one.
+Each video a is combined with another video b of the batch, labeled with labeled and
+unlabeled with unlabeled; a video without a partner stays as it is. The share of a is
+s / 256, where s is drawn uniformly from 0..255 for each video and epoch. b is the next
+row, since the batch is shuffled already.
 
-The altered video has a number of frames, and each of its frames comes from one of a and
-one of b. So a sampler picks among *its* frames, and all views of it agree.
+Samplers pick among the frames of the altered video, each of which is made of a frame of
+a and one of b; so all views of it agree.
 """
 
 import abc
@@ -19,35 +19,35 @@ _PARTS = 256
 
 
 def partners(groups: tf.Tensor) -> tf.Tensor:
-    """[B] int32: the next row of the same group; of the last one the first.
+    """[B] int32: the next row of the same group; the first one follows the last.
 
     Args:
-        groups: [B] integers; each row of group 0 is its own partner.
+        groups: [B] integers; rows of group 0 are their own partners.
     """
     rows = tf.range(tf.size(groups))
     order = tf.argsort(groups, stable=True)
     ordered = tf.gather(groups, order)
     following = tf.roll(order, -1, axis=0)
     is_last = tf.not_equal(ordered, tf.gather(groups, following))
-    first = tf.searchsorted(ordered, ordered)  # Where each one's group begins.
+    first = tf.searchsorted(ordered, ordered)  # Where the group of each begins.
     following = tf.where(is_last, tf.gather(order, first), following)
     found = tf.gather(following, tf.argsort(order))
     return tf.where(tf.equal(groups, 0), rows, found)
 
 
 class Mixture(abc.ABC):
-    """A batch of videos, each with its partner.
+    """The altered videos of a batch.
 
     Args:
         groups: [B], see partners.
-        keys: [B] int64, of each video and the epoch.
-        num_frames: [B] int32, of the videos as they are.
+        keys: [B] int64, hashes of the video and the epoch.
+        num_frames: [B] int32, frames of the original videos.
 
     Attributes:
         partner: [B] int32, the row of b.
-        num_frames: [B] int32, of the altered videos; at most as many as a video may
-            have.
-        share: [B] float32, of a in the altered video and in its labels.
+        num_frames: [B] int32, frames of the altered videos, at most those of the longer
+            original.
+        share: [B] float32, share of a in the altered video and in its labels.
     """
 
     def __init__(self, groups: tf.Tensor, keys: tf.Tensor, num_frames: tf.Tensor):
@@ -61,18 +61,18 @@ class Mixture(abc.ABC):
 
     @abc.abstractmethod
     def _altered(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The numbers of frames, and the shares."""
+        """`num_frames` and `share`."""
 
     @abc.abstractmethod
     def places(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Frames [B, K] of the altered videos → of a, and of b; int32."""
+        """Indices [B, K] in the altered videos → indices in a and in b, int32."""
 
     @abc.abstractmethod
     def join(self, indices: tf.Tensor, own: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-        """The altered videos' frames [B, K, D] at these indices, from a's and b's."""
+        """Frames [B, K, D] of the altered videos, from those of a and b."""
 
     def labels(self, labels: tf.Tensor) -> tf.Tensor:
-        """[B, C]: those of a and of b, weighed by their shares."""
+        """[B, C] labels of the altered videos: those of a and b, weighted."""
         share = self.share[:, tf.newaxis]
         return share * labels + (1 - share) * tf.gather(labels, self.partner)
 
@@ -80,8 +80,8 @@ class Mixture(abc.ABC):
 class Mixup(Mixture):
     """Frame t is s/256 a_t + (1 - s/256) b_u, u = floor(t |b| / |a|).
 
-    The altered video is as long as a and goes through all of b. Bytes stay bytes,
-    rounded: dequantization is linear, so the error is at most half a step of it.
+    The altered video is as long as a and covers all of b. Bytes are mixed and rounded;
+    dequantization is affine, so the error is at most half a quantization step.
     """
 
     def _altered(self):
@@ -106,8 +106,8 @@ class Mixup(Mixture):
 class Cut(Mixture):
     """a's first floor(s |a| / 256) frames, then b's from floor(s |b| / 256) on.
 
-    Labels are weighed by the lengths of the parts, not united: of a class that was seen
-    in the other part of a video alone, nothing may be left.
+    Labels are weighted by the lengths of the parts, not united: what a label refers to
+    may be in the part that was cut off.
     """
 
     def _altered(self):
