@@ -61,6 +61,17 @@ def test_float_frames_are_quantized_and_bytes_are_kept():
     np.testing.assert_allclose(restored, np.clip(FRAMES, -2, 2), atol=2 / 255 + 1e-4)
 
 
+def test_floats_are_quantized_over_a_range_that_the_record_says():
+    layout = LAYOUT._replace(ranges=((-2.5, 2.5), (0.0, 255.0)))
+    content, counts = convert_records.convert_record(foreign(), layout, "f:0")
+    native = tf.train.SequenceExample.FromString(content)
+    assert context_of(native, "rgb_range") == [-2.5, 2.5]
+    restored = records.dequantize(frames_of(native, "rgb"), -2.5, 2.5)
+    np.testing.assert_allclose(restored, FRAMES, atol=5 / 255 * 0.51)
+    np.testing.assert_array_equal(frames_of(native, "audio"), AUDIO)
+    assert counts.tolist() == [1, 0, 12, 0]
+
+
 def test_clipped_numbers_are_counted():
     _, counts = convert_records.convert_record(foreign(), LAYOUT, "f:0")
     assert counts.tolist() == [1, 0, 12, (np.abs(FRAMES) > 2).sum()]

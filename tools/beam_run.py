@@ -6,8 +6,8 @@
         --direct_num_workers=4
 
 --work selects the flags: those of inference.py, index_records.py, thin_records.py
-(without --jobs and --overwrite) or train.py; `--work=inference --help` lists them. All
-other flags are passed to Beam.
+(without --jobs and --overwrite), extract_videos.py or train.py; `--work=inference
+--help` lists them. All other flags are passed to Beam.
 
 Beam retries a failed bundle, and a retry writes nothing twice. Inference writes one CSV
 per file, or --num_shards of them, and merges them into the same bytes as inference.py.
@@ -27,7 +27,7 @@ from absl import flags
 
 from yt8m_distill import flag_groups, settings
 
-WORKS = ("inference", "index", "thin", "teacher_cache")
+WORKS = ("inference", "index", "thin", "extract", "teacher_cache")
 GROUPS = {
     "inference": (
         settings.CheckpointSettings,
@@ -36,6 +36,7 @@ GROUPS = {
     ),
     "index": (settings.DataSettings, settings.ReadingSettings),
     "thin": (settings.DataSettings, settings.SamplingSettings),
+    "extract": (settings.ExtractionSettings, settings.FeatureSettings),
     "teacher_cache": flag_groups.RUN_GROUPS,
 }
 
@@ -102,6 +103,14 @@ def main(argv: list[str]) -> None:
                 run.run(job, options)
             videos = jobs.finish_cache(settings_, data)
         print(f"{videos} videos in {cache.folder}.")
+        return
+    if values.work == "extract":
+        from yt8m_distill import extract_videos
+
+        groups = (settings.ExtractionSettings, settings.FeatureSettings)
+        given = [flag_groups.read(group, values) for group in groups]
+        run.run(jobs.Extraction(*given), options)
+        extract_videos.extract(*given)  # Joins the parts.
         return
     files = tuple(
         records.expand_patterns(values.input_data_pattern, "input_data_pattern")

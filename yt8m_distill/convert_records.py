@@ -84,7 +84,9 @@ def convert_record(
     """
     video = layouts.read_video(serialized, layout)
     native = tf.train.SequenceExample(context=video.example.context)
-    context, values, clipped = native.context.feature, 0, 0
+    context, counts = native.context.feature, np.zeros(2, np.int64)
+    ranges = layout.ranges or (settings.YOUTUBE_8M,) * len(layout.sources)
+    low_high = {s.name: pair for s, pair in zip(layout.sources, ranges, strict=True)}
     keys = {layout.video_id_key, layout.labels_key, "id", "labels"}
     for key in keys.union(*((s.key, s.name) for s in layout.sources)):
         context.pop(key, None)
@@ -94,15 +96,9 @@ def convert_record(
         if not layout.frame_features:
             context[name].float_list.value.extend(frames.ravel())
             continue
-        if frames.dtype != np.uint8:
-            values += frames.size
-            clipped += int((np.abs(frames) > 2).sum())
-            frames = records.quantize(frames)
-        steps = native.feature_lists.feature_list[name].feature
-        for frame in frames:
-            steps.add().bytes_list.value.append(frame.tobytes())
+        counts += records.add_frames(native, name, frames, low_high[name])
     content = native.SerializeToString(deterministic=True)
-    return content, np.int64([1, not video.video_id, values, clipped])
+    return content, np.int64([1, not video.video_id, *counts])
 
 
 def convert_shard(
@@ -250,8 +246,8 @@ def report(counts: np.ndarray, skipped: Sequence[str], folder: str) -> str:
         lines.append(f"{named} had no id and are named <file>:<record number>.")
     if values:
         lines.append(
-            f"Quantized to 8 bits over [-2, 2]; {clipped / values:.2%} of the numbers "
-            "were outside and were clipped."
+            f"Quantized to 8 bits; {clipped / values:.2%} of the numbers were outside "
+            "of the ranges and were clipped."
         )
     lines.append(f"Next: yt8m-inspect --data_pattern='{folder}/*'")
     return "\n".join(lines)
@@ -283,8 +279,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "feature_ranges",
         "",
-        "Of arrays: what the bytes 0 and 255 of each feature stand for, low:high, by "
-        "commas. Empty: the smallest and largest number of all files.",
+        "What the bytes 0 and 255 of each feature stand for, low:high, by commas. "
+        "Empty: -2:2, and of arrays the smallest and largest number of all files.",
     )
     flags.DEFINE_string("video_id_key", "id", "Context key of the id in the input.")
     flags.DEFINE_string("labels_key", "labels", "Context key of the labels there.")
@@ -307,20 +303,14 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace shards that are there already.")
 
 
-def _convert_arrays(paths: Sequence[str], sources: Sequence[layouts.Source]) -> str:
+def _convert_arrays(paths, sources, ranges) -> str:
     others = [path for path in paths if not arrays.is_array_file(path)]
     if others:
         raise ValueError(
             f"--input_data_pattern={FLAGS.input_data_pattern}: {others[0]} is no file "
             "of arrays, as others are."
         )
-    text, folder = FLAGS.feature_ranges, FLAGS.output_dir
-    ranges = settings.parse_ranges(text, "feature_ranges")
-    if ranges and len(ranges) != len(sources):
-        raise ValueError(
-            f"--feature_ranges={text} has {len(ranges)} entries, --features="
-            f"{FLAGS.features} has {len(sources)}."
-        )
+    folder = FLAGS.output_dir
     labels = label_files.read(FLAGS.labels, vocabulary.read(FLAGS.vocabulary))
     done = convert_arrays(paths, folder, sources, labels, ranges, FLAGS.overwrite)
     if labels.names:
@@ -335,8 +325,14 @@ def main() -> None:
         raise ValueError("--output_dir is empty: name the directory to write to.")
     sources = parse_features(FLAGS.features)
     paths = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    ranges = settings.parse_ranges(FLAGS.feature_ranges, "feature_ranges")
+    if ranges and len(ranges) != len(sources):
+        raise ValueError(
+            f"--feature_ranges={FLAGS.feature_ranges} has {len(ranges)} entries, "
+            f"--features={FLAGS.features} has {len(sources)}."
+        )
     if any(map(arrays.is_array_file, paths)):
-        print(_convert_arrays(paths, sources))
+        print(_convert_arrays(paths, sources, ranges))
         return
     layout = layouts.Layout(
         sources,
@@ -344,6 +340,7 @@ def main() -> None:
         FLAGS.labels_key,
         FLAGS.frame_features,
         FLAGS.missing_feature,
+        ranges,
     )
     skip = FLAGS.bad_records == "skip"
     done = convert(paths, FLAGS.output_dir, layout, skip, FLAGS.overwrite)

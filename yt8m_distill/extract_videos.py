@@ -26,8 +26,7 @@ from yt8m_distill import __version__, flag_groups, settings, vocabulary
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
 _LOG = logging.getLogger("yt8m_distill.extract_videos")
 
-MANIFEST_SUFFIX, PARTS_SUFFIX = ".json", ".parts"
-VOCABULARY_SUFFIX = ".vocabulary.csv"
+MANIFEST_SUFFIX, VOCABULARY_SUFFIX = ".json", ".vocabulary.csv"
 
 
 def read_manifest(path: str) -> dict:
@@ -63,39 +62,28 @@ def report(output: str, manifest: dict) -> str:
     )
 
 
-def main() -> None:
-    """Flags → records, manifest, vocabulary."""
-    given = flag_groups.read(settings.ExtractionSettings)
-    features = flag_groups.read(settings.FeatureSettings)
-    names = vocabulary.read(given.vocabulary)
-    flag_groups.load_tensorflow()  # Only once the flags are right.
+def extract(
+    given: settings.ExtractionSettings, features: settings.FeatureSettings
+) -> None:
+    """Writes records, manifest and vocabulary, and prints the report.
+
+    Raises:
+        ValueError: if nothing can be read, or the output is something else.
+    """
     import tqdm
 
     from yt8m_distill import files
     from yt8m_distill.data import labels as label_files
-    from yt8m_distill.data import pipeline, records
     from yt8m_distill.serving import skips
-    from yt8m_distill.video import decoding, extraction
+    from yt8m_distill.video import extraction
 
     output = given.output
     files.check_target(output, f"--output={output}")
-    videos = records.expand_patterns(given.videos, "videos")
-    labels = label_files.read(given.labels, names)
-    view = None
-    if given.frames:
-        sampling = settings.SamplingSettings(
-            student_k=str(given.frames), frame_sampler=given.frame_sampler
-        )
-        view = pipeline.sampled_view(sampling, training=False)
-    decoding.import_av()
-    work = extraction.Extraction(
-        extraction.ids_of(videos),
-        extraction.Extractor(features),
-        view,
-        output + PARTS_SUFFIX,
-    )
+    labels = label_files.read(given.labels, vocabulary.read(given.vocabulary))
+    work = extraction.plan(given, features)
+    videos = list(work.videos)
     classes = {path: labels.find(path) for path in videos}
-    made_of = json.dumps([sorted(work.parts().values()), classes, labels.names])
+    made_of = json.dumps([sorted(work.parts()), classes, labels.names])
     made_of = hashlib.sha256(made_of.encode()).hexdigest()
     old = read_manifest(output + MANIFEST_SUFFIX)
     if os.path.exists(output) and not given.overwrite:
@@ -131,7 +119,7 @@ def main() -> None:
         "frames": frames,
         "skipped": len(problems),
         "num_classes": max([0, *counts, *labels.names]) + 1,
-        "extraction": work.extractor.describe(),
+        "extraction": work.extractor.description,
     }
     if labels.names:
         text = vocabulary.to_text(labels.names)
@@ -140,6 +128,14 @@ def main() -> None:
     files.write_text(output + MANIFEST_SUFFIX, json.dumps(manifest, indent=2) + "\n")
     files.remove(work.folder)
     print(report(output, manifest))
+
+
+def main() -> None:
+    """Flags → records."""
+    given = flag_groups.read(settings.ExtractionSettings)
+    features = flag_groups.read(settings.FeatureSettings)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    extract(given, features)
 
 
 def run() -> None:

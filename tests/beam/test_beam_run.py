@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests import script_helpers
+from tests import script_helpers, video_helpers
 from tests import training_helpers as helpers
 from tools import beam_run
 from yt8m_distill import settings, thin_records
@@ -86,6 +86,22 @@ def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(
         first = {p.name: p.read_bytes() for p in (tmp_path / one).iterdir()}
         second = {p.name: p.read_bytes() for p in (tmp_path / many).iterdir()}
         assert len(first) == 5 and first == second
+
+
+def test_records_of_videos_of_beam_are_those_of_the_tool(tmp_path, image_network):
+    video_helpers.import_av()
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        path = tmp_path / "clips" / f"v{number}.mp4"
+        video_helpers.write_clip(path, 30 + number)
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"x")
+    given = [f"--videos={tmp_path}/clips/*", f"--image_network={image_network}"]
+    one, many = tmp_path / "one.tfrecord", tmp_path / "many.tfrecord"
+    script_helpers.succeed("extract_videos", *given, f"--output={one}")
+    done = run_here("--work=extract", *given, f"--output={many}", *LOCAL)
+    assert "3 videos" in done and "1 skipped" in done
+    assert many.read_bytes() == one.read_bytes()
+    assert not (tmp_path / "many.tfrecord.parts").exists()
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from yt8m_distill.training import (
     teacher_cache,
 )
 from yt8m_distill.training import trained as trained_networks
+from yt8m_distill.video import extraction
 
 PLAN = "beam.json"
 
@@ -166,6 +167,33 @@ class Thinning:
         with _ONE_AT_A_TIME:
             thinning.thin_shard(item, count, self.output_dir, self.data, self.view)
         return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """Makes the part of every video that has none; yt8m-extract joins them.
+
+    An item is a video. One that cannot be read counts as 0; yt8m-extract says why.
+    """
+
+    given: settings.ExtractionSettings
+    features: settings.FeatureSettings
+
+    def items(self) -> list[str]:
+        """The videos."""
+        return list(_open_extraction(self.given, self.features).videos)
+
+    def do(self, item: str) -> int:
+        """Makes a video's part and returns the number of videos, 1 or 0."""
+        job = _open_extraction(self.given, self.features)
+        return int(not job.make_part(item))
+
+
+@functools.lru_cache(maxsize=1)
+def _open_extraction(given, features):
+    job = extraction.plan(given, features)
+    os.makedirs(job.folder, exist_ok=True)
+    return job
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,14 +133,9 @@ def make_record(
         The record, and [2] int64: how many numbers were quantized, and clipped.
     """
     example = tf.train.SequenceExample()
-    context, counts = example.context.feature, np.zeros(2, np.int64)
-    context["id"].bytes_list.value.append(video_id.encode())
-    context["labels"].int64_list.value.extend(labels)
-    for (name, array), (low, high) in zip(arrays.items(), ranges, strict=True):
-        context[f"{name}_range"].CopyFrom(records.range_feature(low, high))
-        outside = (array < low) | (array > high)
-        counts += [array.size, np.count_nonzero(outside)]
-        steps = example.feature_lists.feature_list[name].feature
-        for row in records.quantize(array, low, high):
-            steps.add().bytes_list.value.append(row.tobytes())
+    example.context.feature["id"].bytes_list.value.append(video_id.encode())
+    example.context.feature["labels"].int64_list.value.extend(labels)
+    counts = np.zeros(2, np.int64)
+    for (name, array), low_high in zip(arrays.items(), ranges, strict=True):
+        counts += records.add_frames(example, name, array, low_high)
     return example.SerializeToString(deterministic=True), counts

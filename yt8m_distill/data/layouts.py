@@ -65,6 +65,7 @@ class Layout(NamedTuple):
         video_id_key, labels_key: context keys.
         frame_features: False for one float vector per feature and video.
         missing_feature: see DataSettings.
+        ranges: low and high of each source, for floats; empty: YouTube-8M's.
     """
 
     sources: tuple[Source, ...]
@@ -72,6 +73,7 @@ class Layout(NamedTuple):
     labels_key: str = "labels"
     frame_features: bool = True
     missing_feature: str = "refuse"
+    ranges: tuple[tuple[float, float], ...] = ()
 
 
 class Video(NamedTuple):

@@ -66,9 +66,36 @@ def dequantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarr
     return values.astype(np.float32) * np.float32(scale) + np.float32(offset)
 
 
-def range_feature(low: float, high: float) -> tf.train.Feature:
-    """The context feature `<feature>_range`, which says how it was quantized."""
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[low, high]))
+def add_frames(
+    example: tf.train.SequenceExample,
+    name: str,
+    frames: np.ndarray,
+    low_high: tuple[float, float] = settings.YOUTUBE_8M,
+) -> np.ndarray:
+    """Adds a feature to a record, with its range in the context feature <name>_range.
+
+    Args:
+        example: the record.
+        name: of the feature.
+        frames: [T, size] uint8, already quantized, or floats.
+        low_high: the range. YouTube-8M's is the default and is not stored.
+
+    Returns:
+        [2] int64: numbers quantized here, and clipped.
+    """
+    counts = np.zeros(2, np.int64)
+    if frames.dtype != np.uint8:
+        low, high = low_high
+        outside = (frames < low) | (frames > high)
+        counts += [frames.size, np.count_nonzero(outside)]
+        frames = quantize(frames, low, high)
+    if low_high != settings.YOUTUBE_8M:
+        stored = tf.train.Feature(float_list=tf.train.FloatList(value=low_high))
+        example.context.feature[f"{name}_range"].CopyFrom(stored)
+    steps = example.feature_lists.feature_list[name].feature
+    for row in frames:
+        steps.add().bytes_list.value.append(row.tobytes())
+    return counts
 
 
 def stored_range(context, name: str) -> tuple[float, float]:

@@ -92,7 +92,7 @@ def read_names(model: str) -> dict[int, str]:
 
 
 def read_features(model: str) -> dict[str, Any]:
-    """How frames become features; see video.extraction.Extractor.describe.
+    """How frames become features; see video.extraction.Extractor.description.
 
     Raises:
         ValueError: if the folder does not say it.

@@ -80,7 +80,7 @@ class Tagger:
         self._extractor = extraction.Extractor(given)
         self._widths = self._extractor.widths
         self._may_lack = made_by["missing_feature"] == "zeros"
-        now = self._extractor.describe()["sha256"]
+        now = self._extractor.description["sha256"]
         for name, value in now.items():
             expected = made_by["sha256"].get(name)
             if value != expected:

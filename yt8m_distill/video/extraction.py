@@ -16,6 +16,7 @@ from yt8m_distill import files, settings, structures
 from yt8m_distill.data import layouts, pipeline, records, rewriting
 from yt8m_distill.video import decoding, networks, reduction, sound
 
+PARTS_SUFFIX = ".parts"  # Of the folder of finished videos, after --output.
 IMAGE, SOUND = "rgb", "audio"  # The features' names in YouTube-8M, and here.
 
 
@@ -69,6 +70,8 @@ class Extractor:
     Attributes:
         given: the same.
         ranges: feature → low and high of its numbers.
+        widths: feature → numbers per frame.
+        description: settings, SHA-256 of all files used, widths; plain values.
 
     Raises:
         ValueError: for a network or PCA that cannot be read, or do not fit each other.
@@ -99,6 +102,12 @@ class Extractor:
             self._branches.append(sound_branch)
         self.ranges = {branch.feature: branch.range for branch in self._branches}
         self.widths = {branch.feature: branch.width for branch in self._branches}
+        hashes = [branch.hashes() for branch in self._branches]
+        self.description: dict[str, Any] = {
+            "settings": dataclasses.asdict(given),
+            "sha256": {name: value for of in hashes for name, value in of.items()},
+            "features": self.widths,
+        }
 
     def frames_of(self, clip: decoding.Clip) -> np.ndarray:
         """The frames of a file that are those of its record, [n] int64."""
@@ -128,15 +137,6 @@ class Extractor:
             branch.feature: branch.features(inputs[branch.feature])
             for branch in self._branches
             if branch.feature in inputs
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """What made the features: settings and hashes; plain values."""
-        hashes = [branch.hashes() for branch in self._branches]
-        return {
-            "settings": dataclasses.asdict(self.given),
-            "sha256": {name: value for of in hashes for name, value in of.items()},
-            "features": self.widths,
         }
 
 
@@ -177,25 +177,18 @@ def make_record(
                 f"{path}: --frame_sampler={view.sampler} chooses none of its frames."
             )
         features = extractor.features(extractor.inputs(clip, chosen))
-    lists = {}
+    example = tf.train.SequenceExample(context=tf.train.Features(feature=context))
     for name, rows in features.items():
-        steps = [_bytes(row.tobytes()) for row in rows]
-        lists[name] = tf.train.FeatureList(feature=steps)
-        if extractor.ranges[name] != settings.YOUTUBE_8M:
-            context[f"{name}_range"] = records.range_feature(*extractor.ranges[name])
-    example = tf.train.SequenceExample(
-        context=tf.train.Features(feature=context),
-        feature_lists=tf.train.FeatureLists(feature_list=lists),
-    )
+        records.add_frames(example, name, rows, extractor.ranges[name])
     return example.SerializeToString(deterministic=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """Records of many videos, by way of a folder with one part per finished video.
+    """Records of many videos, collected in a folder with one part per finished video.
 
-    A part has its name by all that decides on what is in it, and has it only once it
-    is whole. So a run that was stopped goes on with the videos that are missing.
+    The name of a part is a hash of all that determines its content, and it appears once
+    it is complete. So an interrupted run continues with the missing videos.
 
     Args:
         videos: path → id.
@@ -209,38 +202,38 @@ class Extraction:
     view: pipeline.ViewSpec | None
     folder: str
 
-    def parts(self) -> dict[str, str]:
-        """Path of each video → its part.
+    def part(self, path: str) -> str:
+        """The file of a video's part.
 
         Raises:
-            ValueError: for a video that is not there.
+            ValueError: if the video does not exist.
         """
-        made_by = json.dumps([self.extractor.describe(), self.view], sort_keys=True)
-        found = {}
-        for path, video_id in self.videos.items():
-            with decoding.one_line_errors(path):
-                stat = os.stat(path)
-            key = [os.path.abspath(path), stat.st_size, stat.st_mtime_ns, video_id]
-            text = json.dumps([*key, made_by])
-            name = hashlib.sha256(text.encode()).hexdigest()[:32]
-            found[path] = os.path.join(self.folder, f"{name}.tfrecord")
-        return found
+        with decoding.one_line_errors(path):
+            stat = os.stat(path)
+        file = [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
+        made_by = [self.videos[path], self.extractor.description, self.view]
+        text = json.dumps([*file, *made_by], sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return os.path.join(self.folder, f"{name}.tfrecord")
+
+    def parts(self) -> list[str]:
+        """The parts of all videos, in their order."""
+        return [self.part(path) for path in self.videos]
 
     def make_parts(self, jobs: int, done: Callable[[], Any]) -> dict[str, str]:
         """Makes the parts that are missing.
 
         Args:
-            jobs: videos that are read side by side.
+            jobs: videos that are read in parallel.
             done: called after each video.
 
         Returns:
             Path → what is wrong, of each video that cannot be read.
         """
         problems = {}
-        parts = self.parts()
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            # Decoder and network leave the interpreter to other threads.
-            tasks = {pool.submit(self._make, *item): item[0] for item in parts.items()}
+            # Threads suffice: decoder and network release the interpreter's lock.
+            tasks = {pool.submit(self.make_part, path): path for path in self.videos}
             try:
                 for task in concurrent.futures.as_completed(tasks):
                     if task.result():
@@ -249,9 +242,11 @@ class Extraction:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return {path: problems[path] for path in parts if path in problems}
+        return {path: problems[path] for path in self.videos if path in problems}
 
-    def _make(self, path: str, part: str) -> str:
+    def make_part(self, path: str) -> str:
+        """Makes a video's part if it is missing; returns why it cannot be made."""
+        part = self.part(path)
         if os.path.exists(part):
             return ""
         try:
@@ -272,7 +267,7 @@ class Extraction:
         """
         num_frames = 0
         with files.one_line_errors(target), rewriting.writing(target) as writer:
-            for path, part in self.parts().items():
+            for path, part in zip(self.videos, self.parts(), strict=True):
                 if not os.path.exists(part):
                     continue
                 (serialized,) = layouts.read_serialized(part)
@@ -292,3 +287,23 @@ def ids_of(paths: Sequence[str]) -> dict[str, str]:
         path: path if stem in repeated else stem
         for path, stem in zip(paths, stems, strict=True)
     }
+
+
+def plan(
+    given: settings.ExtractionSettings, features: settings.FeatureSettings
+) -> Extraction:
+    """The videos that the settings name, and what is to become of them.
+
+    Raises:
+        ValueError: for settings that cannot be followed.
+    """
+    videos = records.expand_patterns(given.videos, "videos")
+    view = None
+    if given.frames:
+        sampling = settings.SamplingSettings(
+            student_k=str(given.frames), frame_sampler=given.frame_sampler
+        )
+        view = pipeline.sampled_view(sampling, training=False)
+    decoding.import_av()
+    folder = given.output + PARTS_SUFFIX
+    return Extraction(ids_of(videos), Extractor(features), view, folder)
