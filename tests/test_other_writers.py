@@ -171,7 +171,7 @@ KINDS = {
                 "segment_scores": floats([1.0, 0.0]),
             },
         ),
-        ("segment_labels", f"--num_classes={NUM_CLASSES}"),
+        ("--segment_labels", f"--num_classes={NUM_CLASSES}"),
     ),
     "missing audio": (
         lambda v: without_audio(v, native),

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests import record_helpers, script_helpers
 from yt8m_distill import settings, thin_records
-from yt8m_distill.data import frame_sampling, pipeline, records, rewriting
+from yt8m_distill.data import frame_sampling, pipeline, records, rewriting, segments
 from yt8m_distill.serving import thinning
 
 K = 4
@@ -420,3 +420,10 @@ def test_audioset_and_youtube8m_are_thinned(real_data, tmp_path, sampler):
         ):
             for feature, value in before.context.feature.items():
                 assert after.context.feature[feature] == value
+
+
+def test_a_thin_record_has_no_rated_segments():
+    record = record_helpers.rated_video(3, 12, [1], [(5, 1, 1)])
+    thin = thinning.thin_record(record, [0, 6], list(record_helpers.SIZES))
+    kept = tf.train.SequenceExample.FromString(thin).context.feature
+    assert {"id", "labels"} <= set(kept) and not set(segments.KINDS) & set(kept)

@@ -30,6 +30,7 @@ from tools.benchmarking import results
 AREAS = (
     "network",
     "families",
+    "segments",
     "reading",
     "evaluation",
     "end_to_end",

@@ -10,6 +10,9 @@ about .5); features have a decaying spectrum and fill the byte range as the real
 ones do (mean 127, standard deviation 64). Frame counts follow YouTube-8M: 29 % of
 the videos have the maximum, the mean is 77 % of it.
 
+With --rated_segments the videos for validation and test have rated segments as those of
+YouTube-8M 2019: of a label of the video, present where its shot is, or absent.
+
 So more frames see more shots and average more noise away, evenly spread frames see
 more of them than neighbouring ones, and the beginning and the end show little.
 
@@ -39,7 +42,7 @@ import tqdm
 from absl import app, flags
 
 from yt8m_distill import settings
-from yt8m_distill.data import records
+from yt8m_distill.data import records, segments
 
 FLAGS = flags.FLAGS
 
@@ -89,6 +92,7 @@ class Recipe:
     num_train: int
     num_validate: int
     num_test: int
+    rated_segments: int = 0
 
     @property
     def sizes(self) -> list[int]:
@@ -135,10 +139,11 @@ def draw_num_frames(rng: np.random.Generator, max_frames: int) -> int:
     return max(int(max_frames * rng.uniform(0.35, 1.0)), 1)
 
 
-def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> np.ndarray:
-    """What each frame shows, before noise: [num_frames, latent]."""
+def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> tuple:
+    """What frames show before noise, [num_frames, latent], and their labels or -1."""
     mean_shot = max(recipe.shot_length * recipe.max_frames / 300, 1.0)
     content = np.zeros((num_frames, _LATENT))
+    shown = np.full(num_frames, -1)
     title = int(np.ceil(_TITLE * num_frames * rng.uniform(0.5, 1.5)))
     ending = num_frames - int(np.ceil(_CREDITS * num_frames * rng.uniform(0.5, 1.5)))
     start, shots = 0, []
@@ -161,13 +166,37 @@ def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> np.nd
                 label = rng.choice(labels)
             if label is not None:
                 look += recipe.signal * world.prototypes[label]
+                shown[start:end] = label
         content[start:end] = look
-    return content
+    return content, shown
 
 
-def make_frames(rng, world: World, recipe: Recipe, labels, num_frames) -> list:
+def draw_ratings(rng, recipe: Recipe, labels, shown) -> list[segments.Rating]:
+    """Ratings of segments that start at multiples of their length, about half present.
+
+    One class each: it is in most frames of the segment, or in none.
+    """
+    size = settings.SEGMENT_FRAMES
+    parts = shown[: len(shown) // size * size].reshape(-1, size)
+    found: dict[int, list] = {0: [], 1: []}
+    for number, part in enumerate(parts):
+        for label in labels.tolist():
+            frames = int((part == label).sum())
+            if frames == 0 or 2 * frames > size:
+                score = int(frames > 0)
+                found[score].append(segments.Rating(number * size, label, score))
+    rated: dict[int, segments.Rating] = {}
+    for count in range(recipe.rated_segments):
+        free = [rating for rating in found[count % 2] if rating.start not in rated]
+        if free:
+            chosen = free[rng.integers(len(free))]
+            rated[chosen.start] = chosen
+    return [rated[start] for start in sorted(rated)]
+
+
+def make_frames(rng, world: World, recipe: Recipe, content) -> list:
     """The quantised features of a video: [num_frames, size] uint8 each."""
-    content = draw_content(rng, world, recipe, labels, num_frames)
+    num_frames = len(content)
     noise = rng.standard_normal(content.shape)
     rho = _FRAME_CORRELATION
     for t in range(1, num_frames):
@@ -186,20 +215,35 @@ def _bytes_feature(value: bytes) -> tf.train.Feature:
 
 
 def make_video(world: World, recipe: Recipe, split: str, number: int):
-    """Video id, labels and frames of one video."""
-    rng = np.random.default_rng([recipe.seed, SPLITS.index(split), number])
+    """Video id, labels, frames and ratings of one video."""
+    seed = [recipe.seed, SPLITS.index(split), number]
+    rng = np.random.default_rng(seed)
     labels = draw_labels(rng, world)
     num_frames = draw_num_frames(rng, recipe.max_frames)
-    frames = make_frames(rng, world, recipe, labels, num_frames)
-    return f"{split[:2]}{number:06d}".encode(), labels, frames
+    content, shown = draw_content(rng, world, recipe, labels, num_frames)
+    frames = make_frames(rng, world, recipe, content)
+    ratings = []
+    if split != "train":  # Of their own numbers: the videos stay what they are.
+        ratings = draw_ratings(np.random.default_rng([*seed, 1]), recipe, labels, shown)
+    return f"{split[:2]}{number:06d}".encode(), labels, frames, ratings
 
 
-def frame_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes:
+def frame_level_record(
+    recipe: Recipe, video_id: bytes, labels, frames, ratings
+) -> bytes:
     """A serialized SequenceExample."""
     context = {
         recipe.video_id_key: _bytes_feature(video_id),
         "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
     }
+    if ratings:
+        starts, classes, scores = zip(*ratings, strict=True)
+        integers = {segments.START_TIMES: starts, segments.LABELS: classes}
+        for name, values in integers.items():
+            numbers = tf.train.Int64List(value=values)
+            context[name] = tf.train.Feature(int64_list=numbers)
+        floats = tf.train.FloatList(value=scores)
+        context[segments.SCORES] = tf.train.Feature(float_list=floats)
     names = settings.split_names(recipe.feature_names)
     lists = {
         name: tf.train.FeatureList(feature=[_bytes_feature(row.tobytes()) for row in f])
@@ -213,8 +257,11 @@ def frame_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes
     return example.SerializeToString(deterministic=True)
 
 
-def video_level_record(recipe: Recipe, video_id: bytes, labels, frames) -> bytes:
+def video_level_record(
+    recipe: Recipe, video_id: bytes, labels, frames, ratings
+) -> bytes:
     """A serialized Example with the mean of each feature."""
+    del ratings
     feature = {
         recipe.video_id_key: _bytes_feature(video_id),
         "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
@@ -283,7 +330,7 @@ def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bo
     path = folder / DESCRIPTION
     if not path.is_file() or overwrite:
         return False
-    stored = json.loads(path.read_text())["recipe"]
+    stored = {"rated_segments": 0, **json.loads(path.read_text())["recipe"]}
     wanted = dataclasses.asdict(recipe)
     different = sorted(k for k in wanted if stored.get(k) != wanted[k])
     if different:
@@ -340,6 +387,12 @@ def define_flags() -> None:
         "Share of shots without a label.",
         lower_bound=0,
         upper_bound=1,
+    )
+    flags.DEFINE_integer(
+        "rated_segments",
+        0,
+        "Rated segments of each video of validate and test, at most.",
+        lower_bound=0,
     )
     flags.DEFINE_bool("video_level", False, "Also write <output_dir>/video_level.")
     flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)

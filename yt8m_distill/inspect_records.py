@@ -30,7 +30,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from yt8m_distill.data import faults, layouts, records
+from yt8m_distill.data import faults, layouts, records, segments
 from yt8m_distill.evaluation import per_class
 
 FLAGS = flags.FLAGS
@@ -97,6 +97,8 @@ class Findings:
         ranges: what records say of the ranges of their features, low:high by commas.
         frames, labels, labels_per_video: number of frames (of the shortest feature),
             label, number of labels → how many videos have it.
+        segments: rated segments of YouTube-8M 2019: videos that have some, ratings, and
+            those by which a class is present.
         problems: what is odd → how many videos.
         foreign: fault → how many of the videos need to be converted because of it.
         bad: records that cannot be used.
@@ -110,6 +112,7 @@ class Findings:
         self.frames, self.labels, self.labels_per_video = counters[:3]
         self.problems, self.foreign, self.ranges = counters[3:]
         self.bad: list[faults.Bad] = []
+        self.segments = collections.Counter(videos=0, ratings=0, present=0)
         self._ids: set[bytes] = set()
         self._native = settings.DataSettings(
             feature_names=",".join(source.key for source in layout.sources),
@@ -135,6 +138,13 @@ class Findings:
         self._vector = max(self._vector, vector)
         stored = [records.stored_range(context, s.key) for s in self.layout.sources]
         self.ranges[",".join(f"{low:g}:{high:g}" for low, high in stored)] += 1
+        lengths = {len(frames) for frames in video.frames.values()}
+        ratings, wrong = segments.read(video.example.context)
+        if wrong or segments.problem(ratings, min(lengths), self._native):
+            self.problems["have invalid rated segments"] += 1
+        if ratings:
+            present = sum(rating.score for rating in ratings)
+            self.segments.update(videos=1, ratings=len(ratings), present=present)
         found = faults.judge(serialized, self._native)
         if found or vector:
             # It was read, so yt8m-convert puts right what is wrong with it.
@@ -146,7 +156,6 @@ class Findings:
         self.labels_per_video[len(set(video.labels))] += 1
         for name, frames in video.frames.items():
             self.features[name].add(frames)
-        lengths = {len(frames) for frames in video.frames.values()}
         self.frames[min(lengths)] += 1
         if len(lengths) > 1:
             self.problems["have features of different length"] += 1
@@ -242,6 +251,7 @@ class Findings:
             "frames": dict(sorted(self.frames.items())),
             "labels": dict(sorted(self.labels.items())),
             "labels_per_video": dict(sorted(self.labels_per_video.items())),
+            "segments": dict(self.segments),
             "problems": dict(self.problems.most_common()),
             "foreign": {fault.value: n for fault, n in self.foreign.most_common()},
             "bad": bad.to_dict()["reasons"],
@@ -309,6 +319,13 @@ def report(findings: Findings, pattern: str = "") -> str:
         )
     lines += [f"not read: {key}: {why}" for key, why in found["unused"].items()]
     lines += _class_lines(findings)
+    if found["segments"]["videos"]:
+        lines.append(
+            "rated segments: {ratings} in {videos} videos, of {present} the class is "
+            "present; --segment_labels trains and evaluates on them".format(
+                **found["segments"]
+            )
+        )
     if findings.layout.frame_features:
         lines += ["frames per video:", *histogram(findings.frames)]
     lines += [

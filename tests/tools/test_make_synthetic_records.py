@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tools import make_synthetic_records as synthetic
-from yt8m_distill.data import records
+from yt8m_distill.data import records, segments
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -71,7 +71,7 @@ def test_shards_of_any_length_hold_the_same_bytes(tmp_path):
 
 def test_the_records_hold_the_video(tmp_path):
     made = recipe(video_level=True, max_frames=8, video_id_key="key")
-    video_id, labels, frames = videos(1, made)[0]
+    video_id, labels, frames, _ = videos(1, made)[0]
     (tmp_path / "video_level").mkdir()
     synthetic.write_shard(made, str(tmp_path), "train", 0, 1)
     (record,) = records_of(tmp_path, "train")
@@ -89,33 +89,60 @@ def test_the_records_hold_the_video(tmp_path):
     np.testing.assert_array_equal(feature["mean_rgb"].float_list.value[:], mean)
 
 
+def test_rated_segments_are_those_that_the_shots_show(tmp_path):
+    made = recipe(rated_segments=5)
+    synthetic.write_shard(made, str(tmp_path), "validate", 0, 5)
+    plain = [synthetic.make_video(synthetic.make_world(made), recipe(), "validate", 0)]
+    count, present = 0, 0
+    for number, record in enumerate(records_of(tmp_path, "validate")):
+        example = tf.train.SequenceExample.FromString(record)
+        ratings, problem = segments.read(example.context)
+        assert not problem
+        labels = set(example.context.feature["labels"].int64_list.value)
+        starts = [rating.start for rating in ratings]
+        assert starts == sorted(set(starts)) and len(starts) <= 5
+        rgb = example.feature_lists.feature_list["rgb"].feature
+        if not number:  # Ratings change nothing else.
+            assert rgb[3].bytes_list.value[0] == plain[0][2][0][3].tobytes()
+        for start, label, score in ratings:
+            assert start % 5 == 0 and start + 5 <= len(rgb) and label in labels
+            count, present = count + 1, present + score
+    assert count > 15 and 0.3 < present / count < 0.7
+    # By hand: class 7 is shown in frames 4 to 9, so in most of segment 5, and in one
+    # frame of segment 0, which is not rated.
+    shown = np.array([-1] * 4 + [7] * 6 + [9] * 5 + [7])
+    random = np.random.default_rng(0)
+    found = synthetic.draw_ratings(random, made, np.array([7]), shown)
+    assert found == [(5, 7, 1), (10, 7, 0)]
+
+
 def test_all_frames_of_a_video_differ():
-    for _, _, (rgb, _) in videos(5, recipe()):
+    for _, _, (rgb, _), _ in videos(5, recipe()):
         assert len(np.unique(rgb, axis=0)) == len(rgb)
 
 
 def test_bytes_and_frame_counts_are_those_of_youtube_8m():
     made = videos(200, recipe(max_frames=60))
-    lengths = np.array([len(frames[0]) for _, _, frames in made])
+    lengths = np.array([len(frames[0]) for _, _, frames, _ in made])
     # 29 % at the maximum: three standard errors of a share over 200 videos.
     assert abs((lengths == 60).mean() - 0.29) < 3 * np.sqrt(0.29 * 0.71 / 200)
     # The mean of YouTube-8M is 230 of 300.
     assert abs(lengths.mean() / 60 - 0.766) < 0.05
-    values = np.concatenate([frames[0].ravel() for _, _, frames in made])
+    values = np.concatenate([frames[0].ravel() for _, _, frames, _ in made])
     assert abs(values.mean() - 127) < 3  # real: 127
     assert abs(values.std() - 64) < 4  # real: 64
 
 
 def test_neighbouring_frames_are_as_alike_as_real_ones():
     correlations = []
-    for _, _, (rgb, _) in videos(30, recipe(max_frames=300)):
+    for _, _, (rgb, _), _ in videos(30, recipe(max_frames=300)):
         x = rgb.astype(np.float64) - rgb.mean(axis=0)
         correlations.append((x[1:] * x[:-1]).mean() / (x * x).mean())
     assert abs(np.mean(correlations) - 0.48) < 0.1  # real: .48 in one video
 
 
 def test_classes_are_zipf_like_and_labels_repeat_in_company():
-    labels = [video_labels for _, video_labels, _ in videos(300, recipe())]
+    labels = [video_labels for _, video_labels, *_ in videos(300, recipe())]
     counts = np.bincount(np.concatenate(labels), minlength=40)
     assert counts[:8].sum() > counts[20:].sum()
     assert 1.5 < np.mean([len(found) for found in labels]) < 4

@@ -281,8 +281,6 @@ def recognize(
         found = joint or [s for s in found if s.size > 1] or found
     if len({source.name for source in found}) < len(found):
         found = [source._replace(name=_plain(source.key)) for source in found]
-    if "segment_labels" in kinds:  # YouTube-8M 2019.
-        unused["segment_labels"] = "videos are classified as a whole"
     missing = "refuse" if vectors else "zeros"
     return Layout(tuple(found), video_id_key, labels_key, not vectors, missing), unused
 

@@ -233,7 +233,7 @@ class VideoClassifier(keras.Model, abc.ABC):
                 part ends with its video, and may have no frame.
         """
         frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
-        begins, lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+        begins, lengths = bounds[:, 0], np.diff(bounds)[:, 0]
         width = int(lengths.max())
         places = begins[:, np.newaxis] + np.arange(width)
         places = np.minimum(places, frames.shape[1] - 1)

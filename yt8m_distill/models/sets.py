@@ -102,10 +102,8 @@ class SetClassifier(base.VideoClassifier):
         The edges of all parts cut a video into pieces. Each piece is read once, and the
         states of its pieces are joined for each part.
         """
-        num_frames = inputs[structures.NUM_FRAMES]
-        frames = features.dequantize(inputs[structures.FRAMES], num_frames)
-        frames = features.l2_normalize(frames)
         edges = np.unique(bounds)
+        frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
         states = self._read_pieces(frames, num_frames, edges)
         first, last = np.searchsorted(edges, bounds).T
         nothing = len(edges) - 1  # The piece behind the last.
@@ -125,11 +123,11 @@ class SetClassifier(base.VideoClassifier):
         for length in np.unique(lengths):  # Those of one length at once: no padding.
             here = np.flatnonzero(lengths == length)
             places = begins[here, np.newaxis] + np.arange(length)  # [P', length]
-            mask = places < num_frames[:, tf.newaxis, tf.newaxis]
-            count = tf.reduce_sum(tf.cast(mask, tf.float32), axis=2, keepdims=True)
             pieces = _merge_axes(tf.gather(frames, places, axis=1))
-            sums = self.read(pieces, _merge_axes(mask))
-            state = (_merge_axes(count), *sums)
+            counts = tf.clip_by_value(
+                num_frames[:, tf.newaxis] - begins[here], 0, length
+            )
+            state = self.add_frames(None, pieces, tf.reshape(counts, [-1]))
             found.append([_split_axis(x, len(here)) for x in state])
             order.append(here)
         empty = self.start(tf.shape(frames)[0])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, records, rewriting
+from yt8m_distill.data import pipeline, records, rewriting, segments
 
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
@@ -64,6 +64,8 @@ def thin_record(
         kept.extend([frames[index] for index in indices])
     num_frames = min(len(lists[name].feature) for name in names)
     context = thin.context.feature
+    for name in segments.KINDS:  # The frames of a segment are not all there.
+        context.pop(name, None)
     if NUM_FRAMES in context and FRAME_INDICES in context:  # Thinned before.
         original = context[NUM_FRAMES].int64_list.value
         positions = context[FRAME_INDICES].int64_list.value

@@ -1,0 +1,56 @@
+"""What it costs to score all segments of a video, against one pass over its frames."""
+
+import numpy as np
+import tensorflow as tf
+
+from tools.benchmarking import families, results
+from yt8m_distill import registry, settings
+from yt8m_distill.models import builder
+from yt8m_distill.serving import segments
+
+# Network → bar. Networks for sets read each frame once; the others read a window of 11
+# frames for every 5, and what comes after the frames is computed once per segment.
+BARS = {
+    "AttentionPooling": 2.0,
+    "NeXtVLAD": None,
+    "DbofModel": None,
+    "HierarchicalLSTM": None,
+}
+BATCH = 8
+
+
+def rows(quick: bool) -> list[results.Row]:
+    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    data = settings.DataSettings()
+    frames = 30 if quick else data.max_frames
+    batch = 1 if quick else BATCH
+    random = np.random.default_rng(0)
+    shape = (batch, frames, data.feature_size)
+    view = {
+        "frames": tf.constant(random.integers(0, 256, shape, dtype=np.uint8)),
+        "num_frames": tf.fill([batch], frames),
+    }
+    bounds = segments.Grid().bounds(frames)
+    table = []
+    for name, bar in list(BARS.items())[:1] if quick else BARS.items():
+        spec = registry.parse(families.SMALL[name] if quick else name)
+        network = builder.build_network("teacher", spec, data, frames)
+        whole = tf.function(lambda network=network: network(view).logits)
+        parts = tf.function(lambda network=network: network.parts_logits(view, bounds))
+        calls = {
+            "one pass": lambda whole=whole: whole()[0, 0].numpy(),
+            "segments": lambda parts=parts: parts()[0, 0, 0].numpy(),
+        }
+        seconds = results.interleaved(calls, 1 if quick else 5)
+        table.append(
+            results.Row(
+                f"{name}, all {len(bounds)} segments of {frames} frames, over one pass",
+                seconds["segments"] / seconds["one pass"],
+                None if quick else bar,
+                at_most=True,
+                unit="x",
+                detail=f"{seconds['segments']:.3f} s and {seconds['one pass']:.3f} s "
+                f"for {batch} videos",
+            )
+        )
+    return table
