@@ -30,7 +30,7 @@ def closed_form(weights: list[np.ndarray]) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_variable_is_averaged_by_the_closed_form(data, replicas):
     run = helpers.make_run(
         "unused", data, mode="parallel", teacher=NETWORK, ema_decay=DECAY

@@ -16,6 +16,7 @@ def write(folder, videos) -> None:
     helpers.write_shard(folder / "train-1.tfrecord", videos[18:])
 
 
+@pytest.mark.slow
 def test_labels_that_do_not_count_change_nothing(tmp_path, caplog):
     """Neither the teacher, nor the student, nor how its classifier starts."""
     videos = helpers.make_videos(36, seed=1, prefix="t")
