@@ -86,12 +86,7 @@ def _record(data: settings.DataSettings, num_frames: int) -> bytes:
             example.features.feature[name].float_list.value.extend([0.0] * size)
         return example.SerializeToString()
     example = tf.train.SequenceExample()
-    ranges = data.ranges if data.feature_ranges else [None] * len(data.names)
-    for name, size, limits in zip(data.names, data.sizes, ranges, strict=True):
-        if limits:
-            key = f"{name}_range"
-            example.context.feature[key].CopyFrom(records.range_feature(*limits))
-        frames = example.feature_lists.feature_list[name].feature
-        for _ in range(num_frames):
-            frames.add().bytes_list.value.append(bytes(size))
+    for name, size, limits in zip(data.names, data.sizes, data.ranges, strict=True):
+        zeros = np.zeros([num_frames, size], np.uint8)
+        records.add_frames(example, name, zeros, limits)
     return example.SerializeToString()
