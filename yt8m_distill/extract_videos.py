@@ -1,13 +1,13 @@
-"""Makes records of video files: frames, through an image network, to features.
+"""Converts video files to records, with features from an image network.
 
     yt8m-extract --videos='clips/*.mp4' --labels=labels.csv --output=mine.tfrecord \\
         --image_network='keras_application(name="InceptionV3", weights="notop.h5")'
 
-Each video becomes one native record, as YouTube-8M's: a vector of 8-bit numbers for
-each second. A file that cannot be read is one line, here and in
-<output>.skipped.txt, and the others are written. <output>.json says what made the
-features; yt8m-export takes it along, for yt8m-tag. Run again after any interruption,
-the program goes on with the videos that are missing.
+Each video becomes one native record in YouTube-8M's format, with a vector of 8-bit
+numbers per second. Files that cannot be read are listed, one line each, on the screen
+and in <output>.skipped.txt; all others are written. The manifest <output>.json records
+how the features were made; yt8m-export stores it for yt8m-tag. After an interruption,
+the same command continues with the missing videos.
 """
 
 import collections
@@ -68,7 +68,7 @@ def extract(
     """Writes records, manifest and vocabulary, and prints the report.
 
     Raises:
-        ValueError: if nothing can be read, or the output is something else.
+        ValueError: if no video can be read, or the output exists and differs.
     """
     import tqdm
 
@@ -91,8 +91,8 @@ def extract(
             print(report(output, old))
             return
         raise ValueError(
-            f"--output={output} is there, made of other videos or in another way. Use "
-            "--overwrite or another --output."
+            f"--output={output} already exists, made from other videos or settings. "
+            "Use --overwrite or another --output."
         )
     with files.one_line_errors(work.folder):
         os.makedirs(work.folder, exist_ok=True)
@@ -144,7 +144,7 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        after_a_stop="The same command goes on with the videos that are missing.",
+        after_a_stop="The same command continues with the missing videos.",
     )
 
 

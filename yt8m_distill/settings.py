@@ -1169,7 +1169,7 @@ class ExtractionSettings(Settings):
     frame_sampler: str = setting(
         "uniform", "With --frames: how they are chosen, as in training."
     )
-    jobs: int = setting(2, "Videos that are read side by side.", minimum=1, maximum=256)
+    jobs: int = setting(2, "Videos that are read in parallel.", minimum=1, maximum=256)
     overwrite: bool = setting(
         False, "Replace an --output that was made of other videos or in another way."
     )

@@ -1,10 +1,11 @@
-"""Says what is in video files, with an exported network.
+"""Prints the classes of video files, with an exported network.
 
     yt8m-tag --model=run/export/student holiday.mp4
 
-Only the frames that the network reads are decoded. The folder says how they become
-features (yt8m-export --extraction_manifest) and what the classes are called. A file
-that cannot be read is one line; the exit code is 1 then.
+Only the frames that the network reads, and those they depend on, are decoded. The
+exported folder (yt8m-export --extraction_manifest) says how frames become features, and
+has the class names. For a file that cannot be read one line is printed, and the exit
+code is 1.
 """
 
 import json

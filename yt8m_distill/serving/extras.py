@@ -1,4 +1,4 @@
-"""What an exported folder holds next to the network, for programs that use it alone.
+"""Files stored with an exported network: class names, and how to make its features.
 
     vocabulary.csv           names of the classes
     features.json            how frames become features, from a manifest of yt8m-extract
@@ -65,7 +65,7 @@ def _read_manifest(path: str, data: settings.DataSettings) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{where} is no manifest of yt8m-extract.") from error
+        raise ValueError(f"{where} is not a manifest of yt8m-extract.") from error
     read = dict(zip(data.names, data.sizes, strict=True))
     if list(made.items()) != list(read.items()):
         raise ValueError(f"{where} made {made}; the network reads {read}.")

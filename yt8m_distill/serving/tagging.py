@@ -1,4 +1,4 @@
-"""From a video file to its classes, by way of the network's frames alone."""
+"""Classifies a video file from the frames that an exported network reads."""
 
 import dataclasses
 import os
@@ -15,12 +15,12 @@ from yt8m_distill.video import decoding, extraction
 
 
 class Tagged(NamedTuple):
-    """What was found of a video, and what it cost.
+    """The classes of a video, and the cost.
 
     Attributes:
         classes, scores: [k] of the best, best first.
-        frames: positions among those that records would hold, of the frames used.
-        num_frames: how many records would hold.
+        frames: positions of the frames used, among those of a full record.
+        num_frames: frames of a full record.
         num_decoded: frames of the file that were decoded.
         num_in_file: frames of the file.
         seconds: name of each part → how long it took.

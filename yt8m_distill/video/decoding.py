@@ -1,9 +1,9 @@
-"""The frames of a video file at given times, with no more decoding than they need.
+"""Frames of a video file at given times, decoding as few others as possible.
 
 A first pass reads the packets without decoding them, which costs little more than
-reading the file: their time stamps say which frame is shown when, whatever the rate,
-and where the key frames are. Then each wanted frame is decoded from the key frame
-before it. So a frame has the same numbers whichever others are asked for.
+reading the file, and gives the time of each frame and the key frames. Each wanted frame
+is then decoded from the key frame before it, so its pixels do not depend on which other
+frames are requested.
 
 PyAV is the extra `video`; it is imported when a file is opened.
 """
@@ -62,12 +62,11 @@ class Clip:
     Attributes:
         path: the same.
         seconds: [N] float64 when each frame is shown, counted from the first one.
-        num_decoded: frames that the decoder gave so far, the wanted ones and those on
-            the way to them.
+        num_decoded: frames decoded so far: the wanted ones and those they depend on.
 
     Raises:
-        ValueError: for a file without a video stream or frames, damaged or cut short.
-            Damage inside of a frame shows when it is decoded.
+        ValueError: for a file without a video stream or frames, or one that is damaged
+            or truncated. Damage inside a frame is found when the frame is decoded.
     """
 
     def __init__(self, path: str):
@@ -111,11 +110,11 @@ class Clip:
         self._next = 0  # The packet that the demuxer gives next.
 
     def _read_packets(self) -> None:
-        """Finds out which packet is shown when, and which ones decoding begins with."""
+        """Reads the time stamps of all packets, and which are key frames."""
         stamps, hidden, decode_times, self._keys = [], set(), [], []
         for number, packet in enumerate(p for p in self._demuxed if p.size):
             if packet.is_corrupt:
-                raise ValueError(f"{self.path}: it is damaged or cut short.")
+                raise ValueError(f"{self.path}: it is damaged or truncated.")
             if packet.is_keyframe:
                 self._keys.append(number)
             if packet.is_discard:  # Before the beginning of an edited video.
@@ -156,7 +155,7 @@ class Clip:
         return np.searchsorted(self.seconds, times, side="right") - 1
 
     def images(self, numbers: Iterable[int], size: tuple[int, int]) -> np.ndarray:
-        """These frames, turned upright and scaled as a whole.
+        """These frames, rotated upright and stretched to a size.
 
         Args:
             numbers: of n frames, ascending; repeats are decoded once.
@@ -189,7 +188,7 @@ class Clip:
         return np.rot90(scaled.to_ndarray(), turns)
 
     def _decoded(self, wanted: set[int]) -> Iterator[tuple[int, Any]]:
-        """Number and frame of each wanted one, as the decoder gives them."""
+        """(number, frame) of each wanted frame, in decoding order."""
         with one_line_errors(self.path):
             if not self._is_stamped:
                 every = range(len(self._stamps))
@@ -219,7 +218,7 @@ class Clip:
         return runs
 
     def _run(self, start: int, targets: set[int]) -> Iterator[Any]:
-        """What the decoder gives from one key packet to the last of the targets."""
+        """The frames decoded from a key packet up to the last target."""
         self._go_to(start)
         codec = self._stream.codec_context
         codec.flush_buffers()

@@ -21,7 +21,7 @@ IMAGE, SOUND = "rgb", "audio"  # The features' names in YouTube-8M, and here.
 
 
 class _Branch:
-    """One feature: the network that makes it, the PCA behind that, and its range.
+    """One feature: its network, the PCA after it, and the range of its bytes.
 
     Args:
         feature: its name.
@@ -52,7 +52,7 @@ class _Branch:
         return records.quantize(vectors, *self.range)
 
     def hashes(self) -> dict[str, str]:
-        """Name → SHA-256 of what decides on the feature."""
+        """Flag or file → SHA-256 of everything that determines the feature."""
         found = {self._flag: self.network.hash()}
         for name in reduction.FILES if self._pca else ():
             content = pathlib.Path(self._folder, name).read_bytes()
@@ -116,7 +116,7 @@ class Extractor:
     def inputs(
         self, clip: decoding.Clip, positions: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        """Feature → what its network is shown, without sound where there is none.
+        """Feature → inputs of its network; no `audio` for a file without sound.
 
         Args:
             clip: the file.
@@ -262,7 +262,7 @@ class Extraction:
         """Writes the records of all parts as one shard; how many frames they have.
 
         Args:
-            target: the shard, which has its name once it is whole.
+            target: the shard, written atomically.
             labels: path → classes of a video.
         """
         num_frames = 0
@@ -292,7 +292,7 @@ def ids_of(paths: Sequence[str]) -> dict[str, str]:
 def plan(
     given: settings.ExtractionSettings, features: settings.FeatureSettings
 ) -> Extraction:
-    """The videos that the settings name, and what is to become of them.
+    """The extraction that the settings describe.
 
     Raises:
         ValueError: for settings that cannot be followed.

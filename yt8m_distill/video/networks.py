@@ -201,7 +201,7 @@ def _open_onnx(file: str, output: str) -> tuple[list, Run]:
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # Its errors have no common base but this one.
-        raise ValueError(f"{file} is no ONNX network: {error}") from error
+        raise ValueError(f"{file} is not an ONNX network: {error}") from error
     (given,) = _only("input", session.get_inputs())
     outputs = [entry.name for entry in session.get_outputs()]
     (output,) = _only("output", [output] if output else outputs)

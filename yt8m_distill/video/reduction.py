@@ -61,6 +61,6 @@ def read(folder: str, flag: str) -> Reduction:
     if vectors.shape != (mean.size, values.size) or not (values >= 0).all():
         raise ValueError(
             f"--{flag}={folder}: mean {arrays[0].shape}, eigenvals {arrays[1].shape} "
-            f"and eigenvecs {arrays[2].shape} are no PCA."
+            f"and eigenvecs {arrays[2].shape} do not fit together."
         )
     return Reduction(mean, values, np.ascontiguousarray(vectors))
