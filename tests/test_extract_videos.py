@@ -124,6 +124,27 @@ def test_a_stopped_run_goes_on_and_writes_the_same(videos, image_network, monkey
     assert [len(frames_in(e)) for e in read(output)] == [3, 5, 7, 9]
 
 
+def test_other_labels_and_more_videos_leave_the_features(
+    videos, image_network, monkeypatch
+):
+    given = arguments(videos, image_network)
+    script_helpers.succeed("extract_videos", *given)
+    helpers.write_clip(videos / "v5.mp4", 30)
+    labels = videos.parent / "labels.csv"
+    labels.write_text(labels.read_text() + "\nv5.mp4,ape\nv3.mp4,dog")
+    script_helpers.refuse("extract_videos", *given)
+    made, make = [], extraction.make_record
+    monkeypatch.setattr(
+        extraction, "make_record", lambda path, *a: made.append(path) or make(path, *a)
+    )
+    script_helpers.succeed("extract_videos", *given, "--overwrite")
+    names = [pathlib.Path(path).stem for path in made]
+    assert sorted(names) == ["broken", "empty", "v5"]
+    anew = videos.parent / "anew.tfrecord"
+    script_helpers.succeed("extract_videos", *given, f"--output={anew}")
+    assert (videos.parent / "mine.tfrecord").read_bytes() == anew.read_bytes()
+
+
 def test_some_frames_are_those_of_thin_shards(videos, image_network, tmp_path):
     script_helpers.succeed("extract_videos", *arguments(videos, image_network))
     few = arguments(

@@ -91,11 +91,14 @@ def extract(
             print(report(output, old))
             return
         raise ValueError(
-            f"--output={output} already exists, made from other videos or settings. "
-            "Use --overwrite or another --output."
+            f"--output={output} already exists, made from other videos, labels or "
+            "settings. Use --overwrite, which keeps the features of unchanged videos, "
+            "or another --output."
         )
     with files.one_line_errors(work.folder):
         os.makedirs(work.folder, exist_ok=True)
+    if os.path.exists(output):
+        work.reuse(output, old.get("parts", {}))
     with tqdm.tqdm(
         total=len(videos), unit="video", disable=not sys.stderr.isatty()
     ) as bar:
@@ -120,6 +123,11 @@ def extract(
         "skipped": len(problems),
         "num_classes": max([0, *counts, *labels.names]) + 1,
         "extraction": work.extractor.description,
+        "parts": {
+            work.videos[path]: os.path.basename(work.part(path))
+            for path in videos
+            if path not in problems
+        },
     }
     if labels.names:
         text = vocabulary.to_text(labels.names)

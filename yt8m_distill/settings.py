@@ -1171,5 +1171,7 @@ class ExtractionSettings(Settings):
     )
     jobs: int = setting(2, "Videos that are read in parallel.", minimum=1, maximum=256)
     overwrite: bool = setting(
-        False, "Replace an --output that was made of other videos or in another way."
+        False,
+        "Replace an --output that was made from other videos, labels or settings. "
+        "Features of unchanged videos are kept.",
     )

@@ -258,6 +258,25 @@ class Extraction:
             writer.write(record)
         return ""
 
+    def reuse(self, source: str, parts: Mapping[str, str]) -> None:
+        """Takes parts from an earlier output whose videos and settings are the same.
+
+        Args:
+            source: a shard of `join`.
+            parts: id → name of the part that its record was made from.
+        """
+        paths = {video_id: path for path, video_id in self.videos.items()}
+        for serialized in layouts.read_serialized(source):
+            example = tf.train.SequenceExample.FromString(serialized)
+            (video_id,) = example.context.feature["id"].bytes_list.value
+            name, path = parts.get(video_id.decode()), paths.get(video_id.decode())
+            part = self.part(path) if path else ""
+            if not name or name != os.path.basename(part) or os.path.exists(part):
+                continue
+            example.context.feature.pop("labels")
+            with files.one_line_errors(part), rewriting.writing(part) as writer:
+                writer.write(example.SerializeToString(deterministic=True))
+
     def join(self, target: str, labels: Mapping[str, Sequence[int]]) -> int:
         """Writes the records of all parts as one shard; how many frames they have.
 
