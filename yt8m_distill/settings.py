@@ -362,7 +362,7 @@ class SamplingSettings(Settings):
         "uniform",
         "How the student's frames are chosen: uniform, uniform_stride, uniform_jitter, "
         "random, first, middle, last, last_padded, first_middle_last, uniform_center, "
-        "all; a sampler of one's own may take arguments, as in 'name(step=3)'.",
+        "nested, all; a sampler of one's own may take arguments, as in 'name(step=3)'.",
     )
     train_frame_sampler: str = setting(
         "",
