@@ -88,11 +88,11 @@ def read_run(train_dir: pathlib.Path) -> dict:
         ValueError: if the run has not finished.
     """
     manifest = json.loads((train_dir / "manifest.json").read_text())
-    phases = manifest["phases"]
+    phases, settings = manifest["phases"], manifest["settings"]
     if not all(phase.get("finished") for phase in phases.values()):
         raise ValueError(f"{train_dir} has not finished.")
     epochs, cost = {}, 0
-    for teacher in filter(None, manifest["settings"]["teacher_checkpoint"].split(",")):
+    for teacher in filter(None, settings["teacher_checkpoint"].split(",")):
         of_teacher = read_run(pathlib.Path(teacher))
         cost += of_teacher["multiply_adds"]
         for name, number in of_teacher["epochs"].items():
@@ -101,18 +101,22 @@ def read_run(train_dir: pathlib.Path) -> dict:
         learning, networks = phase["results"], phase["networks"]
         number = max(len(found["epochs"]) for found in learning.values())
         epochs[name] = epochs.get(name, 0) + number
+        # Without a guide it reads the videos with labels alone.
+        is_alone = set(networks) == set(learning) and len(learning) == 1
+        share = settings.get("label_fraction", 1.0) if is_alone else 1.0
         of_epoch = 0.0
         for role, network in networks.items():
             once = sum(network["multiply_adds"].values())
             of_epoch += (
                 3 * once * _views(manifest, network) if role in learning else once
             )
-        cost += number * of_epoch
+        cost += number * share * of_epoch
     role, found = list(learning.items())[-1]
     best = max(found["epochs"], key=lambda epoch: epoch["gap"])
     gaps = {k[5:]: gap for k, gap in best.items() if k.startswith("gap_k")}
+    start = pathlib.PurePath(settings.get("start_from", "")).name
     return {
-        "settings": archive.portable(manifest["settings"]),
+        "settings": {**archive.portable(settings), "start_from": start},
         "gap": gaps or {str(networks[role]["frames"]): best["gap"]},
         "best": best,
         "epochs": epochs,
@@ -121,18 +125,21 @@ def read_run(train_dir: pathlib.Path) -> dict:
 
 
 def compare(groups: dict[str, list[dict]]) -> document.Table:
-    """A row per label: epochs, multiply-adds, and GAP at each k over the seeds."""
-    every = {int(k) for runs in groups.values() for run in runs for k in run["gap"]}
-    header = ["training", "epochs", "G multiply-adds", "seeds"]
-    header += [f"k={k}" for k in sorted(every)]
+    """A row per label: epochs, multiply-adds, and GAP at each k over the seeds.
+
+    The runs of a label may have different k; epochs and cost are those of the first.
+    """
+    ks = sorted(
+        {k for runs in groups.values() for r in runs for k in r["gap"]}, key=int
+    )
+    header = ["training", "epochs", "G multiply-adds", "seeds", *(f"k={k}" for k in ks)]
     rows = []
     for label, runs in groups.items():
+        by_k = {k: [r["gap"][k] for r in runs if k in r["gap"]] for k in ks}
         epochs = " + ".join(str(number) for number in runs[0]["epochs"].values())
-        row = [label, epochs, f"{runs[0]['multiply_adds'] / 1e9:.2f}", str(len(runs))]
-        for k in sorted(every):
-            values = [run["gap"][str(k)] for run in runs if str(k) in run["gap"]]
-            row.append(texts.spread_text(pd.Series(values)))
-        rows.append(row)
+        row = [label, epochs, f"{runs[0]['multiply_adds'] / 1e9:.2f}"]
+        row.append(str(max(map(len, by_k.values()))))
+        rows.append(row + [texts.spread_text(pd.Series(v)) for v in by_k.values()])
     return document.Table(header, rows)
 
 
@@ -146,7 +153,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         if any("=" in run for run in given.runs):
-            named = (run.partition("=") for run in given.runs)
+            named = (run.rpartition("=") for run in given.runs)
             groups = {
                 label: [read_run(pathlib.Path(p)) for p in paths.split(",")]
                 for label, _, paths in named
