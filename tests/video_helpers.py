@@ -47,6 +47,7 @@ def write_clip(
     pix_fmt: str = "yuv420p",
     rotation: int = 0,
     audio_streams: int = 0,
+    title: str = "",
     options: dict | None = None,
     container_options: dict | None = None,
 ) -> str:
@@ -60,6 +61,7 @@ def write_clip(
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         stream.gop_size = gop
+        file.metadata["title"] = title
         ticks = RATE if times is None else 1000
         stream.codec_context.time_base = fractions.Fraction(1, ticks)
         if rotation:

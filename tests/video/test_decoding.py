@@ -154,6 +154,14 @@ def test_twenty_broken_files_are_a_line_each(tmp_path):
         assert "\n" not in str(error.value), name
 
 
+def test_titles_in_another_encoding_do_not_matter(tmp_path):
+    path = tmp_path / "x.mp4"
+    helpers.write_clip(path, 3, title="caf#")
+    path.write_bytes(path.read_bytes().replace(b"caf#", "café".encode("latin-1")))
+    with decoding.Clip(str(path)) as clip:
+        assert len(clip.images(range(3), SIZE)) == 3
+
+
 @pytest.mark.real_data
 def test_a_real_clip_gives_the_same_frames_by_seeking(real_data):
     (path,) = real_data.glob("clips/*.mp4")

@@ -48,9 +48,14 @@ def one_line_errors(path: str) -> Iterator[None]:
     av = import_av()
     try:
         yield
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{path}: it cannot be read: {reason}.") from error
+
+
+def open_container(path: str) -> Any:
+    """PyAV's container of a file; metadata may be in any encoding."""
+    return import_av().open(path, metadata_errors="replace")
 
 
 class Clip:
@@ -93,7 +98,7 @@ class Clip:
 
     def _open(self) -> None:
         av = import_av()
-        self._container = av.open(self.path)
+        self._container = open_container(self.path)
         self._stream = stream = self._container.streams.best("video")
         cover = av.stream.Disposition.attached_pic
         problem = ""

@@ -28,7 +28,7 @@ def read(path: str) -> np.ndarray | None:
         ValueError: for sound that cannot be decoded; names the file.
     """
     av = decoding.import_av()
-    with decoding.one_line_errors(path), av.open(path) as container:
+    with decoding.one_line_errors(path), decoding.open_container(path) as container:
         stream = container.streams.best("audio")
         if stream is None:
             return None
