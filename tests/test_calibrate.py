@@ -7,10 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tests import prediction_helpers
 from tests import script_helpers as scripts
 from tests import training_helpers as helpers
 from yt8m_distill import settings
+from yt8m_distill.data import features, pipeline
 from yt8m_distill.models import early_exit
 from yt8m_distill.serving import predictor
 from yt8m_distill.training import manifest, trained
@@ -105,6 +108,51 @@ def test_eval_and_inference_read_the_mean_of_the_calibration(run, tmp_path, batc
     assert pathlib.Path(path).read_bytes() == (tmp_path / "eval.csv").read_bytes()
 
 
+def test_the_saved_model_exits_as_inference_does(run, tmp_path):
+    asked = "--mean_frames=5"
+    path, folder = tmp_path / "inference.csv", tmp_path / "model"
+    scripts.succeed(*arguments(run, "inference"), asked, f"--output_file={path}")
+    ids, classes, scores = prediction_helpers.read_predictions(path)
+    frames = read_frames(f"{path}.frames.csv")
+    train_dir = f"--train_dir={run.training.train_dir}"
+    shards = run.training.validation_data_pattern
+    done = scripts.succeed(
+        "export_model",
+        train_dir,
+        asked,
+        f"--export_dir={folder}",
+        f"--eval_data_pattern={shards}",
+    )
+    assert f"On {NUM_VIDEOS} videos" in done.stderr
+    loaded = tf.saved_model.load(str(folder))
+    files = sorted(tf.io.gfile.glob(shards))
+    records = [r.numpy() for r in tf.data.TFRecordDataset(files)]
+    served = loaded.signatures["serving_default"](
+        example_bytes=tf.constant([*records, b"no record"])
+    )
+    *used, of_bad = served["num_frames_used"].numpy().tolist()
+    assert dict(zip(ids, used, strict=True)) == {
+        video.encode(): count for video, count in frames.items()
+    }
+    assert of_bad == 0 and served["error"][-1] != b""
+    # Frames of whole videos, in time.
+    every = pipeline.ViewSpec("all", run.data.max_frames)
+    _, view = pipeline.read_view(tf.constant(records), run.data, every)
+    answer = loaded.signatures["frames"](
+        frames=features.dequantize(view["frames"], view["num_frames"]),
+        num_frames=view["num_frames"],
+    )
+    assert answer["num_frames_used"].numpy().tolist() == used
+    for found in (answer, served):
+        top = found["class_indexes"][:NUM_VIDEOS]
+        np.testing.assert_array_equal(top, classes[:, : top.shape[1]])
+        predictions = found["predictions"][:NUM_VIDEOS]
+        # Six digits in the CSV.
+        np.testing.assert_allclose(predictions, scores, rtol=1e-4)
+    line = scripts.refuse("export_model", train_dir, asked, "--format=litert")
+    assert asked in line and "--format=litert" in line
+
+
 def test_replicas_change_no_exit(run):
     found = []
     for replicas, batch_size in ((1, 64), (2, 8)):
@@ -136,7 +184,7 @@ def test_the_largest_budget_alone_is_the_student_on_its_largest_k(run):
     policy = early_exit.Policy(
         BUDGETS, "entropy", *(([[[-1.0]]] * 2), [[0.0]] * 2), [1.0] * 3, [0.0] * 3, 9.0
     )
-    outputs = early_exit.EarlyExit(plain.network, policy)(view)
+    outputs = early_exit.EarlyExit(plain.network, policy, 20)(view)
     # Sums of nine float32 numbers, in another order.
     expected = plain.network(view).logits
     np.testing.assert_allclose(outputs.logits, expected, rtol=1e-4, atol=1e-5)

@@ -36,9 +36,10 @@ def main() -> None:
     given = flag_groups.read(settings.ExportSettings)
     reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated()
-    if checkpoint.early_exit:
+    if checkpoint.early_exit and given.format != "saved_model":
         raise ValueError(
-            f"{checkpoint.early_exit}: a SavedModel has no early exit yet."
+            f"--format={given.format} has no early exit; {checkpoint.early_exit} needs "
+            "--format=saved_model."
         )
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
@@ -54,9 +55,14 @@ def main() -> None:
     (view,) = trained.views.values()
     data, pattern = trained.run.data, given.eval_data_pattern
     top_k = min(checkpoint.top_k, data.num_classes)
-    network = served.Served(trained.network, data, view, top_k, trained.budgets)
+    # Early exit chooses among them by itself.
+    budgets = () if checkpoint.early_exit else trained.budgets
+    network = served.Served(trained.network, data, view, top_k, budgets)
     videos = None
     if pattern:
+        if checkpoint.early_exit:  # What its signature `frames` takes.
+            (name,) = trained.views
+            trained.views = {name: view._replace(sampler="all", k=data.max_frames)}
         shards = trained.open_shards(pattern, reading, "eval_data_pattern")
         videos = map(parity.of_batch, trained.dataset(shards, _BATCH_SIZE))
     suffix = "" if given.format == "saved_model" else f"-{given.format}"

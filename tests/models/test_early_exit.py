@@ -130,7 +130,7 @@ def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
         zip(stages, thresholds, strict=True), key=lambda pair: len(set(pair[0]))
     )
     policy = make_policy(rule, threshold)
-    outputs = early_exit.EarlyExit(network, policy)(view)
+    outputs = early_exit.EarlyExit(network, policy, families.T)(view)
     assert len(set(expected)) > 2
     budgets = np.array(BUDGETS)[expected]
     read = np.minimum(budgets, LENGTHS)
@@ -147,7 +147,7 @@ def test_exits_depend_neither_on_the_batch_nor_on_its_order(name):
     network = make_network(name)
     _, view = make_view(LENGTHS)
     policy = make_policy("expected_saving", 0.1)
-    stop = early_exit.EarlyExit(network, policy)
+    stop = early_exit.EarlyExit(network, policy, families.T)
     whole = stop(view)
     assert len(np.unique(whole.exits[:, 0])) > 2
     order = np.random.default_rng(1).permutation(len(LENGTHS))
@@ -169,7 +169,9 @@ def test_a_higher_threshold_never_reads_fewer_frames_of_a_video():
     before = np.zeros(len(LENGTHS))
     for threshold in (-np.inf, -1.0, 0.0, 0.5, 1.0, np.inf):
         policy = make_policy("expected_saving", threshold)
-        read = early_exit.EarlyExit(network, policy)(view).exits[:, 1].numpy()
+        read = (
+            early_exit.EarlyExit(network, policy, families.T)(view).exits[:, 1].numpy()
+        )
         assert (read >= before).all()
         if threshold == -np.inf:
             np.testing.assert_array_equal(read, np.minimum(LENGTHS, BUDGETS[0]))
@@ -179,7 +181,7 @@ def test_a_higher_threshold_never_reads_fewer_frames_of_a_video():
 
 def test_early_exit_is_not_for_training():
     network = early_exit.EarlyExit(
-        make_network("mean"), make_policy("entropy", threshold=0.0)
+        make_network("mean"), make_policy("entropy", threshold=0.0), families.T
     )
     with pytest.raises(ValueError, match="trained"):
         network(make_view()[1], training=True)

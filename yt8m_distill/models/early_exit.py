@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from yt8m_distill import registry, structures
+from yt8m_distill.data import frame_sampling
 from yt8m_distill.models import base, sets
 
 # Each: (logits [B, C], those of the budget before or None) -> signals [B, F] float32;
@@ -163,19 +164,23 @@ def read_on(
 class EarlyExit(keras.layers.Layer):
     """A network that stops early, used in place of a VideoClassifier.
 
-    Its view has the frames of the largest budget in the order of SAMPLER. Each further
-    budget is computed for those videos of the batch alone that go on to it.
+    Its view has the frames of the largest budget in the order of SAMPLER; or, without
+    their indices, all frames in the order of time, of which it picks these. Each
+    further budget is computed for those videos of the batch alone that go on to it.
 
     Args:
         network: trained for several numbers of frames.
         policy: when it stops.
+        max_frames: frames of a video from which it picks; the rest is cut.
     """
 
-    def __init__(self, network: base.VideoClassifier, policy: Policy):
+    def __init__(self, network: base.VideoClassifier, policy: Policy, max_frames: int):
         super().__init__(dtype="float32")
         self.network = network
         self.policy = policy
+        self.max_frames = max_frames
         self.num_classes = network.num_classes
+        self.feature_size = network.feature_size
         self.built = True
 
     def call(self, inputs: structures.View, training: bool = False):
@@ -186,12 +191,26 @@ class EarlyExit(keras.layers.Layer):
         """
         if training:
             raise ValueError("EarlyExit is for trained networks.")
-        keys = structures.FRAMES, structures.NUM_FRAMES, structures.FRAME_INDICES
-        view = {key: inputs[key] for key in keys}
+        view = dict(inputs)
+        if structures.FRAME_INDICES not in view:
+            view = self._pick(view)
         logits, budgets = self._from(0, view, None, None)
         frames = tf.minimum(budgets, view[structures.NUM_FRAMES])
         exits = tf.stack([budgets, frames], axis=1)
         return structures.Outputs(logits, None, exits=exits)
+
+    def _pick(self, view: structures.View) -> structures.View:
+        """The view that SAMPLER makes of whole videos."""
+        count = tf.minimum(view[structures.NUM_FRAMES], self.max_frames)
+        keys = tf.zeros(tf.shape(count), tf.int64)  # It does not look at them.
+        chosen, valid = frame_sampling.pick(
+            SAMPLER, count, self.policy.budgets[-1], self.max_frames, keys
+        )
+        return {
+            structures.FRAMES: tf.gather(view[structures.FRAMES], chosen, batch_dims=1),
+            structures.NUM_FRAMES: valid,
+            structures.FRAME_INDICES: chosen,
+        }
 
     def _from(self, stage: int, view: structures.View, state, previous):
         """Logits [B, C] and budgets [B] of videos that have come to a budget."""

@@ -17,7 +17,7 @@ import tensorflow as tf
 import yt8m_distill
 from yt8m_distill import files, settings
 from yt8m_distill.data import pipeline
-from yt8m_distill.models import base
+from yt8m_distill.models import base, early_exit
 from yt8m_distill.serving import converted, parity, saved_model, served
 
 _LOG = logging.getLogger(__name__)
@@ -175,11 +175,13 @@ def _describe(name: str, given: served.Served, result: parity.Result | None) -> 
     """What a program has to know in order to use the model alone."""
     data, view = given.data, given.view
     columns = view.columns(data)
+    exits = isinstance(given.network, early_exit.EarlyExit)
     return {
         "format": name,
         "file": FORMATS[name].file,
         "network": type(given.network).__name__,
-        "sampler": view.sampler,
+        # Of the frames that `frames` takes, in the order of time.
+        "sampler": "nested" if exits else view.sampler,
         "k": given.num_frames,
         "budgets": list(given.budgets),
         "frames_dtype": "uint8" if data.frame_features else "float32",

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from yt8m_distill import structures
 from yt8m_distill.data import features, pipeline, records
-from yt8m_distill.models import lstm
+from yt8m_distill.models import early_exit, lstm
 from yt8m_distill.serving import parity, served, tf_serving
 
 FILE = "saved_model.pb"
@@ -31,6 +31,9 @@ class ServingModel(tf.Module):
             [N] → `class_indexes`, `predictions`. All T frames are taken, so a
             student is given the k it is to look at.
 
+    With early exit, `num_frames_used` int32 [N] of both says how many frames were read
+    of each video, and `frames` takes all frames of a video, in the order of time.
+
     `steps()` gives the scale and offset that dequantize frames.
 
     Few and short videos go through an LSTM without a loop, see lstm.unrolled, at the
@@ -45,7 +48,9 @@ class ServingModel(tf.Module):
         self.network = network = given.network
         self._data, self._view, self._top_k = given.data, given.view, given.top_k
         lengths = sorted({*given.budgets, given.num_frames})
-        has_loops = any(isinstance(x, lstm.StackedLSTM) for x in network.layers)
+        has_loops = any(
+            isinstance(x, lstm.StackedLSTM) for x in getattr(network, "layers", ())
+        )
         self._lengths = [n for n in lengths if has_loops and n < lstm.FEW_FRAMES]
         records_of = tf.TensorSpec([None], tf.string, name="example_bytes")
         each_k = tf.TensorSpec([None], tf.int32, name="student_k")
@@ -93,10 +98,16 @@ class ServingModel(tf.Module):
         branches = [functools.partial(without_loops, n) for n in lengths]
         return tf.switch_case(place, [*branches, as_usual])
 
-    def _top(self, frames: tf.Tensor, num_frames: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = self._logits(frames, num_frames)
+    def _top(self, view: structures.View) -> dict[str, tf.Tensor]:
+        more = {}
+        if isinstance(self.network, early_exit.EarlyExit):
+            outputs = self.network(view, training=False)
+            logits, more = outputs.logits, {"num_frames_used": outputs.exits[:, 1]}
+        else:
+            frames, num_frames = view[structures.FRAMES], view[structures.NUM_FRAMES]
+            logits = self._logits(frames, num_frames)
         scores, classes = tf.math.top_k(tf.sigmoid(logits), self._top_k)
-        return {"class_indexes": classes, "predictions": scores}
+        return {"class_indexes": classes, "predictions": scores, **more}
 
     def _serve_records(self, example_bytes, each_k=None):
         faults = records.find_faults(example_bytes, self._data)
@@ -111,12 +122,13 @@ class ServingModel(tf.Module):
         ids, view = pipeline.read_view(
             readable, self._data, self._view, good, is_sound=True, each_k=each_k
         )
-        frames, num_frames = view[structures.FRAMES], view[structures.NUM_FRAMES]
         if each_k is not None:
-            frames = frames[:, : tf.reduce_max(num_frames)]
-        top = self._top(frames, num_frames)
+            longest = tf.reduce_max(view[structures.NUM_FRAMES])
+            view[structures.FRAMES] = view[structures.FRAMES][:, :longest]
+        top = self._top(view)
         good = good[:, tf.newaxis]
         return {
+            **top,
             "video_id": ids,
             "class_indexes": tf.where(good, top["class_indexes"], -1),
             "predictions": tf.where(good, top["predictions"], 0.0),
@@ -127,7 +139,8 @@ class ServingModel(tf.Module):
         return self._serve_records(example_bytes, student_k)
 
     def _serve_frames(self, frames, num_frames):
-        return self._top(frames, num_frames)
+        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        return self._top(view)
 
 
 def write(given: served.Served, folder: str) -> None:

@@ -119,7 +119,7 @@ class TrainedNetwork:
             found.mean_regrets[number],
         )
         policy = dataclasses.replace(found.policy, threshold=found.thresholds[number])
-        network = early_exit.EarlyExit(self.network, policy)
+        network = early_exit.EarlyExit(self.network, policy, self.run.data.max_frames)
         views = {self.role: self.networks.views[self.role]}
         self.networks = teacher_student.TeacherStudent({self.role: network}, views)
 
