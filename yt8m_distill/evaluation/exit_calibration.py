@@ -18,7 +18,9 @@ from yt8m_distill import structures
 from yt8m_distill.models import early_exit, teacher_student
 
 _NUM_THRESHOLDS = 257
-_RIDGE = 1.0  # L2 penalty of the regression, on standardized signals.
+# L2 penalty of the regression, on standardized signals: gains are small and noisy, and
+# the largest of several predictions is taken. See docs/budgets.md.
+_RIDGE = 1000.0
 _PRIOR = 20.0  # Weight of the prior of scale 1 and offset 0, in predictions.
 
 
