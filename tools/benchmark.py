@@ -38,6 +38,7 @@ AREAS = (
     "memory",
     "saving",
     "requests",
+    "edge",
     "scale",
 )
 

@@ -6,12 +6,20 @@ import math
 import pytest
 
 from tools import benchmark
-from tools.benchmarking import families, network, reading, results, scale, segments
+from tools.benchmarking import (
+    edge,
+    families,
+    network,
+    reading,
+    results,
+    scale,
+    segments,
+)
 from yt8m_distill import settings
 from yt8m_distill.data import shards
 
 
-@pytest.mark.parametrize("area", [network, families, reading, segments])
+@pytest.mark.parametrize("area", [network, families, reading, segments, edge])
 def test_an_area_gives_finite_numbers_without_bars(area):
     rows = area.rows(quick=True)
     assert rows
