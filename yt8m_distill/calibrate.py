@@ -8,6 +8,7 @@ checkpoint. Then --mean_frames=8 or --max_regret=0.05 of eval.py, inference.py a
 export_model.py lets each video stop once the student is sure enough of its answer.
 """
 
+import dataclasses
 import os
 import sys
 
@@ -28,8 +29,6 @@ def main() -> None:
     reading = flag_groups.read(settings.ReadingSettings)
     stated = flag_groups.read_stated()
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    import dataclasses
-
     import tqdm
 
     from yt8m_distill.evaluation import exit_calibration
@@ -37,15 +36,15 @@ def main() -> None:
     from yt8m_distill.training import manifest
     from yt8m_distill.training import trained as trained_networks
 
-    try:
-        early_exit.RULES.get(given.exit_rule)
-    except ValueError as error:
-        raise ValueError(f"--exit_rule={given.exit_rule}: {error}") from error
     checkpoint = dataclasses.replace(
         checkpoint, mean_frames=0.0, max_regret=0.0, student_k=0
     )
     trained = trained_networks.open_network(checkpoint, stated=stated)
     trained.read_nested()
+    try:  # The run's --import_modules may have added it.
+        early_exit.RULES.get(given.exit_rule)
+    except ValueError as error:
+        raise ValueError(f"--exit_rule={given.exit_rule}: {error}") from error
     shards = trained.open_shards(
         given.calibration_data_pattern, reading, "calibration_data_pattern"
     )
