@@ -416,7 +416,7 @@ def test_help_of_the_export_lists_no_flag_that_means_nothing_to_it():
         ),
         ("train", "--mode=sideways", "--mode=sideways"),
         ("train", "--frobnicate=1", "--frobnicate"),
-        ("train", "--label_loss=x", "--label_loss"),
+        ("train", "--lstm_cells=4", "--lstm_cells"),
         ("train", "--flagfile=none", "--flagfile=none"),
         ("eval", "--train_dir=x", "--eval_data_pattern"),
         (
