@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The experiments on real data: AudioSet's balanced train set as native records (10
-# frames of 128 bytes a clip, 527 classes). Files 0-13 train, 14-15 validate.
+# frames of 128 bytes per clip, 527 classes). Files 0-13 train, 14-15 validate.
 #
 #   tools/audioset.sh DATA_DIR [OUTPUT_DIR] [REPRODUCE_FLAG...]
 #
 # OUTPUT_DIR is audioset_output by default. Trains the teacher, all baselines, the
-# parallel and serial students and the one of --preset=best on 1, 2, 3 and 5 frames
-# under three seeds, and takes the preset apart; writes results/audioset and the table
-# in README.md. About eight hours on two processors; finished runs are not run again,
-# and --known_runs=results/audioset/runs.jsonl counts those of that report as finished.
+# parallel and serial students and that of --preset=best on 1, 2, 3 and 5 frames with
+# three seeds, and runs the ablation of the preset; writes results/audioset and the table
+# in README.md. About eight hours on two cores; finished runs are not repeated, and
+# --known_runs=results/audioset/runs.jsonl counts those of that report as finished.
 set -euo pipefail
 
 # shellcheck source=tools/environment.sh
@@ -28,7 +28,7 @@ fi
 
 ensure_current_environment
 
-# Only the frames of a view are read then: at k=2 in a quarter of the time.
+# With an index only the frames of a view are read: a quarter of the time at k=2.
 mkdir -p "$output"
 index=$(cd "$output" && pwd)/index
 "$CURRENT_VENV/bin/python" yt8m_distill/index_records.py --flagfile=flags/data_audioset.flags \

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Passes all checks of the project, from a fresh clone on: sets up what it needs, then
+# Runs all checks of the project, from a fresh clone: sets up the environments, then runs
 # ruff, import-linter and pytest on the current TensorFlow, with a short form of the fault
-# tests (all of them: python -m pytest -m faults), then models, losses, training and
-# serving on the [addons] stack, as far as they depend on the TensorFlow version.
+# tests (all of them: python -m pytest -m faults), then the tests of models, losses,
+# training and serving that depend on the TensorFlow version on the [addons] stack.
 #
 #   tools/check.sh [--fast] [-- PYTEST_ARGUMENT...]
 #
 #   --fast    without the addons stack and without the tests marked slow
 #   --help    this text
 #
-# What follows -- goes to pytest on both stacks. Ends with a line for each stage, and
-# with status 1 if any of them failed.
+# Arguments after -- are passed to pytest on both stacks. Prints a line per stage at the
+# end; the exit status is 1 if any stage failed.
 set -euo pipefail
 
 # shellcheck source=tools/environment.sh
@@ -23,11 +23,11 @@ failures=0
 
 main() {
   local fast=false status=0 marked="not faults or not slow"
-  # A worker for each processor, as far as memory lasts (a gigabyte each); the tests of
-  # a file share what they train.
+  # One worker per core, limited by memory (a gigabyte each); the tests of a file share
+  # trained runs, so they stay on one worker.
   local pytest_arguments=(
     --durations=10 --numprocesses=auto --maxprocesses=8 --dist=loadfile
-    --no-loadscope-reorder # tests/conftest.py has an order of its own.
+    --no-loadscope-reorder # tests/conftest.py defines the order.
   )
   while (($# > 0)); do
     case $1 in
@@ -70,9 +70,9 @@ main() {
   summarize
 }
 
-# stage NAME COMMAND...: runs the command under a heading and keeps its outcome and
-# time. Status 2 of an addons environment means that this machine has no Python for it,
-# which fails nothing.
+# stage NAME COMMAND...: runs the command under a heading and records its outcome and
+# time. Status 2 of the addons environment means that this machine has no suitable
+# Python, which is not a failure.
 stage() {
   local name=$1 start=$SECONDS outcome=passed status=0
   shift
@@ -89,7 +89,7 @@ stage() {
   return "$status"
 }
 
-# run_pytest VENV ARGUMENT...: also keeps pytest's closing line for the summary.
+# run_pytest VENV ARGUMENT...: also records pytest's last line for the summary.
 run_pytest() {
   local venv=$1 status=0 closing
   shift
@@ -112,6 +112,6 @@ summarize() {
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# pytest handles an interrupt and returns; without this the next stage would start.
+# pytest handles SIGINT and returns; without this trap the next stage would start.
 trap 'exit 130' INT
 main "$@"

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# The main job from a fresh clone: sets up .venv, makes synthetic videos in the native
-# format, trains a teacher, a Uniform-k baseline, a serial and a parallel student,
-# evaluates each, writes a Kaggle CSV, exports the student, loads it back and
-# classifies a record. Ends with a table.
+# The whole workflow from a fresh clone: sets up .venv, makes synthetic videos in the
+# native format, trains a teacher, a Uniform-k baseline, a serial and a parallel student,
+# evaluates each, writes a Kaggle CSV, exports the student, loads the export, classifies
+# a record, and prints a table.
 #
 #   tools/demo.sh [OUTPUT_DIR]        default: demo_output
 #
-# Some five minutes on two processors, besides the installation. A second run reuses
-# the environment, the data and what is already trained; remove OUTPUT_DIR to begin
-# anew.
+# Takes about five minutes on two cores, without the installation. A second run reuses
+# the environment, the data and the trained networks; remove OUTPUT_DIR to start over.
 set -euo pipefail
 
 # shellcheck source=tools/environment.sh

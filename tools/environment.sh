@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Virtual environments of the clone, for the scripts beside it: source this file, then
+# Virtual environments of the clone, for the scripts in this folder. Source this file:
 #
 #   ensure_current_environment   $CURRENT_VENV: the newest TensorFlow, and the extras
 #                                [beam,dev,edge,serving,video]
 #   ensure_addons_environment    $ADDONS_VENV: TensorFlow 2.15.1 and TensorFlow Addons
 #
-# Each returns at once where nothing has changed, 0 if the environment is ready, 1 if
-# it could not be made, and 2 if no suitable Python was found; each failure is one line
-# on standard error. Nothing outside the clone is used but that Python and pip.
+# Each returns immediately if nothing has changed: 0 if the environment is ready, 1 if it
+# could not be created, and 2 if no suitable Python was found; each failure prints one
+# line to stderr. Only that Python and pip are used from outside the clone.
 
-# Packages from elsewhere must neither hide nor replace those of the environment.
+# Other packages must neither hide nor replace those of the environment.
 unset PYTHONHOME PYTHONPATH
 
 PROJECT_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -30,7 +30,7 @@ ensure_addons_environment() {
 }
 
 # ensure_environment VENV EXTRAS CONSTRAINTS VERSION...
-# VENV is an absolute path; CONSTRAINTS is relative to the project's root; the first
+# VENV is an absolute path; CONSTRAINTS is relative to the project root; the first
 # VERSION that is found is used.
 ensure_environment() {
   local venv=$1 extras=$2 constraints=$3 stamp python
@@ -42,13 +42,13 @@ ensure_environment() {
       return 0
     fi
     install_project "$venv" "$extras" "$constraints" "$stamp" && return 0
-    echo "That failed; making $venv anew." >&2
+    echo "That failed; creating $venv again." >&2
   fi
   if ! python=$(find_python "$@"); then
     echo "No Python $(join_versions "$@") that runs and has venv was found." >&2
     return 2
   fi
-  echo "Making $venv with $("$python" --version)."
+  echo "Creating $venv with $("$python" --version)."
   if ! "$python" -m venv --clear "$venv"; then
     echo "$python -m venv $venv failed." >&2
     return 1
@@ -56,14 +56,15 @@ ensure_environment() {
   install_project "$venv" "$extras" "$constraints" "$stamp"
 }
 
-# describe_requirements EXTRAS CONSTRAINTS: prints all that decides what is installed.
+# describe_requirements EXTRAS CONSTRAINTS: prints everything that the installation
+# depends on.
 describe_requirements() {
   echo "extras: $1"
   cat "$PROJECT_ROOT/setup.py" "$PROJECT_ROOT/$2"
 }
 
-# is_sound VENV VERSION...: whether the environment stands at its own path (a moved or
-# copied one runs another's programs), with one of these versions and a pip that runs.
+# is_sound VENV VERSION...: whether the environment is at its original path (a moved or
+# copied one runs programs of another), with one of these versions and a working pip.
 is_sound() {
   local venv=$1 report version
   shift
@@ -74,11 +75,11 @@ is_sound() {
   return 1
 }
 
-# find_python VERSION...: prints the path of the first that really runs. A command that
-# exists may still fail (a pyenv shim whose version is not selected, a Debian Python
-# without venv), so each is executed. PYENV_VERSION selects the version for a shim and
-# means nothing to other Pythons. The base of an active environment is taken instead of
-# that environment, which may be the one to be made anew.
+# find_python VERSION...: prints the path of the first Python that works. An existing
+# command may still fail (a pyenv shim whose version is not selected, a Debian Python
+# without venv), so each is executed. PYENV_VERSION selects the version of a shim; other
+# Pythons ignore it. Of an active environment the base Python is used, since the
+# environment may be the one to be replaced.
 find_python() {
   local probe version selected name path
   probe='
@@ -103,14 +104,14 @@ print(getattr(sys, "_base_executable", sys.executable))
   return 1
 }
 
-# install_project VENV EXTRAS CONSTRAINTS STAMP: the clone itself, editable, with the
-# locked versions. The stamp is written last, so that a run cut short is not trusted.
+# install_project VENV EXTRAS CONSTRAINTS STAMP: installs the clone, editable, with the
+# locked versions. The stamp is written last, so an interrupted installation is repeated.
 install_project() {
   local venv=$1 extras=$2 constraints=$3 stamp=$4 quiet=(--quiet --quiet)
   if [[ -t 1 ]]; then
     quiet=(--progress-bar on)
   fi
-  echo "Installing [$extras] with $constraints into $venv; this takes some minutes."
+  echo "Installing [$extras] with $constraints into $venv; this takes a few minutes."
   rm -f "$venv/requirements.stamp"
   if ! "$venv/bin/python" -m pip install "${quiet[@]}" --disable-pip-version-check \
     --no-input --constraint "$PROJECT_ROOT/$constraints" \

@@ -1,9 +1,9 @@
-"""The table of flags/README.md from the headers of the flagfiles, and their costs.
+"""Makes the table of flags/README.md and the cost lines of the flagfiles.
 
 python tools/list_flagfiles.py            # prints the table
-python tools/list_flagfiles.py --write    # into flags/README.md; Cost lines too
+python tools/list_flagfiles.py --write    # updates flags/README.md and the cost lines
 
-A `# Cost:` line is made by closed formulas from the flags of the Command beside it.
+A `# Cost:` line is computed by closed formulas from the flags of the `# Command:` line.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from yt8m_distill import settings
 from yt8m_distill.training import modes
 
 FOLDER = plan.FLAGFILES
-# What a flagfile says it is, in its header.
+# Header entries that describe the purpose of a flagfile.
 KINDS = ("Reproduces", "Data", "Preset", "Training", "Network", "Ablation")
 PROGRAM = ["python", "yt8m_distill/train.py"]
 COST, COMMAND = "# Cost: ", "# Command: "
@@ -45,27 +45,27 @@ def make_table() -> str:
     rows = ["| flagfile | what | published GAP/mAP |", "|---|---|---|"]
     for path in sorted(FOLDER.glob("*.flags")):
         header = read_header(path)
-        what = next(header[name] for name in KINDS if name in header)
+        purpose = next(header[name] for name in KINDS if name in header)
         published = header.get("Published GAP/mAP", "").replace(" | ", ", ")
-        rows.append(f"| [{path.stem}]({path.name}) | {what} | {published} |")
+        rows.append(f"| [{path.stem}]({path.name}) | {purpose} | {published} |")
     return "\n".join(rows) + "\n"
 
 
 def replaced(text: str, table: str) -> str:
-    """The text with the table between its marks."""
+    """The text with the table between its markers."""
     return document.replace_section(text, "table", table.rstrip("\n"))
 
 
 def read_command(command: str) -> settings.RunSettings:
-    """The settings of a Command, wherever this runs.
+    """The settings of a Command, from any working directory.
 
     Raises:
-        ValueError: if it is no command of train.py, or one that train.py would refuse.
+        ValueError: if it is not a valid command of train.py.
     """
     words = shlex.split(command)
     if words[:2] != PROGRAM:
         raise ValueError(f"The Command does not begin with {' '.join(PROGRAM)}.")
-    # The paths in a Command begin at the root of the project.
+    # The paths in a Command are relative to the project root.
     here = f"--flagfile={plan.FLAGFILES.name}/"
     there = f"--flagfile={plan.FLAGFILES}/"
     return plan.read_settings(
@@ -74,10 +74,10 @@ def read_command(command: str) -> settings.RunSettings:
 
 
 def describe(run: settings.RunSettings) -> str:
-    """What a run costs: forward of each network, and training phase by phase.
+    """The cost of a run: the forward pass of each network, and training by phase.
 
-    The student's forward pass stands at every k of the paper if the run's k is one of
-    them, and otherwise at the run's alone.
+    The student's forward pass is given for every k of the paper if the run's k is one
+    of them, otherwise only for the run's k.
     """
     phases = modes.phases(run, resolved=False)
     roles = {role.name for phase in phases for role in phase.roles}
@@ -85,9 +85,9 @@ def describe(run: settings.RunSettings) -> str:
     if "teacher" in roles:
         forward.append(f"teacher {_amount(_forward(run, 'teacher'))}")
     if "student" in roles:
-        every = published.FRAMES if k in published.FRAMES else (k,)
-        costs = [_amount(_forward(_at(run, frames), "student")) for frames in every]
-        rows = [f"k={frames} {text}" for frames, text in zip(every, costs, strict=True)]
+        all_k = published.FRAMES if k in published.FRAMES else (k,)
+        costs = [_amount(_forward(_at(run, frames), "student")) for frames in all_k]
+        rows = [f"k={frames} {text}" for frames, text in zip(all_k, costs, strict=True)]
         forward.append(f"student {', '.join(rows)}")
     where = f" at k={k}" * ("student" in roles)
     fraction = run.training.train_fraction
@@ -113,7 +113,7 @@ def _forward(run: settings.RunSettings, role: str) -> int:
 
 
 def _amount(number: float) -> str:
-    """`0.18 G` or `13.4 M`: at least two digits count from 1e6 on."""
+    """`0.18 G` or `13.4 M`: at least two significant digits from 1e6 on."""
     return f"{number / 1e9:.2f} G" if number >= 1e8 else f"{number / 1e6:.1f} M"
 
 
@@ -125,22 +125,22 @@ def _describe_phase(phase: modes.Phase, number: float) -> str:
 
 
 def with_cost(text: str) -> str:
-    """A flagfile's text with its Cost line, made anew, before its Command.
+    """The text of a flagfile with an updated Cost line before its Command.
 
     Raises:
-        ValueError: if its header has no Command, or one that train.py would refuse.
+        ValueError: if its header has no valid Command.
     """
     lines = [line for line in text.splitlines() if not line.startswith(COST)]
-    places = [i for i, line in enumerate(lines) if line.startswith(COMMAND)]
-    if not places:
+    commands = [i for i, line in enumerate(lines) if line.startswith(COMMAND)]
+    if not commands:
         raise ValueError(f"The header has no line {COMMAND.strip()}")
-    run = read_command(lines[places[0]].removeprefix(COMMAND))
-    lines.insert(places[0], COST + describe(run))
+    run = read_command(lines[commands[0]].removeprefix(COMMAND))
+    lines.insert(commands[0], COST + describe(run))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Prints the table, or writes it and the costs."""
+    """Prints the table, or writes the table and the costs."""
     if "--write" not in sys.argv[1:]:
         print(make_table(), end="")
         return

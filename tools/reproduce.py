@@ -4,13 +4,12 @@
         --base_flags='flags/data_yt8m_2018.flags --num_gpus=1' --seeds=0,1,2
 
 --data is a folder with train*.tfrecord and valid*.tfrecord, or a flagfile that names
-the shards. Each cell of a table is a run of train.py with its flagfile in flags/; what
-is finished is not run again, and the same command goes on after an interruption.
-report.html and report.md, in --output_dir or --report_dir, have the tables of the paper
-with the numbers of these runs beside the published ones. runs.jsonl beside them keeps
-the numbers of the finished runs: with --known_runs they need not be run again, and a
-grid can grow from machine to machine. --table=cvpr_5,cvpr_6,families --networks=... are
-the tables of other networks than the paper's.
+the shards. Each cell of a table is a run of train.py with its flagfile in flags/.
+Finished runs are not repeated; after an interruption, the same command continues.
+report.html and report.md, in --output_dir or --report_dir, contain the paper's tables
+with the results of these runs next to the published numbers. runs.jsonl in the same
+folder has the results of the finished runs, which --known_runs reuses on any machine.
+--table=cvpr_5,cvpr_6,families --networks=... are the tables of other networks.
 """
 
 import os
@@ -31,70 +30,69 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "table",
     ["all"],
-    "Among 1, 2, 3, 4, figure2, figure3; all: every one of them. cvpr_2019: more rows "
-    "for Table 1, those of the paper's later version. ablation: what the best preset "
-    "is made of. cvpr_5, cvpr_6: that version's NetVLAD and NeXtVLAD, as teacher, "
+    "Any of 1, 2, 3, 4, figure2, figure3; all of these: all. cvpr_2019: additional "
+    "rows of Table 1 from the paper's later version. ablation: the ablation of the "
+    "best preset. cvpr_5, cvpr_6: that version's NetVLAD and NeXtVLAD, as teacher, "
     "Uniform-k and student. families: each of --networks as teacher and as Uniform-k.",
 )
 flags.DEFINE_list(
     "networks",
     list(plan.PUBLISHED_NETWORKS),
-    "Flagfiles of flags/, without .flags, of the networks in cvpr_5, cvpr_6 and "
-    "families; * stands for anything, as in network_audioset_*.",
+    "Flagfiles in flags/, without .flags, of the networks in cvpr_5, cvpr_6 and "
+    "families; wildcards are allowed, as in network_audioset_*.",
 )
 flags.DEFINE_string("data", "", "Folder of shards, or a flagfile with their patterns.")
-flags.DEFINE_string("output_dir", "", "Where runs and reports go.")
+flags.DEFINE_string("output_dir", "", "Folder of the runs and reports.")
 flags.DEFINE_list(
     "frames",
     list(map(str, published.FRAMES)),
-    "The k. The largest stands where the paper has k = 30.",
+    "Values of k. The largest is used where the paper has k = 30.",
 )
-flags.DEFINE_list("seeds", ["0"], "Seeds: every cell is run with each of them.")
+flags.DEFINE_list("seeds", ["0"], "Seeds; every cell is run with each of them.")
 flags.DEFINE_string(
     "base_flags",
     "",
-    "Flags of train.py for every run, in one string; a flagfile may stand there by its "
-    "name.",
+    "Flags of train.py for every run, in one string; a file name alone is a flagfile.",
 )
 flags.DEFINE_list(
-    "methods", [], "Flagfiles of flags/, without .flags, to run. Empty: all."
+    "methods", [], "Flagfiles in flags/, without .flags, to run. Empty: all."
 )
-flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
+flags.DEFINE_integer("jobs", 1, "Number of concurrent runs.", lower_bound=1)
 flags.DEFINE_string(
     "test_data_pattern",
     "",
-    "Shards on which eval.py scores every network; the reported numbers are those "
-    "then. Empty: they are those of the validation shards.",
+    "Shards on which eval.py scores every network for the report. Empty: report the "
+    "scores on the validation shards.",
 )
 flags.DEFINE_string(
     "teacher_cache",
     "",
-    "Folder in which the serial students of a seed find what their teacher says of the "
-    "training videos (train.py's --teacher_cache). Empty: each asks the teacher.",
+    "Folder of the teacher caches that the serial students of a seed share (train.py's "
+    "--teacher_cache). Empty: each student computes its teacher's outputs.",
 )
-flags.DEFINE_string("report_dir", "", "Where the report goes. Empty: --output_dir.")
+flags.DEFINE_string("report_dir", "", "Folder of the report. Empty: --output_dir.")
 flags.DEFINE_string(
     "known_runs",
     "",
-    "runs.jsonl of an earlier report under the same settings: its runs count as "
-    "finished. A teacher of it is trained again if a student that is missing needs it.",
+    "runs.jsonl of an earlier report with the same settings; its runs count as "
+    "finished. A known teacher is trained again if a missing student needs it.",
 )
 flags.DEFINE_string(
     "write_to",
     "",
-    "Markdown file in which a small table of Table 1 is put between <!-- NAME --> and "
-    "<!-- /NAME -->, where NAME is --section.",
+    "Markdown file in which a short form of Table 1 is written between <!-- NAME --> "
+    "and <!-- /NAME -->, where NAME is --section.",
 )
 flags.DEFINE_string("section", "results", "See --write_to.")
-flags.DEFINE_bool("dry_run", False, "Print the commands and stop.")
-flags.DEFINE_bool("report_only", False, "Run nothing: report on what is there.")
+flags.DEFINE_bool("dry_run", False, "Print the commands and exit.")
+flags.DEFINE_bool("report_only", False, "Only write the report of the finished runs.")
 
 
 def read_numbers(name: str) -> tuple[int, ...]:
-    """The numbers of a list flag, rising, each once.
+    """The distinct numbers of a list flag, in ascending order.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if an entry is not a whole number.
     """
     try:
         return tuple(sorted({int(word) for word in FLAGS[name].value}))
@@ -105,7 +103,7 @@ def read_numbers(name: str) -> tuple[int, ...]:
 
 
 def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
-    """The grid of the flags; those that are not given are as stored.
+    """The grid of the flags; flags that are not given keep their stored values.
 
     Raises:
         ValueError: for an unknown table or method.
@@ -113,7 +111,7 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
     tables = tuple(FLAGS.table)
     if "all" in tables:
         tables = (*plan.PAPER, *(t for t in tables if t not in ("all", *plan.PAPER)))
-    given = {
+    from_flags = {
         "tables": ("table", tables),
         "frames": ("frames", read_numbers("frames")),
         "seeds": ("seeds", read_numbers("seeds")),
@@ -125,7 +123,7 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
             field: getattr(stored, field)
             if stored and not FLAGS[flag].present
             else value
-            for field, (flag, value) in given.items()
+            for field, (flag, value) in from_flags.items()
         },
         left_out=stored.left_out if stored else (),
     )
@@ -134,18 +132,19 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
 def print_plan(
     experiments: list[plan.Experiment], missing: list[plan.Experiment]
 ) -> None:
-    """The commands, and what is finished."""
+    """Prints the commands, which of them are finished, and the remaining cost."""
     from tools.reproduction import cost, runner
 
-    left = [e for e in missing if not runner.is_trained(e)]
+    unfinished = [e for e in missing if not runner.is_trained(e)]
     for experiment in experiments:
-        done = "" if experiment in left else " (finished)"
-        print(f"# {experiment.cell.name}{done}")
+        state = "" if experiment in unfinished else " (finished)"
+        print(f"# {experiment.cell.name}{state}")
         print(shlex.join(experiment.command))
-    costs = sum(sum(cost.training_cost(e.run).values()) for e in left)
+    costs = sum(sum(cost.training_cost(e.run).values()) for e in unfinished)
+    num_finished = len(experiments) - len(unfinished)
     print(
-        f"{len(experiments)} runs, {len(experiments) - len(left)} of them finished; "
-        f"the others take {costs / 1e9:.3g} G multiply-adds for each training video."
+        f"{len(experiments)} runs, {num_finished} of them finished; the others take "
+        f"{costs / 1e9:.3g} G multiply-adds per training video."
     )
 
 
@@ -153,7 +152,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     """Runs and measures; returns the exit status.
 
     Raises:
-        ValueError: for settings or data with which nothing can run.
+        ValueError: for invalid settings or data.
     """
     base = [*plan.data_flags(FLAGS.data), *plan.split_flags(FLAGS.base_flags)]
     cache = os.path.abspath(FLAGS.teacher_cache) if FLAGS.teacher_cache else ""
@@ -166,7 +165,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
             print(f"Left out: {', '.join(names)}: {reason}.", file=sys.stderr)
     experiments = plan.make_experiments(grid, output_dir, base, cache)
     if not experiments:
-        raise ValueError("--methods has none of those in --table: nothing to run.")
+        raise ValueError("No method of --methods is in --table: nothing to run.")
     common = plan.common_settings(output_dir, base)
     plan.check_settings(output_dir, common, FLAGS.test_data_pattern)
     flag_groups.load_tensorflow()
@@ -183,14 +182,14 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
         print_plan(experiments, missing)
         return 0
     plan.write(output_dir, grid, common, FLAGS.test_data_pattern)
-    work = runner.Runner(missing, FLAGS.jobs, FLAGS.test_data_pattern)
-    failures = work.run()
-    # Before anything is measured, which takes a while and may fail by itself.
+    experiment_runner = runner.Runner(missing, FLAGS.jobs, FLAGS.test_data_pattern)
+    failures = experiment_runner.run()
+    # Written before the measurements, which take a while and may fail.
     write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
-    if work.received is not None:
+    if experiment_runner.received is not None:
         command = shlex.join([sys.executable, *sys.argv])
-        print(f"Stopped. This goes on from there:\n{command}", file=sys.stderr)
-        return 128 + work.received
+        print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
+        return 128 + experiment_runner.received
     try:
         measures.make_all(grid, missing, output_dir)
     except (ValueError, OSError) as error:
@@ -209,7 +208,7 @@ def write_results(
     common: settings.RunSettings,
     known,
 ) -> None:
-    """Report, runs.jsonl and the section of --write_to, of what there is.
+    """Writes the report, runs.jsonl and the section of --write_to.
 
     Args:
         output_dir, grid, test_data_pattern: see scores.Results.
@@ -221,23 +220,20 @@ def write_results(
     results = scores.Results(grid, output_dir, test_data_pattern, known)
     folder = pathlib.Path(report_dir(output_dir))
     document.write(folder, report.make_report(results))
-    kept = results.to_archive()
-    archive.write(folder / archive.RUNS, common, test_data_pattern, kept)
+    archived = results.to_archive()
+    archive.write(folder / archive.RUNS, common, test_data_pattern, archived)
     if FLAGS.write_to:
         write_summary(results)
 
 
 def write_summary(results) -> None:
-    """The section of --write_to, once every cell of it has its score.
-
-    What stood there stays as long as runs of it are missing.
-    """
+    """Writes the section of --write_to, unless a cell has no score yet."""
     from tools.reproduction import document, report
 
     missing = report.missing_in_summary(results)
     if missing:
         print(
-            f"{FLAGS.write_to} stays as it is: {missing[0]} has no score yet"
+            f"{FLAGS.write_to} is unchanged: {missing[0]} has no score yet"
             + (f", nor have {len(missing) - 1} others." if missing[1:] else "."),
             file=sys.stderr,
         )
@@ -250,12 +246,12 @@ def write_summary(results) -> None:
 
 
 def check_summary(grid: plan.Grid) -> None:
-    """Raises ValueError unless --write_to can be filled: now, not after hours."""
+    """Raises ValueError if --write_to cannot be written at the end of the runs."""
     if not FLAGS.write_to:
         return
     if "1" not in grid.tables:
         raise ValueError(
-            f"--write_to={FLAGS.write_to} takes a summary of Table 1, which is not in "
+            f"--write_to={FLAGS.write_to} needs Table 1, which is not in "
             f"--table={','.join(grid.tables)}."
         )
     text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
@@ -266,7 +262,7 @@ def check_summary(grid: plan.Grid) -> None:
 
 
 def report_dir(output_dir: str) -> str:
-    """Where the report goes."""
+    """The folder of the report."""
     return os.path.abspath(FLAGS.report_dir) if FLAGS.report_dir else output_dir
 
 
@@ -274,7 +270,7 @@ def run_command() -> int:
     """Flags → plan → runs → report; returns the exit status.
 
     Raises:
-        ValueError: for flags, data or an output_dir with which nothing can be done.
+        ValueError: for invalid flags, data or output_dir.
     """
     if not FLAGS.output_dir:
         raise ValueError("--output_dir is empty: name the folder of runs and reports.")
@@ -297,7 +293,7 @@ def run_command() -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command; an error of the user's is one line and exit status 1."""
+    """Runs the command; invalid input gives one line and exit status 1."""
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
     try:

@@ -5,8 +5,8 @@
 #   tools/synthetic.sh [OUTPUT_DIR] [REPRODUCE_FLAG...]     default: synthetic_output
 #
 # Makes the videos, runs all of Tables 1 to 4 and Figures 2 and 3; writes
-# results/synthetic and the table in README.md. About an hour and a half on two
-# processors; finished runs are not run again.
+# results/synthetic and the table in README.md. About an hour and a half on two cores;
+# finished runs are not repeated.
 set -euo pipefail
 
 # shellcheck source=tools/environment.sh

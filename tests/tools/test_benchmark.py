@@ -1,4 +1,4 @@
-"""tools/benchmark.py: every area runs, and its table says what was measured."""
+"""tools/benchmark.py: every area runs and has its rows in the table."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def test_calls_are_timed_in_turns_and_once_before():
     assert set(seconds) == {"a", "b"}
 
 
-def test_tables_of_several_runs_stand_side_by_side(tmp_path):
+def test_tables_of_several_runs_are_kept_together(tmp_path):
     pytest.importorskip("matplotlib")
     slow = [results.Row("slow", 0.5, bar=1.0, detail="half")]
     fast = [results.Row("fast", 2.0, bar=1.0, unit="x")]
@@ -77,7 +77,7 @@ def test_tables_of_several_runs_stand_side_by_side(tmp_path):
     assert "<svg" in (tmp_path / "benchmark.svg").read_text("utf-8")
 
 
-def test_shards_of_the_scale_have_every_video_once_and_by_place(tmp_path):
+def test_shards_of_the_scale_area_have_every_video_once(tmp_path):
     paths = scale.write(tmp_path, num_shards=3, num_videos=25)
     sizes = ",".join(map(str, scale.FEATURES.values()))
     data = settings.DataSettings(
@@ -95,7 +95,7 @@ def test_shards_of_the_scale_have_every_video_once_and_by_place(tmp_path):
     assert set(num_frames) == {scale.FRAMES}
 
 
-def test_what_an_epochs_end_costs_is_beyond_the_usual_time_between_lines(tmp_path):
+def test_the_cost_of_an_epochs_end_excludes_the_time_between_lines(tmp_path):
     measured = scale._Scale(tmp_path / "scale", [], videos=64, batch=16)  # 4 steps
     folder = tmp_path / "scale" / "run" / "teacher"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""tools/benchmarking/evaluation.py measures what it says, here at small sizes."""
+"""tools/benchmarking/evaluation.py measures what it reports, at small sizes."""
 
 import math
 import mmap
@@ -40,7 +40,7 @@ def test_a_repeated_batch_has_other_scores_and_the_same_best_classes():
         np.testing.assert_array_equal(labels.sum(axis=1), evaluation.LABELS_PER_VIDEO)
 
 
-def test_memory_that_is_taken_shows_in_the_peak():
+def test_allocated_memory_shows_in_the_peak():
     before = evaluation.resident_bytes(peak=False)
     size = 200 * evaluation.MEBIBYTE
     # Not by malloc, which may give pages of the process that were free before.
@@ -48,5 +48,5 @@ def test_memory_that_is_taken_shows_in_the_peak():
         for start in range(0, size, mmap.PAGESIZE):
             block[start] = 1
         peak = evaluation.resident_bytes(peak=True)
-    # The kernel's counters lag behind by a little.
+    # The kernel's counters lag a little.
     assert peak - before >= 0.9 * size

@@ -21,7 +21,7 @@ def write_command(path: pathlib.Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_every_task_of_the_slurm_script_has_its_place(tmp_path):
+def test_every_task_of_the_slurm_script_has_its_index(tmp_path):
     # Stand-ins: two hosts, and an srun that runs the command once for each.
     write_command(tmp_path / "scontrol", "printf 'n1\\nn2\\n'")
     write_command(

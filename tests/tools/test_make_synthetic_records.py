@@ -133,7 +133,7 @@ def test_bytes_and_frame_counts_are_those_of_youtube_8m():
     assert abs(values.std() - 64) < 4  # real: 64
 
 
-def test_neighbouring_frames_are_as_alike_as_real_ones():
+def test_neighboring_frames_are_as_similar_as_real_ones():
     correlations = []
     for _, _, (rgb, _), _ in videos(30, recipe(max_frames=300)):
         x = rgb.astype(np.float64) - rgb.mean(axis=0)

@@ -125,7 +125,7 @@ def test_a_command_gives_the_settings_of_its_cell():
     ]
     run = plan.read_settings(found.command[2:])
     assert run == found.run
-    assert run.sampling.student_k == "10"  # the largest stands for the paper's 30
+    assert run.sampling.student_k == "10"  # The largest is used for the paper's 30.
     assert run.training.seed == 7
     assert run.distillation.match == "intermediate"
     assert run.distillation.student_loss == "rep + ce"
@@ -136,15 +136,15 @@ def test_a_command_gives_the_settings_of_its_cell():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: plan.Grid(tables=("5",)), "--table=5 is none of 1, 2, 3, 4, "),
+        (lambda: plan.Grid(tables=("5",)), "--table=5 is "),
         (lambda: plan.Grid(methods=("best",)), "--methods=best is unknown. Known: "),
-        (lambda: plan.Grid(frames=()), "--frames takes"),
+        (lambda: plan.Grid(frames=()), "--frames needs"),
         (lambda: plan.find_networks(["network_*", "x*"]), "--networks=x* is unknown."),
         (
             lambda: plan.Grid(("cvpr_5",), networks=("network_yt8m_NeXtVLAD",)),
-            "--table=cvpr_5 takes a NetVLAD; --networks=network_yt8m_NeXtVLAD",
+            "--table=cvpr_5 needs a NetVLAD; --networks=network_yt8m_NeXtVLAD",
         ),
-        (lambda: plan.Grid(seeds=(-1,)), "--seeds takes"),
+        (lambda: plan.Grid(seeds=(-1,)), "--seeds needs"),
         (lambda: plan.data_flags("nowhere"), "--data=nowhere is neither a folder"),
         (lambda: plan.split_flags("--a='b"), "--base_flags=--a='b: No closing"),
         (lambda: plan.read_settings(["--nonsense=1"]), "Unknown command line flag"),
@@ -377,7 +377,7 @@ def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
 
 
 def kept(results: scores.Results, path, test_data_pattern="") -> archive.Archive:
-    """What is left of results in the file beside a report."""
+    """The results as stored in the file next to a report."""
     common = plan.common_settings(str(path.parent), BASE)
     archive.write(path, common, test_data_pattern, results.to_archive())
     return archive.read(str(path), common, test_data_pattern)
@@ -571,7 +571,7 @@ sys.exit(int(status))
 
 
 def prepare(tmp_path, made, status=0, seconds=0.0, failing=()):
-    """Experiments whose commands are quick, and leave a fabricated run behind."""
+    """Experiments with quick commands that leave a fabricated run."""
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
     quick = {}
@@ -632,11 +632,11 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path):
     with log.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         (failure,) = runner.Runner([quick]).run()
-    assert failure.reason == "another process is at work on it"
+    assert "another process" in failure.reason
     assert runner.Runner([quick]).run() == []
 
 
-def test_a_signal_reaches_the_processes_and_starts_nothing_new(tmp_path):
+def test_a_signal_is_forwarded_and_no_process_is_started(tmp_path):
     _, made = make_grid(tmp_path / "out", seeds=(0,))
     quick = prepare(tmp_path, made, seconds=60)
     work = runner.Runner(quick, jobs=1)
@@ -724,7 +724,7 @@ def test_the_order_compares_clear_pairs_on_common_seeds():
     # Ranks of .55, .535, .1: 2 1 0; of .5, .6, .6: 0 1.5 1.5. Covariance -1.5,
     # variances 2 and 1.5.
     assert found.correlation == pytest.approx(-1.5 / (2 * 1.5) ** 0.5)
-    # One seed tells differences above .01 alone.
+    # With one seed only differences above .01 are clear.
     one = pd.DataFrame({"a": {0: 0.511, 1: None}, "b": {0: 0.5}, "c": {0: 0.508}})
     found = scores.order(one, theirs)
     assert found.pairs == [scores.Pair("a", "b", False)]
@@ -800,7 +800,7 @@ def test_one_command_trains_evaluates_and_reports(tmp_path, monkeypatch):
         (line,) = helpers.read_lines(metrics)
         assert row[0] == f"{line['gap']:.3f}"
     assert all("–" not in row[:5] for row in tables["Time"][0].values())
-    # From the file beside the report alone: nothing is trained, the report is the same.
+    # From the file next to the report: nothing is trained, and the report is the same.
     before = (folder / "report.md").read_text()
     known = (folder / archive.RUNS).rename(tmp_path / "known.jsonl")
     assert str(tmp_path) not in known.read_text()

@@ -1,1 +1,1 @@
-"""The parts of tools/reproduce.py: the paper's experiments, run and reported."""
+"""Modules of tools/reproduce.py: running and reporting the paper's experiments."""

@@ -1,4 +1,4 @@
-"""What the networks cost, in multiply-adds, by closed formulas."""
+"""Cost of the networks in multiply-adds, by closed formulas."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from yt8m_distill import registry, settings
 from yt8m_distill.models import base, builder, heads
 from yt8m_distill.training import modes, specifications
 
-# Backward is twice forward: one product for the inputs, one for the weights.
+# Backward costs twice forward: one product for the inputs, one for the weights.
 _FORWARD, _FORWARD_AND_BACKWARD = 1, 3
 
 
@@ -16,25 +16,25 @@ class PaperAccount(NamedTuple):
     """The paper's "FLOPs" of Table 4: the lower LSTM alone, on the visual feature.
 
     Attributes:
-        products: multiply-adds of the matrix products of a frame.
-        element_wise: 14 operations a cell and layer.
+        products: multiply-adds of the matrix products per frame.
+        element_wise: 14 operations per cell and layer.
     """
 
     products: int
     element_wise: int
 
     def billions(self, num_frames: int) -> float:
-        """For a video of that many frames, in 1e9."""
+        """Cost of a video with `num_frames` frames, in 1e9."""
         return num_frames * (self.products + self.element_wise) / 1e9
 
 
 def paper_account(
     inputs: int = 1024, cells: int = 1024, layers: int = 2
 ) -> PaperAccount:
-    """A frame's cost by the paper's own accounting.
+    """The cost of a frame by the paper's accounting.
 
     Every layer multiplies its input and its state by four gates: 16.777 M
-    multiply-adds a frame at 1024 inputs and 2 x 1024 cells.
+    multiply-adds per frame with 1024 inputs and 2 x 1024 cells.
 
     Args:
         inputs: width of the visual feature.
@@ -62,14 +62,14 @@ def _head_weights(head: str, encoding_size: int, num_classes: int) -> int:
 
 
 def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | None:
-    """What the paper counts of a role's network, for a video of full length.
+    """The operations that the paper counts for a network and a video of full length.
 
-    Of the first feature alone, the visual one where there are two: the lower LSTM of a
-    HierarchicalLSTM; expansion, assignment and aggregation of a NeXtVLAD.
+    Only for the first (visual) feature: the lower LSTM of a HierarchicalLSTM, or the
+    expansion, assignment and aggregation of a NeXtVLAD.
 
     Returns:
-        `frames`, and `classifier` for a HierarchicalLSTM, which the CVPR 2019 version
-        adds; None for another network, of which it counts nothing.
+        `frames`, and for a HierarchicalLSTM `classifier`, which the CVPR 2019 version
+        adds; None for other networks, which the paper does not count.
     """
     spec, frames = _specification(run, role), modes.networks(run)[role].frames
     arguments, size = base.MODELS.arguments(spec), run.data.sizes[0]
@@ -94,17 +94,18 @@ def _specification(run: settings.RunSettings, role: str) -> registry.Specificati
 
 
 def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
-    """Multiply-adds of a full-length video in a role's network, part by part.
+    """Multiply-adds of a network for a video of full length, by part.
 
-    A closed formula for the HierarchicalLSTM, without the map of a student whose
-    width is not the teacher's; any other network is asked, built without its weights.
+    A closed formula for the HierarchicalLSTM, without the bridge of a student whose
+    width differs from the teacher's; other networks are built, without memory for
+    weights, and report their own.
     """
     spec = _specification(run, role)
-    built = modes.networks(run)[role]
-    frames = built.frames
+    planned = modes.networks(run)[role]
+    frames = planned.frames
     if spec.name != "HierarchicalLSTM":
-        with tf.Graph().as_default():  # Variables take no memory there.
-            network = builder.build_network(role, built.network, run.data, frames)
+        with tf.Graph().as_default():  # Variables take no memory in a graph.
+            network = builder.build_network(role, planned.network, run.data, frames)
         return network.multiply_adds(frames)
     arguments = base.MODELS.arguments(spec)
     cells, layers = arguments["cells"], arguments["layers"]
@@ -119,9 +120,9 @@ def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
 
 
 def training_cost(run: settings.RunSettings) -> dict[str, float]:
-    """Phase → multiply-adds a video of the whole training set, over all its epochs.
+    """Phase → multiply-adds per video of the whole training set, over all its epochs.
 
-    Good for comparing runs on the same data; evaluations are left out.
+    For comparing runs on the same data; evaluations are not counted.
     """
     forward = {
         role: sum(multiply_adds(run, role).values()) for role in modes.networks(run)

@@ -1,4 +1,4 @@
-"""A document of headings, texts, tables and figures, as Markdown and as HTML."""
+"""Documents of headings, texts, tables and figures, as Markdown and HTML."""
 
 import base64
 import pathlib
@@ -10,7 +10,7 @@ import jinja2
 import markupsafe
 import tabulate
 
-# How the headers of the columns with published numbers begin.
+# Prefix of the headers of columns with published numbers.
 PAPER = "paper"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html.j2")
 
@@ -23,17 +23,17 @@ class Heading(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A paragraph; `code` stands between backticks."""
+    """A paragraph; `code` is between backticks."""
 
     text: str
 
 
 class Table(NamedTuple):
-    """Rows of texts under a header; the first column names the row.
+    """Rows of text under a header; the first column names the row.
 
     Attributes:
         header, rows: of equal lengths.
-        rivals: names of the rows among which the best of each column is marked.
+        rivals: names of the rows among which the best value of each column is marked.
     """
 
     header: Sequence[str]
@@ -41,8 +41,8 @@ class Table(NamedTuple):
     rivals: Sequence[str] = ()
 
     def best(self) -> set[tuple[int, int]]:
-        """(row, column) of the largest number that each column's cells begin with."""
-        found = set()
+        """(row, column) of the cells that start with the largest number of a column."""
+        cells = set()
         for column in range(1, len(self.header)):
             numbers = {
                 number: float(begin[0])
@@ -51,8 +51,8 @@ class Table(NamedTuple):
                 and (begin := re.match(r"-?\d+(\.\d+)?", row[column]))
             }
             largest = max(numbers.values(), default=None)
-            found |= {(n, column) for n, value in numbers.items() if value == largest}
-        return found
+            cells |= {(n, column) for n, value in numbers.items() if value == largest}
+        return cells
 
 
 class Figure(NamedTuple):
@@ -67,7 +67,7 @@ Block = Heading | Text | Table | Figure
 
 
 def table_text(table: Table) -> str:
-    """A table in Markdown; the best of each column is bold."""
+    """A table in Markdown; the best value of each column is bold."""
     best = table.best()
 
     def cell(row, column, text):
@@ -109,7 +109,7 @@ def _with_code(text: str) -> markupsafe.Markup:
 
 
 def to_html(blocks: Iterable[Block]) -> str:
-    """One HTML page that needs no other file: figures are inside it."""
+    """A self-contained HTML page; the figures are embedded."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["code"] = _with_code
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
@@ -130,10 +130,10 @@ def write(folder: pathlib.Path, blocks: Sequence[Block]) -> None:
 
 
 def replace_section(text: str, name: str, table: str) -> str:
-    """A Markdown text with the table between <!-- NAME --> and <!-- /NAME -->.
+    """Replaces the text between <!-- NAME --> and <!-- /NAME --> by a table.
 
     Raises:
-        ValueError: if the marks are not there.
+        ValueError: if the markers are missing.
     """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)

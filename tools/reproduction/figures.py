@@ -1,4 +1,4 @@
-"""The plots of the report, as SVG; and Figure 3's embedding."""
+"""The plots of the report as SVG, and the embedding of Figure 3."""
 
 import dataclasses
 import importlib.util
@@ -14,11 +14,11 @@ EMBEDDING = "figure3"
 POINTS = "points.json"
 TEACHER, STUDENT = "teacher", "student"
 
-_TEACHER_COLOUR = "#222222"
-_TRAINING_COLOURS = {"Serial": "#c8501e", "Parallel": "#1f6fb4"}
-# (colour, marker, line): serial students are orange, parallel ones blue, the darker the
-# more parts their loss has.
-_LOOKS = {
+_TEACHER_COLOR = "#222222"
+_TRAINING_COLORS = {"Serial": "#c8501e", "Parallel": "#1f6fb4"}
+# (color, marker, line): serial students are orange, parallel ones blue; darker for more
+# terms in the loss.
+_STYLES = {
     published.UNIFORM: ("#222222", "o", "--"),
     "baseline_random": ("#8a8a8a", "o", ":"),
     "baseline_first": ("#8a8a8a", "s", ":"),
@@ -35,9 +35,9 @@ _LOOKS = {
     "serial_pred_ce": ("#a67c14", "v", "-"),
     published.BEST_PRESET: ("#2a8c4a", "*", "-"),
 }
-# Of other series, in turn.
+# Markers of other series, in order.
 _MARKERS = "osD^vP*X"
-# Figure 3: (teacher, student), a dark and a light shade a class.
+# Figure 3: (teacher, student), a dark and a light shade per class.
 _SHADES = (
     ("#1f5f9e", "#9cc7ef"),
     ("#b04a10", "#f8b583"),
@@ -52,9 +52,9 @@ class Series:
     """A line of a plot.
 
     Attributes:
-        method: decides name and looks.
+        method: determines label and style.
         x, y: of its points.
-        spread: standard deviation of each y, 0 where it is unknown.
+        spread: standard deviation of each y, 0 if unknown.
     """
 
     method: str
@@ -64,7 +64,7 @@ class Series:
 
 
 def can_draw() -> bool:
-    """Whether there is matplotlib."""
+    """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -74,7 +74,7 @@ def _new_figure(width: float, height: float):
 
     matplotlib.rcParams.update(
         {
-            "svg.hashsalt": "yt8m_distill",  # The same plot gives the same file.
+            "svg.hashsalt": "yt8m_distill",  # Makes the file deterministic.
             "font.size": 9,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -90,15 +90,15 @@ def _new_figure(width: float, height: float):
 
 def _svg(figure) -> bytes:
     target = io.BytesIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(target, format="svg", metadata=nothing)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(target, format="svg", metadata=no_metadata)
     return target.getvalue()
 
 
 def _draw(axes, series: Sequence[Series], skyline: float | None) -> None:
     for n, one in enumerate(series):
-        other = f"C{n % 10}", _MARKERS[n % len(_MARKERS)], "-"
-        colour, marker, line = _LOOKS.get(one.method, other)
+        default = f"C{n % 10}", _MARKERS[n % len(_MARKERS)], "-"
+        color, marker, line = _STYLES.get(one.method, default)
         axes.errorbar(
             one.x,
             one.y,
@@ -107,28 +107,28 @@ def _draw(axes, series: Sequence[Series], skyline: float | None) -> None:
             markersize=4,
             linewidth=1.2,
             capsize=2,
-            color=colour,
+            color=color,
             marker=marker,
             linestyle=line,
         )
     if skyline is not None:
         label = published.label(published.TEACHER)
-        axes.axhline(skyline, color=_TEACHER_COLOUR, linewidth=1, label=label)
+        axes.axhline(skyline, color=_TEACHER_COLOR, linewidth=1, label=label)
     axes.set_ylabel("GAP")
 
 
 def _close_up(series: Sequence[Series]) -> list[Series]:
-    """Uniform-k and the students, between which the other baselines leave no room."""
-    wanted = [n for n, m in published.METHODS.items() if m.kind == "student"]
-    return [one for one in series if one.method in (published.UNIFORM, *wanted)]
+    """Uniform-k and the students, without the other baselines, which are far below."""
+    students = [n for n, m in published.METHODS.items() if m.kind == "student"]
+    return [one for one in series if one.method in (published.UNIFORM, *students)]
 
 
 def _shared_legend(figure, every_axes) -> None:
     """One legend for all axes, on the right."""
     handles = {}
     for axes in every_axes:
-        found, names = axes.get_legend_handles_labels()
-        new = dict(zip(names, found, strict=True))
+        axes_handles, names = axes.get_legend_handles_labels()
+        new = dict(zip(names, axes_handles, strict=True))
         handles |= {name: new[name] for name in names if name not in handles}
     figure.legend(handles.values(), handles.keys(), loc="outside right center")
 
@@ -138,9 +138,9 @@ def gap_against_frames(
     our_skyline: float | None,
     theirs: Sequence[Series],
 ) -> bytes:
-    """GAP against k: these runs on the left, the published ones on the right.
+    """GAP against k: these runs on the left, the published numbers on the right.
 
-    Below each, the students alone, with the teacher and Uniform-k.
+    Below each, a close-up of the students, Uniform-k and the teacher.
     """
     figure = _new_figure(10, 7.5)
     every_axes = figure.subplots(2, 2)
@@ -160,7 +160,7 @@ def gap_against_frames(
 def gap_against_cost(
     ours: Sequence[Series], teacher: tuple[float, float] | None
 ) -> bytes:
-    """GAP against multiply-adds a video, on a logarithmic scale; students below.
+    """GAP against multiply-adds per video, on a logarithmic scale; close-up below.
 
     Args:
         ours: x in multiply-adds.
@@ -172,7 +172,7 @@ def gap_against_cost(
         _draw(axes, series, None)
         if teacher:
             label = published.label(published.TEACHER)
-            axes.plot(*teacher, "P", color=_TEACHER_COLOUR, markersize=8, label=label)
+            axes.plot(*teacher, "P", color=_TEACHER_COLOR, markersize=8, label=label)
         _make_logarithmic(axes)
     every_axes[1].set_xlabel("multiply-adds a video")
     _shared_legend(figure, every_axes)
@@ -213,12 +213,12 @@ def gap_by_epoch(panels: dict[str, dict[str, Sequence[float]]]) -> bytes:
     for axes, (loss, lines) in zip(every_axes, panels.items(), strict=True):
         for name, values in lines.items():
             training, role = name.split()
-            # Wide, as a parallel teacher that learns the same would hide it.
+            # Wide, so that the line of a parallel teacher does not hide it.
             width = 2.8 if (training, role) == ("Serial", TEACHER) else 1.2
             axes.plot(
                 range(1, len(values) + 1),
                 values,
-                color=_TRAINING_COLOURS[training],
+                color=_TRAINING_COLORS[training],
                 linestyle="-" if role == STUDENT else "--",
                 marker="o" if role == STUDENT else "s",
                 markersize=4,
@@ -265,7 +265,7 @@ def embedding(points: np.ndarray, classes: Sequence[int]) -> bytes:
     classes = np.asarray(classes)
     for label, shades in zip(dict.fromkeys(classes.tolist()), _SHADES, strict=False):
         of_class = classes == label
-        # The student's points are the smaller ones, so that both show where they meet.
+        # The student's points are smaller, so that both are visible where they overlap.
         for role, size, shade, plane in zip(
             (TEACHER, STUDENT), (26, 8), shades, points, strict=True
         ):
@@ -280,7 +280,7 @@ def embedding(points: np.ndarray, classes: Sequence[int]) -> bytes:
 def write_projector(
     folder: pathlib.Path, pair: np.ndarray, classes: np.ndarray, ids: Sequence[str]
 ) -> None:
-    """Files with which TensorBoard's projector shows the encodings themselves.
+    """Writes the files for viewing the encodings in TensorBoard's projector.
 
     Args:
         folder: TensorBoard's --logdir.

@@ -1,4 +1,4 @@
-"""What trained networks are asked once all runs have ended: time, and encodings."""
+"""Measurements of trained networks after all runs: speed, and encodings."""
 
 import itertools
 import os
@@ -18,23 +18,23 @@ from yt8m_distill.training import inputs, manifest, trained
 
 TIMING = "timing.json"
 ROUNDS = 7
-# Of a large data set, more would not change a rate or a figure.
+# More batches of a large data set would not change a rate or a figure.
 TIMED_BATCHES = 50
 _MAX_ENCODED = 20_000
-# Figure 3: classes, and videos of each.
+# Figure 3: number of classes, and videos per class.
 NUM_CLASSES, VIDEOS_PER_CLASS = 5, 100
 
 
 def make_all(
     grid: plan.Grid, experiments: list[plan.Experiment], output_dir: str
 ) -> None:
-    """Measures what the tables and Figure 3 need, as far as the runs are finished."""
-    trained_ones = {e.cell: e for e in experiments if runner.is_trained(e)}
+    """Makes the measurements for the tables and Figure 3 on all finished runs."""
+    finished = {e.cell: e for e in experiments if runner.is_trained(e)}
     seed = grid.seeds[0]
 
     def of(table):
         cells = [plan.Cell(method, k, seed) for method, k in grid.rows(table)]
-        return [trained_ones[cell] for cell in cells if cell in trained_ones]
+        return [finished[cell] for cell in cells if cell in finished]
 
     for table in ("4", *plan.BY_NETWORK):
         if table in grid.tables:
@@ -44,15 +44,15 @@ def make_all(
 
 
 def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
-    """An experiment's network and the validation shards for it."""
+    """An experiment's network and a dataset of its validation shards."""
     training = experiment.run.training
-    given = settings.CheckpointSettings(
+    checkpoint = settings.CheckpointSettings(
         train_dir=experiment.train_dir,
         network=experiment.role,
         batch_size=training.batch_size,
         num_gpus=training.num_gpus,
     )
-    network = trained.open_network(given)
+    network = trained.open_network(checkpoint)
     shards = inputs.open_shards(
         experiment.run, training.validation_data_pattern, "validation_data_pattern"
     )
@@ -60,7 +60,7 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
 
 
 def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> float:
-    """Median seconds for a batch that is in memory already."""
+    """Median seconds per batch, with the batch in memory."""
     strategy = network.strategy
 
     @tf.function
@@ -77,11 +77,11 @@ def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> 
         for value in strategy.experimental_local_results(forward(batch)):
             value.numpy()  # Waits for the device.
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])  # The first one traced the graph.
+    return statistics.median(seconds[1:])  # The first call traces the graph.
 
 
 def _machine() -> str:
-    """What this machine is, as far as it decides a rate."""
+    """A description of this machine: processors and GPUs."""
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
@@ -94,7 +94,7 @@ def _machine() -> str:
 
 
 def _uses_index(run: settings.RunSettings) -> bool:
-    """Whether the validation shards are read by their index."""
+    """Whether the validation shards are read through an index."""
     pattern = run.training.validation_data_pattern
     shards = inputs.open_shards(run, pattern, "validation_data_pattern")
     return shards.table is not None
@@ -105,17 +105,17 @@ def time_network(experiment: plan.Experiment) -> dict:
 
     Returns:
         `checkpoint`, `machine`, `batch_size`, `uses_index`, and two rates:
-        `model_videos_per_second`, of one batch in memory; `videos_per_second`, end to
+        `model_videos_per_second`, for one batch in memory; `videos_per_second`, end to
         end from the shards to the metrics, as in eval.py.
     """
     network, dataset = _open(experiment)
     data = experiment.run.data
-    judge = evaluator.Evaluator(
+    network_evaluator = evaluator.Evaluator(
         network.networks, network.role, network.strategy, data.num_classes
     )
-    # The first time traces the graph and brings the shards into the disk's cache.
+    # The first pass traces the graph and fills the file system cache.
     for _ in range(2):
-        result = judge.evaluate(itertools.islice(dataset, TIMED_BATCHES))
+        result = network_evaluator.evaluate(itertools.islice(dataset, TIMED_BATCHES))
     batch_size = experiment.run.training.batch_size
     seconds = _model_seconds(network, next(iter(dataset)))
     return {
@@ -129,7 +129,7 @@ def time_network(experiment: plan.Experiment) -> dict:
 
 
 def time_networks(experiments: list[plan.Experiment], output_dir: str) -> None:
-    """Times networks one after another; timing.json keeps what is up to date."""
+    """Times networks one after another; keeps up-to-date entries of timing.json."""
     path = str(pathlib.Path(output_dir) / TIMING)
     times = manifest.read_json(path) if pathlib.Path(path).is_file() else {}
     for experiment in experiments:
@@ -178,13 +178,13 @@ def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def choose_videos(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Videos that show exactly one of the most frequent classes.
+    """Videos with exactly one of the most frequent classes.
 
     Args:
         labels: [N, C] bool.
 
     Returns:
-        Indices of at most VIDEOS_PER_CLASS videos a class, and the class of each,
+        Indices of at most VIDEOS_PER_CLASS videos per class, and the class of each,
         both [M].
     """
     frequent = np.argsort(-labels.sum(axis=0), kind="stable")[:NUM_CLASSES]
@@ -197,7 +197,7 @@ def choose_videos(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def embed(teacher: plan.Experiment, student: plan.Experiment, output_dir: str) -> None:
-    """Figure 3's points, and the projector's files, unless they are up to date."""
+    """Writes Figure 3's points and the projector's files, unless up to date."""
     folder = pathlib.Path(output_dir) / figures.EMBEDDING
     source = [runs.best_prefix(e.train_dir, e.role) for e in (teacher, student)]
     path = folder / figures.POINTS
@@ -207,7 +207,7 @@ def embed(teacher: plan.Experiment, student: plan.Experiment, output_dir: str) -
     teacher_encodings, labels, ids = encode(teacher)
     student_encodings, _, student_ids = encode(student)
     if not np.array_equal(ids, student_ids):
-        raise ValueError("The two networks saw the validation videos in other orders.")
+        raise ValueError("The networks read the validation videos in different orders.")
     rows, classes = choose_videos(labels)
     if len(rows) < 3:
         print("No Figure 3: too few videos with one frequent class.", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Which runs a table needs: cells, and the commands that fill them.
+"""The runs that a table needs: cells, and the commands that fill them.
 
-A grid says what was asked for; its cells are the entries of tables and figures, each
-with its train_dir, and need no data to be named. An experiment is a cell with the
-settings and the command of its run.
+A grid is a request; its cells are the entries of tables and figures, each with its
+train_dir, and do not depend on the data. An experiment is a cell with the settings and
+the command of its run.
 """
 
 import dataclasses
@@ -22,34 +22,34 @@ from yt8m_distill import flag_groups, settings
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGFILES = ROOT / "flags"
 PLAN = "plan.json"
-# The paper's, and what the best preset is made of.
+# Tables and figures of the paper, and the ablation of the best preset.
 PAPER = ("1", "2", "3", "4", "figure2", "figure3")
 ABLATION = "ablation"
-# More rows for Table 1: those of the paper's later version.
+# Additional rows of Table 1, from the paper's later version.
 LATER = "cvpr_2019"
-# Tables whose rows are networks of --networks, and the family that they take; empty:
-# all of them.
+# Tables whose rows are the networks of --networks, and the family that they accept;
+# empty: all families.
 FAMILIES = "families"
 BY_NETWORK = {"cvpr_5": "NetVLAD", "cvpr_6": "NeXtVLAD", FAMILIES: ""}
 TABLES = (*PAPER, LATER, ABLATION, *BY_NETWORK)
-# --networks, unless it is given.
+# The default of --networks.
 PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
-# What make_synthetic_records.py and the YouTube-8M downloads call their shards.
+# Shard names of make_synthetic_records.py and of the YouTube-8M downloads.
 TRAIN_SHARDS, VALIDATION_SHARDS = "train*.tfrecord", "valid*.tfrecord"
 SHARDS = {
     "train_data_pattern": TRAIN_SHARDS,
     "validation_data_pattern": VALIDATION_SHARDS,
 }
 DATA_SET = "dataset.json"
-# Flagfiles that are no experiments by themselves.
+# Prefixes of flagfiles that are not experiments.
 _NO_METHODS = ("data_", "preset_", "training_", published.NETWORK)
 
 
 class Cell(NamedTuple):
-    """A method at k frames (None: all of them, the teacher) under a seed.
+    """A method at k frames (None for the teacher, on all frames) with a seed.
 
-    The method is a flagfile's name, or two of them, `network_yt8m_NetVLAD/serial_rep`:
-    that of the network first.
+    The method is the name of a flagfile, or of a network's flagfile and another one:
+    `network_yt8m_NetVLAD/serial_rep`.
     """
 
     method: str
@@ -64,22 +64,22 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Also the run's folder: `serial_rep/k30/seed0`."""
+        """The name, also of the run's folder: `serial_rep/k30/seed0`."""
         frames = () if self.k is None else (f"k{self.k}",)
         return "/".join((self.method, *frames, f"seed{self.seed}"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What is asked for.
+    """The tables, values of k, seeds and methods of a report.
 
     Attributes:
         tables: among TABLES.
-        frames: the k, rising; the largest one stands in Tables 2, 3 and the figures,
-            the middle one in the ablation.
-        seeds: of the runs of every cell; Figure 3 takes the first.
-        methods: those that are to be run; empty: all of the paper's.
-        left_out: those that are not, whatever else is asked for.
+        frames: the values of k, ascending; Tables 2 and 3 and the figures use the
+            largest, the ablation the middle one.
+        seeds: of the runs of every cell; Figure 3 uses the first.
+        methods: methods to run; empty for all of the paper's.
+        left_out: methods to skip in any case.
         networks: flagfiles of the networks in the tables of BY_NETWORK.
     """
 
@@ -102,23 +102,23 @@ class Grid:
         for table in self.tables:
             if table not in TABLES:
                 raise ValueError(
-                    f"--table={table} is none of {', '.join(TABLES)} and all."
+                    f"--table={table} is not one of {', '.join(TABLES)}, all."
                 )
             if table in BY_NETWORK and not self.networks_of(table):
                 raise ValueError(
-                    f"--table={table} takes a {BY_NETWORK[table]}; "
+                    f"--table={table} needs a {BY_NETWORK[table]}; "
                     f"--networks={','.join(self.networks)} has none."
                 )
         if LATER in self.tables and "1" not in self.tables:
-            raise ValueError(f"--table={LATER} has rows of Table 1: name 1, too.")
+            raise ValueError(f"--table={LATER} adds rows to Table 1: name 1, too.")
         if not self.frames or min(self.frames) < 1:
-            raise ValueError("--frames takes numbers from 1 on.")
+            raise ValueError("--frames needs numbers of at least 1.")
         if not self.seeds or min(self.seeds) < 0:
-            raise ValueError("--seeds takes numbers from 0 on.")
+            raise ValueError("--seeds needs numbers of at least 0.")
 
     @property
     def largest(self) -> int:
-        """The k of everything that the paper did at k = 30."""
+        """The k that is used where the paper has k = 30."""
         return max(self.frames)
 
     @property
@@ -128,11 +128,11 @@ class Grid:
 
     def networks_of(self, table: str) -> list[str]:
         """The networks of a table in BY_NETWORK."""
-        wanted = BY_NETWORK[table]
-        return [n for n in self.networks if wanted in ("", published.family(n))]
+        family = BY_NETWORK[table]
+        return [n for n in self.networks if family in ("", published.family(n))]
 
     def rows(self, table: str) -> list[tuple[str, int | None]]:
-        """(method, k) of one table, as far as the methods are asked for."""
+        """(method, k) of the rows of a table, restricted to `methods`."""
         largest = self.largest
         teacher = [(published.TEACHER, None)]
         guided = [(m, largest) for m in published.TABLE_2]
@@ -140,8 +140,8 @@ class Grid:
         if table == "1":
             best = [published.BEST_PRESET] if best_preset().is_file() else []
             later = LATER in self.tables
-            wished = [m for m in published.CVPR_2019 if later or m in self.methods]
-            names = [*published.TABLE_1, *wished, *best]
+            cvpr_2019 = [m for m in published.CVPR_2019 if later or m in self.methods]
+            names = [*published.TABLE_1, *cvpr_2019, *best]
             rows = teacher + [(m, k) for m in names for k in self.frames]
         elif table == "2":
             other = [(m + published.INTERMEDIATE, k) for m, k in guided]
@@ -171,31 +171,31 @@ class Grid:
             rows = []
         else:
             rows = [*teacher, (main, largest)]
-        wanted = set(self.methods)
-        if any(map(_takes_the_skyline, wanted)):
-            # Trained for these students, it is reported too.
-            wanted.add(published.TEACHER)
+        selected = set(self.methods)
+        if any(map(_takes_the_skyline, selected)):
+            # The skyline is trained for these students, so it is reported too.
+            selected.add(published.TEACHER)
         return [
             row
             for row in rows
             if row[0] not in self.left_out
-            and (not wanted or row[0].rpartition("/")[2] in wanted)
+            and (not selected or row[0].rpartition("/")[2] in selected)
         ]
 
     def unused_methods(self) -> list[str]:
-        """The methods that are asked for, but in none of the tables."""
+        """The methods of --methods that are in none of the tables."""
         rows = (row for table in self.tables for row in self.rows(table))
-        found = {method.rpartition("/")[2] for method, _ in rows}
-        return [m for m in self.methods if m not in found and m not in self.left_out]
+        used = {method.rpartition("/")[2] for method, _ in rows}
+        return [m for m in self.methods if m not in used and m not in self.left_out]
 
     def cells(self) -> list[Cell]:
-        """All cells of all tables, each once; the teachers of others come first."""
-        found: dict[Cell, None] = {}
+        """The distinct cells of all tables, teachers first."""
+        cells: dict[Cell, None] = {}
         for table in self.tables:
             seeds = self.seeds[:1] if table == "figure3" else self.seeds
             for method, k in self.rows(table):
-                found.update({Cell(method, k, seed): None for seed in seeds})
-        return sorted(found, key=lambda cell: cell.k is not None)
+                cells.update({Cell(method, k, seed): None for seed in seeds})
+        return sorted(cells, key=lambda cell: cell.k is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,10 +203,10 @@ class Experiment:
     """A run of train.py that fills a cell.
 
     Attributes:
-        cell: what it fills.
-        train_dir: absolute.
-        command: words of the command.
-        run: the settings that the command gives.
+        cell: the cell.
+        train_dir: absolute path.
+        command: the command as a list of arguments.
+        run: the settings of the command.
         teacher: the experiment whose teacher it uses, or None.
     """
 
@@ -223,37 +223,37 @@ class Experiment:
 
 
 def best_preset() -> pathlib.Path:
-    """The flagfile of the best student; it need not exist."""
+    """The flagfile of the best student, which may not exist."""
     return FLAGFILES / f"{published.BEST_PRESET}.flags"
 
 
 def known_methods() -> list[str]:
-    """Names that --methods takes: those of the flagfiles of experiments."""
+    """The values of --methods: names of the flagfiles of experiments."""
     names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
     known = [name for name in names if not name.startswith(_NO_METHODS)]
     return known + [published.BEST_PRESET] * best_preset().is_file()
 
 
 def find_networks(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Names of flagfiles of networks; a `*` in a pattern stands for anything.
+    """Names of flagfiles of networks that match shell patterns.
 
     Raises:
-        ValueError: if a pattern finds none.
+        ValueError: if a pattern matches none.
     """
     known = sorted(path.stem for path in FLAGFILES.glob(f"{published.NETWORK}*.flags"))
-    found: dict[str, None] = {}
+    matches: dict[str, None] = {}
     for pattern in patterns:
         names = fnmatch.filter(known, pattern)
         if not names:
             raise ValueError(
                 f"--networks={pattern} is unknown. Known: {', '.join(known)}."
             )
-        found |= dict.fromkeys(names)
-    return tuple(found)
+        matches |= dict.fromkeys(names)
+    return tuple(matches)
 
 
 def _takes_the_skyline(method: str) -> bool:
-    """Whether a method's flagfile asks for a teacher that saw all training videos."""
+    """Whether a method's teacher is trained on all training videos."""
     text = (FLAGFILES / f"{method}.flags").read_text("utf-8")
     words = [line for line in text.splitlines() if not line.startswith("#")]
     fraction = any(word.startswith("--train_fraction") for word in words)
@@ -263,14 +263,14 @@ def _takes_the_skyline(method: str) -> bool:
 
 
 def train_dir(output_dir: str, cell: Cell) -> pathlib.Path:
-    """Where a cell's run is."""
+    """The folder of a cell's run."""
     return pathlib.Path(output_dir) / "runs" / cell.name
 
 
 def data_flags(data: str) -> list[str]:
-    """The flags that `--data` stands for: a flagfile, or a folder of shards.
+    """The flags for `--data`, a flagfile or a folder of shards.
 
-    A folder that make_synthetic_records.py filled also says what its records hold.
+    For a folder written by make_synthetic_records.py these include the data settings.
 
     Raises:
         ValueError: if it is neither, or the folder lacks shards.
@@ -280,23 +280,23 @@ def data_flags(data: str) -> list[str]:
         return [f"--flagfile={path}"]
     if not path.is_dir():
         raise ValueError(f"--data={data} is neither a folder nor a flagfile.")
-    found = []
+    arguments = []
     if (path / DATA_SET).is_file():
         recipe = json.loads((path / DATA_SET).read_text()).get("recipe", {})
         names = [field.name for field in dataclasses.fields(settings.DataSettings)]
-        found += [f"--{name}={recipe[name]}" for name in names if name in recipe]
+        arguments += [f"--{name}={recipe[name]}" for name in names if name in recipe]
     for flag, pattern in SHARDS.items():
         if not any(path.glob(pattern)):
             raise ValueError(f"--data={data} has no {pattern}.")
-        found.append(f"--{flag}={path / pattern}")
-    return found
+        arguments.append(f"--{flag}={path / pattern}")
+    return arguments
 
 
 def split_flags(text: str) -> list[str]:
-    """`--base_flags`: flags as in a shell; a file's name alone is a flagfile.
+    """Splits `--base_flags` as a shell does; a file name alone is a flagfile.
 
     Raises:
-        ValueError: for quotes without an end.
+        ValueError: for unbalanced quotes.
     """
     try:
         words = shlex.split(text)
@@ -311,51 +311,51 @@ def split_flags(text: str) -> list[str]:
 
 
 def suited(grid: Grid, base: Sequence[str]) -> Grid:
-    """The grid without the best preset's rows, if the base flags have a preset.
+    """The grid without the rows of the best preset, if the base flags set a preset.
 
-    A run has one preset. Beside a base of `--preset=authors` the best one would have
-    another teacher than the skyline of the same report.
+    A run has one preset. With `--preset=authors` in the base flags, the best preset
+    would have another teacher than the skyline of the report.
 
     Raises:
-        ValueError: if just these rows are asked for.
+        ValueError: if these rows were requested explicitly.
     """
-    name = parse(base)["preset"]
-    if not name.present or name.value == "paper":
+    preset = parse(base)["preset"]
+    if not preset.present or preset.value == "paper":
         return grid
-    ours = (published.BEST_PRESET, *published.ABLATIONS)
-    asked = [ABLATION] * (ABLATION in grid.tables)
-    asked += [method for method in grid.methods if method in ours]
-    if asked:
+    best_methods = (published.BEST_PRESET, *published.ABLATIONS)
+    requested = [ABLATION] * (ABLATION in grid.tables)
+    requested += [method for method in grid.methods if method in best_methods]
+    if requested:
         raise ValueError(
-            f"{asked[0]} is of the best preset, which does not go together with "
-            f"--preset={name.value} in --base_flags."
+            f"{requested[0]} uses the best preset and cannot be combined with "
+            f"--preset={preset.value} in --base_flags."
         )
-    return dataclasses.replace(grid, left_out=ours)
+    return dataclasses.replace(grid, left_out=best_methods)
 
 
 def parse(arguments: Sequence[str]) -> flags.FlagValues:
     """The flags of train.py on a command line.
 
     Raises:
-        ValueError: for a flag or a value that train.py would refuse.
+        ValueError: for an invalid flag or value.
     """
     values = flags.FlagValues()
     flag_groups.define(flag_groups.RUN_GROUPS, values)
     flag_groups.define_preset(values)
     try:
-        strange = values(["train.py", *arguments])[1:]
+        positional = values(["train.py", *arguments])[1:]
     except flags.Error as error:
         raise ValueError(" ".join(str(error).split())) from error
-    if strange:
-        raise ValueError(f"--base_flags: not a flag: {' '.join(strange)}")
+    if positional:
+        raise ValueError(f"--base_flags: not a flag: {' '.join(positional)}")
     return values
 
 
 def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
-    """The settings that a command line of train.py gives.
+    """The settings of a command line of train.py.
 
     Raises:
-        ValueError: for a flag or a value that train.py would refuse.
+        ValueError: for an invalid flag or value.
     """
     return flag_groups.read_run(parse(arguments))
 
@@ -386,9 +386,9 @@ def _experiment(
 
 
 def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
-    """Whether a run can take its teacher from the skyline's.
+    """Whether a run can use the skyline as its teacher.
 
-    Not in Table 3: there the teacher too sees a share of the training data.
+    Not in Table 3, where the teacher is trained on a share of the data, too.
     """
     return (
         run.distillation.mode == "serial"
@@ -400,38 +400,38 @@ def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
 def make_experiments(
     grid: Grid, output_dir: str, base: Sequence[str], teacher_cache: str = ""
 ) -> list[Experiment]:
-    """The runs of a grid, each once, every teacher before its students.
+    """The distinct runs of a grid, every teacher before its students.
 
     Args:
-        grid: what is asked for.
-        output_dir: its folder `runs` holds the train_dirs.
+        grid: the tables to fill.
+        output_dir: its folder `runs` contains the train_dirs.
         base: flags of every run: data, sizes, epochs.
-        teacher_cache: of the serial students that share a teacher; empty: none.
+        teacher_cache: of the serial students that share a teacher; empty for none.
 
     Raises:
-        ValueError: for settings that train.py would refuse.
+        ValueError: for invalid settings.
     """
     cells = grid.cells()
     teachers = {
         teacher: _experiment(teacher, output_dir, base)
         for teacher in {cell.teacher: None for cell in cells}
     }
-    made = [
+    experiments = [
         teachers[cell]
         if cell.k is None
         else _experiment(cell, output_dir, base, teachers[cell.teacher], teacher_cache)
         for cell in cells
     ]
-    # Figure 3 takes one seed's cells alone, a serial student its own teacher.
-    needed = [e.teacher for e in made if e.teacher]
-    return list({e.cell: e for e in [*needed, *made]}.values())
+    # Figure 3 has cells of one seed only, but a serial student needs its own teacher.
+    needed = [e.teacher for e in experiments if e.teacher]
+    return list({e.cell: e for e in [*needed, *experiments]}.values())
 
 
 def common_settings(output_dir: str, base: Sequence[str]) -> settings.RunSettings:
-    """The settings that all runs have in common, in those of a teacher.
+    """The settings that all runs share, as settings of a teacher's run.
 
     Raises:
-        ValueError: for settings that train.py would refuse.
+        ValueError: for invalid settings.
     """
     return read_settings([*base, "--mode=teacher", f"--train_dir={output_dir}"])
 
@@ -439,17 +439,17 @@ def common_settings(output_dir: str, base: Sequence[str]) -> settings.RunSetting
 def check_settings(
     output_dir: str, run: settings.RunSettings, test_data_pattern: str
 ) -> None:
-    """Compares with the settings under which an output_dir began.
+    """Compares with the settings that an output_dir was started with.
 
     Raises:
-        ValueError: if some differ; the message lists them.
+        ValueError: listing the settings that differ.
     """
     path = pathlib.Path(output_dir) / PLAN
     if not path.is_file():
         return
-    before = json.loads(path.read_text())
-    stored = settings.RunSettings.from_dict(before["settings"]).to_dict()
-    stored["test_data_pattern"] = before["test_data_pattern"] or test_data_pattern
+    content = json.loads(path.read_text())
+    stored = settings.RunSettings.from_dict(content["settings"]).to_dict()
+    stored["test_data_pattern"] = content["test_data_pattern"] or test_data_pattern
     wanted = {**run.to_dict(), "test_data_pattern": test_data_pattern}
     different = settings.differences(*(deciding(v) for v in (stored, wanted)))
     if different:
@@ -459,7 +459,7 @@ def check_settings(
         )
 
 
-# Settings that change no result, and those that every cell has for itself.
+# Settings that affect no result, and those that differ between cells.
 CHANGEABLE = {
     *("train_dir", "seed", "student_k", "num_gpus", "num_readers", "use_index"),
     *("index_dir", "log_steps", "steps_per_loop", "save_checkpoint_minutes"),
@@ -468,14 +468,14 @@ CHANGEABLE = {
 
 
 def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a cell's settings, those that all cells share and that decide results."""
+    """The settings that all cells share and that affect results."""
     return {name: v for name, v in values.items() if name not in CHANGEABLE}
 
 
 def write(
     output_dir: str, grid: Grid, run: settings.RunSettings, test_data_pattern: str
 ) -> None:
-    """Notes in plan.json what was asked for, and the settings of every run."""
+    """Writes the grid and the common settings to plan.json."""
     path = pathlib.Path(output_dir) / PLAN
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -490,7 +490,7 @@ def read(output_dir: str) -> tuple[Grid, settings.RunSettings, str]:
     """The grid, the common settings and the test_data_pattern of an output_dir.
 
     Raises:
-        ValueError: if there was no plan yet.
+        ValueError: if there is no plan.
     """
     path = pathlib.Path(output_dir) / PLAN
     if not path.is_file():

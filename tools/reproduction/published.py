@@ -1,19 +1,19 @@
-"""The paper's numbers, as data: the only figures of a report that are typed by hand.
+"""The paper's numbers, the only figures of a report that are typed by hand.
 
-A method has the name of its flagfile. Scores are GAP and mAP on YouTube-8M's validate
-set; k counts the frames that the student sees.
+Methods are named after their flagfiles. Scores are GAP and mAP on YouTube-8M's validate
+set; k is the number of frames that the student reads.
 """
 
 import statistics
 from typing import NamedTuple
 
 FRAMES = (6, 10, 15, 20, 30)
-# k of Tables 2 and 3; a grid without it takes its largest k in that place.
+# k of Tables 2 and 3; a grid without it uses its largest k instead.
 LARGEST_K = 30
 
 
 class Score(NamedTuple):
-    """GAP and mAP, both in [0, 1]; mAP is None where it was not published."""
+    """GAP and mAP, both in [0, 1]; mAP is None if it was not published."""
 
     gap: float
     map: float | None
@@ -23,7 +23,7 @@ class Method(NamedTuple):
     """A row of the tables.
 
     Attributes:
-        label: as the report calls it.
+        label: name in the report.
         kind: `teacher`, `baseline` or `student`.
         training: `Serial`, `Parallel`, or empty.
     """
@@ -46,7 +46,7 @@ class Cost(NamedTuple):
 
 
 def _scores(text: str) -> tuple[Score, ...]:
-    """`".715/.266 .722"` → scores; without a slash there is no mAP."""
+    """`".715/.266 .722"` → scores; the mAP after the slash is optional."""
     pairs = [word.partition("/") for word in text.split()]
     return tuple(Score(float(a), float(b) if b else None) for a, _, b in pairs)
 
@@ -55,7 +55,7 @@ def _row(text: str) -> dict[int, Score]:
     return dict(zip(FRAMES, _scores(text), strict=True))
 
 
-# How the names of the networks' flagfiles begin: network_yt8m_NetVLAD.
+# Prefix of the names of networks' flagfiles: network_yt8m_NetVLAD.
 NETWORK = "network_"
 TEACHER = "teacher_skyline"
 UNIFORM = "baseline_uniform"
@@ -104,7 +104,7 @@ TABLE_1 = {
     "serial_rep_pred_ce": _row(".731/.297 .771/.349 .789/.375 .798/.390 .806/.405"),
 }
 
-# Of the paper's CVPR 2019 version, GAP alone; run only when --methods names them.
+# From the paper's CVPR 2019 version, GAP only; run only if --methods names them.
 CVPR_2019 = {
     "serial_pred": _row(".722 .766 .784 .793 .798"),
     "serial_pred_ce": _row(".724 .763 .785 .795 .799"),
@@ -129,8 +129,8 @@ BY_FAMILY = {
     )
 }
 
-# Intermediate matching; the column "final" is Table 1's at k = 30. The paper's rows
-# "rep + pred" carry Table 1's numbers of rep, pred, ce.
+# Intermediate matching; the column "final" is that of Table 1 at k = 30. The paper's
+# rows "rep + pred" have Table 1's numbers of rep, pred, ce.
 INTERMEDIATE = "_intermediate"
 TABLE_2 = dict(
     zip(
@@ -147,7 +147,7 @@ TABLE_2 = dict(
     )
 )
 
-# Per cent of the training data, for teacher and student alike.
+# Percentages of the training data, for both teacher and student.
 PERCENTS = (10, 25, 50)
 TABLE_3 = {
     "serial": dict(
@@ -158,8 +158,8 @@ TABLE_3 = {
     ),
 }
 
-# None: the teacher. By the formula that gives all four numbers, the rows k = 10 and
-# k = 20 are those of 9 and 15 frames.
+# None is the teacher. One formula gives all four numbers, if the rows k = 10 and k = 20
+# have 9 and 15 frames.
 TABLE_4 = {
     None: Cost(13.00, 5.042),
     10: Cost(7.61, 0.151),
@@ -175,7 +175,7 @@ OPERATIONS = {
 }
 
 
-# Flagfile → what it is; nothing of this is published.
+# Flagfile → description; these have no published numbers.
 ABLATIONS = {
     "ablation_no_teacher": "labels alone, the best preset's frames",
     "ablation_no_teacher_long": "labels alone, the best preset's frames, 30 epochs",
@@ -192,37 +192,37 @@ ABLATIONS = {
 
 
 def family(method: str) -> str:
-    """`NetVLAD` of `network_yt8m_NetVLAD/serial_rep`; empty: the paper's own LSTM."""
+    """`NetVLAD` for `network_yt8m_NetVLAD/serial_rep`; empty for the paper's LSTM."""
     network = method.partition("/")[0]
     return network.rpartition("_")[2] if network.startswith(NETWORK) else ""
 
 
 def operations(method: str, k: int | None) -> float | None:
-    """The cost that was published for a method's network at k frames, in 1e9."""
+    """The published cost of a method's network at k frames, in 1e9, or None."""
     return OPERATIONS.get(family(method), {}).get(k)
 
 
 def score(method: str, k: int | None) -> Score | None:
-    """What was published for a method at k frames; None: nothing was."""
+    """The published score of a method at k frames, or None."""
     if family(method):
         rows = BY_FAMILY.get(family(method), {})
         return rows.get(method.partition("/")[2], {}).get(k)
     if method == TEACHER:
         return SKYLINE
     if method.endswith(INTERMEDIATE):
-        found = TABLE_2.get(method.removesuffix(INTERMEDIATE))
-        return found if k == LARGEST_K else None
+        entry = TABLE_2.get(method.removesuffix(INTERMEDIATE))
+        return entry if k == LARGEST_K else None
     name, _, rest = method.partition("_")
     if rest.endswith("_percent"):
-        found = TABLE_3[name].get(int(rest.removesuffix("_percent")))
-        return found if k == LARGEST_K else None
+        entry = TABLE_3[name].get(int(rest.removesuffix("_percent")))
+        return entry if k == LARGEST_K else None
     return {**TABLE_1, **CVPR_2019}.get(method, {}).get(k)
 
 
 def gap_for_order(method: str, k: int) -> float | None:
-    """The GAP by which the paper orders the methods at k frames, or None.
+    """The GAP that defines the paper's order of the methods at k frames, or None.
 
-    The published one; where there is none at this k, the mean over those of the paper.
+    The published GAP at this k, or else the mean over all published k.
     """
     row = {**TABLE_1, **CVPR_2019}.get(method)
     if row is None:
@@ -231,7 +231,7 @@ def gap_for_order(method: str, k: int) -> float | None:
 
 
 def label(method: str) -> str:
-    """A method's name for people."""
+    """The name of a method in the report."""
     if method in METHODS:
         return METHODS[method].label
     if family(method):

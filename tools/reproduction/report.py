@@ -1,7 +1,7 @@
-"""The report: the paper's tables and figures with the numbers of a grid's runs.
+"""The report: the paper's tables and figures with the results of a grid's runs.
 
-Every number of ours comes from the manifests, metrics and measurements in output_dir.
-What is missing shows as "–".
+All our numbers come from the manifests, metrics and measurements in output_dir. Missing
+numbers are shown as "–".
 """
 
 import functools
@@ -28,7 +28,7 @@ from yt8m_distill.training import modes
 
 
 def table_2(results: scores.Results) -> list[document.Block]:
-    """Table 2: intermediate against final encodings."""
+    """Table 2: intermediate and final matching."""
     k = results.grid.largest
     header = ["model", "intermediate", document.PAPER, "final", document.PAPER]
     rows = []
@@ -85,20 +85,20 @@ def table_3(results: scores.Results) -> list[document.Block]:
 
 
 def ablation(results: scores.Results) -> list[document.Block]:
-    """What each part of the best preset is worth."""
+    """The contribution of each part of the best preset."""
     k = results.grid.middle
     cells = results.grid.rows(plan.ABLATION)
-    # Shares can be compared only if they are of the same seeds.
+    # Shares are comparable only over the same seeds.
     finished = [set(results.by_seed(*cell, "gap").index) for cell in cells]
     seeds = sorted(set.intersection(*filter(None, finished))) if any(finished) else []
     rows = []
-    for (method, frames), of_cell in zip(cells, finished, strict=True):
+    for (method, frames), cell_seeds in zip(cells, finished, strict=True):
         gap, mean_ap = (
             of_seed[of_seed.index.isin(seeds)]
             for of_seed in (results.by_seed(method, frames, m) for m in ("gap", "map"))
         )
         share = None
-        if frames is not None and of_cell:
+        if frames is not None and cell_seeds:
             share = results.share(method, frames, seeds)
         ours = map(texts.spread_text, (gap, mean_ap))
         row = [published.label(method), *ours, texts.number_text(share, ".2f")]
@@ -123,7 +123,7 @@ def ablation(results: scores.Results) -> list[document.Block]:
 
 
 def drawn(name: str, caption: str, plot, *arguments) -> list[document.Block]:
-    """A figure, or a line where there is no matplotlib."""
+    """A figure, or a line of text without matplotlib."""
     if not figures.can_draw():
         text = f"{name} is left out: it needs matplotlib (pip install matplotlib)."
         return [document.Text(text)]
@@ -131,7 +131,7 @@ def drawn(name: str, caption: str, plot, *arguments) -> list[document.Block]:
 
 
 def _mean_curve(results: scores.Results, method: str, k: int | None, role: str):
-    """Mean validation GAP after each epoch that all runs with an epoch have."""
+    """Mean validation GAP after each epoch that all started runs have finished."""
     curves = [[e["gap"] for e in r.epochs(role)] for r in results.runs(method, k)]
     curves = pd.DataFrame([curve for curve in curves if curve])
     return curves.dropna(axis=1).mean().tolist()
@@ -181,7 +181,7 @@ def figure_3(results: scores.Results) -> list[document.Block]:
 
 # ---------------------------------------------------------------- the whole report
 
-# In this order. plan.LATER has none of its own.
+# In order of the report. plan.LATER has no section of its own.
 _SECTIONS = {
     "1": table_1.make,
     "2": table_2,
@@ -244,7 +244,7 @@ def _names(pattern: str) -> str:
 def _introduction(
     results: scores.Results, tables: list[document.Table]
 ) -> list[document.Block]:
-    """Where the numbers come from; explains only what the tables have."""
+    """The source of the numbers; explains only what the tables contain."""
     cells = results.grid.cells()
     finished = sum(results.run(cell).finished for cell in cells)
     seeds = ", ".join(map(str, results.grid.seeds))
@@ -268,14 +268,16 @@ def _introduction(
 
 
 def _conditions(results: scores.Results) -> list[document.Block]:
-    """What all runs have in common."""
-    found = [results.run(cell) for cell in results.grid.cells()]
-    begun = [run for run in found if run.begun]
+    """The conditions that all runs share."""
+    runs_of_cells = [results.run(cell) for cell in results.grid.cells()]
+    begun = [run for run in runs_of_cells if run.begun]
     if not begun:
         return []
-    every = [run.settings for run in begun]
-    training = every[0].training
-    budgets = (f"{r.training.num_epochs}, {r.training.batch_size}" for r in every)
+    run_settings = [run.settings for run in begun]
+    training = run_settings[0].training
+    budgets = (
+        f"{r.training.num_epochs}, {r.training.batch_size}" for r in run_settings
+    )
     versions, machines = (
         dict.fromkeys(form(run.manifest[name]) for run in begun if name in run.manifest)
         for name, form in (
@@ -287,7 +289,7 @@ def _conditions(results: scores.Results) -> list[document.Block]:
         "training shards": _names(training.train_data_pattern),
         "validation shards": _names(training.validation_data_pattern),
         "training videos": str(max(r.manifest["data"]["videos"] for r in begun)),
-        "teacher": "; ".join(dict.fromkeys(run.networks.teacher for run in every)),
+        "teacher": "; ".join(dict.fromkeys(r.networks.teacher for r in run_settings)),
         "epochs, batch": "; ".join(dict.fromkeys(budgets)),
         "versions": "; ".join(versions),
         "machines": "; ".join(machines),
@@ -330,12 +332,12 @@ def missing_in_summary(results: scores.Results) -> list[str]:
 
 def make_report(results: scores.Results) -> list[document.Block]:
     """The blocks of the report; figures of GAP against frames and cost come first."""
-    asked = [t for t in _SECTIONS if t in results.grid.tables]
-    blocks: list[document.Block] = [b for t in asked for b in _SECTIONS[t](results)]
+    sections = [t for t in _SECTIONS if t in results.grid.tables]
+    blocks: list[document.Block] = [b for t in sections for b in _SECTIONS[t](results)]
     blocks += [*_all_runs(results), *_conditions(results)]
-    made = [
-        plot for table in asked if table in _PLOTS for plot in _PLOTS[table](results)
+    arguments = [
+        plot for table in sections if table in _PLOTS for plot in _PLOTS[table](results)
     ]
-    plots = [block for plot in made for block in drawn(*plot)]
+    plots = [block for plot in arguments for block in drawn(*plot)]
     tables = [block for block in blocks if isinstance(block, document.Table)]
     return [*_introduction(results, tables), *plots, *blocks]

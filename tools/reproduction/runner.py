@@ -1,4 +1,4 @@
-"""Runs experiments as processes: side by side, resumable, with a progress bar."""
+"""Runs experiments as concurrent processes: resumable, with a progress bar."""
 
 import dataclasses
 import fcntl
@@ -18,16 +18,16 @@ from yt8m_distill import settings
 from yt8m_distill.training import manifest, modes
 
 LOG = "train.log"
-# In the log, before each command.
+# Prefix of commands in the log.
 _COMMAND = "$ "
-_LOOK_SECONDS = 0.5
-# Reading manifests for the progress bar need not happen at every look.
+_POLL_SECONDS = 0.5
+# The progress bar reads manifests, which need not happen at every poll.
 _PROGRESS_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """An experiment that did not end well."""
+    """An experiment that failed."""
 
     name: str
     reason: str
@@ -35,7 +35,7 @@ class Failure:
 
 @dataclasses.dataclass
 class _Job:
-    """A process at work on an experiment."""
+    """A process that runs an experiment."""
 
     experiment: plan.Experiment
     process: subprocess.Popen
@@ -44,7 +44,7 @@ class _Job:
 
 
 def find_gpus() -> list[str]:
-    """The GPUs that jobs can be given, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs for jobs, as named in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name not in ("", "-1")]
@@ -61,18 +61,18 @@ def find_gpus() -> list[str]:
 
 
 def job_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
-    """Variables that give a job its share of the machine.
+    """Environment variables that give a job its share of the machine.
 
     Args:
-        slot: number of the job, from 0.
-        jobs: how many run side by side; a single one gets everything.
-        gpus: see find_gpus. Without any, the processors are shared out.
+        slot: index of the job, from 0.
+        jobs: number of concurrent jobs; a single one gets everything.
+        gpus: see find_gpus. Without GPUs, the cores are shared.
     """
     if jobs == 1:
         return {}
     if gpus:
-        mine = gpus[slot::jobs] or [gpus[slot % len(gpus)]]
-        return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+        job_gpus = gpus[slot::jobs] or [gpus[slot % len(gpus)]]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(job_gpus)}
     threads = str(max((os.cpu_count() or 1) // jobs, 1))
     return {
         "TF_NUM_INTRAOP_THREADS": threads,
@@ -82,23 +82,23 @@ def job_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
 
 
 def is_trained(experiment: plan.Experiment) -> bool:
-    """Whether its run is finished, under these settings.
+    """Whether its run is finished, with these settings.
 
-    The teacher may have been elsewhere: a whole output_dir can be moved.
+    The path of the teacher may differ: a whole output_dir can be moved.
     """
     run = runs.Run(experiment.train_dir)
     if not run.finished:
         return False
-    found, wanted = (
+    stored, wanted = (
         {k: v for k, v in s.to_dict().items() if k not in manifest.CHANGEABLE}
         for s in (run.settings, experiment.run)
     )
-    found["teacher_checkpoint"] = wanted["teacher_checkpoint"]
-    return not settings.differences(found, wanted)
+    stored["teacher_checkpoint"] = wanted["teacher_checkpoint"]
+    return not settings.differences(stored, wanted)
 
 
 def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, ...]:
-    """eval.py on the network whose scores the cell shows."""
+    """The command of eval.py on the network whose scores the cell shows."""
     training = experiment.run.training
     return (
         sys.executable,
@@ -114,23 +114,23 @@ def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, 
 
 
 def last_line(path: pathlib.Path) -> str:
-    """The last line of a log that is not empty."""
+    """The last non-empty line of a log."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def failure_text(status: int, log: pathlib.Path) -> str:
-    """Why a process ended, and where its log is.
+    """Why a process failed, and the path of its log.
 
     Args:
-        status: not 0; below 0, the signal that ended it.
-        log: its last line is the reason, unless that is the command itself.
+        status: nonzero exit status; negative for the signal that ended the process.
+        log: its last line is the reason, unless that is the command.
     """
     line = last_line(log)
     if status < 0:
         reason = f"ended by {signal.Signals(-status).name}"
         if -status == signal.SIGKILL:
-            reason += ", as for want of memory"
+            reason += ", possibly out of memory"
     elif line and not line.startswith(_COMMAND):
         reason = line
     else:
@@ -148,13 +148,13 @@ def duration_text(seconds: float) -> str:
 
 
 class Runner:
-    """Runs what is not finished yet.
+    """Runs the experiments that are not finished.
 
     Args:
         experiments: every teacher before its students.
-        jobs: processes side by side.
-        test_data_pattern: shards on which every network is evaluated at last; empty:
-            none.
+        jobs: number of concurrent processes.
+        test_data_pattern: shards on which every network is evaluated at the end; empty
+            for no evaluation.
     """
 
     def __init__(
@@ -180,27 +180,27 @@ class Runner:
         self._cost_before = self._cost_done()
 
     def run(self) -> list[Failure]:
-        """Runs everything; what failed comes back, and the rest is finished.
+        """Runs all experiments and returns those that failed.
 
-        After SIGTERM or Ctrl-C the processes are asked to save and to end, and
-        `received` is the signal's number.
+        After SIGTERM or Ctrl-C the processes are asked to save and exit, and `received`
+        is the number of the signal.
         """
         self.waiting = list(self.experiments)
-        before = {
+        old_handlers = {
             number: signal.signal(number, self._stop)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
             with self._progress_bar() as bar:
                 while self.running or (self.waiting and self.received is None):
-                    self._start_what_can()
-                    self._pass_signals_on()
+                    self._start_ready()
+                    self._forward_signals()
                     self._collect(bar)
                     self._show(bar)
                     if self.running:
-                        time.sleep(_LOOK_SECONDS)
+                        time.sleep(_POLL_SECONDS)
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
         return list(self.failures.values())
 
@@ -209,15 +209,15 @@ class Runner:
         self.received = number
         self._signals += 1
 
-    def _pass_signals_on(self) -> None:
-        """The first one makes train.py save and end, a second one end at once."""
+    def _forward_signals(self) -> None:
+        """The first signal makes train.py save and exit, a second one exit at once."""
         for job in self.running:
             while job.signals_sent < self._signals:
                 job.process.send_signal(signal.SIGTERM)
                 job.signals_sent += 1
 
     def _next_command(self, experiment: plan.Experiment) -> tuple[str, ...] | None:
-        """What is still to be done for an experiment; None: nothing."""
+        """The next command of an experiment, or None if it is complete."""
         if not is_trained(experiment):
             return experiment.command
         evaluated = not self.pattern or runs.Run(experiment.train_dir).evaluation(
@@ -225,7 +225,7 @@ class Runner:
         )
         return None if evaluated else evaluation_command(experiment, self.pattern)
 
-    def _start_what_can(self) -> None:
+    def _start_ready(self) -> None:
         for experiment in list(self.waiting):
             if self.received is not None or len(self.running) >= self.jobs:
                 return
@@ -238,7 +238,7 @@ class Runner:
                 self._start(experiment)
 
     def _start(self, experiment: plan.Experiment) -> None:
-        """Starts the next command of an experiment, or notes that all is done."""
+        """Starts the next command of an experiment, or marks it as done."""
         command = self._next_command(experiment)
         if command is None:
             self.done.add(experiment.cell)
@@ -251,12 +251,12 @@ class Runner:
         taken = {job.slot for job in self.running}
         slot = next(i for i in range(self.jobs) if i not in taken)
         with path.open("ab") as log:
-            # The process inherits the lock and holds it for as long as it lives,
-            # even if this program is killed.
+            # The process inherits the lock and holds it until it ends, even if this
+            # program is killed.
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._fail(experiment, "another process is at work on it")
+                self._fail(experiment, "another process is running it")
                 return
             log.write(f"{_COMMAND}{shlex.join(command)}\n".encode())
             log.flush()
@@ -266,14 +266,14 @@ class Runner:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **job_environment(slot, self.jobs, self.gpus)},
-                # Ctrl-C reaches it from here, once; twice would end it unsaved.
+                # Ctrl-C is forwarded once; a second SIGINT would end it unsaved.
                 start_new_session=True,
             )
         self._started.add(command)
         self.running.append(_Job(experiment, process, slot))
 
     def _collect(self, bar: tqdm.tqdm) -> None:
-        """Deals with the processes that have ended."""
+        """Handles the processes that have ended."""
         for job in list(self.running):
             status = job.process.poll()
             if status is None:
@@ -296,7 +296,7 @@ class Runner:
         tqdm.tqdm.write(f"FAILED {name}: {reason}", file=sys.stderr)
 
     def _report(self, experiment: plan.Experiment, bar: tqdm.tqdm) -> None:
-        """One line for a run that ended well."""
+        """Prints one line for a successful run."""
         numbers = runs.Run(experiment.train_dir).validation(experiment.role)
         self._show(bar, now=True)
         left = duration_text(self._seconds_left())
@@ -308,7 +308,7 @@ class Runner:
         )
 
     def _progress_bar(self) -> tqdm.tqdm:
-        """In 1e9 multiply-adds a training video, over all runs; on terminals only."""
+        """In 1e9 multiply-adds per training video, over all runs; on terminals only."""
         return tqdm.tqdm(
             total=self._cost_total(),
             initial=self._cost_before,
@@ -323,7 +323,7 @@ class Runner:
         return sum(self._cost_of(e) for e in self.experiments) / 1e9
 
     def _cost_of(self, experiment: plan.Experiment) -> float:
-        """Multiply-adds that an experiment has behind it."""
+        """Multiply-adds of the finished epochs of an experiment."""
         costs = self._costs[experiment.cell]
         if experiment.cell in self.done:
             return sum(costs.values())
@@ -341,8 +341,9 @@ class Runner:
         bar.update(max(self._cost_done() - bar.n, 0.0))
 
     def _seconds_left(self) -> float:
-        """From the costs of what was done since the start and of what is left."""
+        """Estimated from the cost done since the start and the remaining cost."""
         done = self._cost_done()
-        gained = done - self._cost_before
+        since_start = done - self._cost_before
+        remaining = self._cost_total() - done
         seconds = time.monotonic() - self._began
-        return seconds * (self._cost_total() - done) / gained if gained else 0.0
+        return seconds * remaining / since_start if since_start else 0.0

@@ -1,4 +1,4 @@
-"""What a run has come to, read from the files that it wrote."""
+"""The state and results of a run, read from its files."""
 
 import json
 import os
@@ -12,7 +12,7 @@ class Run:
     """A train_dir: settings, phases, results; reads the files once.
 
     Args:
-        train_dir: may be absent or hold a run that has not ended.
+        train_dir: may be missing or contain an unfinished run.
     """
 
     def __init__(self, train_dir: str | os.PathLike):
@@ -28,19 +28,19 @@ class Run:
 
     @property
     def settings(self) -> settings.RunSettings:
-        """The settings of the run; only once it has begun."""
+        """The settings of the run, which must have begun."""
         return settings.RunSettings.from_dict(self.manifest["settings"])
 
     @property
     def finished(self) -> bool:
-        """Whether all phases of its mode are."""
+        """Whether all phases of its mode are finished."""
         return self.begun and all(
             self.phases.get(phase.name, {}).get("finished")
             for phase in modes.phases(self.settings, resolved=False)
         )
 
     def epochs(self, role: str) -> list[dict]:
-        """Validation results of a role, epoch by epoch through all its phases."""
+        """Validation results of a role per epoch, over all its phases."""
         if not self.begun:
             return []
         phases = self._phases_of(role)
@@ -52,46 +52,46 @@ class Run:
         return [p for p in phases if any(r.name == role for r in p.trained)]
 
     def _results(self, phase: str, role: str) -> list[dict]:
-        found = self.phases.get(phase, {}).get("results", {})
-        return found.get(role, {}).get("epochs", [])
+        results = self.phases.get(phase, {}).get("results", {})
+        return results.get(role, {}).get("epochs", [])
 
     def epochs_done(self, phase: modes.Phase) -> int:
-        """Epochs of a phase that have ended."""
+        """Number of finished epochs of a phase."""
         return max(len(self._results(phase.name, r.name)) for r in phase.trained)
 
     def validation(self, role: str) -> dict | None:
         """The best epoch by validation GAP of a finished run's network, or None.
 
-        That of the last phase which trains the role: the network that eval.py takes.
+        From the last phase that trains the role, as eval.py does.
         """
         if not self.finished:
             return None
         phases = self._phases_of(role)
-        found = self.phases[phases[-1].name]["results"][role] if phases else {}
-        return found.get("best")
+        results = self.phases[phases[-1].name]["results"][role] if phases else {}
+        return results.get("best")
 
     def evaluation(self, role: str, data_pattern: str) -> dict | None:
         """eval.py's newest evaluation of that network on that data, or None.
 
         Args:
             role: of the network.
-            data_pattern: as eval.py was given it: other evaluations do not count.
+            data_pattern: as passed to eval.py; other evaluations are ignored.
         """
         path = self.train_dir / "eval" / "metrics.jsonl"
         prefix = best_prefix(self.train_dir, role) if self.finished else None
         if prefix is None or not path.is_file():
             return None
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        # The folder may have been moved, or named otherwise, since.
+        # The folder may have been moved or renamed since.
         tail = os.path.relpath(prefix, self.train_dir)
-        of_it = [
+        evaluations = [
             line
             for line in lines
             if line["network"] == role
             and line["checkpoint"].endswith(tail)
             and line.get("eval_data_pattern") == data_pattern
         ]
-        return of_it[-1] if of_it else None
+        return evaluations[-1] if evaluations else None
 
     def network(self, role: str) -> dict | None:
         """`parameters`, `frames` and `multiply_adds` of a network, or None."""
@@ -102,5 +102,5 @@ class Run:
 def best_prefix(train_dir: str | os.PathLike, role: str) -> str | None:
     """The checkpoint of a run's best network, or None."""
     train_dir = str(train_dir)
-    found = checkpoints.find(train_dir, manifest.read_plan(train_dir), role)
-    return found.prefix if found else None
+    best = checkpoints.find(train_dir, manifest.read_plan(train_dir), role)
+    return best.prefix if best else None

@@ -1,4 +1,4 @@
-"""The scores of a grid's runs: by seed, the share of the gap that they close, order."""
+"""Scores of a grid's runs: per seed, shares of the gap closed, order of methods."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ import pandas as pd
 from tools.reproduction import archive, figures, measures, plan, published, runs
 
 TEACHER, STUDENT = "teacher", "student"
-# A difference of GAP that counts where a single seed says nothing about its spread.
+# The smallest clear difference of GAP with one seed, where the spread is unknown.
 OF_ONE_SEED = 0.01
 
 
@@ -25,11 +25,11 @@ class Results:
     """The scores of a grid.
 
     Args:
-        grid: what is reported.
-        output_dir: where its runs are.
-        test_data_pattern: take eval.py's numbers on these shards; empty: the best
-            epoch's on the validation shards.
-        known: runs and measurements that stand in where output_dir has none.
+        grid: the grid of the report.
+        output_dir: the folder of its runs.
+        test_data_pattern: use eval.py's scores on these shards; empty for those of the
+            best epoch on the validation shards.
+        known: runs and measurements to use where output_dir has none.
     """
 
     def __init__(
@@ -46,49 +46,49 @@ class Results:
         self._runs: dict[plan.Cell, runs.Run] = {}
 
     def run(self, cell: plan.Cell) -> runs.Run:
-        """A cell's run, which need not exist."""
+        """A cell's run, which may not exist."""
         if cell not in self._runs:
-            found = runs.Run(plan.train_dir(str(self.output_dir), cell))
-            if not found.finished:
-                found = self.known.runs.get(cell.name, found)
-            self._runs[cell] = found
+            run = runs.Run(plan.train_dir(str(self.output_dir), cell))
+            if not run.finished:
+                run = self.known.runs.get(cell.name, run)
+            self._runs[cell] = run
         return self._runs[cell]
 
     def runs(self, method: str, k: int | None) -> list[runs.Run]:
-        """The runs of a method under all seeds."""
+        """The runs of a method with all seeds."""
         return [self.run(plan.Cell(method, k, seed)) for seed in self.grid.seeds]
 
     def times(self) -> dict[str, dict]:
-        """Cell's name → what measures.time_network found."""
+        """Name of a cell → result of measures.time_network."""
         path = self.output_dir / measures.TIMING
         times = json.loads(path.read_text()) if path.is_file() else {}
         return {**self.known.times, **times}
 
     def points(self) -> dict | None:
-        """What measures.embed found."""
+        """The result of measures.embed, or None."""
         path = self.output_dir / figures.EMBEDDING / figures.POINTS
         return json.loads(path.read_text()) if path.is_file() else self.known.points
 
     def changed(self) -> dict[str, tuple[float, float]]:
-        """Cell's name → validation GAP of the known run and of another one here.
+        """Name of a cell → validation GAP of the known run and of the repeated one.
 
-        A known teacher is trained again if a student that is missing needs it; the
-        other students are those of the one before.
+        A known teacher is trained again if a missing student needs it; the known
+        students belong to the old teacher.
         """
-        found = {}
+        changed = {}
         for cell in self.grid.cells():
             known, role = self.known.runs.get(cell.name), role_of(cell.k)
             if known is None or self.run(cell) is known:
                 continue
-            before, now = (r.validation(role)["gap"] for r in (known, self.run(cell)))
-            if not math.isclose(before, now, rel_tol=1e-6):
-                found[cell.name] = (before, now)
-        return found
+            old, new = (r.validation(role)["gap"] for r in (known, self.run(cell)))
+            if not math.isclose(old, new, rel_tol=1e-6):
+                changed[cell.name] = (old, new)
+        return changed
 
     def to_archive(self) -> archive.Archive:
-        """All that is finished or was known."""
-        found = {cell.name: self.run(cell) for cell in self.grid.cells()}
-        finished = {name: run for name, run in found.items() if run.finished}
+        """All finished and known runs."""
+        by_name = {cell.name: self.run(cell) for cell in self.grid.cells()}
+        finished = {name: run for name, run in by_name.items() if run.finished}
         return archive.Archive(
             {**self.known.runs, **finished}, self.times(), self.points()
         )
@@ -99,28 +99,28 @@ class Results:
         """A metric, `gap` or `map`, of the finished runs of a method, by seed.
 
         Args:
-            role: of another network than the cell's; its validation scores.
+            role: another network than the cell's, for its validation scores.
         """
-        of_cell = role_of(k)
-        found = {
-            seed: run.evaluation(of_cell, self.test_data_pattern)
+        cell_role = role_of(k)
+        scores = {
+            seed: run.evaluation(cell_role, self.test_data_pattern)
             if self.test_data_pattern and not role
-            else run.validation(role or of_cell)
+            else run.validation(role or cell_role)
             for seed, run in zip(self.grid.seeds, self.runs(method, k), strict=True)
         }
-        values = {seed: numbers[metric] for seed, numbers in found.items() if numbers}
+        values = {seed: numbers[metric] for seed, numbers in scores.items() if numbers}
         return pd.Series(values, dtype=float)
 
     def network(self, method: str, k: int | None) -> dict | None:
-        """What the manifests say of a method's network, or None."""
-        found = (run.network(role_of(k)) for run in self.runs(method, k))
-        return next((network for network in found if network), None)
+        """The manifests' entry of a method's network, or None."""
+        entries = (run.network(role_of(k)) for run in self.runs(method, k))
+        return next((network for network in entries if network), None)
 
     def methods(self, table: str, *kinds: str) -> list[str]:
-        """The methods of a table's rows, in its order, each once.
+        """The distinct methods of a table, in order.
 
         Args:
-            kinds: those of these kinds alone, `baseline` or `student`; none: all.
+            kinds: keep methods of these kinds, `baseline` or `student`; empty for all.
         """
         names = dict.fromkeys(method for method, _ in self.grid.rows(table))
         kind = {name: m.kind for name, m in published.METHODS.items()}
@@ -135,13 +135,13 @@ class Results:
 
 
 def gap_share(student, uniform, teacher, seeds=None) -> float | None:
-    """(student - uniform) / (teacher - uniform), of means over their common seeds.
+    """(student - uniform) / (teacher - uniform), of the means over common seeds.
 
-    None where nothing is common or the teacher is no better than Uniform-k.
+    None without common seeds, or if the teacher is not better than Uniform-k.
 
     Args:
         student, uniform, teacher: scores by seed.
-        seeds: of these alone; None: of all.
+        seeds: use only these; None for all.
     """
     common = pd.concat([student, uniform, teacher], axis=1, join="inner")
     if seeds is not None:
@@ -159,12 +159,12 @@ class Pair(NamedTuple):
 
 
 class Order(NamedTuple):
-    """How far the order of the methods is the published one.
+    """Agreement of the order of the methods with the published order.
 
     Attributes:
         correlation: Spearman's, in [-1, 1], of the means over the seeds that all
-            methods have; None where it is not defined.
-        pairs: those that differ clearly.
+            methods have; None if undefined.
+        pairs: the pairs that differ clearly.
     """
 
     correlation: float | None
@@ -172,25 +172,25 @@ class Order(NamedTuple):
 
 
 def order(ours: pd.DataFrame, theirs: pd.Series) -> Order:
-    """Compares the order of the methods that both have.
+    """Compares our order of the methods with the published one.
 
-    A pair is clear if the mean of its differences, over the seeds that both have, is
-    above their sample standard deviation; with one seed, above OF_ONE_SEED. Pairs that
-    were published as equal are left out.
+    A pair is clear if the absolute mean of its differences over common seeds exceeds
+    their sample standard deviation, or OF_ONE_SEED if there is one seed. Pairs that
+    were published as equal are excluded.
 
     Args:
-        ours: [seeds, methods] scores, NaN where there is none.
+        ours: [seeds, methods] scores, NaN if missing.
         theirs: published score of each method.
     """
     ours = ours[[m for m in ours if m in theirs.index and ours[m].notna().any()]]
     theirs = theirs[list(ours)]
     pairs = []
     for one, other in itertools.combinations(ours, 2):
-        apart = (ours[one] - ours[other]).dropna()
-        least = apart.std() if len(apart) > 1 else OF_ONE_SEED
-        if theirs[one] == theirs[other] or not abs(apart.mean()) > least:
+        difference = (ours[one] - ours[other]).dropna()
+        threshold = difference.std() if len(difference) > 1 else OF_ONE_SEED
+        if theirs[one] == theirs[other] or not abs(difference.mean()) > threshold:
             continue
-        better, worse = (one, other) if apart.mean() > 0 else (other, one)
+        better, worse = (one, other) if difference.mean() > 0 else (other, one)
         pairs.append(Pair(better, worse, bool(theirs[better] > theirs[worse])))
     means = ours.dropna().mean()
     if means.nunique() < 2 or theirs.nunique() < 2:

@@ -9,7 +9,7 @@ from tools.reproduction import document, figures, published, scores, texts
 
 
 def make(results: scores.Results) -> list[document.Block]:
-    """Table 1, and what it is to show: shares of the gap, and the order."""
+    """Table 1, the shares of the gap closed, and the order of the methods."""
     frames = results.grid.frames
     blocks: list[document.Block] = [
         document.Heading(2, "Table 1: k frames, and all of them")
@@ -42,7 +42,7 @@ def _table_of_scores(results: scores.Results, metric: str) -> document.Table:
     rows, rivals = [], []
     teacher = published.TEACHER
     if (teacher, None) in results.grid.rows("1"):
-        # The teacher sees all frames: the same number whatever k is.
+        # The teacher reads all frames, so its score does not depend on k.
         ours = texts.score_text(results, teacher, None, metric)
         theirs = texts.number_text(texts.published_score(teacher, None, metric))
         cells = (_beside(k, ours, theirs) for k in frames)
@@ -187,7 +187,7 @@ def plots(results: scores.Results) -> list[tuple]:
 
 
 def _series(results: scores.Results, method: str, costs: bool) -> figures.Series:
-    """GAP at each k, against k or multiply-adds; only what has run."""
+    """GAP of the finished runs at each k, against k or multiply-adds."""
     points = []
     for k in results.grid.frames:
         gaps = results.by_seed(method, k, "gap")

@@ -1,4 +1,4 @@
-"""Table 4 of the report: what the networks cost, counted and measured."""
+"""Table 4 of the report: the cost of the networks, counted and measured."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from tools.reproduction import (
 
 
 def make(results: scores.Results) -> list[document.Block]:
-    """Table 4: what the networks cost, by formula and by the clock."""
+    """Table 4: the cost of the networks, by formula and measured."""
     rows = [(published.TEACHER, None)]
     rows += [(published.MAIN_STUDENT, k) for k in results.grid.frames]
     return [
@@ -49,7 +49,7 @@ def _model_name(k: int | None) -> str:
 def paper_operations(
     results: scores.Results, method: str, k: int | None
 ) -> tuple[int | None, int | None]:
-    """The cost of our network as the paper counts it: of the frames, and in all."""
+    """The cost of our network as the paper counts it: per frames, and in total."""
     begun = [run for run in results.runs(method, k) if run.begun]
     parts = begun and cost.paper_operations(begun[0].settings, scores.role_of(k))
     return (parts["frames"], sum(parts.values())) if parts else (None, None)
@@ -93,15 +93,15 @@ def _cost_table(results: scores.Results, rows: Sequence[tuple]) -> document.Tabl
 
 
 def rates(results: scores.Results, method: str, k: int | None) -> dict:
-    """What measures.time_network found of a network, or nothing."""
+    """The result of measures.time_network for a network, or an empty dictionary."""
     return results.times().get(plan.Cell(method, k, results.grid.seeds[0]).name, {})
 
 
 def timing_conditions(
     results: scores.Results, rows: Sequence[tuple]
 ) -> list[document.Block]:
-    """Under what the times were measured, as far as they say so."""
-    found = [r for r in (rates(results, *row) for row in rows) if "machine" in r]
+    """The conditions of the measurements, if they were recorded."""
+    measured = [r for r in (rates(results, *row) for row in rows) if "machine" in r]
     conditions = {
         f"{timed['machine']}, batches of {timed['batch_size']}, "
         + (
@@ -110,9 +110,10 @@ def timing_conditions(
             if timed["uses_index"]
             else "whole records, without an index"
         ): None
-        for timed in found
+        for timed in measured
     }
-    return [document.Text(f"Measured on: {'; '.join(conditions)}.")] if found else []
+    text = f"Measured on: {'; '.join(conditions)}."
+    return [document.Text(text)] if measured else []
 
 
 def _time_table(results: scores.Results, rows: Sequence[tuple]) -> document.Table:
@@ -126,7 +127,7 @@ def _time_table(results: scores.Results, rows: Sequence[tuple]) -> document.Tabl
         model = timed.get("model_videos_per_second")
         whole = timed.get("videos_per_second")
         theirs = published.TABLE_4.get(k)
-        # Two machines have nothing in common that could be divided.
+        # Rates of different machines are not comparable.
         share = None
         if teacher and whole and teacher.get("machine") == timed.get("machine"):
             share = teacher["videos_per_second"] / whole

@@ -1,4 +1,4 @@
-"""Tables by network: the CVPR 2019 version's 5 and 6, and families on the same data."""
+"""Tables by network: Tables 5 and 6 of the CVPR 2019 version, and network families."""
 
 from tools.reproduction import (
     document,
@@ -12,7 +12,7 @@ from tools.reproduction import (
 
 
 def make(results: scores.Results, table: str) -> list[document.Block]:
-    """A table of plan.BY_NETWORK: scores and costs, a row for each network and k."""
+    """A table of plan.BY_NETWORK: scores and costs, one row per network and k."""
     rows, title = results.grid.rows(table), "Network families"
     text = (
         "Frames are those whose features must be computed; multiply-adds count all "
@@ -30,7 +30,7 @@ def make(results: scores.Results, table: str) -> list[document.Block]:
             "and the classifier, too. Rows without a network are Table 1's."
         )
     lines = [_line(results, method, k) for method, k in rows]
-    # Without times, and without published numbers, there are no such columns.
+    # Columns of times or published numbers are omitted if they would be empty.
     header = [
         name
         for name in lines[0]
@@ -38,7 +38,7 @@ def make(results: scores.Results, table: str) -> list[document.Block]:
         and (name != "ms per video" or any(x[name] != texts.MISSING for x in lines))
     ]
     table_rows = [[line[name] for name in header] for line in lines]
-    # The two columns of published scores have one name.
+    # The two columns of published scores have the same name.
     header = [document.PAPER if n.startswith("paper ") else n for n in header]
     return [
         document.Heading(2, title),

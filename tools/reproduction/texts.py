@@ -1,4 +1,4 @@
-"""Numbers as the report writes them."""
+"""Formatting of numbers in the report."""
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ def spread_text(values: pd.Series) -> str:
 
 
 def number_text(value: float | None, form: str = ".3f") -> str:
-    """A number, or the mark of a missing one."""
+    """A number, or the symbol for a missing one."""
     return MISSING if value is None else format(value, form)
 
 
@@ -31,14 +31,14 @@ def count_text(value: float | None) -> str:
 
 
 def score_text(results: scores.Results, method: str, k: int | None, metric: str) -> str:
-    """Mean and spread of ours; how many seeds, where some are missing."""
+    """Mean and spread of our runs, with the number of seeds if some are missing."""
     ours = results.by_seed(method, k, metric)
-    all_there = ours.empty or len(ours) == len(results.grid.seeds)
-    return spread_text(ours) + ("" if all_there else f" (n={len(ours)})")
+    is_complete = ours.empty or len(ours) == len(results.grid.seeds)
+    return spread_text(ours) + ("" if is_complete else f" (n={len(ours)})")
 
 
 def pair_text(results: scores.Results, method: str, k: int | None) -> str:
-    """`GAP / mAP` of ours."""
+    """`GAP / mAP` of our runs."""
     gap, mean_ap = (score_text(results, method, k, m) for m in ("gap", "map"))
     return f"{gap} / {mean_ap}"
 
