@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory) -> pathlib.Path:
-    """A folder of links to the real records, where indices may be left beside them.
+    """A folder of links to the real records; indices can be written next to them.
 
     Skips the test where they are absent.
     """

@@ -18,7 +18,7 @@ DATA = settings.DataSettings(
     feature_names="rgb,audio", feature_sizes="16,4", num_classes=5, max_frames=12
 )
 
-# Numbers that stand where a length or a tag was: 0, small, wrong wire types, the ends
+# Values that replace a length or a tag: 0, small, wrong wire types, the ends
 # of 32 and 64 bits, and one that never ends.
 _VARINTS = (
     b"\x00", b"\x01", b"\x09", b"\x0b", b"\x0d", b"\x12", b"\x7f", b"\x80\x01",

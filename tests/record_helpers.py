@@ -39,7 +39,7 @@ def open_shards(files, data=None, **reading) -> shards.Shards:
 
 
 def build_dataset(files, views, data=None, **arguments):
-    """pipeline.build_dataset of four videos a batch, in evaluation, unless said.
+    """pipeline.build_dataset, by default with four videos per batch, for evaluation.
 
     Fields of ReadingSettings are taken too.
     """
@@ -159,7 +159,7 @@ def rated_video(
     return frame_level(f"v{number}", labels, frames, context=features)
 
 
-# A byte string's tag and a length of 2**32 - 1, and nothing behind it.
+# A byte string's tag and a length of 2**32 - 1, without data.
 _ENDLESS = b"\x0a\xff\xff\xff\xff\x0f"
 
 

@@ -59,12 +59,12 @@ def succeed(program: str, *arguments: str) -> Ended:
 
 
 def refuse(program: str, *arguments: str) -> str:
-    """The one line of a program that must refuse its arguments or data."""
+    """The error line of a program that must reject its arguments or data."""
     return refusal(program, call(program, *arguments))
 
 
 def refusal(program: str, done) -> str:
-    """The one line of a program that ended with status 1 and printed nothing."""
+    """The error line of a program with exit status 1 and no output."""
     assert done.returncode == 1, (done.returncode, done.stderr)
     assert done.stdout == "" and "Traceback" not in done.stderr
     start = f"{program}.py: "
@@ -91,7 +91,7 @@ def without_processes(monkeypatch, module) -> None:
 
 @contextlib.contextmanager
 def _own_flags() -> Iterator[None]:
-    """Within, no flags are defined but absl's own; behind, all are as they were."""
+    """Inside, only absl's own flags are defined; afterwards all are restored."""
     known = flags.FLAGS
     owners = {name: known.find_module_defining_flag(name, "") for name in known}
     absls = {name for name, owner in owners.items() if owner.startswith("absl")}
@@ -117,7 +117,7 @@ def _own_flags() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_logging() -> Iterator[None]:
-    """The package's log as it was, and absl's handler not on a stream that is gone."""
+    """Restores the package's log level, and absl's handler to an open stream."""
     log = logging.getLogger("yt8m_distill")
     kept = log.handlers[:], log.level, log.propagate
     root = logging.getLogger()

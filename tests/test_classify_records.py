@@ -14,7 +14,7 @@ from tests import record_helpers
 from yt8m_distill import classify_records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# In the place of a network: a record is its own id, one that begins with ! is bad.
+# Replaces a network: a record is its own id; one that begins with ! is bad.
 SCORES, CLASSES = [0.75, 0.5, 0.25], [2, 0, 1]
 
 
@@ -50,7 +50,7 @@ def shard(tmp_path) -> str:
     return record_helpers.write_shard(tmp_path / "a.tfrecord", [b"a", b"!", b"b"])
 
 
-def test_a_record_has_its_best_classes_or_what_is_wrong_with_it(model, shard):
+def test_a_record_has_its_best_classes_or_its_fault(model, shard):
     found = classify_records.read_records([shard], 9)
     serve = classify_records.open_model(model)
     lines, unread = classify_records.classify(serve, found, 2, {2: "Music"})
@@ -62,7 +62,7 @@ def test_a_record_has_its_best_classes_or_what_is_wrong_with_it(model, shard):
     assert unread == 1
 
 
-def test_a_model_without_the_output_error_is_asked_all_the_same():
+def test_a_model_without_the_output_error_still_classifies():
     def serve(example_bytes):
         outputs = Model().serve(example_bytes)
         return {name: value for name, value in outputs.items() if name != "error"}
@@ -105,7 +105,7 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
         f"{shard}, record 1 (counted from 0): feature rgb has no frames.",
         "b: 2 0.750",
     ]
-    # Nothing of TensorFlow's start stands around it.
+    # No startup messages of TensorFlow around it.
     assert done.stderr == "classify_records.py: 1 of 3 records cannot be read.\n"
     assert done.returncode == 1
 
@@ -124,14 +124,14 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
         ({"records": "{0}/empty"}, "--records={0}/empty has no records."),
         (
             {"records": "{0}/text"},
-            # 19 bytes, in which no length with its checksum stands.
+            # 19 bytes that contain no length with a valid checksum.
             "{0}/text, record 0 (counted from 0): damaged at byte 0: this is not a "
             "TFRecord file; the last 19 bytes of the file are lost.",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
-def test_what_cannot_be_used_is_one_line(
+def test_an_unusable_model_or_shard_is_one_line(
     model, shard, tmp_path, monkeypatch, capsys, changes, line
 ):
     (tmp_path / "empty").touch()

@@ -14,7 +14,7 @@ AUDIO = np.arange(6, dtype=np.uint8).reshape(3, 2)
 
 
 def feature(values) -> tf.train.Feature:
-    """A Feature of the kind that fits the values."""
+    """A Feature of the type that fits the values."""
     values = list(values)
     if values and isinstance(values[0], bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
@@ -167,7 +167,7 @@ def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
     assert counts[0] == 1 and len(skipped) == 1 and "record 1" in skipped[0]
 
 
-def test_a_cut_shard_is_named_and_leaves_nothing(tmp_path):
+def test_a_truncated_shard_is_named_and_leaves_no_output(tmp_path):
     shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for _ in range(3):

@@ -88,10 +88,10 @@ def test_a_model_trains_resumes_evaluates_predicts_and_exports(
     )
     opened = trained.open_network(given)
     shards = f"{data}/valid*.tfrecord"
-    judge = evaluator.Evaluator(
+    network_evaluator = evaluator.Evaluator(
         opened.networks, opened.role, opened.strategy, helpers.NUM_CLASSES, top_k=5
     )
-    metrics = judge.evaluate(opened.dataset(shards, 5)).to_dict()
+    metrics = network_evaluator.evaluate(opened.dataset(shards, 5)).to_dict()
     assert metrics["num_videos"] == 12 and 0 < metrics["gap"] < 1
     predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
     found = list(predict.predict(opened.dataset(shards, 5)))
@@ -107,7 +107,7 @@ def test_a_model_trains_resumes_evaluates_predicts_and_exports(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*SETS, "TransformerModel"])
-def test_replicas_change_nothing(data, tmp_path, name):
+def test_replicas_do_not_change_the_result(data, tmp_path, name):
     runs = []
     for replicas in (1, 2):
         # Plain steps: Adam would magnify the rounding of tiny gradients.

@@ -155,7 +155,9 @@ def test_a_run_is_opened_where_its_loss_is_not_registered(
 
 
 @pytest.mark.parametrize("mode", ["teacher", "serial", "parallel"])
-def test_a_stop_changes_nothing(outside, data, tmp_path, monkeypatch, mode):
+def test_an_interruption_does_not_change_the_result(
+    outside, data, tmp_path, monkeypatch, mode
+):
     whole = make_run(outside, tmp_path / "whole", data, mode=mode)
     helpers.train(whole)
     stopped = make_run(outside, tmp_path / "stopped", data, mode=mode)
@@ -170,7 +172,7 @@ def test_a_stop_changes_nothing(outside, data, tmp_path, monkeypatch, mode):
         )
 
 
-def test_replicas_change_nothing_batch_statistics_included(outside, data, tmp_path):
+def test_replicas_do_not_change_results_or_batch_statistics(outside, data, tmp_path):
     runs = []
     for replicas in (1, 2):
         train_dir = tmp_path / str(replicas)
@@ -186,7 +188,7 @@ def test_replicas_change_nothing_batch_statistics_included(outside, data, tmp_pa
             np.testing.assert_allclose(value, two[name], rtol=1e-4, atol=1e-6)
 
 
-def test_padding_and_the_batch_around_a_video_change_nothing(outside, data):
+def test_results_do_not_depend_on_padding_or_the_batch(outside, data):
     run = make_run(outside, "run", data)
     (network,) = [
         builder.build_networks([modes.networks(run)["teacher"]], run.data).teacher
@@ -296,7 +298,7 @@ def test_several_teachers_guide_by_their_mean(
         ({"student_loss": "pred", "student_start": "teacher"}, "--student_start"),
     ],
 )
-def test_what_several_teachers_cannot_give_is_one_line(
+def test_an_output_that_several_teachers_lack_is_one_line(
     outside, data, teachers, tmp_path, changes, named
 ):
     given = {

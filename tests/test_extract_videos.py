@@ -19,7 +19,7 @@ helpers.import_av()
 
 @pytest.fixture
 def videos(tmp_path) -> pathlib.Path:
-    """Four videos of 1 to 4 seconds, and two files that are none."""
+    """Four videos of 1 to 4 seconds, and two files that are not videos."""
     folder = tmp_path / "clips"
     folder.mkdir()
     for number in range(1, 5):
@@ -53,7 +53,7 @@ def frames_in(example) -> np.ndarray:
     return np.stack([np.frombuffer(s.bytes_list.value[0], np.uint8) for s in steps])
 
 
-def test_records_hold_what_the_network_says_of_each_second(videos, image_network):
+def test_records_contain_the_networks_output_for_each_second(videos, image_network):
     done = script_helpers.succeed("extract_videos", *arguments(videos, image_network))
     output = videos.parent / "mine.tfrecord"
     opened = networks.open_network(image_network, "image_network")
@@ -88,7 +88,9 @@ def test_records_hold_what_the_network_says_of_each_second(videos, image_network
     assert "--feature_sizes=6" in flags and "--num_classes=3" in flags
 
 
-def test_a_stopped_run_goes_on_and_writes_the_same(videos, image_network, monkeypatch):
+def test_an_interrupted_run_continues_and_writes_the_same(
+    videos, image_network, monkeypatch
+):
     given = arguments(videos, image_network, "--jobs=1")
     script_helpers.succeed("extract_videos", *given)
     output = videos.parent / "mine.tfrecord"
@@ -182,7 +184,7 @@ def test_a_real_clip_becomes_a_record(real_data, tmp_path, image_network):
         ("--output=nowhere/x.tfrecord", "--output=nowhere/x.tfrecord"),
     ],
 )
-def test_what_is_wrong_with_the_flags_is_one_line(videos, image_network, change, named):
+def test_an_invalid_flag_is_one_line(videos, image_network, change, named):
     given = arguments(videos, image_network, "--frames=2", change)
     assert named in script_helpers.refuse("extract_videos", *given)
 

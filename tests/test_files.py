@@ -43,7 +43,7 @@ def test_a_text_file_is_replaced_and_no_other_file_is_left(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_full_disk_leaves_the_old_text_and_nothing_else(tmp_path):
+def test_a_full_disk_leaves_the_old_text_and_no_other_file(tmp_path):
     path = tmp_path / "a.json"
     files.write_text(str(path), "old")
     with helpers.full_disk(100), pytest.raises(ValueError) as error:

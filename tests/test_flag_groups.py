@@ -84,7 +84,7 @@ def test_values_come_back_with_their_types():
     assert run.networks.teacher == 'HierarchicalLSTM(cells=4, head="moe")'
 
 
-def test_the_paper_is_what_the_defaults_are():
+def test_the_defaults_are_those_of_the_paper():
     assert flag_groups.read_run(parse("--preset=paper")) == flag_groups.read_run(
         parse()
     )
@@ -103,7 +103,7 @@ def test_a_flag_wins_over_the_preset_even_with_its_default():
     assert run.networks.teacher == flag_groups.PRESETS["authors"]["teacher"]
 
 
-def test_a_clash_with_what_the_preset_sets_names_the_preset():
+def test_a_conflict_with_the_preset_names_the_preset():
     with pytest.raises(ValueError) as caught:
         flag_groups.read_run(parse("--preset=best", "--mode=parallel"))
     assert "--student_start comes from --preset=best." in str(caught.value)
@@ -153,7 +153,7 @@ def test_want_of_memory_names_the_flag_that_helps():
 
 
 @pytest.mark.parametrize("argument", ["--mode=sideways", "--batch_size=x", "--nope=1"])
-def test_a_value_that_is_none_is_refused_while_parsing(argument):
+def test_an_invalid_value_is_refused_while_parsing(argument):
     with pytest.raises(flags.Error, match=argument.split("=")[0].strip("-")):
         parse(argument)
 

@@ -1,4 +1,4 @@
-"""Every file in flags/ parses, builds, and says what it reproduces."""
+"""Every file in flags/ parses, builds and describes what it reproduces."""
 
 import pathlib
 import re
@@ -131,7 +131,7 @@ def test_an_ablation_changes_one_thing_of_the_best_preset(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_command_in_the_header_is_what_the_file_says(path, monkeypatch):
+def test_the_command_in_the_header_matches_the_file(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = command(path)
     assert f"--flagfile=flags/{path.name}" in words
@@ -146,7 +146,7 @@ def test_the_command_in_the_header_is_what_the_file_says(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_cost_in_the_header_is_what_the_tool_writes(path):
+def test_the_cost_in_the_header_matches_the_tool(path):
     text = path.read_text(encoding="utf-8")
     assert text == list_flagfiles.with_cost(text)
 
@@ -215,7 +215,7 @@ def test_a_small_network_costs_millions():
     assert stated_phases(cost) == pytest.approx(expected, abs=0.0051)
 
 
-def test_the_published_networks_cost_what_their_equations_say():
+def test_the_published_networks_cost_as_much_as_their_equations():
     # Per frame of N numbers, K clusters and G groups: the visual feature, and audio
     # with half of both. Then the hidden layer, its gates and the classifier.
     def nextvlad(n, k, g):

@@ -126,7 +126,7 @@ def test_published_data_sets_are_recognised(tmp_path, widths, label, classes, fr
     assert [flag for flag in flags if "student_k" in flag] == few
 
 
-def test_the_id_key_is_found_or_taken_as_given(tmp_path):
+def test_the_id_key_is_detected_unless_given(tmp_path):
     record = frame_level("a", [1], id_key="video_id", x=2)
     files = write(tmp_path / "a", record, frame_level("b", [1], "video_id", x=2))
     found = inspect_records.inspect(files)

@@ -82,7 +82,7 @@ def test_a_row_has_two_columns(tmp_path, row, received):
 
 
 def test_a_cut_file_is_refused(tmp_path):
-    # Of c,1 0.25: two columns still, but a wrong score, and the next row behind it.
+    # From c,1 0.25: still two columns, but a wrong score, followed by the next row.
     paths = write_parts(tmp_path, b"a,1 0.5\nc,1 0.2", b"b,1 0.5\n")
     assert error_of(tmp_path, paths) == (
         f"{paths[0]}, line 3: the file ends inside this line."
@@ -152,5 +152,5 @@ def test_as_a_process_it_refuses_in_one_line(tmp_path, arguments, message):
     assert done.stdout == ""
     message = message.replace("{}", str(tmp_path))
     assert "Traceback" not in done.stderr
-    # TensorFlow may say before it that it finds no GPU.
+    # TensorFlow may first log that it finds no GPU.
     assert done.stderr.splitlines()[-1] == f"merge_predictions.py: {message}"

@@ -289,7 +289,7 @@ def test_bare_examples_are_converted(tmp_path, monkeypatch, make):
     check_videos(read(pattern, run), "bare")
 
 
-def test_published_widths_tell_the_frames_in_one_feature(tmp_path, monkeypatch):
+def test_published_widths_give_the_frames_in_one_feature(tmp_path, monkeypatch):
     """Where all videos have as many frames, nothing else does."""
     monkeypatch.chdir(tmp_path)
     one = record_helpers.bytes_feature(bytes(10 * 128))
@@ -330,7 +330,7 @@ def test_the_printed_flags_train(tmp_path, monkeypatch, kind):
     ],
     ids=["soft", "text", "negative", "hashes"],
 )
-def test_labels_that_nothing_turns_into_indices_are_named(tmp_path, changed, named):
+def test_labels_that_cannot_become_indices_are_named(tmp_path, changed, named):
     pattern = write(tmp_path, lambda video: example(video, changed))
     files = records.expand_patterns(pattern, "data_pattern")
     with pytest.raises(ValueError) as caught:

@@ -53,7 +53,7 @@ def test_a_command_parses_and_its_settings_hold(words):
         flag_groups.read(group, values)
 
 
-def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch):
+def test_the_python_lines_run_as_described(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     helpers.write_data(tmp_path / "yt8m")
     run = helpers.make_run("run", "yt8m", mode="baseline", num_epochs=1)

@@ -183,7 +183,7 @@ PATHS = ["with space", "a,b", "a*b", "a?b", "{a}", "ünïcode", "-dash", "#a"]
     "group, field",
     [p for p in FIELD_PARAMETERS if p.values[1].metadata["path"]],
 )
-def test_every_path_is_taken_or_refused_at_once(group, field, monkeypatch):
+def test_every_path_is_accepted_or_refused_at_once(group, field, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     path, more = field.metadata["path"], {}
     if group is settings.EvalSettings:
@@ -331,12 +331,12 @@ def test_each_rule_between_groups_names_flag_rule_and_value(values, message):
     ],
     ids=lambda values: "-".join(values),
 )
-def test_values_at_the_edge_of_the_rules_are_taken(values):
+def test_values_at_the_limits_are_accepted(values):
     run = build_run(**values)
     assert run.to_dict() | values == run.to_dict()
 
 
-def test_the_last_part_is_taken_and_one_part_is_the_default():
+def test_the_last_part_is_selected_and_one_part_is_the_default():
     last = build(settings.InferenceSettings, num_shards=4, shard_index=3)
     assert (last.shard_index, last.num_shards) == (3, 4)
     whole = build(settings.InferenceSettings)
@@ -408,7 +408,7 @@ def test_reading_a_dictionary_leaves_it_as_it_was():
         ("base_learning_rate", 0.001, 1e-3, 0.01),
     ],
 )
-def test_settings_differ_by_what_they_mean(name, one, same, other):
+def test_settings_are_compared_by_meaning(name, one, same, other):
     assert settings.differences({name: one}, {name: same}) == ""
     difference = settings.differences({"seed": 1, name: one}, {"seed": 1, name: other})
     assert difference == f"--{name}: was {one!r}, is {other!r}"
@@ -417,5 +417,5 @@ def test_settings_differ_by_what_they_mean(name, one, same, other):
 def test_a_setting_that_only_one_side_has_is_a_difference():
     difference = settings.differences({"a": 1, "c": 3}, {"a": 1, "b": "x"})
     assert difference == "--b: was None, is 'x'; --c: was 3, is None"
-    # What cannot be parsed is compared as it stands.
+    # Values that cannot be parsed are compared as text.
     assert settings.differences({"teacher": "M("}, {"teacher": "M("}) == ""

@@ -47,11 +47,11 @@ def test_only_the_table_of_modes_asks_for_the_mode_and_nothing_unpickles(path):
     "source",
     ['run.mode == "serial"', 'x in ("baseline",)', 'match m:\n  case "parallel": pass'],
 )
-def test_a_question_for_the_mode_is_found(source):
+def test_a_comparison_of_the_mode_is_detected(source):
     assert mode_comparisons(source)
     assert not mode_comparisons('role == "teacher" and open(mode="rb")')
 
 
-def test_a_dangerous_keyword_is_found():
+def test_a_dangerous_keyword_is_detected():
     assert dangerous_keywords("np.load(p, allow_pickle=flag)")
     assert not dangerous_keywords("np.load(p, allow_pickle=False)")

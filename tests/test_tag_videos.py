@@ -90,7 +90,7 @@ def test_the_scores_are_those_of_the_records(made):
         assert video["seconds"].keys() == {"decode", "features", "network"}
 
 
-def test_fewer_frames_may_be_asked_for(made):
+def test_fewer_frames_may_be_requested(made):
     (found,) = tag(made, f"{made}/clips/v0.mp4", "--student_k=2", "--classes=1")
     assert len(found["frames"]["used"]) == 2 and len(found["tags"]) == 1
     given = (f"--model={made}/model", f"{made}/clips/v0.mp4", "--student_k=4")
@@ -108,7 +108,7 @@ def test_names_are_printed_and_a_broken_file_is_a_line(made, tmp_path):
     assert "cat 0." in done.stdout and "of 40 in the file" in done.stdout
 
 
-def test_another_image_network_is_refused_and_a_moved_one_taken(made, tmp_path):
+def test_another_image_network_is_refused_and_a_moved_one_accepted(made, tmp_path):
     other = helpers.write_network(tmp_path / "other", seed=1)
     given = (f"--model={made}/model", f"{made}/clips/v0.mp4")
     line = script_helpers.refuse("tag_videos", *given, f"--image_network={other}")

@@ -80,7 +80,7 @@ def full_shards(folder, sampler) -> list[str]:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_thin_shards_read_whole_are_full_ones_sampled(tmp_path, sampler):
+def test_reading_thin_shards_equals_sampling_full_ones(tmp_path, sampler):
     files = full_shards(tmp_path, sampler)
     thinned = thin(files, tmp_path / "thin", of=view(sampler))
     sampled = read(files, DATA, view(sampler))

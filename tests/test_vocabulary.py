@@ -39,9 +39,7 @@ def test_the_names_of_each_data_set_are_found(tmp_path, text):
         (b"\xff\xfe0,Game\n", 0, "cannot be read"),
     ],
 )
-def test_what_is_no_vocabulary_of_the_run_is_one_line(
-    tmp_path, text, num_classes, named
-):
+def test_an_invalid_vocabulary_is_one_line(tmp_path, text, num_classes, named):
     path = tmp_path / "names.csv"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -85,7 +85,7 @@ def build_networks(run, names, share_classifier=False, to_be_read=False):
 
 
 def plan_of(run) -> manifest.Plan:
-    """What the manifest of a run says of its phases."""
+    """The phases' entries in the manifest of a run."""
     phases = modes.phases(run, resolved=False)
     return manifest.Plan("", [{"phase": p.name, "roles": p.describe()} for p in phases])
 

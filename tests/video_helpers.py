@@ -11,7 +11,7 @@ import tensorflow as tf
 WIDTH, HEIGHT = 64, 48
 STEP = 5  # Levels of gray from one frame to the next.
 RATE = 25
-_OPTIONS = {"crf": "12", "sc_threshold": "0"}  # Key frames where `gop` says.
+_OPTIONS = {"crf": "12", "sc_threshold": "0"}  # `gop` alone sets the key frames.
 
 
 def import_av():
@@ -20,7 +20,7 @@ def import_av():
 
 
 def level(number: int) -> int:
-    """The gray of a frame; 40 of them are told apart after compression."""
+    """The gray level of a frame; 40 levels stay distinct after compression."""
     return 20 + STEP * number
 
 

@@ -68,7 +68,7 @@ def test_two_commands_train_on_them(tmp_path, embeddings):
     )  # It compares the model with the network.
 
 
-def test_the_network_reads_what_was_there_to_half_a_step(tmp_path, embeddings):
+def test_the_network_reads_the_original_values_to_half_a_step(tmp_path, embeddings):
     convert(tmp_path)
     text = next(f for f in flags_of(tmp_path) if f.startswith("--feature_ranges="))
     data = settings.DataSettings(
@@ -187,7 +187,7 @@ def test_a_bad_file_is_named(tmp_path, embeddings, content, named):
 
 @pytest.mark.once
 @pytest.mark.parametrize("text", ["0", "1:0", "0:x", "0:1,0:1,0:1", "nan:1", "0:inf"])
-def test_ranges_that_are_none_are_refused(text):
+def test_invalid_ranges_are_refused(text):
     with pytest.raises(ValueError) as error:
         record_helpers.data_settings(feature_ranges=text)
     assert f"--feature_ranges={text}" in str(error.value)

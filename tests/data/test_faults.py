@@ -1,4 +1,4 @@
-"""Bad records: each is named in one line, or left out and counted, by every reader."""
+"""Bad records: every reader names each in one line, or skips and counts it."""
 
 import collections
 import gzip
@@ -70,7 +70,7 @@ BAD = {
         "video bad: a frame of feature rgb is 5 bytes wide, not the 4",
     ),
     # No view shows it.
-    "wrong width behind max_frames": (
+    "wrong width after max_frames": (
         helpers.frame_level("bad", [1], frames(rgb=(4,) * 12 + (9,), audio=(3,) * 13)),
         "wrong width",
         "video bad: a frame of feature rgb is 9 bytes wide",
@@ -160,7 +160,7 @@ def compressed(shard: str, by=gzip.compress) -> str:
 
 
 def line_about(files, **how) -> str:
-    """What a script says of files that it stops at."""
+    """The error line of a script about these files."""
     with pytest.raises((tf.errors.OpError, ValueError)) as caught:
         read(files, **how)
     found = faults.describe_error(caught.value, files) or str(caught.value)
@@ -218,7 +218,7 @@ def test_a_path_does_not_change_the_reason(tmp_path):
 
 
 def damaged(tmp_path, how: str) -> tuple[str, str, list[str]]:
-    """A shard, what its line has to say, and the videos that can still be read."""
+    """A shard, the words of its error line, and the videos that remain readable."""
     videos = [helpers.video(n, 3) for n in range(5)]
     path = tmp_path / "s.tfrecord"
     content = bytearray(pathlib.Path(helpers.write_shard(path, videos)).read_bytes())
@@ -262,7 +262,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_damage_of_a_file_is_one_place_with_its_byte(tmp_path, how):
+def test_damage_of_a_file_is_reported_once_with_its_offset(tmp_path, how):
     shard, line, names = damaged(tmp_path, how)
     good = helpers.write_shard(tmp_path / "a.tfrecord", [helpers.video(9, 3)])
     assert line_about([good, shard]).startswith(line)
@@ -278,7 +278,7 @@ def skipped_of(files, fraction=1.0):
 
 
 @pytest.mark.parametrize("unreadable", [1, 3])
-def test_what_lies_behind_damaged_framing_counts_in_videos(tmp_path, unreadable):
+def test_bytes_after_damaged_framing_count_as_videos(tmp_path, unreadable):
     """Against --max_bad_fraction, by its bytes; it is one place in the counts."""
     video = helpers.video(0, 3)
     size = len(video) + records.FRAMING
@@ -405,7 +405,7 @@ def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
     ("cut", "arguments"), [(1, {}), (11, TRAINING)], ids=["evaluation", "training"]
 )
 def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments):
-    """It is read without an index, beside a local and a packed one."""
+    """It is read without an index, next to a local and a compressed one."""
     files = helpers.write_shards(tmp_path, [4, 3, 5])
     content = pathlib.Path(files[0]).read_bytes()
     whole, short = (f"ram://{tmp_path.name}/{name}" for name in ("whole", "short"))
@@ -484,7 +484,7 @@ def test_more_bad_records_than_allowed_stop_with_the_first(mixed):
     bad, _ = mixed
     with pytest.raises(ValueError) as caught:
         read(bad, bad_records="skip", max_bad_fraction=0.2)
-    # 3 shards have 2 bad records each, beside 22 good ones.
+    # 3 shards have 2 bad records each, and 22 good ones.
     assert str(caught.value).startswith(
         "6 of 28 records are bad, more than --max_bad_fraction=0.2 allows. The first: "
         f"{bad[0]}, record 2 (counted from 0), video bad: label 9 "
@@ -492,7 +492,7 @@ def test_more_bad_records_than_allowed_stop_with_the_first(mixed):
     read(bad, bad_records="skip", max_bad_fraction=6 / 28)
 
 
-def test_a_shard_that_changes_is_checked_anew(tmp_path):
+def test_a_changed_shard_is_checked_again(tmp_path):
     shard = helpers.write_shard(tmp_path / "s", [helpers.video(0, 3)])
     assert not bad_of(shard)
     helpers.write_shard(tmp_path / "s", [BAD["label"][0]])
@@ -500,7 +500,7 @@ def test_a_shard_that_changes_is_checked_anew(tmp_path):
     assert len(bad_of(shard)) == 1
 
 
-def test_what_is_allowed_is_not_bad(tmp_path):
+def test_valid_records_have_no_fault(tmp_path):
     """One frame, more than max_frames, unequal lengths, no labels, odd ids, extras."""
     more = {**frames(), "more": [helpers.bytes_feature(b"xyz")]}
     odd = {"id": helpers.bytes_feature(b"\xff\x00\n")}
@@ -673,6 +673,6 @@ def test_a_number_that_is_not_finite_is_named_and_skipped(tmp_path, value, how):
     ],
     ids=["floats", "integer id", "one feature"],
 )
-def test_what_other_writers_make_is_named(record, fault, named):
+def test_records_of_other_writers_are_recognized(record, fault, named):
     found = faults.judge(record, DATA)
     assert found.fault is fault and named in found.detail

@@ -246,14 +246,14 @@ def register(monkeypatch):
 
 
 def first_two(num_frames, k, max_frames, keys):
-    """A sampler as a user may write it: int64, and not 0 behind `valid`."""
+    """A sampler as a user may write it: int64, and nonzero after `valid`."""
     del max_frames, keys
     valid = tf.cast(tf.minimum(num_frames, k), tf.int64)
     return tf.zeros_like(valid)[:, tf.newaxis] + tf.range(k, dtype=tf.int64), valid
 
 
 def checked(num_frames, k=2):
-    """What `pick` makes of `mine`, in a graph whose number of videos is unknown."""
+    """The result of `pick` with the sampler `mine`, in a graph of any batch size."""
     rows = tf.TensorSpec([None], tf.int32)
 
     @tf.function(input_signature=[rows])
@@ -264,7 +264,7 @@ def checked(num_frames, k=2):
     return [part.numpy() for part in call(tf.constant(num_frames, tf.int32))]
 
 
-def test_other_integers_become_int32_and_what_is_behind_valid_0(register):
+def test_positions_become_int32_and_0_after_valid(register):
     register(first_two)
     indices, valid = checked([0, 1, 2, 9])
     # The sampler gives 0, 1 for every video.
@@ -291,11 +291,11 @@ def test_other_integers_become_int32_and_what_is_behind_valid_0(register):
             "valid -1 of a video of 3 frames is not in [0, 2].",
         ),
         ([[0, 1], [0, 1]], [2, 3], "valid 3 of a video of 3 frames is not in [0, 2]."),
-        # The first one has 2 frames, the last, a filling row, none.
+        # The first video has 2 frames; the last row is padding.
         ([[0, 1]] * 3, [2, 2, 1], "valid 1 of a video of 0 frames is not in [0, 0]."),
     ],
 )
-def test_what_a_video_does_not_have_is_refused(register, indices, valid, reason):
+def test_positions_outside_of_a_video_are_refused(register, indices, valid, reason):
     register(lambda *_: (tf.constant(indices), tf.constant(valid)))
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         checked([2, 3, 0][: len(valid)])
@@ -303,7 +303,7 @@ def test_what_a_video_does_not_have_is_refused(register, indices, valid, reason)
     assert line.startswith(f"Sampler mine: {reason}")
 
 
-def test_frames_behind_valid_may_be_any(register):
+def test_frames_after_valid_may_be_arbitrary(register):
     register(lambda *_: (tf.constant([[0, 77], [-5, 9]]), tf.constant([1, 0])))
     assert checked([1, 0])[0].tolist() == [[0, 0], [0, 0]]
 
@@ -315,7 +315,7 @@ def test_frames_behind_valid_may_be_any(register):
         (lambda rows: None, "gives NoneType, not a pair of tensors, "),
         (lambda rows: (rows, rows, rows), "gives tuple, not a pair of tensors, "),
         (lambda rows: (rows, None), "gives tuple, not a pair of tensors, "),
-        # k = 2 frames were asked for, of any number of videos.
+        # k = 2 frames were requested, for any number of videos.
         (lambda rows: (tf.zeros([5, 3], tf.int32), rows), "indices are [5, 3], not "),
         (lambda rows: (rows, rows), "indices are [None], not [None, 2]."),
         (

@@ -87,7 +87,7 @@ def test_an_index_goes_to_the_cache_folder_where_the_shard_cannot_be_written(
     assert len(index.load_or_build([shard], DATA)[0].numbers) == 4
 
 
-def test_an_index_stays_in_memory_where_nothing_can_be_written(tmp_path, monkeypatch):
+def test_an_index_stays_in_memory_if_it_cannot_be_written(tmp_path, monkeypatch):
     (shard,) = helpers.write_shards(tmp_path, [4])
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -131,7 +131,7 @@ def test_indices_may_be_in_a_folder_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["stale", "truncated", "no zip", "other features"])
-def test_an_index_that_does_not_fit_is_built_anew(tmp_path, change):
+def test_an_outdated_index_is_rebuilt(tmp_path, change):
     (shard,) = helpers.write_shards(tmp_path, [6])
     path = pathlib.Path(f"{shard}.frame_index")
     index.load_or_build([shard], DATA)

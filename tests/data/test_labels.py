@@ -52,7 +52,7 @@ def test_numbers_are_classes(tmp_path):
         ([], ["no rows"]),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, lines, named):
+def test_an_invalid_value_is_named(tmp_path, lines, named):
     path = write(tmp_path / "labels.csv", *lines)
     with pytest.raises(ValueError) as error:
         labels.read(path, {0: "dog", 1: "cat"})

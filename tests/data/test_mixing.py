@@ -157,7 +157,7 @@ def test_batches_are_the_same_however_they_are_read(shards, kind):
     )
 
 
-def test_vectors_of_whole_videos_are_mixed_too(tmp_path):
+def test_video_level_vectors_are_mixed_too(tmp_path):
     data = helpers.data_settings(
         frame_features=False, feature_names="x", feature_sizes="2"
     )

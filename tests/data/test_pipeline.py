@@ -33,7 +33,7 @@ HOW: dict = {}
 
 
 def read(files, views=None, data=None, **arguments) -> list[dict]:
-    """All batches, of four videos and in evaluation if nothing else is said."""
+    """All batches; by default of four videos and for evaluation."""
     return helpers.read(files, views or {"all": ALL}, data, **{**HOW, **arguments})
 
 
@@ -44,7 +44,7 @@ def train(files, views=None, **arguments) -> list[dict]:
 
 
 def videos(batches) -> list[str]:
-    """The ids in their order, without filling rows."""
+    """The ids in order, without padding rows."""
     rows = [
         (video_id.decode(), weight)
         for batch in batches
@@ -74,7 +74,7 @@ NAMES = [f"v{number}" for number in range(23)]
 # ------------------------------------------------------------------ what is in them
 
 
-def test_a_batch_has_the_shapes_and_types_that_the_contract_says(shards):
+def test_a_batch_has_the_shapes_and_types_of_the_contract(shards):
     views = {"all": ALL, "sampled": UNIFORM}
     dataset = helpers.build_dataset(shards, views, **HOW)
 
@@ -126,7 +126,7 @@ def test_frames_are_those_that_were_written(shards):
         assert view["frame_indices"].tolist() == [*range(n), *[0] * (12 - n)]
 
 
-def test_features_stand_in_the_order_of_the_flag(shards):
+def test_features_are_in_the_order_of_the_flag(shards):
     turned = helpers.data_settings(feature_names="audio,rgb", feature_sizes="3,4")
     straight = read(shards)[0]["views"]["all"]["frames"]
     frames = read(shards, data=turned)[0]["views"]["all"]["frames"]
@@ -230,7 +230,7 @@ def test_random_frames_in_training_change_with_epoch_and_seed(shards):
         assert other != first
 
 
-def test_read_view_gives_what_evaluation_sees(shards):
+def test_read_view_returns_the_frames_of_evaluation(shards):
     serialized = tf.stack(list(tf.data.TFRecordDataset(shards)))
     data = helpers.data_settings()
     video_ids, view = pipeline.read_view(serialized, data, RANDOM)
@@ -281,7 +281,7 @@ def test_a_sampler_that_counts_frames_of_the_next_video_is_named(
     )
 
 
-def test_frames_that_a_sampler_names_behind_valid_are_not_read(shards, monkeypatch):
+def test_positions_after_valid_are_not_read(shards, monkeypatch):
     def careless(num_frames, k, max_frames, keys):
         indices, valid = frame_sampling.SAMPLERS.get("uniform")(
             num_frames, k, max_frames, keys
@@ -324,12 +324,14 @@ def test_an_epoch_does_not_trace_the_parser_again(tmp_path):
     assert indices[0] != indices[1] != indices[2]
 
 
-def test_a_sampler_that_is_registered_anew_is_the_new_one(tmp_path, monkeypatch):
+def test_a_sampler_registered_again_replaces_the_old_one(tmp_path, monkeypatch):
     shard = helpers.write_shard(
         tmp_path / "a.tfrecord", [helpers.video(i, 9) for i in range(4)]
     )
     plain = pathlib.Path(shard)
-    plain.write_bytes(gzip.compress(plain.read_bytes()))  # It is parsed as a whole.
+    plain.write_bytes(
+        gzip.compress(plain.read_bytes())
+    )  # Compressed: parsed sequentially.
     for name in ("first", "last"):
         sampler = frame_sampling.SAMPLERS.get(name)
         monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "mine", sampler)
@@ -375,7 +377,7 @@ def test_the_sampled_view_follows_the_settings():
 
 
 @pytest.mark.parametrize("batch_size", [5, 23, 24, 60])
-def test_filling_rows_complete_the_last_batch_and_weigh_nothing(shards, batch_size):
+def test_padding_rows_complete_the_last_batch_with_weight_0(shards, batch_size):
     batches = read(shards, batch_size=batch_size)
     assert len(batches) == -(-23 // batch_size)
     rows = rows_of(batches)
@@ -410,13 +412,13 @@ def test_epochs_and_seeds_differ_in_order_and_hold_every_video_once(shards):
     assert tuple(NAMES) not in {tuple(order) for order in orders}
 
 
-def test_records_are_shuffled_anew_within_a_shard(shards):
+def test_records_are_reshuffled_within_a_shard(shards):
     first, second = (videos(train(shards[1:2], epoch=epoch)) for epoch in (0, 1))
     assert first != second
     assert sorted(first) == sorted(second)
 
 
-def test_shards_are_shuffled_anew_without_a_buffer(tmp_path):
+def test_shards_are_reshuffled_without_a_buffer(tmp_path):
     files = helpers.write_shards(tmp_path, [1] * 9)
     arguments = {"shuffle_buffer_size": 0, "num_readers": 1}
     first, second = (videos(train(files, epoch=n, **arguments)) for n in (0, 1))
@@ -509,7 +511,7 @@ def test_a_fraction_is_about_that_share(tmp_path):
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_the_count_of_videos_is_what_is_read(shards, fraction):
+def test_the_count_of_videos_equals_the_number_read(shards, fraction):
     read_videos = videos(train(shards, train_fraction=fraction))
     count = helpers.open_shards(shards, **HOW).num_videos(fraction)
     assert count == len(read_videos)
@@ -582,7 +584,7 @@ def test_unlabeled_rows_are_the_same_after_a_stop_and_in_parts(shards, unlabeled
     assert_equal(joined, whole)
 
 
-def test_labels_weigh_nothing_where_there_are_none(tmp_path):
+def test_missing_labels_have_weight_0(tmp_path):
     shard = helpers.write_shard(
         tmp_path / "s",
         [helpers.video(0, 2), helpers.video(1, 2, []), helpers.video(2, 2)],

@@ -19,7 +19,7 @@ def read(files, **changes) -> list[dict]:
 
 
 def complaint(files, **changes) -> str:
-    """The one line about shards that must not be readable."""
+    """The error line about shards that must be unreadable."""
     with pytest.raises((ValueError, tf.errors.OpError)) as caught:
         read(files, **changes)
     line = faults.describe_error(caught.value, files) or str(caught.value)
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_tfrecord_file_is_named(tmp_path):
 
 # A flip of bit 7 leads to the end of the file by chance; whoever reads it stops there.
 @pytest.mark.parametrize("bit", range(7))
-def test_a_broken_length_is_named_and_not_what_stands_behind_it(tmp_path, bit):
+def test_a_broken_length_is_reported_rather_than_the_bytes_after_it(tmp_path, bit):
     (path,) = helpers.write_shards(tmp_path, [4])
     content = bytearray(pathlib.Path(path).read_bytes())
     first = next(iter(tf.data.TFRecordDataset(path))).numpy()

@@ -58,7 +58,7 @@ def few_open(monkeypatch):
     monkeypatch.setattr(shards_module, "MAX_OPEN", 4)
 
 
-def test_epochs_leave_nothing_open(tmp_path, few_open):
+def test_epochs_leave_no_open_files(tmp_path, few_open):
     files = helpers.write_shards(tmp_path, [2] * 12)
     opened = helpers.open_shards(files)
     seen = []
@@ -98,7 +98,7 @@ def test_a_shard_that_changes_is_named(tmp_path, few_open, change, during):
     assert line.startswith(str(path)) and "\n" not in line
 
 
-def test_the_fingerprint_tells_shards_apart(tmp_path):
+def test_the_fingerprint_distinguishes_shards(tmp_path):
     files = helpers.write_shards(tmp_path, [2, 3])
     first = helpers.open_shards(files).fingerprint()
     assert [name for name, *_ in first] == ["shard0.tfrecord", "shard1.tfrecord"]

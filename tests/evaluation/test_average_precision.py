@@ -260,7 +260,7 @@ def test_neither_batches_nor_order_change_a_bit(seed):
         assert accumulate(probabilities, labels, 4, batches, loss=loss) == whole
 
 
-def test_padding_rows_change_nothing():
+def test_padding_rows_do_not_change_the_result():
     probabilities, labels = random_videos(0)
     loss = np.linspace(0, 3, 60).astype(np.float32)
     whole = accumulate(probabilities, labels, 4, [slice(None)], loss=loss)

@@ -52,10 +52,10 @@ def dataset_of(run, strategy, batch_size: int):
 def evaluate(run, replicas: int, batch_size: int, role: str = "student"):
     strategy = helpers.cpus(replicas)
     networks = make_networks(run, strategy)
-    judge = evaluator.Evaluator(
+    network_evaluator = evaluator.Evaluator(
         networks, role, strategy, helpers.NUM_CLASSES, top_k=TOP_K
     )
-    return judge.evaluate(dataset_of(run, strategy, batch_size))
+    return network_evaluator.evaluate(dataset_of(run, strategy, batch_size))
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,11 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
     networks.student.head.kernel.assign(
         np.full(networks.student.head.kernel.shape, np.nan, np.float32)
     )
-    judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
+    network_evaluator = evaluator.Evaluator(
+        networks, "student", strategy, helpers.NUM_CLASSES
+    )
     with pytest.raises(ValueError, match="v000"):
-        judge.evaluate(dataset_of(run, strategy, 7))
+        network_evaluator.evaluate(dataset_of(run, strategy, 7))
 
 
 @pytest.mark.parametrize("replicas, batch_size", [(1, 4), (2, 24)])
@@ -150,22 +152,24 @@ def test_one_pass_gives_the_metrics_and_the_csv_of_the_predictor(
     networks = make_networks(run, strategy)
     arguments = networks, "student", strategy
     dataset = dataset_of(run, strategy, batch_size)
-    judge = evaluator.Evaluator(*arguments, helpers.NUM_CLASSES, top_k)
+    network_evaluator = evaluator.Evaluator(*arguments, helpers.NUM_CLASSES, top_k)
     with predictions.PredictionWriter(tmp_path / "evaluator.csv") as writer:
-        found = judge.evaluate(dataset, writer=writer).metrics
-    assert found == judge.evaluate(dataset).metrics
+        found = network_evaluator.evaluate(dataset, writer=writer).metrics
+    assert found == network_evaluator.evaluate(dataset).metrics
     with predictions.PredictionWriter(tmp_path / "predictor.csv") as writer:
         for batch in predictor.Predictor(*arguments, top_k).predict(dataset):
             writer.write(batch.video_ids, batch.classes, batch.scores)
     written = (tmp_path / "evaluator.csv").read_bytes()
     assert written == (tmp_path / "predictor.csv").read_bytes()
-    assert written.count(b"\n") == 1 + 21  # The filling rows are left out.
+    assert written.count(b"\n") == 1 + 21  # Without padding rows.
 
 
 def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
     strategy = helpers.cpus(1)
     networks = make_networks(run, strategy)
-    judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
+    network_evaluator = evaluator.Evaluator(
+        networks, "student", strategy, helpers.NUM_CLASSES
+    )
     files = []
 
     def cut_short():
@@ -175,7 +179,7 @@ def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
 
     with pytest.raises(ValueError, match="the third batch"):
         with predictions.PredictionWriter(tmp_path / "out.csv") as writer:
-            judge.evaluate(cut_short(), writer=writer)
+            network_evaluator.evaluate(cut_short(), writer=writer)
     assert len(files) == 1  # The temporary file, after two batches.
     assert os.listdir(tmp_path) == []
 
@@ -183,12 +187,14 @@ def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
 def test_a_process_without_all_ids_writes_no_csv(run, tmp_path, monkeypatch):
     strategy = helpers.cpus(1)
     networks = make_networks(run, strategy)
-    judge = evaluator.Evaluator(networks, "student", strategy, helpers.NUM_CLASSES)
+    network_evaluator = evaluator.Evaluator(
+        networks, "student", strategy, helpers.NUM_CLASSES
+    )
     # So it is where other processes have some of the rows.
-    monkeypatch.setattr(judge, "_video_ids", lambda *_: None)
+    monkeypatch.setattr(network_evaluator, "_video_ids", lambda *_: None)
     with pytest.raises(ValueError, match="several processes evaluate here"):
         with predictions.PredictionWriter(tmp_path / "out.csv") as writer:
-            judge.evaluate(dataset_of(run, strategy, 7), writer=writer)
+            network_evaluator.evaluate(dataset_of(run, strategy, 7), writer=writer)
     assert os.listdir(tmp_path) == []
 
 

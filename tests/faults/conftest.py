@@ -30,7 +30,7 @@ def _train(data, train_dir, *more: str) -> Run:
 
 @pytest.fixture(scope="session")
 def whole(data, tmp_path_factory) -> Run:
-    """A teacher that nobody disturbed."""
+    """An undisturbed run of a teacher."""
     return _train(data, tmp_path_factory.mktemp("whole") / "run", "--mode=teacher")
 
 

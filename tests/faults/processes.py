@@ -1,4 +1,4 @@
-"""Scripts on tiny data, in processes where one is to be killed, and their results."""
+"""Runs scripts on tiny data, in processes that tests can kill, and their results."""
 
 import contextlib
 import dataclasses
@@ -107,7 +107,7 @@ class Ended:
         return self.lines[-1] if self.lines else ""
 
     def assert_refused(self, *words: str, code: int = 1) -> None:
-        """It ended with one line that holds these words, and without a traceback."""
+        """It ended with one line that contains these words, without a traceback."""
         assert self.code == code, self.lines[-3:]
         assert not [line for line in self.lines if "Traceback" in line]
         (line,) = [x for x in self.lines if x.startswith(f"{self.script}.py: ")]
@@ -154,7 +154,7 @@ def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
 
 
 def stop_early(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> None:
-    """Leaves a run that was asked to stop once it had a second checkpoint."""
+    """Makes a run that was stopped after its second checkpoint."""
     process = start("train", *training_flags(data, train_dir, *more))
     while process.poll() is None and not list(train_dir.glob("*/*/ckpt-2.index")):
         time.sleep(0.01)

@@ -39,7 +39,7 @@ def assert_all_saved_is_finite(train_dir: pathlib.Path) -> None:
 
 
 def assert_refused(script, run, data, folder, *more: str, words=()) -> None:
-    """eval.py, inference.py or export_model.py says so and leaves nothing."""
+    """eval.py, inference.py or export_model.py reports it and leaves no output."""
     folder.mkdir()
     output = f"--output_file={folder}/out.csv"
     flags = {
@@ -53,7 +53,7 @@ def assert_refused(script, run, data, folder, *more: str, words=()) -> None:
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_a_bad_value_stops_training_which_goes_on_without_it(
+def test_a_bad_value_stops_training_which_continues_after_its_removal(
     value, video_level_run, tmp_path
 ):
     data = processes.copy(video_level_run.data, tmp_path / "data")

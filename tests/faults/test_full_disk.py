@@ -1,4 +1,4 @@
-"""Disks that are full or refuse: one line, exit code 1, nothing half-written.
+"""Full or failing disks: one line, exit code 1, no partial file.
 
 A full disk is a limit on the size of files (every file system has that error), and,
 where this process may mount one, a small file system in memory.
@@ -68,7 +68,7 @@ def outputs(script: str, run, path) -> list[str]:
 
 
 def assert_goes_on(ended, before: dict[str, bytes], train_dir, whole) -> None:
-    """A refused run has its last checkpoint, and ends like the whole one."""
+    """A stopped run keeps its last checkpoint and ends like an undisturbed one."""
     ended.assert_refused(processes.REFUSED)
     after = training_helpers.snapshot(train_dir)
     states = [name for name in before if "/ckpt-" in name]
@@ -80,7 +80,7 @@ def assert_goes_on(ended, before: dict[str, bytes], train_dir, whole) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=slow) for s in (1, 2, 3))])
-def test_training_where_no_file_can_grow_goes_on_later(seed, whole, stopped, tmp_path):
+def test_training_that_cannot_write_continues_later(seed, whole, stopped, tmp_path):
     train_dir = processes.copy(stopped, tmp_path / "run")
     largest = max(p.stat().st_size for p in stopped.glob("*/*/ckpt-*.data*"))
     size = random.Random(seed).randrange(1, largest)
@@ -92,7 +92,7 @@ def test_training_where_no_file_can_grow_goes_on_later(seed, whole, stopped, tmp
 
 @slow
 @pytest.mark.parametrize("seed", range(4))
-def test_training_that_fills_the_disk_goes_on_later(seed, whole, stopped, mount):
+def test_training_that_fills_the_disk_continues_later(seed, whole, stopped, mount):
     folder = mount()
     train_dir = processes.copy(stopped, folder / "run")
     before = training_helpers.snapshot(train_dir)
@@ -120,7 +120,7 @@ def test_a_teacher_cache_on_a_disk_that_is_too_small_is_refused(whole, tmp_path,
 
 
 @pytest.mark.parametrize("script", ["inference", pytest.param("eval", marks=slow)])
-def test_an_old_csv_stands_where_a_new_one_cannot_be_written(script, whole, tmp_path):
+def test_an_old_csv_is_kept_if_a_new_one_cannot_be_written(script, whole, tmp_path):
     output = tmp_path / "out.csv"
     output.write_text("old")
     # eval.py opens metrics.jsonl before, in which there is room.
@@ -141,7 +141,7 @@ def test_a_csv_that_cannot_be_is_refused(path, whole, tmp_path):
 
 
 @slow
-def test_an_old_model_stands_where_a_new_one_cannot_be_written(whole, tmp_path):
+def test_an_old_model_is_kept_if_a_new_one_cannot_be_written(whole, tmp_path):
     flags = outputs("export_model", whole, tmp_path / "model")
     processes.call("export_model", *flags).assert_succeeded()
     before = training_helpers.snapshot(tmp_path)

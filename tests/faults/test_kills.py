@@ -42,7 +42,7 @@ def flags_of(variant, data, folder) -> list[str]:
 
 @pytest.fixture(scope="session")
 def undisturbed(data, tmp_path_factory):
-    """Variant → seconds and end of a run that nobody disturbed; each trained once."""
+    """Variant → seconds and end of an undisturbed run; each is trained once."""
     found = {}
 
     def get(variant):

@@ -41,7 +41,7 @@ class Job:
 
     Args:
         data: folder of the shards.
-        train_dir: of the run; the logs are beside it.
+        train_dir: of the run; the logs are next to it.
         count: processes; 1: without TF_CONFIG.
         flags: for all of them, over the ordinary ones.
         own_flags: process → flags for it alone.
@@ -229,7 +229,7 @@ def test_sigterm_to_one_process_stops_all_at_one_step(asked, shards, tmp_path):
         ({"own_flags": {1: ["--seed=7"]}}, "--seed"),
     ],
 )
-def test_what_cannot_work_is_refused_by_every_process(how, word, shards, tmp_path):
+def test_invalid_settings_are_refused_by_every_process(how, word, shards, tmp_path):
     with Job(shards, tmp_path / "run", 2, **how) as job:
         assert job.wait() == {1}
         assert all(word in line for line in job.last_lines())
@@ -246,7 +246,7 @@ def test_a_train_dir_that_not_all_share_is_refused(shards, alone, tmp_path):
 
 
 @slow
-def test_a_job_goes_on_with_three_two_and_one_processes(shards, tmp_path):
+def test_a_job_continues_with_three_two_and_one_processes(shards, tmp_path):
     long = ["--num_epochs=20", "--save_checkpoint_minutes=0.01", "--log_steps=50"]
     whole = train(shards, tmp_path / "whole", 1, long)
     saved = 0

@@ -1,4 +1,4 @@
-"""Mutated records and damaged shards: a right batch, or a line that says why not."""
+"""Mutated records and damaged shards give a correct batch or a one-line error."""
 
 import gzip
 import pathlib
@@ -33,7 +33,7 @@ def served_faults(serialized):
 
 
 def check_batches(found: list[dict], expected: int) -> None:
-    """What the contract says of every batch."""
+    """Checks the contract of every batch."""
     assert sum(batch["weights"].sum() for batch in found) == expected
     for batch in found:
         rows = batch["weights"] > 0
@@ -75,7 +75,7 @@ def check_mutated(seed: int) -> None:
 
 
 def check_damaged(seed: int) -> None:
-    """Of a damaged shard what can be read is read, and the rest is one line each."""
+    """The readable part of a damaged shard is read; each fault is one line."""
     made = list(mutated.mutations(ORIGINALS, 60, seed))
     with tempfile.TemporaryDirectory() as folder:
         shard = helpers.write_shard(pathlib.Path(folder, "s.tfrecord"), made)

@@ -157,7 +157,7 @@ def test_the_csv_has_a_companion_with_the_names_of_the_classes(csv):
     assert lines[1] == expected
 
 
-def test_training_leaves_what_it_promises(train_dir):
+def test_training_writes_all_promised_files(train_dir):
     assert sorted(os.listdir(train_dir)) == sorted(
         {".lock", "manifest.json", "model_flags.json", "student", "teacher"}
         | set(os.listdir(train_dir)) & {"eval", "export"}
@@ -244,7 +244,7 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
 
 def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp_path):
     # The same videos in the same order as the one file of `csv`. By three parts the
-    # files are divided 1, 1, 2, so batches of 8 are cut elsewhere: behind videos 8
+    # files are divided 1, 1, 2, so batches of 8 end elsewhere: after videos 8
     # and 3 of the first two, and 8 and 16 of the last.
     first = 0
     for number, last in enumerate([11, 14, 21, NUM_VALID]):
@@ -274,7 +274,7 @@ def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp
     assert merged.read_bytes() == csv.read_bytes()
 
 
-def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path):
+def test_a_part_without_files_is_a_header_and_a_warning(data, train_dir, tmp_path):
     done = script_helpers.succeed(
         "inference",
         f"--train_dir={train_dir}",
@@ -290,13 +290,15 @@ def test_a_part_without_files_is_a_header_and_says_so(data, train_dir, tmp_path)
     assert f"{message}{path} has the header alone." in done.stderr
 
 
-def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp_path):
+def test_the_exported_model_predicts_the_scores_of_the_csv(
+    data, train_dir, csv, tmp_path
+):
     folder = tmp_path / "model"
     done = script_helpers.succeed(
         "export_model",
         f"--train_dir={train_dir}",
         f"--export_dir={folder}",
-        "--batch_size=8",  # Taken from a flagfile of eval's, say, and ignored.
+        "--batch_size=8",  # For example from a flagfile of eval.py; ignored.
     )
     prefix = train_dir / "student" / "best" / "student" / "network-5"
     assert f"The student of {prefix} is in {folder}." in done.stderr
@@ -315,7 +317,7 @@ def test_the_exported_model_predicts_what_the_csv_says(data, train_dir, csv, tmp
 
 @pytest.mark.once
 @pytest.mark.parametrize("format", ["litert_int8", "onnx"])
-def test_a_small_machines_model_is_written_and_its_gap_said(
+def test_a_model_for_small_machines_is_written_with_its_gap(
     data, train_dir, evaluation, tmp_path, format
 ):
     package = {"litert_int8": "ai_edge_litert", "onnx": "tf2onnx"}[format]
@@ -388,14 +390,14 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
     ],
 )
 def test_help_shows_the_flags_and_loads_no_tensorflow(tmp_path, script, flag):
-    # A TensorFlow that cannot be imported stands before the real one.
+    # A TensorFlow that cannot be imported hides the real one.
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('loaded')")
     done = call(script, "--help", path=str(tmp_path))
     assert flag in done.stdout and "default:" in done.stdout
     assert done.stderr == ""
 
 
-def test_help_of_the_export_lists_no_flag_that_means_nothing_to_it():
+def test_help_of_the_export_lists_only_flags_that_it_uses():
     listed = set(
         re.findall(r"--(?:\[no\])?(\w+):", call("export_model", "--help").stdout)
     )
@@ -454,7 +456,7 @@ def test_eval_refuses_data_flags_that_differ_from_the_runs(data, train_dir):
     assert "--num_classes: was 10, is 11" in line and "--max_frames" not in line
 
 
-def test_eval_says_that_no_video_has_a_label(
+def test_eval_reports_that_no_video_has_a_label(
     train_dir, evaluation, validation, tmp_path
 ):
     shard = tmp_path / "unlabeled.tfrecord"

@@ -120,7 +120,7 @@ def losses(spec: str, logits, labels, weights=None):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("focus", [(4, 1, 0.05), (2.5, 0, 0.0), (0, 0.5, 0.2)])
-def test_the_asymmetric_loss_is_what_the_paper_says(seed, focus):
+def test_the_asymmetric_loss_equals_the_papers_formula(seed, focus):
     logits, labels = make_case(seed)
     random = np.random.default_rng(seed)
     labels = labels * random.uniform(0, 1, labels.shape)  # --mix gives such ones.

@@ -56,7 +56,7 @@ def test_intermediate_loss_by_hand():
     np.testing.assert_array_equal(found, [14.0])
 
 
-def test_frames_whose_states_are_zero_on_both_sides_cost_nothing():
+def test_frames_with_zero_states_on_both_sides_have_zero_loss():
     student, teacher = make_outputs(0), make_outputs(1)
     padded = [
         o._replace(states=tf.pad(o.states, [[0, 0], [0, 2], [0, 0]]))
@@ -173,7 +173,7 @@ def test_relations_are_compared_video_by_video():
     np.testing.assert_allclose(relations(turned)[valid], found, rtol=1e-4)
 
 
-def test_relations_of_a_video_alone_cost_nothing():
+def test_relations_of_a_single_video_have_zero_loss():
     student, teacher = make_outputs(0, rows=1), make_outputs(1, rows=1)
     found = make_loss("relations")(student, (teacher, tf.ones(1)))
     np.testing.assert_allclose(found, [0.0], atol=1e-6)
@@ -210,7 +210,7 @@ def test_no_gradient_reaches_the_teacher(text):
 
 @pytest.mark.parametrize("text", TERMS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_equal_outputs_cost_nothing_and_pull_nowhere(text, seed):
+def test_equal_outputs_have_zero_loss_and_gradient(text, seed):
     student = make_outputs(seed)
     with tf.GradientTape() as tape:
         tape.watch(student)

@@ -26,7 +26,7 @@ def build(text: str, **others) -> objective.Objective:
 
 
 def refuse(text: str, **others) -> str:
-    """The message with which an objective is refused; always one line."""
+    """The error message of an invalid objective; always one line."""
     with pytest.raises(ValueError) as caught:
         build(text, **others)
     message = str(caught.value)
@@ -102,7 +102,7 @@ def test_it_knows_what_it_compares_with(text, needs_teacher, needs_states):
         ("both", ["ce", "rep", "rep_intermediate"]),
     ],
 )
-def test_match_says_what_rep_compares(match, expected):
+def test_match_selects_what_rep_compares(match, expected):
     built = build("ce + 0.5*rep", match=match)
     assert [term.name for term in built.terms] == expected
     assert {term.weight for term in built.terms[1:]} == {0.5}
@@ -139,7 +139,7 @@ def test_arguments_in_a_term_win_over_the_flags():
     np.testing.assert_allclose(prediction(built, student, teacher), expected, rtol=1e-6)
 
 
-def test_the_objective_without_a_guide_is_ce_unless_said():
+def test_the_objective_without_a_guide_defaults_to_ce():
     built = objective.label_objective(settings.DistillationSettings())
     assert weights(built) == [(1.0, "ce")]
     assert not built.needs_guide
@@ -167,7 +167,7 @@ def test_the_objective_without_a_guide_is_ce_unless_said():
         ("rep + pred", False),
     ],
 )
-def test_representation_only_is_rep_and_nothing_else(text, expected):
+def test_representation_only_means_rep_alone(text, expected):
     given = settings.DistillationSettings(student_loss=text)
     assert objective.is_representation_only(given) == expected
 
@@ -191,7 +191,7 @@ def register(monkeypatch, **fields) -> None:
         ("guide_states", "logits", "logits"),
     ],
 )
-def test_a_registered_loss_says_what_it_compares(
+def test_a_registered_loss_declares_what_it_compares(
     monkeypatch, needs, compares, expected
 ):
     register(monkeypatch, needs=needs, compares=compares)
@@ -248,7 +248,7 @@ def test_an_argument_of_the_wrong_type_is_refused_too(term):
         ("rep_intermediate + rep", "intermediate", "rep_intermediate"),
     ],
 )
-def test_a_loss_stands_once(text, match, name):
+def test_a_loss_may_occur_only_once(text, match, name):
     assert refuse(text, match=match) == f"--student_loss={text} has {name} twice."
 
 
@@ -304,7 +304,7 @@ def test_a_loss_gives_one_number_a_video(give, found, in_graph):
     )
 
 
-def test_a_loss_of_encodings_of_other_widths_is_named_and_told_what_to_say():
+def test_a_loss_of_encodings_of_different_widths_suggests_the_argument():
     built = alone(lambda student, labels: student.encoding * labels)
     with pytest.raises(ValueError) as caught:
         built(make_outputs(0), LABELS)  # [2, 4] and [2, 3]
@@ -332,7 +332,7 @@ def test_the_number_of_videos_may_be_unknown_to_the_graph():
         call(LABELS, LABELS)
 
 
-def test_what_a_loss_needs_is_one_of_five(monkeypatch):
+def test_a_loss_with_unknown_needs_is_refused(monkeypatch):
     def make():
         return registered.Loss(lambda student, teacher: None, needs="teachers")
 
@@ -358,7 +358,7 @@ def test_what_a_loss_needs_is_one_of_five(monkeypatch):
         ),
     ],
 )
-def test_what_a_loss_compares_is_there(needs, compares, reason):
+def test_a_loss_with_an_invalid_comparison_is_refused(needs, compares, reason):
     with pytest.raises(ValueError) as caught:
         registered.Loss(lambda student, target: None, needs, compares)
     assert str(caught.value) == reason
@@ -366,7 +366,7 @@ def test_what_a_loss_compares_is_there(needs, compares, reason):
 
 def test_a_factory_gives_a_loss_and_not_its_function(monkeypatch):
     monkeypatch.setitem(
-        registered.LOSSES._entries, "mine", lambda: test_a_loss_stands_once
+        registered.LOSSES._entries, "mine", lambda: test_a_loss_may_occur_only_once
     )
     assert refuse("2*mine") == (
         "--student_loss=2*mine: loss mine: its factory gives a function, not a "

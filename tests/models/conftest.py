@@ -59,7 +59,7 @@ class Oracle:
 
     @classmethod
     def final(cls, x, layers):
-        """The states at the last step; zeros where there is none."""
+        """The states at the last step; zeros for an empty row."""
         states = cls.states(x, layers)
         return states[-1] if len(states) else np.zeros(states.shape[1])
 

@@ -102,7 +102,7 @@ def batch_norms(layer) -> list:
 
 
 def make_view(seed: int = 0, lengths=LENGTHS, steps: int = T) -> dict:
-    """uint8 frames; those behind a video's last valid one are not zeros."""
+    """uint8 frames, nonzero after the last valid frame of a video."""
     random = np.random.default_rng(seed)
     frames = random.integers(0, 256, (len(lengths), steps, sum(SIZES)), dtype=np.uint8)
     return {"frames": tf.constant(frames), "num_frames": tf.constant(lengths)}

@@ -95,7 +95,7 @@ def test_the_default_student_of_a_teacher_without_blocks_is_the_same(teacher):
     assert found == registry.parse(teacher)
 
 
-def test_a_given_student_is_taken_as_it_is():
+def test_a_given_student_is_used_unchanged():
     student = "HierarchicalLSTM(cells=2, block_len=7)"
     found = specifications.student_specification(make_run(student=student, k=6))
     assert found == registry.parse(student)
@@ -138,7 +138,7 @@ def test_the_roles_read_views_of_their_own_length():
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_only_the_roles_asked_for_are_made(role):
+def test_only_the_requested_roles_are_built(role):
     networks = helpers.build_networks(make_run(), [role])
     (other,) = set(ROLES) - {role}
     assert networks.network(role) is not None

@@ -96,7 +96,7 @@ def gradients_of(network, view):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_padding_rows_change_nothing_in_training(name):
+def test_padding_rows_do_not_change_training(name):
     results = []
     for lengths in ((3, 7, 5), (3, 7, 5, 0, 0)):
         network = families.make_network(name, dropout=0.0)
@@ -138,7 +138,7 @@ def test_every_trainable_weight_of_every_family_learns():
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", EVERY)
-def test_frames_behind_the_last_valid_one_are_not_read(name, training):
+def test_frames_after_the_last_valid_one_are_not_read(name, training):
     view = families.make_view()
     view["noise"] = make_noise(len(families.LENGTHS))
     behind = np.arange(families.T) >= np.array(families.LENGTHS)[:, np.newaxis]
@@ -170,7 +170,7 @@ def test_neither_the_batch_nor_the_width_of_the_view_changes_a_video(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
     original = layers.BatchNorm.call
-    # Statistics of the half of a batch are others: those of the whole stay.
+    # Statistics of half of a batch would differ from those of the whole batch.
     monkeypatch.setattr(
         layers.BatchNorm,
         "call",
@@ -193,7 +193,7 @@ def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_place_of_dropout_has_noise_of_its_own(name, monkeypatch):
+def test_every_dropout_has_its_own_noise(name, monkeypatch):
     original, places = layers.Noise.uniform, []
 
     def uniform(self, like, index=0):
@@ -203,7 +203,7 @@ def test_every_place_of_dropout_has_noise_of_its_own(name, monkeypatch):
     monkeypatch.setattr(layers.Noise, "uniform", uniform)
     view = families.make_view() | {"noise": make_noise(len(families.LENGTHS))}
     families.make_network(name, dropout=0.4)(view, training=True)
-    # The transformer has two places in each of two blocks; one is the classifier's.
+    # The transformer has two dropouts in each of two blocks, and the classifier one.
     assert len(places) == (5 if name == "transformer" else 1)
     assert len(set(places)) == len(places)
 
@@ -225,7 +225,7 @@ def test_only_the_transformer_reads_the_order_of_frames(name):
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6], [4, 0, 6, 2, 5, 1, 3]])
 @pytest.mark.parametrize("name", families.INCREMENTAL)
-def test_frame_by_frame_a_network_gives_what_it_gives_for_the_set(name, order):
+def test_frame_by_frame_encoding_equals_that_of_the_set(name, order):
     network = families.make_network(name)
     frames = tf.gather(families.make_view(lengths=(7, 7, 7))["frames"], order, axis=1)
     state = network.start(3)
@@ -239,7 +239,7 @@ def test_frame_by_frame_a_network_gives_what_it_gives_for_the_set(name, order):
         # Sums of seven float32 numbers, in another order.
         assert_close(found.encoding, whole.encoding, 2e-6)
         np.testing.assert_allclose(found.logits, whole.logits, rtol=1e-5, atol=1e-5)
-    # The states of two halves, and one of nothing, are those of the whole.
+    # The joined states of two halves and an empty set equal the state of all frames.
     half = network.start(3)
     for t in range(3, 7):
         half = network.add_frame(half, frames[:, t])
@@ -252,7 +252,7 @@ def test_frame_by_frame_a_network_gives_what_it_gives_for_the_set(name, order):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
-    """Also where its frames are read once for all parts; some are behind the end."""
+    """Also where frames are read once for all parts; some are after the end."""
     network = families.make_network(name)
     scale, offset = network.steps
     network.steps = (scale * 0.5, offset + 0.1)  # Of records with a range of their own.
@@ -275,7 +275,7 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", families.INCREMENTAL)
-def test_a_copy_has_the_moving_averages_of_what_it_copies(name):
+def test_a_copied_network_has_the_moving_averages_of_its_source(name):
     networks = {
         role: families.make_network(name, seed) for seed, role in enumerate("ab")
     }
@@ -471,7 +471,7 @@ def refuse(name, **changes) -> str:
 
 @pytest.mark.parametrize("value", [0, -2, 2.5, 4.0, True, "4"])
 @pytest.mark.parametrize("name", COUNTED)
-def test_a_count_is_a_whole_number_above_0(name, value):
+def test_a_count_must_be_a_positive_integer(name, value):
     for argument in COUNTED[name]:
         assert f"{argument}={value!r}" in refuse(name, **{argument: value})
 
@@ -497,7 +497,7 @@ def test_a_dropout_rate_is_below_1(name, value):
         ("dbof_max", {"pooling_method": "sum"}, ["pooling_method", "'sum'", "average"]),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_value(name, changes, named):
+def test_an_invalid_setting_is_named_with_its_value(name, changes, named):
     message = refuse(name, **changes)
     for part in named:
         assert part in message

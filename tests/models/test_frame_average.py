@@ -46,7 +46,7 @@ def test_a_video_level_record_is_its_own_mean():
     np.testing.assert_allclose(outputs.encoding, expected, rtol=1e-6)
 
 
-def test_frames_behind_the_last_valid_one_are_not_read():
+def test_frames_after_the_last_valid_one_are_not_read():
     network = make_network()
     view = make_view()
     behind = (np.arange(T) >= np.array(LENGTHS)[:, np.newaxis])[..., np.newaxis]
@@ -62,7 +62,7 @@ def test_parameters_and_multiply_adds():
     assert len(network.kernels()) == len(network.kernels("classifier")) == 1
 
 
-def test_it_has_no_intermediate_states_and_says_what_to_do():
+def test_requesting_intermediate_states_names_the_flag_to_change():
     view = make_view() | {
         "state_indices": tf.zeros([4, 1], tf.int32),
         "num_states": tf.zeros([4], tf.int32),

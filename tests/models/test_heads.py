@@ -52,7 +52,7 @@ def test_the_mixture_is_gates_times_experts_class_by_class(oracle, seed, mixture
     experts = e @ head.expert_kernel.numpy() + head.expert_bias.numpy()
     probabilities = np.zeros((5, 3))
     for row, c in np.ndindex(5, 3):
-        # Class-major: the columns of a class stand side by side.
+        # Class-major: the columns of a class are adjacent.
         g = np.exp(gates[row, c * (mixtures + 1) : (c + 1) * (mixtures + 1)])
         votes = sigmoid(experts[row, c * mixtures : (c + 1) * mixtures])
         # The last gate has no expert: its share goes to "no".
@@ -105,7 +105,7 @@ def test_a_class_has_its_own_columns():
     "text, scale",
     [
         ("logistic(bias_init=-3.0)", 1.0),
-        # With zero kernels all gates are equal; two of three stand for an expert.
+        # With zero kernels all gates are equal; two of three are experts.
         ("moe(bias_init=-3.0)", 2 / 3),
         ("moe(num_mixtures=4, bias_init=-3.0)", 4 / 5),
     ],
@@ -176,7 +176,7 @@ def test_a_classifier_starts_at_the_frequencies_of_the_classes(head):
     made.build((None, 4))
     frequencies = np.array([0.5, 0.01, 0.0001])
     made.start_at(frequencies)
-    # An encoding of zeros: the bias alone speaks, and the gates share alike.
+    # With an encoding of zeros only the bias counts, and all gates are equal.
     found = tf.sigmoid(made(tf.zeros([1, 4])))[0]
     np.testing.assert_allclose(found, frequencies, rtol=1e-4)
 

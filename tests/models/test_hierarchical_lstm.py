@@ -38,7 +38,7 @@ def make_network(oracle, seed=0, **arguments):
 
 
 def make_view(seed=0, lengths=LENGTHS, steps=T, size=D) -> dict:
-    """uint8 frames; those behind a video's last valid one are not zeros."""
+    """uint8 frames, nonzero after the last valid frame of a video."""
     random = np.random.default_rng(seed)
     frames = random.integers(0, 256, (len(lengths), steps, size), dtype=np.uint8)
     return {"frames": tf.constant(frames), "num_frames": tf.constant(lengths)}
@@ -142,9 +142,7 @@ def test_a_video_without_frames_is_encoded_as_zeros(oracle):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("implementation", ["hoisted", "keras"])
-def test_frames_behind_the_last_valid_one_are_not_read(
-    oracle, implementation, training
-):
+def test_frames_after_the_last_valid_one_are_not_read(oracle, implementation, training):
     network = make_network(oracle, implementation=implementation, dropout=0.0)
     view = make_view(seed=0)
     behind = np.arange(T) >= np.array(LENGTHS)[:, np.newaxis]
@@ -235,7 +233,7 @@ def test_a_batch_without_any_frame_has_finite_gradients(oracle):
         assert np.isfinite(gradient).all()
 
 
-def test_filling_rows_add_nothing_to_the_gradient(oracle):
+def test_padding_rows_do_not_affect_the_gradient(oracle):
     network = make_network(oracle, dropout=0.0)
     network.head.bias.assign(tf.zeros(C))  # so that an empty row's logits are 0
     view = make_view(lengths=[5, 9])
@@ -482,7 +480,7 @@ def test_keras_trains_a_network_in_a_wrapper_that_returns_logits():
         ({"block_len": 2, "layers": True}, "layers=True"),
     ],
 )
-def test_counts_are_whole_numbers_above_0(argument, shown):
+def test_counts_must_be_positive_integers(argument, shown):
     with pytest.raises(ValueError) as caught:
         hierarchical_lstm.HierarchicalLSTM(D, C, T, **{"cells": H, **argument})
     assert str(caught.value) == f"{shown} is not a whole number above 0."

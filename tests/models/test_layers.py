@@ -6,7 +6,7 @@ import tensorflow as tf
 from yt8m_distill.models import layers
 
 
-def test_the_first_batches_weigh_alike_in_the_moving_averages_of_batch_norm():
+def test_the_first_batches_have_equal_weight_in_the_moving_averages():
     """Momentum 0.75: the plain mean of the first 4 batches, then a moving average."""
     norm = layers.BatchNorm(2, momentum=0.75)
     random = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def test_the_first_batches_weigh_alike_in_the_moving_averages_of_batch_norm():
 
 
 def masked_batch():
-    """x [4, 6, 3] around 1000, 1 wide, with valid rows [4, 6] and NaN behind them."""
+    """x [4, 6, 3] around 1000, 1 wide, with valid rows [4, 6] and NaN after them."""
     valid = np.arange(6) < np.array([[4], [0], [6], [1]])
     x = np.random.default_rng(0).normal(1000, 1, (4, 6, 3)).astype(np.float32)
     return np.where(valid[..., np.newaxis], x, np.nan).astype(np.float32), valid

@@ -65,7 +65,7 @@ def make_stack(oracle, implementation="hoisted", layers=2, seed=0):
 
 
 def make_input(seed=0, lengths=LENGTHS, steps=7):
-    """[T, N, 4] without padding zeros: what is behind a row's length is garbage."""
+    """[T, N, 4] with garbage instead of zeros after a row's length."""
     x = np.random.default_rng(seed).normal(size=(steps, len(lengths), 4))
     return tf.constant(x, tf.float32), tf.constant(lengths, tf.int32)
 
@@ -199,7 +199,7 @@ def test_gradients_are_the_slopes_of_the_equations(oracle, training):
 
 
 @pytest.mark.parametrize("implementation, training", PATHS)
-def test_what_stands_behind_a_rows_length_is_not_read(oracle, implementation, training):
+def test_data_after_a_rows_length_is_not_read(oracle, implementation, training):
     stack = make_stack(oracle, implementation)
     x, lengths = make_input()
     behind = np.arange(7)[:, np.newaxis] >= np.array(LENGTHS)
@@ -211,7 +211,7 @@ def test_what_stands_behind_a_rows_length_is_not_read(oracle, implementation, tr
 
 
 @pytest.mark.parametrize("implementation, training", PATHS)
-def test_a_row_does_not_depend_on_the_padding_or_the_rows_beside_it(
+def test_a_row_does_not_depend_on_padding_or_other_rows(
     oracle, implementation, training
 ):
     stack = make_stack(oracle, implementation)

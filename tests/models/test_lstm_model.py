@@ -89,7 +89,7 @@ def test_states_at_given_frames_are_those_of_the_plain_loop(oracle, implementati
     )
 
 
-def test_its_head_is_the_starter_codes_mixture_unless_told_otherwise(oracle):
+def test_its_default_head_is_the_starter_codes_mixture(oracle):
     assert type(make_network(oracle).head).__name__ == "MixtureOfExpertsHead"
     assert type(make_network(oracle, head="logistic").head).__name__ == "LogisticHead"
 
@@ -118,7 +118,7 @@ def test_the_bridge_brings_the_encoding_to_the_given_width(oracle):
     [({"cells": 8.5}, "cells=8.5"), ({"cells": "8"}, "cells='8'")]
     + [({"layers": 0}, "layers=0"), ({"layers": 2.0}, "layers=2.0")],
 )
-def test_counts_are_whole_numbers_above_0(argument, shown):
+def test_counts_must_be_positive_integers(argument, shown):
     with pytest.raises(ValueError) as caught:
         lstm_model.LstmModel(D, C, T, **argument)
     assert str(caught.value) == f"{shown} is not a whole number above 0."

@@ -89,8 +89,8 @@ def test_states_of_both_roles_belong_to_the_same_frames(oracle, seed, training):
     for row, (n, k) in enumerate(zip(LENGTHS, SAMPLED_LENGTHS, strict=True)):
         video = oracle.normalize(frames[row, :n])
         positions = POSITIONS[row][:k]
-        # The teacher's at the frame's place among all frames; the student's at its
-        # place among those it sees.
+        # The teacher's at the frame's position among all frames; the student's at its
+        # position among those it reads.
         _, of_all = oracle.hierarchical(pair.teacher, video, TEACHER_BLOCK)
         _, of_sampled = oracle.hierarchical(
             pair.student, video[positions], STUDENT_BLOCK

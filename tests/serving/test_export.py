@@ -54,7 +54,7 @@ class Case:
 
     @functools.cached_property
     def inferred(self) -> predictor.Predictions:
-        """What inference says of the videos, in batches of 4."""
+        """The predictions of inference for the videos, in batches of 4."""
         strategy = helpers.cpus(1)
         found = predictor.Predictor(self.networks, self.role, strategy, TOP_K).predict(
             inputs.evaluation_dataset(
@@ -160,7 +160,7 @@ def test_frames_already_extracted_give_the_same(case):
             taken = [i * n // width for i in range(width)]
         frames[row, : len(taken)] = records.dequantize(stored[list(taken)])
         counts.append(len(taken))
-    frames[1, counts[1] :] = 77.0  # What stands behind a short video is not read.
+    frames[1, counts[1] :] = 77.0  # Data after a short video is not read.
     signature = case.load()["frames"]
     found = signature(
         frames=tf.constant(frames), num_frames=tf.constant(counts, tf.int32)
@@ -267,7 +267,7 @@ def bad_records(case) -> dict[str, bytes]:
     }
 
 
-def test_a_bad_record_says_why_and_leaves_the_others_alone(student):
+def test_a_bad_record_has_its_reason_and_does_not_affect_the_others(student):
     signature = student.load()["serving_default"]
     good, bad = student.serialized(), bad_records(student)
     mixed, rows = [], []
@@ -326,7 +326,7 @@ def test_threads_get_the_answers_of_their_own_requests(student):
         assert video_id.decode() == student.videos[number % len(good)][0]
 
 
-def test_a_request_of_nothing_but_bad_records_is_answered(student):
+def test_a_request_with_only_bad_records_is_answered(student):
     found = student.load()["serving_default"](example_bytes=tf.constant([b"x", b"y"]))
     assert all(error for error in found["error"].numpy())
     assert found["predictions"].shape == (2, TOP_K)
@@ -349,7 +349,7 @@ print(json.dumps({
 """
 
 
-def test_another_process_needs_nothing_of_this_package(student, tmp_path):
+def test_another_process_does_not_need_this_package(student, tmp_path):
     environment = {
         key: value for key, value in os.environ.items() if key != "PYTHONPATH"
     }
@@ -412,7 +412,9 @@ def test_an_interrupted_replacement_is_completed_at_the_next_start(
 
     def killed(*arguments, **options):
         rename(*arguments, **options)
-        if not options:  # Of a folder; a file's says what it overwrites.
+        if (
+            not options
+        ):  # For a folder; the help of a file format says what it overwrites.
             calls.append(arguments)
         if len(calls) == renames:
             raise KeyboardInterrupt
@@ -436,7 +438,7 @@ def test_a_replacement_whose_new_model_is_gone_is_undone(tmp_path, write_text):
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_full_disk_leaves_the_old_saved_model_and_nothing_else(tmp_path, write_text):
+def test_a_full_disk_leaves_the_old_saved_model_and_no_other_file(tmp_path, write_text):
     folder = tmp_path / "model"
     write_text(folder, "old")
     before = helpers.snapshot(tmp_path)

@@ -57,7 +57,7 @@ def error_of(path) -> str:
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x", "[x]*.v2.csv"])
-def test_all_parts_are_found_in_order_and_nothing_else(tmp_path, name):
+def test_only_the_parts_are_found_and_in_order(tmp_path, name):
     path = str(tmp_path / name)
     # Twelve, so that the order of numbers is not that of single digits.
     expected = [parts.part_path(path, index, 12) for index in range(12)]

@@ -96,14 +96,14 @@ def test_text_ids_are_utf_8(tmp_path):
     assert path.read_bytes() == HEADER + b"\xc3\xa9,1 0.5\nb,1 0.5\n"
 
 
-def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_exception_leaves_the_old_file_and_no_other_file(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt):
         with predictions.PredictionWriter(path) as writer:
             writer.write([b"a"], np.array([[1]]), np.array([[0.5]]))
             assert path.read_text() == "old"
-            assert len(os.listdir(tmp_path)) == 2  # the temporary one is beside it
+            assert len(os.listdir(tmp_path)) == 2  # The temporary file is next to it.
             raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.csv"]

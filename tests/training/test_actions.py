@@ -37,7 +37,7 @@ def chunk(loss: float, count=1, taken=None, bad_step=-1, seconds=1.0) -> loop.Ch
     )
 
 
-def test_means_are_over_the_steps_that_were_taken(tmp_path):
+def test_means_cover_the_steps_that_were_not_skipped(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     log.check_writable()
     action = actions.LogTraining(log, every=4, batch_size=8, rate_at=lambda step: 0.5)
@@ -52,7 +52,7 @@ def test_means_are_over_the_steps_that_were_taken(tmp_path):
     assert line["global_step/Examples/Second"] == 4 * 8 / 2
 
 
-def test_a_loss_that_is_no_number_names_the_step_and_what_is_left(tmp_path):
+def test_a_nan_loss_names_the_step_and_the_last_checkpoint(tmp_path):
     state = checkpoints.State(str(tmp_path), {}, 1)
     action = actions.StopOnNaN(state)
     action.after_steps(place(3), chunk(1.0))

@@ -89,7 +89,7 @@ def averaged_run(data, tmp_path_factory):
     return run
 
 
-def test_the_average_is_what_is_validated_kept_and_read(averaged_run):
+def test_the_average_is_validated_kept_and_read(averaged_run):
     folder = averaged_run.training.train_dir
     latest = helpers.read_variables(helpers.latest(folder, "student"))
     average, raw = (helpers.of(latest, f"student{x}/") for x in ("", "_in_training"))

@@ -142,7 +142,7 @@ def test_its_export_reads_the_number_of_frames_of_the_request(run, tmp_path):
     np.testing.assert_allclose(found["predictions"], best, rtol=1e-5)
 
 
-def test_a_stop_changes_nothing(run, data, tmp_path, monkeypatch):
+def test_an_interruption_does_not_change_the_result(run, data, tmp_path, monkeypatch):
     stopped = make_run(tmp_path / "stopped", data)
     with helpers.stopped(monkeypatch, "student", 4, save=True):
         helpers.train(stopped)
@@ -154,7 +154,7 @@ def test_a_stop_changes_nothing(run, data, tmp_path, monkeypatch):
     helpers.assert_identical(one, other)
 
 
-def test_replicas_change_nothing(data, tmp_path):
+def test_replicas_do_not_change_the_result(data, tmp_path):
     found = []
     for replicas in (1, 2):
         # Plain steps: Adam would magnify the rounding of tiny gradients.
@@ -169,7 +169,7 @@ def test_replicas_change_nothing(data, tmp_path):
         np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
 
 
-def test_the_order_and_spaces_of_budgets_mean_nothing():
+def test_the_order_and_spaces_of_budgets_do_not_matter():
     one, other = (settings.SamplingSettings(student_k=k) for k in ("6,2,4", "2, 4,6,6"))
     assert one.budgets == other.budgets == BUDGETS
     assert one.largest_k == 6

@@ -172,9 +172,7 @@ def test_without_its_data_a_checkpoint_is_passed_over(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("content", [None, b"", b'model_checkpoint_path: "ckpt-1"\n'])
-def test_the_newest_checkpoint_is_found_whatever_the_file_checkpoint_says(
-    tmp_path, content
-):
+def test_the_newest_checkpoint_is_found_despite_the_file_checkpoint(tmp_path, content):
     saved_at(tmp_path, 1, 2)
     path = tmp_path / "checkpoints" / "checkpoint"
     path.unlink()
@@ -206,7 +204,7 @@ def test_no_file_of_a_checkpoint_is_ever_written_over(tmp_path):
     assert tf.train.latest_checkpoint(str(folder)) == f"{folder}/ckpt-3"
 
 
-def test_what_is_saved_is_not_saved_again(tmp_path):
+def test_saving_the_same_step_again_writes_nothing(tmp_path):
     saved_at(tmp_path, 1)
     state, _ = make_state(tmp_path, "SGD")
     state.step.assign(2)
@@ -288,7 +286,7 @@ def test_a_refusing_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path):
     assert helpers.snapshot(tmp_path) == before
 
 
-def test_no_checkpoint_is_called_intact_where_there_is_none(tmp_path):
+def test_without_an_intact_checkpoint_none_is_reported(tmp_path):
     state, variables = make_state(tmp_path, "SGD")
     with helpers.full_disk(100), pytest.raises(ValueError) as error:
         state.save()
@@ -299,7 +297,7 @@ def test_no_checkpoint_is_called_intact_where_there_is_none(tmp_path):
     assert "intact" not in str(error.value)
 
 
-def test_a_checkpoint_that_is_gone_is_passed_over(tmp_path):
+def test_a_missing_checkpoint_is_skipped(tmp_path):
     saved_at(tmp_path, 1, 2)
     for name in os.listdir(tmp_path / "checkpoints"):
         if name.startswith("ckpt-2"):
@@ -487,7 +485,7 @@ def test_a_prefix_without_a_checkpoint_is_named(tmp_path):
         checkpoints.find(str(tmp_path), helpers.plan_of(run), "teacher", "nowhere/x")
 
 
-def test_a_network_is_read_from_a_whole_state_too(tmp_path):
+def test_a_network_can_be_read_from_a_full_checkpoint(tmp_path):
     saved_at(tmp_path, 5)
     run = helpers.make_run("run", "data", mode="parallel")
     networks = helpers.build_networks(run, ["student"])

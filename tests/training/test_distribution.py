@@ -39,7 +39,7 @@ def test_a_cluster_that_is_not_json_is_refused(monkeypatch):
 
 
 class FakeStrategy:
-    """A strategy whose place in a cluster is given."""
+    """A strategy with a given task in a cluster."""
 
     def __init__(self, workers: list[str], kind: str, index: int):
         names = {"worker": workers}
@@ -191,7 +191,7 @@ def test_a_cluster_is_one_of_many_processes(monkeypatch):
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", make)
     distribution.build_strategy(0, several_machines=True, timeout_secs=7)
     assert made == [7]
-    # eval.py and the others compute alone, whatever the environment says.
+    # eval.py and the other programs ignore TF_CONFIG.
     distribution.build_strategy(0)
     assert made == [7]
 

@@ -13,7 +13,7 @@ once = pytest.mark.once
 
 
 def initialized(run, phase: str, monkeypatch):
-    """The networks of a phase as they stand before its first step."""
+    """The networks of a phase before its first step."""
     found, train = {}, phase_runner.PhaseRunner._train
 
     def look(self):

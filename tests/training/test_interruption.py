@@ -1,4 +1,4 @@
-"""A signal ends what is done in order, and says how to go on."""
+"""A signal stops a script cleanly, with a line on how to continue."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_raised_with_what_to_do_next(number):
+def test_a_signal_raises_an_exception_that_says_how_to_continue(number):
     before = signal.getsignal(number)
     with pytest.raises(interruption.Interrupted) as stop:
         with interruption.raised("Do it again."):

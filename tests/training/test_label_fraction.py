@@ -17,7 +17,7 @@ def write(folder, videos) -> None:
 
 
 @pytest.mark.slow
-def test_labels_that_do_not_count_change_nothing(tmp_path, caplog):
+def test_labels_without_weight_do_not_change_the_result(tmp_path, caplog):
     """Neither the teacher, nor the student, nor how its classifier starts."""
     videos = helpers.make_videos(36, seed=1, prefix="t")
     keeps = records.keeps_labels([name for name, *_ in videos], FRACTION).numpy()

@@ -20,7 +20,7 @@ def content(serial_run) -> dict:
     return manifest.read_json(f"{serial_run.training.train_dir}/manifest.json")
 
 
-def test_the_manifest_says_what_was_asked_with_what_on_what(content, serial_run):
+def test_the_manifest_has_settings_versions_and_machine(content, serial_run):
     assert content["settings"] == serial_run.to_dict()
     assert content["versions"] == {
         "yt8m_distill": yt8m_distill.__version__,
@@ -127,7 +127,7 @@ def test_the_differences_are_listed(tmp_path):
     assert "--b" not in message and "--start_new_model" in message
 
 
-def test_json_appears_only_whole(tmp_path):
+def test_json_is_written_atomically(tmp_path):
     path = tmp_path / "x.json"
     manifest.write_json(str(path), {"a": 1})
     with pytest.raises(TypeError):
@@ -143,7 +143,7 @@ def test_lines_are_appended(tmp_path):
     assert helpers.read_lines(path) == [{"a": 1}, {"b": [2.5]}]
 
 
-def test_lines_that_are_not_to_be_kept_or_not_whole_are_dropped(tmp_path):
+def test_rejected_and_incomplete_lines_are_dropped(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"st')
     manifest.keep_json_lines(str(path), lambda line: line["step"] < 3)
@@ -182,7 +182,7 @@ def test_an_entry_is_merged_and_survives_the_next_command(tmp_path):
     assert again.phase("student") == {}
 
 
-def test_workers_that_are_not_the_chief_write_nothing(tmp_path):
+def test_only_the_chief_writes_files(tmp_path):
     run = helpers.make_run(tmp_path, "data")
     record = manifest.Manifest(str(tmp_path), run, writes=False)
     record.update("teacher", finished=True)

@@ -45,7 +45,7 @@ def test_a_resumed_run_ends_like_one_without_a_stop(data, monkeypatch, tmp_path)
 
 
 @pytest.mark.once
-def test_what_does_not_go_together_is_refused(data, tmp_path):
+def test_incompatible_settings_are_refused(data, tmp_path):
     for changes, flag in (
         ({"mode": "serial", "teacher_cache": "cache"}, "--teacher_cache"),
         ({"frame_features": False}, "--noframe_features"),

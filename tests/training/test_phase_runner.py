@@ -323,7 +323,7 @@ def test_it_stops_early_without_a_better_epoch_and_stays_so(
 # ----------------------------------------------------- numbers gone wrong
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(data, tmp_path):
+def test_a_nan_loss_stops_the_run_before_it_is_saved(data, tmp_path):
     train_dir = tmp_path / "run"
     run = helpers.make_run(
         train_dir,

@@ -117,10 +117,10 @@ def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tmp_
         opened = found.open_shards(
             f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
         )
-        judge = evaluator.build(
+        network_evaluator = evaluator.build(
             found.networks, found.role, found.strategy, found.run.data, 5
         )
-        gaps.append(judge.evaluate(found.dataset(opened, 8)).metrics)
+        gaps.append(network_evaluator.evaluate(found.dataset(opened, 8)).metrics)
         pool = segments.SegmentAccumulator(helpers.NUM_CLASSES)
         for batch in found.dataset(opened, 5):
             outputs = found.networks.forward(found.role, batch[structures.VIEWS])
@@ -159,7 +159,7 @@ def test_a_run_that_cannot_learn_from_segments_is_refused(folder, changes, named
     assert all(part in str(caught.value) for part in named)
 
 
-def test_a_network_of_segments_is_not_used_on_whole_videos(folder, tmp_path):
+def test_a_network_of_segments_is_refused_for_full_videos(folder, tmp_path):
     run = helpers.make_run(tmp_path / "run", folder, mode="baseline", **RATED)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / manifest.MODEL_FLAGS).write_text(json.dumps(run.to_dict()))

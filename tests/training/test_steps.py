@@ -17,7 +17,7 @@ from yt8m_distill.training import inputs, modes, phase_runner, steps
 RATE, CLIP, PENALTY = 0.3, 0.7, 4e6
 LOSS = "ce + 0.8*rep + 0.6*pred"
 # 36 videos in batches of 8: the last has 4, so that the second of two replicas
-# gets nothing but filling rows there.
+# gets only padding rows there.
 STEPS = 5
 CASES = {
     "teacher": {"mode": "teacher"},
@@ -90,7 +90,7 @@ def test_replicas_take_the_steps_of_one(data, name, replicas):
 def test_relations_are_those_of_the_global_batch(data):
     """Also in their gradients, which go back to other replicas' rows."""
     loss = "relations + rep(normalized=True)"
-    # As in the other tests, the last batch has filling rows alone on a replica.
+    # As in the other tests, one replica of the last batch has only padding rows.
     run = make_run(data, mode="parallel", student_loss=f"ce + 9*{loss}")
     one, metrics = weights_after_an_epoch(run, 1)
     two, metrics_of_two = weights_after_an_epoch(run, 2)
@@ -128,7 +128,7 @@ class Oracle:
         randomize(self.networks)
 
     def batches(self) -> list[dict]:
-        """The first epoch's batches without their filling rows."""
+        """The first epoch's batches without their padding rows."""
         training = self.run.training
         dataset = pipeline.build_dataset(
             inputs.training_shards(self.run),
@@ -230,7 +230,7 @@ def gradients_of_the_first_batch(run, replicas: int = 1):
     return found, dict(zip(runner.step.metric_names, values, strict=True))
 
 
-def test_filling_rows_change_nothing(tmp_path):
+def test_padding_rows_do_not_change_the_result(tmp_path):
     helpers.write_shard(tmp_path / "train-0.tfrecord", helpers.make_videos(5, seed=1))
     run = make_run(
         tmp_path,
@@ -384,7 +384,7 @@ def test_every_epoch_has_the_same_videos_in_another_order(data):
         ),
     ],
 )
-def test_what_a_loss_does_not_reach_is_named_with_what_to_say(needs, compares, advice):
+def test_variables_without_gradients_are_named_with_a_remedy(needs, compares, advice):
     loss = registered.Loss(lambda student, target: None, needs, compares)
     run = helpers.make_run("unused", "unused", mode="baseline")
     role = dataclasses.replace(

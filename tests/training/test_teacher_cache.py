@@ -1,4 +1,4 @@
-"""A cached teacher teaches what a present one does, or says why it cannot."""
+"""A cached teacher gives the same training as a live one, or an error."""
 
 import os
 import pathlib
@@ -54,7 +54,7 @@ def largest_change(some: dict, others: dict) -> float:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_cached_teacher_teaches_what_a_present_one_does(
+def test_a_cached_teacher_gives_the_same_training_as_a_live_one(
     serial_run, tmp_path, replicas
 ):
     cached = student_run(serial_run, tmp_path)
@@ -72,7 +72,7 @@ def test_a_cached_teacher_teaches_what_a_present_one_does(
 
 
 @once
-def test_the_teacher_is_not_asked_again(serial_run, tmp_path, monkeypatch):
+def test_the_teacher_is_not_run_again(serial_run, tmp_path, monkeypatch):
     run = student_run(serial_run, tmp_path)
     helpers.train(run)
     fills = []
@@ -159,7 +159,9 @@ def test_only_a_frozen_teacher_can_be_cached(data, tmp_path, mode):
 
 
 @once
-def test_a_stopped_fill_goes_on_behind_its_last_part(serial_run, tmp_path, monkeypatch):
+def test_an_interrupted_fill_continues_after_its_last_part(
+    serial_run, tmp_path, monkeypatch
+):
     monkeypatch.setattr(teacher_cache, "PART_VIDEOS", 8)
     run = student_run(serial_run, tmp_path)
     original, added = teacher_cache.TeacherCache.add, []
@@ -198,12 +200,12 @@ def test_one_run_fills_and_the_others_wait_for_it(tmp_path):
         thread.join(timeout=0.3)
         assert thread.is_alive() and not seen
     thread.join(timeout=30)
-    # Its turn came with the first one's part in place.
+    # It got the lock after the first one had written its part.
     assert seen == [2] and b"b" in other
 
 
 @once
-def test_what_another_run_has_covered_can_be_read(tmp_path):
+def test_data_covered_by_another_run_can_be_read(tmp_path):
     mine, other = (teacher_cache.TeacherCache(str(tmp_path), KEY) for _ in range(2))
     data = {"files": 1}
     other.add([b"a"], arrays(np.random.default_rng(0), 1))
@@ -229,7 +231,7 @@ def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
 
 
 @once
-def test_a_shard_that_was_written_anew_is_found_by_its_frames(serial_run, tmp_path):
+def test_a_rewritten_shard_is_detected_by_its_frames(serial_run, tmp_path):
     videos = helpers.make_videos(20, seed=5)
     shard = helpers.write_shard(tmp_path / "train.tfrecord", videos)
     run = student_run(serial_run, tmp_path, train_data_pattern=shard)

@@ -55,7 +55,7 @@ def test_a_student_reads_fewer_frames_than_it_was_trained_on(run, tmp_path):
         np.testing.assert_allclose(top, np.sort(scores[name])[:-4:-1], rtol=1e-5)
 
 
-def test_the_number_of_training_changes_nothing_even_for_the_teacher(run):
+def test_stating_the_student_k_of_training_changes_no_view(run):
     for network in ("student", "teacher"):
         stated, silent = (
             open_network(run, network=network, student_k=k).views

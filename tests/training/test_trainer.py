@@ -61,7 +61,9 @@ def test_match_decides_which_encodings_are_compared(
 
 
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
-def test_states_alone_train_what_they_depend_on(serial_run, tmp_path, mode):
+def test_a_loss_of_states_trains_only_the_variables_of_the_states(
+    serial_run, tmp_path, mode
+):
     """The lower LSTM; the upper one has neither gradients nor a penalty."""
     run = helpers.change(
         serial_run,
@@ -119,7 +121,7 @@ def test_a_variable_that_the_loss_does_not_reach_is_named(
 
 
 @once
-def test_fine_tuning_of_the_other_mode_is_not_taken_for_its_own(serial_run, tmp_path):
+def test_fine_tuning_of_another_mode_is_not_continued(serial_run, tmp_path):
     given = {"student_loss": "rep", "num_epochs": 1, "finetune_epochs": 1}
     run = helpers.change(serial_run, train_dir=str(tmp_path / "run"), **given)
     helpers.train(run)
@@ -172,7 +174,7 @@ def test_training_learns(serial_run):
 
 
 @once
-def test_other_settings_are_refused_and_nothing_is_written(serial_run):
+def test_other_settings_are_refused_before_anything_is_written(serial_run):
     train_dir = serial_run.training.train_dir
     before = helpers.snapshot(train_dir)
     run = helpers.change(serial_run, batch_size=4, student_loss="ce")
@@ -251,7 +253,7 @@ def test_the_batch_must_be_divisible_by_the_replicas(data, tmp_path):
 
 
 @once
-def test_start_new_model_begins_anew(data, tmp_path):
+def test_start_new_model_starts_over(data, tmp_path):
     train_dir = tmp_path / "run"
     run = helpers.make_run(train_dir, data, max_steps=2, validation_data_pattern="")
     helpers.train(run)
@@ -346,7 +348,7 @@ def test_another_spelling_is_no_other_setting(data, tmp_path, monkeypatch):
 
 
 @once
-def test_a_run_does_not_go_on_with_more_data(tmp_path, monkeypatch):
+def test_a_run_is_not_continued_with_more_data(tmp_path, monkeypatch):
     helpers.write_data(tmp_path)
     run = helpers.make_run(tmp_path / "run", tmp_path)
     with helpers.stopped(monkeypatch, "teacher", 4, save=True):
@@ -364,7 +366,7 @@ def test_a_run_does_not_go_on_with_more_data(tmp_path, monkeypatch):
 
 
 @once
-def test_a_run_does_not_go_on_with_shards_written_anew(tmp_path, monkeypatch):
+def test_a_run_is_not_continued_with_rewritten_shards(tmp_path, monkeypatch):
     helpers.write_data(tmp_path)
     run = helpers.make_run(tmp_path / "run", tmp_path)
     with helpers.stopped(monkeypatch, "teacher", 4, save=True):
@@ -424,7 +426,7 @@ def test_more_epochs_of_a_teacher_that_has_taught_are_refused(serial_run):
 
 
 @once
-def test_the_log_tells_where_the_run_is_and_what_comes_next(data, tmp_path, caplog):
+def test_the_log_reports_progress_and_the_next_command(data, tmp_path, caplog):
     run = helpers.make_run(tmp_path / "run", data, mode="baseline")
     with caplog.at_level("INFO", logger="yt8m_distill"):
         helpers.train(run)

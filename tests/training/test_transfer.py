@@ -54,7 +54,9 @@ def test_with_other_classes_the_encoder_is_kept(serial_run, tmp_path, caplog):
     assert "72 parameters" in text and "11" in text and "10" in text
 
 
-def test_a_run_goes_on_without_what_it_started_from(serial_run, tmp_path, monkeypatch):
+def test_a_run_continues_without_the_run_it_started_from(
+    serial_run, tmp_path, monkeypatch
+):
     source = helpers.copy_without(serial_run, tmp_path / "source", "student")
     run = helpers.change(
         serial_run,
@@ -76,7 +78,7 @@ def test_a_run_goes_on_without_what_it_started_from(serial_run, tmp_path, monkey
         ({"feature_names": "rgb", "feature_sizes": "8"}, "--feature_names=rgb,audio"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_an_incompatible_source_is_refused_before_anything_is_written(
     serial_run, tmp_path, changes, said
 ):
     values = {"mode": "baseline", "start_from": serial_run.training.train_dir}

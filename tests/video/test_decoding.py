@@ -34,7 +34,7 @@ CLIPS = {
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_frame_is_the_same_whichever_others_are_asked_for(tmp_path, name):
+def test_a_frame_does_not_depend_on_the_other_requested_frames(tmp_path, name):
     path = helpers.write_clip(tmp_path / name, NUM_FRAMES, **CLIPS[name])
     with decoding.Clip(path) as clip:
         every = clip.images(range(len(clip.seconds)), SIZE)
