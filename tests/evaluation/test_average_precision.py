@@ -203,10 +203,6 @@ def test_map_conventions_on_three_classes():
     np.testing.assert_array_equal(
         ap.class_average_precisions(*dense), [0.5, 0.0, np.nan]
     )
-    assert ap.mean_average_precision(*dense) == metrics.map
-    assert ap.mean_average_precision(*dense, all_classes=True) == (
-        metrics.map_all_classes
-    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -187,34 +187,11 @@ def class_average_precisions(
     return result
 
 
-def mean_average_precision(
-    scores: np.ndarray,
-    classes: np.ndarray,
-    hits: np.ndarray,
-    class_positives: np.ndarray,
-    all_classes: bool = False,
-) -> float:
-    """mAP over the same top-k predictions as GAP.
-
-    Args:
-        scores: [N, k], the best k scores of each video.
-        classes: [N, k] int in [0, C), the class of each score.
-        hits: [N, k] bool, whether each is a label of its video.
-        class_positives: [C], all videos with that label.
-        all_classes: False excludes classes without positives from the mean (as the
-            starter code does), True counts them as 0 (as the authors do).
-
-    Returns:
-        In [0, 1]; 0 without positives.
-
-    Raises:
-        ValueError: as `class_average_precisions`.
-    """
-    precisions = class_average_precisions(scores, classes, hits, class_positives)
-    return _mean_over_classes(precisions, all_classes)
-
-
 def _mean_over_classes(precisions: np.ndarray, all_classes: bool) -> float:
+    """mAP; classes without positives (NaN) are excluded, or count as 0.
+
+    The starter code excludes them, the authors count them (`all_classes`).
+    """
     with_positives = ~np.isnan(precisions)
     count = precisions.size if all_classes else np.count_nonzero(with_positives)
     return float(np.sum(precisions[with_positives]) / max(count, 1))
