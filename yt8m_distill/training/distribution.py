@@ -185,14 +185,6 @@ def num_processes(strategy: tf.distribute.Strategy) -> int:
     return max(sum(len(tasks.get(name, ())) for name in ("chief", "worker")), 1)
 
 
-def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """0 in the chief or the only process; 1, 2, ... in the others."""
-    if is_chief(strategy):
-        return 0
-    resolver = strategy.cluster_resolver
-    return max(int(resolver.task_id), 1)
-
-
 def check_agreement(strategy: tf.distribute.Strategy, values: dict[str, Any]) -> None:
     """Waits for all processes and checks that their values are equal.
 
