@@ -7,6 +7,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -58,3 +59,10 @@ def image_network(tmp_path_factory) -> str:
     from tests import video_helpers
 
     return video_helpers.write_network(tmp_path_factory.mktemp("network") / "cnn")
+
+
+@pytest.fixture
+def use_policy():
+    """Sets the global dtype policy; float32 again after the test."""
+    yield keras.mixed_precision.set_global_policy
+    keras.mixed_precision.set_global_policy("float32")

@@ -55,6 +55,12 @@ def read(files, views, data=None, **arguments) -> list[dict]:
     return list(dataset.as_numpy_iterator())
 
 
+def assert_same_batches(some: list[dict], others: list[dict]) -> None:
+    """Asserts that both lists have the same batches, bit for bit."""
+    assert len(some) == len(others) > 0
+    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
+
+
 def frames_of(num_frames: int, size: int, feature: int = 0, video: int = 0):
     """[num_frames, size] uint8 as the module's docstring describes."""
     frames = np.arange(num_frames, dtype=np.uint8)[:, np.newaxis] + 16 * feature

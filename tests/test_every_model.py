@@ -46,11 +46,6 @@ def data(tmp_path_factory):
     return folder
 
 
-def weights_of(run, phase: str, role: str) -> dict:
-    found = helpers.read_variables(helpers.best(run.training.train_dir, phase, role))
-    return {k: v for k, v in found.items() if k.startswith(f"{role}/")}
-
-
 def test_every_model_of_the_package_is_in_the_table():
     own = [n for n in base.MODELS if base.MODELS.get(n).__module__[:4] == "yt8m"]
     assert set(own) == set(ARGUMENTS)
@@ -77,8 +72,8 @@ def test_a_model_trains_resumes_evaluates_predicts_and_exports(
     with helpers.stopped(monkeypatch, "student", 4, save=True):
         helpers.train(again)
     helpers.train(again)
-    student = weights_of(run, "student", "student")
-    helpers.assert_identical(student, weights_of(again, "student", "student"))
+    student = helpers.best_weights(run, "student", "student")
+    helpers.assert_identical(student, helpers.best_weights(again, "student", "student"))
     role = modes.networks(run)["student"]
     network = builder.build_network("student", role.network, run.data, role.frames)
     assert sum(v.size for v in student.values()) == base.num_weights(network.weights)
@@ -115,7 +110,7 @@ def test_replicas_do_not_change_the_result(data, tmp_path, name):
         how |= {"mode": "teacher", "teacher": network_of(name)}
         runs.append(helpers.make_run(tmp_path / str(replicas), data, **how))
         helpers.train(runs[-1], replicas)
-    one, two = (weights_of(run, "teacher", "teacher") for run in runs)
+    one, two = (helpers.best_weights(run, "teacher", "teacher") for run in runs)
     assert one.keys() == two.keys()
     for key, value in one.items():
         # float32 sums in another order, over five steps.
@@ -135,7 +130,7 @@ def test_a_set_teaches_a_sequence_of_another_width(data, tmp_path):
         teacher_cache=str(tmp_path / "cache"),
     )
     assert helpers.train(run)["student"]["finished"]
-    student = weights_of(run, "student", "student")
+    student = helpers.best_weights(run, "student", "student")
     (bridge,) = [v for name, v in student.items() if "bridge" in name]
     # (c, h) of two layers of two cells meet a hidden layer of six.
     assert bridge.shape == (8, 6)

@@ -104,11 +104,6 @@ def make_run(outside, train_dir, data, **changes) -> settings.RunSettings:
     return helpers.make_run(train_dir, data, **{**values, **changes})
 
 
-def weights_of(run, phase: str, role: str) -> dict:
-    found = helpers.read_variables(helpers.best(run.training.train_dir, phase, role))
-    return {k: v for k, v in found.items() if k.startswith(f"{role}/")}
-
-
 @pytest.mark.parametrize("mode", settings.MODES)
 def test_every_mode_trains_evaluates_predicts_and_exports_it(
     outside, data, tmp_path, mode
@@ -167,8 +162,8 @@ def test_an_interruption_does_not_change_the_result(
     helpers.train(stopped)
     for role in phase.trained:
         helpers.assert_identical(
-            weights_of(whole, phase.name, role.name),
-            weights_of(stopped, phase.name, role.name),
+            helpers.best_weights(whole, phase.name, role.name),
+            helpers.best_weights(stopped, phase.name, role.name),
         )
 
 
@@ -181,7 +176,7 @@ def test_replicas_do_not_change_results_or_batch_statistics(outside, data, tmp_p
         runs.append(make_run(outside, train_dir, data, **how))
         helpers.train(runs[-1], replicas)
     for role in ("teacher", "student"):
-        one, two = (weights_of(run, "parallel", role) for run in runs)
+        one, two = (helpers.best_weights(run, "parallel", role) for run in runs)
         assert any("moving_variance" in name for name in one)
         for name, value in one.items():
             # float32 sums in another order, over ten steps.

@@ -195,6 +195,12 @@ def best(train_dir, phase: str, role: str) -> str:
     return checkpoints.read_best(str(train_dir), phase, role).prefix
 
 
+def best_weights(run, phase: str, role: str) -> dict[str, np.ndarray]:
+    """Name → value of the best network of a role after a phase."""
+    values = read_variables(best(run.training.train_dir, phase, role))
+    return {k: v for k, v in values.items() if k.startswith(f"{role}/")}
+
+
 def read_variables(prefix: str) -> dict[str, np.ndarray]:
     """Name → value of the numbers in a checkpoint."""
     reader = tf.train.load_checkpoint(prefix)

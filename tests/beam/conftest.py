@@ -1,3 +1,3 @@
 """Reuses the trained runs of the training tests."""
 
-from tests.training.conftest import data, serial_run, use_policy  # noqa: F401
+from tests.training.conftest import data, serial_run  # noqa: F401

@@ -7,7 +7,6 @@ import os
 import pathlib
 import zlib
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -35,11 +34,6 @@ def bad_of(shard: str, data=DATA) -> tuple:
 
 def ids_of(batches) -> list[bytes]:
     return [i for batch in batches for i in batch["video_id"] if i]
-
-
-def assert_equal(some: list[dict], others: list[dict]) -> None:
-    assert len(some) == len(others) > 0
-    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
 
 
 def frames(rgb=(4, 4), audio=(3, 3)) -> dict:
@@ -202,9 +196,9 @@ def test_skip_reads_the_others_and_counts_by_reason(tmp_path):
             number = [r for _, r, _ in BAD.values()].index(reason)
             assert first.startswith(f"{path}, record {1 + number} ")
     expected = read([helpers.write_shard(tmp_path / "good", good)])
-    assert_equal(read([shard], **SKIP), expected)
-    assert_equal(read([shard], **NEVER, **SKIP), expected)
-    assert_equal(read([compressed(shard)], **SKIP), expected)
+    helpers.assert_same_batches(read([shard], **SKIP), expected)
+    helpers.assert_same_batches(read([shard], **NEVER, **SKIP), expected)
+    helpers.assert_same_batches(read([compressed(shard)], **SKIP), expected)
 
 
 def test_a_path_does_not_change_the_reason(tmp_path):
@@ -341,8 +335,10 @@ def test_compressed_shards_give_the_same_batches(tmp_path, by, arguments):
     files = helpers.write_shards(tmp_path, [5, 3])
     packed = [compressed(path, by) for path in files]
     assert records.count_records(packed) == 8
-    assert_equal(read(packed, **arguments), read(files, **arguments))
-    assert_equal(read([files[0], packed[1]], **arguments), read(files, **arguments))
+    helpers.assert_same_batches(read(packed, **arguments), read(files, **arguments))
+    helpers.assert_same_batches(
+        read([files[0], packed[1]], **arguments), read(files, **arguments)
+    )
     with pytest.raises(ValueError, match="--use_index=always: .*compressed"):
         read(packed, use_index="always")
 
@@ -414,7 +410,9 @@ def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments)
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(content[:end])
     others = [files[1], compressed(files[2])]
-    assert_equal(read([whole, *others], **arguments), read(files, **arguments))
+    helpers.assert_same_batches(
+        read([whole, *others], **arguments), read(files, **arguments)
+    )
     line = line_about([short, *others], **arguments)
     assert line == (
         f"{short}, record 1 (counted from 0): damaged at byte {first}, and nothing "
@@ -469,11 +467,13 @@ def mixed(tmp_path_factory) -> tuple[list[str], list[str]]:
 def test_skipping_gives_the_batches_of_shards_without_the_bad(mixed, arguments):
     bad, good = mixed
     expected = read(good, **NEVER, **arguments)
-    assert_equal(read(good, **arguments), expected)
-    assert_equal(read(bad, **NEVER, **SKIP, **arguments), expected)
-    assert_equal(read(bad, use_index="always", **SKIP, **arguments), expected)
+    helpers.assert_same_batches(read(good, **arguments), expected)
+    helpers.assert_same_batches(read(bad, **NEVER, **SKIP, **arguments), expected)
+    helpers.assert_same_batches(
+        read(bad, use_index="always", **SKIP, **arguments), expected
+    )
     packed = [compressed(path) for path in bad]
-    assert_equal(read(packed, **SKIP, **arguments), expected)
+    helpers.assert_same_batches(read(packed, **SKIP, **arguments), expected)
     share = arguments.get("train_fraction", 1.0), arguments.get("label_fraction", 1.0)
     videos = helpers.open_shards(good, **NEVER).num_videos(*share)
     for how in (SKIP, {**SKIP, **NEVER}):
@@ -518,8 +518,8 @@ def test_valid_records_have_no_fault(tmp_path):
     expected = read([shard])
     names = [b"v0", b"v1", b"unequal", b"unlabelled", b"extra", b"\xff\x00\n", b"v0"]
     assert ids_of(expected) == names
-    assert_equal(read([shard], **SKIP), expected)
-    assert_equal(read([compressed(shard)]), expected)
+    helpers.assert_same_batches(read([shard], **SKIP), expected)
+    helpers.assert_same_batches(read([compressed(shard)]), expected)
 
 
 # ------------------------------------------------------------------- video-level
@@ -542,7 +542,7 @@ def test_video_level_records_are_skipped_too(tmp_path):
     ]
     shard = helpers.write_shard(tmp_path / "bad", [good[0], *bad, *good[1:]])
     clean = helpers.write_shard(tmp_path / "good", good)
-    assert_equal(read([shard], data, **SKIP), read([clean], data))
+    helpers.assert_same_batches(read([shard], data, **SKIP), read([clean], data))
     found = bad_of(shard, data)
     assert [b.number for b in found] == [1, 2, 3, 4, 5, 6]
     assert "mean has 3 numbers, not the 2" in found[0].message

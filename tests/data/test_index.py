@@ -30,11 +30,6 @@ def read(files, data=DATA, **arguments) -> list[dict]:
     return helpers.read(files, VIEWS, data, **arguments)
 
 
-def assert_equal(some: list[dict], others: list[dict]) -> None:
-    assert len(some) == len(others) > 0
-    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -52,13 +47,13 @@ def assert_equal(some: list[dict], others: list[dict]) -> None:
 )
 def test_indexed_batches_are_those_of_the_parser(shards, arguments):
     expected = read(shards, use_index="never", **arguments)
-    assert_equal(read(shards, use_index="always", **arguments), expected)
+    helpers.assert_same_batches(read(shards, use_index="always", **arguments), expected)
 
 
 def test_an_index_is_built_next_to_its_shard_and_used_again(tmp_path, monkeypatch):
     (shard,) = helpers.write_shards(tmp_path, [4])
     expected = read([shard], use_index="never")
-    assert_equal(read([shard]), expected)
+    helpers.assert_same_batches(read([shard]), expected)
     assert os.path.exists(f"{shard}.frame_index")
 
     def refuse(*_):
@@ -114,13 +109,15 @@ def test_two_at_once_build_each_index_once(tmp_path, monkeypatch):
 def test_a_glob_finds_no_indices(shards):
     folder = os.path.dirname(shards[0])
     read(shards)
-    assert_equal(read(os.path.join(folder, "shard*")), read(shards))
+    helpers.assert_same_batches(read(os.path.join(folder, "shard*")), read(shards))
 
 
 def test_indices_may_be_in_a_folder_of_their_own(tmp_path):
     files = helpers.write_shards(tmp_path, [4, 3])
     folder = str(tmp_path / "indices")
-    assert_equal(read(files, index_dir=folder), read(files, use_index="never"))
+    helpers.assert_same_batches(
+        read(files, index_dir=folder), read(files, use_index="never")
+    )
     assert len([n for n in os.listdir(folder) if n.endswith("frame_index")]) == 2
     other = tmp_path / "other"
     other.mkdir()
@@ -144,7 +141,9 @@ def test_an_outdated_index_is_rebuilt(tmp_path, change):
         path.write_bytes(content[: len(content) // 2] if change != "no zip" else b"x")
     with pytest.raises(index.Unusable, match=str(path)):
         index.read(str(path), shard, data)
-    assert_equal(read([shard], data), read([shard], data, use_index="never"))
+    helpers.assert_same_batches(
+        read([shard], data), read([shard], data, use_index="never")
+    )
     index.read(str(path), shard, data)
 
 
@@ -197,9 +196,9 @@ def test_an_unusual_encoding_is_read_right(tmp_path):
     ) == tf.train.SequenceExample.FromString(usual[1])
     expected = read([helpers.write_shard(tmp_path / "usual", usual)])
     shard = helpers.write_shard(tmp_path / "odd", odd)
-    assert_equal(read([shard], use_index="never"), expected)
+    helpers.assert_same_batches(read([shard], use_index="never"), expected)
     assert not index.build(shard, DATA).located
-    assert_equal(read([shard], use_index="always"), expected)
+    helpers.assert_same_batches(read([shard], use_index="always"), expected)
 
 
 def test_the_size_of_an_index_in_memory_is_below_200_bytes_per_video(tmp_path):

@@ -54,12 +54,6 @@ def videos(batches) -> list[str]:
     return [video_id for video_id, weight in rows if weight]
 
 
-def assert_equal(some: list[dict], others: list[dict]) -> None:
-    """The same batches, number for number."""
-    assert len(some) == len(others) > 0
-    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
-
-
 def rows_of(batches: list[dict]) -> list[dict]:
     """The batches row by row."""
     return [
@@ -291,7 +285,7 @@ def test_positions_after_valid_are_not_read(shards, monkeypatch):
 
     monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "careless", careless)
     found = read(shards, {"sampled": pipeline.ViewSpec("careless", 4)})
-    assert_equal(found, read(shards, {"sampled": UNIFORM}))
+    helpers.assert_same_batches(found, read(shards, {"sampled": UNIFORM}))
 
 
 def test_an_epoch_does_not_trace_the_parser_again(tmp_path):
@@ -339,7 +333,7 @@ def test_a_sampler_registered_again_replaces_the_old_one(tmp_path, monkeypatch):
             read([shard], {"sampled": pipeline.ViewSpec(text, 3)})
             for text in ("mine", name)
         )
-        assert_equal(mine, expected)
+        helpers.assert_same_batches(mine, expected)
 
 
 def test_a_sampler_may_decide_by_tensors(shards, monkeypatch):
@@ -351,7 +345,7 @@ def test_a_sampler_may_decide_by_tensors(shards, monkeypatch):
 
     monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "doubtful", doubtful)
     found = read(shards, {"sampled": pipeline.ViewSpec("doubtful", 4)})
-    assert_equal(found, read(shards, {"sampled": UNIFORM}))
+    helpers.assert_same_batches(found, read(shards, {"sampled": UNIFORM}))
 
 
 def test_the_sampled_view_follows_the_settings():
@@ -400,7 +394,9 @@ def test_no_videos_give_no_batches(tmp_path):
 def test_the_same_arguments_give_the_same_batches(shards):
     views = {"all": ALL, "sampled": RANDOM}
     arguments = {"seed": 3, "epoch": 2}
-    assert_equal(train(shards, views, **arguments), train(shards, views, **arguments))
+    helpers.assert_same_batches(
+        train(shards, views, **arguments), train(shards, views, **arguments)
+    )
 
 
 def test_epochs_and_seeds_differ_in_order_and_hold_every_video_once(shards):
@@ -439,7 +435,7 @@ def test_skipping_batches_equals_dropping_them(shards, skip):
     rest = train(shards, views, epoch=1, skip_batches=skip)
     assert len(rest) == max(6 - skip, 0)
     if rest:
-        assert_equal(rest, whole[skip:])
+        helpers.assert_same_batches(rest, whole[skip:])
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -454,7 +450,7 @@ def test_the_parts_of_all_processes_make_the_global_batch(shards, count):
         tf.nest.map_structure(lambda *rows: np.concatenate(rows), *batches)
         for batches in zip(*parts, strict=True)
     ]
-    assert_equal(joined, whole)
+    helpers.assert_same_batches(joined, whole)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -575,13 +571,15 @@ def test_unlabeled_videos_fill_their_share_of_every_batch(shards, unlabeled):
 
 def test_unlabeled_rows_are_the_same_after_a_stop_and_in_parts(shards, unlabeled):
     whole = mixed(shards, unlabeled, epoch=1)
-    assert_equal(mixed(shards, unlabeled, epoch=1, skip_batches=2), whole[2:])
+    helpers.assert_same_batches(
+        mixed(shards, unlabeled, epoch=1, skip_batches=2), whole[2:]
+    )
     parts = [mixed(shards, unlabeled, epoch=1, input_shard=(i, 2)) for i in range(2)]
     joined = [
         tf.nest.map_structure(lambda *rows: np.concatenate(rows), *batches)
         for batches in zip(*parts, strict=True)
     ]
-    assert_equal(joined, whole)
+    helpers.assert_same_batches(joined, whole)
 
 
 def test_missing_labels_have_weight_0(tmp_path):

@@ -61,11 +61,6 @@ def names_of(batches) -> list[tuple]:
     ]
 
 
-def assert_equal(some, others) -> None:
-    assert len(some) == len(others) > 0
-    tf.nest.map_structure(np.testing.assert_array_equal, some, others)
-
-
 HOW = [{"use_index": "never"}, {"use_index": "always"}]
 
 
@@ -107,7 +102,7 @@ def test_indexed_and_parsed_rows_are_the_same(shards, arguments):
     drawn = pipeline.ViewSpec("random", 4).in_segments(3)
     given = {"views": {**VIEWS, "drawn": drawn}, **arguments}
     expected = read(shards, use_index="never", **given)
-    assert_equal(read(shards, use_index="always", **given), expected)
+    helpers.assert_same_batches(read(shards, use_index="always", **given), expected)
     names = names_of(expected)
     assert len(set(names)) == len(names)
     assert set(names) <= set(ROWS)
@@ -121,7 +116,7 @@ def test_the_rows_of_all_processes_are_each_segment_once(shards):
 def test_a_compressed_shard_gives_the_same_rows_and_count(shards):
     files = [packed(shard) for shard in shards]
     expected = read(shards)
-    assert_equal(read(files), expected)
+    helpers.assert_same_batches(read(files), expected)
     for paths in (shards, files):
         opened = helpers.open_shards(paths, DATA, bad_records="skip")
         assert opened.num_videos() == len(ROWS)
@@ -147,7 +142,7 @@ def test_negatives_are_mined_in_training_among_classes_in_neither_list(shards):
         last = batches[-1]
         assert 0 in last["weights"]
         assert not last["label_weights"][last["weights"] == 0].any()
-    assert_equal(read(shards, data), read(shards))
+    helpers.assert_same_batches(read(shards, data), read(shards))
 
 
 def test_videos_with_ratings_are_read_as_before_and_share_the_index(shards, tmp_path):
@@ -160,7 +155,7 @@ def test_videos_with_ratings_are_read_as_before_and_share_the_index(shards, tmp_
     before = pathlib.Path(f"{shards[0]}.frame_index").stat().st_mtime_ns
     for how in HOW:
         found = read(shards, plain, views={"all": ALL}, **how)
-        assert_equal(found, expected)
+        helpers.assert_same_batches(found, expected)
         assert "segment_starts" not in found[0]
     assert pathlib.Path(f"{shards[0]}.frame_index").stat().st_mtime_ns == before
 
@@ -250,4 +245,4 @@ def test_records_that_only_a_parser_knows_give_the_same_rows(tmp_path):
     )
     opened = helpers.open_shards([other], DATA)
     assert not opened.table.located
-    assert_equal(read([other]), read([one]))
+    helpers.assert_same_batches(read([other]), read([one]))

@@ -1,6 +1,5 @@
 """The networks in numpy: one video at a time, from the equations in lstm.py."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -86,10 +85,3 @@ class Oracle:
 @pytest.fixture
 def oracle() -> type[Oracle]:
     return Oracle
-
-
-@pytest.fixture
-def use_policy():
-    """Sets the global dtype policy; float32 again after the test."""
-    yield keras.mixed_precision.set_global_policy
-    keras.mixed_precision.set_global_policy("float32")

@@ -1,6 +1,5 @@
 """Data and trained runs that several tests look at, and none changes."""
 
-import keras
 import pytest
 
 from tests import training_helpers as helpers
@@ -48,10 +47,3 @@ def representation_run(serial_run, tmp_path_factory):
     run = helpers.change(run, student_loss="rep", finetune_epochs=1)
     helpers.train(run)
     return run
-
-
-@pytest.fixture
-def use_policy():
-    """Sets the global dtype policy; float32 again after the test."""
-    yield keras.mixed_precision.set_global_policy
-    keras.mixed_precision.set_global_policy("float32")
