@@ -22,7 +22,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import pandas as pd
 
-from tools.reproduction import archive, document, texts
+from yt8m_distill import flag_groups
+
+flag_groups.load_tensorflow()
+
+from tools.reproduction import archive, document, texts  # noqa: E402
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
