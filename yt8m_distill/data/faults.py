@@ -1,4 +1,4 @@
-"""What can be wrong with a record, and the one judge of a record outside the graph."""
+"""Faults of records, and the validation of a record outside the graph."""
 
 import collections
 import enum
@@ -21,7 +21,7 @@ _PIECE_BYTES = 1 << 22
 
 
 class Fault(enum.Enum):
-    """A kind of fault; the value is how it is counted and shown."""
+    """Type of a fault; the value is its name in counts and messages."""
 
     REST_UNREADABLE = "rest of the shard unreadable"
     CHECKSUM = "wrong checksum"
@@ -40,17 +40,17 @@ class Fault(enum.Enum):
 
 
 class Bad(NamedTuple):
-    """A record that cannot be used, or the end of what can be read of a shard.
+    """An invalid record, or the point from which a shard is unreadable.
 
     Attributes:
         path: the shard.
         number: of the record, counted from 0.
-        offset: where it begins; in a compressed shard, after unpacking.
-        fault: its kind.
-        detail: what is wrong, without file, number and id.
-        video_id: empty where there is none, or none that can be read.
-        lost_bytes: from there to the end of the shard, if all of them are lost; 0 for
-            one record alone, and where it is not known.
+        offset: of the record; in a compressed shard, after decompression.
+        fault: its type.
+        detail: description without file, number and id.
+        video_id: empty if missing or unreadable.
+        lost_bytes: bytes to the end of the shard, if all of them are lost; 0 for a
+            single record, or if unknown.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Bad(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the judge says of a record that cannot be used.
+    """The result of `judge` for an invalid record.
 
     Attributes:
         fault, detail, video_id: see Bad.
@@ -83,7 +83,7 @@ class Found(NamedTuple):
 
 
 def _values(feature: tf.train.Feature):
-    """The values of a feature of any kind, none where it has none."""
+    """The values of a feature of any type; empty if it is unset."""
     kind = feature.WhichOneof("kind")
     return getattr(feature, kind).value if kind else ()
 
@@ -112,15 +112,15 @@ def _judge_id(context, data: settings.DataSettings) -> tuple[bytes, Found | None
 
 
 def judge_labels(labels, kind: str, data: settings.DataSettings) -> Found | None:
-    """What is wrong with the values of the feature under --labels_key.
+    """The fault of the values of the feature under --labels_key, or None.
 
     Args:
-        labels: the values, numbers.
+        labels: the values.
         kind: `int64_list`, `float_list` or `bytes_list`.
-        data: its number of classes.
+        data: gives the number of classes.
     """
     key, classes = data.labels_key, data.num_classes
-    # Of integers a vector has to have the length of the classes; floats are no indices.
+    # Integers are a 0/1 vector only if their number is C; floats are never indices.
     could_be = kind == "float_list" or (kind == "int64_list" and len(labels) == classes)
     if could_be and len(labels) > 2 and all(value in (0, 1) for value in labels):
         return Found(
@@ -145,7 +145,7 @@ def judge_labels(labels, kind: str, data: settings.DataSettings) -> Found | None
 
 
 def _judge_frames(lists, data, name: str, size: int) -> Found | None:
-    """A frame-level feature: one byte string of `size` bytes per frame."""
+    """Checks a frame-level feature: one byte string of `size` bytes per frame."""
     steps = lists[name].feature if name in lists else ()
     if not steps:
         if data.missing_feature == "zeros" and any(
@@ -182,7 +182,7 @@ def _judge_frames(lists, data, name: str, size: int) -> Found | None:
 
 
 def _judge_vector(context, name: str, size: int) -> Found | None:
-    """A video-level feature: `size` finite floats."""
+    """Checks a video-level feature: `size` finite floats."""
     feature = context[name] if name in context else tf.train.Feature()
     kind = feature.WhichOneof("kind") or "float_list"
     if kind != "float_list":
@@ -206,7 +206,7 @@ def _judge_vector(context, name: str, size: int) -> Found | None:
 
 
 def _judge_segments(example, data: settings.DataSettings) -> Found | None:
-    """The rated segments of a record whose features are sound."""
+    """Checks the rated segments of a record with valid features."""
     ratings, detail = segments.read(example.context)
     frames = min(num_frames(example, data), data.max_frames)
     detail = detail or segments.problem(ratings, frames, data)
@@ -214,16 +214,16 @@ def _judge_segments(example, data: settings.DataSettings) -> Found | None:
 
 
 def num_frames(example, data: settings.DataSettings) -> int:
-    """Frames of a sound record, those of its shortest feature."""
+    """Number of frames of a valid record, that of its shortest feature."""
     lists = example.feature_lists.feature_list
     counts = [len(lists[name].feature) for name in data.names if name in lists]
     return min(filter(None, counts), default=0)
 
 
 def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
-    """Whether a record says that its features were quantized over other ranges.
+    """An error if a record was quantized over other ranges than --feature_ranges.
 
-    Not a fault of the record, so asked of the first one alone.
+    Not a fault of the record, so only the first record is checked.
     """
     example = tf.train.SequenceExample.FromString(serialized)
     stored = [
@@ -240,14 +240,14 @@ def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
 
 
 def judge(serialized: bytes, data: settings.DataSettings) -> Found | None:
-    """What is wrong with a record, or None: the one judge outside of the graph.
+    """Validates a record outside the graph; returns its fault or None.
 
-    The graph's parser has the last word on what the rules here do not know (an
-    encoding that one protobuf parser takes and another refuses).
+    A record without a known fault is finally parsed by the graph's parser, which may
+    reject encodings that other protobuf parsers accept.
 
     Args:
         serialized: the record.
-        data: what it is to hold.
+        data: description of the records.
     """
     nothing = Found(Fault.NOT_AN_EXAMPLE, "this is not an example.")
     try:
@@ -288,7 +288,7 @@ def _graph_takes(serialized: bytes, data: settings.DataSettings) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _parser(data: settings.DataSettings):
-    """A traced function that fails for a record that the pipeline would refuse."""
+    """A traced function that raises for a record that the pipeline would reject."""
 
     @tf.function(
         input_signature=[tf.TensorSpec([1], tf.string), tf.TensorSpec([1], tf.string)]
@@ -305,10 +305,10 @@ def _parser(data: settings.DataSettings):
 
 
 class Good(NamedTuple):
-    """A record whose framing is sound, before it is judged.
+    """A record with valid framing, before its validation.
 
     Attributes:
-        number: counted from 0, bad ones included.
+        number: counted from 0, with bad records.
         offset: of its content in the shard.
         content: its bytes.
     """
@@ -319,10 +319,10 @@ class Good(NamedTuple):
 
 
 def walk(path: str) -> Iterator[Good | Bad]:
-    """Every record of a shard in its order; goes on after a record with a bad checksum.
+    """Every record of a shard in order; continues after a record with a bad checksum.
 
-    The slow road: it copies a local shard piece by piece. Raises tf.errors.OpError if
-    the file cannot be opened.
+    Slow: it copies a local shard piece by piece. Raises tf.errors.OpError if the file
+    cannot be opened.
     """
     compression = records.compression_of(path)
     whole = bool(compression) or not os.path.isfile(path)
@@ -364,7 +364,7 @@ def walk(path: str) -> Iterator[Good | Bad]:
 
 
 def _piece(path: str, offset: int) -> tuple[int, str]:
-    """Some whole records of a local shard as a file in memory: its bytes and name."""
+    """Copies some complete records of a local shard to a file in memory: size, name."""
     name = f"ram://yt8m_distill/{uuid.uuid4().hex}"
     size, end = os.path.getsize(path), offset
     with open(path, "rb") as file:
@@ -382,24 +382,24 @@ def _piece(path: str, offset: int) -> tuple[int, str]:
 
 
 def count_lost(bad: Iterable[Bad], mean_bytes: float) -> int:
-    """Videos that are lost with some bad records.
+    """Estimates the number of videos lost with some bad records.
 
     Args:
         bad: of some shards.
-        mean_bytes: of a good record with its framing; it tells how many videos are in
-            the bytes after damaged framing. 0: there is none.
+        mean_bytes: mean size of a good record with its framing, for estimating the
+            number of videos after damaged framing; 0 without good records.
     """
     mean = mean_bytes or math.inf
     return sum(max(1, round(record.lost_bytes / mean)) for record in bad)
 
 
 class Skipped(NamedTuple):
-    """What is left out of some shards.
+    """The records of some shards that are skipped.
 
     Attributes:
-        num_videos: that are read.
-        bad: that are not.
-        num_lost: videos that this makes; estimated by `count_lost`.
+        num_videos: number of videos that are read.
+        bad: the skipped records.
+        num_lost: number of lost videos, estimated by `count_lost`.
     """
 
     num_videos: int
@@ -407,7 +407,7 @@ class Skipped(NamedTuple):
     num_lost: int
 
     def to_dict(self) -> dict:
-        """For a manifest: the count, and of each reason its count and first record."""
+        """For a manifest: the count, and per reason the count and first record."""
         reasons = {
             reason: {"count": count, "first": first.message}
             for reason, count, first in self._by_reason()
@@ -427,7 +427,7 @@ class Skipped(NamedTuple):
         return [(f.value, n, first[f]) for f, n in counts.most_common()]
 
     def check_fraction(self, max_bad_fraction: float) -> None:
-        """Raises ValueError, with the first bad record, if too much is left out."""
+        """Raises ValueError, naming the first bad record, if too many are skipped."""
         total = self.num_videos + self.num_lost
         if self.num_lost > max_bad_fraction * total:
             about = "" if self.num_lost == len(self.bad) else "About "
@@ -439,18 +439,18 @@ class Skipped(NamedTuple):
 
 
 def describe_error(error: Exception, paths: Iterable[str] = ()) -> str | None:
-    """One line for the user about an error of TensorFlow's, or None.
+    """One line for the user about a TensorFlow error, or None.
 
     Args:
-        error: as caught.
-        paths: the shards that were read: a damaged one is looked for and named.
+        error: the exception.
+        paths: the shards that were read; a damaged one is searched for and named.
     """
     text = str(error)
     line = records.marked_line(text)
     if line:
         return line
-    # parse_example repeats the record in its message, and TensorFlow (seen in 2.15
-    # and 2.21) then fails to decode that as text.
+    # parse_example includes the record in its message, which TensorFlow (seen in 2.15
+    # and 2.21) then fails to decode as text.
     damaged = isinstance(error, tf.errors.DataLossError | UnicodeDecodeError)
     if not damaged and "Could not parse" not in text:
         return None

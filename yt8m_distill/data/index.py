@@ -1,11 +1,11 @@
-"""The index of a shard: where every frame of every video is, and what is invalid.
+"""The index of a shard: the offsets of every frame, and the invalid records.
 
-With an index a batch is read without looking at anything but its frames: a student on
-k of 300 frames reads k / 300 of the bytes. An index is a file per shard, a compressed
-numpy .npz without pickles, next to the shard, in `--index_dir`, or in a cache folder:
-`<shard>.frame_index`. It is built on first use. Checksums are verified then, not again
-when it is used. It knows the size and the time of its shard and what was asked of the
-records; for another shard, or other features, it is built anew.
+With an index only the frames of a batch are read: a student on k of 300 frames reads
+k / 300 of the bytes. The index is one file per shard, `<shard>.frame_index`, a
+compressed numpy .npz without pickles, next to the shard, in `--index_dir`, or in a
+cache folder. It is built on first use, and checksums are verified only then. It stores
+the size and modification time of its shard and the data settings; if one of these
+changes, it is rebuilt.
 """
 
 import concurrent.futures
@@ -36,38 +36,39 @@ _LOG = logging.getLogger(__name__)
 SUFFIX = records.INDEX_SUFFIX
 VERSION = 3  # 2 had no segments.
 
-# Bytes of the records that are read and verified in one call, about.
+# Approximate size of the records that are read and verified in one call.
 _BATCH_BYTES = 1 << 18
-# Shards that are indexed at the same time, at most.
+# Maximum number of shards that are indexed at the same time.
 _MAX_BUILDERS = 8
 # More than any run may have: the range of the labels is checked on opening.
 _MAX_CLASSES = 1_000_000
 
 
 class Index(NamedTuple):
-    """The index of a shard of N videos with F features, as it is stored.
+    """The stored index of a shard of N videos with F features.
 
     Attributes:
-        key: JSON of the version and of what was asked of the records.
-        shard: [2] int64, bytes of the shard and its time of change in nanoseconds.
-        located: whether all frames are known by place; otherwise `first`, `stride`
-            and `count` are empty, and records are parsed.
-        numbers: [N] int32, of each record in the shard, counted from 0.
-        offsets: [N] int64, where the content of each record begins.
-        lengths: [N] int32, its bytes.
+        key: JSON of the version and the data settings.
+        shard: [2] int64, size of the shard in bytes and modification time in
+            nanoseconds.
+        located: whether all frames have known offsets; otherwise `first`, `stride` and
+            `count` are empty, and records are parsed.
+        numbers: [N] int32, number of each record in the shard, counted from 0.
+        offsets: [N] int64, offset of the content of each record.
+        lengths: [N] int32, its size in bytes.
         buckets: [N] int32, its hash (see `--train_fraction`).
-        id_bytes: uint8, all ids one after another.
-        id_ends: [N] int64, the end of each in it.
-        labels: int32, of all videos one after another.
+        id_bytes: uint8, all ids, concatenated.
+        id_ends: [N] int64, end of each id in `id_bytes`.
+        labels: int32, the labels of all videos, concatenated.
         label_ends: [N] int64.
-        first: [N, F] int32, where frame 0 begins in the record; -1: missing feature.
-        stride: [N, F] int32, bytes from a frame to the next.
-        count: [N, F] int32, frames.
+        first: [N, F] int32, offset of frame 0 in the record; -1 for a missing feature.
+        stride: [N, F] int32, bytes from one frame to the next.
+        count: [N, F] int32, number of frames.
         bad: JSON of the invalid records, see faults.Bad.
         ratings: [R, 3] int32, start, class and score (0 or 1) of each rated segment.
         rating_ends: [N] int64.
-        bad_ratings: JSON, row and problem of the videos whose ratings cannot be read;
-            they are invalid under --segment_labels alone.
+        bad_ratings: JSON, row and problem of the videos with unreadable ratings, which
+            are invalid only under --segment_labels.
     """
 
     key: np.ndarray
@@ -90,7 +91,7 @@ class Index(NamedTuple):
     bad_ratings: np.ndarray
 
     def bad_records(self, shard: str) -> list[faults.Bad]:
-        """The invalid records of the shard, in its order."""
+        """The invalid records of the shard, in order."""
         return [
             faults.Bad(
                 shard,
@@ -108,13 +109,13 @@ class Index(NamedTuple):
 
 
 class Unusable(ValueError):
-    """An index that cannot be used, and why, in one line."""
+    """An index that cannot be used; the message is one line."""
 
 
 def unlimited(data: settings.DataSettings) -> settings.DataSettings:
-    """The same without --num_classes: the range of the labels is checked on opening.
+    """The data settings without those that are checked only when a shard is opened.
 
-    One index serves videos and segments.
+    One index serves any --num_classes, and both videos and segments.
     """
     return dataclasses.replace(
         data,
@@ -126,7 +127,7 @@ def unlimited(data: settings.DataSettings) -> settings.DataSettings:
 
 
 def key_of(data: settings.DataSettings) -> str:
-    """What tells an index from those of other features or rules."""
+    """The key of an index: its version and the data settings."""
     asked = dataclasses.asdict(unlimited(data))
     for name in ("segment_labels", "segment_negatives"):
         del asked[name]
@@ -134,7 +135,7 @@ def key_of(data: settings.DataSettings) -> str:
 
 
 def identity(shard: str) -> tuple[int, int]:
-    """Bytes and time of change of a shard."""
+    """Size and modification time of a shard."""
     if os.path.isfile(shard):
         found = os.stat(shard)
         return found.st_size, found.st_mtime_ns
@@ -161,7 +162,7 @@ class _Rows:
         self.located = data.frame_features
 
     def add(self, path: str, number: int, offset: int, record: memoryview) -> bool:
-        """Takes in one record; False if it is invalid."""
+        """Adds one record; returns False if it is invalid."""
         video = self._usual(record)
         if video is None:
             content = bytes(record)
@@ -170,7 +171,7 @@ class _Rows:
                 at = offset - records.HEADER
                 self.bad.append(faults.Bad(path, number, at, *found))
                 return False
-            # Valid, but not as writers make it: this shard's records are parsed.
+            # Valid, but an unusual encoding: this shard's records are parsed.
             self.located = False
             example = tf.train.SequenceExample.FromString(content)
             context = example.context
@@ -187,7 +188,7 @@ class _Rows:
         return True
 
     def _add_ratings(self, context: tf.train.Features, num_frames: int) -> None:
-        """Takes in the ratings of the segments of a record, or what is wrong."""
+        """Adds the segment ratings of a record, or their problem."""
         ratings, detail = segments.read(context)
         detail = detail or segments.problem(ratings, num_frames, self.data)
         if detail:
@@ -197,7 +198,7 @@ class _Rows:
         self.rating_ends.append(len(self.ratings))
 
     def _usual(self, record: memoryview):
-        """(context, id, labels, frames, their number) if `wire` knows a record."""
+        """(context, id, labels, frames, num_frames) if `wire` can locate the frames."""
         data = self.data
         layout = wire.locate(record) if data.frame_features else None
         if layout is None:
@@ -225,7 +226,7 @@ class _Rows:
         return layout.context, video_id, labels, frames, min(counts)
 
     def finish(self, shard: tuple[int, int]) -> Index:
-        """The index of what was added."""
+        """The index of the added records."""
         places = np.array(self.places, np.int64).reshape(-1, 3)
         width = len(self.data.names) if self.located else 0
         frames = np.zeros((len(places), 0), np.int32)
@@ -259,13 +260,13 @@ class _Rows:
 
 
 def wire_id(context: tf.train.Features, key: str) -> bytes:
-    """The one byte string of a context feature; empty if there is none."""
+    """The single byte string of a context feature; empty if missing."""
     values = context.feature[key].bytes_list.value if key in context.feature else ()
     return values[0] if len(values) == 1 else b""
 
 
 def wire_labels(context: tf.train.Features, key: str) -> list[int] | None:
-    """The labels; none where they are missing, None if they are no integers."""
+    """The labels; empty if missing, None if they are not integers."""
     if key not in context.feature:
         return []
     feature = context.feature[key]
@@ -276,11 +277,11 @@ def wire_labels(context: tf.train.Features, key: str) -> list[int] | None:
 
 
 def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
-    """Reads a local, uncompressed shard once, checks it and notes where things are.
+    """Reads, checks and indexes a local, uncompressed shard.
 
     Args:
         shard: a TFRecord file.
-        data: what the records hold; not looked at: num_classes, max_frames.
+        data: description of the records; num_classes and max_frames are ignored.
         progress: called with the number of bytes read since the last call.
 
     Raises:
@@ -299,17 +300,17 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
 
 
 def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Lengths and buckets of the records of a shard, in batches; checksums verified.
+    """Lengths and hash buckets of a shard's records, in batches; verifies checksums.
 
-    Nothing is mapped: a graph for each of thousands of shards takes longer to trace
-    than a shard of small records to read.
+    Without Dataset.map: tracing a graph for each of thousands of shards would take
+    longer than reading a shard of small records.
     """
     with open(shard, "rb") as file:
         length = records.header_length(file.read(records.HEADER)) or 0
     dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
     options = tf.data.Options()
     options.autotune.enabled = False
-    # A batch copies its records, which costs large ones more than it saves.
+    # Batching copies the records, which for large ones costs more than it saves.
     size = min(max(_BATCH_BYTES // (length + records.FRAMING), 1), 4096)
     dataset = dataset.batch(size) if size > 1 else dataset
     for batch in dataset.prefetch(2).with_options(options):
@@ -319,7 +320,7 @@ def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
-    """The rows of a shard whose framing is sound; None for another."""
+    """The rows of a shard with valid framing; None otherwise."""
     rows, number, offset = _Rows(data), 0, 0
     try:
         records.check_lengths(shard)
@@ -327,7 +328,7 @@ def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
         return None
     if not os.path.getsize(shard):
         return rows
-    # The reader verifies; what it verified is looked at in place, without a copy.
+    # The reader verifies the records; their contents are then read without a copy.
     view = memoryview(np.memmap(shard, np.uint8, mode="r"))
     try:
         for lengths, buckets in _sizes(shard):
@@ -346,7 +347,7 @@ def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
 
 
 def _walk(shard: str, data: settings.DataSettings) -> _Rows:
-    """The rows of a shard with damaged framing, by the slow road."""
+    """The rows of a shard with damaged framing; slow."""
     rows = _Rows(data)
     for record in faults.walk(shard):
         if isinstance(record, faults.Bad):
@@ -367,7 +368,7 @@ def write(index: Index, path: str) -> None:
     """
     content = io.BytesIO()
     np.savez_compressed(content, **index._asdict())
-    # A name of its own for each process, whatever machine it runs on.
+    # Unique among the processes of all machines.
     temporary = f"{path}.tmp-{uuid.uuid4().hex}"
     with files.removed_after_errors(temporary):
         with open(temporary, "xb") as file:
@@ -379,7 +380,7 @@ def read(path: str, shard: str, data: settings.DataSettings) -> Index:
     """The index of a shard.
 
     Raises:
-        Unusable: if there is none, it is damaged, of another shard or other features.
+        Unusable: if it is missing, damaged, or of another shard or other features.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -396,7 +397,7 @@ def read(path: str, shard: str, data: settings.DataSettings) -> Index:
 
 
 def folders(shard: str, index_dir: str) -> list[str]:
-    """Where the index of a shard may be, the best place first."""
+    """Possible folders of a shard's index, in order of preference."""
     if index_dir:
         return [index_dir]
     folder = os.path.dirname(os.path.abspath(shard))
@@ -411,7 +412,7 @@ def path_in(folder: str, shard: str) -> str:
 
 
 def find(shard: str, data: settings.DataSettings, index_dir: str) -> Index | None:
-    """An index of a shard that can be used, or None."""
+    """A usable index of a shard, or None."""
     for folder in folders(shard, index_dir):
         try:
             return read(path_in(folder, shard), shard, data)
@@ -422,7 +423,7 @@ def find(shard: str, data: settings.DataSettings, index_dir: str) -> Index | Non
 
 
 def _check_names(shards: Sequence[str], index_dir: str) -> None:
-    """Raises ValueError where two shards would share one index file."""
+    """Raises ValueError if two shards would share one index file."""
     seen: dict[str, str] = {}
     for shard in shards if index_dir else ():
         other = seen.setdefault(os.path.basename(shard), shard)
@@ -439,14 +440,14 @@ def load_or_build(
     index_dir: str = "",
     required: bool = False,
 ) -> list[Index]:
-    """The index of each local shard; builds and keeps those that are missing.
+    """The index of each local shard; builds and stores the missing ones.
 
-    Two processes at once build them once: the second waits for the first. Where
-    nothing can be written, the indices stay in memory, unless `required`.
+    Of two concurrent processes one builds them and the other waits. If no folder is
+    writable, the indices stay in memory, unless `required`.
 
     Raises:
-        ValueError: for a shard that cannot be read, two shards of one name with one
-            `index_dir`, or an index that is required and cannot be written.
+        ValueError: for an unreadable shard, two shards of the same name with one
+            `index_dir`, or a required index that cannot be written.
     """
     _check_names(shards, index_dir)
     found = [find(shard, data, index_dir) for shard in shards]
@@ -481,7 +482,7 @@ def load_or_build(
                 bar.update(sizes[i])
             return index
 
-        # TensorFlow reads and verifies without Python's lock.
+        # TensorFlow reads and verifies without the GIL.
         workers = min(len(missing), os.cpu_count() or 1, _MAX_BUILDERS)
         with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
             try:
@@ -494,7 +495,7 @@ def load_or_build(
 
 
 def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
-    """Writes an index, if there is a place for it."""
+    """Writes an index, if a folder was found for it."""
     if not folder:
         return
     try:
@@ -507,7 +508,7 @@ def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
 
 
 def _writable_folders(shards: Sequence[str], index_dir: str) -> dict[str, str]:
-    """Shard → the first folder that takes its index; empty if none does."""
+    """Shard → the first writable folder for its index; empty if there is none."""
     known: dict[str, bool] = {}
 
     def writable(folder: str) -> bool:
@@ -527,10 +528,10 @@ def _writable_folders(shards: Sequence[str], index_dir: str) -> dict[str, str]:
 
 
 class _held:
-    """Holds folders against other processes that build indices, if there are locks."""
+    """Locks folders against other processes that build indices, where possible."""
 
     def __init__(self, folders_: Sequence[str]):
-        # Not among the shards, where a pattern could match it.
+        # Not next to the shards, where a pattern could match the lock file.
         prefix = os.path.join(tempfile.gettempdir(), "yt8m_distill")
         names = [hashlib.sha256(f.encode()).hexdigest()[:16] for f in folders_]
         self._locks = [

@@ -1,14 +1,14 @@
 """From shards to a tf.data.Dataset of Batches.
 
-    shards → places of records → shuffle → batches → own rows → views
+    shards → positions of records → shuffle → batches → own rows → views
 
-No record is taken apart before its batch is known, so skipping batches on resume and
-leaving rows to other processes cost next to nothing. A view's frames are picked before
-they are copied: a student does not pay for a frame that it does not see.
+Records are parsed only after they are batched, so skipping batches on resume and rows
+of other processes cost almost nothing. Frames are selected before they are copied, so
+unused frames cost nothing.
 
-Two sources: by index (elements are places in a table, nothing is read but the frames
-of the views), and parsed (records go through the dataset whole). Their batches are the
-same, bit for bit.
+There are two sources: indexed (elements are positions in a table; only the frames of
+the views are read), and parsed (complete records pass through the dataset). Their
+batches are identical, bit for bit.
 """
 
 import functools
@@ -24,7 +24,7 @@ from yt8m_distill.data import shards as shards_module
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
 
-# Batches that are made side by side, and that wait for the network.
+# Batches that are prepared in parallel, and that are prefetched.
 PARALLEL_BATCHES = min(max(os.cpu_count() or 1, 2), 8)
 BATCHES_AHEAD = 4
 
@@ -36,10 +36,10 @@ class ViewSpec(NamedTuple):
 
     Attributes:
         sampler: specification of a registered sampler.
-        k: frames it picks.
-        features: names of the features that are taken, in this order; empty: all.
-        segment_context: frames to each side of the row's segment; the sampler picks
-            among these and the segment's. None: among the whole video's.
+        k: number of sampled frames.
+        features: names of the features to read, in this order; empty for all.
+        segment_context: frames to each side of the row's segment that the sampler can
+            select, with those of the segment. None: it samples the whole video.
     """
 
     sampler: str
@@ -48,7 +48,7 @@ class ViewSpec(NamedTuple):
     segment_context: int | None = None
 
     def in_segments(self, context: int) -> "ViewSpec":
-        """The same of segments with that many frames to each side."""
+        """The view for segments with `context` frames to each side."""
         width = segments.width(context)
         k = width if self.sampler == "all" else min(self.k, width)
         return self._replace(k=k, segment_context=context)
@@ -61,10 +61,10 @@ class ViewSpec(NamedTuple):
         return data.max_frames if whole else self.k
 
     def columns(self, data: settings.DataSettings) -> list[int]:
-        """The numbers of its features among those of the data.
+        """The positions of its features among those of the data.
 
         Raises:
-            ValueError: for a feature that is not read.
+            ValueError: for a feature that is not in --feature_names.
         """
         unknown = set(self.features) - set(data.names)
         if unknown:
@@ -76,11 +76,11 @@ class ViewSpec(NamedTuple):
 
 
 class Altered(NamedTuple):
-    """What becomes of videos after they were chosen and before their views are cut.
+    """Changes to the videos of a batch, before their frames are selected.
 
     Attributes:
-        label_fraction: share of the videos whose labels count; the others are as
-            videos without labels.
+        label_fraction: share of the videos that keep their labels; the others become
+            unlabeled.
         mix: one of mixing.KINDS, or mixing.NONE.
         negatives: of segments, see segments.labels_and_weights.
     """
@@ -91,11 +91,10 @@ class Altered(NamedTuple):
 
 
 def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpec:
-    """The student's view, in training or elsewhere.
+    """The student's view, in training or in evaluation.
 
     Raises:
-        ValueError: for an unknown sampler, where the message lists the known, or an
-            argument that it does not take.
+        ValueError: for an unknown sampler (listing the known ones) or argument.
     """
     flag, name = "frame_sampler", sampling.frame_sampler
     if training and sampling.train_frame_sampler:
@@ -108,10 +107,10 @@ def sampled_view(sampling: settings.SamplingSettings, training: bool) -> ViewSpe
 
 
 def num_unlabeled_rows(batch_size: int, fraction: float) -> int:
-    """Rows of each batch that are unlabeled videos.
+    """Number of rows of each batch that are unlabeled videos.
 
     Raises:
-        ValueError: if no row would be left for the others.
+        ValueError: if no row would be left for labeled videos.
     """
     rows = round(fraction * batch_size)
     if rows >= batch_size:
@@ -123,15 +122,14 @@ def num_unlabeled_rows(batch_size: int, fraction: float) -> int:
 
 
 def num_batches(num_videos: int, batch_size: int, unlabeled_fraction: float = 0) -> int:
-    """Batches of an epoch, which is one pass over the labeled videos."""
+    """Number of batches of an epoch, which is one pass over the labeled videos."""
     return -(
         -num_videos // (batch_size - num_unlabeled_rows(batch_size, unlabeled_fraction))
     )
 
 
-# Nothing here has Python's own control flow over tensors. Looking for it in every
-# function takes seconds in a process, and half as long again per dataset (TensorFlow
-# 2.21).
+# No function here needs AutoGraph, whose conversion takes seconds per process, and half
+# as long again per dataset (TensorFlow 2.21).
 @tf.autograph.experimental.do_not_convert
 def build_dataset(
     shards: shards_module.Shards,
@@ -151,34 +149,34 @@ def build_dataset(
     unlabeled: shards_module.Shards | None = None,
     unlabeled_fraction: float = 0.0,
 ) -> tf.data.Dataset:
-    """One epoch of batches, the same ones for the same arguments.
+    """One epoch of batches, a deterministic function of the arguments.
 
     Args:
         shards: the opened shards.
-        views: name → how it is made.
+        views: name → specification.
         batch_size: B, of all processes together.
-        training: shuffle by (seed, epoch), and draw random frames anew in every
-            epoch; otherwise the order is that of the files.
+        training: shuffle by (seed, epoch) and draw new random frames in every epoch;
+            otherwise keep the order of the files.
         seed: see training.
         epoch: see training.
-        shuffle_buffer_size: records among which the next one is drawn.
-        train_fraction: share of the videos, the same ones in every epoch.
-        label_fraction: share of the videos whose labels count, by their ids alone; the
-            others are as videos without labels.
-        only_labeled: leave those others out.
-        mix: in training, how each video is made one with another of the batch.
-        skip_batches: leaves out that many batches, to resume within an epoch.
-        input_shard: (index, count): this process' part of the rows of each batch.
+        shuffle_buffer_size: number of records from which the next one is drawn.
+        train_fraction: share of the videos to use, the same in every epoch.
+        label_fraction: share of the videos that keep their labels, selected by id; the
+            others become unlabeled.
+        only_labeled: skip those others.
+        mix: in training, how each video is mixed with another one of the batch.
+        skip_batches: number of batches to skip, to resume within an epoch.
+        input_shard: (index, count), this process' part of the rows of each batch.
         unlabeled: in training, shards whose videos fill a share of every batch,
-            again from the start when they are used up; their labels do not count.
+            repeated as often as needed; their labels are ignored.
         unlabeled_fraction: that share.
 
     Returns:
         A dataset of Batch dicts with B / count rows; see structures.
 
     Raises:
-        ValueError: for a batch that cannot be shared, or shards that have changed
-            since they were opened.
+        ValueError: if the batch size is not divisible by the number of processes, or
+            shards have changed since they were opened.
     """
     process, count = input_shard
     if batch_size % count:
@@ -195,7 +193,7 @@ def build_dataset(
         shards.data.segment_negatives if training else 0.0,
     )
     rows = own
-    if altered.mix != mixing.NONE:  # Another process may have a video's partner.
+    if altered.mix != mixing.NONE:  # The partner may be in another process' rows.
         own = slice(0, batch_size)
     source = _open_source(shards, views, salt, altered, train_fraction, labeled)
     if not training:
@@ -222,8 +220,8 @@ def build_dataset(
         )
     options = tf.data.Options()
     options.deterministic = True
-    # The end of an iterator waits for the tuning thread to wake up, which sleeps twice
-    # as long each time: up to a minute at the end of every epoch (TensorFlow 2.21).
+    # Deleting an iterator waits for the autotuning thread, whose sleep doubles: up to a
+    # minute at the end of every epoch (TensorFlow 2.21).
     options.autotune.enabled = False
     return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 
@@ -237,9 +235,9 @@ def _cut(parts, rows: slice) -> tuple:
 
 
 def _mixer(source, other, batch_size: int, extra: int, own: slice):
-    """A function of two sources' elements that makes this process' rows of a batch.
+    """A function that makes this process' rows of a batch from two sources.
 
-    Unlabeled rows are spread evenly over the batch, so that each replica has its
+    Unlabeled rows are spread evenly over the batch, so that each replica gets its
     share.
     """
     ends = (np.arange(batch_size) + 1) * extra // batch_size
@@ -274,30 +272,29 @@ def _as_tuple(parts) -> tuple:
 
 
 def _mixed(seed: int, epoch: int) -> int:
-    """A seed for each epoch; 0 is left out, which tf.data takes for none."""
+    """A seed for each epoch; never 0, which tf.data would treat as no seed."""
     return 1 + (seed * 1_000_003 + epoch) % (2**31 - 2)
 
 
 def _open_source(shards, *arguments) -> "_Source":
-    """How the records of these shards become batches."""
+    """The indexed or the parsed source of these shards."""
     source = _Parsed if shards.table is None else _Indexed
     return source(shards, *arguments)
 
 
 class _Source:
-    """What becomes of a shard and of a batch.
+    """Makes batches of the records of some shards.
 
-    `read` makes a shard's dataset of elements, `padding_rows` one of elements that are
-    no record (with B - 1 of them after the last video, none lacks a batch), and
-    `make_batch` turns B elements into a Batch.
+    `read` returns a dataset of elements of a shard, `padding_rows` one of padding
+    elements (B - 1 of them complete the last batch), and `make_batch` turns B elements
+    into a Batch.
 
     Args:
         shards: the opened shards.
-        views: name → how it is made.
-        salt: of the keys that `random` draws from.
-        altered: what becomes of the videos.
-        share: of the records that are used: `fraction` and `labeled` of
-            records.in_share.
+        views: name → specification.
+        salt: of the keys of random samplers.
+        altered: changes to the videos.
+        share: of the records to use: `fraction` and `labeled` of records.in_share.
     """
 
     def __init__(self, shards, views, salt, altered, *share):
@@ -331,7 +328,7 @@ class _Source:
         return dataset.batch(rows, drop_remainder=True)
 
     def in_order(self, rows) -> tf.data.Dataset:
-        """Batches of elements, shard by shard, each read ahead."""
+        """Batches of elements in order, with prefetching of shards."""
         dataset = tf.data.Dataset.range(len(self.shards.paths)).interleave(
             self.read, cycle_length=1, num_parallel_calls=1, deterministic=True
         )
@@ -339,9 +336,9 @@ class _Source:
         return dataset.batch(rows, drop_remainder=True)
 
     def parsed(self, files, numbers, serialized, starts=None) -> structures.Batch:
-        """The batch of serialized records, or the error that says what is wrong.
+        """The batch of serialized records; `starts` [B] of the segments, if rated.
 
-        `starts` are those of the segments, under --segment_labels.
+        Raises an error in the graph for an invalid record.
         """
         is_video = files >= 0
         origins = self.origins(files, numbers)
@@ -355,17 +352,17 @@ class _Source:
         return parse(serialized, origins, is_video, tf.constant(self.salt), starts)
 
     def origins(self, files, numbers) -> tf.Tensor:
-        """What an error calls these records."""
+        """Names of these records in errors."""
         paths = tf.gather(tf.constant(self.shards.paths), tf.maximum(files, 0))
         numbers = tf.strings.as_string(numbers)
         return tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
 
 
 class _Parsed(_Source):
-    """Records go through the dataset whole: remote and compressed ones.
+    """Complete records pass through the dataset; for remote and compressed shards.
 
-    Elements: file, number, serialized record; with --segment_labels one for each of
-    its segments, with the start.
+    Elements: file, number, serialized record; with --segment_labels one element per
+    rated segment, with its start.
     """
 
     def __init__(self, *arguments):
@@ -412,17 +409,17 @@ class _Parsed(_Source):
         return dataset
 
     def _to_segments(self, file, number, record):
-        """An element for each rated segment of a record."""
+        """One element per rated segment of a record."""
         sound = records.sound(record[tf.newaxis], self.data)
         found = records.rated_starts(sound, self.origins(file, number)[tf.newaxis])
         starts = tf.data.Dataset.from_tensor_slices(found)
         return starts.map(lambda start: (file, number, record, start))
 
     def _to_the_end(self, dataset, file):
-        """The same elements; fails where a remote shard goes on after the last.
+        """The same elements; raises if a remote shard has data after the last one.
 
-        A local shard's lengths are checked before (records.check_lengths). Here that
-        would be a request per record, so the bytes are counted while they are read.
+        The lengths of local shards are checked in advance (records.check_lengths). For
+        remote shards that would be a request per record, so bytes are counted instead.
         """
         size = tf.gather(tf.constant(self._sizes, tf.int64), file)
         path = tf.gather(tf.constant(self.shards.paths), file)
@@ -455,7 +452,7 @@ class _Parsed(_Source):
 
 
 class _Indexed(_Source):
-    """Elements are places among the kept rows of the shards' table, -1 for padding."""
+    """Elements are positions in the kept rows of the table, -1 for padding."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -515,14 +512,14 @@ def _batch(
     altered,
     rated: segments.Segments | None,
 ) -> structures.Batch:
-    """The batch of videos of which all is known but their frames.
+    """The batch of videos whose frames are not read yet.
 
     Args:
-        video_ids, labels, is_video, num_frames: [B] of each, labels [B, C].
-        gather: (picks, partner) → the frames of each pick, columns of features,
-            indices and valid; those of other rows, where `partner` [B] is given.
+        video_ids, labels, is_video, num_frames: [B]; labels are [B, C].
+        gather: (picks, partner) → the frames of each pick (columns of features,
+            indices, valid); with `partner` [B], those of the partner rows.
         data, views, salt, altered: see _Source.
-        rated: the segments that are the rows; None: whole videos are.
+        rated: the segments of the rows; None if rows are videos.
     """
     starts = None if rated is None else rated.starts
     keys = _video_keys(video_ids, salt, starts)
@@ -564,7 +561,7 @@ def _batch(
 
 
 def _mixed_frames(mixture: mixing.Mixture, picks, gather) -> list[tf.Tensor]:
-    """The frames [B, K, D] of each pick, from both videos of each pair."""
+    """The frames [B, K, D] of each pick, mixed from both videos of each pair."""
     places = [mixture.places(indices) for _, indices, _ in picks]
     parts = [
         gather(
@@ -593,7 +590,7 @@ def _view(frames, num_frames, indices) -> structures.View:
 def _pick(
     view: ViewSpec, num_frames, data, keys, starts=None, each_k=None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sampler's indices [B, K] and valid [B], checked; `starts` of segments."""
+    """The sampler's indices [B, K] and valid [B], checked; `starts` [B] of segments."""
     if not data.frame_features:
         return tf.zeros_like(num_frames)[:, tf.newaxis], num_frames
     if each_k is not None:
@@ -616,13 +613,14 @@ def _parsing(
     samplers: tuple,
     altered: Altered = Altered(),  # noqa: B008 - a constant.
 ):
-    """`_parsed_batch` as a function that is traced once, not for every epoch.
+    """`_parsed_batch` as a function that is traced once, not in every epoch.
 
     Args:
-        data: what the records hold.
+        data: description of the records.
         views: (name, ViewSpec) pairs.
-        samplers: the functions behind the views' names, which one can register anew.
-        altered: what becomes of the videos.
+        samplers: the functions of the views' samplers; part of the cache key, since a
+            name can be registered again.
+        altered: changes to the videos.
     """
     del samplers
 
@@ -637,7 +635,7 @@ def _parsing(
 def _parsed_batch(
     serialized, origins, is_video, data, views, salt, altered, starts
 ) -> structures.Batch:
-    """The batch of records that the parser reads whole; it finds what is wrong."""
+    """The batch of serialized records, which are parsed and checked."""
     parsed = records.parse_batch(serialized, origins, data, is_video)
     video_ids = records.required_ids(parsed, data, is_video)
     labels = records.checked_labels(parsed, data)
@@ -661,10 +659,7 @@ def _parsed_batch(
 def _video_keys(
     video_ids: tf.Tensor, salt: int | tf.Tensor, starts: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """[B] int64 that `random` draws from: the id, mixed with seed and epoch.
-
-    And with the start of the segment, where rows are segments.
-    """
+    """[B] int64, the keys of random samplers: hash of id, salt and segment start."""
     parts = [video_ids, "#", tf.strings.as_string(salt)]
     if starts is not None:
         parts += ["#", tf.strings.as_string(starts)]
@@ -674,7 +669,7 @@ def _video_keys(
 def pick_frames(
     view: ViewSpec, num_frames: int, max_frames: int, video_id: str
 ) -> list[int]:
-    """The frames of one video that a view picks in evaluation, in its order."""
+    """The frames of one video that a view selects in evaluation, in order."""
     keys = _video_keys(tf.constant([video_id]), 0)
     count = tf.constant([min(num_frames, max_frames)])
     found = frame_sampling.pick(view.sampler, count, view.k, max_frames, keys)
@@ -683,7 +678,7 @@ def pick_frames(
 
 
 def choose_frames(parsed: records.Parsed, view: ViewSpec, data, video_ids) -> tuple:
-    """Indices [B, K] and valid [B] that a view picks in evaluation."""
+    """Indices [B, K] and valid [B] that a view selects in evaluation."""
     return _pick(view, parsed.num_frames, data, _video_keys(video_ids, 0))
 
 
@@ -695,19 +690,19 @@ def read_view(
     is_sound: bool = False,
     each_k: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, structures.View]:
-    """Ids and one view of serialized records, as evaluation sees them.
+    """Ids and one view of serialized records, as in evaluation.
 
-    Labels are not looked at; an id may be missing and is empty then.
+    Labels are ignored; a missing id is empty.
 
     Args:
         serialized: [B] string.
-        data: what the records hold.
-        view: how the view is made.
-        is_video: [B] bool; where it is False the record must be empty, and gives no
-            frames. None: all are videos.
+        data: description of the records.
+        view: specification of the view.
+        is_video: [B] bool; False for empty records, which give no frames. None if all
+            are videos.
         is_sound: see records.parse_batch.
-        each_k: [B] int32, frames to pick of each video, at most the view's k; None:
-            that many of all.
+        each_k: [B] int32, number of frames of each video, at most the view's k; None
+            for the view's k.
     """
     numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
     origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
@@ -719,14 +714,14 @@ def read_view(
 
 
 def _make_view(parsed, data, view: ViewSpec, keys, each_k=None) -> structures.View:
-    """Picks, decodes and joins the frames of a view."""
+    """Selects, decodes and concatenates the frames of a view."""
     indices, valid = _pick(view, parsed.num_frames, data, keys, each_k=each_k)
     frames = _frames(parsed.frames, data, view.columns(data), indices, valid)
     return _view(frames, valid, indices)
 
 
 def _frames(features, data, columns, indices, valid) -> tf.Tensor:
-    """The chosen frames of parsed features, joined: [B, K, D], 0 after the valid."""
+    """The selected frames of parsed features: [B, K, D], 0 after the valid ones."""
     if not data.frame_features:
         vectors = tf.concat([features[c] for c in columns], axis=1)
         return vectors[:, tf.newaxis]
@@ -738,7 +733,7 @@ def _frames(features, data, columns, indices, valid) -> tf.Tensor:
 
 
 def _decode(ragged, indices, inside, valid, size: int) -> tf.Tensor:
-    """The chosen byte strings of one feature as [B, K, size] uint8, 0 after them."""
+    """The selected byte strings of one feature: [B, K, size] uint8, then 0."""
     missing = bytes([shards_module.MISSING_BYTE]) * size
     strings = tf.concat([ragged.values, [missing]], axis=0)
     has_any = (ragged.row_lengths() > 0)[:, tf.newaxis]

@@ -1,8 +1,8 @@
-"""What a native record holds, and what is wrong with one that does not hold it.
+"""The native record format: parsing in the graph, checks, and compression.
 
-A frame-level record is a tf.train.SequenceExample: context `id` and `labels`,
-and a feature list a feature with one byte string a frame. A video-level record is
-a tf.train.Example: `id`, `labels` and a float vector a feature.
+A frame-level record is a tf.train.SequenceExample with the context features `id` and
+`labels`, and per feature a feature list with one byte string per frame. A video-level
+record is a tf.train.Example with `id`, `labels` and one float vector per feature.
 """
 
 import functools
@@ -19,17 +19,17 @@ import tensorflow as tf
 from yt8m_distill import settings
 from yt8m_distill.data import segments
 
-# A record in a TFRecord file stands behind its length with a checksum and before a
-# checksum of its own.
+# In a TFRecord file a record follows a header (its length and a checksum of that) and
+# is followed by its own checksum. FRAMING is both together.
 HEADER, FRAMING = 12, 16
 
-# Which records belong to a share of the data is decided by their hash.
+# A share of the data is selected by the hash of each record.
 HASH_BUCKETS = 1 << 30
 
-# Ends the name of a file that says where the frames of a shard are (frame_index).
+# Suffix of the index file of a shard (data/index.py).
 INDEX_SUFFIX = ".frame_index"
 
-# What stands between these in an error of the graph is meant for the user.
+# Delimiters of the message for the user inside a TensorFlow error.
 _BEGIN, _END = "<<<", ">>>"
 
 
@@ -37,8 +37,8 @@ class Parsed(NamedTuple):
     """A batch of records before any frame is decoded.
 
     Attributes:
-        origins: [B] string, where each record stands, for errors.
-        video_ids: [B] string, empty where there is none.
+        origins: [B] string, file and number of each record, for errors.
+        video_ids: [B] string, empty if missing.
         labels: ragged [B, None] int64, unsorted, repeats possible.
         frames: for each feature, in the order of its flag, the byte strings of
             all frames: ragged [B, None] string. Video-level: [B, size] float32.
@@ -61,7 +61,7 @@ def quantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarray
 
 
 def dequantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarray:
-    """The numpy twin of features.dequantize, without the mask."""
+    """Numpy version of features.dequantize, without the mask."""
     scale, offset = (high - low) / 255, (high - low) / 512 + low
     return values.astype(np.float32) * np.float32(scale) + np.float32(offset)
 
@@ -99,20 +99,20 @@ def add_frames(
 
 
 def stored_range(context, name: str) -> tuple[float, float]:
-    """What a record's context features say of a feature; YouTube-8M's by default."""
+    """The quantization range stored in a record's context; default: YouTube-8M's."""
     key = f"{name}_range"
     values = tuple(context[key].float_list.value) if key in context else ()
     return values if len(values) == 2 else settings.YOUTUBE_8M
 
 
 def expand_patterns(patterns: str, flag: str) -> list[str]:
-    """Comma separated globs to sorted file names; indices of shards are left out.
+    """Expands comma separated globs to sorted file names, without index files.
 
-    A file or folder of exactly the name given wins over the pattern that it also is,
-    commas included; `~` is the home folder.
+    A name of an existing file or folder is taken literally, even if it contains commas
+    or wildcards; `~` is the home folder.
 
     Raises:
-        ValueError: if a glob matches nothing, or a directory; names the flag.
+        ValueError: naming the flag, if a glob matches nothing or a directory.
     """
     files: list[str] = []
     for pattern in _split(patterns):
@@ -139,11 +139,11 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
     return sorted(set(files))
 
 
-_COMMAS = 3  # Commas in one name that are looked for.
+_COMMAS = 3  # Supported commas in one file name.
 
 
 def _split(patterns: str) -> list[str]:
-    """The patterns between commas; files and folders that exist keep their commas."""
+    """Splits at commas, except inside the names of existing files and folders."""
     parts, found = patterns.split(","), []
     while parts:
         joined = [",".join(parts[: n + 1]).strip() for n in range(_COMMAS + 1)]
@@ -156,7 +156,7 @@ def _split(patterns: str) -> list[str]:
 
 
 def _existing_folder(path: str) -> str:
-    """The longest beginning of a path that is a folder; may be empty."""
+    """The longest prefix of a path that is an existing folder; may be empty."""
     folder = os.path.dirname(os.path.expanduser(path))
     while folder and not os.path.isdir(folder):
         folder = os.path.dirname(folder)
@@ -164,7 +164,7 @@ def _existing_folder(path: str) -> str:
 
 
 def _with_literal_folder(pattern: str) -> str:
-    """The pattern with the folder that exists at its beginning taken literally."""
+    """Escapes the existing folder at the beginning of a pattern."""
     folder = _existing_folder(pattern)
     escaped = re.sub(r"([\[*?])", r"[\1]", folder.replace("\\", "\\\\"))
     return escaped + pattern[len(folder) :]
@@ -172,7 +172,7 @@ def _with_literal_folder(pattern: str) -> str:
 
 def _refuse_directories(found: Sequence[str], where: str, pattern: str) -> None:
     """Raises a ValueError if a directory is among the matches of a pattern."""
-    # Of several only local ones are looked at: elsewhere each look is a request.
+    # Of several matches only local ones are checked: remotely each check is a request.
     is_directory = os.path.isdir if len(found) > 1 else tf.io.gfile.isdir
     for path in filter(is_directory, found):
         path = path.rstrip("/")
@@ -195,12 +195,12 @@ def _crc32c_table() -> list[int]:
 _CRC32C = _crc32c_table()
 
 
-_PACKED_BYTES = 1 << 16  # Read at once; a thousand times that when unpacked, at most.
-_ANY_STREAM = 47  # zlib's windowBits: a header of gzip's or zlib's.
+_PACKED_BYTES = 1 << 16  # Read at a time; at most a thousand times that decompressed.
+_ANY_STREAM = 47  # zlib's windowBits for a gzip or zlib header.
 
 
 def masked_crc32c(content: bytes) -> int:
-    """The checksum of a TFRecord file; for a header's 8 bytes, not for a record's."""
+    """The checksum of TFRecord files; slow, so only for the 8 bytes of a length."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8
@@ -209,7 +209,7 @@ def masked_crc32c(content: bytes) -> int:
 
 
 def header_length(header: bytes) -> int | None:
-    """The length of a record by the 12 bytes before it; None where they are none."""
+    """Parses a record header; returns None if its checksum does not match."""
     if len(header) < HEADER:
         return None
     length, crc = struct.unpack("<QI", header)
@@ -217,15 +217,15 @@ def header_length(header: bytes) -> int | None:
 
 
 def compression_of(path: str) -> str:
-    """How a shard is compressed, by its first bytes: `GZIP`, `ZLIB` or ``.
+    """The compression of a shard, from its first bytes: `GZIP`, `ZLIB` or ``.
 
-    A checksum that fits comes first: a record can be as long as gzip's mark says.
+    A valid record header is checked first: it can begin like a gzip header.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             begin = file.read(HEADER)
     except tf.errors.OpError:
-        return ""  # Whoever reads it says what is wrong.
+        return ""  # The reader will report the error.
     if header_length(begin) is not None:
         return ""
     if begin[:3] == b"\x1f\x8b\x08":
@@ -235,12 +235,12 @@ def compression_of(path: str) -> str:
 
 
 def count_records(files: Sequence[str]) -> int:
-    """Records in local TFRecord files, from the lengths in their headers alone.
+    """Counts the records of TFRecord files, from the lengths in their headers.
 
-    Compressed files are unpacked for that, remote ones read.
+    Compressed files must be decompressed for that, and remote files read.
 
     Raises:
-        ValueError: for a file that ends inside a record, or is no TFRecord file.
+        ValueError: for a file that ends inside a record or is not a TFRecord file.
     """
     return sum(_count_in_file(path) for path in files)
 
@@ -269,10 +269,10 @@ def _count_in_file(path: str) -> int:
 
 
 def _headers(path: str) -> Iterator[tuple[int, int, bytes]]:
-    """Number, place and header of each record of a local shard.
+    """Number, offset and header of each record of a local shard.
 
-    Goes by the lengths as they are, whether or not their checksums fit; the last header
-    may be cut short.
+    Follows the stored lengths without verifying checksums; the last header may be
+    truncated.
     """
     size, number, position = os.path.getsize(path), 0, 0
     with open(path, "rb") as file:
@@ -284,15 +284,15 @@ def _headers(path: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _end_of(begin: int, header: bytes) -> int:
-    """Where a record ends; behind the file, if its header is cut short."""
+    """Offset of the end of a record; beyond the file if its header is truncated."""
     (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\0"))
     return begin + length + FRAMING
 
 
 def _broken_length(path: str) -> str | None:
-    """The line about the first length that fails its checksum, or None.
+    """The error line for the first length with a wrong checksum, or None.
 
-    Behind it other bytes were taken for lengths, so it is not the last one found.
+    After a wrong length, other bytes are misread as lengths, so the first one counts.
     """
     for number, begin, header in _headers(path):
         if len(header) == HEADER and header_length(header) is None:
@@ -301,14 +301,14 @@ def _broken_length(path: str) -> str | None:
 
 
 def remote_size(path: str) -> int:
-    """Bytes of a shard that is not local, if it is there; otherwise -1."""
+    """Size of a remote shard in bytes; -1 if it is local or missing."""
     if os.path.isfile(path) or not tf.io.gfile.exists(path):
         return -1
     return tf.io.gfile.stat(path).length
 
 
 def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """A message for `describe_error`: a remote shard ends inside a record's length."""
+    """A message for `describe_error`: a remote shard ends inside a record header."""
     parts = [
         path,
         ", record ",
@@ -321,7 +321,7 @@ def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
 
 
 def unread(offset: int, what: str) -> str:
-    """What is wrong with a shard of which nothing is read from a record on."""
+    """The message for a shard that is unreadable from an offset on."""
     return f"damaged at byte {offset}, and nothing after it is read: {what}."
 
 
@@ -330,12 +330,12 @@ def _located(path: str, number: int, detail: str) -> str:
 
 
 def early_end(path: str, compression: str, offset: int) -> str:
-    """What is wrong where the reader of a compressed or remote shard came to its end.
+    """The error of a compressed or remote shard whose reader ended early, or empty.
 
     Args:
         path: the shard.
-        compression: of it.
-        offset: where the reader ended, after unpacking; empty where all is well.
+        compression: of the shard.
+        offset: where the reader ended, after decompression.
     """
     if compression and os.path.isfile(path):
         _, end, problem = packed_end(path)
@@ -346,16 +346,16 @@ def early_end(path: str, compression: str, offset: int) -> str:
 
 
 def packed_end(path: str) -> tuple[int, int, str | None]:
-    """Goes over a local packed shard, by the lengths in it, to where it ends.
+    """Scans a local compressed shard by its record lengths, to its end.
 
-    TensorFlow's reader says nothing of a shard that ends in a record's length, of a
-    stream that ends before its end, and of what stands behind the end of a zlib stream
-    (gzip's may follow one another): it reads the shard as if it ended before.
+    TensorFlow's reader silently ignores a shard that ends inside a record header, a
+    truncated stream, and data after the end of a zlib stream (gzip streams may be
+    concatenated).
 
     Returns:
-        The number of records, where the last one ends (after unpacking), and what is
-        wrong with such an end; empty where all is well, None where the reader will say
-        what is wrong. Kept while the shard is the same.
+        The number of records, the end of the last one (after decompression), and the
+        error at the end; empty if there is none, None if TensorFlow's reader will
+        report it. Cached while the shard is unchanged.
     """
     found = os.stat(path)
     return _packed_end(path, (found.st_size, found.st_mtime_ns))
@@ -402,11 +402,11 @@ def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
 
 
 def check_lengths(path: str) -> None:
-    """Refuses a local shard with a record that TensorFlow's reader does not refuse.
+    """Rejects a local shard with an error that TensorFlow's reader does not handle.
 
-    Where a record says that it is longer than the file, it (seen in 2.21) asks for that
-    much memory, and the process dies. A file that ends inside of a record's length is
-    taken for one that ends before it. A packed shard is unpacked for this once more.
+    If the length of a record exceeds the file, the reader (seen in 2.21) allocates that
+    much memory and the process dies. A file that ends inside a record header is read as
+    if it ended before. A compressed shard is decompressed once more for this check.
 
     Raises:
         ValueError: naming the shard and the record.
@@ -423,7 +423,7 @@ def check_lengths(path: str) -> None:
         if len(header) < HEADER:
             refused = _broken_length(path) is None
         else:
-            # TensorFlow finds a wrong checksum before it asks for memory.
+            # TensorFlow verifies the checksum before it allocates memory.
             too_long = _end_of(0, header) - FRAMING > size
             refused = too_long and header_length(header) is not None
         if refused:
@@ -431,34 +431,35 @@ def check_lengths(path: str) -> None:
 
 
 def marked(message: str) -> str:
-    """A message that `describe_error` finds in an error of the graph."""
+    """Marks a message so that `describe_error` finds it in a TensorFlow error."""
     return f"{_BEGIN}{message}{_END}"
 
 
 def marked_in_graph(parts: Sequence) -> tf.Tensor:
-    """The same of strings and of [N] string tensors, which are joined: [N]."""
+    """Joins and marks strings and [N] string tensors in the graph: [N]."""
     return tf.strings.join([_BEGIN, *parts, _END])
 
 
 def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
-    """Fails where `condition` is false for the first time, naming the record.
+    """Asserts a condition; the error names the first record where it is false.
 
     Args:
         condition: [N] bool.
-        splits: [B + 1] int64, where each record's part of `condition` begins and
-            the last one ends; None where it has one entry each.
+        splits: [B + 1] int64 row splits of `condition`; None if it has one entry per
+            record.
         origins: [B] string.
         video_ids: [B] string.
-        what: strings, and [N] tensors of which the offending value is shown.
+        what: parts of the message: strings, and [N] tensors of which the invalid value
+            is shown.
     """
-    # No tf.cond: around so little work it costs more than the work itself.
-    at = tf.where(~condition)[:1, 0]  # [1], or [0] where all is well
+    # No tf.cond, which would cost more than the work itself.
+    at = tf.where(~condition)[:1, 0]  # [1], or [0] if all are true
     row = at if splits is None else tf.searchsorted(splits, at, side="right") - 1
     parts = [
         part if isinstance(part, str) else tf.strings.as_string(tf.gather(part, at))
         for part in what
     ]
-    # An error whose message is not UTF-8 reaches Python as one about the codec.
+    # An error message that is not UTF-8 would reach Python as a codec error.
     video_id = tf.strings.unicode_transcode(tf.gather(video_ids, row), "UTF-8", "UTF-8")
     names = [tf.gather(origins, row), ", video ", video_id, ": "]
     message = marked_in_graph([*names, *parts])
@@ -476,14 +477,14 @@ def parse_batch(
 
     Args:
         serialized: [B] string.
-        origins: [B] string, what an error calls each record.
-        data: what the records hold.
-        is_video: [B] bool, False for the filling rows, which are not checked.
-        is_sound: whether the records are known to be messages, see `sound`.
+        origins: [B] string, names of the records in errors.
+        data: description of the records.
+        is_video: [B] bool, False for padding rows, which are not checked.
+        is_sound: whether the records are known to be valid messages, see `sound`.
 
     Raises (when the graph runs):
-        tf.errors.InvalidArgumentError, tf.errors.DataLossError: for a record that is
-            not of its kind; `describe_error` turns it into one line.
+        tf.errors.InvalidArgumentError, tf.errors.DataLossError: for an invalid record;
+            `describe_error` turns it into one line.
     """
     if not is_sound:
         serialized = sound(serialized, data)
@@ -492,13 +493,13 @@ def parse_batch(
 
 
 def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
-    """The same records, which protobuf can read; fails in the graph for others.
+    """Passes on records that are valid protobuf messages; fails in the graph otherwise.
 
-    TensorFlow's parser (seen in 2.15 and 2.21) believes a length of 2**31 or more
-    inside of a record, and the process dies.
+    TensorFlow's parser (seen in 2.15 and 2.21) trusts a length of 2**31 or more inside
+    a record, and the process dies.
 
     Raises (when the graph runs):
-        tf.errors.DataLossError: if one of them is no message.
+        tf.errors.DataLossError: if a record is not a message.
     """
     kind, field = (
         ("SequenceExample", "context")
@@ -508,7 +509,7 @@ def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
     read = tf.io.decode_proto(
         serialized, f"tensorflow.{kind}", [field], [tf.string], sanitize=True
     )
-    # Something has to use what it read: tf.data drops what nothing uses.
+    # The result must be used: tf.data removes unused operations.
     known = tf.debugging.Assert(tf.reduce_all(read.sizes >= 0), [read.sizes])
     with tf.control_dependencies([known]):
         return tf.identity(serialized)
@@ -531,10 +532,10 @@ def _context(data: settings.DataSettings) -> dict:
 
 
 def keeps_labels(video_ids, fraction: float) -> tf.Tensor:
-    """[N] bool: the videos whose labels count under `--label_fraction`.
+    """[N] bool: the videos that keep their labels under `--label_fraction`.
 
-    By the id alone, so that it is the same in all shards, in any order, on any
-    machine; those of a smaller share are among those of a larger one.
+    Depends only on the id, so it is the same in all shards, in any order and on any
+    machine. The videos of a smaller fraction are a subset of those of a larger one.
     """
     salted = tf.strings.join([video_ids, "#labels"])
     buckets = tf.strings.to_hash_bucket_fast(salted, HASH_BUCKETS)
@@ -544,13 +545,13 @@ def keeps_labels(video_ids, fraction: float) -> tf.Tensor:
 def in_share(
     serialized: tf.Tensor, data: settings.DataSettings, fraction: float, labeled: float
 ) -> tf.Tensor:
-    """Which records belong to a share of the data, whatever their order: [N] bool.
+    """[N] bool: the records that belong to a share of the data, in any order.
 
     Args:
         serialized: [N] string.
-        data: what the records hold.
-        fraction: share of the records, by their content.
-        labeled: share of the videos, by their ids; see keeps_labels.
+        data: description of the records.
+        fraction: share of the records, selected by their content.
+        labeled: share of the videos, selected by their ids; see keeps_labels.
     """
     buckets = tf.strings.to_hash_bucket_fast(serialized, HASH_BUCKETS)
     kept = buckets < int(fraction * HASH_BUCKETS)
@@ -561,13 +562,13 @@ def in_share(
         else:
             found = tf.io.parse_example(serialized, key)
         video_ids = found[data.video_id_key]
-        # Without an id a record is invalid, and whoever reads it says so.
+        # A record without an id is invalid; its reader will report that.
         kept &= keeps_labels(video_ids, labeled) | (video_ids == "")
     return kept
 
 
 def _read_frame_level(serialized, origins, data):
-    """Context and feature lists [B, frames, strings], as they are."""
+    """Context and feature lists [B, frames, strings], unchecked."""
     context, lists, _ = tf.io.parse_sequence_example(
         serialized,
         context_features=_context(data),
@@ -581,7 +582,7 @@ def _read_frame_level(serialized, origins, data):
 
 
 def _read_video_level(serialized, origins, data):
-    """Context and vectors [B, numbers], as they are."""
+    """Context and vectors [B, numbers], unchecked."""
     return tf.io.parse_example(
         serialized,
         {
@@ -595,23 +596,23 @@ def _read_video_level(serialized, origins, data):
     )
 
 
-# What is wrong with a record that the parser does not take.
+# The fault of a record that the parser rejects.
 NOT_AN_EXAMPLE = (
     "this is not an example of the expected kind, or a feature is of another type."
 )
 
 
 def find_faults(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
-    """What is wrong with each record, in the graph, without failing.
+    """The fault of each record, in the graph, without raising.
 
     For a server: labels and ids are not checked.
 
     Args:
         serialized: [B] string.
-        data: what the records are to hold.
+        data: description of the records.
 
     Returns:
-        [B] string, empty for a record that `parse_batch` takes.
+        [B] string, empty for a record that `parse_batch` accepts.
     """
     can_parse = _can_parse(serialized, data)
     readable = tf.where(can_parse, serialized, "")
@@ -620,19 +621,19 @@ def find_faults(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor
 
 
 def _can_parse(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
-    """[B] bool: whether the parser takes each record.
+    """[B] bool: whether the parser accepts each record.
 
-    The parser fails for a batch as a whole, so each record is parsed alone in a dataset
-    that drops failures. Its one element is taken by get_single_element: `reduce` and
-    iterators prepare the dataset anew in each call, which costs 10 to 100 times as much
-    CPU (measured with TF 2.21).
+    The parser fails for a whole batch, so each record is parsed separately in a dataset
+    that ignores errors. Its single element is read by get_single_element: `reduce` and
+    iterators prepare the dataset again in each call, which takes 10 to 100 times as
+    much CPU time (measured with TF 2.21).
     """
     read = _read_frame_level if data.frame_features else _read_video_level
 
     def number_if_parsed(number, record):
         record = sound(record[tf.newaxis], data)
         parsed = read(record, tf.zeros_like(record), data)
-        # Depends on what was parsed: tf.data drops what nothing uses.
+        # Uses the parsed values: tf.data removes unused operations.
         sizes = [tf.size(part) for part in tf.nest.flatten(parsed, True)]
         return number + 0 * tf.cast(tf.add_n(sizes), tf.int64)
 
@@ -651,7 +652,7 @@ def _can_parse(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
 
 
 def _frame_level_faults(serialized, data) -> tf.Tensor:
-    """[B] string; fails for what is no SequenceExample."""
+    """[B] string; raises for a record that is not a SequenceExample."""
     _, lists = _read_frame_level(serialized, tf.zeros_like(serialized), data)
     faults = tf.zeros_like(serialized)
     may_lack = _may_lack([lists[name].row_lengths() for name in data.names], data)
@@ -674,7 +675,7 @@ def _frame_level_faults(serialized, data) -> tf.Tensor:
 
 
 def _video_level_faults(serialized, data) -> tf.Tensor:
-    """[B] string; fails for what is no Example."""
+    """[B] string; raises for a record that is not an Example."""
     parsed = _read_video_level(serialized, tf.zeros_like(serialized), data)
     faults = tf.zeros_like(serialized)
     for name, size in zip(data.names, data.sizes, strict=True):
@@ -691,7 +692,7 @@ def _video_level_faults(serialized, data) -> tf.Tensor:
 
 
 def _may_lack(counts: list[tf.Tensor], data: settings.DataSettings) -> tf.Tensor:
-    """[B] bool: whether a feature may be missing, by --missing_feature."""
+    """[B] bool: whether a feature may be missing under --missing_feature."""
     some = tf.reduce_any(tf.stack([count > 0 for count in counts]), axis=0)
     return some & (data.missing_feature == "zeros")
 
@@ -707,7 +708,7 @@ def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
         )
         for name, size in zip(data.names, data.sizes, strict=True)
     )
-    # A feature that may be missing has no say in the number of frames.
+    # A missing feature does not affect the number of frames.
     counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
     num_frames = tf.reduce_min(tf.stack(counts), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
@@ -719,7 +720,7 @@ def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
 def _checked_frames(
     feature: tf.RaggedTensor, name: str, size: int, origins, video_ids, may_lack
 ) -> tf.RaggedTensor:
-    """A feature's byte strings [B, None], one per frame, all of the right width."""
+    """A feature's byte strings [B, None], one per frame, with checked widths."""
     splits = feature.row_splits
     counts = feature.values.row_lengths()  # Byte strings in each frame: 1.
     strings = feature.flat_values
@@ -795,7 +796,7 @@ def checked_labels(parsed: Parsed, data: settings.DataSettings) -> tf.RaggedTens
 
     Raises (when the graph runs):
         tf.errors.InvalidArgumentError: for a label outside [0, C), or a vector of C
-            zeros and ones in the place of indices.
+            zeros and ones instead of indices.
     """
     labels, classes = parsed.labels, data.num_classes
 
@@ -818,11 +819,11 @@ def checked_labels(parsed: Parsed, data: settings.DataSettings) -> tf.RaggedTens
 
 
 def rated_starts(serialized: tf.Tensor, origins: tf.Tensor) -> tf.Tensor:
-    """[S] int64, ascending: where the rated segments of one record start.
+    """[S] int64, ascending: the starts of the rated segments of one record.
 
     Args:
         serialized: [1] string.
-        origins: [1] string, what an error calls it.
+        origins: [1] string, name of the record in errors.
     """
     context, _, _ = tf.io.parse_sequence_example(
         serialized,
@@ -840,7 +841,7 @@ def checked_segments(
     Args:
         parsed: with --segment_labels.
         data: what the records hold.
-        starts: [B] int64, where the segment of each row starts.
+        starts: [B] int64, start of the segment of each row.
 
     Raises (when the graph runs):
         tf.errors.InvalidArgumentError: for ratings that break a rule, see
@@ -852,7 +853,7 @@ def checked_segments(
         return _require(condition, splits, parsed.origins, parsed.video_ids, what)
 
     counts = [field.row_lengths() for field in parsed.ratings]
-    mark = "\0"  # Where the numbers of the line are.
+    mark = "\0"  # Placeholder for the numbers of the line.
     line = segments.unequal(mark, mark, mark).split(mark)
     what = [line[0], counts[0], line[1], counts[1], line[2], counts[2], line[3]]
     same = (counts[0] == counts[1]) & (counts[0] == counts[2])
@@ -900,7 +901,7 @@ def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):
 
 
 def marked_line(text: str) -> str | None:
-    """The line in an error of the graph that is meant for the user, or None."""
+    """The message for the user in a TensorFlow error, or None."""
     marked = re.search(f"{_BEGIN}(.*?){_END}", text, re.DOTALL)
     if not marked:
         return None
@@ -922,7 +923,7 @@ def marked_line(text: str) -> str | None:
 def damaged(
     path: str, offset: int, error: tf.errors.OpError | None = None
 ) -> tuple[str, int | None]:
-    """What is wrong where a shard cannot be read on, and where the next record is.
+    """The error at an offset of a shard, and the offset of the next record.
 
     Args:
         path: the shard.

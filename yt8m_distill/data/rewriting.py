@@ -1,7 +1,7 @@
-"""Shards made of other shards: where they go, how they are written, what went wrong.
+"""Rewriting of shards: output paths, atomic writes and errors.
 
-A shard keeps its name. It is written under a hidden temporary name of its own, which no
-pattern matches, and renamed when it is whole, so that it may be made twice at once.
+A shard keeps its file name. It is written under a unique hidden temporary name, which
+no pattern matches, and renamed, so it may be written by several processes at a time.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def check_places(paths: Sequence[str], folder: str) -> None:
 
 @contextlib.contextmanager
 def named_errors(source: str, target: str) -> Iterator[None]:
-    """Turns what TensorFlow says of a shard that is read or written into one line.
+    """Turns TensorFlow errors of reading or writing a shard into one line.
 
     Raises:
         ValueError: naming the source if it is damaged, otherwise the target.
@@ -47,9 +47,9 @@ def named_errors(source: str, target: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(target: str) -> Iterator[tf.io.TFRecordWriter]:
-    """The writer of a shard, which has its name once the block has ended well."""
+    """Opens a writer for an atomic write of a shard."""
     folder, name = os.path.split(target)
-    # A name of its own for each process, whatever machine it runs on.
+    # Unique among the processes of all machines.
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     with files.removed_after_errors(temporary):
         with tf.io.TFRecordWriter(temporary) as writer:

@@ -1,4 +1,4 @@
-"""Shards: some files of records, opened once, and what is known of them."""
+"""Shards: record files that are opened once, with their videos and faults."""
 
 import collections
 import dataclasses
@@ -18,34 +18,33 @@ import tensorflow as tf
 from yt8m_distill import settings
 from yt8m_distill.data import faults, index, records, segments
 
-# Shards that are mapped at once. More are read in turn; an epoch's readers and its
-# shuffle buffer have some ten at hand.
+# Maximum number of mapped shards. The readers and the shuffle buffer of an epoch use
+# about ten at a time.
 MAX_OPEN = 32
-# Mapped bytes that were touched before all shards are unmapped: they belong to the
-# system's cache, but would be counted as memory of the process.
+# All shards are unmapped after this many bytes were touched: they are in the page cache
+# anyway, but count as memory of the process while mapped.
 _TOUCHED_BYTES = 1 << 30
-# What Linux maps at once around a byte that is read.
+# Size that Linux maps around a byte that is read.
 _MAPPED_AROUND = 1 << 16
-# What TensorFlow asks of memory that it does not copy, and more than any machine
-# needs.
+# At least the alignment that TensorFlow needs to take over memory without a copy.
 _ALIGNMENT = 128
-# Frames are copied twice, which costs little while they stay in a core's cache.
+# Frames are copied twice, which is cheap while they stay in a core's cache.
 _CACHED_BYTES = 1 << 20
-# The byte that stands for a missing feature: the nearest to 0, -0.00003.
+# The byte of a missing feature, the nearest to 0: -0.00003.
 MISSING_BYTE = 127
-# First records among which a training set must have a label, and whose labels say how
-# frequent the classes are.
+# Number of first records among which a training set must have a label, and from which
+# class frequencies are estimated.
 _LOOKED_AT = 4096
-# Ids that are hashed in one call.
+# Number of ids that are hashed in one call.
 _HASHED_AT_ONCE = 1 << 16
 
 
 class Files:
-    """The bytes of local files, mapped as they are needed, few at a time.
+    """Memory-mapped local files, at most MAX_OPEN at a time.
 
     Args:
         paths: the files.
-        identities: size and time of change of each, as they must stay.
+        identities: expected size and modification time of each.
     """
 
     def __init__(self, paths: Sequence[str], identities: Sequence[tuple[int, int]]):
@@ -56,7 +55,7 @@ class Files:
         self._lock = threading.Lock()
 
     def check(self, number: int) -> None:
-        """Raises ValueError if a file is not what it was when it was opened."""
+        """Raises ValueError if a file has changed since it was opened."""
         path = self.paths[number]
         try:
             found = index.identity(path)
@@ -70,15 +69,15 @@ class Files:
             )
 
     def mapped(self, number: int, touched: int = 0) -> mmap.mmap:
-        """A file's bytes.
+        """The bytes of a file.
 
         Args:
             number: of the file.
-            touched: about how many of them will be read.
+            touched: approximate number of bytes that will be read.
 
         Raises:
-            ValueError: if it has changed. Beyond its end there would be no error but a
-                signal that ends the process.
+            ValueError: if it has changed. Reading beyond its end would end the process
+                with a signal.
         """
         self.check(number)
         with self._lock:
@@ -104,7 +103,7 @@ class Files:
         """
         span = int(positions.max() - positions.min()) + size if positions.size else 0
         data = self.mapped(number, min(positions.size * _MAPPED_AROUND, span))
-        # Item p of this array is what begins at byte p; nothing is copied yet.
+        # Item p of this array is the `size` bytes from offset p, without a copy.
         shape = (max(len(data) - size + 1, 0),)
         items = np.ndarray(shape, f"V{size}", data, 0, (1,))
         return items[positions].view(np.uint8).reshape(*positions.shape, size)
@@ -116,7 +115,7 @@ class Files:
 
 
 class Located(NamedTuple):
-    """What is known of a batch of videos before any frame is read.
+    """A batch of videos before any frame is read.
 
     Attributes:
         video_ids: [B] string.
@@ -132,23 +131,22 @@ class Located(NamedTuple):
 
 
 class Table:
-    """The indices of some shards as one: compact arrays, a row per video.
+    """The concatenated indices of some shards: compact arrays with a row per video.
 
-    A video of two features takes about 90 bytes and those of its id. With
-    --segment_labels there is a row per rated segment of a video instead, in order of
-    their starts.
+    A video with two features takes about 90 bytes plus its id. With --segment_labels
+    rows are the rated segments of the videos instead, in order of their starts.
 
     Args:
         paths: the shards.
-        indices: of each.
-        data: what is to be read.
+        indices: the index of each.
+        data: description of the records.
 
     Attributes:
-        starts: [shards + 1] int64, the rows of each shard.
-        located: whether all frames are known by place.
+        starts: [shards + 1] int64, row splits of the shards.
+        located: whether all frames have known offsets.
         bad: the invalid records.
-        num_videos: the valid ones.
-        segment_starts: [N] int32, first frame of each row's segment; None: rows are
+        num_videos: number of valid records.
+        segment_starts: [N] int32, first frame of each row's segment; None if rows are
             videos.
     """
 
@@ -216,7 +214,7 @@ class Table:
         return rows
 
     def class_counts(self, rows: np.ndarray) -> np.ndarray:
-        """[C] int64: videos of these rows with each label."""
+        """[C] int64: number of these rows with each label."""
         _, chosen = _parts(self._label_begins[rows], self._label_ends[rows])
         return np.bincount(self._labels[chosen], minlength=self.data.num_classes)
 
@@ -224,7 +222,7 @@ class Table:
         return self._ids[self._id_begins[row] : self._id_ends[row]]
 
     def _bad_labels(self, paths) -> dict[int, faults.Bad]:
-        """The rows whose labels --num_classes does not allow, ascending."""
+        """The rows whose labels are invalid for --num_classes, ascending."""
         labels, classes, bad = self._labels, self.data.num_classes, {}
         begins, ends = self._label_begins, self._label_ends
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -240,7 +238,7 @@ class Table:
         return bad
 
     def _bad(self, paths, row: int, found: faults.Found) -> faults.Bad:
-        """An invalid record that has a row."""
+        """The description of an invalid record with a row in the table."""
         path = paths[int(self.files_of(np.array([row]))[0])]
         offset = int(self.offsets[row]) - records.HEADER
         found = found._replace(video_id=self._id(row))
@@ -268,7 +266,7 @@ class Table:
         }
 
     def _take_segments(self, ratings: np.ndarray, splits: np.ndarray) -> None:
-        """Puts the rated segments of the videos in the place of the videos."""
+        """Replaces the rows of videos by rows of their rated segments."""
         videos = np.repeat(np.arange(len(self.numbers)), np.diff(splits))
         order = np.lexsort((ratings[:, 0], videos))
         self._ratings, videos = ratings[order], videos[order]
@@ -311,7 +309,7 @@ class Table:
 
 
 def _parts(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The entries [begin, end) of N rows, one after another: their rows, and they."""
+    """Concatenates the ranges [begin, end) of N rows: row of each entry, and entry."""
     lengths = ends - begins
     rows = np.repeat(np.arange(len(begins)), lengths)
     within = np.arange(len(rows)) - (np.cumsum(lengths) - lengths)[rows]
@@ -319,35 +317,34 @@ def _parts(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _joined_ends(ends: Sequence[np.ndarray]) -> np.ndarray:
-    """[N + 1] int64 splits from the ends of several parts."""
+    """[N + 1] int64 row splits from the concatenated ends of several parts."""
     sizes = [part[-1] if len(part) else 0 for part in ends]
     begins = np.cumsum([0, *sizes[:-1]])
     moved = [part + begin for part, begin in zip(ends, begins, strict=True)]
     return np.concatenate([[0], *moved]).astype(np.int64)
 
 
-# Shards by their tokens. What the graph holds is the token alone: TensorFlow (2.21)
-# keeps the functions of numpy_function for the life of the process.
+# Shards by token. The graph holds only the token: TensorFlow (2.21) keeps functions of
+# numpy_function until the process ends.
 _SHARDS: "weakref.WeakValueDictionary[int, Shards]" = weakref.WeakValueDictionary()
 _TOKENS = itertools.count()
 
 
 class Shards:
-    """Some shards, opened once: their videos, their faults and how they are read.
+    """Open shards, with their videos, their faults and how they are read.
 
     Args:
         paths: the files.
-        data: what the records hold.
-        reading: whether by index, and what becomes of invalid records.
+        data: description of the records.
+        reading: whether to use an index, and how to handle invalid records.
 
     Attributes:
-        table: of local shards that have an index; None: they are parsed.
-        token: by which the graph knows them.
+        table: of local shards with an index; None if they are parsed.
+        token: identifies them in the graph.
 
     Raises:
-        ValueError: for an invalid record under `stop`, as far as it is known; under
-            `skip` if there are too many; for an index that --use_index=always asks
-            for and that cannot be.
+        ValueError: for a known invalid record under `stop`, too many of them under
+            `skip`, or an index that --use_index=always needs and cannot be built.
     """
 
     def __init__(
@@ -476,7 +473,7 @@ class Shards:
         return total
 
     def skipped(self) -> faults.Skipped | None:
-        """What `--bad_records=skip` leaves out; None under `stop`."""
+        """The records that `--bad_records=skip` skips; None under `stop`."""
         if self.reading.bad_records == faults.STOP:
             return None
         lost = faults.count_lost(self._bad, self._mean_bytes)
@@ -485,20 +482,20 @@ class Shards:
         return faults.Skipped(whole, self._bad, lost)
 
     def fingerprint(self) -> list[list]:
-        """Name, bytes and time of change of each shard, for a manifest."""
+        """Name, size and modification time of each shard, for a manifest."""
         pairs = zip(self.paths, self.files.identities, strict=True)
         return [[os.path.basename(path), *found] for path, found in pairs]
 
     def check_unchanged(self) -> None:
-        """Raises ValueError, naming it, if a shard is not what it was when opened."""
+        """Raises ValueError, naming the shard, if one has changed since its opening."""
         for number in range(len(self.paths)):
             self.files.check(number)
 
     def check_labels(self, flag: str) -> None:
-        """Raises ValueError if the first records have no label, or none a rating.
+        """Raises ValueError if the first records have no labels or ratings.
 
         Args:
-            flag: that named the shards, for the message.
+            flag: the flag of the shards, for the message.
         """
         if self.data.segment_labels:
             if not self.num_videos():
@@ -516,18 +513,19 @@ class Shards:
             )
 
     def class_frequencies(self, labeled: float = 1.0) -> np.ndarray:
-        """[C] in (0, 1): share of the first videos with each label, smoothed.
+        """[C] in (0, 1): smoothed share of the first videos with each label.
 
-        The same for indexed and for parsed shards.
+        Equal for indexed and parsed shards.
 
         Args:
-            labeled: share of the videos whose labels count, see records.keeps_labels.
+            labeled: share of the videos that keep their labels, see
+                records.keeps_labels.
         """
         count, counts = self.videos._first_labels(labeled)
         return (counts + 0.5) / (count + 1)
 
     def _first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
-        """How many of the first records were looked at, and [C] their labels."""
+        """Number of first records read, and the counts [C] of their labels."""
         if labeled not in self._first:
             self._first[labeled] = self._read_first_labels(labeled)
         return self._first[labeled]
@@ -560,14 +558,14 @@ class Shards:
         self.files.close()
 
     def kept_rows(self, fraction: float, labeled: float = 1.0) -> np.ndarray:
-        """[M] int64: the table's rows of a share of the videos; found once."""
+        """[M] int64: the table's rows of a share of the videos; cached."""
         share = fraction, labeled
         if share not in self._rows:
             self._rows[share] = self.table.rows(*share)
         return self._rows[share]
 
     def serialized(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """File, number and content [B] of records; -1, 0 and nothing for padding."""
+        """File, number and content [B] of records; -1, 0 and empty for padding."""
         table, found = self.table, np.full(len(rows), b"", object)
         shards = np.where(rows >= 0, table.files_of(rows), -1)
         numbers = np.where(rows >= 0, table.numbers[rows], 0).astype(np.int64)
@@ -582,9 +580,9 @@ class Shards:
 
         Args:
             rows: [B] int64 of the table, -1 for a padding row.
-            features: their numbers.
+            features: positions of the features.
             indices: [B, K] int32.
-            valid: [B] int32, how many of the indices count.
+            valid: [B] int32, number of valid indices.
 
         Returns:
             [B, K, D] uint8, 0 after the valid ones.
@@ -619,7 +617,7 @@ class Shards:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Room for bytes where TensorFlow takes it over without a copy."""
+    """An uninitialized array that TensorFlow can take over without a copy."""
     size = int(np.prod(shape))
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
@@ -627,14 +625,14 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _groups(shards: np.ndarray, video_bytes: int):
-    """Rows of one shard each, few enough that their frames stay in the cache."""
+    """Groups rows by shard, in chunks whose frames fit into the cache."""
     limit = max(_CACHED_BYTES // max(video_bytes, 1), 1)
     for shard in np.unique(shards):
         rows = np.flatnonzero(shards == shard)
         whole = len(rows) == rows[-1] - rows[0] + 1
         for start in range(0, len(rows), limit):
             part = rows[start : start + limit]
-            # A slice where it can be: its frames are copied once less.
+            # A slice if possible, which avoids one copy of the frames.
             yield slice(part[0], part[-1] + 1) if whole else part
 
 
@@ -644,13 +642,13 @@ def open_shards(
     reading: settings.ReadingSettings,
     flag: str = "data_pattern",
 ) -> Shards:
-    """Opens shards; those that have not changed since are not opened twice.
+    """Opens shards; unchanged shards that are open already are reused.
 
     Args:
         patterns: comma separated globs, or file names.
-        data: what the records hold.
+        data: description of the records.
         reading: how they are read.
-        flag: that named them, for messages.
+        flag: the flag of the shards, for messages.
 
     Raises:
         ValueError: as records.expand_patterns and Shards.
@@ -706,7 +704,7 @@ def _gatherer(features: tuple[tuple[int, ...], ...]):
 
 
 def _marked(call, *arguments):
-    """Calls; an error's text is one that `faults.describe_error` finds."""
+    """Calls a function; marks a ValueError for `faults.describe_error`."""
     try:
         return call(*arguments)
     except ValueError as error:
@@ -714,7 +712,7 @@ def _marked(call, *arguments):
 
 
 def look_up(token: int, rows: tf.Tensor) -> Located:
-    """In the graph: what is known of the videos of these rows [B]."""
+    """Looks up the videos of these rows [B]; in the graph."""
     dtypes = [tf.string, tf.int64, tf.int64, tf.int32]
     count = rows.shape[0]
     located = Located(
@@ -726,7 +724,7 @@ def look_up(token: int, rows: tf.Tensor) -> Located:
 
 
 def look_up_segments(token: int, rows: tf.Tensor) -> segments.Segments:
-    """In the graph: the segments of these rows [B], under --segment_labels."""
+    """Looks up the segments of these rows [B]; in the graph."""
     dtypes = [tf.int32, tf.int64, tf.int64, tf.int32]
     arguments = [tf.constant(token, tf.int64), rows]
     found = segments.Segments(*tf.numpy_function(_look_up_segments, arguments, dtypes))
@@ -738,7 +736,7 @@ def look_up_segments(token: int, rows: tf.Tensor) -> segments.Segments:
 def rows_of(
     token: int, fraction: float, labeled: float, places: tf.Tensor
 ) -> tf.Tensor:
-    """In the graph: the table's rows [B] at these places of a share of the videos."""
+    """The table's rows [B] at positions of a share of the videos; in the graph."""
     arguments = [
         tf.constant(token, tf.int64),
         tf.constant(fraction, tf.float64),
@@ -751,7 +749,7 @@ def rows_of(
 
 
 def serialized(token: int, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """In the graph: file, number and content [B] of the records of these rows."""
+    """File, number and content [B] of the records of these rows; in the graph."""
     arguments = [tf.constant(token, tf.int64), rows]
     dtypes = [tf.int64, tf.int64, tf.string]
     found = tf.numpy_function(_serialized, arguments, dtypes)
@@ -763,12 +761,12 @@ def serialized(token: int, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
 def gather(
     token: int, rows: tf.Tensor, picks: Sequence[tuple], sizes: Sequence[int]
 ) -> list[tf.Tensor]:
-    """In the graph: the frames of located videos.
+    """The frames of located videos; in the graph.
 
     Args:
         token: of the Shards.
         rows: [B] int64.
-        picks: for each view the numbers of its features, indices [B, K] int32 and
+        picks: for each view the positions of its features, indices [B, K] int32 and
             valid [B] int32.
         sizes: of all features.
 

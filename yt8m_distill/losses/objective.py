@@ -1,4 +1,4 @@
-"""Objective: `"ce + 0.1*rep"` as named, weighted losses."""
+"""Objectives: parses sums of losses such as `"ce + 0.1*rep"`."""
 
 import ast
 import dataclasses
@@ -18,8 +18,8 @@ class Term:
 
     Attributes:
         weight, name, loss: see above.
-        guide: position of the guide that it compares with, counted from 0; None: the
-            only one, or the mean of all predictions.
+        guide: position of the guide that it compares with, counted from 0; None for the
+            only one, or for the mean of all predictions.
     """
 
     weight: float
@@ -52,7 +52,7 @@ class Objective:
     Attributes:
         terms: the parts.
         mean: of several guides' predictions, see mean_prediction.
-        flag: that names the terms, for errors.
+        flag: the flag of the terms, for errors.
     """
 
     terms: tuple[Term, ...]
@@ -71,25 +71,25 @@ class Objective:
 
     @property
     def needs_states_alone(self) -> bool:
-        """Whether nothing else is looked at: what follows the states learns nothing."""
+        """Whether only states are compared, so that later layers do not learn."""
         return all(term.loss.compares == "states" for term in self.terms)
 
     @property
     def compares_representations(self) -> bool:
-        """Whether a part looks at encodings or states."""
+        """Whether a term compares encodings or states."""
         return any(term.loss.compares != "logits" for term in self.terms)
 
     @property
     def compares_logits(self) -> bool:
-        """Whether a part looks at logits, so that the classifier learns."""
+        """Whether a term compares logits, so that the classifier learns."""
         return any(term.loss.compares == "logits" for term in self.terms)
 
     def check_guides(self, count: int) -> None:
-        """Refuses what cannot be compared with that many guides.
+        """Checks that each term has a unique guide.
 
         Raises:
-            ValueError: for a part that looks at encodings or states and does not name
-                its guide, or names one that is not there.
+            ValueError: if a term that compares encodings or states does not name one of
+                several guides, or a term names a guide that does not exist.
         """
         for term in self.terms:
             if term.guide is not None and not 0 <= term.guide < count:
@@ -127,15 +127,14 @@ class Objective:
         """The weighted parts, name → [B] float32; their sum is the objective.
 
         Args:
-            student: of the learner.
+            student: outputs of the learner.
             labels: [B, C].
-            guides: of the roles that guide it, in their order.
-            label_weights: [B] or [B, C]; None: all 1.
-            weights: [B], 0 for padding rows; None: all 1.
+            guides: outputs of its guides, in order.
+            label_weights: [B] or [B, C]; None if all are 1.
+            weights: [B], 0 for padding rows; None if all are 1.
 
         Raises:
-            ValueError: for a loss that cannot be computed, or does not give one number
-                per video.
+            ValueError: for a loss that cannot be computed or is not [B].
         """
         parts = {}
         if weights is None:
@@ -156,10 +155,10 @@ class Objective:
 
 
 def _one_a_video(what: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """The values of a loss, which must be [B] float32.
+    """Checks that the values of a loss are [B] float32.
 
-    Any other shape would be broadcast against the weights of the videos, [B], and
-    trained on: [B, 1] makes the loss B times too large.
+    Another shape would be broadcast with the weights [B]: with [B, 1] the loss would be
+    B times too large.
     """
     rows = labels.shape[0]
     rule = f"not one number a video, [{'B' if rows is None else rows}]."
@@ -174,7 +173,7 @@ def _one_a_video(what: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def _parse_term(node: ast.expr, rule: str) -> tuple[float, registry.Specification]:
-    """`0.1*rep` → its weight and what it weighs."""
+    """`0.1*rep` → the weight and the specification of the loss."""
     weight = 1.0
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         left = node.left
@@ -207,7 +206,7 @@ def _parse_sum(text: str, flag: str) -> list[tuple[float, registry.Specification
     return [_parse_term(node, rule) for node in reversed(found)]
 
 
-# What --match makes of `rep`.
+# The losses that `rep` means for each --match.
 _MATCHED = {
     "final": ("rep",),
     "intermediate": ("rep_intermediate",),
@@ -220,7 +219,7 @@ def _make_terms(
     spec: registry.Specification,
     distillation_settings: settings.DistillationSettings,
 ) -> list[Term]:
-    """The losses of one part of the sum: two for `rep` with --match=both."""
+    """The terms of one part of the sum: two for `rep` with --match=both."""
     if not 0 < weight <= float(tf.float32.max):
         raise ValueError(f"weight {weight} is not a finite number above 0.")
     defaults = {
@@ -255,17 +254,17 @@ def _make_terms(
 
 
 def build_objective(distillation_settings: settings.DistillationSettings) -> Objective:
-    """The student's objective as the settings describe it.
+    """The student's objective from the settings.
 
     Raises:
-        ValueError: for a malformed sum, an unknown or repeated loss, an argument
-            that it does not take, or a weight that is not positive.
+        ValueError: for a malformed sum, an unknown or repeated loss, an unknown
+            argument, or a weight that is not positive.
     """
     return _build("student_loss", distillation_settings)
 
 
 def label_objective(distillation_settings: settings.DistillationSettings) -> Objective:
-    """What is minimised without a guide: by teachers, baselines and fine-tuning.
+    """The objective without a guide: of teachers, baselines and fine-tuning.
 
     Raises:
         ValueError: as build_objective, or for a loss against a guide.
@@ -296,7 +295,7 @@ def _build(flag: str, distillation_settings) -> Objective:
 
 
 def is_representation_only(distillation_settings) -> bool:
-    """Whether the objective leaves logits alone, as `rep` does: fine-tuning follows.
+    """Whether the objective ignores logits, as `rep` does; fine-tuning follows then.
 
     Raises:
         ValueError: as build_objective.

@@ -1,7 +1,7 @@
-"""The table of losses.
+"""The registry of losses.
 
-To add one: a factory with `@LOSSES.register("name")` that returns a `Loss`; its
-arguments can then be written in the objective, as in `"0.1*name(power=3)"`.
+To add one, decorate a factory that returns a `Loss` with `@LOSSES.register("name")`;
+its arguments can be used in an objective, as in `"0.1*name(power=3)"`.
 """
 
 import dataclasses
@@ -13,34 +13,34 @@ from yt8m_distill import registry
 
 LOSSES = registry.Registry("loss")
 
-# What a loss may compare the student with.
+# Possible targets of a loss.
 NEEDS = ("labels", "weighted_labels", "guide", "weighted_guide", "guide_states")
 
-# What of the student a loss may look at.
+# Outputs of the student that a loss may compare.
 COMPARES = ("logits", "encoding", "states")
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss and what it compares the student with.
+    """A loss, its target and the student's output that it depends on.
 
     Attributes:
-        fn: (student: Outputs, target) → [B] float32. It never reduces over the
-            batch: only the training step does, which knows the global batch.
-        needs: `labels`, the target is [B, C]; `weighted_labels`, it is a pair, labels
-            [B, C] and their weights [B] or [B, C]; `guide`, it is the guide's
-            Outputs, constants; `weighted_guide`, a pair of them and of the weights of
-            the videos [B], 0 for padding rows; `guide_states`, the guide's Outputs,
-            with both networks' intermediate states.
-        compares: what of the student it looks at: `logits`; `encoding`, where nothing
-            behind the encoding is reached; or `states`, where only what the states
-            depend on is. An objective without `logits` leaves the classifier alone
-            and is followed by fine-tuning; with `encoding` or `states` the student's
-            encoding becomes as wide as the teacher's. Empty: `states` if it needs
-            them, otherwise `logits`.
+        fn: (student: Outputs, target) → [B] float32, not reduced over the batch: only
+            the training step knows the global batch.
+        needs: the target. `labels`: [B, C]. `weighted_labels`: a pair, labels [B, C]
+            and their weights [B] or [B, C]. `guide`: the guide's Outputs, as constants.
+            `weighted_guide`: a pair, the guide's Outputs and the weights [B] of the
+            videos, 0 for padding rows. `guide_states`: the guide's Outputs, with
+            intermediate states in both networks' Outputs.
+        compares: the student's output: `logits`; `encoding`, so that no layer after the
+            encoding gets gradients; or `states`, so that only the layers before the
+            states do. An objective without `logits` does not train the classifier and
+            is followed by fine-tuning; with `encoding` or `states` the student's
+            encoding gets the width of the teacher's. Empty: `states` if needs is
+            `guide_states`, otherwise `logits`.
 
     Raises:
-        ValueError: if one is none of these, or `states` are compared and not needed.
+        ValueError: for an unknown value, or `states` without `guide_states`.
     """
 
     fn: Callable[..., tf.Tensor]
@@ -49,7 +49,7 @@ class Loss:
 
     @property
     def is_of_labels(self) -> bool:
-        """Whether videos without labels have no part in it."""
+        """Whether it ignores videos without labels."""
         return self.needs in ("labels", "weighted_labels")
 
     def __post_init__(self):

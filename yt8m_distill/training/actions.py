@@ -1,6 +1,6 @@
-"""What happens around the steps: validation, the best networks, saves, logs.
+"""Actions around the training steps: validation, best networks, checkpoints, logs.
 
-Each action (see loop.Action) is usable alone; a phase has a list of them.
+Each action (see loop.Action) can be used alone; a phase has a list of them.
 """
 
 import datetime
@@ -26,11 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Writes one set of numbers to TensorBoard and to metrics.jsonl.
+    """Writes metrics to TensorBoard and metrics.jsonl.
 
     Args:
         folder: of the phase.
-        writes: False on workers that are not the chief.
+        writes: False on all workers but the chief.
     """
 
     def __init__(self, folder: str, writes: bool = True):
@@ -43,21 +43,21 @@ class MetricsLog:
         return os.path.join(self.folder, "metrics.jsonl")
 
     def check_writable(self) -> None:
-        """Makes the folder and the file for the lines now, before any work.
+        """Creates the folder and metrics.jsonl now, before any work.
 
         Raises:
-            ValueError: if the file system refuses.
+            ValueError: if they cannot be written.
         """
         with files.one_line_errors(self._lines_path):
             tf.io.gfile.makedirs(self.folder)
             tf.io.gfile.GFile(self._lines_path, "a").close()
 
     def go_back_to(self, step: int, epoch: int) -> None:
-        """Drops the lines that a resumed run is going to write again.
+        """Drops the lines that a resumed run will write again.
 
         Args:
-            step: done when the state was saved.
-            epoch: epochs that were finished then.
+            step: the step of the restored state.
+            epoch: the number of epochs finished then.
         """
         if self.writes:
             manifest.keep_json_lines(
@@ -74,7 +74,7 @@ class MetricsLog:
         return self._writers[subfolder]
 
     def scalars(self, values: dict[str, float], step: int, subfolder: str = "") -> None:
-        """TensorBoard scalars by name."""
+        """Writes TensorBoard scalars by name."""
         if not self.writes:
             return
         with (
@@ -85,13 +85,13 @@ class MetricsLog:
                 tf.summary.scalar(name, value, step=step)
 
     def line(self, kind: str, step: int, values: dict) -> None:
-        """One JSON object in metrics.jsonl."""
+        """Appends one JSON object to metrics.jsonl."""
         if self.writes:
             record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
             manifest.append_json_line(self._lines_path, {**record, **values})
 
     def flush(self) -> None:
-        """Brings everything to disk."""
+        """Flushes everything to disk."""
         with files.one_line_errors(self.folder):
             for writer in self._writers.values():
                 writer.flush()
@@ -113,10 +113,9 @@ def _main_role(means: dict[str, float]) -> str:
 
 
 def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict:
-    """Names of a training log point: the starter code's, and each role's own.
+    """The scalars of a training log point, under the starter code's names and by role.
 
-    With two learners the starter's names carry the numbers of the last one, which the
-    others guide.
+    With two learners the starter's names have the values of the last one, the student.
     """
     main = _main_role(means)
     named = {"learning_rate": rate, "global_step/Examples/Second": speed}
@@ -124,7 +123,7 @@ def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict
     return {**named, **means}
 
 
-# Starter's names of metrics; an evaluation of segments has some of them.
+# The starter code's names of metrics; an evaluation of segments has some of them.
 _EVALUATED = {
     "Avg_Hit@1": "hit_at_one",
     "Avg_Perr": "perr",
@@ -145,7 +144,7 @@ def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
         },
         "Epoch/Eval_Skipped": numbers.get("num_skipped", 0),
         "Epoch/Eval_Repeated_Ids": numbers.get("num_repeated_ids") or 0,
-        # Of a student for several k, and under early exit.
+        # For a student for several k, and with early exit.
         **{
             f"Epoch/Eval_{name.upper()}": value
             for name, value in numbers.items()
@@ -173,13 +172,13 @@ def log_training(step: int, means: dict, speed: float, tail: str = "") -> None:
 
 
 def place_of(loop: loop.Loop, epoch: int) -> str:
-    """` | epoch 2/5, 0:12:30 left`, to be appended to a log line."""
+    """` | epoch 2/5, 0:12:30 left`, the suffix of a log line."""
     left = datetime.timedelta(seconds=round(loop.seconds_left))
     return f" | epoch {epoch}/{loop.epochs}, {left} left"
 
 
 def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
-    """The starter code's evaluation line, and what was skipped if anything was."""
+    """The starter code's evaluation line, with the number of skipped records if any."""
     skipped = numbers.get("num_skipped")
     tail = f" | Skipped: {skipped}" if skipped else ""
     shown = [
@@ -198,17 +197,17 @@ def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
 
 
 class StopOnNaN(loop.Action):
-    """Stops a run whose loss or gradient is no longer a number.
+    """Stops a run whose loss or gradient is NaN or Inf.
 
     Args:
-        state: names the last checkpoint, if there is one.
+        state: for naming the last checkpoint.
     """
 
     def __init__(self, state: checkpoints.State):
         self.state = state
 
     def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
-        """Raises FloatingPointError that names the step and the parts."""
+        """Raises a FloatingPointError that names the step and the metrics."""
         if chunk.bad_step < 0:
             return
         bad = [name for name, x in chunk.means.items() if not math.isfinite(x)]
@@ -222,7 +221,7 @@ class StopOnNaN(loop.Action):
 
 
 class ShowProgress(loop.Action):
-    """Moves a tqdm bar."""
+    """Updates a tqdm progress bar."""
 
     def __init__(self, bar):
         self.bar = bar
@@ -235,10 +234,10 @@ class LogTraining(loop.Action):
     """Logs means over the steps since the last log line.
 
     Args:
-        log: takes the numbers; it forgets what a resumed run is going to repeat.
-        every: steps between two lines; an epoch ends with one too.
+        log: the log; lines that a resumed run will repeat are dropped from it.
+        every: steps between two lines; an epoch ends with a line, too.
         batch_size: videos per step.
-        rate_at: steps done → learning rate of the last one.
+        rate_at: number of finished steps → learning rate of the last one.
     """
 
     def __init__(self, log: MetricsLog, every: int, batch_size: int, rate_at: Callable):
@@ -274,7 +273,7 @@ class LogTraining(loop.Action):
             for name in chunk.means
         }
         scalars = training_scalars(means, self.rate_at(loop.step), speed)
-        # Once each: the starter's names stand for the main role's.
+        # Only once each: the starter's names are those of the main role.
         repeated = {f"{_main_role(means)}/{name}" for name in _STARTER_NAMES.values()}
         once = {k: v for k, v in scalars.items() if k not in repeated}
         self.log.scalars(once, loop.step)
@@ -291,11 +290,11 @@ class Validate(loop.Action):
     """Evaluates the roles after every epoch; `loop.results[name]` has the metrics.
 
     Args:
-        roles: what to evaluate.
-        evaluate: (role, function to pass the batches through) → metrics, or None
-            without data.
-        log: takes the metrics.
-        between: called between two batches; what it raises ends the validation.
+        roles: the roles to evaluate.
+        evaluate: (role, function that the batches are passed through) → metrics, or
+            None without data.
+        log: receives the metrics.
+        between: called between two batches; an exception ends the validation.
         name: of the data set.
     """
 
@@ -337,7 +336,7 @@ class Validate(loop.Action):
 
 
 class Save(loop.Action):
-    """Saves the state after every epoch, and within one every few minutes."""
+    """Saves the state after every epoch, and every few minutes within an epoch."""
 
     def __init__(self, state: checkpoints.State, minutes: float):
         self.state = state
@@ -357,18 +356,18 @@ class Save(loop.Action):
 
 
 class KeepBest(loop.Action):
-    """Keeps the network of the best epoch by GAP, of equal ones the first.
+    """Keeps the network of the best epoch by GAP; of equal epochs the first.
 
-    Without a validation the last one is kept. The results of all epochs go into the
-    notes of the state. The new network is written before the state that knows of it
-    and replaces the old one after that, so this action comes after `Save`.
+    Without validation data the last one is kept. The results of all epochs are stored
+    in the notes of the state. A new best network is written before the state that
+    refers to it, and replaces the old one afterwards, so this action follows `Save`.
 
     Args:
-        roles: that learn.
+        roles: the roles that learn.
         networks: their networks.
         folder_of: role → folder of its best network.
-        state: for the notes.
-        writes: False on workers that are not the chief.
+        state: stores the notes.
+        writes: False on all workers but the chief.
     """
 
     def __init__(
@@ -387,10 +386,10 @@ class KeepBest(loop.Action):
         self._improved: list[modes.Role] = []
 
     def start(self, loop: loop.Loop) -> None:
-        """Settles what a killed process has left between a proposal and a save.
+        """Resolves a proposed network that a killed process has left.
 
         Raises:
-            ValueError: if the best network is damaged and nothing can replace it.
+            ValueError: if the best network is damaged and cannot be replaced.
         """
         if not self.writes:
             return
@@ -420,7 +419,7 @@ class KeepBest(loop.Action):
             numbers = loop.results.get("validation", {}).get(role.name, {})
             entry = notes.setdefault(role.name, {"best": None, "epochs": []})
             result = {"epoch": epoch, "step": loop.step, **numbers}
-            # A run that is stopped by a later action gets here again.
+            # A run that was stopped by a later action repeats this epoch's end.
             before = [other for other in entry["epochs"] if other["epoch"] < epoch]
             entry["epochs"] = [*before, result]
             best = entry["best"]
@@ -447,7 +446,7 @@ class KeepBest(loop.Action):
 
 
 class RecordResults(loop.Action):
-    """Writes the notes of the state into the run's manifest."""
+    """Copies the notes of the state to the run's manifest."""
 
     def __init__(self, record: manifest.Manifest, state: checkpoints.State):
         self.record = record
@@ -466,7 +465,7 @@ class RecordResults(loop.Action):
 
 
 class StopEarly(loop.Action):
-    """Stops after so many epochs without a better network; comes after KeepBest."""
+    """Stops after a number of epochs without a better network; follows KeepBest."""
 
     def __init__(self, state: checkpoints.State, epochs: int):
         self.state = state
@@ -501,10 +500,10 @@ class StopOnSignal(loop.Action):
         self.log = log
 
     def check(self, loop: loop.Loop) -> None:
-        """Saves the state as it is and stops, if there was a signal.
+        """Saves the state and stops, if a signal was received.
 
         Raises:
-            interruption.Interrupted: if there was one.
+            interruption.Interrupted: after a signal.
         """
         received = distribution.largest(self.strategy, self.watch.received or 0)
         if not received:

@@ -1,9 +1,8 @@
-"""Checkpoints: the whole state to resume from, and the best networks to use.
+"""Checkpoints: the full state to resume from, and the best networks.
 
-Each is written in a scratch folder, brought to the disk and only then moved under a
-name that no file has yet. So a process can be killed at any moment, and a disk be full,
-without harm to the checkpoint before. Whether one is damaged is for TensorFlow's own
-checksums to say, when it is read.
+Each checkpoint is written to a scratch folder, flushed to disk and then renamed to a
+new name. A killed process or a full disk therefore never damages the previous
+checkpoint. Other damage is detected by TensorFlow's own checksums on reading.
 """
 
 import json
@@ -27,10 +26,10 @@ WRITING = "writing"  # The scratch folder.
 _STATE_PREFIX = "ckpt"
 _BEST_PREFIX = "network"
 _BEST_FILE, _PROPOSED_FILE = "best.json", "proposed.json"
-# The second number: a name is never used again while its files are there.
+# The optional second number makes a name unique.
 _NAME = re.compile(rf"({_STATE_PREFIX}|{_BEST_PREFIX})-(\d+)(?:-(\d+))?")
 
-# What reading a damaged or foreign checkpoint raises; IndexError: one cut short.
+# Raised for a damaged or foreign checkpoint; IndexError for a truncated one.
 _UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError)
 
 
@@ -38,8 +37,8 @@ class Found(NamedTuple):
     """A network's checkpoint.
 
     Attributes:
-        prefix: what tf.train.Checkpoint restores.
-        step: training steps done, within its phase.
+        prefix: the prefix for tf.train.Checkpoint.
+        step: number of training steps of its phase.
         phase: name of the phase that wrote it.
     """
 
@@ -49,12 +48,12 @@ class Found(NamedTuple):
 
 
 def best_folder(train_dir: str, phase: str, role: str) -> str:
-    """Where a phase keeps its best network of a role."""
+    """The folder of a phase's best network of a role."""
     return os.path.join(train_dir, phase, BEST, role)
 
 
 def has_weights(folder: str) -> bool:
-    """Whether a phase has come to a checkpoint: before, it can begin otherwise."""
+    """Whether a phase has a checkpoint; until then, its settings may change."""
     best = os.path.join(folder, BEST)
     return bool(_stems(os.path.join(folder, CHECKPOINTS))) or tf.io.gfile.isdir(best)
 
@@ -73,23 +72,23 @@ def _stem(name: str) -> str:
 
 
 def _order(stem: str) -> tuple[int, int]:
-    """Step, and which of several at that step."""
+    """Sort key: the step, and the number among several of that step."""
     step, again = _NAME.fullmatch(stem).groups()[1:]
     return int(step), int(again or 0)
 
 
 def _stems(folder: str) -> list[str]:
-    """Checkpoints of a folder, oldest first, whole or not.
+    """Checkpoints of a folder, oldest first, valid or not.
 
-    The folder's files decide, not TensorFlow's file `checkpoint`, which may be empty.
-    The index is written last: data alone is no checkpoint.
+    Found by listing the folder, not from TensorFlow's file `checkpoint`, which may be
+    empty. The index file is written last, so data without an index are ignored.
     """
     stems = {_stem(n) for n in files.names_in(folder) if n.endswith(".index")}
     return sorted(filter(_NAME.fullmatch, stems), key=_order)
 
 
 def problem(prefix: str) -> str | None:
-    """Why TensorFlow cannot read every value of a checkpoint, in one line; or None."""
+    """One line if TensorFlow cannot read every value of a checkpoint, else None."""
     try:
         reader = tf.train.load_checkpoint(prefix)
         for name in reader.get_variable_to_shape_map():
@@ -100,10 +99,10 @@ def problem(prefix: str) -> str | None:
 
 
 def _check_complete(prefix: str, role: str, network) -> None:
-    """Raises RuntimeError unless a checkpoint just written has every variable.
+    """Raises RuntimeError unless a new checkpoint contains every variable.
 
-    tf.train.Checkpoint saves what it finds by following attributes; a variable
-    behind one that it does not follow would be lost without a word.
+    tf.train.Checkpoint finds variables by following attributes; it silently omits a
+    variable behind an attribute that it does not follow.
     """
     saved = [name for name, _ in tf.train.list_variables(prefix)]
     count = sum(name.startswith(f"{role}/") for name in saved)
@@ -145,7 +144,7 @@ def _check_finite(objects: dict, step: int, folder: str) -> None:
 
 
 def _what_is_left(folder: str) -> str:
-    """What to tell of a folder where a checkpoint could not be written."""
+    """The suffix of an error about writing: names the newest checkpoint, if any."""
     stems = _stems(folder)
     return f"; {os.path.join(folder, stems[-1])} is intact" if stems else ""
 
@@ -156,16 +155,16 @@ def _write(
     name: str,
     check: Callable[[str], None] = lambda prefix: None,
 ) -> str:
-    """Writes a checkpoint that appears whole or not at all; returns its prefix.
+    """Writes a checkpoint atomically; returns its prefix.
 
     Args:
         checkpoint: to be written.
-        folder: where to.
-        name: of its files; with a number appended where that is taken.
-        check: called with the prefix before anything has its final name.
+        folder: target folder.
+        name: of its files; a number is appended if it exists.
+        check: called with the temporary prefix before the rename.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if it cannot be written.
     """
     scratch = os.path.join(folder, WRITING)
     left = _what_is_left(folder).removeprefix("; ")
@@ -173,7 +172,7 @@ def _write(
         files.one_line_errors(os.path.join(folder, name), f"{left}." if left else ""),
         files.removed_after_errors(scratch),
     ):
-        # A killed process may have left something in it.
+        # A killed process may have left files in it.
         files.remove(scratch)
         _remove_others(folder, _stems(folder))
         tf.io.gfile.makedirs(scratch)
@@ -195,17 +194,17 @@ def _write(
 
 
 def _remove_others(folder: str, kept: list[str]) -> None:
-    """Removes the checkpoints of a folder but these stems."""
+    """Removes all checkpoints of a folder except these stems."""
     for name in files.names_in(folder):
         if _NAME.fullmatch(_stem(name)) and _stem(name) not in kept:
             files.remove(os.path.join(folder, name))
 
 
 def propose_best(folder: str, role: str, network, info: dict) -> None:
-    """Writes a network that is the best one once `settle_best` says so.
+    """Writes a network that becomes the best one with `settle_best`.
 
-    Between the two the state is saved that knows of it. So a process that is killed
-    has the best network which its last state speaks of, whenever that happens.
+    In between, the state that refers to it is saved. So a process may be killed at any
+    time: the best network always is the one that the last saved state refers to.
 
     Args:
         folder: see best_folder.
@@ -230,13 +229,12 @@ def settle_best(folder: str, noted: dict | None, verify: bool = False) -> dict |
 
     Args:
         folder: see best_folder.
-        noted: what the saved state says of the best network: its `epoch` and `step`,
-            or None.
+        noted: `epoch` and `step` of the best network in the saved state, or None.
         verify: whether to read the network, as after a start.
 
     Returns:
-        What is known of the best network on the disk (the `info` that it was written
-        with); None if there is none, or a damaged one, which a warning names then.
+        The `info` of the best network on disk; None if it is missing or damaged, with a
+        warning in the latter case.
     """
     proposed = os.path.join(folder, _PROPOSED_FILE)
     best = os.path.join(folder, _BEST_FILE)
@@ -275,7 +273,7 @@ def read_best(train_dir: str, phase: str, role: str) -> Found | None:
     """The best network of a role in a phase, or None.
 
     Raises:
-        ValueError: if the file that points to it is damaged; it names that file.
+        ValueError: naming the file that points to it, if that is damaged.
     """
     folder = best_folder(train_dir, phase, role)
     path = os.path.join(folder, _BEST_FILE)
@@ -301,7 +299,7 @@ def find(
 ) -> Found | None:
     """The checkpoint of a network in a train_dir; None if there is none yet.
 
-    Whether it is whole shows when it is restored.
+    Damage is detected when it is restored.
 
     Args:
         train_dir: of the run.
@@ -323,11 +321,11 @@ def find(
 
 
 def restore_network(found_prefix: str, role: str, network) -> None:
-    """Sets a network's variables from a checkpoint of either kind.
+    """Restores a network from a checkpoint of a state or of a best network.
 
     Raises:
-        ValueError: if the checkpoint is damaged, lacks some of the variables, or
-            contains NaN or Inf.
+        ValueError: if the checkpoint is damaged, lacks variables, or contains NaN or
+            Inf.
     """
     checkpoint = tf.train.Checkpoint(**{role: network})
     try:
@@ -349,15 +347,14 @@ def restore_network(found_prefix: str, role: str, network) -> None:
 
 
 class State:
-    """Everything that a phase needs to go on exactly where it stopped.
+    """The state that a phase needs to resume exactly.
 
     Args:
         folder: of the phase.
         objects: name → trackable: networks and optimizers.
-        max_to_keep: how many checkpoints stay.
-        writes: False in a process that is not the chief. All have the same state
-            after the same steps, and nothing of it is spread over processes, so that
-            a save needs the chief alone.
+        max_to_keep: number of checkpoints to keep.
+        writes: False in all processes but the chief. All have the same complete state,
+            so the chief alone saves it.
     """
 
     def __init__(
@@ -373,7 +370,7 @@ class State:
 
         self.step = counter()
         self.epoch = counter()
-        self.batch = counter()  # Batches of the epoch that are done.
+        self.batch = counter()  # Finished batches of the epoch.
         # Best validation so far and evaluations, as JSON.
         self.notes = tf.Variable("{}", dtype=tf.string, trainable=False)
         self.checkpoint = tf.train.Checkpoint(
@@ -390,7 +387,7 @@ class State:
         self._saved: tuple = ()  # Position and prefix of the newest save.
 
     def restore(self) -> str | None:
-        """Restores the newest checkpoint that is whole; returns its prefix.
+        """Restores the newest valid checkpoint; returns its prefix.
 
         Raises:
             ValueError: if there are checkpoints, and all are damaged.

@@ -1,4 +1,4 @@
-"""Opened shards, and distributed datasets of them."""
+"""Opens shards and makes distributed datasets of them."""
 
 from collections.abc import Sequence
 

@@ -109,34 +109,34 @@ class Loop:
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of finished steps."""
         return int(self._counters.step.numpy())
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of finished epochs."""
         return int(self._counters.epoch.numpy())
 
     @property
     def batch(self) -> int:
-        """Batches of the present epoch that are done."""
+        """Number of finished batches of the current epoch."""
         return int(self._counters.batch.numpy())
 
     @property
     def seconds_left(self) -> float:
-        """Estimate of the time to the end, from the steps of this process."""
+        """Estimated time to the end, from the steps of this process."""
         since, first = self._clock or (time.monotonic(), self.step)
         pace = (time.monotonic() - since) / max(self.step - first, 1)
         return pace * (self.total_steps - self.step)
 
     def stop(self) -> None:
-        """Ends the phase after the present epoch."""
+        """Ends the phase after the current epoch."""
         self._stopped = True
 
     def run(self) -> None:
         """Trains to the end of the phase."""
         self._call("start")
-        # A run can have stopped between the last step and its validation.
+        # A run may have been stopped between the last step and its validation.
         while (
             not self._stopped
             and self.epoch < self.epochs
@@ -157,11 +157,11 @@ class Loop:
             getattr(action, method)(self, *arguments)
 
     def _train_epoch(self) -> None:
-        """Trains the rest of the present epoch."""
+        """Trains the rest of the current epoch."""
         iterator = iter(self._make_dataset(self.epoch, self.batch))
         while self.batch < self.batches and self.step < self.total_steps:
             chunk = self._train_chunk(iterator)
-            # The first chunk, with the tracing of the graph, says little of the pace.
+            # Timed from the end of the first chunk, which includes tracing.
             self._clock = self._clock or (time.monotonic(), self.step)
             self._call("after_steps", chunk)
 

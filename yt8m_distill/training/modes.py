@@ -1,7 +1,7 @@
-"""Modes: which networks learn from what, phase by phase.
+"""Modes: which networks learn from which, in each phase.
 
-A mode is a list of phases, a phase a set of roles, and all three are data: everything
-below this module works on roles and views, and knows no mode.
+A mode is a list of phases and a phase a set of roles, and all of them are data: other
+modules work with roles and views and do not know the mode.
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ from yt8m_distill.losses import objective as objectives
 from yt8m_distill.training import manifest, outside, specifications
 
 TEACHER, STUDENT = settings.TEACHER, settings.STUDENT
-# The view with another number of frames for each video.
+# The view with a random number of frames for each video.
 _MIXED = f"{structures.SAMPLED}_mixed"
 
 
 class Start(NamedTuple):
-    """Where a role's first weights come from.
+    """The source of a role's initial weights.
 
     Attributes:
         role: its name there.
-        phase: of this run, whose best network is taken; empty: see prefix.
+        phase: of this run, whose best network is used; empty if prefix is given.
         prefix: of a checkpoint of another run.
     """
 
@@ -32,7 +32,7 @@ class Start(NamedTuple):
 
 
 class View(NamedTuple):
-    """How a view is made in training, and in evaluation."""
+    """The specifications of a view in training and in evaluation."""
 
     training: pipeline.ViewSpec
     evaluation: pipeline.ViewSpec
@@ -47,18 +47,18 @@ class Role:
         network: its class and arguments.
         view: name of the view that it reads.
         frames: T, the width of that view.
-        more_views: others that its network reads in the same training step; the loss
-            is the mean over all.
-        budgets: frames → view, where it is evaluated on several; the largest has
-            the view above.
-        objective: what it minimises; None: it is frozen and only guides.
+        more_views: other views that it reads in the same training step; the loss is the
+            mean over all views.
+        budgets: frames → view, if it is evaluated on several; the largest has the view
+            above.
+        objective: what it minimizes; None if it is frozen and only guides.
         guides: the roles whose outputs its objective compares with.
-        start: where its weights come from; None: they are new.
-        copies_classifier: it starts with its guide's classifier.
-        copies_network: it starts with all of its guide's weights.
-        trains_classifier: False leaves the classifier as it is (L_REP alone
-            says nothing about it).
-        shares_classifier_with: the role whose classifier it uses; None: its own.
+        start: source of its initial weights; None for new weights.
+        copies_classifier: whether it starts with its guide's classifier.
+        copies_network: whether it starts with all of its guide's weights.
+        trains_classifier: False keeps the classifier unchanged (L_REP alone does not
+            depend on it).
+        shares_classifier_with: the role whose classifier it uses; None for its own.
     """
 
     name: str
@@ -89,14 +89,14 @@ class Role:
     def keeps_last(self) -> bool:
         """Whether its last epoch counts as the best.
 
-        Where states alone are compared, nothing after them learns, so that GAP says
-        nothing about what does.
+        If only states are compared, the layers after them do not learn, so GAP does not
+        measure progress.
         """
         return not self.frozen and self.objective.needs_states_alone
 
     @property
     def states_of(self) -> str | None:
-        """The view at whose frames it compares intermediate states, if it does."""
+        """The view at whose frames it compares intermediate states, or None."""
         needs = not self.frozen and self.objective.needs_states
         return self.view if needs else None
 
@@ -107,8 +107,8 @@ class Phase:
 
     Attributes:
         name: also the name of its folder in the train_dir.
-        roles: a guide comes before whom it guides.
-        views: name → how it is made, of all views that the roles read.
+        roles: guides before the roles that they guide.
+        views: name → specifications of all views that the roles read.
         epochs: passes over the training data.
     """
 
@@ -138,7 +138,7 @@ class Phase:
         return next((r.states_of for r in self.trained if r.states_of), None)
 
     def view_specs(self, names, training: bool = False) -> dict[str, pipeline.ViewSpec]:
-        """Views by name as the pipeline takes them."""
+        """View specifications by name, for the pipeline."""
         return {
             name: view.training if training else view.evaluation
             for name, view in self.views.items()
@@ -146,7 +146,7 @@ class Phase:
         }
 
     def describe(self) -> dict:
-        """What another program needs to know of its networks, as JSON."""
+        """The description of its networks for other programs, as JSON."""
         return {
             role.name: {
                 "network": str(role.network),
@@ -160,11 +160,11 @@ class Phase:
 
 
 class _Run:
-    """Makes the roles of a run; what they share is found once.
+    """Makes the roles of a run.
 
     Args:
         run: the settings.
-        resolved: whether the teachers of other runs are looked for.
+        resolved: whether to look up the teachers of other runs.
     """
 
     def __init__(self, run: settings.RunSettings, resolved: bool = True):
@@ -193,10 +193,10 @@ class _Run:
         self.alone = objectives.is_representation_only(run.distillation)
 
     def _add_budgets(self, numbers: tuple[int, ...]) -> dict[int, str]:
-        """Makes the views of a student for several k; frames → view, or nothing.
+        """Makes the views of a student for several k: frames → view; empty otherwise.
 
-        A step shows it the most frames, the fewest, and a number drawn for each video:
-        the sandwich rule.
+        By the sandwich rule, a step uses the largest number of frames, the smallest,
+        and a random number for each video.
         """
         if len(numbers) < 2:
             return {}
@@ -249,7 +249,7 @@ class _Run:
         )
 
     def student(self, guides: tuple[Role, ...] = (), **fields) -> Role:
-        """The student, which learns from these guides."""
+        """The student that learns from these guides."""
         run, view = self.run, structures.SAMPLED
         spec = specifications.student_specification(run)
         objective = objectives.build_objective(run.distillation)
@@ -293,7 +293,7 @@ class _Run:
         return Role(STUDENT, spec, view, self.frames(view), **fields)
 
     def finetuning(self, student: Role, after: str) -> list[Phase]:
-        """The second stage: everything in the student, by the labels."""
+        """The second stage: trains the whole student on labels."""
         epochs = self.run.distillation.finetune_epochs
         if not (self.alone and epochs):
             return []
@@ -355,16 +355,15 @@ _MODES = {
 
 
 def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
-    """What a run does, in order.
+    """The phases of a run, in order.
 
     Args:
         run: the settings.
-        resolved: whether the teachers of other runs are looked for; otherwise one
-            stands for them, without weights.
+        resolved: whether to look up the teachers of other runs; otherwise a single one
+            without weights replaces them.
 
     Raises:
-        ValueError: for an objective or network that cannot be parsed, or networks that
-            do not fit together.
+        ValueError: for an invalid objective or network, or incompatible networks.
     """
     if run.data.segment_labels:
         _check_segments(run)

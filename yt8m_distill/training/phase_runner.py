@@ -162,12 +162,12 @@ class PhaseRunner:
 
     @property
     def _data(self) -> dict:
-        """What the training data are: their order and the schedule depend on them."""
+        """Identifies the training data, which determine order and schedule."""
         names = ("files", "videos", "shards", "names_and_sizes")
         return {name: self.record.content["data"][name] for name in names}
 
     def _check_same_data(self) -> None:
-        """Raises ValueError if a phase began with other data than there are now."""
+        """Raises ValueError if a phase was started with other data."""
         before, now = self.record.phase(self.phase.name).get("data"), self._data
         if not before:
             return
@@ -181,7 +181,7 @@ class PhaseRunner:
             )
         moved = self.run_settings.training.allow_moved_shards
         name = "names_and_sizes" if moved else "shards"
-        # Each machine may have a copy of its own; that of the chief is noted.
+        # Each machine may have its own copy; the chief's is recorded.
         if self.chief and before.get(name) != now[name]:
             what = "names or sizes" if moved else "names, sizes or times of change"
             raise ValueError(
@@ -194,9 +194,9 @@ class PhaseRunner:
         return checkpoints.best_folder(train_dir, self.phase.name, role.name)
 
     def _build(self) -> None:
-        """Makes networks, optimizers and state."""
+        """Builds networks, optimizers and state."""
         run, phase = self.run_settings, self.phase
-        # A phase's weights do not depend on what ran before it in the process.
+        # The weights of a phase must not depend on earlier work of the process.
         keras.utils.set_random_seed(run.training.seed)
         rate = optimizers.LearningRate(
             run.optimization, run.training.batch_size, self.total_steps
@@ -215,7 +215,7 @@ class PhaseRunner:
                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                 )
         objects = {r.name: self.networks.network(r.name) for r in phase.roles}
-        if self.average:  # A role's name is that of what is used afterwards.
+        if self.average:  # The role's own name is that of the averaged network.
             objects |= {f"{r.name}_in_training": objects[r.name] for r in phase.trained}
             objects |= {r.name: self.kept.network(r.name) for r in phase.trained}
         objects |= {f"{x.role.name}_optimizer": x.optimizer for x in learners}
@@ -256,7 +256,7 @@ class PhaseRunner:
         self.log = actions.MetricsLog(self.folder, self.chief)
 
     def _build_average(self) -> averaging.WeightAverage | None:
-        """The average of the weights, if there is one, and the networks to be kept."""
+        """Creates the moving average, if any, and the networks to keep."""
         run, decay = self.run_settings, self.run_settings.optimization.ema_decay
         self.kept = self.networks
         if not decay:
@@ -287,7 +287,7 @@ class PhaseRunner:
         return described
 
     def _open_caches(self) -> dict[str, teacher_cache.TeacherCache]:
-        """The caches of the frozen guides' outputs, filled and compared, by role."""
+        """The caches of the frozen guides' outputs by role, filled and checked."""
         if not self.run_settings.distillation.teacher_cache:
             return {}
         states_of = self.phase.states_of
@@ -309,7 +309,7 @@ class PhaseRunner:
         return {name: cache for name, (cache, _) in found.items()}
 
     def _open_cache(self, role: modes.Role) -> tuple[teacher_cache.TeacherCache, int]:
-        """A guide's cache, filled, and how many videos were new."""
+        """A guide's filled cache, and the number of new videos."""
         run, states_of = self.run_settings, self.phase.states_of
         given = run.distillation.teacher_cache
         views = self.phase.view_specs({role.view, states_of})
@@ -321,7 +321,7 @@ class PhaseRunner:
             cache, self.networks, self.strategy, role.name, states_of
         )
         fraction, several = run.training.train_fraction, self.unlabeled is not None
-        # Of each video once, also where rows are its segments.
+        # Once per video, even if rows are segments.
         sources = [(self.shards.videos, fraction)]
         sources += [(self.unlabeled, 1.0)] * several
         computed = 0
@@ -408,12 +408,12 @@ class PhaseRunner:
             outer.run()
 
     def _actions(self, bar, watch: interruption.Watch) -> list[loop.Action]:
-        """What happens around the steps, in this order."""
+        """The actions around the steps, in order."""
         training, roles = self.run_settings.training, self.phase.trained
         patience = training.early_stop_epochs
         stop = actions.StopOnSignal(watch, self.strategy, self.state, self.log)
-        # A validation can take longer than a stop may. With several processes all
-        # have to take part to the end.
+        # A signal interrupts a long validation, except with several processes, which
+        # all have to finish it.
         alone = distribution.num_processes(self.strategy) == 1
         keep = actions.KeepBest(
             roles, self.kept, self._best_folder, self.state, self.chief
@@ -428,7 +428,7 @@ class PhaseRunner:
                 roles, self._evaluate, self.log, stop.check if alone else None
             ),
             actions.Save(self.state, training.save_checkpoint_minutes),
-            keep,  # After the save: a best network counts once the state knows of it.
+            keep,  # After the save: the state must refer to a best network first.
             actions.RecordResults(self.record, self.state),
             *([actions.StopEarly(self.state, patience)] if patience else []),
             stop,
@@ -439,17 +439,17 @@ class PhaseRunner:
         return float(self.learning_rate(max(self._steps_taken(step) - 1, 0)))
 
     def _steps_taken(self, step: int) -> int:
-        """Of `step` steps, those that changed the weights; the schedule counts them."""
+        """The number of steps that changed the weights, which the schedule counts."""
         if self.loop.loss_scale is None:
             return step
         (learner, *_) = self.step.learners.values()
         return int(learner.optimizer.iterations.numpy())
 
     def _evaluate(self, role: modes.Role, watched: Callable) -> dict | None:
-        """Metrics on the validation data; None without such data.
+        """Metrics on the validation data; None without validation data.
 
-        Of a role with several budgets their means (GAP: of --best_budget, if it is
-        given), and each one's GAP and mAP.
+        For a role with several budgets: the means over them (or the GAP of
+        --best_budget, if given), and the GAP and mAP of each.
         """
         if self.validation is None:
             return None

@@ -1,9 +1,9 @@
 """One training step: forward, objectives, gradients, sum, clip, apply.
 
-The loss of a step is the mean over the videos of the *global* batch. A replica
-divides the sum over its own rows by the number of videos of all replicas, and
-gradients are summed over the replicas before they are clipped: the step is the
-same on one device and on many.
+The loss of a step is the mean over the videos of the *global* batch. A replica divides
+the sum over its rows by the number of videos of all replicas, and gradients are summed
+over the replicas before they are clipped, so the step does not depend on the number of
+devices.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ def _all_reduce_sum(value):
 
 
 class _Counts(NamedTuple):
-    """Videos of the global batch; float32 scalars of at least 1.
+    """Numbers of videos of the global batch; float32 scalars of at least 1.
 
     Attributes:
-        videos: all of them, over which losses against guides are averaged.
-        labeled: those with labels, over which losses of labels are averaged.
+        videos: all videos; losses against guides are averaged over these.
+        labeled: videos with labels; losses of labels are averaged over these.
     """
 
     videos: tf.Tensor
@@ -39,7 +39,7 @@ class _Counts(NamedTuple):
 
 
 def _has_labels(batch: structures.Batch) -> tf.Tensor:
-    """[B] bool: the videos that have any label weight."""
+    """[B] bool: the videos with a nonzero label weight."""
     weights = batch[structures.LABEL_WEIGHTS]
     return (weights if weights.shape.rank == 1 else tf.reduce_max(weights, 1)) > 0
 
@@ -51,7 +51,7 @@ def _l2_penalty(kernels: list, scale: float) -> tf.Tensor:
 
 
 def batch_gap(scores: tf.Tensor, hits: tf.Tensor, num_labels: tf.Tensor) -> tf.Tensor:
-    """GAP of one batch in the graph, for the log (evaluation has the exact one).
+    """GAP of one batch in the graph, for the log (evaluation computes the exact one).
 
     Args:
         scores: [B, k] float32.
@@ -70,7 +70,7 @@ def batch_gap(scores: tf.Tensor, hits: tf.Tensor, num_labels: tf.Tensor) -> tf.T
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """A role that learns in this phase, and what it learns with."""
+    """A role that learns in this phase, with its optimizer and variables."""
 
     role: modes.Role
     optimizer: Any
@@ -79,7 +79,7 @@ class Learner:
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of the numbers that a step gives for this role."""
+        """Names of the metrics of a step for this role."""
         parts = [term.name for term in self.role.objective.terms]
         names = [*(f"{part}_loss" for part in parts), "label_loss", "reg_loss"]
         names += ["loss", "Hit@1", "PERR", "GAP", "gradient_norm"]
@@ -96,9 +96,9 @@ def trained_variables(network, role: modes.Role) -> list:
 
 
 def trained_kernels(network, role: modes.Role, scope: str) -> list:
-    """The kernels under the L2 penalty, as far as the role trains them.
+    """The kernels under the L2 penalty that the role trains.
 
-    A classifier that two roles share is under the guide's penalty alone.
+    A shared classifier is only under the guide's penalty.
     """
     trained = {id(v) for v in trained_variables(network, role)}
     if role.shares_classifier_with:
@@ -107,7 +107,7 @@ def trained_kernels(network, role: modes.Role, scope: str) -> list:
 
 
 def _check_reached(role: modes.Role, network, gradients: list, variables: list) -> None:
-    """Raises ValueError, while the step is traced, for a variable without gradient."""
+    """Raises ValueError during tracing if a variable has no gradient."""
     pairs = zip(gradients, variables, strict=True)
     lost = [v for gradient, v in pairs if gradient is None]
     if not lost:
@@ -134,14 +134,14 @@ class TrainStep:
     Args:
         networks: of all roles.
         phase: its roles, guides first.
-        learners: one for each role that is not frozen.
+        learners: one per role that is not frozen.
         optimization: clipping and penalty.
         batch_size: of all replicas.
-        seed: of the dropout; with the step it decides which numbers are dropped,
-            whatever the number of replicas and however often a run was resumed.
+        seed: of the dropout, which depends only on it, the step and the row: neither on
+            the number of replicas nor on interruptions.
         top_k: of the logged GAP.
         loss_scale: None, or the factor on the loss under mixed_float16.
-        average: follows the weights, or None.
+        average: the moving average of the weights, or None.
     """
 
     def __init__(
@@ -169,17 +169,17 @@ class TrainStep:
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of the numbers in the vector that `compute` returns."""
+        """Names of the metrics that `compute` returns."""
         learners = self.learners.values()
         return [name for learner in learners for name in learner.metric_names]
 
     def _noise(self, role: modes.Role, step, place: int) -> layers.Noise | None:
-        """What a role's network draws its random numbers from in a view, or None."""
+        """The source of a network's random numbers in a view; None if frozen."""
         if role.frozen:
             return None
         index = [r.name for r in self.phase.roles].index(role.name)
         seed = tf.stack([self.seed * 2 + index, tf.cast(step, tf.int32)])
-        if place:  # Below 0: the network itself folds in numbers above.
+        if place:  # Negative: networks fold in positive numbers.
             seed = tf.random.experimental.stateless_fold_in(seed, -place)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -187,17 +187,17 @@ class TrainStep:
         return layers.Noise(seed, first_row, tf.constant(self.batch_size))
 
     def compute(self, batch: structures.Batch, step: tf.Tensor):
-        """Gradients of the global batch, clipped; runs in a replica.
+        """Clipped gradients of the global batch; runs in a replica.
 
         Args:
             batch: this replica's rows.
-            step: int64 scalar, steps done before.
+            step: int64 scalar, the number of steps before this one.
 
         Returns:
-            Role → gradients; a float32 vector of `metric_names`, means over the
-            global batch; whether all gradients are finite.
+            Role → gradients; a float32 vector of `metric_names`, means over the global
+            batch; whether all gradients are finite.
         """
-        # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
+        # Keras 3 (3.15) has a policy per thread, and each replica runs in its own.
         keras.mixed_precision.set_global_policy(self.policy)
         counts = self._count(batch)
         outputs, gradients, numbers = {}, {}, {}
@@ -241,7 +241,7 @@ class TrainStep:
             quality = self._batch_quality(outputs[role.name], batch, counts.labeled)
             numbers[role.name] = [*losses.values(), *quality]
             outputs[role.name] = self._without_dropout(role, outputs[role.name])
-        # One sum over the replicas for everything: few, large messages.
+        # A single reduction over the replicas: few, large messages.
         gradients, numbers = _all_reduce_sum((gradients, numbers))
         metrics, finite = [], tf.constant(True)
         for name in self.learners:
@@ -251,16 +251,15 @@ class TrainStep:
         return gradients, tf.stack(metrics), finite
 
     def _without_dropout(self, role: modes.Role, outputs) -> structures.Outputs:
-        """What a role that learns says to those that it guides.
+        """The training teacher's outputs, without dropout, as targets.
 
-        As a frozen guide does: dropout is for its own lesson. In a graph that never
-        looks at these logits the product is not computed.
+        If nothing uses these logits, the graph does not compute them.
         """
         network = self.networks.network(role.name)
         return outputs._replace(logits=network.classify(outputs.encoding))
 
     def _count(self, batch: structures.Batch) -> _Counts:
-        """Videos of the global batch, and those of them that have labels."""
+        """Counts the videos of the global batch, and those with labels."""
         local = [
             tf.reduce_sum(batch[structures.WEIGHTS]),
             tf.reduce_sum(tf.cast(_has_labels(batch), tf.float32)),
@@ -268,9 +267,9 @@ class TrainStep:
         return _Counts(*(tf.maximum(n, 1.0) for n in _all_reduce_sum(local)))
 
     def _losses(self, role, found, outputs, batch, counts) -> dict[str, tf.Tensor]:
-        """This replica's share of every part, and their sum: scalars by name.
+        """This replica's share of each loss and of their sum: scalars by name.
 
-        Of the outputs `found` in one view, against those of the role's guides.
+        Compares the outputs `found` in one view with those of the role's guides.
         """
         learner = self.learners[role.name]
         guides = [outputs[name] for name in role.guides]
@@ -285,7 +284,7 @@ class TrainStep:
             weights, count = batch[structures.WEIGHTS], counts.videos
             if term.loss.is_of_labels:
                 weights, count = row_weights, counts.labeled
-            # where, not only a product: a padding row may hold anything.
+            # tf.where, since the value of a padding row may be NaN.
             kept = tf.where(weights > 0, values[term.name] * weights, 0.0)
             parts[term.name] = tf.reduce_sum(kept) / count
         losses = {f"{name}_loss": value for name, value in parts.items()}
@@ -311,16 +310,16 @@ class TrainStep:
     def _batch_quality(self, outputs, batch, count) -> list[tf.Tensor]:
         """This replica's share of Hit@1, PERR and GAP, for the log: scalars.
 
-        Their sums are the global batch's Hit@1 and PERR, and the mean of the
-        replicas' GAPs.
+        Summed over replicas they are the Hit@1 and PERR of the global batch, and the
+        mean GAP of the replicas.
         """
         valid = _has_labels(batch)
         scores, weights = tf.sigmoid(outputs.logits), batch[structures.LABEL_WEIGHTS]
-        if weights.shape.rank == 2:  # What is not rated is not predicted.
+        if weights.shape.rank == 2:  # Unrated classes are ignored.
             scores = tf.where(weights > 0, scores, 0.0)
         found = top_predictions.top_predictions(
             scores,
-            tf.sign(batch[structures.LABELS]),  # Of --mix those of both videos.
+            tf.sign(batch[structures.LABELS]),  # With --mix those of both videos.
             tf.cast(valid, tf.float32),
             self.top_k,
         )
@@ -337,10 +336,10 @@ class TrainStep:
 
         Args:
             gradients: of `compute`.
-            step: int64 scalar, steps done before.
+            step: int64 scalar, the number of steps before this one.
         """
-        for name, mine in gradients.items():
+        for name, values in gradients.items():
             learner = self.learners[name]
-            optimizers.apply_summed(learner.optimizer, mine, learner.variables)
+            optimizers.apply_summed(learner.optimizer, values, learner.variables)
         if self.average:
             self.average.follow(step)

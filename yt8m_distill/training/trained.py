@@ -1,4 +1,4 @@
-"""A trained network out of a train_dir, ready to be used."""
+"""A trained network, loaded from a train_dir."""
 
 import dataclasses
 import logging
@@ -21,17 +21,17 @@ EXIT_FILE = "early_exit.json"
 
 @dataclasses.dataclass
 class TrainedNetwork:
-    """A network with what is needed to feed it.
+    """A network with everything that is needed to run it.
 
     Attributes:
-        networks: holds the role's network alone.
+        networks: contains only the role's network.
         role: its name.
-        run: the settings of its training; the data's id key is this script's.
-        plan: its phases and networks.
-        views: name → pipeline.ViewSpec of the view it reads.
+        run: the settings of its training, with this script's --video_id_key.
+        plan: the run's phases and networks.
+        views: name → pipeline.ViewSpec of the view that it reads.
         strategy: the devices.
-        found: the checkpoint in its variables.
-        names: class number → name, of the run's vocabulary; may be empty.
+        found: the checkpoint of its variables.
+        names: class index → name, from the run's vocabulary; may be empty.
     """
 
     networks: teacher_student.TeacherStudent
@@ -45,14 +45,14 @@ class TrainedNetwork:
 
     @property
     def network(self):
-        """The VideoClassifier, or the EarlyExit that holds it."""
+        """The VideoClassifier, or the EarlyExit that wraps it."""
         return self.networks.network(self.role)
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """Numbers of frames that its network was trained for, where there are several.
+        """The numbers of frames that a student for several k was trained on.
 
-        Empty if --student_k has chosen another.
+        Empty for other networks, and if --student_k selects another number.
         """
         (view,) = self.views.values()
         numbers = self.run.sampling.budgets
@@ -61,11 +61,11 @@ class TrainedNetwork:
 
     @property
     def checkpoint_name(self) -> str:
-        """Phase and name of the checkpoint, wherever the train_dir is."""
+        """Phase and name of the checkpoint, independent of the train_dir's path."""
         return f"{self.found.phase}/{os.path.basename(self.found.prefix)}"
 
     def read_nested(self) -> None:
-        """Makes its view that of early exit: the frames of smaller budgets first.
+        """Changes its view to that of early exit: frames of smaller budgets first.
 
         Raises:
             ValueError: if the network was trained for a single number of frames, or
@@ -84,11 +84,11 @@ class TrainedNetwork:
         self.views = {name: spec._replace(sampler=early_exit.SAMPLER)}
 
     def exit_early(self, given: settings.CheckpointSettings) -> None:
-        """Lets the network stop as the calibration in the train_dir says.
+        """Enables early exit with the calibration in the train_dir.
 
         Raises:
-            ValueError: if there is none, it is of another checkpoint, or what is asked
-                is out of its reach.
+            ValueError: if there is none, it belongs to another checkpoint, or it cannot
+                reach the requested mean or regret.
         """
         self.read_nested()
         path = os.path.join(given.train_dir, EXIT_FILE)
@@ -124,25 +124,25 @@ class TrainedNetwork:
         self.networks = teacher_student.TeacherStudent({self.role: network}, views)
 
     def load(self, found: checkpoints.Found) -> None:
-        """Takes the variables from a checkpoint."""
+        """Loads the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)
         self.found = found
 
     def class_names(self, path: str) -> dict[int, str]:
-        """Class number → name, from a CSV or, without one, from the run's own."""
+        """Class index → name, from a CSV or, without one, the run's vocabulary."""
         return vocabulary.read(path, self.run.data.num_classes) or self.names
 
     def open_shards(
         self, patterns: str | list[str], reading, flag: str, whole_videos: bool = False
     ):
-        """Opened shards of these globs or files; rows may be segments, or videos."""
+        """Opens shards of these globs or files; rows are segments or videos."""
         data = self.run.data
         if whole_videos:
             data = dataclasses.replace(data, segment_labels=False)
         return shards.open_shards(patterns, data, reading, flag)
 
     def dataset(self, opened: shards.Shards | str, batch_size: int):
-        """The videos of opened shards, or of globs, each once, distributed."""
+        """A distributed dataset of all videos of open shards or globs, each once."""
         if isinstance(opened, str):
             opened = self.open_shards(opened, settings.ReadingSettings(), "opened")
         views = self.views
@@ -154,10 +154,10 @@ class TrainedNetwork:
 
 
 def resolve_role(run: settings.RunSettings, plan: manifest.Plan, network: str) -> str:
-    """`auto` or a name → the role; `auto` is the one that is trained last.
+    """`auto` or a name → the role; `auto` is the role that is trained last.
 
     Raises:
-        ValueError: if the run trains no such network.
+        ValueError: if the run does not train this role.
     """
     role = plan.trained[-1] if network == "auto" else network
     if role not in plan.trained:
@@ -171,9 +171,9 @@ def resolve_role(run: settings.RunSettings, plan: manifest.Plan, network: str) -
 def read_network(
     plan: manifest.Plan, role: str, data: settings.DataSettings
 ) -> tuple[base.VideoClassifier, str]:
-    """The network of a role, without its weights, and the name of its view.
+    """The network of a role, without weights, and the name of its view.
 
-    Only what the plan says is built: the run's losses need not be registered.
+    Only the plan is used, so the run's losses need not be registered.
     """
     entry = plan.network(role)
     spec = registry.parse(entry["network"])
@@ -185,7 +185,7 @@ def read_network(
 def _with_frames(
     spec: pipeline.ViewSpec, student_k: int, role: str, run: settings.RunSettings
 ) -> pipeline.ViewSpec:
-    """A network's view with `--student_k` frames, or as it was trained."""
+    """A network's view with `--student_k` frames, by default as in training."""
     if student_k in (0, run.sampling.largest_k):
         return spec
     if spec.sampler == "all":
@@ -204,7 +204,7 @@ def _with_frames(
 def _of_segments(
     spec: pipeline.ViewSpec, context: int, run: settings.RunSettings
 ) -> pipeline.ViewSpec:
-    """A network's view of segments with that many frames to each side."""
+    """A network's view for segments with `context` frames to each side."""
     if context < 0 and spec.segment_context is not None:
         return spec
     return spec.in_segments(run.sampling.segment_context if context < 0 else context)
@@ -220,18 +220,18 @@ def open_network(
     """Builds the network that a train_dir describes and loads its variables.
 
     Args:
-        given: the train_dir, which network, which checkpoint.
+        given: selects the train_dir, the network and the checkpoint.
         wait: without a checkpoint, return the network unloaded (`found` is None)
             instead of raising.
-        strategy: the devices; None: all that the flags allow.
+        strategy: the devices; None for all that the flags allow.
         stated: settings that must agree with those of the run.
-        segment_context: rows are segments with that many frames to each side, -1: as
-            in training, or the default; None: rows are videos.
+        segment_context: frames to each side of segments, if rows are segments; -1 for
+            the value of training, or the default. None: rows are videos.
 
     Raises:
-        ValueError: if there is no run, no such network or no checkpoint yet, the
-            network cannot read as few or many frames, or early exit is asked for and
-            not calibrated for this checkpoint.
+        ValueError: if there is no such run, network or checkpoint, the network cannot
+            read this number of frames, or early exit is not calibrated for this
+            checkpoint.
     """
     run = manifest.read_run_settings(given.train_dir)
     stated, of_run = stated or {}, run.to_dict()

@@ -1,4 +1,4 @@
-"""A run from its first check to the end of its last phase."""
+"""Runs all phases of a training, from the first checks to the last epoch."""
 
 import contextlib
 import hashlib
@@ -26,12 +26,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
-    """Runs all phases of a mode; the phases' entries of the manifest come back.
+    """Runs all phases of a mode; returns the phases' entries of the manifest.
 
     Raises:
-        ValueError: for settings that do not fit the data or an earlier run.
-        FloatingPointError: if a loss or gradient is no longer a number.
-        distribution.WorkerLost: if another process of the job is gone.
+        ValueError: for settings that do not match the data or an earlier run.
+        FloatingPointError: if a loss or gradient is NaN or Inf.
+        distribution.WorkerLost: if another process of the job is lost.
     """
     with distribution.watching(strategy), contextlib.ExitStack() as until_the_end:
         return _train(run, strategy, until_the_end)
@@ -41,10 +41,9 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     distribution.check_batch_size(run.training.batch_size, strategy)
     plan = modes.phases(run)
     train_dir = run.training.train_dir
-    # Before anything is written or removed: a refused command leaves the run as it
-    # was.
+    # First all checks: a rejected command must not change the run.
     if run.training.start_new_model:
-        _has_run(train_dir)  # Refused in every process, or in none.
+        _has_run(train_dir)  # Raises in every process or in none.
     else:
         _check_continues(plan, run)
     chief = distribution.is_chief(strategy)
@@ -93,7 +92,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
         if names:
             path = os.path.join(train_dir, manifest.VOCABULARY)
             files.write_text(path, vocabulary.to_text(names))
-    # Nobody looks into the folder before the chief is done with it.
+    # The other processes wait until the chief has prepared the folder.
     distribution.check_agreement(strategy, {})
     record = manifest.Manifest(train_dir, run, chief)
     finished = [
@@ -139,7 +138,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
 
 
 def _describe(shards, num_videos: int) -> dict[str, int | str]:
-    """How many shards and videos, and what tells a data set from others."""
+    """Numbers of shards and videos, and digests that identify the data set."""
     rows = shards.fingerprint()
     return {
         "files": len(rows),
@@ -164,7 +163,7 @@ def _devices(strategy: tf.distribute.Strategy) -> str:
 
 
 def _say_what_next(plan, run: settings.RunSettings, record) -> None:
-    """Logs the best epoch of each network, where it is, and the next command."""
+    """Logs the best epoch and checkpoint of each network, and the next command."""
     train_dir = run.training.train_dir
     for phase in plan:
         results = record.phase(phase.name).get("results", {})
@@ -190,10 +189,10 @@ def _say_what_next(plan, run: settings.RunSettings, record) -> None:
 
 
 def _look_at_one_record(path: str, run: settings.RunSettings) -> None:
-    """Finds data flags that do not fit the records before anything is built.
+    """Checks the data flags against one record, before anything is built.
 
     Raises:
-        ValueError: if the first record of a shard is not what the flags say.
+        ValueError: if the first record of a shard does not match the flags.
     """
     if run.reading.bad_records == faults.STOP:
         first = next(faults.walk(path), None)
@@ -207,11 +206,11 @@ def _look_at_one_record(path: str, run: settings.RunSettings) -> None:
 
 
 def _check_continues(plan, run: settings.RunSettings) -> None:
-    """Compares the settings with those of the phases that have begun.
+    """Compares the settings with those of the phases that were started.
 
     Raises:
-        ValueError: if they differ, or a phase is to go on whose network a later one
-            has taken already.
+        ValueError: if they differ, or a phase would continue although a later phase
+            already uses its network.
     """
     longer = None
     for phase in plan:
@@ -233,7 +232,7 @@ def _has_run(train_dir: str) -> bool:
     """Whether --start_new_model finds a run in a folder; False if it is empty.
 
     Raises:
-        ValueError: if it holds something else, which is not moved.
+        ValueError: if it contains other files, which are not moved.
     """
     names = set(files.names_in(train_dir)) - {files.LOCK}
     if names and manifest.MODEL_FLAGS not in names:
@@ -246,7 +245,7 @@ def _has_run(train_dir: str) -> bool:
 
 def _move_aside(train_dir: str) -> None:
     """Renames the folder of a run to the first <folder>.old-<number> that is free."""
-    # A link to another disk stays, and what it points to is moved.
+    # A symbolic link stays, and its target is moved.
     folder = train_dir if files.is_remote(train_dir) else os.path.realpath(train_dir)
     folder = folder.rstrip("/")
     number = next(
@@ -261,7 +260,7 @@ def _move_aside(train_dir: str) -> None:
 
 
 def _report_skipped(skipped: faults.Skipped) -> None:
-    """A line for each reason, before the training and at its end."""
+    """Logs a line per reason, before the training and at its end."""
     for line in skipped.lines():
         _LOG.warning("Training data: %s", line)
 
@@ -269,7 +268,7 @@ def _report_skipped(skipped: faults.Skipped) -> None:
 def _same_everywhere(run: settings.RunSettings) -> dict:
     """The settings that all processes of a job must share, by flag.
 
-    Folders may be mounted elsewhere on another machine, and devices differ.
+    Paths and devices may differ between machines.
     """
     own = {"train_dir", "train_data_pattern", "validation_data_pattern", "index_dir"}
     own |= {"teacher_checkpoint", "teacher_cache", "start_from"}
