@@ -423,7 +423,7 @@ def test_bfloat16_products_change_the_outputs_little(
     network = make_network(oracle, **arguments)
     indices = np.zeros((8, 1))
     outputs = network(with_states(make_view(), indices, np.ones(8)))
-    assert {t.dtype for t in outputs} == {tf.float32}
+    assert {t.dtype for t in outputs[:3]} == {tf.float32}
     assert all(tf.as_dtype(v.dtype) == tf.float32 for v in network.weights)
     # Weights are rounded by 2^-9; two LSTMs of up to 4 steps each, then sums of 12
     # and of 7 products: some tens of units.
