@@ -48,6 +48,13 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     classes = vocabulary.read_classes(path, data.num_classes, flag)
     top = segments.TopSegments(classes, inference.segment_max_pred)
     (view,) = trained.views.values()
+    width = settings.SEGMENT_FRAMES + 2 * view.segment_context
+    if view.k < width:
+        raise ValueError(
+            f"--segments: the {trained.role} reads {view.k} of the {width} frames that "
+            f"a segment has with --segment_context={view.segment_context}; all are "
+            "scored, so it needs to be trained on as many, or asked with less context."
+        )
     grid = segments.Grid(
         inference.segment_stride, view.segment_context, inference.margins
     )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests import record_helpers, script_helpers
 from tests import training_helpers as helpers
-from yt8m_distill import settings, structures
+from yt8m_distill import inference, settings, structures
 from yt8m_distill.evaluation import evaluator, segments
 from yt8m_distill.serving import predictions
 from yt8m_distill.serving import segments as segments_csv
@@ -225,3 +225,12 @@ def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
     assert [row.columns[0] for row in few] == ["2", "4"]
     names = " ".join(row.columns[1] for row in few).split()
     assert len(names) == 6 and all(name.split(":")[1] in "5 10" for name in names)
+
+
+def test_a_student_of_fewer_frames_than_a_segment_scores_none(folder):
+    found = open_trained(folder / "teacher")
+    name = next(iter(found.views))
+    found.views = {name: found.views[name]._replace(sampler="uniform", k=3)}
+    given = settings.InferenceSettings(input_data_pattern="x", output_file="x")
+    with pytest.raises(ValueError, match="reads 3 of the 11 .*--segment_context=3"):
+        next(inference.predict_segments(found, [], given, None))
