@@ -80,18 +80,16 @@ def test_the_parts_are_named_weighted_and_still_one_number_a_video():
 
 
 @pytest.mark.parametrize(
-    "text, needs_teacher, needs_states",
+    "text, needs_states",
     [
-        ("ce", False, False),
-        ("ce + rep", True, False),
-        ("pred", True, False),
-        ("ce + rep_intermediate", True, True),
+        ("ce", False),
+        ("ce + rep", False),
+        ("pred", False),
+        ("ce + rep_intermediate", True),
     ],
 )
-def test_it_knows_what_it_compares_with(text, needs_teacher, needs_states):
-    built = build(text)
-    assert built.needs_guide == needs_teacher
-    assert built.needs_states == needs_states
+def test_it_knows_whether_it_compares_states(text, needs_states):
+    assert build(text).needs_states == needs_states
 
 
 @pytest.mark.parametrize(
@@ -142,7 +140,6 @@ def test_arguments_in_a_term_win_over_the_flags():
 def test_the_objective_without_a_guide_defaults_to_ce():
     built = objective.label_objective(settings.DistillationSettings())
     assert weights(built) == [(1.0, "ce")]
-    assert not built.needs_guide
     student = make_outputs(0)
     expected = classification.cross_entropy(student, LABELS)
     np.testing.assert_array_equal(built(student, LABELS)["ce"], expected)

@@ -60,11 +60,6 @@ class Objective:
     flag: str = "student_loss"
 
     @property
-    def needs_guide(self) -> bool:
-        """Whether a part compares with a guide."""
-        return any(not term.loss.is_of_labels for term in self.terms)
-
-    @property
     def needs_states(self) -> bool:
         """Whether a part compares intermediate states."""
         return any(term.loss.needs == "guide_states" for term in self.terms)
