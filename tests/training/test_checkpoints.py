@@ -286,7 +286,7 @@ def test_a_refusing_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path):
     assert helpers.snapshot(tmp_path) == before
 
 
-def test_without_an_intact_checkpoint_none_is_reported(tmp_path):
+def test_where_no_checkpoint_can_be_read_none_is_reported(tmp_path):
     state, variables = make_state(tmp_path, "SGD")
     with helpers.full_disk(100), pytest.raises(ValueError) as error:
         state.save()
