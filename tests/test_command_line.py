@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import script_helpers
 from yt8m_distill import command_line, flag_groups, settings
 from yt8m_distill.models import builder
 
@@ -107,6 +108,13 @@ def test_every_flag_of_the_starter_code_is_accepted_or_explained():
 def test_a_misspelled_flag_is_named_with_the_nearest():
     assert "--batch_size" in command_line.explain_unknown("bach_size", ["batch_size"])
     assert "--help" in command_line.explain_unknown("qqq", ["batch_size"])
+
+
+def test_a_flag_that_took_the_next_one_for_its_value_is_refused():
+    done = script_helpers.call("train", "--train_dir=x", "--teacher_cache", "--mix=cut")
+    assert done.returncode == 1
+    assert "--teacher_cache" in done.stderr and "--mix=cut" in done.stderr
+    command_line.refuse_flags_as_values({"a": "-1:1", "b": "", "c": None, "d": 3})
 
 
 def test_help_has_required_flags_first_and_every_flag_once():

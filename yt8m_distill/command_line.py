@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from yt8m_distill import settings
 
@@ -126,6 +126,17 @@ def explain_unknown(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean --{near[0]}?" if near else " --help lists the flags."
     return f"--{name} is not a flag of this script.{hint}"
+
+
+def refuse_flags_as_values(values: Mapping[str, object]) -> None:
+    """A flag without its value takes the next flag for it, which is then not set.
+
+    Raises:
+        ValueError: for a value that begins with two hyphens.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and value.startswith("--"):
+            raise ValueError(f"--{name} has no value: {value} follows it.")
 
 
 def help_text(

@@ -316,7 +316,9 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> No
                 print(help_text(), flush=True)
             os._exit(0)  # Without another flush.
         try:
-            return flags.FLAGS([argv[0], *command_line.expand(argv[1:])])
+            rest = flags.FLAGS([argv[0], *command_line.expand(argv[1:])])
+            command_line.refuse_flags_as_values(flags.FLAGS.flag_values_dict())
+            return rest
         except flags.UnrecognizedFlagError as error:
             _exit(command_line.explain_unknown(error.flagname, list(flags.FLAGS)))
         except (flags.Error, ValueError) as error:

@@ -41,6 +41,8 @@ def predict_videos(trained, dataset, checkpoint, writer) -> Iterator:
 
 def predict_segments(trained, dataset, inference, writer) -> Iterator:
     """Writes the top segments of all classes; yields the ids of each batch."""
+    import numpy as np
+
     from yt8m_distill.serving import segments
 
     data, path = trained.run.data, inference.segment_label_ids_file
@@ -58,6 +60,12 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     grid = segments.Grid(
         inference.segment_stride, view.segment_context, inference.margins
     )
+    if not grid.scored(np.array([data.max_frames]), data.max_frames).any():
+        raise ValueError(
+            f"--segment_margins={inference.segment_margins} leaves no segment of "
+            f"{settings.SEGMENT_FRAMES} frames in videos of "
+            f"--max_frames={data.max_frames}."
+        )
     predict = segments.SegmentPredictor(
         trained.networks,
         trained.role,

@@ -187,6 +187,13 @@ def test_what_is_out_of_reach_is_refused(calibration, call, named):
         call(calibration)
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_too_few_videos_are_refused(answers, count):
+    few = [exit_calibration.Answers(*(x[:count] for x in answers))] if count else []
+    with pytest.raises(ValueError, match=f"--calibration_data_pattern: {count} "):
+        exit_calibration.calibrate(few, (1, 2), "change", "x")
+
+
 def test_it_is_the_same_after_it_was_written(calibration):
     text = json.dumps(calibration.to_dict(), allow_nan=False)
     again = exit_calibration.Calibration.from_dict(json.loads(text))

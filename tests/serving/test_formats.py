@@ -179,6 +179,12 @@ def test_video_level_vectors_are_read_as_float32(data, tmp_path):
     assert (described["k"], described["frames_dtype"]) == (1, "float32")
 
 
+def test_an_export_is_not_checked_on_no_video(data):
+    network = served.Served(make_network("LogisticModel", data), data, VIEW, 2)
+    with pytest.raises(ValueError, match="--eval_data_pattern"):
+        parity.compare(network, None, iter(()))
+
+
 def test_gap_of_both_is_by_their_own_lists(data):
     """Two classes, two videos; the model swaps one video's classes."""
     two = dataclasses.replace(data, num_classes=2)

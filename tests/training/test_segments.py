@@ -227,6 +227,17 @@ def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
     assert len(names) == 6 and all(name.split(":")[1] in "5 10" for name in names)
 
 
+# 20 frames are 4 segments.
+@pytest.mark.parametrize("margins", ["2,2", "0,4", "9,9"])
+def test_margins_that_leave_no_segment_are_refused(folder, margins):
+    found = open_trained(folder / "teacher")
+    given = settings.InferenceSettings(
+        input_data_pattern="x", output_file="x", segment_margins=margins
+    )
+    with pytest.raises(ValueError, match=f"--segment_margins={margins} .*--max_frames"):
+        next(inference.predict_segments(found, [], given, None))
+
+
 def test_a_student_of_fewer_frames_than_a_segment_scores_none(folder):
     found = open_trained(folder / "teacher")
     name = next(iter(found.views))

@@ -265,11 +265,14 @@ def calibrate(
         ValueError: if there are too few videos, or none has more frames than the
             smallest budget.
     """
-    answers = Answers(*map(np.concatenate, zip(*answers, strict=True)))
-    count = len(answers.num_frames)
+    count = sum(len(part.num_frames) for part in answers)
     is_held_out = np.arange(count) % 2 == 1
     if is_held_out.sum() < 2:
-        raise ValueError(f"{count} videos are too few to calibrate early exit.")
+        raise ValueError(
+            f"--calibration_data_pattern: {count} videos are too few to calibrate "
+            "early exit."
+        )
+    answers = Answers(*map(np.concatenate, zip(*answers, strict=True)))
     fitted = Answers(*(x[~is_held_out] for x in answers))
     if fitted.num_frames.max() <= budgets[0]:
         raise ValueError(

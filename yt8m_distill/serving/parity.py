@@ -71,6 +71,9 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
         given: the original.
         run: the written model.
         videos: in batches; None: some of noise.
+
+    Raises:
+        ValueError: if there is no video, as nothing would be compared.
     """
 
     @tf.function(reduce_retracing=True)
@@ -94,6 +97,8 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
             )
             lists.append((predictions, best, *hits))
             positives += labels.sum()
+    if not count:
+        raise ValueError("--eval_data_pattern: there are no videos to compare on.")
     if not positives:
         return Result(count, difference)
     predictions, best, *hits = map(np.concatenate, zip(*lists, strict=True))

@@ -79,7 +79,10 @@ class TrainedNetwork:
             )
         self.run.data.require_frames("early exit")
         if self.run.data.segment_labels:
-            raise ValueError("Early exit is for videos, not for their segments.")
+            raise ValueError(
+                "Early exit (--mean_frames, --max_regret) is for videos, not for the "
+                "segments of --segments or --segment_labels."
+            )
         ((name, spec),) = self.views.items()
         self.views = {name: spec._replace(sampler=early_exit.SAMPLER)}
 
