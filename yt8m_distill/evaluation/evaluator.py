@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -13,7 +12,7 @@ import tqdm
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import average_precision, segments, top_predictions
 from yt8m_distill.losses import classification
-from yt8m_distill.models import teacher_student
+from yt8m_distill.models import replicas, teacher_student
 
 _LOG = logging.getLogger(__name__)
 
@@ -160,12 +159,10 @@ class Evaluator:
         self.strategy = strategy
         self.num_classes = num_classes
         self.top_k = top_k
-        self._policy = keras.mixed_precision.global_policy()
+        self._on_replica = replicas.under_policy(self._replica_step)
         self._step = tf.function(self._distributed_step)
 
     def _replica_step(self, batch: structures.Batch):
-        # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
-        keras.mixed_precision.set_global_policy(self._policy)
         outputs = self.networks.forward(
             self.role, batch[structures.VIEWS], view=self.view
         )
@@ -188,7 +185,7 @@ class Evaluator:
         )
 
     def _distributed_step(self, batch):
-        found = self.strategy.run(self._replica_step, args=(batch,))
+        found = self.strategy.run(self._on_replica, args=(batch,))
         return tf.nest.map_structure(self._gather, found)
 
     def _gather(self, value):
@@ -273,8 +270,7 @@ class Evaluator:
 
     def _local(self, value, rows: int):
         """The rows of this process, or None where other processes have some."""
-        local = self.strategy.experimental_local_results(value)
-        found = tf.concat(local, axis=0).numpy()
+        found = replicas.local_rows(self.strategy, value)
         return found if len(found) == rows else None
 
 
@@ -286,7 +282,6 @@ class SegmentEvaluator(Evaluator):
     """
 
     def _replica_step(self, batch: structures.Batch):
-        keras.mixed_precision.set_global_policy(self._policy)  # As in Evaluator.
         outputs = self.networks.forward(
             self.role, batch[structures.VIEWS], view=self.view
         )

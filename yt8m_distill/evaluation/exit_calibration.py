@@ -6,16 +6,16 @@ scales.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.models import early_exit, teacher_student
+from yt8m_distill.models import early_exit, replicas, teacher_student
 
 _NUM_THRESHOLDS = 257
 # L2 penalty of the regression, on standardized signals: gains are small and noisy, and
@@ -65,12 +65,9 @@ def collect(
         rule: name in early_exit.RULES.
         dataset: yields global batches.
     """
-    policy = keras.mixed_precision.global_policy()
     network, signals_of = networks.network(role), early_exit.RULES.get(rule)
 
     def replica_step(batch) -> Answers:
-        # Keras 3 (3.15) has a policy a thread; replicas run in threads of their own.
-        keras.mixed_precision.set_global_policy(policy)
         view = batch[structures.VIEWS][networks.views[role]]
         logits, state = [], None
         for start, stop in zip((0, *budgets), budgets, strict=False):
@@ -93,11 +90,8 @@ def collect(
             batch[structures.LABEL_WEIGHTS] > 0,
         )
 
-    def local(value) -> np.ndarray:
-        parts = strategy.experimental_local_results(value)
-        return np.concatenate([part.numpy() for part in parts])
-
-    step = tf.function(lambda batch: strategy.run(replica_step, args=(batch,)))
+    local = functools.partial(replicas.local_rows, strategy)
+    step = replicas.on_replicas(strategy, replica_step)
     for batch in dataset:
         keep = local(batch[structures.WEIGHTS]) > 0
         yield Answers(*(local(column)[keep] for column in step(batch)))

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.models import teacher_student
+from yt8m_distill.models import replicas, teacher_student
 
 
 class Predictions(NamedTuple):
@@ -48,29 +47,22 @@ class Predictor:
         self.role = role
         self.strategy = strategy
         self.top_k = min(top_k, networks.network(role).num_classes)
-        self._policy = keras.mixed_precision.global_policy()
-        self._step = tf.function(self._distributed_step)
+        self._step = replicas.on_replicas(strategy, self._replica_step)
 
-    def _distributed_step(self, batch):
-        def replica_step(batch):
-            # Keras 3 (3.15) has a policy a thread; replicas run in threads of their
-            # own.
-            keras.mixed_precision.set_global_policy(self._policy)
-            views = batch[structures.VIEWS]
-            outputs = self.networks.forward(self.role, views)
-            num_frames = views[self.networks.views[self.role]][structures.NUM_FRAMES]
-            if outputs.exits is not None:
-                num_frames = outputs.exits[:, 1]
-            scores, classes = tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
-            # A NaN could stay outside the top k: where a sort puts it is undefined.
-            finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
-            scores = tf.where(finite, scores, float("nan"))
-            # The logits leave the graph so that TensorFlow (2.21) does not fuse the
-            # sigmoid with the classifier's product, which changes last bits: so the
-            # scores are the Evaluator's, whose loss needs the logits.
-            return scores, classes, outputs.logits, num_frames
-
-        return self.strategy.run(replica_step, args=(batch,))
+    def _replica_step(self, batch):
+        views = batch[structures.VIEWS]
+        outputs = self.networks.forward(self.role, views)
+        num_frames = views[self.networks.views[self.role]][structures.NUM_FRAMES]
+        if outputs.exits is not None:
+            num_frames = outputs.exits[:, 1]
+        scores, classes = tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
+        # A NaN could stay outside the top k: where a sort puts it is undefined.
+        finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
+        scores = tf.where(finite, scores, float("nan"))
+        # The logits leave the graph so that TensorFlow (2.21) does not fuse the sigmoid
+        # with the classifier's product, which changes last bits: so the scores are the
+        # Evaluator's, whose loss needs the logits.
+        return scores, classes, outputs.logits, num_frames
 
     def predict(self, dataset) -> Iterator[Predictions]:
         """Predictions of each batch of a distributed dataset, in its order.
@@ -94,6 +86,4 @@ class Predictor:
             yield found
 
     def _local(self, value) -> np.ndarray:
-        """The rows of all replicas of this process."""
-        parts = self.strategy.experimental_local_results(value)
-        return np.concatenate([part.numpy() for part in parts])
+        return replicas.local_rows(self.strategy, value)

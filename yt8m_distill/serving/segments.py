@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import best_per_class
-from yt8m_distill.models import teacher_student
+from yt8m_distill.models import replicas, teacher_student
 from yt8m_distill.serving import predictions
 
 HEADER = ("Class", "Segments")
@@ -107,23 +106,16 @@ class SegmentPredictor:
         self.grid = grid
         self.max_frames = max_frames
         self.classes = classes
-        self._policy = keras.mixed_precision.global_policy()
-        self._step = tf.function(self._distributed_step)
+        self._step = replicas.on_replicas(strategy, self._replica_step)
 
-    def _distributed_step(self, batch):
-        def replica_step(batch):
-            # Keras 3 (3.15) has a policy a thread; replicas run in threads of their
-            # own.
-            keras.mixed_precision.set_global_policy(self._policy)
-            view = batch[structures.VIEWS][structures.ALL]
-            bounds = self.grid.bounds(self.max_frames)
-            logits = self.network.parts_logits(view, bounds)
-            if self.classes is not None:
-                logits = tf.gather(logits, self.classes, axis=2)
-            finite = tf.math.is_finite(logits)
-            return tf.where(finite, tf.sigmoid(logits), float("nan"))
-
-        return self.strategy.run(replica_step, args=(batch,))
+    def _replica_step(self, batch):
+        view = batch[structures.VIEWS][structures.ALL]
+        bounds = self.grid.bounds(self.max_frames)
+        logits = self.network.parts_logits(view, bounds)
+        if self.classes is not None:
+            logits = tf.gather(logits, self.classes, axis=2)
+        finite = tf.math.is_finite(logits)
+        return tf.where(finite, tf.sigmoid(logits), float("nan"))
 
     def predict(self, dataset) -> Iterator[Scores]:
         """The segments of each batch of a distributed dataset, in its order.
@@ -148,9 +140,7 @@ class SegmentPredictor:
             yield found
 
     def _local(self, value) -> np.ndarray:
-        """The rows of all replicas of this process."""
-        parts = self.strategy.experimental_local_results(value)
-        return np.concatenate([part.numpy() for part in parts])
+        return replicas.local_rows(self.strategy, value)
 
 
 class TopSegments:

@@ -33,13 +33,13 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import BinaryIO
 
 import filelock
-import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings, structures
 from yt8m_distill.data import frame_sampling, pipeline
+from yt8m_distill.models import replicas
 from yt8m_distill.training import manifest
 
 _LOG = logging.getLogger(__name__)
@@ -424,23 +424,16 @@ class Builder:
         self.networks = networks
         self.strategy = strategy
         self.states_of = states_of
-        self.policy = keras.mixed_precision.global_policy()
-        self._step = tf.function(self._distributed_step)
+        self._step = replicas.on_replicas(strategy, self._replica_step)
 
-    def _distributed_step(self, batch):
-        def replica_step(batch):
-            # Keras 3 (3.15) has a policy per thread, and each replica runs in its own.
-            keras.mixed_precision.set_global_policy(self.policy)
-            outputs = self.networks.forward(
-                self.role, batch[structures.VIEWS], states_of=self.states_of
-            )
-            return _stored(outputs, self.cache.key["top_k"])
-
-        return self.strategy.run(replica_step, args=(batch,))
+    def _replica_step(self, batch):
+        outputs = self.networks.forward(
+            self.role, batch[structures.VIEWS], states_of=self.states_of
+        )
+        return _stored(outputs, self.cache.key["top_k"])
 
     def _local(self, value) -> np.ndarray:
-        parts = self.strategy.experimental_local_results(value)
-        return np.concatenate([part.numpy() for part in parts])
+        return replicas.local_rows(self.strategy, value)
 
     def outputs(self, batch) -> dict[str, np.ndarray]:
         """The values to cache for a batch, name → [B, ...]."""
