@@ -43,6 +43,7 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     """Writes the top segments of all classes; yields the ids of each batch."""
     import numpy as np
 
+    from yt8m_distill.data import segments as segment_rules
     from yt8m_distill.serving import segments
 
     data, path = trained.run.data, inference.segment_label_ids_file
@@ -50,7 +51,7 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     classes = vocabulary.read_classes(path, data.num_classes, flag)
     top = segments.TopSegments(classes, inference.segment_max_pred)
     (view,) = trained.views.values()
-    width = settings.SEGMENT_FRAMES + 2 * view.segment_context
+    width = segment_rules.width(view.segment_context)
     if view.k < width:
         raise ValueError(
             f"--segments: the {trained.role} reads {view.k} of the {width} frames that "

@@ -65,9 +65,13 @@ def _share_rows(name: str, case: network.Case, quick: bool) -> list[results.Row]
     return table
 
 
+def _specification(name: str, quick: bool) -> str:
+    return SMALL[name] if quick else name
+
+
 def _build(name: str, quick: bool):
     data = end_to_end.run_settings(quick, "unused", "unused").data
-    spec = registry.parse(SMALL[name] if quick else name)
+    spec = registry.parse(_specification(name, quick))
     return builder.build_network("teacher", spec, data, data.max_frames)
 
 
@@ -91,14 +95,13 @@ def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` takes seconds, at small sizes and without bars."""
     table = []
     for name in list(BARS)[:1] if quick else BARS:
-        spec = registry.parse(SMALL[name] if quick else name)
         made = _build(name, quick)
         table += _share_rows(name, network.Case(made, 2 if quick else BATCH), quick)
         table.append(_memory_row(name, quick))
         del made
         with tempfile.TemporaryDirectory() as folder:
             found = end_to_end.evaluation_rows(
-                quick, folder, frames=(30,), teacher=str(spec)
+                quick, folder, frames=(30,), teacher=_specification(name, quick)
             )
         table += [dataclasses.replace(r, name=f"{name}, {r.name}") for r in found]
     return table

@@ -55,9 +55,8 @@ class _Branch:
         """Flag or file → SHA-256 of everything that determines the feature."""
         found = {self._flag: self.network.hash()}
         for name in reduction.FILES if self._pca else ():
-            content = pathlib.Path(self._folder, name).read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            found[f"{self._pca_flag}/{name}"] = digest
+            path = os.path.join(self._folder, name)
+            found[f"{self._pca_flag}/{name}"] = networks.file_hash(path)
         return found
 
 

@@ -62,9 +62,9 @@ class Network(NamedTuple):
     def hash(self) -> str:
         """SHA-256 of the file; of a folder's files with their names below it."""
         if os.path.isfile(self.path):
-            return _sha256(self.path)
+            return file_hash(self.path)
         lines = [
-            f"{os.path.relpath(path, self.path)} {_sha256(path)}\n"
+            f"{os.path.relpath(path, self.path)} {file_hash(path)}\n"
             for path in sorted(map(str, pathlib.Path(self.path).rglob("*")))
             if os.path.isfile(path)
         ]
@@ -266,7 +266,8 @@ def _require(path: str) -> None:
         raise ValueError(f"there is no file {path}.")
 
 
-def _sha256(path: str) -> str:
+def file_hash(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for piece in iter(lambda: file.read(_PIECE_BYTES), b""):
