@@ -1,5 +1,7 @@
 """Embeddings in files of arrays become records that say how they were quantized."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,8 @@ import tensorflow as tf
 from tests import record_helpers, script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.data import features, records
+from yt8m_distill.data import arrays as array_files
+from yt8m_distill.data import features, layouts, records
 
 NUM_VIDEOS = 8
 
@@ -168,6 +171,7 @@ def test_shards_that_are_there_are_kept_or_refused(tmp_path, embeddings):
     ("content", "named"),
     [
         ({"clip": np.ones([4, 5])}, "sound"),
+        ({"clip": np.ones([4, 5]), "noise": np.ones([4, 3])}, "clip, noise"),
         ({"clip": np.ones(4), "sound": np.ones([4, 3])}, "clip"),
         ({"clip": np.ones([4, 6]), "sound": np.ones([4, 3])}, "6 wide"),
         ({"clip": np.full([4, 5], np.nan), "sound": np.ones([4, 3])}, "finite"),
@@ -183,6 +187,18 @@ def test_a_bad_file_is_named(tmp_path, embeddings, content, named):
         np.savez(path, **content)
     line = convert(tmp_path, call=script_helpers.refuse)
     assert str(path) in line and named in line
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("suffix", ["h5", "parquet"])
+def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch, suffix):
+    name = {"h5": "h5py", "parquet": "pyarrow"}[suffix]
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"{path}.*pip install {name}"):
+        array_files.read(str(path), [layouts.Source("rgb", "clip")])
 
 
 @pytest.mark.once

@@ -80,7 +80,7 @@ def test_every_network_is_written_and_agrees(model, name, data, tmp_path):
     assert (result.difference > 1e-5) == (name == "litert_int8")
     # By hand, from what the description says: class by class, and in order.
     chosen = export.FORMATS[name]
-    text = (folder / chosen.extra / export.DESCRIPTION).read_text("utf-8")
+    text = (folder / chosen.extra / served.DESCRIPTION).read_text("utf-8")
     described = json.loads(text)
     assert (folder / described["file"]).exists()
     assert (described["k"], described["num_classes"]) == (K, 300)
@@ -175,7 +175,7 @@ def test_video_level_vectors_are_read_as_float32(data, tmp_path):
     assert videos.frames.shape == (1, 1, 12) and videos.frames.dtype == np.float32
     folder = str(tmp_path / "model")
     export.export_as("onnx", given, folder)
-    described = json.loads((tmp_path / "model" / export.DESCRIPTION).read_text())
+    described = json.loads((tmp_path / "model" / served.DESCRIPTION).read_text())
     assert (described["k"], described["frames_dtype"]) == (1, "float32")
 
 

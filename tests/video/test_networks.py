@@ -1,5 +1,7 @@
 """Image networks by specification, PCA, and refusals that name what is wrong."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -84,6 +86,12 @@ def test_a_network_that_cannot_be_opened_names_its_flag(text, named):
         networks.open_network(text, "image_network")
     assert str(error.value).startswith(f"--image_network={text}: ")
     assert named in str(error.value).removeprefix(f"--image_network={text}: ")
+
+
+def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="--image_network=.*yt8m-distill.edge"):
+        networks.open_network('onnx(file="x.onnx")', "image_network")
 
 
 def test_a_changed_file_changes_the_hash(tmp_path):

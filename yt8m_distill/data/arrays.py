@@ -5,6 +5,7 @@ An .npy file holds one feature, an .npz file any number by their names, an .h5 f
 feature, one row per frame.
 """
 
+import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def read(path: str, sources: Sequence[layouts.Source]) -> dict[str, np.ndarray]:
     found = {}
     try:
         arrays = _open(path, [source.key for source in sources])
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}.") from error
     for source in sources:
         array = np.asarray(arrays[source.key])
@@ -64,19 +65,33 @@ def _open(path: str, keys: list[str]) -> dict[str, np.ndarray]:
         return {keys[0]: np.load(path, allow_pickle=False)}
     if suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
+            _require(keys, file.files)
             return {key: file[key] for key in keys}
     if suffix == ".parquet":
-        from pyarrow import parquet
-
+        parquet = _load("pyarrow.parquet")
+        _require(keys, parquet.read_schema(path).names)
         table = parquet.read_table(path, columns=keys)
-        missing = set(keys) - set(table.column_names)
-        if missing:
-            raise KeyError(f"there is no column {missing.pop()}")
         return {key: np.stack(table[key].to_numpy()) for key in keys}
-    import h5py
-
-    with h5py.File(path, "r") as file:
+    with _load("h5py").File(path, "r") as file:
+        _require([key.split("/")[0] for key in keys], list(file))
         return {key: file[key][()] for key in keys}
+
+
+def _load(module: str):
+    """A reader that the package does not bring along."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise ValueError(f"{error}; pip install {name} has it") from error
+
+
+def _require(keys: Sequence[str], names: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in names]
+    if missing:
+        raise ValueError(
+            f"--features: there is no {missing[0]}; the file has {', '.join(names)}"
+        )
 
 
 def ranges_of(

@@ -22,8 +22,6 @@ from yt8m_distill.serving import converted, parity, saved_model, served
 
 _LOG = logging.getLogger(__name__)
 
-DESCRIPTION = "model.json"
-
 
 class Format(NamedTuple):
     """One format.
@@ -158,7 +156,7 @@ def _replace(
         text = json.dumps(_describe(name, given, result), indent=1)
         extra = os.path.join(temporary, chosen.extra)
         tf.io.gfile.makedirs(extra)
-        files.write_text(os.path.join(extra, DESCRIPTION), text + "\n")
+        files.write_text(os.path.join(extra, served.DESCRIPTION), text + "\n")
         for extra_name, content in extra_files.items():
             path = os.path.join(extra, extra_name)
             tf.io.gfile.makedirs(os.path.dirname(path))

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from yt8m_distill import settings, vocabulary
-from yt8m_distill.serving import saved_model
+from yt8m_distill.serving import saved_model, served
 from yt8m_distill.video import reduction
 
-_DESCRIPTION = "model.json"  # Of serving/export.py.
 VOCABULARY, FEATURES = "vocabulary.csv", "features.json"
 PCAS = ("pca", "audio_pca")  # Settings that name a folder.
 
@@ -106,7 +105,7 @@ def read_description(model: str) -> dict[str, Any]:
     Raises:
         ValueError: if there is none.
     """
-    return _read(model, _DESCRIPTION, "it is not of yt8m-export")
+    return _read(model, served.DESCRIPTION, "it is not of yt8m-export")
 
 
 def _read(model: str, name: str, otherwise: str) -> dict[str, Any]:

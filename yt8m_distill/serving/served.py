@@ -6,6 +6,9 @@ from yt8m_distill import settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import base
 
+# The file next to a model that says what it reads.
+DESCRIPTION = "model.json"
+
 
 class Served(NamedTuple):
     """A network to be exported.

@@ -84,6 +84,8 @@ def open_network(
         return networks.create(text)
     except (ValueError, OSError, ImportError, tf.errors.OpError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if isinstance(error, ImportError):
+            reason += "; pip install 'yt8m-distill[edge]' has it."
         raise ValueError(f"{where}: {reason}") from error
 
 
