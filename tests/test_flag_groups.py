@@ -55,6 +55,18 @@ def test_the_other_scripts_flags_can_be_defined_side_by_side(groups):
     assert all(name in flag_values for name in names)
 
 
+def test_a_programs_own_setting_is_not_one_of_the_run_that_is_stated_again():
+    # Each of a process's programs for itself: calibration has no vocabulary of its own.
+    found = []
+    for own in (settings.CalibrationSettings, settings.EvalSettings):
+        flag_values = flags.FlagValues()
+        groups = (settings.CheckpointSettings, own)
+        flag_groups.define(groups, flag_values, stated=flag_groups.RUN_GROUPS)
+        flag_values(["any.py", *GIVEN[:1], "--vocabulary=names.csv", "--num_classes=3"])
+        found.append(flag_groups.read_stated(flag_values))
+    assert found == [{"vocabulary": "names.csv", "num_classes": 3}, {"num_classes": 3}]
+
+
 def test_defaults_give_the_default_settings():
     run = flag_groups.read_run(parse())
     expected = settings.RunSettings.from_dict(

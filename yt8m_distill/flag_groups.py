@@ -23,9 +23,6 @@ from yt8m_distill.training import interruption
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
 
-# Flags of settings that are known from elsewhere; see `define`.
-_STATED: set[str] = set()
-
 # Defaults that a preset puts in the place of the ordinary ones. A flag that is
 # given wins over the preset.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -71,7 +68,6 @@ def define(
         for field in dataclasses.fields(group):
             if field.name not in flag_values:
                 _define_one(field, None, flag_values)
-                _STATED.add(field.name)
 
 
 def _define_one(field: dataclasses.Field, default: Any, flag_values) -> None:
@@ -131,8 +127,14 @@ def _refuse_broken_link(field: dataclasses.Field, value: Any) -> None:
 
 
 def read_stated(flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
-    """Name → value of the settings that the command line states again."""
-    return {n: flag_values[n].value for n in _STATED if flag_values[n].present}
+    """Name → value of a run's settings that the command line states again.
+
+    A flag that `define` made for a program's own setting has a default, so a setting of
+    the run with the same name, such as `vocabulary`, is not meant by it.
+    """
+    names = {f.name for group in RUN_GROUPS for f in dataclasses.fields(group)}
+    stated = [n for n in names if n in flag_values and flag_values[n].default is None]
+    return {n: flag_values[n].value for n in stated if flag_values[n].present}
 
 
 def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSettings:
