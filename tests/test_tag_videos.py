@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import script_helpers
+from tests import script_helpers, training_helpers
 from tests import video_helpers as helpers
-from yt8m_distill.serving import extras
+from yt8m_distill.data import pipeline
+from yt8m_distill.models import early_exit
+from yt8m_distill.serving import export, extras
 
 helpers.import_av()
 pytestmark = pytest.mark.slow  # A network is trained and exported.
 
 K, SECONDS = 3, 8
+BUDGETS = (1, 3, 6)  # Of early exit.
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +75,9 @@ def tag(folder, *arguments: str) -> list[dict]:
 
 
 def test_the_scores_are_those_of_the_records(made):
-    records = [r.numpy() for r in tf.data.TFRecordDataset(f"{made}/mine.tfrecord")]
-    serve = tf.saved_model.load(f"{made}/model").signatures["serving_default"]
-    expected = serve(example_bytes=tf.constant(records))
+    expected = of_records(made)
     found = tag(made, f"--videos={made}/clips/*.mp4")
-    assert len(found) == len(records) == 6
+    assert len(found) == len(expected["predictions"]) == 6
     for row, video in enumerate(found):
         classes = [entry["class"] for entry in video["tags"]]
         assert classes == expected["class_indexes"][row].numpy().tolist()
@@ -95,6 +96,66 @@ def test_fewer_frames_may_be_requested(made):
     assert len(found["frames"]["used"]) == 2 and len(found["tags"]) == 1
     given = (f"--model={made}/model", f"{made}/clips/v0.mp4", "--student_k=4")
     assert "--student_k=4" in script_helpers.refuse("tag_videos", *given)
+
+
+@pytest.fixture(scope="module")
+def stopping(made, tmp_path_factory) -> pathlib.Path:
+    """The folder's clips and records, with a network that stops early in `model`."""
+    folder = tmp_path_factory.mktemp("stopping")
+    (folder / "clips").symlink_to(made / "clips")
+    (folder / "mine.tfrecord").symlink_to(made / "mine.tfrecord")
+    run = training_helpers.make_run(
+        "unused",
+        "unused",
+        feature_sizes="4,64",
+        feature_ranges="-9:9,-2:2",
+        num_classes=3,
+        missing_feature="zeros",
+        teacher="MeanTanh(units=6, dropout=0.0)",
+    )
+    network = training_helpers.build_network("teacher", run)
+    records = [r.numpy() for r in tf.data.TFRecordDataset(f"{made}/mine.tfrecord")]
+    view = pipeline.ViewSpec(early_exit.SAMPLER, BUDGETS[-1])
+    _, frames = pipeline.read_view(tf.constant(records), run.data, view)
+    # A threshold among the videos' best scores on their first frame.
+    first, _ = early_exit.read_on(network, frames, 0, 1, None)
+    best = np.sort(tf.sigmoid(first).numpy().max(axis=1))
+    plain = [[[-1.0]]] * 2, [[0.0]] * 2, [1.0] * 3, [0.0] * 3
+    policy = early_exit.Policy(
+        BUDGETS, "max_probability", *plain, (best[2] + best[3]) / 2
+    )
+    stops = early_exit.EarlyExit(network, policy, run.data.max_frames)
+    export.export(stops, run.data, view, f"{folder}/model", 3)
+    extra = "model/assets.extra"
+    shutil.copy(made / extra / extras.FEATURES, folder / extra)
+    shutil.copytree(made / extra / "pca", folder / extra / "pca")
+    return folder
+
+
+def of_records(folder) -> dict[str, tf.Tensor]:
+    """What an exported network says of the records."""
+    records = [r.numpy() for r in tf.data.TFRecordDataset(f"{folder}/mine.tfrecord")]
+    serve = tf.saved_model.load(f"{folder}/model").signatures["serving_default"]
+    return serve(example_bytes=tf.constant(records))
+
+
+def test_only_the_frames_that_early_exit_asks_for_are_decoded(stopping):
+    expected = of_records(stopping)
+    found = tag(stopping, f"--videos={stopping}/clips/*.mp4")
+    assert len(found) == 6
+    decoded = {}
+    for row, video in enumerate(found):
+        scores = [entry["score"] for entry in video["tags"]]
+        np.testing.assert_allclose(scores, expected["predictions"][row], atol=1e-5)
+        classes = [entry["class"] for entry in video["tags"]]
+        assert classes == expected["class_indexes"][row].numpy().tolist()
+        used = len(video["frames"]["used"])
+        assert used == expected["num_frames_used"][row] and used in BUDGETS
+        decoded.setdefault(used, []).append(video["frames"]["decoded"])
+    # The one frame of the first budget, and at most the 14 that it needs.
+    assert len(decoded) > 1 and max(decoded[1]) <= 15 < min(decoded[BUDGETS[-1]])
+    given = (f"--model={stopping}/model", f"{stopping}/clips/v0.mp4", "--student_k=2")
+    assert "--student_k=2" in script_helpers.refuse("tag_videos", *given)
 
 
 def test_names_are_printed_and_a_broken_file_is_a_line(made, tmp_path):

@@ -182,6 +182,7 @@ def _describe(name: str, given: served.Served, result: parity.Result | None) -> 
         "sampler": "nested" if exits else view.sampler,
         "k": given.num_frames,
         "budgets": list(given.budgets),
+        "exit_budgets": list(given.network.policy.budgets) if exits else [],
         "frames_dtype": "uint8" if data.frame_features else "float32",
         "feature_names": [data.names[c] for c in columns],
         "feature_sizes": [data.sizes[c] for c in columns],

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from yt8m_distill import settings
 from yt8m_distill.data import pipeline, records, shards
+from yt8m_distill.models import early_exit
 from yt8m_distill.serving import extras
 from yt8m_distill.video import decoding, extraction
 
@@ -19,7 +20,7 @@ class Tagged(NamedTuple):
 
     Attributes:
         classes, scores: [k] of the best, best first.
-        frames: positions of the frames used, among those of a full record.
+        frames: positions of the frames used, among those of a full record; ascending.
         num_frames: frames of a full record.
         num_decoded: frames of the file that were decoded.
         num_in_file: frames of the file.
@@ -37,6 +38,9 @@ class Tagged(NamedTuple):
 
 class Tagger:
     """An exported network and the image network whose features it was trained on.
+
+    Of a network with early exit the frames of each budget are decoded only once it asks
+    for more than those before.
 
     Args:
         folder: exported with --extraction_manifest.
@@ -60,7 +64,15 @@ class Tagger:
         made_by = extras.read_features(folder)
         self._max_frames = model["max_frames"]
         self._view = pipeline.ViewSpec(model["sampler"], model["k"])
-        if student_k:
+        self._budgets = tuple(model.get("exit_budgets", ()))
+        if self._budgets:
+            self._view = pipeline.ViewSpec(early_exit.SAMPLER, self._budgets[-1])
+            if student_k:
+                raise ValueError(
+                    f"--student_k={student_k}: the network of --model={folder} stops "
+                    "by itself (early exit)."
+                )
+        elif student_k:
             if self._view.sampler == "all" or student_k > self._view.k:
                 frames = "all" if self._view.sampler == "all" else self._view.k
                 raise ValueError(
@@ -92,6 +104,7 @@ class Tagger:
         self._serve = tf.saved_model.load(folder).signatures["frames"]  # noqa: TID251
         blank = {n: np.zeros([1, w], np.uint8) for n, w in self._widths.items()}
         self._classify(blank)  # Warms up.
+        self._choose(1, "")  # Makes the table of `nested`.
 
     def _classify(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         ranges = self._extractor.ranges
@@ -101,40 +114,64 @@ class Tagger:
         found = self._serve(frames=tf.constant(frames[np.newaxis]), num_frames=count)
         return {name: value.numpy() for name, value in found.items()}
 
+    def _choose(self, num_frames: int, video_id: str) -> list[int]:
+        return pipeline.pick_frames(self._view, num_frames, self._max_frames, video_id)
+
+    def _features(self, path: str, inputs: dict, count: int) -> dict[str, np.ndarray]:
+        """Feature → [count, width] uint8, also of those that the file lacks."""
+        features = self._extractor.features(inputs)
+        for name in self._widths.keys() - features.keys():
+            if not self._may_lack:
+                raise ValueError(f"{path}: it has no {name}, which the network reads.")
+            shape = [count, self._widths[name]]
+            features[name] = np.full(shape, shards.MISSING_BYTE, np.uint8)
+        return features
+
     def tag(self, path: str) -> Tagged:
         """Decodes the network's frames of a video and classifies them.
 
         Raises:
             ValueError: for a video that cannot be read; names it.
         """
-        marks = [time.perf_counter()]
+        began, seconds = time.perf_counter(), np.zeros(3)
         with decoding.Clip(path) as clip:
             frames = self._extractor.frames_of(clip)
             (video_id,) = extraction.ids_of([path]).values()
-            chosen = pipeline.pick_frames(
-                self._view, len(frames), self._max_frames, video_id
-            )
+            chosen = self._choose(len(frames), video_id)
             if not chosen:
                 sampler = self._view.sampler
                 raise ValueError(f"{path}: the sampler {sampler} chooses no frame.")
-            inputs = self._extractor.inputs(clip, chosen)
-        marks.append(time.perf_counter())
-        features = self._extractor.features(inputs)
-        for name in self._widths.keys() - features.keys():
-            if not self._may_lack:
-                raise ValueError(f"{path}: it has no {name}, which the network reads.")
-            shape = [len(chosen), self._widths[name]]
-            features[name] = np.full(shape, shards.MISSING_BYTE, np.uint8)
-        marks.append(time.perf_counter())
-        found = self._classify(features)
-        marks.append(time.perf_counter())
+            samples = self._extractor.samples_of(clip)
+            budgets, length = (len(chosen),), len(chosen)
+            if self._budgets:
+                # The network gets a whole video, and looks at the frames of a budget
+                # only if it has not stopped before; until then they are blank.
+                budgets, length = self._budgets, min(len(frames), self._max_frames)
+            features = {
+                n: np.zeros([length, w], np.uint8) for n, w in self._widths.items()
+            }
+            for start, stop in zip((0, *budgets), budgets, strict=False):
+                positions = sorted(chosen[start:stop])
+                inputs = self._extractor.inputs(clip, samples, positions)
+                marks = [began, time.perf_counter()]
+                rows = positions if self._budgets else slice(None)
+                found = self._features(path, inputs, len(positions))
+                for name, vectors in found.items():
+                    features[name][rows] = vectors
+                marks.append(time.perf_counter())
+                answer = self._classify(features)
+                marks.append(began := time.perf_counter())
+                seconds += np.diff(marks)
+                (used,) = answer.get("num_frames_used", [len(chosen)])
+                if used <= stop:
+                    break
         parts = ("decode", "features", "network")
         return Tagged(
-            found["class_indexes"][0],
-            found["predictions"][0],
-            chosen,
+            answer["class_indexes"][0],
+            answer["predictions"][0],
+            sorted(chosen[:used]),
             len(frames),
             clip.num_decoded,
             len(clip.seconds),
-            dict(zip(parts, np.diff(marks).tolist(), strict=True)),
+            dict(zip(parts, seconds.tolist(), strict=True)),
         )

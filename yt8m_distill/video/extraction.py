@@ -112,22 +112,28 @@ class Extractor:
         """The frames of a file that are those of its record, [n] int64."""
         return clip.at_rate(self.given.fps, self.given.max_frames)
 
+    def samples_of(self, clip: decoding.Clip) -> np.ndarray | None:
+        """The sound of a file, see sound.read; None where none is asked for."""
+        return sound.read(clip.path) if SOUND in self.ranges else None
+
     def inputs(
-        self, clip: decoding.Clip, positions: Sequence[int]
+        self,
+        clip: decoding.Clip,
+        samples: np.ndarray | None,
+        positions: Sequence[int],
     ) -> dict[str, np.ndarray]:
         """Feature → inputs of its network; no `audio` for a file without sound.
 
         Args:
             clip: the file.
+            samples: its sound.
             positions: among the frames of its record; ascending.
         """
         frames = self.frames_of(clip)[positions]
         found = {IMAGE: clip.images(frames, self._image.network.size)}
-        if SOUND in self.ranges:
-            samples = sound.read(clip.path)
-            if samples is not None:
-                times = np.asarray(positions) / self.given.fps
-                found[SOUND] = sound.examples(samples, times)
+        if samples is not None:
+            times = np.asarray(positions) / self.given.fps
+            found[SOUND] = sound.examples(samples, times)
         return found
 
     def features(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -175,7 +181,8 @@ def make_record(
             raise ValueError(
                 f"{path}: --frame_sampler={view.sampler} chooses none of its frames."
             )
-        features = extractor.features(extractor.inputs(clip, chosen))
+        samples = extractor.samples_of(clip)
+        features = extractor.features(extractor.inputs(clip, samples, chosen))
     example = tf.train.SequenceExample(context=tf.train.Features(feature=context))
     for name, rows in features.items():
         records.add_frames(example, name, rows, extractor.ranges[name])
