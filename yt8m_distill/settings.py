@@ -452,7 +452,8 @@ class DistillationSettings(Settings):
         "ce + rep + pred",
         "The guided student's objective: a sum of ce or asymmetric, rep, "
         "rep_intermediate, relations and pred with weights, such as "
-        "'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by fine-tuning.",
+        "'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by fine-tuning. "
+        "self_pred: against its own predictions on the most of several --student_k.",
     )
     label_loss: str = setting(
         "ce",

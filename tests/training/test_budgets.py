@@ -26,7 +26,7 @@ def make_run(train_dir, data, **changes) -> settings.RunSettings:
         "mode": "serial",
         "teacher": NETWORK,
         "student": NETWORK,
-        "student_loss": "pred",
+        "student_loss": "pred + 0.5*self_pred",
         "student_k": "2,4,6",
         "train_frame_sampler": "random",
         "num_epochs": 2,
@@ -189,6 +189,12 @@ def test_the_order_and_spaces_of_budgets_do_not_matter():
 def test_bad_budgets_are_refused(data, changes, named):
     with pytest.raises(ValueError, match=named):
         make_run("unused", data, **changes)
+
+
+def test_its_own_predictions_need_several_numbers(data):
+    run = make_run("unused", data, student_k=6)
+    with pytest.raises(ValueError, match=r"self_pred .*--student_k=6"):
+        modes.phases(run, resolved=False)
 
 
 def test_intermediate_states_need_a_single_number(data):

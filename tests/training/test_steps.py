@@ -250,6 +250,37 @@ def test_padding_rows_do_not_change_the_result(tmp_path):
         assert metrics_filled[name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_self_pred_compares_each_view_with_the_widest_as_a_constant(data):
+    run = make_run(
+        data,
+        mode="parallel",
+        student="MeanTanh(dropout=0.0)",
+        classifier="own",
+        student_loss="self_pred",
+        student_k="2,4,6",
+        train_frame_sampler="random",
+        clip_gradient_norm=0,
+        regularization_penalty=0,
+    )
+    found, metrics = gradients_of_the_first_batch(run)
+    runner = make_runner(run, 1)
+    views = next(iter(runner._dataset(0, 0)))["views"]
+    student = runner.networks.network("student")
+    t = tf.sigmoid(student(views["sampled"]).logits).numpy()  # Numbers: no gradient.
+    names, losses, log = ("sampled", "sampled_2", "sampled_mixed"), [], tf.math.log
+    with tf.GradientTape() as tape:
+        for name in names:
+            p = tf.sigmoid(student(views[name]).logits)
+            kl = t * log(t / p) + (1 - t) * log((1 - t) / (1 - p))
+            losses.append(tf.reduce_mean(tf.reduce_sum(kl, 1)))
+        loss = sum(losses) / 3
+    expected = tape.gradient(loss, student.trainable_variables)
+    assert losses[0] == 0 and losses[1] > 0.05
+    assert metrics["student/self_pred_loss"] == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(found["student"], expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_the_norm_in_the_log_is_the_one_before_clipping(data):
     run = make_run(data, clip_gradient_norm=0)
     free, metrics = gradients_of_the_first_batch(run)

@@ -3,6 +3,7 @@
 The teacher is a constant in all of them: no gradient reaches it.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -69,6 +70,22 @@ def make_prediction_loss(
         )
 
     return registered.Loss(prediction_loss, needs="guide", compares="logits")
+
+
+@registered.LOSSES.register("self_pred")
+def make_self_prediction_loss(
+    distance: str = "binary_kl", temperature: float = 1.0
+) -> registered.Loss:
+    """`self_pred`: `pred` against the student's own predictions on the most frames.
+
+    For a student for several k, of Yu & Huang, Universally Slimmable Networks (2019).
+
+    Args:
+        distance, temperature: see `pred`.
+    """
+    return dataclasses.replace(
+        make_prediction_loss(distance, temperature), needs="self"
+    )
 
 
 def _normalized(fn: Callable, field: str, normalized: bool) -> Callable:

@@ -70,6 +70,11 @@ class Objective:
         return all(term.loss.compares == "states" for term in self.terms)
 
     @property
+    def needs_self(self) -> bool:
+        """Whether a part compares with the learner itself, then its last guide."""
+        return any(term.loss.needs == "self" for term in self.terms)
+
+    @property
     def compares_representations(self) -> bool:
         """Whether a term compares encodings or states."""
         return any(term.loss.compares != "logits" for term in self.terms)
@@ -104,6 +109,9 @@ class Objective:
             return labels
         if term.loss.needs == "weighted_labels":
             return labels, label_weights
+        if term.loss.needs == "self":
+            return guides[-1]
+        guides = guides[:-1] if self.needs_self else guides
         guide = None
         if term.guide is not None or len(guides) <= 1:
             guide = guides[term.guide or 0] if guides else None
@@ -124,7 +132,8 @@ class Objective:
         Args:
             student: outputs of the learner.
             labels: [B, C].
-            guides: outputs of its guides, in order.
+            guides: outputs of its guides, in order; the last is the learner itself if
+                needs_self.
             label_weights: [B] or [B, C]; None if all are 1.
             weights: [B], 0 for padding rows; None if all are 1.
 

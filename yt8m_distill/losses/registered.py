@@ -14,7 +14,10 @@ from yt8m_distill import registry
 LOSSES = registry.Registry("loss")
 
 # Possible targets of a loss.
-NEEDS = ("labels", "weighted_labels", "guide", "weighted_guide", "guide_states")
+NEEDS = (
+    *("labels", "weighted_labels"),
+    *("guide", "weighted_guide", "guide_states", "self"),
+)
 
 # Outputs of the student that a loss may compare.
 COMPARES = ("logits", "encoding", "states")
@@ -31,7 +34,8 @@ class Loss:
             and their weights [B] or [B, C]. `guide`: the guide's Outputs, as constants.
             `weighted_guide`: a pair, the guide's Outputs and the weights [B] of the
             videos, 0 for padding rows. `guide_states`: the guide's Outputs, with
-            intermediate states in both networks' Outputs.
+            intermediate states in both networks' Outputs. `self`: the student's own
+            Outputs on the most frames of --student_k, without dropout, as constants.
         compares: the student's output: `logits`; `encoding`, so that no layer after the
             encoding gets gradients; or `states`, so that only the layers before the
             states do. An objective without `logits` does not train the classifier and

@@ -52,7 +52,8 @@ class Role:
         budgets: frames → view, if it is evaluated on several; the largest has the view
             above.
         objective: what it minimizes; None if it is frozen and only guides.
-        guides: the roles whose outputs its objective compares with.
+        guides: the roles whose outputs its objective compares with; last its own name,
+            if it learns from its main view in the others.
         start: source of its initial weights; None for new weights.
         copies_classifier: whether it starts with its guide's classifier.
         copies_network: whether it starts with all of its guide's weights.
@@ -264,6 +265,13 @@ class _Run:
                     f"{len(guides)} of them use --classifier=own and "
                     "--student_start=new."
                 )
+            if objective.needs_self and not self.budgets:
+                raise ValueError(
+                    f"--student_loss={run.distillation.student_loss} compares with the "
+                    "student on the most of several numbers of frames; received "
+                    f"--student_k={run.sampling.student_k}."
+                )
+            names = [guide.name for guide in guides]
             if classifier == "shared":
                 specifications.check_shared_head(
                     spec, guides[0].network, run.distillation
@@ -274,7 +282,7 @@ class _Run:
                 spec = specifications.with_encoding_size(spec, guide, run.data)
             fields = {
                 "objective": objective,
-                "guides": tuple(guide.name for guide in guides),
+                "guides": (*names, *([STUDENT] if objective.needs_self else [])),
                 "copies_classifier": classifier == "copied",
                 "copies_network": copies,
                 "trains_classifier": not self.alone,

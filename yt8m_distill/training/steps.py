@@ -219,7 +219,9 @@ class TrainStep:
                         view=view,
                     )
                     if not place:
-                        outputs[role.name] = found
+                        main = outputs[role.name] = found
+                        if not role.frozen:
+                            outputs[role.name] = self._as_guide(role, found)
                     if not role.frozen:
                         by_view.append(
                             self._losses(role, found, outputs, batch, counts)
@@ -238,9 +240,8 @@ class TrainStep:
             network = self.networks.network(role.name)
             _check_reached(role, network, slopes, variables)
             gradients[role.name] = [tf.convert_to_tensor(g) for g in slopes]
-            quality = self._batch_quality(outputs[role.name], batch, counts.labeled)
+            quality = self._batch_quality(main, batch, counts.labeled)
             numbers[role.name] = [*losses.values(), *quality]
-            outputs[role.name] = self._without_dropout(role, outputs[role.name])
         # A single reduction over the replicas: few, large messages.
         gradients, numbers = _all_reduce_sum((gradients, numbers))
         metrics, finite = [], tf.constant(True)
@@ -250,13 +251,14 @@ class TrainStep:
             metrics += [*numbers[name], norm]
         return gradients, tf.stack(metrics), finite
 
-    def _without_dropout(self, role: modes.Role, outputs) -> structures.Outputs:
-        """The training teacher's outputs, without dropout, as targets.
+    def _as_guide(self, role: modes.Role, outputs) -> structures.Outputs:
+        """A training network's outputs as targets: without dropout, constant.
 
         If nothing uses these logits, the graph does not compute them.
         """
-        network = self.networks.network(role.name)
-        return outputs._replace(logits=network.classify(outputs.encoding))
+        logits = self.networks.network(role.name).classify(outputs.encoding)
+        logits, encoding = map(tf.stop_gradient, (logits, outputs.encoding))
+        return outputs._replace(logits=logits, encoding=encoding)
 
     def _count(self, batch: structures.Batch) -> _Counts:
         """Counts the videos of the global batch, and those with labels."""
