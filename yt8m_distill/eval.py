@@ -79,6 +79,7 @@ def evaluate_once(
         "checkpoint": found.prefix,
         "eval_data_pattern": evaluation.eval_data_pattern,
         "segment_labels": evaluation.segment_labels,
+        "mean_with": evaluation.mean_with,
         **numbers,
     }
     if skipped and skipped.bad:
@@ -132,6 +133,8 @@ def main() -> None:
             evaluation.segment_context if evaluation.segment_labels else None
         ),
     )
+    if evaluation.mean_with:
+        trained.mean_with(checkpoint, evaluation.mean_with, evaluation.mean_weight)
     names = trained.class_names(evaluation.vocabulary)
     pattern = (evaluation.eval_data_pattern, reading, "eval_data_pattern")
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))

@@ -50,17 +50,17 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     flag = "segment_label_ids_file"
     classes = vocabulary.read_classes(path, data.num_classes, flag)
     top = segments.TopSegments(classes, inference.segment_max_pred)
-    (view,) = trained.views.values()
-    width = segment_rules.width(view.segment_context)
-    if view.k < width:
+    context = trained.view.segment_context
+    width = segment_rules.width(context)
+    parts = [v for v in trained.views.values() if v.segment_context is not None]
+    k = min(view.k for view in parts)
+    if k < width:
         raise ValueError(
-            f"--segments: the {trained.role} reads {view.k} of the {width} frames that "
-            f"a segment has with --segment_context={view.segment_context}; all are "
-            "scored, so it needs to be trained on as many, or asked with less context."
+            f"--segments: the {trained.role} reads {k} of the {width} frames that a "
+            f"segment has with --segment_context={context}; all are scored, so it "
+            "needs to be trained on as many, or asked with less context."
         )
-    grid = segments.Grid(
-        inference.segment_stride, view.segment_context, inference.margins
-    )
+    grid = segments.Grid(inference.segment_stride, context, inference.margins)
     if not grid.scored(np.array([data.max_frames]), data.max_frames).any():
         raise ValueError(
             f"--segment_margins={inference.segment_margins} leaves no segment of "
@@ -120,6 +120,8 @@ def main() -> None:
     trained = trained_networks.open_network(
         checkpoint, stated=stated, segment_context=context
     )
+    if inference.mean_with:
+        trained.mean_with(checkpoint, inference.mean_with, inference.mean_weight)
     names = {} if inference.segments else trained.class_names(inference.vocabulary)
     flag = "input_data_pattern"
     shards = trained.open_shards(files, reading, flag, inference.segments)

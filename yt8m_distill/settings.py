@@ -929,6 +929,19 @@ class EvalSettings(Settings):
         "With --segment_labels: K of mAP@K, segments that count per class.",
         minimum=1,
     )
+    mean_with: str = setting(
+        "",
+        "With --segment_labels: train_dir of another run, whose network's logits are "
+        "averaged with those of the network. One of whole videos answers for all "
+        "segments of a video.",
+        path="checkpoints",
+    )
+    mean_weight: float = setting(
+        0.5,
+        "With --mean_with: weight of the other network in the mean.",
+        minimum=0,
+        maximum=1,
+    )
 
     def check(self) -> None:
         if self.output_file and not self.run_once:
@@ -941,6 +954,10 @@ class EvalSettings(Settings):
             raise ValueError(
                 f"--output_file={self.output_file} does not go with --segment_labels: "
                 "yt8m-inference --segments writes the CSV of segments."
+            )
+        if self.mean_with and not self.segment_labels:
+            raise ValueError(
+                f"--mean_with={self.mean_with} goes with --segment_labels."
             )
 
 
@@ -1013,6 +1030,19 @@ class InferenceSettings(Settings):
         "Kaggle's segment_label_ids.csv. Empty: all.",
         path="file",
     )
+    mean_with: str = setting(
+        "",
+        "With --segments: train_dir of another run, whose network's logits are "
+        "averaged with those of the network. One of whole videos answers for all "
+        "segments of a video.",
+        path="checkpoints",
+    )
+    mean_weight: float = setting(
+        0.5,
+        "With --mean_with: weight of the other network in the mean.",
+        minimum=0,
+        maximum=1,
+    )
 
     @property
     def margins(self) -> tuple[int, int]:
@@ -1036,6 +1066,8 @@ class InferenceSettings(Settings):
             raise ValueError(
                 f"--vocabulary={self.vocabulary} does not go with --segments."
             )
+        if self.mean_with and not self.segments:
+            raise ValueError(f"--mean_with={self.mean_with} goes with --segments.")
 
 
 @dataclasses.dataclass(frozen=True)

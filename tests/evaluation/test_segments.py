@@ -91,6 +91,23 @@ def test_a_case_by_hand():
     assert accumulate(scores, labels, rated, 1)[1].map == 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_ranking_all_segments_differs_only_where_the_list_is_cut(seed):
+    """The evaluation ranks rated segments; Kaggle's list has all of a test set."""
+    random = np.random.default_rng(seed)
+    scores = random.random([40, 3]).astype(np.float32)
+    rated = (random.random([40, 3]) < 0.5).astype(np.float32)
+    rated[10:] = 0  # Three in four segments have no rating.
+    rated[0] = 1
+    labels = rated * (random.random([40, 3]) < 0.6)
+    labels[0] = 1
+    found = accumulate(scores[:10], labels[:10], rated[:10], 40)[1].map
+    assert found == pytest.approx(brute_force(scores, labels, rated, 40)[0])
+    # A cut can only lose positives of the longer list.
+    cuts = [brute_force(scores, labels, rated, k)[0] for k in (5, 10, 20, 40)]
+    assert cuts == sorted(cuts) and cuts[0] < found
+
+
 def test_a_score_that_is_no_number_names_its_segment():
     one = np.ones([1, 2], np.float32)
     pool = segments.SegmentAccumulator(2, 5)

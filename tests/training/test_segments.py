@@ -227,6 +227,61 @@ def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
     assert len(names) == 6 and all(name.split(":")[1] in "5 10" for name in names)
 
 
+def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(folder, tmp_path):
+    teacher = folder / "teacher"
+    mean = ("--segments", f"--mean_with={teacher}", "--mean_weight=0.25")
+    script_helpers.succeed(
+        "inference",
+        f"--train_dir={teacher}",
+        f"--input_data_pattern={folder}/validate-0.tfrecord",
+        f"--output_file={tmp_path}/mean.csv",
+        # A part has scores; the other one has no file.
+        *("--num_shards=2", "--shard_index=1", "--batch_size=8", *mean),
+    )
+    network = open_trained(teacher).network
+
+    def logits(frames):
+        view = {"frames": frames[np.newaxis], "num_frames": [len(frames)]}
+        return network({k: tf.constant(v) for k, v in view.items()}).logits[0].numpy()
+
+    expected = {}
+    for video_id, _, frames in helpers.make_videos(9, 2, "e"):
+        whole = logits(frames)
+        for start in range(0, len(frames) - 4, 5):
+            part = logits(frames[max(start - 3, 0) : start + 8])
+            mixed = 1 / (1 + np.exp(-0.75 * part - 0.25 * whole))
+            expected[f"{video_id}:{start}"] = mixed
+    path = tmp_path / "mean-00001-of-00002.csv"
+    rows = list(predictions.read_rows(path, segments_csv.PART_HEADER))
+    for label, row in enumerate(rows):
+        _, names, scores = (column.split() for column in row.columns)
+        assert len(names) == len(expected)
+        for name, score in zip(names, map(float, scores), strict=True):
+            assert score == pytest.approx(expected[name][label], rel=1e-5)
+
+    # The evaluation reads the same two: with one of them alone it is that one.
+    def evaluate(train_dir, *more) -> dict:
+        data = f"--eval_data_pattern={folder}/validate-0.tfrecord"
+        flags = ("--segment_labels", "--run_once", "--segment_context=1", data)
+        script_helpers.succeed("eval", f"--train_dir={train_dir}", *flags, *more)
+        line = helpers.read_lines(train_dir / "eval" / "metrics.jsonl")[-1]
+        return {name: line[name] for name in ("gap", "map", "loss")}
+
+    run = helpers.make_run(tmp_path / "run", folder, mode="baseline", **RATED)
+    helpers.train(run)
+    of_none = evaluate(tmp_path / "run", f"--mean_with={teacher}", "--mean_weight=0")
+    best = results_of(tmp_path / "run", "baseline")
+    assert of_none == pytest.approx({name: best[name] for name in of_none}, rel=1e-5)
+    of_videos = (f"--mean_with={teacher}", "--mean_weight=1")
+    assert evaluate(tmp_path / "run", *of_videos) == pytest.approx(
+        evaluate(teacher, *of_videos), rel=1e-6
+    )
+    refused = script_helpers.call(
+        "eval", f"--train_dir={teacher}", "--eval_data_pattern=x", of_videos[0]
+    )
+    assert refused.returncode and f"{of_videos[0]} " in refused.stderr
+
+
 # 20 frames are 4 segments.
 @pytest.mark.parametrize("margins", ["2,2", "0,4", "9,9"])
 def test_margins_that_leave_no_segment_are_refused(folder, margins):

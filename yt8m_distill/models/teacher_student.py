@@ -1,6 +1,7 @@
 """TeacherStudent: the networks of a run, each on its own view of the video."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import structures
@@ -123,6 +124,18 @@ class TeacherStudent(keras.Model):
         if noise is not None:
             inputs["noise"] = noise
         return self.network(role)(inputs, training=training)
+
+    def parts_logits(
+        self, role: str, views: dict[str, structures.View], bounds: np.ndarray
+    ) -> tf.Tensor:
+        """Logits of parts of each video, see VideoClassifier: [B, W, C].
+
+        Args:
+            role: its name.
+            views: of the batch, with all frames.
+            bounds: [W, 2], of the parts.
+        """
+        return self.network(role).parts_logits(views[structures.ALL], bounds)
 
     def call(self, inputs: dict, training: bool = False) -> dict:
         """Batch → Outputs of every role."""

@@ -84,7 +84,7 @@ class SegmentPredictor:
     """Runs one role's network on all segments of whole videos.
 
     Args:
-        networks: of the run; only the role's is used.
+        networks: of the run, or a mean.MeanNetworks; only the role's is used.
         role: `teacher` or `student`.
         strategy: the devices.
         grid: which segments.
@@ -101,7 +101,8 @@ class SegmentPredictor:
         max_frames: int,
         classes: Sequence[int] | None = None,
     ):
-        self.network = networks.network(role)
+        self.networks = networks
+        self.role = role
         self.strategy = strategy
         self.grid = grid
         self.max_frames = max_frames
@@ -109,9 +110,9 @@ class SegmentPredictor:
         self._step = replicas.on_replicas(strategy, self._replica_step)
 
     def _replica_step(self, batch):
-        view = batch[structures.VIEWS][structures.ALL]
         bounds = self.grid.bounds(self.max_frames)
-        logits = self.network.parts_logits(view, bounds)
+        views = batch[structures.VIEWS]
+        logits = self.networks.parts_logits(self.role, views, bounds)
         if self.classes is not None:
             logits = tf.gather(logits, self.classes, axis=2)
         finite = tf.math.is_finite(logits)

@@ -60,7 +60,29 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
             f"{where} was trained with --teacher={source_run.networks.teacher!r}, but "
             f"this command has {run.networks.teacher!r}."
         )
-    # The weights depend on the data settings, except on the keys of id and labels.
+    check_same_data(where, source_run, run)
+    plan = manifest.read_plan(entry)
+    best = checkpoints.find(entry, plan, _ROLE)
+    if best is None:
+        raise ValueError(f"{where} has no trained teacher yet.")
+    network = registry.parse(plan.network(_ROLE)["network"])
+    entries, last = manifest.read_phases(entry), plan.phases_of(_ROLE)[0]
+    is_finished = bool(entries.get(last, {}).get("finished"))
+    seen = source_run.training.label_fraction
+    return Teacher(_ROLE, network, best.prefix, is_finished, seen)
+
+
+def check_same_data(
+    where: str, source_run: settings.RunSettings, run: settings.RunSettings
+) -> None:
+    """Raises ValueError if a network of another run reads other frames or classes.
+
+    Weights do not depend on the keys of id and labels, nor on what a row is.
+
+    Args:
+        where: the flag that names the other run, and its value.
+        source_run, run: the settings of the other run and of this one.
+    """
     source_data, data = (
         dataclasses.asdict(
             dataclasses.replace(
@@ -76,15 +98,6 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
     different = settings.differences(source_data, data)
     if different:
         raise ValueError(f"{where} was trained on other data: {different}.")
-    plan = manifest.read_plan(entry)
-    best = checkpoints.find(entry, plan, _ROLE)
-    if best is None:
-        raise ValueError(f"{where} has no trained teacher yet.")
-    network = registry.parse(plan.network(_ROLE)["network"])
-    entries, last = manifest.read_phases(entry), plan.phases_of(_ROLE)[0]
-    is_finished = bool(entries.get(last, {}).get("finished"))
-    seen = source_run.training.label_fraction
-    return Teacher(_ROLE, network, best.prefix, is_finished, seen)
 
 
 def warn(run: settings.RunSettings) -> None:

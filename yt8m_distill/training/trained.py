@@ -11,8 +11,8 @@ import tensorflow as tf
 from yt8m_distill import registry, settings, structures, vocabulary
 from yt8m_distill.data import pipeline, shards
 from yt8m_distill.evaluation import exit_calibration
-from yt8m_distill.models import base, builder, early_exit, lstm, teacher_student
-from yt8m_distill.training import checkpoints, distribution, inputs, manifest
+from yt8m_distill.models import base, builder, early_exit, lstm, mean, teacher_student
+from yt8m_distill.training import checkpoints, distribution, inputs, manifest, outside
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,11 +24,13 @@ class TrainedNetwork:
     """A network with everything that is needed to run it.
 
     Attributes:
-        networks: contains only the role's network.
+        networks: contains only the role's network, or a mean.MeanNetworks.
         role: its name.
         run: the settings of its training, with this script's --video_id_key.
         plan: the run's phases and networks.
-        views: name → pipeline.ViewSpec of the view that it reads.
+        views: name → pipeline.ViewSpec of the view that it reads, and of those that
+            other networks of a mean read.
+        view_name: name of its own.
         strategy: the devices.
         found: the checkpoint of its variables.
         names: class index → name, from the run's vocabulary; may be empty.
@@ -39,6 +41,7 @@ class TrainedNetwork:
     run: settings.RunSettings
     plan: manifest.Plan
     views: dict[str, Any]
+    view_name: str
     strategy: tf.distribute.Strategy
     found: checkpoints.Found | None
     names: dict[int, str]
@@ -49,13 +52,17 @@ class TrainedNetwork:
         return self.networks.network(self.role)
 
     @property
+    def view(self) -> pipeline.ViewSpec:
+        """The view that it reads."""
+        return self.views[self.view_name]
+
+    @property
     def budgets(self) -> tuple[int, ...]:
         """The numbers of frames that a student for several k was trained on.
 
         Empty for other networks, and if --student_k selects another number.
         """
-        (view,) = self.views.values()
-        numbers = self.run.sampling.budgets
+        view, numbers = self.view, self.run.sampling.budgets
         several = len(numbers) > 1 and view.sampler != "all" and view.k == numbers[-1]
         return numbers if several else ()
 
@@ -126,6 +133,50 @@ class TrainedNetwork:
         views = {self.role: self.networks.views[self.role]}
         self.networks = teacher_student.TeacherStudent({self.role: network}, views)
 
+    def mean_with(
+        self, given: settings.CheckpointSettings, train_dir: str, weight: float
+    ) -> None:
+        """Averages its logits for segments with those of another run's network.
+
+        Args:
+            given: of its own; devices and batch size are those of the other, too.
+            train_dir: of the other run, whose best network is taken. If that run is of
+                segments, it reads as many frames around them as this one.
+            weight: of the other network, in [0, 1].
+
+        Raises:
+            ValueError: if there is no such network, or it reads other data.
+        """
+        where = f"--mean_with={train_dir}"
+        given = settings.CheckpointSettings(
+            train_dir, batch_size=given.batch_size, video_id_key=given.video_id_key
+        )
+        try:
+            other_run = manifest.read_run_settings(train_dir)
+            outside.check_same_data(where, other_run, self.run)
+            of_videos = not other_run.data.segment_labels
+            context = None if of_videos else self.view.segment_context
+            policies = [run.networks.dtype_policy for run in (other_run, self.run)]
+            if len({*policies}) > 1:
+                raise ValueError(
+                    f"{where} was trained with --dtype_policy={policies[0]}, this "
+                    f"network with {policies[1]}."
+                )
+            other = open_network(given, strategy=self.strategy, segment_context=context)
+        except ValueError as error:
+            text = str(error).replace(f"--train_dir={train_dir}", where)
+            raise ValueError(text) from error
+        names = {name: f"mean_{name}" for name in other.views}
+        others = other.networks
+        others.views = {role: names[name] for role, name in others.views.items()}
+        self.views |= {names[name]: view for name, view in other.views.items()}
+        self.networks = mean.MeanNetworks(
+            [
+                mean.Member(self.networks, self.role, 1 - weight),
+                mean.Member(others, other.role, weight, of_videos),
+            ]
+        )
+
     def load(self, found: checkpoints.Found) -> None:
         """Loads the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)
@@ -151,8 +202,9 @@ class TrainedNetwork:
         views = self.views
         if self.run.data.segment_labels and not opened.data.segment_labels:
             # All frames of a video, for all of its segments.
+            whole = {n: v for n, v in views.items() if v.segment_context is None}
             every = pipeline.ViewSpec("all", opened.data.max_frames)
-            views = {structures.ALL: every}
+            views = {**whole, structures.ALL: every}
         return inputs.evaluation_dataset(self.strategy, opened, views, batch_size)
 
 
@@ -275,10 +327,11 @@ def open_network(
     spec = _with_frames(spec, given.student_k, role, run)
     if segment_context is not None:
         spec = _of_segments(spec, segment_context, run)
-    views = {view: spec}
     stored = os.path.join(given.train_dir, manifest.VOCABULARY)
     names = vocabulary.read(stored) if tf.io.gfile.exists(stored) else {}
-    trained = TrainedNetwork(networks, role, run, plan, views, strategy, None, names)
+    trained = TrainedNetwork(
+        networks, role, run, plan, {view: spec}, view, strategy, None, names
+    )
     if found:
         trained.load(found)
     if given.early_exit:
