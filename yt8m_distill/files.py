@@ -108,18 +108,37 @@ def write_text(path: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[tf.io.gfile.GFile]:
-    """Opens a text file for an atomic write: temporary file, fsync, rename.
+def writing(path: str, mode: str = "w", what: str = "") -> Iterator[tf.io.gfile.GFile]:
+    """Opens a file for an atomic write, see `replacing`.
+
+    Args:
+        path: of the file.
+        mode: `w`, or `wb` for bytes.
+        what: name of the file in errors, by default its path.
 
     Raises:
-        ValueError: if the file cannot be written; the temporary file is removed, and an
-            existing file of that name stays unchanged.
+        ValueError: if the file cannot be written.
     """
-    # Unique among the processes of all machines.
-    temporary = f"{path}.tmp-{uuid.uuid4().int}"
-    with one_line_errors(path), removed_after_errors(temporary):
-        with tf.io.gfile.GFile(temporary, "w") as file:
-            yield file
+    with (
+        one_line_errors(what or path),
+        replacing(path) as temporary,
+        tf.io.gfile.GFile(temporary, mode) as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Gives a temporary name; the file that the block writes there replaces `path`.
+
+    Atomic: the file is flushed to disk (fsync) and renamed. If the block raises, it is
+    removed, and an existing file of that name stays unchanged. The temporary name is
+    hidden, so that no pattern matches it, and unique among all machines.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    with removed_after_errors(temporary):
+        yield temporary
         to_disk(temporary)
         tf.io.gfile.rename(temporary, path, overwrite=True)
 

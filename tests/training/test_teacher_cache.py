@@ -308,7 +308,7 @@ def arrays(random, count: int, classes: int = 6) -> teacher_cache.Arrays:
     """Outputs of some videos."""
     values = {"encoding": random.normal(size=(count, 3)).astype(np.float16)}
     values["logits"] = random.normal(size=(count, classes)).astype(np.float16)
-    return teacher_cache.Arrays(values)
+    return values
 
 
 @once
@@ -321,7 +321,7 @@ def test_rows_are_those_of_the_ids_in_every_order(tmp_path):
     again = teacher_cache.TeacherCache(str(tmp_path), KEY)
     found = again.rows([b"\xff\x00", b"b", b"", b"b"])
     for name in ("encoding", "logits"):
-        first, second = (part.values[name] for part in parts)
+        first, second = (part[name] for part in parts)
         expected = [second[1], first[1], np.zeros_like(first[1]), first[1]]
         np.testing.assert_array_equal(found[name], expected)
     with pytest.raises(KeyError, match="no outputs for video x"):
@@ -341,7 +341,7 @@ def test_open_files_do_not_grow_with_the_parts(tmp_path, monkeypatch):
     again = teacher_cache.TeacherCache(str(tmp_path), KEY)
     found = again.rows(list(parts)[::-1])
     assert len(os.listdir("/proc/self/fd")) <= before + 2 * 3  # two caches
-    expected = [part.values["encoding"][0] for part in parts.values()][::-1]
+    expected = [part["encoding"][0] for part in parts.values()][::-1]
     np.testing.assert_array_equal(found["encoding"], expected)
 
 

@@ -18,7 +18,6 @@ import logging
 import os
 import sys
 import tempfile
-import uuid
 import zipfile  # noqa: TID251 (for the name of an error of np.load)
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -360,22 +359,6 @@ def _walk(shard: str, data: settings.DataSettings) -> _Rows:
     return rows
 
 
-def write(index: Index, path: str) -> None:
-    """Writes an index atomically, under a temporary name first.
-
-    Raises:
-        OSError or tf.errors.OpError: if the file system refuses.
-    """
-    content = io.BytesIO()
-    np.savez_compressed(content, **index._asdict())
-    # Unique among the processes of all machines.
-    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    with files.removed_after_errors(temporary):
-        with open(temporary, "xb") as file:
-            file.write(content.getvalue())
-        os.replace(temporary, path)
-
-
 def read(path: str, shard: str, data: settings.DataSettings) -> Index:
     """The index of a shard.
 
@@ -495,16 +478,19 @@ def load_or_build(
 
 
 def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
-    """Writes an index, if a folder was found for it."""
+    """Writes an index atomically, if a folder was found for it."""
     if not folder:
         return
+    content = io.BytesIO()
+    np.savez_compressed(content, **index._asdict())
     try:
-        write(index, path_in(folder, shard))
-    except files.ERRORS as error:
-        line = f"The index of {shard} cannot be written: {files.reason(error)}."
+        what = f"The index of {shard}"
+        with files.writing(path_in(folder, shard), "wb", what) as file:
+            file.write(content.getvalue())
+    except ValueError as error:
         if required:
-            raise ValueError(line) from error
-        _LOG.warning("%s It stays in memory.", line)
+            raise
+        _LOG.warning("%s It stays in memory.", error)
 
 
 def _writable_folders(shards: Sequence[str], index_dir: str) -> dict[str, str]:

@@ -1,12 +1,11 @@
 """Rewriting of shards: output paths, atomic writes and errors.
 
-A shard keeps its file name. It is written under a unique hidden temporary name, which
-no pattern matches, and renamed, so it may be written by several processes at a time.
+A shard keeps its file name. It is written atomically, so several processes may write it
+at the same time.
 """
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
@@ -48,10 +47,8 @@ def named_errors(source: str, target: str) -> Iterator[None]:
 @contextlib.contextmanager
 def writing(target: str) -> Iterator[tf.io.TFRecordWriter]:
     """Opens a writer for an atomic write of a shard."""
-    folder, name = os.path.split(target)
-    # Unique among the processes of all machines.
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    with files.removed_after_errors(temporary):
-        with tf.io.TFRecordWriter(temporary) as writer:
-            yield writer
-        tf.io.gfile.rename(temporary, target, overwrite=True)
+    with (
+        files.replacing(target) as temporary,
+        tf.io.TFRecordWriter(temporary) as writer,
+    ):
+        yield writer

@@ -20,17 +20,15 @@ probability.
 
 import bisect
 import contextlib
-import dataclasses
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
 import sys
-import uuid
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Container, Iterator, Sequence
 
 import filelock
 import numpy as np
@@ -94,19 +92,9 @@ def describe(
     return key
 
 
-@dataclasses.dataclass
-class Arrays:
-    """Outputs of N videos in their stored form.
-
-    Attributes:
-        values: name (`encoding`, `logits`, `states`, `fingerprint`, and with top_k
-            `classes` and `rest`) → [N, ...].
-    """
-
-    values: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.values["encoding"])
+# Outputs of N videos in their stored form: name (`encoding`, `logits`, `states`,
+# `fingerprint`, and with top_k `classes` and `rest`) → [N, ...].
+Arrays = dict[str, np.ndarray]
 
 
 def _stored(outputs: structures.Outputs, top_k: int) -> dict[str, tf.Tensor]:
@@ -190,23 +178,21 @@ class TeacherCache:
             ValueError: if the folder cannot be written.
         """
         lock = filelock.FileLock(os.path.join(self.folder, LOCK))
-        with contextlib.ExitStack() as stack:
+        with files.one_line_errors(self._where):
+            os.makedirs(self.folder, exist_ok=True)
             try:
-                os.makedirs(self.folder, exist_ok=True)
-                try:
-                    stack.enter_context(lock.acquire(timeout=0))
-                except filelock.Timeout:
-                    _LOG.info("Another run is filling %s: waiting.", self.folder)
-                    stack.enter_context(lock.acquire())
-            except OSError as error:
-                raise self._unwritable(error) from error
+                held = lock.acquire(timeout=0)
+            except filelock.Timeout:
+                _LOG.info("Another run is filling %s: waiting.", self.folder)
+                held = lock.acquire()
+        with held:
             self._open_new_parts()
             yield
 
-    def _unwritable(self, error: OSError) -> ValueError:
-        return ValueError(
-            f"--teacher_cache: {self.folder} cannot be written: {files.reason(error)}."
-        )
+    @property
+    def _where(self) -> str:
+        """Flag and folder, for errors."""
+        return f"--teacher_cache: {self.folder}"
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -264,25 +250,24 @@ class TeacherCache:
         Raises:
             ValueError: if the folder cannot be written.
         """
-        ends = np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
-        stored = {
-            "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
-            "id_ends": ends,
-            "names": np.array(list(arrays.values)),
-        }
-        try:
+        with files.one_line_errors(self._where):
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(os.path.join(self.folder, KEY)):
                 manifest.write_json(os.path.join(self.folder, KEY), self.key)
-            for name, value in arrays.values.items():
-                _save(
-                    self._path(f"{name}.npy", part),
-                    lambda file, v=value: np.save(_Plain(file), v, allow_pickle=False),
-                )
-            # Last: the ids make the part valid.
-            _save(self._path("ids.npz", part), lambda file: np.savez(file, **stored))
-        except OSError as error:
-            raise self._unwritable(error) from error
+        for name, value in arrays.items():
+            path = self._path(f"{name}.npy", part)
+            with files.writing(path, "wb", self._where) as file:
+                np.save(file, value, allow_pickle=False)
+        # Last: the ids make the part valid.
+        content = io.BytesIO()
+        np.savez(
+            content,
+            id_bytes=np.frombuffer(b"".join(ids), np.uint8),
+            id_ends=np.cumsum([len(video_id) for video_id in ids], dtype=np.int64),
+            names=np.array(list(arrays)),
+        )
+        with files.writing(self._path("ids.npz", part), "wb", self._where) as file:
+            file.write(content.getvalue())
 
     def has_part(self, part: int) -> bool:
         """Whether part number `part` is on disk."""
@@ -302,7 +287,7 @@ class TeacherCache:
         covered = manifest.read_json(path, list) if os.path.exists(path) else []
         manifest.write_json(path, [*covered, data])
 
-    def rows(self, video_ids: Sequence[bytes]) -> dict[str, np.ndarray]:
+    def rows(self, video_ids: Sequence[bytes]) -> Arrays:
         """Name → [B, ...], the outputs of these videos; 0 for an empty id.
 
         Raises:
@@ -359,9 +344,9 @@ class TeacherCache:
         ).prefetch(pipeline.BATCHES_AHEAD)
 
 
-def _joined(batches: Sequence[dict[str, np.ndarray]]) -> Arrays:
+def _joined(batches: Sequence[Arrays]) -> Arrays:
     """Concatenates the outputs of several batches."""
-    return Arrays({n: np.concatenate([b[n] for b in batches]) for n in batches[0]})
+    return {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
 
 
 def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
@@ -376,28 +361,6 @@ def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
 def _repeated(video_id: bytes) -> str:
     name = video_id.decode(errors="backslashreplace")
     return f"--teacher_cache needs unique ids; {name} is the id of more than one video."
-
-
-class _Plain:
-    """Hides that a file is a Python file, so that numpy calls its `write`.
-
-    Numpy writes to a Python file by itself and reports a full disk only as "24
-    requested and 8 written" (seen in numpy 2.4).
-    """
-
-    def __init__(self, file: BinaryIO):
-        self.write = file.write
-
-
-def _save(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file atomically: to a temporary file, fsync, rename."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with files.removed_after_errors(temporary):
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
 
 class Builder:
@@ -435,7 +398,7 @@ class Builder:
     def _local(self, value) -> np.ndarray:
         return replicas.local_rows(self.strategy, value)
 
-    def outputs(self, batch) -> dict[str, np.ndarray]:
+    def outputs(self, batch) -> Arrays:
         """The values to cache for a batch, name → [B, ...]."""
         return {name: self._local(v) for name, v in self._step(batch).items()}
 
@@ -453,7 +416,7 @@ class Builder:
             disable=not sys.stderr.isatty(),
         )
         ids: list[bytes] = []
-        pending: list[dict[str, np.ndarray]] = []
+        pending: list[Arrays] = []
         with bar:
             for batch in dataset:
                 names = self._local(batch[structures.VIDEO_ID])
@@ -477,7 +440,7 @@ class Builder:
             ValueError: as `fill`.
         """
         ids: list[bytes] = []
-        batches: list[dict[str, np.ndarray]] = []
+        batches: list[Arrays] = []
         for batch in dataset:
             names = self._local(batch[structures.VIDEO_ID])
             real = names != b""
@@ -487,7 +450,7 @@ class Builder:
         _check_distinct(ids)
         return ids, _joined(batches)
 
-    def _checked_outputs(self, batch, names, mask) -> dict[str, np.ndarray]:
+    def _checked_outputs(self, batch, names, mask) -> Arrays:
         """The values to cache for the rows in `mask` [B], after checking them."""
         outputs = {name: v[mask] for name, v in self.outputs(batch).items()}
         _check_finite(names[mask], outputs)
@@ -542,7 +505,7 @@ class Builder:
                 )
 
 
-def _check_finite(names: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
+def _check_finite(names: np.ndarray, outputs: Arrays) -> None:
     for name, values in outputs.items():
         if values.dtype.kind != "f":
             continue
