@@ -240,64 +240,81 @@ def count_records(files: Sequence[str]) -> int:
     Compressed files must be decompressed for that, and remote files read.
 
     Raises:
-        ValueError: for a file that ends inside a record or is not a TFRecord file.
+        ValueError: for a file that is truncated or not a TFRecord file.
     """
     return sum(_count_in_file(path) for path in files)
 
 
 def _count_in_file(path: str) -> int:
-    compression, local = compression_of(path), os.path.isfile(path)
-    if compression and local:
-        count, end, problem = packed_end(path)
-        if problem == "":
-            return count
+    count = None
+    if os.path.isfile(path):
+        count, problem = _follow_lengths(path)
         if problem:
-            raise ValueError(_located(path, count, unread(end, problem)))
-    if compression or not local:
-        dataset = tf.data.TFRecordDataset(path, compression)
-        return int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
-    count = end = 0
-    for _, begin, header in _headers(path):
-        count, end = count + 1, _end_of(begin, header)
-    if end != os.path.getsize(path):
-        line = (
-            f"{path} ends inside record {count - 1} (counted from 0): it is truncated "
-            "or not a TFRecord file."
-        )
-        raise ValueError(_broken_length(path) or line)
+            raise ValueError(problem)
+    if count is None:
+        dataset = tf.data.TFRecordDataset(path, compression_of(path))
+        count = int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
     return count
 
 
-def _headers(path: str) -> Iterator[tuple[int, int, bytes]]:
-    """Number, offset and header of each record of a local shard.
+def check_lengths(path: str) -> None:
+    """Rejects a local shard with an error that TensorFlow's reader does not handle.
 
-    Follows the stored lengths without verifying checksums; the last header may be
-    truncated.
+    If the length of a record exceeds the file, the reader (seen in 2.21) allocates that
+    much memory and the process dies. A file that ends inside a record header is read as
+    if it ended before. A compressed shard is decompressed once more for this check.
+
+    Raises:
+        ValueError: naming the shard and the record.
     """
-    size, number, position = os.path.getsize(path), 0, 0
+    if os.path.isfile(path):
+        _, problem = _follow_lengths(path)
+        if problem:
+            raise ValueError(problem)
+
+
+def _follow_lengths(path: str) -> tuple[int | None, str]:
+    """Follows the lengths of the records of a local shard, as they are stored.
+
+    Returns:
+        The number of records, None if TensorFlow's reader will report an error; and the
+        error line if the lengths do not lead to the end of the file, otherwise empty.
+    """
+    if compression_of(path):
+        count, end, problem = packed_end(path)
+        if problem:
+            return count, _located(path, count, unread(end, problem))
+        return (None if problem is None else count), ""
+    count = end = 0
+    for begin, header in _headers(path):
+        count, end = count + 1, _end_of(begin, header)
+    if end == os.path.getsize(path):
+        return count, ""
+    # After a wrong length, other bytes are misread as lengths, so the first one counts.
+    headers = list(_headers(path))
+    broken = (n for n, (_, head) in enumerate(headers) if header_length(head) is None)
+    number = next(broken, len(headers) - 1)
+    return count, _located(path, number, damaged(path, headers[number][0])[0])
+
+
+def _headers(path: str) -> Iterator[tuple[int, bytes]]:
+    """Offset and header of each record of a local shard; the last may be truncated.
+
+    Follows the stored lengths without verifying checksums.
+    """
+    size, position = os.path.getsize(path), 0
     with open(path, "rb") as file:
         while position < size:
             file.seek(position)
             header = file.read(HEADER)
-            yield number, position, header
-            number, position = number + 1, _end_of(position, header)
+            yield position, header
+            position = _end_of(position, header)
 
 
 def _end_of(begin: int, header: bytes) -> int:
     """Offset of the end of a record; beyond the file if its header is truncated."""
     (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\0"))
     return begin + length + FRAMING
-
-
-def _broken_length(path: str) -> str | None:
-    """The error line for the first length with a wrong checksum, or None.
-
-    After a wrong length, other bytes are misread as lengths, so the first one counts.
-    """
-    for number, begin, header in _headers(path):
-        if len(header) == HEADER and header_length(header) is None:
-            return _located(path, number, damaged(path, begin)[0])
-    return None
 
 
 def remote_size(path: str) -> int:
@@ -401,35 +418,6 @@ def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
     return number, end, ""
 
 
-def check_lengths(path: str) -> None:
-    """Rejects a local shard with an error that TensorFlow's reader does not handle.
-
-    If the length of a record exceeds the file, the reader (seen in 2.21) allocates that
-    much memory and the process dies. A file that ends inside a record header is read as
-    if it ended before. A compressed shard is decompressed once more for this check.
-
-    Raises:
-        ValueError: naming the shard and the record.
-    """
-    if not os.path.isfile(path):
-        return
-    if compression_of(path):
-        count, end, problem = packed_end(path)
-        if problem:
-            raise ValueError(_located(path, count, unread(end, problem)))
-        return
-    size = os.path.getsize(path)
-    for number, begin, header in _headers(path):
-        if len(header) < HEADER:
-            refused = _broken_length(path) is None
-        else:
-            # TensorFlow verifies the checksum before it allocates memory.
-            too_long = _end_of(0, header) - FRAMING > size
-            refused = too_long and header_length(header) is not None
-        if refused:
-            raise ValueError(_located(path, number, damaged(path, begin)[0]))
-
-
 def marked(message: str) -> str:
     """Marks a message so that `describe_error` finds it in a TensorFlow error."""
     return f"{_BEGIN}{message}{_END}"
@@ -440,30 +428,60 @@ def marked_in_graph(parts: Sequence) -> tf.Tensor:
     return tf.strings.join([_BEGIN, *parts, _END])
 
 
-def _require(condition, splits, origins, video_ids, what: list) -> tf.Operation:
-    """Asserts a condition; the error names the first record where it is false.
+class _Check(NamedTuple):
+    """A condition on N entries of B records.
 
-    Args:
-        condition: [N] bool.
-        splits: [B + 1] int64 row splits of `condition`; None if it has one entry per
-            record.
-        origins: [B] string.
-        video_ids: [B] string.
+    Attributes:
+        holds: [N] bool.
         what: parts of the message: strings, and [N] tensors of which the invalid value
             is shown.
+        splits: [B + 1] int64 row splits of the entries; None if each record has one.
     """
-    # No tf.cond, which would cost more than the work itself.
-    at = tf.where(~condition)[:1, 0]  # [1], or [0] if all are true
-    row = at if splits is None else tf.searchsorted(splits, at, side="right") - 1
-    parts = [
-        part if isinstance(part, str) else tf.strings.as_string(tf.gather(part, at))
-        for part in what
-    ]
-    # An error message that is not UTF-8 would reach Python as a codec error.
-    video_id = tf.strings.unicode_transcode(tf.gather(video_ids, row), "UTF-8", "UTF-8")
-    names = [tf.gather(origins, row), ", video ", video_id, ": "]
-    message = marked_in_graph([*names, *parts])
-    return tf.debugging.Assert(tf.reduce_all(condition), [message])
+
+    holds: tf.Tensor
+    what: Sequence
+    splits: tf.Tensor | None = None
+
+    def rows(self, entries: tf.Tensor) -> tf.Tensor:
+        """The records of some entries."""
+        if self.splits is None:
+            return entries
+        return tf.searchsorted(self.splits, entries, side="right") - 1
+
+    def parts(self, entries: tf.Tensor) -> list:
+        """Parts of the messages for some entries, to be joined."""
+        return [
+            part
+            if isinstance(part, str)
+            else tf.strings.as_string(tf.gather(part, entries))
+            for part in self.what
+        ]
+
+
+def _require(
+    checks: Sequence[_Check], origins: tf.Tensor, video_ids: tf.Tensor
+) -> list[tf.Operation]:
+    """Asserts conditions in order; the error names the first record that breaks one.
+
+    Args:
+        checks: the conditions.
+        origins: [B] string, names of the records.
+        video_ids: [B] string.
+    """
+    done: list[tf.Operation] = []
+    for check in checks:
+        # No tf.cond, which would cost more than the work itself.
+        at = tf.where(~check.holds)[:1, 0]  # [1], or [0] if all are true
+        row = check.rows(at)
+        # An error message that is not UTF-8 would reach Python as a codec error.
+        video_id = tf.strings.unicode_transcode(
+            tf.gather(video_ids, row), "UTF-8", "UTF-8"
+        )
+        names = [tf.gather(origins, row), ", video ", video_id, ": "]
+        message = marked_in_graph([*names, *check.parts(at)])
+        with tf.control_dependencies(done):
+            done.append(tf.debugging.Assert(tf.reduce_all(check.holds), [message]))
+    return done
 
 
 def parse_batch(
@@ -615,9 +633,22 @@ def find_faults(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor
         [B] string, empty for a record that `parse_batch` accepts.
     """
     can_parse = _can_parse(serialized, data)
-    readable = tf.where(can_parse, serialized, "")
-    check = _frame_level_faults if data.frame_features else _video_level_faults
-    return tf.where(can_parse, check(readable, data), NOT_AN_EXAMPLE)
+    readable, size = tf.where(can_parse, serialized, ""), tf.size(serialized)
+    if data.frame_features:
+        _, lists = _read_frame_level(readable, tf.zeros_like(readable), data)
+        checks = _frame_checks(lists, data, False)
+    else:
+        parsed = _read_video_level(readable, tf.zeros_like(readable), data)
+        checks = _vector_checks(parsed, data, False)
+    faults = tf.zeros_like(serialized)
+    for check in checks[::-1]:  # Of several faults, the first one stays.
+        broken = tf.where(~check.holds)[:, 0]
+        first = tf.math.unsorted_segment_min(broken, check.rows(broken), size)
+        rows = tf.where(first < tf.int64.max)  # [rows with this fault, 1]
+        messages = tf.strings.join(check.parts(tf.gather(first, rows[:, 0])))
+        messages = tf.broadcast_to(messages, tf.shape(rows)[:1])
+        faults = tf.tensor_scatter_nd_update(faults, rows, messages)
+    return tf.where(can_parse, faults, NOT_AN_EXAMPLE)
 
 
 def _can_parse(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
@@ -651,64 +682,53 @@ def _can_parse(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
     )
 
 
-def _frame_level_faults(serialized, data) -> tf.Tensor:
-    """[B] string; raises for a record that is not a SequenceExample."""
-    _, lists = _read_frame_level(serialized, tf.zeros_like(serialized), data)
-    faults = tf.zeros_like(serialized)
-    may_lack = _may_lack([lists[name].row_lengths() for name in data.names], data)
-    for name, size in zip(data.names, data.sizes, strict=True):
-        feature = lists[name]
-        frames = feature.with_values(feature.values.row_lengths() != 1)
-        widths = tf.strings.length(feature.flat_values) != size
-        widths = feature.with_flat_values(widths).merge_dims(1, 2)
-        for bad, what in (
-            ((feature.row_lengths() == 0) & ~may_lack, "has no frames."),
-            (tf.reduce_any(frames, axis=1), "has a frame that is not 1 byte string."),
-            (
-                tf.reduce_any(widths, axis=1),
-                f"has a frame that is not {size} bytes wide.",
-            ),
-        ):
-            fault = tf.where(bad, f"feature {name} {what}", "")
-            faults = tf.where(faults == "", fault, faults)
-    return faults
-
-
-def _video_level_faults(serialized, data) -> tf.Tensor:
-    """[B] string; raises for a record that is not an Example."""
-    parsed = _read_video_level(serialized, tf.zeros_like(serialized), data)
-    faults = tf.zeros_like(serialized)
-    for name, size in zip(data.names, data.sizes, strict=True):
-        bad = parsed[name].row_lengths() != size
-        fault = tf.where(bad, f"feature {name} has not {size} numbers.", "")
-        faults = tf.where(faults == "", fault, faults)
-        finite = parsed[name].with_flat_values(
-            tf.cast(tf.math.is_finite(parsed[name].flat_values), tf.int32)
-        )
-        bad = tf.reduce_min(finite, axis=1) == 0
-        fault = tf.where(bad, f"feature {name} has a number that is not finite.", "")
-        faults = tf.where(faults == "", fault, faults)
-    return faults
-
-
-def _may_lack(counts: list[tf.Tensor], data: settings.DataSettings) -> tf.Tensor:
+def _may_lack(lists, data: settings.DataSettings) -> tf.Tensor:
     """[B] bool: whether a feature may be missing under --missing_feature."""
-    some = tf.reduce_any(tf.stack([count > 0 for count in counts]), axis=0)
+    some = tf.reduce_any([lists[name].row_lengths() > 0 for name in data.names], axis=0)
     return some & (data.missing_feature == "zeros")
+
+
+def _frame_checks(lists, data, is_exempt) -> list[_Check]:
+    """The conditions on frames: one byte string each, of the feature's width.
+
+    Args:
+        lists: name → [B, frames, strings].
+        data: description of the records.
+        is_exempt: [B] bool or False, records that may have no frames.
+    """
+    may_lack = is_exempt | _may_lack(lists, data)
+    checks = []
+    for name, size in zip(data.names, data.sizes, strict=True):
+        feature, counts = lists[name], lists[name].values.row_lengths()
+        strings = feature.merge_dims(1, 2)
+        widths = tf.strings.length(strings.values)
+        what = [f"feature {name} has no frames. Is --feature_names right, and is this "]
+        what += ["frame-level data?"]
+        checks.append(_Check((feature.row_lengths() > 0) | may_lack, what))
+        what = [f"a frame of feature {name} is ", counts, " byte strings, not 1."]
+        checks.append(_Check(counts == 1, what, feature.row_splits))
+        what = [f"a frame of feature {name} is ", widths]
+        what += [f" bytes wide, not the {size} of --feature_sizes."]
+        checks.append(_Check(widths == size, what, strings.row_splits))
+    return checks
 
 
 def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
     context, lists = _read_frame_level(serialized, origins, data)
     video_ids = context[data.video_id_key]
-    counts = [lists[name].row_lengths() for name in data.names]
-    may_lack = _may_lack(counts, data)
-    frames = tuple(
-        _checked_frames(
-            lists[name], name, size, origins, video_ids, ~is_video | may_lack
+    checks = _require(_frame_checks(lists, data, ~is_video), origins, video_ids)
+    with tf.control_dependencies(checks):
+        frames = tuple(
+            tf.RaggedTensor.from_row_splits(
+                tf.identity(lists[name].flat_values),  # One string per frame.
+                lists[name].row_splits,
+                validate=False,
+            )
+            for name in data.names
         )
-        for name, size in zip(data.names, data.sizes, strict=True)
-    )
     # A missing feature does not affect the number of frames.
+    may_lack = _may_lack(lists, data)
+    counts = [feature.row_lengths() for feature in frames]
     counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
     num_frames = tf.reduce_min(tf.stack(counts), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
@@ -717,59 +737,39 @@ def _parse_frame_level(serialized, origins, data, is_video) -> Parsed:
     return Parsed(origins, video_ids, labels, frames, num_frames, ratings)
 
 
-def _checked_frames(
-    feature: tf.RaggedTensor, name: str, size: int, origins, video_ids, may_lack
-) -> tf.RaggedTensor:
-    """A feature's byte strings [B, None], one per frame, with checked widths."""
-    splits = feature.row_splits
-    counts = feature.values.row_lengths()  # Byte strings in each frame: 1.
-    strings = feature.flat_values
+def _vector_checks(parsed, data, is_exempt) -> list[_Check]:
+    """The conditions on vectors: the feature's width, and finite numbers.
 
-    def require(condition, splits, what):
-        return _require(condition, splits, origins, video_ids, what)
-
-    some = require(
-        (feature.row_lengths() > 0) | may_lack,
-        None,
-        [
-            f"feature {name} has no frames. Is --feature_names right, and is this "
-            "frame-level data?"
-        ],
-    )
-    what = [f"a frame of feature {name} is ", counts, " byte strings, not 1."]
-    single = require(counts == 1, splits, what)
-    with tf.control_dependencies([some, single]):
-        widths = tf.strings.length(strings)
-        what = [f"a frame of feature {name} is ", widths]
-        what += [f" bytes wide, not the {size} of --feature_sizes."]
-        width = require(widths == size, splits, what)
-    with tf.control_dependencies([width]):
-        strings = tf.identity(strings)
-    return tf.RaggedTensor.from_row_splits(strings, splits, validate=False)
-
-
-def _parse_video_level(serialized, origins, data, is_video) -> Parsed:
-    parsed = _read_video_level(serialized, origins, data)
-    video_ids = parsed[data.video_id_key]
-    vectors, checks = [], []
+    Args:
+        parsed: name → [B, numbers].
+        data: description of the records.
+        is_exempt: [B] bool or False, records that may have no numbers.
+    """
+    checks = []
     for name, size in zip(data.names, data.sizes, strict=True):
         widths, numbers = parsed[name].row_lengths(), parsed[name].flat_values
         what = [f"feature {name} has ", widths, f" numbers, not the {size} of "]
         what += ["--feature_sizes. Is --feature_names right, and is this video-level "]
         what += ["data?"]
-        checks.append(
-            _require((widths == size) | ~is_video, None, origins, video_ids, what)
-        )
+        checks.append(_Check((widths == size) | is_exempt, what))
         what = [f"a number of feature {name} is ", numbers, "."]
-        splits = parsed[name].row_splits
-        checks.append(
-            _require(tf.math.is_finite(numbers), splits, origins, video_ids, what)
+        is_finite = tf.math.is_finite(numbers)
+        checks.append(_Check(is_finite, what, parsed[name].row_splits))
+    return checks
+
+
+def _parse_video_level(serialized, origins, data, is_video) -> Parsed:
+    parsed = _read_video_level(serialized, origins, data)
+    video_ids = parsed[data.video_id_key]
+    checks = _require(_vector_checks(parsed, data, ~is_video), origins, video_ids)
+    with tf.control_dependencies(checks):
+        vectors = tuple(
+            parsed[name].to_tensor(shape=[None, size])
+            for name, size in zip(data.names, data.sizes, strict=True)
         )
-        with tf.control_dependencies(checks):
-            vectors.append(parsed[name].to_tensor(shape=[None, size]))
     num_frames = tf.cast(is_video, tf.int32)
     labels = parsed[data.labels_key]
-    return Parsed(origins, video_ids, labels, tuple(vectors), num_frames)
+    return Parsed(origins, video_ids, labels, vectors, num_frames)
 
 
 def required_ids(
@@ -780,14 +780,9 @@ def required_ids(
     Raises (when the graph runs):
         tf.errors.InvalidArgumentError: for a video without an id.
     """
-    check = _require(
-        (parsed.video_ids != "") | ~is_video,
-        None,
-        parsed.origins,
-        parsed.video_ids,
-        [f"there is no id. Is --video_id_key={data.video_id_key} right?"],
-    )
-    with tf.control_dependencies([check]):
+    what = [f"there is no id. Is --video_id_key={data.video_id_key} right?"]
+    check = _Check((parsed.video_ids != "") | ~is_video, what)
+    with tf.control_dependencies(_require([check], parsed.origins, parsed.video_ids)):
         return tf.identity(parsed.video_ids)
 
 
@@ -799,21 +794,17 @@ def checked_labels(parsed: Parsed, data: settings.DataSettings) -> tf.RaggedTens
             zeros and ones instead of indices.
     """
     labels, classes = parsed.labels, data.num_classes
-
-    def require(condition, splits, what):
-        return _require(condition, splits, parsed.origins, parsed.video_ids, what)
-
     outside = (labels.values < 0) | (labels.values >= classes)
     what = ["label ", labels.values]
     what += [f" is not in 0..{classes - 1}, the range of --num_classes."]
-    checks = [require(~outside, labels.row_splits, what)]
+    checks = [_Check(~outside, what, labels.row_splits)]
     if classes > 2:
         largest = tf.reduce_max(labels, axis=1)
         is_vector = (labels.row_lengths() == classes) & (largest <= 1)
         what = [f"--labels_key={data.labels_key} holds a vector of {classes} zeros "]
         what += ["and ones, not the indices of the labels."]
-        checks.append(require(~is_vector, None, what))
-    with tf.control_dependencies(checks):
+        checks.append(_Check(~is_vector, what))
+    with tf.control_dependencies(_require(checks, parsed.origins, parsed.video_ids)):
         values = tf.identity(labels.values)
     return tf.RaggedTensor.from_row_splits(values, labels.row_splits, validate=False)
 
@@ -848,34 +839,26 @@ def checked_segments(
             segments.read and segments.problem.
     """
     times, labels, scores = parsed.ratings
-
-    def require(condition, splits, what):
-        return _require(condition, splits, parsed.origins, parsed.video_ids, what)
-
+    names = parsed.origins, parsed.video_ids
     counts = [field.row_lengths() for field in parsed.ratings]
     mark = "\0"  # Placeholder for the numbers of the line.
     line = segments.unequal(mark, mark, mark).split(mark)
     what = [line[0], counts[0], line[1], counts[1], line[2], counts[2], line[3]]
     same = (counts[0] == counts[1]) & (counts[0] == counts[2])
-    with tf.control_dependencies([require(same, None, what)]):
+    with tf.control_dependencies(_require([_Check(same, what)], *names)):
         rows = times.value_rowids()
         values, classes, splits = times.values, labels.values, times.row_splits
         ends = tf.cast(tf.gather(parsed.num_frames, rows), tf.int64)
-        what = [
-            "a segment starts at ",
-            values,
-            ", the video has ",
-            ends,
-            " frames.",
-        ]
-        checks = [require((values >= 0) & (values < ends), splits, what)]
+        what = ["a segment starts at ", values, ", the video has ", ends, " frames."]
+        checks = [_Check((values >= 0) & (values < ends), what, splits)]
         what = [f"{segments.LABELS} has ", classes, ", which is not in 0.."]
         what += [f"{data.num_classes - 1}, the range of --num_classes."]
         inside = (classes >= 0) & (classes < data.num_classes)
-        checks.append(require(inside, splits, what))
+        checks.append(_Check(inside, what, splits))
         what = [f"a number of {segments.SCORES} is ", scores.values, ", not 0 or 1."]
         known = (scores.values == 0) | (scores.values == 1)
-        checks.append(require(known, splits, what))
+        checks.append(_Check(known, what, splits))
+        checks = _require(checks, *names)
     with tf.control_dependencies(checks):
         chosen = tf.where(values == tf.gather(starts, rows))[:, 0]
     return segments.Segments(
