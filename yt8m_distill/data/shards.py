@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import mmap
+import operator
 import os
 import threading
 import weakref
@@ -564,6 +565,13 @@ class Shards:
             self._rows[share] = self.table.rows(*share)
         return self._rows[share]
 
+    def rows_at(self, fraction, labeled, places: np.ndarray) -> list[np.ndarray]:
+        """[[B]] int64, the rows at positions in `kept_rows`; -1 for padding."""
+        kept = self.kept_rows(float(fraction), float(labeled))
+        rows = np.full(len(places), -1, np.int64)
+        rows[places >= 0] = kept[places[places >= 0]]
+        return [rows]
+
     def serialized(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """File, number and content [B] of records; -1, 0 and empty for padding."""
         table, found = self.table, np.full(len(rows), b"", object)
@@ -574,6 +582,11 @@ class Shards:
             data = self.files.mapped(int(shards[at]), length)
             found[at] = data[begin : begin + length]
         return shards, numbers, found
+
+    def gather_views(self, rows, *picks) -> list[np.ndarray]:
+        """The frames of several views: features, indices and valid of each."""
+        views = zip(*(iter(picks),) * 3, strict=True)
+        return [self.gather(rows, *pick) for pick in views]
 
     def gather(self, rows, features: Sequence[int], indices, valid) -> np.ndarray:
         """The frames of a view.
@@ -669,93 +682,65 @@ def _open(paths: tuple, identities: tuple, data, reading) -> Shards:
     return Shards(paths, data, reading)
 
 
-# -------------------------------------------------- the two numpy functions of a batch
-
-
-def _look_up(token, rows):
-    return _SHARDS[int(token)].table.look_up(rows)
-
-
-def _look_up_segments(token, rows):
-    return _SHARDS[int(token)].table.look_up_segments(rows)
-
-
-def _rows_of(token, fraction, labeled, places):
-    kept = _SHARDS[int(token)].kept_rows(float(fraction), float(labeled))
-    rows = np.full(len(places), -1, np.int64)
-    rows[places >= 0] = kept[places[places >= 0]]
-    return rows
-
-
-def _serialized(token, rows):
-    return _marked(_SHARDS[int(token)].serialized, rows)
+# ------------------------------------------------------------- lookups in the graph
 
 
 @functools.cache
-def _gatherer(features: tuple[tuple[int, ...], ...]):
-    """The function that gathers views of these features."""
+def _method(name: str):
+    """A function that calls a method of the Shards with a token."""
+    method = operator.attrgetter(name)
 
-    def gather(token, rows, *picks):
-        shards = _SHARDS[int(token)]
-        pairs = zip(features, picks[::2], picks[1::2], strict=True)
-        return [_marked(shards.gather, rows, f, i, v) for f, i, v in pairs]
+    def call(token, *arguments):
+        try:
+            return method(_SHARDS[int(token)])(*arguments)
+        except ValueError as error:  # Marked for `faults.describe_error`.
+            raise ValueError(records.marked(str(error))) from error
 
-    return gather
+    return call
 
 
-def _marked(call, *arguments):
-    """Calls a function; marks a ValueError for `faults.describe_error`."""
-    try:
-        return call(*arguments)
-    except ValueError as error:
-        raise ValueError(records.marked(str(error))) from error
+def _in_graph(name: str, token: int, arguments: Sequence, results: Sequence) -> list:
+    """The results of a method, in the graph, of these (dtype, shape)."""
+    arguments = [tf.constant(token, tf.int64), *arguments]
+    dtypes, shapes = zip(*results, strict=True)
+    values = tf.numpy_function(_method(name), arguments, dtypes)
+    # Eagerly, TensorFlow returns a single result without its list.
+    values = [values] if isinstance(values, tf.Tensor) else values
+    for value, shape in zip(values, shapes, strict=True):
+        value.set_shape(shape)
+    return values
 
 
 def look_up(token: int, rows: tf.Tensor) -> Located:
     """Looks up the videos of these rows [B]; in the graph."""
-    dtypes = [tf.string, tf.int64, tf.int64, tf.int32]
-    count = rows.shape[0]
-    located = Located(
-        *tf.numpy_function(_look_up, [tf.constant(token, tf.int64), rows], dtypes)
-    )
-    for value, shape in zip(located, [[count], [None], [None], [count]], strict=True):
-        value.set_shape(shape)
-    return located
+    labels = [(tf.int64, [None])] * 2
+    results = [(tf.string, rows.shape), *labels, (tf.int32, rows.shape)]
+    return Located(*_in_graph("table.look_up", token, [rows], results))
 
 
 def look_up_segments(token: int, rows: tf.Tensor) -> segments.Segments:
     """Looks up the segments of these rows [B]; in the graph."""
-    dtypes = [tf.int32, tf.int64, tf.int64, tf.int32]
-    arguments = [tf.constant(token, tf.int64), rows]
-    found = segments.Segments(*tf.numpy_function(_look_up_segments, arguments, dtypes))
-    for value, shape in zip(found, [rows.shape, [None], [None], [None]], strict=True):
-        value.set_shape(shape)
-    return found
+    labels = [(tf.int64, [None])] * 2
+    results = [(tf.int32, rows.shape), *labels, (tf.int32, [None])]
+    return segments.Segments(
+        *_in_graph("table.look_up_segments", token, [rows], results)
+    )
 
 
 def rows_of(
     token: int, fraction: float, labeled: float, places: tf.Tensor
 ) -> tf.Tensor:
     """The table's rows [B] at positions of a share of the videos; in the graph."""
-    arguments = [
-        tf.constant(token, tf.int64),
-        tf.constant(fraction, tf.float64),
-        tf.constant(labeled, tf.float64),
-        places,
-    ]
-    rows = tf.numpy_function(_rows_of, arguments, tf.int64)
-    rows.set_shape(places.shape)
+    arguments = [*(tf.constant(x, tf.float64) for x in (fraction, labeled)), places]
+    (rows,) = _in_graph("rows_at", token, arguments, [(tf.int64, places.shape)])
     return rows
 
 
-def serialized(token: int, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def serialized(token: int, rows: tf.Tensor) -> list[tf.Tensor]:
     """File, number and content [B] of the records of these rows; in the graph."""
-    arguments = [tf.constant(token, tf.int64), rows]
-    dtypes = [tf.int64, tf.int64, tf.string]
-    found = tf.numpy_function(_serialized, arguments, dtypes)
-    for value in found:
-        value.set_shape(rows.shape)
-    return tuple(found)
+    dtypes = (tf.int64, tf.int64, tf.string)
+    results = [(dtype, rows.shape) for dtype in dtypes]
+    return _in_graph("serialized", token, [rows], results)
 
 
 def gather(
@@ -773,11 +758,9 @@ def gather(
     Returns:
         For each view [B, K, D] uint8, 0 after the valid ones.
     """
-    features = tuple(tuple(names) for names, _, _ in picks)
-    flat = [tensor for _, *pick in picks for tensor in pick]
-    arguments = [tf.constant(token, tf.int64), rows, *flat]
-    views = tf.numpy_function(_gatherer(features), arguments, [tf.uint8] * len(picks))
-    views = [views] if isinstance(views, tf.Tensor) else list(views)
-    for view, (names, indices, _) in zip(views, picks, strict=True):
-        view.set_shape([*indices.shape, sum(sizes[name] for name in names)])
-    return views
+    arguments = [rows, *(tensor for pick in picks for tensor in pick)]
+    results = [
+        (tf.uint8, [*indices.shape, sum(sizes[column] for column in columns)])
+        for columns, indices, _ in picks
+    ]
+    return _in_graph("gather_views", token, arguments, results)
