@@ -44,7 +44,7 @@ def make_records(count: int, seed: int = 0) -> list[bytes]:
             for row in random.integers(0, 256, (random.integers(1, 15), size)):
                 steps = example.feature_lists.feature_list[feature].feature
                 steps.add().bytes_list.value.append(row.astype(np.uint8).tobytes())
-        made.append(example.SerializeToString())
+        made.append(example.SerializeToString(deterministic=True))
     return made
 
 

@@ -120,7 +120,7 @@ def frame_level(
     return tf.train.SequenceExample(
         context=tf.train.Features(feature=features),
         feature_lists=tf.train.FeatureLists(feature_list=lists),
-    ).SerializeToString()
+    ).SerializeToString(deterministic=True)
 
 
 def video(number: int, num_frames: int, labels: Sequence[int] = (1,)) -> bytes:
@@ -140,7 +140,7 @@ def video_level(
     features |= {name: float_feature(vector) for name, vector in vectors.items()}
     return tf.train.Example(
         features=tf.train.Features(feature=features)
-    ).SerializeToString()
+    ).SerializeToString(deterministic=True)
 
 
 def ratings_of(ratings: Sequence[tuple]) -> dict:

@@ -105,7 +105,7 @@ def make_example(video_id: str, labels, frames, sizes=SIZES, id_key="id") -> byt
         steps = example.feature_lists.feature_list[name].feature
         for row in part:
             steps.add().bytes_list.value.append(row.tobytes())
-    return example.SerializeToString()
+    return example.SerializeToString(deterministic=True)
 
 
 def make_videos(count: int, seed: int, prefix: str = "v") -> list:

@@ -459,7 +459,8 @@ class DistillationSettings(Settings):
         "ce",
         "What networks without a guide minimise (teacher, baseline, fine-tuning): ce, "
         "asymmetric, or a sum; with arguments, such as 'asymmetric(gamma_negative=4)' "
-        "or 'ce(class_counts=\"counts.csv\")'. --student_loss takes them as terms.",
+        "or 'ce(class_counts=\"counts.csv\")'. --student_loss takes them as terms. "
+        "With --segment_labels also video_ce: the labels of the segment's video.",
     )
     match: str = setting(
         "final",

@@ -11,6 +11,7 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 |            | (or [B, C])        | counts in no loss and no metric of labels    |
 | `segment_starts` | [B] int32    | with --segment_labels: first frame of the    |
 |            |                    | row's segment; 0 for a padding row           |
+| `video_labels` | [B, C] float32 | with --segment_labels: the row's video's     |
 | `views`    | name -> View       | `all`, `sampled`                             |
 | `guides`   | role -> arrays     | with a teacher cache: see teacher_cache      |
 
@@ -39,6 +40,7 @@ LABELS = "labels"
 WEIGHTS = "weights"
 LABEL_WEIGHTS = "label_weights"
 SEGMENT_STARTS = "segment_starts"
+VIDEO_LABELS = "video_labels"
 VIEWS = "views"
 GUIDES = "guides"
 

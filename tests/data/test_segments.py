@@ -87,6 +87,7 @@ def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards, how):
         present = {c for s, c, score in ratings if s == start and score}
         assert set(np.flatnonzero(row["labels"])) == present
         assert set(np.flatnonzero(row["label_weights"])) == rated
+        assert np.flatnonzero(row["video_labels"]).tolist() == VIDEOS[video][1]
         assert set(row["label_weights"]) <= {0.0, 1.0}
 
 

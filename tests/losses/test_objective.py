@@ -329,6 +329,21 @@ def test_the_number_of_videos_may_be_unknown_to_the_graph():
         call(LABELS, LABELS)
 
 
+def test_labels_of_the_video_count_where_the_segment_has_no_rating():
+    # Classes: rated as absent, a mined negative, not rated. The video has all three.
+    # At logit 0 a class costs log 2: the second task has the third class alone.
+    rated = tf.constant([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    student = structures.Outputs(tf.zeros([2, 3]), None)
+    parts = build("ce + 0.5*video_ce")(
+        student, LABELS, label_weights=rated, video_labels=tf.ones([2, 3])
+    )
+    np.testing.assert_allclose(parts["ce"], np.log(2) * np.array([1.5, 0]), rtol=1e-6)
+    expected = 0.5 * np.log(2) * np.array([1, 3])
+    np.testing.assert_allclose(parts["video_ce"], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="video_ce .*--segment_labels"):
+        build("ce + 0.5*video_ce")(student, LABELS)
+
+
 def test_a_loss_with_unknown_needs_is_refused(monkeypatch):
     def make():
         return registered.Loss(lambda student, teacher: None, needs="teachers")
@@ -336,7 +351,7 @@ def test_a_loss_with_unknown_needs_is_refused(monkeypatch):
     monkeypatch.setitem(registered.LOSSES._entries, "mine", make)
     assert refuse("ce + mine") == (
         "--student_loss=ce + mine: needs='teachers' is not one of labels, "
-        "weighted_labels, guide, weighted_guide, guide_states, self."
+        "weighted_labels, video_labels, guide, weighted_guide, guide_states, self."
     )
 
 

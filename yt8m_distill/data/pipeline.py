@@ -526,10 +526,10 @@ def _batch(
     weights, more = tf.cast(is_video, tf.float32), {}
     label_weights = tf.reduce_max(labels, axis=1)
     if rated is not None:
+        more = {structures.SEGMENT_STARTS: starts, structures.VIDEO_LABELS: labels}
         labels, label_weights = segments.labels_and_weights(
             rated, labels, altered.negatives
         )
-        more = {structures.SEGMENT_STARTS: starts}
     if altered.label_fraction < 1:
         kept = records.keeps_labels(video_ids, altered.label_fraction)
         kept = tf.cast(kept, tf.float32)

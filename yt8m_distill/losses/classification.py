@@ -39,6 +39,22 @@ def make_cross_entropy(class_counts: str = "", power: float = 0.5) -> registered
     return registered.Loss(weighted, needs="weighted_labels", compares="logits")
 
 
+@registered.LOSSES.register("video_ce")
+def make_video_cross_entropy() -> registered.Loss:
+    """`video_ce`: L_CE of a segment against the labels of its video, a second task.
+
+    Over the classes that do not count among the segment's own labels: a rating says
+    more of a segment than the video's label does.
+    """
+
+    def of_video(student, target):
+        video_labels, weights = target
+        rest = tf.cast(tf.equal(weights, 0), tf.float32)
+        return cross_entropy(student, video_labels, rest)
+
+    return registered.Loss(of_video, needs="video_labels", compares="logits")
+
+
 @registered.LOSSES.register("asymmetric")
 def make_asymmetric_loss(
     gamma_negative: float = 4.0, gamma_positive: float = 1.0, margin: float = 0.05

@@ -104,11 +104,18 @@ class Objective:
                     f"teachers: name it, as in {term.name}(teacher=1)."
                 )
 
-    def _target(self, term: Term, labels, label_weights, guides, weights):
+    def _target(self, term: Term, labels, label_weights, guides, weights, of_videos):
         if term.loss.needs == "labels":
             return labels
         if term.loss.needs == "weighted_labels":
             return labels, label_weights
+        if term.loss.needs == "video_labels":
+            if of_videos is None:
+                raise ValueError(
+                    f"--{self.flag}: {term.name} is a second task on segments: it goes "
+                    "with --segment_labels."
+                )
+            return of_videos, label_weights
         if term.loss.needs == "self":
             return guides[-1]
         guides = guides[:-1] if self.needs_self else guides
@@ -126,6 +133,7 @@ class Objective:
         guides: Sequence[structures.Outputs] = (),
         label_weights: tf.Tensor | None = None,
         weights: tf.Tensor | None = None,
+        video_labels: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The weighted parts, name → [B] float32; their sum is the objective.
 
@@ -136,6 +144,7 @@ class Objective:
                 needs_self.
             label_weights: [B] or [B, C]; None if all are 1.
             weights: [B], 0 for padding rows; None if all are 1.
+            video_labels: [B, C], of the videos whose segments the rows are.
 
         Raises:
             ValueError: for a loss that cannot be computed or is not [B].
@@ -143,8 +152,9 @@ class Objective:
         parts = {}
         if weights is None:
             weights = tf.ones_like(labels[:, 0])
+        targets = labels, label_weights, guides, weights, video_labels
         for term in self.terms:
-            target = self._target(term, labels, label_weights, guides, weights)
+            target = self._target(term, *targets)
             try:
                 values = term.loss.fn(student, target)
             except tf.errors.InvalidArgumentError as error:

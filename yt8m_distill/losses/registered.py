@@ -15,7 +15,7 @@ LOSSES = registry.Registry("loss")
 
 # Possible targets of a loss.
 NEEDS = (
-    *("labels", "weighted_labels"),
+    *("labels", "weighted_labels", "video_labels"),
     *("guide", "weighted_guide", "guide_states", "self"),
 )
 
@@ -31,7 +31,9 @@ class Loss:
         fn: (student: Outputs, target) → [B] float32, not reduced over the batch: only
             the training step knows the global batch.
         needs: the target. `labels`: [B, C]. `weighted_labels`: a pair, labels [B, C]
-            and their weights [B] or [B, C]. `guide`: the guide's Outputs, as constants.
+            and their weights [B] or [B, C]. `video_labels`: a pair, the labels [B, C]
+            of the video of each segment, and the weights [B, C] of the segment's own
+            labels. `guide`: the guide's Outputs, as constants.
             `weighted_guide`: a pair, the guide's Outputs and the weights [B] of the
             videos, 0 for padding rows. `guide_states`: the guide's Outputs, with
             intermediate states in both networks' Outputs. `self`: the student's own
@@ -54,7 +56,7 @@ class Loss:
     @property
     def is_of_labels(self) -> bool:
         """Whether it ignores videos without labels."""
-        return self.needs in ("labels", "weighted_labels")
+        return self.needs in ("labels", "weighted_labels", "video_labels")
 
     def __post_init__(self):
         if self.needs not in NEEDS:

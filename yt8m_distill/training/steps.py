@@ -277,7 +277,8 @@ class TrainStep:
         guides = [outputs[name] for name in role.guides]
         label_weights = batch[structures.LABEL_WEIGHTS]
         targets = batch[structures.LABELS], guides, label_weights
-        values = role.objective(found, *targets, batch[structures.WEIGHTS])
+        of_videos = batch.get(structures.VIDEO_LABELS)
+        values = role.objective(found, *targets, batch[structures.WEIGHTS], of_videos)
         row_weights = tf.cast(_has_labels(batch), tf.float32)
         if label_weights.shape.rank == 1:
             row_weights = label_weights
