@@ -85,6 +85,7 @@ def test_eval_and_inference_read_the_mean_of_the_calibration(run, tmp_path, batc
         size,
     )
     line = helpers.read_lines(f"{run.training.train_dir}/eval/metrics.jsonl")[-1]
+    assert line["asked"] == "--mean_frames=5"
     means = stored(run)["mean_frames"]
     expected = min(means, key=lambda mean: abs(mean - asked))
     # The graph decides as the calibration did.

@@ -9,7 +9,8 @@ Finished runs are not repeated; after an interruption, the same command continue
 report.html and report.md, in --output_dir or --report_dir, contain the paper's tables
 with the results of these runs next to the published numbers. runs.jsonl in the same
 folder has the results of the finished runs, which --known_runs reuses on any machine.
---table=cvpr_5,cvpr_6,families --networks=... are the tables of other networks.
+--table=cvpr_5,cvpr_6,families --networks=... are the tables of other networks,
+--table=budgets is one student for all of --frames, at each of them and with early exit.
 """
 
 import os
@@ -32,8 +33,9 @@ flags.DEFINE_list(
     ["all"],
     "Any of 1, 2, 3, 4, figure2, figure3; all of these: all. cvpr_2019: additional "
     "rows of Table 1 from the paper's later version. ablation: the ablation of the "
-    "best preset. cvpr_5, cvpr_6: that version's NetVLAD and NeXtVLAD, as teacher, "
-    "Uniform-k and student. families: each of --networks as teacher and as Uniform-k.",
+    "best preset. budgets: its student for all of --frames, and early exit. cvpr_5, "
+    "cvpr_6: that version's NetVLAD and NeXtVLAD, as teacher, Uniform-k and student. "
+    "families: each of --networks as teacher and as Uniform-k.",
 )
 flags.DEFINE_list(
     "networks",
@@ -163,6 +165,11 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     ):
         if names:
             print(f"Left out: {', '.join(names)}: {reason}.", file=sys.stderr)
+    if plan.BUDGETS in grid.tables and not FLAGS.test_data_pattern:
+        raise ValueError(
+            f"--table={plan.BUDGETS} needs --test_data_pattern: early exit is "
+            "calibrated on the validation shards."
+        )
     experiments = plan.make_experiments(grid, output_dir, base, cache)
     if not experiments:
         raise ValueError("No method of --methods is in --table: nothing to run.")

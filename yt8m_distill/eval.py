@@ -78,6 +78,7 @@ def evaluate_once(
         "network": trained.role,
         "checkpoint": found.prefix,
         "eval_data_pattern": evaluation.eval_data_pattern,
+        "asked": checkpoint.asked,
         "segment_labels": evaluation.segment_labels,
         "mean_with": evaluation.mean_with,
         **numbers,

@@ -846,16 +846,21 @@ class CheckpointSettings(Settings):
     )
 
     @property
-    def early_exit(self) -> str:
-        """The flag that asks for early exit, with its value; empty: none does."""
+    def asked(self) -> str:
+        """The flag that asks for other frames than in training, with its value."""
         names = ("mean_frames", "max_regret", "student_k")
         given = [f"--{n}={getattr(self, n):g}" for n in names if getattr(self, n)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other.")
-        return given[0] if given and not self.student_k else ""
+        return given[0] if given else ""
+
+    @property
+    def early_exit(self) -> str:
+        """The flag that asks for early exit, with its value; empty: none does."""
+        return "" if self.student_k else self.asked
 
     def check(self) -> None:
-        _ = self.early_exit
+        _ = self.asked
 
 
 @dataclasses.dataclass(frozen=True)

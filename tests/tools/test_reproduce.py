@@ -29,6 +29,7 @@ from tools.reproduction import (
     runner,
     runs,
     scores,
+    table_budgets,
 )
 from yt8m_distill import settings
 from yt8m_distill.training import modes
@@ -66,6 +67,7 @@ def experiments(
         ("figure3", 2),
         ("cvpr_5", 11),  # the teacher, Uniform-k and one student at 5 k
         ("cvpr_6", 11),
+        ("budgets", 2),  # the teacher, and one student for all k
         ("families", 12),  # two networks; each as teacher, and as Uniform-k at 5 k
     ],
 )
@@ -139,6 +141,7 @@ def test_a_command_gives_the_settings_of_its_cell():
         (lambda: plan.Grid(tables=("5",)), "--table=5 is "),
         (lambda: plan.Grid(methods=("best",)), "--methods=best is unknown. Known: "),
         (lambda: plan.Grid(frames=()), "--frames needs"),
+        (lambda: plan.Grid(("budgets",), frames=(6,)), "--table=budgets needs"),
         (lambda: plan.find_networks(["network_*", "x*"]), "--networks=x* is unknown."),
         (
             lambda: plan.Grid(("cvpr_5",), networks=("network_yt8m_NeXtVLAD",)),
@@ -288,7 +291,12 @@ def fabricate(experiment: plan.Experiment, gaps, finished=True, teacher_gaps=Non
 
 
 def evaluate(
-    experiment: plan.Experiment, gap: float, step: int, phase: str, pattern="test*"
+    experiment: plan.Experiment,
+    gap: float,
+    step: int,
+    phase: str,
+    pattern="test*",
+    **others,
 ):
     """A line of eval.py for a checkpoint of that step, on those shards."""
     folder = pathlib.Path(experiment.train_dir) / "eval"
@@ -300,6 +308,7 @@ def evaluate(
         "eval_data_pattern": pattern,
         "gap": gap,
         "map": gap / 2,
+        **others,
     }
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -384,7 +393,8 @@ def kept(results: scores.Results, path, test_data_pattern="") -> archive.Archive
 
 
 def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path):
-    grid, made = make_grid(tmp_path / "out", tables=plan.TABLES, methods=())
+    tables = [table for table in plan.TABLES if table != plan.BUDGETS]
+    grid, made = make_grid(tmp_path / "out", tables=tuple(tables), methods=())
     gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.45)) | GAPS
     fabricate_all(made[:-3], gaps)
     for experiment in made[:-3]:
@@ -495,6 +505,57 @@ def test_the_tables_of_networks_have_scores_and_costs(tmp_path):
     assert families["NeXtVLAD, Uniform-k, k=3"] == [row[i] for i in (0, 1, 3, 5, 6, 9)]
     drawn = [b.name for b in blocks if isinstance(b, document.Figure)]
     assert drawn == ["gap_by_network"]
+
+
+def test_one_student_is_evaluated_at_each_k_then_calibrated_and_stopped_early(tmp_path):
+    grid, made = make_grid(
+        tmp_path / "out", tables=("budgets",), methods=(), frames=(2, 6)
+    )
+    assert [e.cell.name for e in made[2:]] == [
+        f"preset_best/k2,6/seed{seed}" for seed in (0, 1)
+    ]
+    work, commands = runner.Runner(made, test_data_pattern="test*"), []
+    fabricate_all(made, {"teacher_skyline": (0.6, 0.6), "preset_best": (0.5, 0.5)})
+    # (GAP, frames read) of each seed; half of the way from 2 to 6 frames is asked for.
+    expected = {
+        "": [(0.5, None), (0.52, None)],
+        "--student_k=2": [(0.4, None), (0.4, None)],
+        "--mean_frames=4": [(0.47, 3.9), (0.49, 4.3)],
+    }
+    for seed, student in enumerate(made[2:]):
+        assert student.run.sampling.budgets == (2, 6)
+        for asked, numbers in expected.items():
+            gap, read = numbers[seed]
+            commands.append(work._next_command(student))
+            if read:
+                (pathlib.Path(student.train_dir) / "early_exit.json").touch()
+                commands.append(work._next_command(student))
+            others = {"mean_frames": read} if read else {}
+            evaluate(student, gap, 20, "student", asked=asked, **others)
+        assert work._next_command(student) is None
+        evaluate(student, 0.1, 20, "student", asked="--max_regret=0.1", mean_frames=3.0)
+    scripts = [pathlib.Path(command[1]).stem for command in commands]
+    assert scripts == 2 * ["eval", "eval", "calibrate", "eval"]
+    assert "--calibration_data_pattern=v" in commands[2]
+    assert "--mean_frames=4" in commands[3] and "--student_k=2" in commands[1]
+    blocks = report_of(grid, str(tmp_path / "out"), "test*")
+    (rows,) = tables_of(blocks)["One student for k=2,6, and early exit"]
+    assert rows == {
+        "2": ["0.400 ± 0.000 / 0.200 ± 0.000", "–", "–"],
+        "4": ["–", "0.480 ± 0.014 / 0.240 ± 0.007", "3.90 to 4.30"],
+        "6": ["0.510 ± 0.014 / 0.255 ± 0.007", "–", "–"],
+    }
+    results = scores.Results(grid, str(tmp_path / "out"), "test*")
+    ((_, _, _, series, _),) = table_budgets.plots(results)
+    # The means that were read, not the one that was asked for.
+    assert [(s.x, s.y) for s in series] == [
+        ((2, 6), (pytest.approx(0.4), pytest.approx(0.51))),
+        ((pytest.approx(4.1),), (pytest.approx(0.48),)),
+    ]
+    known = kept(results, tmp_path / archive.RUNS, "test*")
+    assert known.missing(made[2:], "test*") == []
+    again = report_of(grid, str(tmp_path / "none"), "test*", known)
+    assert document.to_markdown(again) == document.to_markdown(blocks)
 
 
 def ablation_rows(tmp_path, leave_out=()) -> dict:

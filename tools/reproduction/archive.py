@@ -35,19 +35,20 @@ class KeptRun(runs.Run):
     """A finished run out of a file.
 
     Args:
-        content: as in a manifest, with `evaluations`: role → eval.py's numbers.
+        content: as in a manifest, with `evaluations`: role, or what eval.py was asked
+            for → its numbers.
     """
 
     def __init__(self, content: dict[str, Any]):
         self.manifest = content
         self.phases = content["phases"]
 
-    def evaluation(self, role: str, data_pattern: str) -> dict | None:
+    def evaluation(self, role: str, data_pattern: str, asked: str = "") -> dict | None:
         """eval.py's evaluation of the role's network on that data, or None.
 
         The names of the shards are compared; their folder is not kept.
         """
-        found = self.manifest["evaluations"].get(role, {})
+        found = self.manifest["evaluations"].get(asked or role, {})
         same = found.get("eval_data_pattern") == file_names(data_pattern)
         return found if same else None
 
@@ -74,7 +75,10 @@ class Archive:
             test_data_pattern: on which it is to have been evaluated, or empty.
         """
         run, test = self.runs.get(experiment.cell.name), test_data_pattern
-        if run is None or (test and not run.evaluation(experiment.role, test)):
+        if run is None:
+            return False
+        asked = plan.asked(experiment.run) if test else ()
+        if not all(run.evaluation(experiment.role, test, flag) for flag in asked):
             return False
         found, wanted = (_essence(r.to_dict()) for r in (run.settings, experiment.run))
         return not settings.differences(found, wanted)
@@ -179,6 +183,9 @@ def write(
     for name, run in found.runs.items():
         values = portable(run.settings.to_dict())
         evaluations = {r: run.evaluation(r, test_data_pattern) for r in _ROLES}
+        for asked in plan.asked(run.settings)[1:]:
+            of_student = (_ROLES[-1], test_data_pattern, asked)
+            evaluations[asked] = run.evaluation(*of_student)
         lines.append(
             {
                 "kind": "run",

@@ -179,6 +179,21 @@ def gap_against_cost(
     return _svg(figure)
 
 
+def gap_against_mean_frames(series: Sequence[Series], skyline: float | None) -> bytes:
+    """GAP of one student at a fixed k and with early exit, against frames really read.
+
+    Args:
+        series: x in frames per video, on average.
+        skyline: the GAP of its teacher, or None.
+    """
+    figure = _new_figure(7, 4)
+    axes = figure.subplots()
+    _draw(axes, series, skyline)
+    axes.set_xlabel("frames read per video, on average")
+    _shared_legend(figure, [axes])
+    return _svg(figure)
+
+
 def _make_logarithmic(axes) -> None:
     import matplotlib.ticker
 

@@ -7,6 +7,7 @@ the command of its run.
 
 import dataclasses
 import fnmatch
+import itertools
 import json
 import pathlib
 import shlex
@@ -25,13 +26,16 @@ PLAN = "plan.json"
 # Tables and figures of the paper, and the ablation of the best preset.
 PAPER = ("1", "2", "3", "4", "figure2", "figure3")
 ABLATION = "ablation"
+# One student for all of --frames, and early exit.
+BUDGETS = "budgets"
+STUDENT_K, MEAN_FRAMES = "--student_k=", "--mean_frames="
 # Additional rows of Table 1, from the paper's later version.
 LATER = "cvpr_2019"
 # Tables whose rows are the networks of --networks, and the family that they accept;
 # empty: all families.
 FAMILIES = "families"
 BY_NETWORK = {"cvpr_5": "NetVLAD", "cvpr_6": "NeXtVLAD", FAMILIES: ""}
-TABLES = (*PAPER, LATER, ABLATION, *BY_NETWORK)
+TABLES = (*PAPER, LATER, ABLATION, BUDGETS, *BY_NETWORK)
 # The default of --networks.
 PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
 # Shard names of make_synthetic_records.py and of the YouTube-8M downloads.
@@ -48,12 +52,14 @@ _NO_METHODS = ("data_", "preset_", "training_", published.NETWORK)
 class Cell(NamedTuple):
     """A method at k frames (None for the teacher, on all frames) with a seed.
 
+    For a student for several k these are joined by commas, `10,30`.
+
     The method is the name of a flagfile, or of a network's flagfile and another one:
     `network_yt8m_NetVLAD/serial_rep`.
     """
 
     method: str
-    k: int | None
+    k: int | str | None
     seed: int
 
     @property
@@ -111,10 +117,19 @@ class Grid:
                 )
         if LATER in self.tables and "1" not in self.tables:
             raise ValueError(f"--table={LATER} adds rows to Table 1: name 1, too.")
+        if BUDGETS in self.tables and len(self.frames) < 2:
+            raise ValueError(
+                f"--table={BUDGETS} needs several --frames; received {self.every_k}."
+            )
         if not self.frames or min(self.frames) < 1:
             raise ValueError("--frames needs numbers of at least 1.")
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError("--seeds needs numbers of at least 0.")
+
+    @property
+    def every_k(self) -> str:
+        """All values of k, as in --student_k."""
+        return ",".join(map(str, self.frames))
 
     @property
     def largest(self) -> int:
@@ -131,7 +146,7 @@ class Grid:
         family = BY_NETWORK[table]
         return [n for n in self.networks if family in ("", published.family(n))]
 
-    def rows(self, table: str) -> list[tuple[str, int | None]]:
+    def rows(self, table: str) -> list[tuple[str, int | str | None]]:
         """(method, k) of the rows of a table, restricted to `methods`."""
         largest = self.largest
         teacher = [(published.TEACHER, None)]
@@ -159,6 +174,8 @@ class Grid:
         elif table == ABLATION:
             names = (published.UNIFORM, published.BEST_PRESET, *published.ABLATIONS)
             rows = teacher + [(m, self.middle) for m in names]
+        elif table == BUDGETS:
+            rows = [*teacher, (published.BEST_PRESET, self.every_k)]
         elif table in BY_NETWORK:
             names = [published.UNIFORM, main][: 1 if table == FAMILIES else 2]
             of_one = teacher + [(m, k) for k in self.frames for m in names]
@@ -220,6 +237,21 @@ class Experiment:
     def role(self) -> str:
         """The network whose scores the cell shows."""
         return "teacher" if self.cell.k is None else "student"
+
+
+def asked(run: settings.RunSettings) -> tuple[str, ...]:
+    """The flags with which eval.py evaluates a run's network, one after another.
+
+    Empty for its largest k; a student for several k is evaluated at each of them and,
+    with early exit, at the means between the largest and the smallest.
+    """
+    numbers = run.sampling.budgets
+    means = {sum(pair) / 2 for pair in itertools.pairwise(numbers)} | {*numbers[1:-1]}
+    return (
+        "",
+        *(f"{STUDENT_K}{k}" for k in numbers[:-1]),
+        *(f"{MEAN_FRAMES}{mean:g}" for mean in sorted(means)),
+    )
 
 
 def best_preset() -> pathlib.Path:
@@ -323,7 +355,7 @@ def suited(grid: Grid, base: Sequence[str]) -> Grid:
     if not preset.present or preset.value == "paper":
         return grid
     best_methods = (published.BEST_PRESET, *published.ABLATIONS)
-    requested = [ABLATION] * (ABLATION in grid.tables)
+    requested = [table for table in (ABLATION, BUDGETS) if table in grid.tables]
     requested += [method for method in grid.methods if method in best_methods]
     if requested:
         raise ValueError(

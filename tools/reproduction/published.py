@@ -191,6 +191,10 @@ ABLATIONS = {
 }
 
 
+# Lines of one student for several k.
+BUDGETS = {"fixed_k": "a fixed k", "early_exit": "early exit"}
+
+
 def family(method: str) -> str:
     """`NetVLAD` for `network_yt8m_NetVLAD/serial_rep`; empty for the paper's LSTM."""
     network = method.partition("/")[0]
@@ -237,8 +241,9 @@ def label(method: str) -> str:
     if family(method):
         name = method.partition("/")[2]
         return f"{family(method)}, {label(name)}" if name else family(method)
-    if method in ABLATIONS:
-        return ABLATIONS[method]
+    for others in (ABLATIONS, BUDGETS):
+        if method in others:
+            return others[method]
     if method.endswith(INTERMEDIATE):
         return f"{label(method.removesuffix(INTERMEDIATE))}, intermediate"
     name, percent, _ = method.split("_")

@@ -19,6 +19,7 @@ from tools.reproduction import (
     scores,
     table_1,
     table_4,
+    table_budgets,
     table_families,
     texts,
 )
@@ -190,9 +191,14 @@ _SECTIONS = {
     "figure2": figure_2,
     "figure3": figure_3,
     plan.ABLATION: ablation,
+    plan.BUDGETS: table_budgets.make,
     **{t: functools.partial(table_families.make, table=t) for t in plan.BY_NETWORK},
 }
-_PLOTS = {"1": table_1.plots, plan.FAMILIES: table_families.plots}
+_PLOTS = {
+    "1": table_1.plots,
+    plan.BUDGETS: table_budgets.plots,
+    plan.FAMILIES: table_families.plots,
+}
 
 
 def _state(run: runs.Run) -> str:

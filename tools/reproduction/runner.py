@@ -15,7 +15,7 @@ import tqdm
 
 from tools.reproduction import cost, plan, runs
 from yt8m_distill import settings
-from yt8m_distill.training import manifest, modes
+from yt8m_distill.training import manifest, modes, trained
 
 LOG = "train.log"
 # Prefix of commands in the log.
@@ -97,16 +97,37 @@ def is_trained(experiment: plan.Experiment) -> bool:
     return not settings.differences(stored, wanted)
 
 
-def evaluation_command(experiment: plan.Experiment, pattern: str) -> tuple[str, ...]:
-    """The command of eval.py on the network whose scores the cell shows."""
+def evaluation_command(
+    experiment: plan.Experiment, pattern: str, asked: str = ""
+) -> tuple[str, ...]:
+    """The command of eval.py on the network whose scores the cell shows.
+
+    Args:
+        experiment: a finished one.
+        pattern: of the shards.
+        asked: one of plan.asked.
+    """
+    flags = ["--run_once", f"--eval_data_pattern={pattern}", *filter(None, [asked])]
+    return _command_on_network("eval", experiment, *flags)
+
+
+def calibration_command(experiment: plan.Experiment) -> tuple[str, ...]:
+    """The command of calibrate.py, on the validation shards."""
+    pattern = experiment.run.training.validation_data_pattern
+    flag = f"--calibration_data_pattern={pattern}"
+    return _command_on_network("calibrate", experiment, flag)
+
+
+def _command_on_network(
+    script: str, experiment: plan.Experiment, *flags: str
+) -> tuple[str, ...]:
     training = experiment.run.training
     return (
         sys.executable,
-        str(plan.ROOT / "yt8m_distill" / "eval.py"),
-        "--run_once",
+        str(plan.ROOT / "yt8m_distill" / f"{script}.py"),
+        *flags,
         f"--train_dir={experiment.train_dir}",
         f"--network={experiment.role}",
-        f"--eval_data_pattern={pattern}",
         f"--batch_size={training.batch_size}",
         f"--num_gpus={training.num_gpus}",
         *(f"--{name}={value}" for name, value in vars(experiment.run.reading).items()),
@@ -220,10 +241,15 @@ class Runner:
         """The next command of an experiment, or None if it is complete."""
         if not is_trained(experiment):
             return experiment.command
-        evaluated = not self.pattern or runs.Run(experiment.train_dir).evaluation(
-            experiment.role, self.pattern
-        )
-        return None if evaluated else evaluation_command(experiment, self.pattern)
+        run = runs.Run(experiment.train_dir)
+        for asked in plan.asked(experiment.run) if self.pattern else ():
+            if run.evaluation(experiment.role, self.pattern, asked):
+                continue
+            is_exit = asked.startswith(plan.MEAN_FRAMES)
+            if is_exit and not (run.train_dir / trained.EXIT_FILE).is_file():
+                return calibration_command(experiment)
+            return evaluation_command(experiment, self.pattern, asked)
+        return None
 
     def _start_ready(self) -> None:
         for experiment in list(self.waiting):

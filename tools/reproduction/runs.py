@@ -70,12 +70,13 @@ class Run:
         results = self.phases[phases[-1].name]["results"][role] if phases else {}
         return results.get("best")
 
-    def evaluation(self, role: str, data_pattern: str) -> dict | None:
+    def evaluation(self, role: str, data_pattern: str, asked: str = "") -> dict | None:
         """eval.py's newest evaluation of that network on that data, or None.
 
         Args:
             role: of the network.
             data_pattern: as passed to eval.py; other evaluations are ignored.
+            asked: likewise; one of plan.asked.
         """
         path = self.train_dir / "eval" / "metrics.jsonl"
         prefix = best_prefix(self.train_dir, role) if self.finished else None
@@ -90,6 +91,7 @@ class Run:
             if line["network"] == role
             and line["checkpoint"].endswith(tail)
             and line.get("eval_data_pattern") == data_pattern
+            and line.get("asked", "") == asked
         ]
         return evaluations[-1] if evaluations else None
 

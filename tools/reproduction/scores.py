@@ -16,7 +16,7 @@ TEACHER, STUDENT = "teacher", "student"
 OF_ONE_SEED = 0.01
 
 
-def role_of(k: int | None) -> str:
+def role_of(k: int | str | None) -> str:
     """The network whose scores a cell of k frames shows."""
     return TEACHER if k is None else STUDENT
 
@@ -94,16 +94,22 @@ class Results:
         )
 
     def by_seed(
-        self, method: str, k: int | None, metric: str, role: str = ""
+        self,
+        method: str,
+        k: int | str | None,
+        metric: str,
+        role: str = "",
+        asked: str = "",
     ) -> pd.Series:
         """A metric, `gap` or `map`, of the finished runs of a method, by seed.
 
         Args:
             role: another network than the cell's, for its validation scores.
+            asked: of eval.py, on the test shards; see plan.asked.
         """
         cell_role = role_of(k)
         scores = {
-            seed: run.evaluation(cell_role, self.test_data_pattern)
+            seed: run.evaluation(cell_role, self.test_data_pattern, asked)
             if self.test_data_pattern and not role
             else run.validation(role or cell_role)
             for seed, run in zip(self.grid.seeds, self.runs(method, k), strict=True)
