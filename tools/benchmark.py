@@ -30,6 +30,7 @@ from tools.benchmarking import results
 AREAS = (
     "network",
     "families",
+    "peers",
     "segments",
     "reading",
     "evaluation",
