@@ -185,7 +185,7 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
     content = bytearray(pathlib.Path(path).read_bytes())
     pathlib.Path(path).write_bytes(content[:-5])
     line = script_helpers.refuse("inspect_records", path)
-    assert line.startswith(f"{path} ends inside record 2")
+    assert line.startswith(f"{path}, record 2 ")
     content[-10] ^= 1
     pathlib.Path(path).write_bytes(content)
     line = script_helpers.refuse("inspect_records", f"--data_pattern={path}")

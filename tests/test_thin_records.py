@@ -397,7 +397,7 @@ def test_a_truncated_shard_is_refused_before_any_is_written(tmp_path):
     folder = tmp_path / "thin"
     with pytest.raises(ValueError) as caught:
         thin_records.thin_shards([good, bad], str(folder), DATA, view())
-    assert str(caught.value).startswith(f"{bad} ends inside record 7 (counted from 0)")
+    assert str(caught.value).startswith(f"{bad}, record 7 (counted from 0)")
     assert not folder.exists()
 
 
