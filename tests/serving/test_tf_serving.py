@@ -95,6 +95,22 @@ def test_warm_up_takes_every_way_so_that_nothing_is_traced_afterwards(
     assert functions() == before
 
 
+def test_the_servers_loader_finds_the_weights(folder, model, records):
+    """It runs the graph's own operation that restores, as TensorFlow 1 does."""
+    expected = model.signatures["serving_default"](example_bytes=tf.constant(records))
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
+        signature = loaded.signature_def["serving_default"]
+        outputs = {name: info.name for name, info in signature.outputs.items()}
+        inputs = {signature.inputs["example_bytes"].name: records}
+        found = session.run(outputs, inputs)
+    assert set(found) == set(expected)
+    for name in ("video_id", "class_indexes", "error"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    # Two runtimes: products may be summed in another order.
+    np.testing.assert_allclose(found["predictions"], expected["predictions"], rtol=1e-5)
+
+
 def test_the_batching_file_has_fields_of_the_servers_message(folder):
     """BatchingParameters, whose definition no package has."""
     text = (folder / "assets.extra" / tf_serving.BATCHING).read_text("utf-8")

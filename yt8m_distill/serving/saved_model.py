@@ -45,7 +45,15 @@ class ServingModel(tf.Module):
 
     def __init__(self, given: served.Served):
         super().__init__()
-        self.network = network = given.network
+        network = given.network
+        self._answer = functools.partial(network, training=False)
+        self._exits = isinstance(network, early_exit.EarlyExit)
+        # All that is saved: of Keras' variables (3.15) a copy would be, which the graph
+        # does not read, and TensorFlow Serving would find the graph's own ones empty.
+        self.weights = [
+            weight if isinstance(weight, tf.Variable) else weight.value
+            for weight in network.weights
+        ]
         self._data, self._view, self._top_k = given.data, given.view, given.top_k
         lengths = sorted({*given.budgets, given.num_frames})
         has_loops = any(
@@ -74,7 +82,7 @@ class ServingModel(tf.Module):
     def _logits(self, frames: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
         def as_usual():
             view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
-            return self.network(view, training=False).logits
+            return self._answer(view).logits
 
         def without_loops(length):
             missing = length - tf.shape(frames)[1]
@@ -82,7 +90,7 @@ class ServingModel(tf.Module):
             padded = tf.ensure_shape(padded, [None, length, frames.shape[2]])
             view = {structures.FRAMES: padded, structures.NUM_FRAMES: num_frames}
             with lstm.unrolled():
-                return self.network(view, training=False).logits
+                return self._answer(view).logits
 
         known = frames.shape[1]
         lengths = self._lengths
@@ -100,8 +108,8 @@ class ServingModel(tf.Module):
 
     def _top(self, view: structures.View) -> dict[str, tf.Tensor]:
         more = {}
-        if isinstance(self.network, early_exit.EarlyExit):
-            outputs = self.network(view, training=False)
+        if self._exits:
+            outputs = self._answer(view)
             logits, more = outputs.logits, {"num_frames_used": outputs.exits[:, 1]}
         else:
             frames, num_frames = view[structures.FRAMES], view[structures.NUM_FRAMES]
