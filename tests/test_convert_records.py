@@ -36,7 +36,7 @@ def foreign(video_id=(b"v1",), labels=(3, 5), rgb=FRAMES, **context) -> bytes:
 
 
 def convert(serialized: bytes, layout=LAYOUT) -> tf.train.SequenceExample:
-    content, _ = convert_records.convert_record(serialized, layout, "f:0")
+    content, *_ = convert_records.convert_record(serialized, layout, "f:0")
     return tf.train.SequenceExample.FromString(content)
 
 
@@ -63,18 +63,25 @@ def test_float_frames_are_quantized_and_bytes_are_kept():
 
 def test_floats_are_quantized_over_a_range_that_the_record_says():
     layout = LAYOUT._replace(ranges=((-2.5, 2.5), (0.0, 255.0)))
-    content, counts = convert_records.convert_record(foreign(), layout, "f:0")
+    content, named, changed = convert_records.convert_record(foreign(), layout, "f:0")
     native = tf.train.SequenceExample.FromString(content)
     assert context_of(native, "rgb_range") == [-2.5, 2.5]
     restored = records.dequantize(frames_of(native, "rgb"), -2.5, 2.5)
     np.testing.assert_allclose(restored, FRAMES, atol=5 / 255 * 0.51)
     np.testing.assert_array_equal(frames_of(native, "audio"), AUDIO)
-    assert counts.tolist() == [1, 0, 12, 0]
+    assert named and changed["audio"] == records.Rounding()
+    assert changed["rgb"][:2] == (12, 0)
+    errors = np.abs(restored - FRAMES)
+    assert changed["rgb"].largest == pytest.approx(errors.max(), rel=1e-5)
+    assert changed["rgb"].squares == pytest.approx((errors**2).sum(), rel=1e-4)
 
 
 def test_clipped_numbers_are_counted():
-    _, counts = convert_records.convert_record(foreign(), LAYOUT, "f:0")
-    assert counts.tolist() == [1, 0, 12, (np.abs(FRAMES) > 2).sum()]
+    *_, changed = convert_records.convert_record(foreign(), LAYOUT, "f:0")
+    twice = changed["rgb"].join(changed["rgb"])
+    # ±2.5 become the middles of the outermost bins, half a bin from ±2.
+    assert twice[:2] == (24, 2 * (np.abs(FRAMES) > 2).sum())
+    assert twice.largest == pytest.approx(0.5 + 2 / 256, abs=1e-6)
 
 
 def test_all_frames_in_one_feature_are_split():
@@ -159,12 +166,13 @@ def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
     with tf.io.TFRecordWriter(shard) as writer:
         for serialized in (foreign(), record):
             writer.write(serialized)
+    stopped, done = convert_records.Converted(), convert_records.Converted()
     with pytest.raises(ValueError) as caught:
-        convert_records.convert_shard(shard, target, LAYOUT)
+        convert_records.convert_shard(shard, target, LAYOUT, stopped)
     assert f"{shard}, record 1" in str(caught.value) and named in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
-    counts, skipped = convert_records.convert_shard(shard, target, LAYOUT, skip=True)
-    assert counts[0] == 1 and len(skipped) == 1 and "record 1" in skipped[0]
+    convert_records.convert_shard(shard, target, LAYOUT, done, skip=True)
+    assert done.videos == 1 and len(done.skipped) == 1 and "record 1" in done.skipped[0]
 
 
 def test_a_truncated_shard_is_named_and_leaves_no_output(tmp_path):
@@ -174,7 +182,8 @@ def test_a_truncated_shard_is_named_and_leaves_no_output(tmp_path):
             writer.write(foreign())
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(ValueError) as caught:
-        convert_records.convert_shard(str(shard), str(target), LAYOUT)
+        done = convert_records.Converted()
+        convert_records.convert_shard(str(shard), str(target), LAYOUT, done)
     assert str(caught.value).startswith(str(shard)) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
 
@@ -182,8 +191,9 @@ def test_a_truncated_shard_is_named_and_leaves_no_output(tmp_path):
 def test_a_shard_without_records_stays_one(tmp_path):
     shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
     shard.touch()
-    done = convert_records.convert_shard(str(shard), str(target), LAYOUT)
-    assert done[0].tolist() == [0, 0, 0, 0] and target.read_bytes() == b""
+    done = convert_records.Converted()
+    convert_records.convert_shard(str(shard), str(target), LAYOUT, done)
+    assert done == convert_records.Converted() and target.read_bytes() == b""
 
 
 def test_a_file_that_is_no_record_at_all_is_named(tmp_path):

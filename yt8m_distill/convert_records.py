@@ -15,20 +15,21 @@ feature, and a CSV of labels as yt8m-extract takes it:
         --features=rgb=embeddings --output_dir=native
 
 They are quantized to 8 bits over the range of all their numbers, or over
---feature_ranges; each record says which.
+--feature_ranges; each record says which. It prints by how much they changed, and with
+--model, an exported network, its GAP on the numbers and on their 8 bits.
 
 Each shard keeps its name and the order of its records. A record keeps its other context
 features. Run again, the program continues with the shards that are missing.
 """
 
 import collections
+import dataclasses
 import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import tqdm
 from absl import flags
 
@@ -45,10 +46,47 @@ import tensorflow as tf
 from yt8m_distill import files, vocabulary
 from yt8m_distill.data import arrays, layouts, records, rewriting
 from yt8m_distill.data import labels as label_files
+from yt8m_distill.serving import exported, quantization
 
 FLAGS = flags.FLAGS
 
 _VIDEOS_PER_SHARD = 1000  # Of arrays, one file per video.
+
+
+@dataclasses.dataclass
+class Converted:
+    """What has been converted.
+
+    Attributes:
+        videos: how many.
+        unnamed: of these, records without an id of their own.
+        changed: feature → what quantization changed.
+        skipped: a line for each record that was skipped.
+        unlabeled: files of arrays without labels.
+        shards: that were made, or are there already.
+    """
+
+    videos: int = 0
+    unnamed: int = 0
+    changed: dict[str, records.Rounding] = dataclasses.field(default_factory=dict)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    unlabeled: list[str] = dataclasses.field(default_factory=list)
+    shards: list[str] = dataclasses.field(default_factory=list)
+
+    def add_video(self, changed: Mapping[str, records.Rounding]) -> None:
+        """Counts one video."""
+        self.videos += 1
+        for name, found in changed.items():
+            before = self.changed.get(name, records.Rounding())
+            self.changed[name] = before.join(found)
+
+    def quantized(self) -> list[str]:
+        """A line for each feature that was quantized."""
+        return [
+            f"{name}: {changed.count} numbers in 8 bits; {changed}."
+            for name, changed in self.changed.items()
+            if changed.count
+        ]
 
 
 def parse_features(text: str) -> tuple[layouts.Source, ...]:
@@ -73,20 +111,19 @@ def parse_features(text: str) -> tuple[layouts.Source, ...]:
 
 def convert_record(
     serialized: bytes, layout: layouts.Layout, default_id: str
-) -> tuple[bytes, np.ndarray]:
+) -> tuple[bytes, bool, dict[str, records.Rounding]]:
     """One native record: context `id` and `labels`, and the features by their names.
 
     Returns:
-        The record, and [4] int64 as convert_shard counts.
+        The record, whether it had an id, and name → what quantization changed.
 
     Raises:
         ValueError: for what cannot be read, without the name of the file.
     """
     video = layouts.read_video(serialized, layout)
     native = tf.train.SequenceExample(context=video.example.context)
-    context, counts = native.context.feature, np.zeros(2, np.int64)
-    ranges = layout.ranges or (settings.YOUTUBE_8M,) * len(layout.sources)
-    low_high = {s.name: pair for s, pair in zip(layout.sources, ranges, strict=True)}
+    context, changed = native.context.feature, {}
+    low_high = ranges_of(layout)
     keys = {layout.video_id_key, layout.labels_key, "id", "labels"}
     for key in keys.union(*((s.key, s.name) for s in layout.sources)):
         context.pop(key, None)
@@ -96,38 +133,49 @@ def convert_record(
         if not layout.frame_features:
             context[name].float_list.value.extend(frames.ravel())
             continue
-        counts += records.add_frames(native, name, frames, low_high[name])
+        changed[name] = records.add_frames(native, name, frames, low_high[name])
     content = native.SerializeToString(deterministic=True)
-    return content, np.int64([1, not video.video_id, *counts])
+    return content, bool(video.video_id), changed
+
+
+def ranges_of(layout: layouts.Layout) -> quantization.Ranges:
+    """Low and high of each feature."""
+    ranges = layout.ranges or (settings.YOUTUBE_8M,) * len(layout.sources)
+    return {s.name: pair for s, pair in zip(layout.sources, ranges, strict=True)}
 
 
 def convert_shard(
-    path: str, target: str, layout: layouts.Layout, skip: bool = False
-) -> tuple[np.ndarray, list[str]]:
+    path: str,
+    target: str,
+    layout: layouts.Layout,
+    done: Converted,
+    skip: bool = False,
+) -> None:
     """Writes one native shard, which appears under its name once it is whole.
 
-    Returns:
-        [4] int64: records, records without an id of their own, quantized numbers and
-        clipped ones; and a line for each record that was skipped.
+    Args:
+        path, target: the shard, and the native one.
+        layout: of its records.
+        done: counts them.
+        skip: whether to go on after a record that cannot be converted.
 
     Raises:
         ValueError: for a record that cannot be converted, unless it is skipped.
     """
-    counts, skipped = np.zeros(4, np.int64), []
     with rewriting.named_errors(path, target), rewriting.writing(target) as writer:
         for number, serialized in enumerate(layouts.read_serialized(path)):
             default = f"{os.path.basename(path)}:{number}"
             try:
-                content, found = convert_record(serialized, layout, default)
+                content, named, changed = convert_record(serialized, layout, default)
             except ValueError as error:
                 line = f"{path}, record {number} (counted from 0): {error}."
                 if not skip:
                     raise ValueError(line) from error
-                skipped.append(line)
+                done.skipped.append(line)
                 continue
             writer.write(content)
-            counts += found
-    return counts, skipped
+            done.add_video(changed)
+            done.unnamed += not named
 
 
 def convert(
@@ -136,20 +184,18 @@ def convert(
     layout: layouts.Layout,
     skip: bool = False,
     overwrite: bool = False,
-) -> tuple[np.ndarray, list[str]]:
-    """Converts all shards; see convert_shard for what is returned and raised."""
+) -> Converted:
+    """Converts all shards; see convert_shard for what is raised."""
     rewriting.check_places(paths, folder)
     with files.one_line_errors(f"--output_dir={folder}"):
         tf.io.gfile.makedirs(folder)
-    total, skipped = np.zeros(4, np.int64), []
+    done = Converted()
     for path in tqdm.tqdm(paths, unit="shard", disable=None):
         target = os.path.join(folder, os.path.basename(path))
         if not overwrite and tf.io.gfile.exists(target):
             continue
-        found = convert_shard(path, target, layout, skip)
-        total += found[0]
-        skipped += found[1]
-    return total, skipped
+        convert_shard(path, target, layout, done, skip)
+    return done
 
 
 def convert_arrays(
@@ -157,9 +203,9 @@ def convert_arrays(
     folder: str,
     sources: Sequence[layouts.Source],
     labels: label_files.Labels,
-    ranges: Sequence[tuple[float, float]] = (),
+    ranges: Sequence[tuple[float, float]],
     overwrite: bool = False,
-) -> tuple[list[str], np.ndarray, list[str]]:
+) -> Converted:
     """Writes the arrays of many videos as shards of _VIDEOS_PER_SHARD.
 
     Args:
@@ -167,12 +213,8 @@ def convert_arrays(
         folder: of the shards.
         sources: the features, and the names of their arrays.
         labels: of the files.
-        ranges: of the features; empty: those of all their numbers.
+        ranges: of the features.
         overwrite: replace shards that are there and hold something else.
-
-    Returns:
-        The shards; [2] int64, numbers that were quantized and clipped; and files
-        without labels.
 
     Raises:
         ValueError: for a file that cannot be used, or a shard that is there already
@@ -185,18 +227,16 @@ def convert_arrays(
             f"--input_data_pattern: several files are called {repeated[0]}, which is "
             "to be the id."
         )
-    ranges = ranges or arrays.ranges_of(paths, sources)
     with files.one_line_errors(f"--output_dir={folder}"):
         tf.io.gfile.makedirs(folder)
-    counts, unlabeled, shards = np.zeros(2, np.int64), [], []
+    done = Converted()
 
     def make(path, video_id):
-        nonlocal counts
         classes = labels.find(path)
-        unlabeled.extend([path] * (not classes))
+        done.unlabeled.extend([path] * (not classes))
         found = arrays.read(path, sources)
-        record, added = arrays.make_record(video_id, classes or (), found, ranges)
-        counts += added
+        record, changed = arrays.make_record(video_id, classes or (), found, ranges)
+        done.add_video(changed)
         return record
 
     bar = tqdm.tqdm(list(zip(paths, ids, strict=True)), unit="video", disable=None)
@@ -205,7 +245,7 @@ def convert_arrays(
     for number in range(num_shards):
         target = f"videos-{number:05d}-of-{num_shards:05d}.tfrecord"
         target = os.path.join(folder, target)
-        shards.append(target)
+        done.shards.append(target)
         of_shard = list(itertools.islice(made, _VIDEOS_PER_SHARD))
         if not overwrite and tf.io.gfile.exists(target):
             if list(layouts.read_serialized(target)) == of_shard:
@@ -217,40 +257,64 @@ def convert_arrays(
         with files.one_line_errors(target), rewriting.writing(target) as writer:
             for record in of_shard:
                 writer.write(record)
-    return shards, counts, unlabeled
+    return done
 
 
-def report_arrays(
-    shards: Sequence[str], counts: np.ndarray, unlabeled: Sequence[str], folder: str
-) -> str:
+def report_arrays(done: Converted, folder: str) -> str:
     """The closing lines after convert_arrays."""
-    values, clipped = counts.tolist()
-    lines = [f"{len(shards)} shards in {folder}."]
-    if unlabeled:
+    lines = [f"{len(done.shards)} shards in {folder}."]
+    if done.unlabeled:
+        first = done.unlabeled[0]
         lines.append(
-            f"{len(unlabeled)} videos have no labels; the first: {unlabeled[0]}."
+            f"{len(done.unlabeled)} videos have no labels; the first: {first}."
         )
-    lines.append(
-        f"Quantized to 8 bits; {clipped / values:.2%} of the numbers were outside of "
-        "the ranges and were clipped."
-    )
+    lines += done.quantized()
     lines.append(f"Next: yt8m-inspect --data_pattern='{folder}/*.tfrecord'")
     return "\n".join(lines)
 
 
-def report(counts: np.ndarray, skipped: Sequence[str], folder: str) -> str:
+def report(done: Converted, folder: str) -> str:
     """The closing lines."""
-    videos, named, values, clipped = counts.tolist()
-    lines = [*skipped, f"{videos} records in {folder}, {len(skipped)} skipped."]
-    if named:
-        lines.append(f"{named} had no id and are named <file>:<record number>.")
-    if values:
-        lines.append(
-            f"Quantized to 8 bits; {clipped / values:.2%} of the numbers were outside "
-            "of the ranges and were clipped."
-        )
+    skipped = done.skipped
+    lines = [*skipped, f"{done.videos} records in {folder}, {len(skipped)} skipped."]
+    if done.unnamed:
+        lines.append(f"{done.unnamed} had no id and are named <file>:<record number>.")
+    lines += done.quantized()
     lines.append(f"Next: yt8m-inspect --data_pattern='{folder}/*'")
     return "\n".join(lines)
+
+
+def originals(
+    paths: Sequence[str], layout: layouts.Layout, labels: label_files.Labels | None
+) -> Iterator[quantization.Original]:
+    """The videos before conversion: of arrays where there are labels of files.
+
+    Records that cannot be converted are left out.
+    """
+    for path in paths:
+        if labels is not None:
+            video_id, classes = pathlib.Path(path).stem, labels.find(path) or ()
+            found = arrays.read(path, layout.sources)
+            yield quantization.Original(video_id, classes, found)
+            continue
+        for number, serialized in enumerate(layouts.read_serialized(path)):
+            try:
+                video = layouts.read_video(serialized, layout)
+            except ValueError:
+                continue
+            default = f"{os.path.basename(path)}:{number}"
+            video_id = video.video_id.decode(errors="replace") or default
+            yield quantization.Original(video_id, video.labels, video.frames)
+
+
+def report_cost(found: quantization.Cost, model: str) -> str:
+    """What 8 bits cost the network."""
+    return (
+        f"--model={model} on {found.videos} videos: GAP {found.gap_of_numbers:.5f} on "
+        f"the numbers, {found.gap:.5f} on their 8 bits "
+        f"({found.gap - found.gap_of_numbers:+.5f}); the sorted scores differ by up to "
+        f"{found.difference:.2g}."
+    )
 
 
 def define_flags() -> None:
@@ -301,9 +365,15 @@ def define_flags() -> None:
         "What to do about a record that cannot be converted: stop or skip.",
     )
     flags.DEFINE_bool("overwrite", False, "Replace shards that are there already.")
+    flags.DEFINE_string(
+        "model",
+        "",
+        "Folder of a SavedModel of yt8m-export: its GAP is printed, on the numbers and "
+        "on their 8 bits. Shards that are there already are kept.",
+    )
 
 
-def _convert_arrays(paths, sources, ranges) -> str:
+def _convert_arrays(paths, layout: layouts.Layout) -> None:
     others = [path for path in paths if not arrays.is_array_file(path)]
     if others:
         raise ValueError(
@@ -312,11 +382,23 @@ def _convert_arrays(paths, sources, ranges) -> str:
         )
     folder = FLAGS.output_dir
     labels = label_files.read(FLAGS.labels, vocabulary.read(FLAGS.vocabulary))
+    sources = layout.sources
+    ranges = layout.ranges or arrays.ranges_of(paths, sources)
+    layout = layout._replace(ranges=ranges)
     done = convert_arrays(paths, folder, sources, labels, ranges, FLAGS.overwrite)
     if labels.names:
         names = vocabulary.to_text(labels.names)
         files.write_text(os.path.join(folder, "vocabulary.csv"), names)
-    return report_arrays(*done, folder)
+    print(report_arrays(done, folder))
+    _print_cost(paths, layout, labels)
+
+
+def _print_cost(paths, layout: layouts.Layout, labels=None) -> None:
+    if FLAGS.model:
+        network = exported.ExportedNetwork(FLAGS.model)
+        videos = originals(paths, layout, labels)
+        cost = quantization.cost(network, videos, ranges_of(layout))
+        print(report_cost(cost, FLAGS.model))
 
 
 def main() -> None:
@@ -331,9 +413,6 @@ def main() -> None:
             f"--feature_ranges={FLAGS.feature_ranges} has {len(ranges)} entries, "
             f"--features={FLAGS.features} has {len(sources)}."
         )
-    if any(map(arrays.is_array_file, paths)):
-        print(_convert_arrays(paths, sources, ranges))
-        return
     layout = layouts.Layout(
         sources,
         FLAGS.video_id_key,
@@ -342,9 +421,17 @@ def main() -> None:
         FLAGS.missing_feature,
         ranges,
     )
+    if FLAGS.model and not layout.frame_features:
+        raise ValueError(
+            f"--model={FLAGS.model} is for frames, not --noframe_features."
+        )
+    if any(map(arrays.is_array_file, paths)):
+        _convert_arrays(paths, layout)
+        return
     skip = FLAGS.bad_records == "skip"
     done = convert(paths, FLAGS.output_dir, layout, skip, FLAGS.overwrite)
-    print(report(*done, FLAGS.output_dir))
+    print(report(done, FLAGS.output_dir))
+    _print_cost(paths, layout)
 
 
 def run() -> None:

@@ -69,6 +69,9 @@ def test_two_commands_train_on_them(tmp_path, embeddings):
     script_helpers.succeed(
         "export_model", f"--train_dir={tmp_path}/run", "--network=teacher"
     )  # It compares the model with the network.
+    model = f"{tmp_path}/run/export/teacher"
+    last = convert(tmp_path, f"--model={model}").stdout.splitlines()[-1]
+    assert model in last and f"{NUM_VIDEOS} videos" in last and "GAP" in last
 
 
 def test_the_network_reads_the_original_values_to_half_a_step(tmp_path, embeddings):
@@ -157,13 +160,13 @@ def test_shards_that_are_there_are_kept_or_refused(tmp_path, embeddings):
     line = convert(tmp_path, "--feature_ranges=0:1,39:41", call=script_helpers.refuse)
     assert str(shard) in line and "--overwrite" in line
     done = convert(tmp_path, "--feature_ranges=0:1,39:41", "--overwrite")
-    outside = [
-        np.count_nonzero((a < low) | (a > high))
-        for arrays in embeddings.values()
-        for a, low, high in ((arrays["clip"], 0, 1), (arrays["sound"], 39, 41))
-    ]
-    total = sum(a.size for arrays in embeddings.values() for a in arrays.values())
-    assert f"{sum(outside) / total:.2%} of the numbers" in done.stdout
+    outside, numbers = np.zeros(2), np.zeros(2)
+    for arrays in embeddings.values():
+        ranged = ((arrays["clip"], 0, 1), (arrays["sound"], 39, 41))
+        outside += [np.count_nonzero((a < low) | (a > high)) for a, low, high in ranged]
+        numbers += [a.size for a, *_ in ranged]
+    for share in outside / numbers:
+        assert f"{share:.2%} of the numbers" in done.stdout
 
 
 @pytest.mark.once

@@ -135,7 +135,7 @@ def make_record(
     labels: Sequence[int],
     arrays: dict[str, np.ndarray],
     ranges: Sequence[tuple[float, float]],
-) -> tuple[bytes, np.ndarray]:
+) -> tuple[bytes, dict[str, records.Rounding]]:
     """A native record, in which each feature has its range.
 
     Args:
@@ -145,12 +145,13 @@ def make_record(
         ranges: low and high of each.
 
     Returns:
-        The record, and [2] int64: how many numbers were quantized, and clipped.
+        The record, and name → what quantization changed.
     """
     example = tf.train.SequenceExample()
     example.context.feature["id"].bytes_list.value.append(video_id.encode())
     example.context.feature["labels"].int64_list.value.extend(labels)
-    counts = np.zeros(2, np.int64)
-    for (name, array), low_high in zip(arrays.items(), ranges, strict=True):
-        counts += records.add_frames(example, name, array, low_high)
-    return example.SerializeToString(deterministic=True), counts
+    changed = {
+        name: records.add_frames(example, name, array, low_high)
+        for (name, array), low_high in zip(arrays.items(), ranges, strict=True)
+    }
+    return example.SerializeToString(deterministic=True), changed

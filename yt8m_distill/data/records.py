@@ -55,6 +55,45 @@ class Parsed(NamedTuple):
     ratings: tuple = ()
 
 
+class Rounding(NamedTuple):
+    """How much numbers changed by quantization; of no numbers by default.
+
+    Attributes:
+        count: numbers quantized.
+        clipped: those outside of the range.
+        largest: difference of a number from the one that a network reads.
+        squares: of these differences, summed.
+    """
+
+    count: int = 0
+    clipped: int = 0
+    largest: float = 0.0
+    squares: float = 0.0
+
+    def join(self, other: "Rounding") -> "Rounding":
+        """That of both."""
+        largest = max(self.largest, other.largest)
+        total = Rounding(*(a + b for a, b in zip(self, other, strict=True)))
+        return total._replace(largest=largest)
+
+    def __str__(self) -> str:
+        rms = (self.squares / self.count) ** 0.5
+        return (
+            f"they changed by {self.largest:.2g} at most and {rms:.2g} root mean "
+            f"square, {self.clipped / self.count:.2%} of the numbers were outside of "
+            "the range and were clipped"
+        )
+
+
+def rounding(values: np.ndarray, low: float = -2, high: float = 2) -> Rounding:
+    """What quantization over a range does to numbers [...]."""
+    read = dequantize(quantize(values, low, high), low, high)
+    changes = np.abs(read - values.astype(np.float64))
+    outside = np.count_nonzero((values < low) | (values > high))
+    largest, squares = changes.max(initial=0.0), np.square(changes).sum()
+    return Rounding(values.size, outside, float(largest), float(squares))
+
+
 def quantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarray:
     """Floats to uint8 as in YouTube-8M: clipped to [low, high], truncated."""
     return ((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
@@ -71,7 +110,7 @@ def add_frames(
     name: str,
     frames: np.ndarray,
     low_high: tuple[float, float] = settings.YOUTUBE_8M,
-) -> np.ndarray:
+) -> Rounding:
     """Adds a feature to a record, with its range in the context feature <name>_range.
 
     Args:
@@ -81,21 +120,19 @@ def add_frames(
         low_high: the range. YouTube-8M's is the default and is not stored.
 
     Returns:
-        [2] int64: numbers quantized here, and clipped.
+        What was changed by quantization here.
     """
-    counts = np.zeros(2, np.int64)
+    changed = Rounding()
     if frames.dtype != np.uint8:
-        low, high = low_high
-        outside = (frames < low) | (frames > high)
-        counts += [frames.size, np.count_nonzero(outside)]
-        frames = quantize(frames, low, high)
+        changed = rounding(frames, *low_high)
+        frames = quantize(frames, *low_high)
     if low_high != settings.YOUTUBE_8M:
         stored = tf.train.Feature(float_list=tf.train.FloatList(value=low_high))
         example.context.feature[f"{name}_range"].CopyFrom(stored)
     steps = example.feature_lists.feature_list[name].feature
     for row in frames:
         steps.add().bytes_list.value.append(row.tobytes())
-    return counts
+    return changed
 
 
 def stored_range(context, name: str) -> tuple[float, float]:

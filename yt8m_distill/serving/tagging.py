@@ -6,12 +6,10 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, records, shards
-from yt8m_distill.models import early_exit
-from yt8m_distill.serving import extras
+from yt8m_distill.data import records, shards
+from yt8m_distill.serving import exported, extras
 from yt8m_distill.video import decoding, extraction
 
 
@@ -60,26 +58,8 @@ class Tagger:
         image_network: str = "",
         audio_network: str = "",
     ):
-        model = extras.read_description(folder)
+        self._network = exported.ExportedNetwork(folder, student_k)
         made_by = extras.read_features(folder)
-        self._max_frames = model["max_frames"]
-        self._view = pipeline.ViewSpec(model["sampler"], model["k"])
-        self._budgets = tuple(model.get("exit_budgets", ()))
-        if self._budgets:
-            self._view = pipeline.ViewSpec(early_exit.SAMPLER, self._budgets[-1])
-            if student_k:
-                raise ValueError(
-                    f"--student_k={student_k}: the network of --model={folder} stops "
-                    "by itself (early exit)."
-                )
-        elif student_k:
-            if self._view.sampler == "all" or student_k > self._view.k:
-                frames = "all" if self._view.sampler == "all" else self._view.k
-                raise ValueError(
-                    f"--student_k={student_k}: the network of --model={folder} reads "
-                    f"{frames} frames."
-                )
-            self._view = self._view._replace(k=student_k)
         given = settings.FeatureSettings(**made_by["settings"])
         moved = {
             flag: os.path.join(extras.folder_in(folder), flag)
@@ -100,22 +80,14 @@ class Tagger:
                     f"--{name}={getattr(given, name, '')} is not the one that made the "
                     f"features: its SHA-256 is {value}, not {expected}."
                 )
-        # The user names a model that they trust.
-        self._serve = tf.saved_model.load(folder).signatures["frames"]  # noqa: TID251
         blank = {n: np.zeros([1, w], np.uint8) for n, w in self._widths.items()}
         self._classify(blank)  # Warms up.
-        self._choose(1, "")  # Makes the table of `nested`.
+        self._network.choose(1, "")  # Makes the table of `nested`.
 
     def _classify(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         ranges = self._extractor.ranges
         parts = [records.dequantize(x, *ranges[n]) for n, x in features.items()]
-        frames = np.concatenate(parts, axis=1)
-        count = tf.constant([len(frames)], tf.int32)
-        found = self._serve(frames=tf.constant(frames[np.newaxis]), num_frames=count)
-        return {name: value.numpy() for name, value in found.items()}
-
-    def _choose(self, num_frames: int, video_id: str) -> list[int]:
-        return pipeline.pick_frames(self._view, num_frames, self._max_frames, video_id)
+        return self._network.classify(np.concatenate(parts, axis=1)[np.newaxis])
 
     def _features(self, path: str, inputs: dict, count: int) -> dict[str, np.ndarray]:
         """Feature → [count, width] uint8, also of those that the file lacks."""
@@ -137,16 +109,17 @@ class Tagger:
         with decoding.Clip(path) as clip:
             frames = self._extractor.frames_of(clip)
             (video_id,) = extraction.ids_of([path]).values()
-            chosen = self._choose(len(frames), video_id)
+            chosen = self._network.choose(len(frames), video_id)
             if not chosen:
-                sampler = self._view.sampler
-                raise ValueError(f"{path}: the sampler {sampler} chooses no frame.")
+                raise ValueError(f"{path}: the network's sampler chooses no frame.")
             samples = self._extractor.samples_of(clip)
             budgets, length = (len(chosen),), len(chosen)
-            if self._budgets:
+            early_exit = self._network.budgets
+            if early_exit:
                 # The network gets a whole video, and looks at the frames of a budget
                 # only if it has not stopped before; until then they are blank.
-                budgets, length = self._budgets, min(len(frames), self._max_frames)
+                budgets = early_exit
+                length = min(len(frames), self._network.max_frames)
             features = {
                 n: np.zeros([length, w], np.uint8) for n, w in self._widths.items()
             }
@@ -154,7 +127,7 @@ class Tagger:
                 positions = sorted(chosen[start:stop])
                 inputs = self._extractor.inputs(clip, samples, positions)
                 marks = [began, time.perf_counter()]
-                rows = positions if self._budgets else slice(None)
+                rows = positions if early_exit else slice(None)
                 found = self._features(path, inputs, len(positions))
                 for name, vectors in found.items():
                     features[name][rows] = vectors
