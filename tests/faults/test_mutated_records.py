@@ -29,7 +29,7 @@ seeds = hypothesis.given(strategies.integers(0, 2**31))
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def served_faults(serialized):
-    return records.find_faults(serialized, DATA)
+    return records.parse_request(serialized, DATA)[1]
 
 
 def check_batches(found: list[dict], expected: int) -> None:

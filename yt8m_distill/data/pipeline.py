@@ -686,8 +686,6 @@ def read_view(
     serialized: tf.Tensor,
     data: settings.DataSettings,
     view: ViewSpec,
-    is_video: tf.Tensor | None = None,
-    is_sound: bool = False,
     each_k: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, structures.View]:
     """Ids and one view of serialized records, as in evaluation.
@@ -698,23 +696,24 @@ def read_view(
         serialized: [B] string.
         data: description of the records.
         view: specification of the view.
-        is_video: [B] bool; False for empty records, which give no frames. None if all
-            are videos.
-        is_sound: see records.parse_batch.
         each_k: [B] int32, number of frames of each video, at most the view's k; None
             for the view's k.
     """
     numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
     origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
-    if is_video is None:
-        is_video = tf.ones_like(serialized, tf.bool)
-    parsed = records.parse_batch(serialized, origins, data, is_video, is_sound)
+    is_video = tf.ones_like(serialized, tf.bool)
+    parsed = records.parse_batch(serialized, origins, data, is_video)
+    return parsed.video_ids, view_of(parsed, data, view, each_k)
+
+
+def view_of(
+    parsed: records.Parsed,
+    data: settings.DataSettings,
+    view: ViewSpec,
+    each_k: tf.Tensor | None = None,
+) -> structures.View:
+    """Selects, decodes and concatenates the frames of a view, see `read_view`."""
     keys = _video_keys(parsed.video_ids, 0)
-    return parsed.video_ids, _make_view(parsed, data, view, keys, each_k)
-
-
-def _make_view(parsed, data, view: ViewSpec, keys, each_k=None) -> structures.View:
-    """Selects, decodes and concatenates the frames of a view."""
     indices, valid = _pick(view, parsed.num_frames, data, keys, each_k=each_k)
     frames = _frames(parsed.frames, data, view.columns(data), indices, valid)
     return _view(frames, valid, indices)
@@ -726,19 +725,23 @@ def _frames(features, data, columns, indices, valid) -> tf.Tensor:
         vectors = tf.concat([features[c] for c in columns], axis=1)
         return vectors[:, tf.newaxis]
     inside = tf.sequence_mask(valid, tf.shape(indices)[1])
+    may_lack = data.missing_feature == "zeros"
     frames = [
-        _decode(features[c], indices, inside, valid, data.sizes[c]) for c in columns
+        _decode(features[c], indices, inside, valid, data.sizes[c], may_lack)
+        for c in columns
     ]
     return tf.concat(frames, axis=2)
 
 
-def _decode(ragged, indices, inside, valid, size: int) -> tf.Tensor:
+def _decode(ragged, indices, inside, valid, size: int, may_lack: bool) -> tf.Tensor:
     """The selected byte strings of one feature: [B, K, size] uint8, then 0."""
-    missing = bytes([shards_module.MISSING_BYTE]) * size
-    strings = tf.concat([ragged.values, [missing]], axis=0)
-    has_any = (ragged.row_lengths() > 0)[:, tf.newaxis]
-    starts = tf.cast(ragged.row_starts(), tf.int32)[:, tf.newaxis]
-    where = tf.where(has_any, starts + indices, tf.size(strings) - 1)
+    strings = ragged.values
+    where = tf.cast(ragged.row_starts(), tf.int32)[:, tf.newaxis] + indices
+    if may_lack:  # Copies all strings.
+        missing = bytes([shards_module.MISSING_BYTE]) * size
+        strings = tf.concat([strings, [missing]], axis=0)
+        has_any = (ragged.row_lengths() > 0)[:, tf.newaxis]
+        where = tf.where(has_any, where, tf.size(strings) - 1)
     chosen = tf.io.decode_raw(
         tf.gather(strings, tf.boolean_mask(where, inside)), tf.uint8, fixed_length=size
     )  # [valid frames of all videos, size]

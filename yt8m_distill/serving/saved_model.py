@@ -118,7 +118,7 @@ class ServingModel(tf.Module):
         return {"class_indexes": classes, "predictions": scores, **more}
 
     def _serve_records(self, example_bytes, each_k=None):
-        faults = records.find_faults(example_bytes, self._data)
+        parsed, faults = records.parse_request(example_bytes, self._data)
         if each_k is not None:
             inside = (each_k >= 1) & (each_k <= self._view.k)
             said = ["student_k=", tf.strings.as_string(each_k), " is not in 1.."]
@@ -126,20 +126,17 @@ class ServingModel(tf.Module):
             faults = tf.where(inside | (faults != ""), faults, said)
             each_k = tf.where(inside, each_k, 1)
         good = faults == ""
-        readable = tf.where(good, example_bytes, "")
-        ids, view = pipeline.read_view(
-            readable, self._data, self._view, good, is_sound=True, each_k=each_k
-        )
+        view = pipeline.view_of(parsed, self._data, self._view, each_k)
         if each_k is not None:
             longest = tf.reduce_max(view[structures.NUM_FRAMES])
             view[structures.FRAMES] = view[structures.FRAMES][:, :longest]
         top = self._top(view)
-        good = good[:, tf.newaxis]
+        row = good[:, tf.newaxis]
         return {
             **top,
-            "video_id": ids,
-            "class_indexes": tf.where(good, top["class_indexes"], -1),
-            "predictions": tf.where(good, top["predictions"], 0.0),
+            "video_id": tf.where(good, parsed.video_ids, ""),
+            "class_indexes": tf.where(row, top["class_indexes"], -1),
+            "predictions": tf.where(row, top["predictions"], 0.0),
             "error": faults,
         }
 
