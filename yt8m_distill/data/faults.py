@@ -289,10 +289,9 @@ def _graph_takes(serialized: bytes, data: settings.DataSettings) -> bool:
 @functools.lru_cache(maxsize=8)
 def _parser(data: settings.DataSettings):
     """A traced function that raises for a record that the pipeline would reject."""
+    text = tf.TensorSpec([1], tf.string)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([1], tf.string), tf.TensorSpec([1], tf.string)]
-    )
+    @tf.function(input_signature=[text, text], autograph=False)  # See build_dataset.
     def parse(serialized, origins):
         is_video = tf.constant([True])
         parsed = records.parse_batch(serialized, origins, data, is_video)

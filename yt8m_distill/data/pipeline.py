@@ -342,14 +342,18 @@ class _Source:
         """
         is_video = files >= 0
         origins = self.origins(files, numbers)
+        parse = self.traced(_parsing)
+        return parse(serialized, origins, is_video, tf.constant(self.salt), starts)
+
+    def traced(self, make):
+        """`_parsing` or `_locating` for the views of this source."""
         samplers = [frame_sampling.parse(v.sampler).name for v in self.views.values()]
-        parse = _parsing(
+        return make(
             self.data,
             tuple(self.views.items()),
             tuple(map(frame_sampling.SAMPLERS.get, samplers)),
             self.altered,
         )
-        return parse(serialized, origins, is_video, tf.constant(self.salt), starts)
 
     def origins(self, files, numbers) -> tf.Tensor:
         """Names of these records in errors."""
@@ -480,24 +484,14 @@ class _Indexed(_Source):
     def make_batch(self, places):
         shards = self.shards
         rows = shards_module.rows_of(shards.token, *self.share, places)
-        rated = None
+        if shards.table.located:
+            token = tf.constant(shards.token, tf.int64)
+            return self.traced(_locating)(token, rows, tf.constant(self.salt))
+        starts = None
         if self.data.segment_labels:
             rated = shards_module.look_up_segments(shards.token, rows)
-        if not shards.table.located:
-            found = shards_module.serialized(shards.token, rows)
-            return self.parsed(*found, rated and tf.cast(rated.starts, tf.int64))
-        located = shards_module.look_up(shards.token, rows)
-        labels = records.multi_hot(
-            located.label_rows, located.labels, places.shape[0], self.data.num_classes
-        )
-
-        def gather(picks, partner=None):
-            chosen = rows if partner is None else tf.gather(rows, partner)
-            return shards_module.gather(shards.token, chosen, picks, self.data.sizes)
-
-        videos = located.video_ids, labels, rows >= 0, located.num_frames
-        how = self.data, self.views, self.salt, self.altered
-        return _batch(*videos, gather, *how, rated)
+            starts = tf.cast(rated.starts, tf.int64)
+        return self.parsed(*shards_module.serialized(shards.token, rows), starts)
 
 
 def _batch(
@@ -630,6 +624,31 @@ def _parsing(
         return _parsed_batch(serialized, origins, is_video, *how, starts)
 
     return parse
+
+
+@functools.lru_cache(maxsize=16)
+def _locating(data: settings.DataSettings, views: tuple, samplers: tuple, altered):
+    """The batch of rows of a table as a function, traced once; see `_parsing`."""
+    del samplers
+
+    @tf.function(autograph=False)
+    def locate(token, rows, salt):
+        located = shards_module.look_up(token, rows)
+        rated = None
+        if data.segment_labels:
+            rated = shards_module.look_up_segments(token, rows)
+        labels = records.multi_hot(
+            located.label_rows, located.labels, rows.shape[0], data.num_classes
+        )
+
+        def gather(picks, partner=None):
+            chosen = rows if partner is None else tf.gather(rows, partner)
+            return shards_module.gather(token, chosen, picks, data.sizes)
+
+        videos = located.video_ids, labels, rows >= 0, located.num_frames
+        return _batch(*videos, gather, data, dict(views), salt, altered, rated)
+
+    return locate
 
 
 def _parsed_batch(

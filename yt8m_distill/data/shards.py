@@ -40,6 +40,10 @@ _LOOKED_AT = 4096
 _HASHED_AT_ONCE = 1 << 16
 
 
+# Identifies opened Shards in a graph.
+Token = int | tf.Tensor
+
+
 class Files:
     """Memory-mapped local files, at most MAX_OPEN at a time.
 
@@ -699,9 +703,9 @@ def _method(name: str):
     return call
 
 
-def _in_graph(name: str, token: int, arguments: Sequence, results: Sequence) -> list:
+def _in_graph(name: str, token: Token, arguments: Sequence, results: Sequence) -> list:
     """The results of a method, in the graph, of these (dtype, shape)."""
-    arguments = [tf.constant(token, tf.int64), *arguments]
+    arguments = [tf.cast(token, tf.int64), *arguments]
     dtypes, shapes = zip(*results, strict=True)
     values = tf.numpy_function(_method(name), arguments, dtypes)
     # Eagerly, TensorFlow returns a single result without its list.
@@ -711,14 +715,14 @@ def _in_graph(name: str, token: int, arguments: Sequence, results: Sequence) -> 
     return values
 
 
-def look_up(token: int, rows: tf.Tensor) -> Located:
+def look_up(token: Token, rows: tf.Tensor) -> Located:
     """Looks up the videos of these rows [B]; in the graph."""
     labels = [(tf.int64, [None])] * 2
     results = [(tf.string, rows.shape), *labels, (tf.int32, rows.shape)]
     return Located(*_in_graph("table.look_up", token, [rows], results))
 
 
-def look_up_segments(token: int, rows: tf.Tensor) -> segments.Segments:
+def look_up_segments(token: Token, rows: tf.Tensor) -> segments.Segments:
     """Looks up the segments of these rows [B]; in the graph."""
     labels = [(tf.int64, [None])] * 2
     results = [(tf.int32, rows.shape), *labels, (tf.int32, [None])]
@@ -728,7 +732,7 @@ def look_up_segments(token: int, rows: tf.Tensor) -> segments.Segments:
 
 
 def rows_of(
-    token: int, fraction: float, labeled: float, places: tf.Tensor
+    token: Token, fraction: float, labeled: float, places: tf.Tensor
 ) -> tf.Tensor:
     """The table's rows [B] at positions of a share of the videos; in the graph."""
     arguments = [*(tf.constant(x, tf.float64) for x in (fraction, labeled)), places]
@@ -736,7 +740,7 @@ def rows_of(
     return rows
 
 
-def serialized(token: int, rows: tf.Tensor) -> list[tf.Tensor]:
+def serialized(token: Token, rows: tf.Tensor) -> list[tf.Tensor]:
     """File, number and content [B] of the records of these rows; in the graph."""
     dtypes = (tf.int64, tf.int64, tf.string)
     results = [(dtype, rows.shape) for dtype in dtypes]
@@ -744,7 +748,7 @@ def serialized(token: int, rows: tf.Tensor) -> list[tf.Tensor]:
 
 
 def gather(
-    token: int, rows: tf.Tensor, picks: Sequence[tuple], sizes: Sequence[int]
+    token: Token, rows: tf.Tensor, picks: Sequence[tuple], sizes: Sequence[int]
 ) -> list[tf.Tensor]:
     """The frames of located videos; in the graph.
 
