@@ -1,5 +1,6 @@
 """Every file in flags/ parses, builds and describes what it reproduces."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -43,14 +44,28 @@ def command(path: pathlib.Path) -> list[str]:
     return words[2:]
 
 
+@pytest.fixture(scope="module")
+def build():
+    """Builds the networks of a phase, equal ones once: most files differ elsewhere."""
+    built = set()
+
+    def build(phase: modes.Phase, data: settings.DataSettings) -> None:
+        key = repr([dataclasses.replace(r, objective=None) for r in phase.roles]), data
+        if key not in built:
+            with tf.Graph().as_default():  # No weights are drawn.
+                builder.build_networks(phase.roles, data)
+            built.add(key)
+
+    return build
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_flagfile_builds_its_phases(path):
-    arguments = [f"--flagfile={path}", *SETTINGS]
-    run = flag_groups.read_run(parse(*arguments))
-    assert modes.phases(run, resolved=False)
-    for phase in modes.phases(run, resolved=False):
-        with tf.Graph().as_default():  # No weights are drawn.
-            builder.build_networks(phase.roles, run.data)
+def test_a_flagfile_builds_its_phases(path, build):
+    run = flag_groups.read_run(parse(f"--flagfile={path}", *SETTINGS))
+    phases = modes.phases(run, resolved=False)
+    assert phases
+    for phase in phases:
+        build(phase, run.data)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -349,8 +349,8 @@ def test_an_invalid_view_is_refused(sampler, k, text):
     assert str(caught.value).startswith(text)
 
 
-@pytest.mark.slow  # Starts a process.
-def test_the_program_continues_and_prints_the_training_flags(tmp_path):
+def test_the_program_continues_and_prints_the_training_flags(tmp_path, monkeypatch):
+    script_helpers.without_processes(monkeypatch, thin_records)
     files = record_helpers.write_shards(tmp_path, [7, 8, 0])
     folder = tmp_path / "thin"
     thin(files[:1], folder)

@@ -38,24 +38,16 @@ def command(script: str, *arguments: str, module: bool = False) -> list[str]:
     return [sys.executable, f"yt8m_distill/{script}.py", *arguments]
 
 
-def call(script: str, *arguments: str, module: bool = False, path: str = ""):
+def call(script: str, *arguments: str, path: str = ""):
     """A script's process, ended; `path` is searched for modules before all others."""
     return subprocess.run(
-        command(script, *arguments, module=module),
+        command(script, *arguments),
         cwd=ROOT,
         env={**ENVIRONMENT, **({"PYTHONPATH": path} if path else {})},
         capture_output=True,
         text=True,
         timeout=SECONDS,
     )
-
-
-def succeed(script: str, *arguments: str, module: bool = False) -> str:
-    """Standard output of a process that must end well."""
-    done = call(script, *arguments, module=module)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
 
 
 def training_flags(data, train_dir, *changes: str) -> list[str]:
@@ -114,28 +106,27 @@ def read_evaluations(train_dir) -> list[dict]:
 @pytest.fixture(scope="module")
 def evaluation(data, train_dir) -> tuple[str, dict]:
     """What eval.py --run_once printed about the student, and its JSON object."""
-    printed = succeed(
+    done = script_helpers.succeed(
         "eval",
         f"--train_dir={train_dir}",
         f"--eval_data_pattern={data}/validate-*.tfrecord",
         "--run_once",
         "--batch_size=7",
     )
-    return printed, read_evaluations(train_dir)[-1]
+    return done.stdout, read_evaluations(train_dir)[-1]
 
 
 @pytest.fixture(scope="module")
 def csv(data, train_dir, tmp_path_factory) -> pathlib.Path:
-    """What inference.py wrote, started as a module."""
+    """What inference.py wrote."""
     path = tmp_path_factory.mktemp("csv") / "predictions.csv"
-    succeed(
+    script_helpers.succeed(
         "inference",
         f"--train_dir={train_dir}",
         f"--input_data_pattern={data}/validate-*.tfrecord",
         f"--output_file={path}",
         f"--vocabulary={vocabulary(path.parent)}",
         "--batch_size=8",
-        module=True,
     )
     return path
 
