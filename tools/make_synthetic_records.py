@@ -16,6 +16,11 @@ YouTube-8M 2019: of a label of the video, present where its shot is, or absent.
 So more frames see more shots and average more noise away, evenly spread frames see
 more of them than neighbouring ones, and the beginning and the end show little.
 
+With --easy_fraction=0.75 there are no shots but two kinds of videos. An easy one shows
+all of its labels in every frame: one frame is enough. A hard one consists of
+--hard_frames equal parts and shows each label in one of them: one frame of each part is
+needed. Ids end with that number: va000012_k1, va000013_k16.
+
 Every video depends on the seed, its split and its number alone: the same videos
 come out whatever the number of shards and processes.
 """
@@ -93,6 +98,8 @@ class Recipe:
     num_validate: int
     num_test: int
     rated_segments: int = 0
+    easy_fraction: float | None = None
+    hard_frames: int = 16
 
     @property
     def sizes(self) -> list[int]:
@@ -171,6 +178,18 @@ def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> tuple
     return content, shown
 
 
+def draw_easy_or_hard(rng, world: World, recipe: Recipe, labels, num_frames) -> tuple:
+    """What frames show before noise, [num_frames, latent], and how many are needed."""
+    parts = 1 if rng.random() < recipe.easy_fraction else recipe.hard_frames
+    part_of = np.arange(num_frames) * parts // num_frames  # [num_frames]
+    content = rng.standard_normal((parts, _LATENT))[part_of] * 0.5
+    chosen = rng.permutation(parts)
+    for number, label in enumerate(labels):
+        inside = part_of == chosen[number % parts]
+        content[inside] += recipe.signal * world.prototypes[label]
+    return content, parts
+
+
 def draw_ratings(rng, recipe: Recipe, labels, shown) -> list[segments.Rating]:
     """Ratings of segments that start at multiples of their length, about half present.
 
@@ -220,12 +239,20 @@ def make_video(world: World, recipe: Recipe, split: str, number: int):
     rng = np.random.default_rng(seed)
     labels = draw_labels(rng, world)
     num_frames = draw_num_frames(rng, recipe.max_frames)
-    content, shown = draw_content(rng, world, recipe, labels, num_frames)
+    video_id = f"{split[:2]}{number:06d}"
+    draw, shown = (rng, world, recipe, labels, num_frames), None
+    if recipe.easy_fraction is None:
+        content, shown = draw_content(*draw)
+    else:
+        content, needed = draw_easy_or_hard(*draw)
+        video_id += f"_k{needed}"
     frames = make_frames(rng, world, recipe, content)
     ratings = []
-    if split != "train":  # Of their own numbers: the videos stay what they are.
+    if (
+        split != "train" and shown is not None
+    ):  # Of their own numbers: the videos stay what they are.
         ratings = draw_ratings(np.random.default_rng([*seed, 1]), recipe, labels, shown)
-    return f"{split[:2]}{number:06d}".encode(), labels, frames, ratings
+    return video_id.encode(), labels, frames, ratings
 
 
 def frame_level_record(
@@ -330,7 +357,9 @@ def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bo
     path = folder / DESCRIPTION
     if not path.is_file() or overwrite:
         return False
-    stored = {"rated_segments": 0, **json.loads(path.read_text())["recipe"]}
+    later = ("rated_segments", "easy_fraction", "hard_frames")
+    stored = {name: getattr(Recipe, name) for name in later}
+    stored |= json.loads(path.read_text())["recipe"]
     wanted = dataclasses.asdict(recipe)
     different = sorted(k for k in wanted if stored.get(k) != wanted[k])
     if different:
@@ -394,6 +423,16 @@ def define_flags() -> None:
         "Rated segments of each video of validate and test, at most.",
         lower_bound=0,
     )
+    flags.DEFINE_float(
+        "easy_fraction",
+        None,
+        "Share of easy videos; the others are hard. Not given: videos of shots.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    flags.DEFINE_integer(
+        "hard_frames", 16, "Frames that a hard video needs.", lower_bound=1
+    )
     flags.DEFINE_bool("video_level", False, "Also write <output_dir>/video_level.")
     flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
     flags.DEFINE_bool("overwrite", False, "Replace a data set with other settings.")
@@ -407,6 +446,8 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(FLAGS.output_dir)
     try:
         settings.DataSettings(recipe.feature_names, recipe.feature_sizes)
+        if recipe.easy_fraction is not None and recipe.rated_segments:
+            raise ValueError("--easy_fraction has no shots for --rated_segments.")
         if is_made_already(recipe, folder, FLAGS.overwrite):
             print(f"{folder} holds this data set already.")
         else:

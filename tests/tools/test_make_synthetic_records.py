@@ -116,6 +116,32 @@ def test_rated_segments_are_those_that_the_shots_show(tmp_path):
     assert found == [(5, 7, 1), (10, 7, 0)]
 
 
+def test_one_frame_of_each_part_shows_the_labels_of_a_video_as_its_id_says():
+    made = recipe(easy_fraction=0.6, hard_frames=4, signal=3.0)
+    world = synthetic.make_world(made)
+    needed = []
+    for number in range(60):
+        video_id, labels, _, _ = synthetic.make_video(world, made, "train", number)
+        needed.append(int(video_id.decode().rpartition("_k")[2]))
+        # The same draws, for what the frames show.
+        random = np.random.default_rng([made.seed, 0, number])
+        assert synthetic.draw_labels(random, world).tolist() == labels.tolist()
+        size = synthetic.draw_num_frames(random, made.max_frames)
+        content, parts = synthetic.draw_easy_or_hard(random, world, made, labels, size)
+        assert parts == needed[-1]
+        frames = [size * (2 * part + 1) // (2 * parts) for part in range(parts)]
+        assert len(np.unique(content[frames], axis=0)) == parts
+        assert len(np.unique(content, axis=0)) == parts
+        # How much of each label they show: the noise is .5 / 8 in each direction.
+        prototypes = world.prototypes[labels].T
+        shown = np.linalg.lstsq(prototypes, content[frames].T, rcond=None)[0]
+        np.testing.assert_allclose(np.sort(shown)[:, -1], 3, atol=0.5)
+        np.testing.assert_allclose(np.sort(shown)[:, :-1], 0, atol=0.5)
+    assert set(needed) == {1, 4}
+    # Three standard errors of a share over 60 videos.
+    assert abs(needed.count(1) / 60 - 0.6) < 3 * np.sqrt(0.24 / 60)
+
+
 def test_all_frames_of_a_video_differ():
     for _, _, (rgb, _), _ in videos(5, recipe()):
         assert len(np.unique(rgb, axis=0)) == len(rgb)
