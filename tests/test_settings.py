@@ -72,6 +72,7 @@ OTHER = {
     "label_fraction": 0.1,
     "mix": "mixup",
     "segment_labels": False,
+    "video_context": False,
     "segment_negatives": 0.5,
     "segment_context": 2,
     "batch_size": 3,
@@ -364,11 +365,11 @@ def test_names_are_unique_over_all_groups_of_a_run():
 
 
 def test_a_run_survives_its_dictionary_and_json():
-    # OTHER differs from every default but four, so a setting that got lost on the way
+    # OTHER differs from every default but five, so a setting that got lost on the way
     # would come back as its default and show. Those exclude parallel and video-level.
     unchanged = [f.name for f in run_fields() if OTHER[f.name] == f.default]
-    of_serial = ["teacher_checkpoint", "student_start", "teacher_cache"]
-    assert unchanged == ["segment_labels", *of_serial]
+    of_serial = ["student_start", "video_context", "teacher_cache"]
+    assert unchanged == ["segment_labels", "teacher_checkpoint", *of_serial]
     run = settings.RunSettings.from_dict(OTHER)
     assert run.to_dict() == OTHER
     stored = json.loads(json.dumps(run.to_dict()))

@@ -501,6 +501,11 @@ class DistillationSettings(Settings):
         "teacher: all of the teacher's, which needs two networks of the same cells.",
         choices=STUDENT_STARTS,
     )
+    video_context: bool = setting(
+        False,
+        "With --segment_labels in serial mode: the student also reads the teacher's "
+        "encoding of the whole video, in training and afterwards.",
+    )
     finetune_epochs: int = setting(
         1,
         "Epochs of the second stage with L_CE, which follows --student_loss=rep.",
@@ -736,6 +741,12 @@ class RunSettings:
             raise ValueError(
                 "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
                 f"received --mode={self.distillation.mode}."
+            )
+        if self.distillation.video_context and (
+            self.distillation.mode != "serial" or not self.data.segment_labels
+        ):
+            raise ValueError(
+                "--video_context goes with --segment_labels in --mode=serial."
             )
         mix = self.training.mix
         if mix != "none" and self.distillation.teacher_cache:

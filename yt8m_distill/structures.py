@@ -26,6 +26,7 @@ A `View` is a dict too:
 | `frames`        | [B, T, D] uint8 or float32 | quantised or dequantised features |
 | `num_frames`    | [B] int32                  | valid frames, at the front        |
 | `frame_indices` | [B, T] int32               | position of each in the video     |
+| `context`       | [B, E] float32             | of a network that has a context   |
 
 Frames after `num_frames` are 0 and carry no meaning; neither do their indices.
 """
@@ -44,6 +45,7 @@ VIDEO_LABELS = "video_labels"
 VIEWS = "views"
 GUIDES = "guides"
 
+CONTEXT = "context"
 FRAMES = "frames"
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"

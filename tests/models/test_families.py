@@ -259,6 +259,9 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
     lengths = (7, 3, 1)
     view = families.make_view(lengths=lengths, steps=9)
     bounds = np.array([[0, 4], [1, 6], [1, 6], [5, 9], [2, 3]])
+    network.add_context(2)
+    network.context.assign(tf.ones_like(network.context))
+    view["context"] = tf.constant([[0.5, 1.0], [-1.0, 0.0], [3.0, 1.0]])
     found = network.parts_logits(view, bounds)
     assert found.shape == (3, 5, network.num_classes)
     for part, (begin, end) in enumerate(bounds):
@@ -266,6 +269,7 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
         cut = {
             "frames": view["frames"][:, begin:end],
             "num_frames": tf.constant(counts, tf.int32),
+            "context": view["context"],
         }
         # Sums of a few float32 numbers, in another order.
         assert_close(found[:, part], network(cut).logits, 5e-6)

@@ -158,6 +158,28 @@ def test_the_bridge_is_a_learned_linear_map_in_front_of_the_classifier():
     assert network.multiply_adds(1) == {"bridge": 5 * 7, "classifier": 7 * C}
 
 
+def test_the_context_is_a_learned_linear_map_added_before_the_classifier():
+    network, view = make_network(), make_view()
+    without, kernels = network(view), network.encoder_kernels()
+    network.add_context(3)
+    with pytest.raises(ValueError, match="context"):
+        network(view)
+    context = np.random.default_rng(0).normal(size=(len(LENGTHS), 3))
+    view["context"] = tf.constant(context, tf.float32)
+    # It starts without the context.
+    np.testing.assert_array_equal(network(view).logits, without.logits)
+    weights = np.random.default_rng(1).normal(size=(3, D))
+    network.context.assign(weights)
+    outputs = network(view)
+    read = without.encoding.numpy() + context @ weights
+    expected = read @ network.head.kernel.numpy() + network.head.bias.numpy()
+    np.testing.assert_allclose(outputs.logits, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(outputs.encoding, without.encoding)
+    assert any(kernel is network.context for kernel in network.kernels())
+    assert len(network.encoder_kernels()) == len(kernels)
+    assert network.multiply_adds(1)["context"] == 3 * D
+
+
 def test_all_variables_exist_before_the_first_call():
     network = make_network(head="moe", encoding_size=7)
     before = [id(v) for v in network.weights]

@@ -282,6 +282,81 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(folder, tmp_pat
     assert refused.returncode and f"{of_videos[0]} " in refused.stderr
 
 
+def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
+    folder, tmp_path, monkeypatch
+):
+    def make_run(name, **changes):
+        return helpers.make_run(
+            tmp_path / name,
+            folder,
+            mode="serial",
+            teacher_checkpoint=str(folder / "teacher"),
+            student_start="teacher",
+            student_loss="ce",
+            video_context=True,
+            **{**RATED, **changes},
+        )
+
+    run = make_run("run", teacher_cache=str(tmp_path / "cache"))
+    with helpers.stopped(monkeypatch, "student", 10, save=True):
+        helpers.train(run)
+    helpers.train(run)
+    found = open_trained(tmp_path / "run")
+    assert np.abs(found.network.context.numpy()).max() > 1e-3
+    pattern = f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
+    judge = evaluator.build(
+        found.networks, found.role, found.strategy, found.run.data, 5
+    )
+    dataset = found.dataset(found.open_shards(*pattern), 8)
+    metrics = judge.evaluate(dataset).metrics
+    best = results_of(tmp_path / "run", "student")
+    for name in ("gap", "map", "loss"):
+        assert getattr(metrics, name) == pytest.approx(best[name], rel=1e-5), name
+    # By hand: 5 frames and one to each side, and the teacher on all frames.
+    grid = segments_csv.Grid(context=1)
+    given = found.networks, found.role, found.strategy, grid, helpers.MAX_FRAMES
+    predict = segments_csv.SegmentPredictor(*given).predict
+    teacher = trained_networks.open_network(
+        settings.CheckpointSettings(train_dir=str(folder / "teacher"))
+    ).network
+    frames_of = {v.encode(): f for v, _, f in helpers.make_videos(9, 2, "e")}
+
+    def view_of(frames) -> dict:
+        view = {"frames": frames[np.newaxis], "num_frames": [len(frames)]}
+        return {name: tf.constant(value) for name, value in view.items()}
+
+    (part, *_) = predict(found.dataset(found.open_shards(*pattern, True), 16))
+    assert len(part.starts) > 9
+    for row in zip(part.video_ids, part.starts, part.scores, strict=True):
+        video_id, start, scores = row
+        frames = frames_of[video_id]
+        view = view_of(frames[max(start - 1, 0) : start + 6])
+        view["context"] = teacher(view_of(frames)).encoding
+        expected = tf.sigmoid(found.network(view).logits)[0]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+    # Averaged weights are validated with the same context, here without a cache.
+    helpers.train(make_run("averaged", ema_decay=0.9, num_epochs=1))
+    assert results_of(tmp_path / "averaged", "student")["gap"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"mode": "baseline", "teacher_checkpoint": ""}, "--mode=serial"),
+        ({"segment_labels": False}, "--segment_labels"),
+        ({"student_loss": "rep"}, "--student_loss=rep"),
+        ({"student_k": "6,7"}, "--student_k=6,7"),
+    ],
+    ids=str,
+)
+def test_a_context_that_cannot_be_read_is_refused(folder, changes, named):
+    teacher = str(folder / "teacher")
+    values = {"mode": "serial", "teacher_checkpoint": teacher, **RATED, **changes}
+    with pytest.raises(ValueError, match="--video_context") as caught:
+        modes.phases(helpers.make_run("x", folder, video_context=True, **values))
+    assert named in str(caught.value)
+
+
 # 20 frames are 4 segments.
 @pytest.mark.parametrize("margins", ["2,2", "0,4", "9,9"])
 def test_margins_that_leave_no_segment_are_refused(folder, margins):

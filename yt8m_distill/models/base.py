@@ -72,6 +72,7 @@ class VideoClassifier(keras.Model, abc.ABC):
             head = heads.HEADS.create(head, num_classes=num_classes)
         self.head = head
         self.bridge = None
+        self.context = None
 
     def build_classifier(self, encoder_size: int) -> None:
         """Builds the head and, where the widths differ, the bridge before it.
@@ -95,6 +96,15 @@ class VideoClassifier(keras.Model, abc.ABC):
                 f"network's has width {self.encoding_size}."
             )
         self.built = True
+
+    def add_context(self, size: int) -> None:
+        """Adds an input c [B, size], the encoding of another network.
+
+        The classifier then reads e + c W of the encoding e. W starts at 0, so that the
+        network starts as it is without the context.
+        """
+        shape = (size, self.encoding_size)
+        self.context = self.add_weight(name="context", shape=shape, initializer="zeros")
 
     @classmethod
     def encoder_size(cls, feature_size: int, arguments: dict) -> int | None:
@@ -131,8 +141,7 @@ class VideoClassifier(keras.Model, abc.ABC):
 
         By default all trainable weights of rank 2 or more.
         """
-        encoder = [v for v in self.variables_without_head() if v is not self.bridge]
-        return [v for v in encoder if len(v.shape) > 1]
+        return [v for v in self._encoder_variables() if len(v.shape) > 1]
 
     def state_variables(self) -> list:
         """The variables that the states returned by `encode` depend on.
@@ -140,7 +149,11 @@ class VideoClassifier(keras.Model, abc.ABC):
         Only these are trained when the objective compares nothing but states. By
         default the whole encoder.
         """
-        return [v for v in self.variables_without_head() if v is not self.bridge]
+        return self._encoder_variables()
+
+    def _encoder_variables(self) -> list:
+        after = {id(self.bridge), id(self.context)}
+        return [v for v in self.variables_without_head() if id(v) not in after]
 
     def variables_without_head(self) -> list:
         """The variables to train when the classifier belongs to another network."""
@@ -161,14 +174,16 @@ class VideoClassifier(keras.Model, abc.ABC):
         """Weight matrices under the L2 penalty: `all` or the `classifier`'s."""
         if scope == "classifier":
             return self.head.kernels()
-        bridge = [] if self.bridge is None else [self.bridge]
-        return self.encoder_kernels() + bridge + self.head.kernels()
+        between = [v for v in (self.bridge, self.context) if v is not None]
+        return self.encoder_kernels() + between + self.head.kernels()
 
     def classifier_multiply_adds(self) -> dict[str, int]:
         """Multiply-adds per video of the layers after the encoder."""
         bridge = [] if self.bridge is None else [self.bridge]
+        context = {} if self.context is None else {"context": self.context}
         return {
             "bridge": num_weights(bridge),
+            **{name: num_weights([kernel]) for name, kernel in context.items()},
             "classifier": num_weights(self.head.kernels()),
         }
 
@@ -196,7 +211,7 @@ class VideoClassifier(keras.Model, abc.ABC):
             inputs: a View: `frames` [B, T, D] uint8 or float32, `num_frames` [B].
                 Optionally `state_indices` [B, S] int32 and `num_states` [B], the
                 frames whose intermediate states are requested, and `noise`, the fields
-                of a layers.Noise.
+                of a layers.Noise. After add_context, `context` [B, size].
             training: whether dropout is applied.
 
         Raises:
@@ -222,13 +237,14 @@ class VideoClassifier(keras.Model, abc.ABC):
         if states is not None:
             valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
             states = tf.where(valid[..., tf.newaxis], states, 0.0)
-        return self.outputs_of(encoding, states, training, noise)
+        context = inputs.get(structures.CONTEXT)
+        return self.outputs_of(encoding, states, training, noise, context)
 
     def parts_logits(self, inputs: dict, bounds: np.ndarray) -> tf.Tensor:
         """Logits of parts of each video, each as if it were a video: [B, W, C].
 
         Args:
-            inputs: a View of the videos.
+            inputs: a View of the videos; all parts of one have its `context`.
             bounds: [W, 2] int, first frame of each part and the one after its last; a
                 part ends with its video, and may have no frame.
         """
@@ -243,6 +259,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         view = {
             structures.FRAMES: parts,
             structures.NUM_FRAMES: tf.reshape(counts, [-1]),
+            structures.CONTEXT: context_of_parts(inputs, len(bounds)),
         }
         return tf.reshape(self(view).logits, [-1, len(bounds), self.num_classes])
 
@@ -252,9 +269,25 @@ class VideoClassifier(keras.Model, abc.ABC):
         states: tf.Tensor | None = None,
         training: bool = False,
         noise: layers.Noise | None = None,
+        context: tf.Tensor | None = None,
     ) -> structures.Outputs:
-        """Applies the bridge and the classifier to the results of `encode`."""
+        """Applies the bridge and the classifier to the results of `encode`.
+
+        Raises:
+            ValueError: if the network has a context and there is none.
+        """
         if self.bridge is not None:
             encoded = layers.multiply(encoded, tf.convert_to_tensor(self.bridge))
-        logits = self.classify(encoded, training, noise)
+        read = encoded
+        if self.context is not None:
+            if context is None:
+                raise ValueError("The network needs the encoding of its context.")
+            read += layers.multiply(context, tf.convert_to_tensor(self.context))
+        logits = self.classify(read, training, noise)
         return structures.Outputs(logits, encoded, states)
+
+
+def context_of_parts(inputs: structures.View, count: int) -> tf.Tensor | None:
+    """The contexts [B * count, E] of `count` parts of each video, if there are any."""
+    context = inputs.get(structures.CONTEXT)
+    return None if context is None else tf.repeat(context, count, axis=0)

@@ -12,6 +12,8 @@ registry.import_modules("yt8m_distill.models")
 
 # Arguments of every model that are derived from the settings.
 _FROM_SETTINGS = ("feature_size", "num_classes", "max_frames")
+# An argument that is no constructor's; see VideoClassifier.add_context.
+CONTEXT_SIZE = "context_size"
 
 
 def parse(name: str, text: str) -> registry.Specification:
@@ -94,12 +96,17 @@ def _create(
     }
     if base.MODELS.accepts(spec.name, "feature_sizes"):
         arguments["feature_sizes"] = data.sizes
+    of_network = dict(spec.arguments)
+    context_size = of_network.pop(CONTEXT_SIZE, None)
+    spec = registry.Specification(spec.name, of_network)
     network = base.MODELS.create(spec, **arguments)
     network.steps = features.steps(data)
     if not network.head.built:
         raise ValueError(
             f"the constructor of {spec.name} must end with build_classifier."
         )
+    if context_size:
+        network.add_context(context_size)
     return network
 
 
@@ -110,7 +117,7 @@ def build_networks(
 
     Args:
         roles: with `name`, `network` (a specification), `frames`, `view`, and
-            `shares_classifier_with`, an earlier role or None.
+            `shares_classifier_with` and `context`, an earlier role or None.
         data: description of the records.
         to_be_read: the weights will come from a checkpoint, or do not matter: slow
             initializers are replaced by zeros.
@@ -122,4 +129,6 @@ def build_networks(
             networks[role.name] = build_network(
                 role.name, role.network, data, role.frames, sharing
             )
-    return teacher_student.TeacherStudent(networks, {r.name: r.view for r in roles})
+    views = {role.name: role.view for role in roles}
+    contexts = {role.name: role.context for role in roles if role.context}
+    return teacher_student.TeacherStudent(networks, views, contexts)

@@ -113,7 +113,8 @@ class SetClassifier(base.VideoClassifier):
             part = tuple(tf.gather(state, chosen, axis=1) for state in states)
             part = tuple(_merge_axes(state) for state in part)  # [B * W, ...]
             joined = part if joined is None else self.join(joined, part)
-        logits = self.outputs_of(self.finish(joined)).logits
+        context = base.context_of_parts(inputs, len(bounds))
+        logits = self.outputs_of(self.finish(joined), context=context).logits
         return tf.reshape(logits, [-1, len(bounds), self.num_classes])
 
     def _read_pieces(self, frames, num_frames, edges: np.ndarray) -> State:

@@ -9,8 +9,14 @@ from yt8m_distill.models import base, layers
 
 
 def _copy(source, target, rule: str, advice: str) -> None:
-    """Assigns all weights of one layer to another; ValueError unless they fit."""
-    theirs, own = source.weights, target.weights
+    """Assigns the weights of one layer to another; ValueError unless they fit.
+
+    A context, of one of two networks, is left as it is.
+    """
+    theirs, own = (
+        [v for v in layer.weights if v is not getattr(layer, "context", None)]
+        for layer in (source, target)
+    )
     shapes = [[tuple(v.shape) for v in variables] for variables in (own, theirs)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -30,20 +36,33 @@ class TeacherStudent(keras.Model):
     Args:
         networks: role → VideoClassifier.
         views: role → name of the view that its network reads.
+        contexts: role → role whose encoding its network reads, too.
     """
 
     def __init__(
-        self, networks: dict[str, base.VideoClassifier], views: dict[str, str]
+        self,
+        networks: dict[str, base.VideoClassifier],
+        views: dict[str, str],
+        contexts: dict[str, str] | None = None,
     ):
         super().__init__(dtype="float32")
         self.views = dict(views)
+        self.contexts = dict(contexts or {})
+        for role, network in networks.items():
+            self._attach(role, network)
+        self.built = True
+
+    def add(self, role: str, network: base.VideoClassifier, view: str) -> None:
+        """Adds the network of one more role, which reads this view."""
+        self._attach(role, network)
+        self.views[role] = view
+
+    def _attach(self, role: str, network: base.VideoClassifier) -> None:
+        if hasattr(self, role):
+            raise ValueError(f"A role cannot be called {role}.")
         # An attribute each: Keras 3 (3.15) hides layers in a dict from
         # tf.train.Checkpoint.
-        for role, network in networks.items():
-            if hasattr(self, role):
-                raise ValueError(f"A role cannot be called {role}.")
-            setattr(self, role, network)
-        self.built = True
+        setattr(self, role, network)
 
     def network(self, role: str) -> base.VideoClassifier:
         """The network of a role."""
@@ -99,6 +118,7 @@ class TeacherStudent(keras.Model):
         states_of: str | None = None,
         noise: layers.Noise | None = None,
         view: str | None = None,
+        context: structures.Outputs | None = None,
     ) -> structures.Outputs:
         """One role's network on its view.
 
@@ -110,9 +130,11 @@ class TeacherStudent(keras.Model):
                 are wanted too, in its order.
             noise: what is random draws from it, see layers.Noise.
             view: name of another view than the role's own.
+            context: outputs of the role that is its context; None to compute them.
         """
-        read = views[view or self.views[role]]
-        inputs = dict(read)
+        inputs = self._with_context(
+            role, views[view or self.views[role]], views, context
+        )
         if states_of is not None:
             sampled = views[states_of]
             positions = sampled[structures.FRAME_INDICES]
@@ -135,7 +157,16 @@ class TeacherStudent(keras.Model):
             views: of the batch, with all frames.
             bounds: [W, 2], of the parts.
         """
-        return self.network(role).parts_logits(views[structures.ALL], bounds)
+        inputs = self._with_context(role, views[structures.ALL], views)
+        return self.network(role).parts_logits(inputs, bounds)
+
+    def _with_context(self, role: str, view, views, context=None) -> structures.View:
+        """A view, and the context's encoding if the role has one."""
+        source = self.contexts.get(role)
+        if source is None:
+            return dict(view)
+        found = context or self.forward(source, views)
+        return {**view, structures.CONTEXT: tf.stop_gradient(found.encoding)}
 
     def call(self, inputs: dict, training: bool = False) -> dict:
         """Batch → Outputs of every role."""

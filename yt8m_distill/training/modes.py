@@ -10,6 +10,7 @@ from typing import NamedTuple
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective as objectives
+from yt8m_distill.models import builder
 from yt8m_distill.training import manifest, outside, specifications
 
 TEACHER, STUDENT = settings.TEACHER, settings.STUDENT
@@ -60,6 +61,7 @@ class Role:
         trains_classifier: False keeps the classifier unchanged (L_REP alone does not
             depend on it).
         shares_classifier_with: the role whose classifier it uses; None for its own.
+        context: the role whose encoding it reads, too; None for its view alone.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Role:
     copies_network: bool = False
     trains_classifier: bool = True
     shares_classifier_with: str | None = None
+    context: str | None = None
 
     @property
     def frozen(self) -> bool:
@@ -148,7 +151,7 @@ class Phase:
 
     def describe(self) -> dict:
         """The description of its networks for other programs, as JSON."""
-        return {
+        found = {
             role.name: {
                 "network": str(role.network),
                 "view": role.view,
@@ -158,6 +161,11 @@ class Phase:
             }
             for role in self.roles
         }
+        for role in self.roles:
+            if role.context:
+                context = {"role": role.context, **found[role.context]}
+                found[role.name]["context"] = context
+        return found
 
 
 class _Run:
@@ -280,7 +288,14 @@ class _Run:
                 position = next((t.guide for t in objective.terms if t.guide), 0)
                 guide = guides[position].network
                 spec = specifications.with_encoding_size(spec, guide, run.data)
+            context = None
+            if run.distillation.video_context:
+                self._check_context(guides, objective)
+                context = guides[0].name
+                width = builder.encoding_size(guides[0].network, run.data)
+                spec = spec.with_defaults(**{builder.CONTEXT_SIZE: width})
             fields = {
+                "context": context,
                 "objective": objective,
                 "guides": (*names, *([STUDENT] if objective.needs_self else [])),
                 "copies_classifier": classifier == "copied",
@@ -299,6 +314,20 @@ class _Run:
             smallest = self.budgets[run.sampling.budgets[0]]
             fields |= {"more_views": (smallest, _MIXED), "budgets": self.budgets}
         return Role(STUDENT, spec, view, self.frames(view), **fields)
+
+    def _check_context(self, guides, objective) -> None:
+        """Raises ValueError if a student cannot read its guide's encoding."""
+        given = self.run.distillation
+        for flag, is_wrong in (
+            (f"teacher_checkpoint={given.teacher_checkpoint}", len(guides) > 1),
+            (f"student_k={self.run.sampling.student_k}", self.budgets),
+            (f"student_loss={given.student_loss}", not objective.compares_logits),
+        ):
+            if is_wrong:
+                raise ValueError(
+                    f"--{flag} does not go with --video_context: it needs one teacher, "
+                    "one number of frames and a loss of the classifier."
+                )
 
     def finetuning(self, student: Role, after: str) -> list[Phase]:
         """The second stage: trains the whole student on labels."""
@@ -421,6 +450,7 @@ _GUIDED_ONLY = (
     "temperature",
     "classifier",
     "student_start",
+    "video_context",
     "teacher_cache_top_k",
     "teacher_checkpoint",
     "teacher_mean",

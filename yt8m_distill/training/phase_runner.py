@@ -262,7 +262,10 @@ class PhaseRunner:
         if not decay:
             return None
         self.kept = builder.build_networks(self.phase.trained, run.data, True)
-        return averaging.WeightAverage(self.networks, self.kept, decay)
+        average = averaging.WeightAverage(self.networks, self.kept, decay)
+        for role in self.phase.frozen:  # What an averaged network may read.
+            self.kept.add(role.name, self.networks.network(role.name), role.view)
+        return average
 
     def _build_learner(self, role: modes.Role, rate) -> steps.Learner:
         network = self.networks.network(role.name)
@@ -474,7 +477,7 @@ class PhaseRunner:
         dataset = inputs.evaluation_dataset(
             self.strategy,
             self.validation,
-            self.phase.view_specs({view}),
+            self.phase.view_specs({view, self.networks.views.get(role.context)}),
             run.training.batch_size,
         )
         skipped = self.validation.skipped()

@@ -217,6 +217,7 @@ class TrainStep:
                         states_of=self.phase.states_of,
                         noise=self._noise(role, step, place),
                         view=view,
+                        context=outputs.get(role.context),
                     )
                     if not place:
                         main = outputs[role.name] = found

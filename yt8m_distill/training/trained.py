@@ -24,14 +24,16 @@ class TrainedNetwork:
     """A network with everything that is needed to run it.
 
     Attributes:
-        networks: contains only the role's network, or a mean.MeanNetworks.
+        networks: contains the role's network and its context's alone, or a
+            mean.MeanNetworks.
         role: its name.
         run: the settings of its training, with this script's --video_id_key.
         plan: the run's phases and networks.
         views: name → pipeline.ViewSpec of the view that it reads, and of those that
-            other networks of a mean read.
+            its context and other networks of a mean read.
         view_name: name of its own.
         strategy: the devices.
+        train_dir: of its run.
         found: the checkpoint of its variables.
         names: class index → name, from the run's vocabulary; may be empty.
     """
@@ -43,6 +45,7 @@ class TrainedNetwork:
     views: dict[str, Any]
     view_name: str
     strategy: tf.distribute.Strategy
+    train_dir: str
     found: checkpoints.Found | None
     names: dict[int, str]
 
@@ -180,6 +183,16 @@ class TrainedNetwork:
     def load(self, found: checkpoints.Found) -> None:
         """Loads the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)
+        source = self.plan.network(self.role).get("context", {}).get("role")
+        if source:  # Frozen: that of any state.
+            state = checkpoints.find(self.train_dir, self.plan, self.role, "latest")
+            if state is None:
+                raise ValueError(
+                    f"{self.train_dir} has no checkpoint with the {source}, whose "
+                    f"encoding the {self.role} reads."
+                )
+            network = self.networks.network(source)
+            checkpoints.restore_network(state.prefix, source, network)
         self.found = found
 
     def class_names(self, path: str) -> dict[int, str]:
@@ -230,11 +243,19 @@ def read_network(
 
     Only the plan is used, so the run's losses need not be registered.
     """
-    entry = plan.network(role)
+    return _network_of(role, plan.network(role), data)
+
+
+def _network_of(role: str, entry: dict, data) -> tuple[base.VideoClassifier, str]:
     spec = registry.parse(entry["network"])
     with lstm.to_be_read():
         network = builder.build_network(role, spec, data, entry["frames"])
     return network, entry["view"]
+
+
+def _view_of(entry: dict) -> pipeline.ViewSpec:
+    sampler, k, features, *more = entry["sampler"]
+    return pipeline.ViewSpec(sampler, k, tuple(features), *more)
 
 
 def _with_frames(
@@ -321,16 +342,31 @@ def open_network(
     distribution.check_batch_size(given.batch_size, strategy)
     with strategy.scope():
         network, view = read_network(plan, role, run.data)
-    networks = teacher_student.TeacherStudent({role: network}, {role: view})
-    sampler, k, features, *more = plan.network(role)["sampler"]
-    spec = pipeline.ViewSpec(sampler, k, tuple(features), *more)
-    spec = _with_frames(spec, given.student_k, role, run)
+    spec = _with_frames(_view_of(plan.network(role)), given.student_k, role, run)
     if segment_context is not None:
         spec = _of_segments(spec, segment_context, run)
+    networks = teacher_student.TeacherStudent({role: network}, {role: view})
+    views, context = {view: spec}, plan.network(role).get("context")
+    if context:
+        source = context["role"]
+        with strategy.scope():
+            network, view_of_source = _network_of(source, context, run.data)
+        networks.add(source, network, view_of_source)
+        networks.contexts[role] = source
+        views[view_of_source] = _view_of(context)
     stored = os.path.join(given.train_dir, manifest.VOCABULARY)
     names = vocabulary.read(stored) if tf.io.gfile.exists(stored) else {}
     trained = TrainedNetwork(
-        networks, role, run, plan, {view: spec}, view, strategy, None, names
+        networks,
+        role,
+        run,
+        plan,
+        views,
+        view,
+        strategy,
+        given.train_dir,
+        None,
+        names,
     )
     if found:
         trained.load(found)
