@@ -52,7 +52,8 @@ def make(results: scores.Results) -> list[document.Block]:
         row = rows.setdefault(f"{point.frames:g}", {})
         row[point.line] = " / ".join(map(texts.spread_text, (point.gap, point.map)))
         if point.line == "early_exit":
-            row["read"] = f"{point.read.min():.2f} to {point.read.max():.2f}"
+            ends = (f"{point.read.min():.2f}", f"{point.read.max():.2f}")
+            row["read"] = " to ".join(dict.fromkeys(ends))
     columns = {"fixed_k": "`--student_k`", "early_exit": "`--mean_frames`"}
     columns["read"] = "frames really read"
     table = [
