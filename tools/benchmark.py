@@ -1,15 +1,15 @@
-"""Measures what the package promises about speed and prints it beside its bars.
+"""Measures speed and memory and compares them with bars.
 
-    python tools/benchmark.py                      all areas, some twenty minutes
+    python tools/benchmark.py                      all areas, about twenty minutes
     python tools/benchmark.py --areas=reading      one of them
-    python tools/benchmark.py --quick              small sizes, no bars: does it run?
+    python tools/benchmark.py --quick              small sizes, without bars: a test
 
-Every number is a ratio within one run on one machine, mostly against what the
-machine can do at all; let nothing else run beside it. --output_dir writes the table
-as Markdown and JSON and a plot.
+Most numbers are ratios within one run on one machine, so run nothing else at the same
+time. --output_dir writes the table as Markdown and JSON, and a plot.
 """
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
@@ -45,7 +45,7 @@ AREAS = (
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
+    """A description of this machine."""
     model = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -58,7 +58,7 @@ def machine() -> str:
 
 
 def markdown(rows: list[results.Row]) -> str:
-    """The table."""
+    """The table in Markdown."""
     lines = ["| what | measured | bar | met | made of |", "|---|---|---|---|---|"]
     for row in rows:
         bar = "" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
@@ -69,7 +69,7 @@ def markdown(rows: list[results.Row]) -> str:
 
 
 def plot(rows: list[results.Row], path: str) -> None:
-    """How far every number is from its bar, as a factor: right of 1 it is met."""
+    """Plots each number over its bar as a factor; the bar is met from 1 on."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -94,7 +94,7 @@ def plot(rows: list[results.Row], path: str) -> None:
 
 
 def write(found: dict[str, list[results.Row]], folder: str) -> None:
-    """benchmark.md, benchmark.json and benchmark.svg, other areas in them kept."""
+    """Writes benchmark.md, .json and .svg; keeps the other areas in them."""
     os.makedirs(folder, exist_ok=True)
     store = pathlib.Path(folder, "benchmark.json")
     content = json.loads(store.read_text("utf-8")) if store.exists() else {}
@@ -115,8 +115,15 @@ def write(found: dict[str, list[results.Row]], folder: str) -> None:
     plot(everything, os.path.join(folder, "benchmark.svg"))
 
 
+def measure(area: str, quick: bool, *options) -> list[results.Row]:
+    """The rows of an area; the bars do not apply to small sizes."""
+    module = importlib.import_module(f"tools.benchmarking.{area}")
+    rows = module.rows(quick, *options)
+    return [dataclasses.replace(row, bar=None) for row in rows] if quick else rows
+
+
 def main() -> None:
-    """Flags → areas → table; exit code 1 where a bar is missed."""
+    """Flags → areas → table, and the number of missed bars."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--areas", default=",".join(AREAS), help="which, comma separated"
@@ -135,12 +142,11 @@ def main() -> None:
     bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
-        module = importlib.import_module(f"tools.benchmarking.{area}")
         options = (given.scale_dir, given.scale_videos) if area == "scale" else ()
-        measured[area] = module.rows(given.quick, *options)
+        measured[area] = measure(area, given.quick, *options)
         tqdm.tqdm.write(f"{area}\n{markdown(measured[area])}", file=sys.stderr)
         if given.output_dir:
-            # After each area: what was measured is kept whatever comes.
+            # After each area, so that an interruption loses little.
             write(measured, given.output_dir)
     rows = [row for found in measured.values() for row in found]
     print(markdown(rows))

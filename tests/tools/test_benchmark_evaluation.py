@@ -6,13 +6,14 @@ import mmap
 import numpy as np
 import pytest
 
-from tools.benchmarking import evaluation
+from tools import benchmark
+from tools.benchmarking import evaluation, results
 from yt8m_distill import structures
 
 
 @pytest.mark.slow
 def test_quick_rows_are_finite_positive_and_without_bars():
-    found = evaluation.rows(quick=True)
+    found = benchmark.measure("evaluation", quick=True)
     assert [row.unit for row in found] == ["", "", "s", "MB", "s"]
     for row in found:
         assert math.isfinite(row.value) and row.value > 0, row
@@ -41,12 +42,12 @@ def test_a_repeated_batch_has_other_scores_and_the_same_best_classes():
 
 
 def test_allocated_memory_shows_in_the_peak():
-    before = evaluation.resident_bytes(peak=False)
-    size = 200 * evaluation.MEBIBYTE
+    before = results.resident_bytes(peak=False)
+    size = 200 * results.MEBIBYTE
     # Not by malloc, which may give pages of the process that were free before.
     with mmap.mmap(-1, size) as block:
         for start in range(0, size, mmap.PAGESIZE):
             block[start] = 1
-        peak = evaluation.resident_bytes(peak=True)
+        peak = results.resident_bytes(peak=True)
     # The kernel's counters lag a little.
     assert peak - before >= 0.9 * size

@@ -1,28 +1,14 @@
-"""What evaluating costs beside the networks: time, memory, and the CSV.
+"""The cost of evaluation besides the networks: time, memory, and the CSV.
 
-    python tools/benchmarking/evaluation.py [--quick]
-
-`Evaluator.evaluate` runs as in eval.py, but random logits stand for the network's:
-what is measured is all the rest, which is the top k in the graph, the loss, pooling,
-the final metrics, and the CSV. Reading the shards is not part of it.
+`Evaluator.evaluate` runs as in eval.py, but on random logits instead of a network's. So
+the top k in the graph, the loss, pooling, the metrics and the CSV are measured, without
+reading the shards.
 """
 
-import argparse
-import json
 import os
-import pathlib
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-# Run as a file, the root is two folders up.
-sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import numpy as np
 import tensorflow as tf
@@ -30,16 +16,14 @@ import tensorflow as tf
 from tools.benchmarking import results
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import builder
+from yt8m_distill.models import builder, replicas
 from yt8m_distill.serving import predictions
 from yt8m_distill.training import distribution, modes
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOP_K = 20
 LABELS_PER_VIDEO = 3
 # Batches that are made beforehand; a longer data set repeats them.
 MADE = 8
-MEBIBYTE = 2**20
 
 
 class GivenLogits:
@@ -116,15 +100,10 @@ def make_evaluator(num_classes: int) -> evaluator.Evaluator:
 
 def forward_call(networks, role: str, batch: structures.Batch):
     """A callable that runs one network forward over a batch, and nothing else."""
-    strategy = distribution.mirrored_strategy(["CPU:0"])
-
-    @tf.function
-    def forward(batch):
-        def in_replica(batch):
-            return networks.forward(role, batch[structures.VIEWS]).logits
-
-        return strategy.run(in_replica, args=(batch,))
-
+    forward = replicas.on_replicas(
+        distribution.mirrored_strategy(["CPU:0"]),
+        lambda batch: networks.forward(role, batch[structures.VIEWS]).logits,
+    )
     return lambda: forward(batch).numpy()
 
 
@@ -194,27 +173,12 @@ def share_rows(quick: bool) -> list[results.Row]:
             results.Row(
                 f"evaluating and CSV, as a share of the {role}'s forward pass",
                 rest / forward,
-                bar=None if quick else 0.05,
+                bar=0.05,
                 at_most=True,
                 detail=f"{1e3 * rest:.3f} ms a video beside {1e3 * forward:.2f} ms",
             )
         )
     return rows
-
-
-def resident_bytes(peak: bool) -> int:
-    """Memory of this process: now, or the most so far.
-
-    On Linux ru_maxrss of a new process begins with the memory of the process that
-    started it, which would hide what this one takes; so /proc is read there. Other
-    systems tell the peak only.
-    """
-    status = pathlib.Path("/proc/self/status")
-    if not status.exists():
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return size if sys.platform == "darwin" else 1024 * size
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return 1024 * int(lines["VmHWM" if peak else "VmRSS"].split()[0])
 
 
 def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dict:
@@ -226,12 +190,12 @@ def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dic
     judge = make_evaluator(num_classes)
     kept = Kept()
     judge.evaluate(repeated(made, MADE), writer=kept)  # Traces the graph.
-    before = resident_bytes(peak=False)
+    before = results.resident_bytes(peak=False)
     began, cpu_began = time.perf_counter(), time.process_time()
     found = judge.evaluate(repeated(made, num_batches)).metrics
     seconds = time.perf_counter() - began
     cpu_seconds = time.process_time() - cpu_began
-    memory = resident_bytes(peak=True) - before
+    memory = results.resident_bytes(peak=True) - before
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         path = os.path.join(folder, "predictions.csv")
@@ -255,22 +219,14 @@ def data_set_rows(quick: bool) -> list[results.Row]:
     """Evaluating all of YouTube-8M's validation videos, in a process of its own."""
     # 4297 * 256 is the first multiple of 256 above 1.1 million.
     sizes = (40, 64, 50) if quick else (4297, 256, 3862)
-    done = subprocess.run(
-        [sys.executable, __file__, f"--data_set={','.join(map(str, sizes))}"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = results.in_own_process(measure_data_set, *sizes)
     data_set = f"{found['num_videos']:,} videos x {sizes[2]} classes, top {TOP_K}"
     per_video = 1e6 / found["num_videos"]
     return [
         results.Row(
             "evaluating a data set, without the model",
             found["seconds"],
-            bar=None if quick else 60,
+            bar=60,
             at_most=True,
             unit="s",
             detail=f"{data_set}; {per_video * found['seconds']:.1f} us a video, "
@@ -279,8 +235,8 @@ def data_set_rows(quick: bool) -> list[results.Row]:
         ),
         results.Row(
             "memory of that, beyond the process before it",
-            found["memory"] / MEBIBYTE,
-            bar=None if quick else 1024,
+            found["memory"] / results.MEBIBYTE,
+            bar=1024,
             at_most=True,
             unit="MB",
             detail=f"{data_set}; peak less what was resident at the start",
@@ -289,30 +245,12 @@ def data_set_rows(quick: bool) -> list[results.Row]:
             "writing the CSV of that data set",
             found["csv_seconds"],
             unit="s",
-            detail=f"{found['csv_bytes'] / MEBIBYTE:.0f} MB; "
+            detail=f"{found['csv_bytes'] / results.MEBIBYTE:.0f} MB; "
             f"{per_video * found['csv_seconds']:.1f} us a video",
         ),
     ]
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     return [*share_rows(quick), *data_set_rows(quick)]
-
-
-def main() -> None:
-    """Prints the rows, or in the process started for it measures a data set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--data_set", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.data_set:
-        sizes = map(int, given.data_set.split(","))
-        print(json.dumps(measure_data_set(*sizes)))
-        return
-    for row in rows(given.quick):
-        print(f"{row.name}: {row.value:.4g} {row.unit} (bar {row.bar}) | {row.detail}")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,24 +2,15 @@
 
 import dataclasses
 import math
-import os
-import pathlib
-import subprocess
-import sys
 import tempfile
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-if __name__ == "__main__":  # Run as a file, the root is two folders up.
-    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import tensorflow as tf
 
-from tools.benchmarking import end_to_end, evaluation, network, results
+from tools.benchmarking import end_to_end, network, results
 from yt8m_distill import registry
 from yt8m_distill.models import builder
 
-# Network → shares of the product rate that its forward pass and step are to reach.
+# Network → bars of its forward pass and of its step, as shares of the product rate.
 BARS = {
     "NeXtVLAD": (0.8, 0.65),
     "NetVLAD": (None, None),
@@ -35,8 +26,8 @@ SMALL = {
     "TransformerModel": "TransformerModel(width=16, layers=1)",
 }
 BATCH = 16
-# Videos of the batch whose memory is measured; a TransformerModel on 256 would take
-# more than most machines have.
+# Videos in the batch whose memory is measured; 256 would be too many for most machines
+# with a TransformerModel.
 MEMORY_BATCH = {"NeXtVLAD": 256}
 
 
@@ -57,7 +48,7 @@ def _share_rows(name: str, case: network.Case, quick: bool) -> list[results.Row]
             results.Row(
                 f"{name}, {what}, share of the float32 product rate",
                 speed / rate,
-                None if quick else bar,
+                bar,
                 detail=f"{seconds[what]:.3f} s for {videos} videos; {speed / 1e9:.0f} "
                 f"of {rate / 1e9:.0f} GFLOP/s",
             )
@@ -76,13 +67,9 @@ def _build(name: str, quick: bool):
 
 
 def _memory_row(name: str, quick: bool) -> results.Row:
-    """What a training step takes, in a process of its own."""
+    """Peak memory of a training step, in a process of its own."""
     batch = 2 if quick else MEMORY_BATCH.get(name, 64)
-    command = [sys.executable, __file__, name, str(batch), str(int(quick))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    step, view = map(int, done.stdout.split()[-2:])
+    step, view = results.in_own_process(measure_step, name, batch, quick)
     return results.Row(
         f"{name}, memory of a step of {batch} videos",
         step / 2**30,
@@ -92,7 +79,7 @@ def _memory_row(name: str, quick: bool) -> results.Row:
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     table = []
     for name in list(BARS)[:1] if quick else BARS:
         made = _build(name, quick)
@@ -107,15 +94,10 @@ def rows(quick: bool) -> list[results.Row]:
     return table
 
 
-def main() -> None:
-    """The process of one network: prints the bytes of a step and of its frames."""
-    name, batch, quick = sys.argv[1], int(sys.argv[2]), bool(int(sys.argv[3]))
-    before = evaluation.resident_bytes(peak=False)
+def measure_step(name: str, batch: int, quick: bool) -> tuple[int, int]:
+    """Bytes of memory of a training step, and of its frames as float32."""
+    before = results.resident_bytes(peak=False)
     case = network.Case(_build(name, quick), batch)
     case.step()
-    frames = case.inputs["frames"]
-    print(evaluation.resident_bytes(peak=True) - before, 4 * math.prod(frames.shape))
-
-
-if __name__ == "__main__":
-    main()
+    step = results.resident_bytes(peak=True) - before
+    return step, 4 * math.prod(case.inputs["frames"].shape)

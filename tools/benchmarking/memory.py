@@ -1,31 +1,19 @@
-"""Whether memory stays flat while the data grows."""
+"""Whether memory stays constant while the data grows."""
 
-import argparse
-import json
 import os
-import pathlib
-import subprocess
-import sys
 import tempfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-# Run as a file, the root is two folders up.
-sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
-
-from tools.benchmarking import evaluation, results, shards
+from tools.benchmarking import results, shards
 from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder
 from yt8m_distill.training import distribution, inputs, modes, trainer
 
 GROWTH = (1, 4, 16)
-MEBIBYTE = 2**20
 
 
 def _settings(folder: str, paths: list[str]) -> settings.RunSettings:
-    # A small network: what is measured is what comes with the videos.
+    # A small network, so that the memory is that of the videos.
     return settings.RunSettings.from_dict(
         {
             "mode": "baseline",
@@ -70,33 +58,27 @@ def measure(what: str, folder: str, factor: int) -> int:
             strategy, inputs.open_shards(run, longer, "longer"), views, 64
         )
         judge.evaluate(dataset)
-    return evaluation.resident_bytes(peak=True)
+    return results.resident_bytes(peak=True)
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     growth = GROWTH[:2] if quick else GROWTH
     videos = 16 if quick else 192
     table = []
     with tempfile.TemporaryDirectory() as folder:
         shards.write(folder, videos, settings.DataSettings())
         for what in ("training", "evaluation"):
-            peaks = []
-            for factor in growth:
-                done = subprocess.run(
-                    [sys.executable, __file__, what, folder, str(factor)],
-                    capture_output=True,
-                    text=True,
-                )
-                if done.returncode:
-                    raise RuntimeError(done.stderr)
-                peaks.append(json.loads(done.stdout.splitlines()[-1]) / MEBIBYTE)
+            peaks = [
+                results.in_own_process(measure, what, folder, factor) / results.MEBIBYTE
+                for factor in growth
+            ]
             sizes = ", ".join(f"{peak:.0f}" for peak in peaks)
             table.append(
                 results.Row(
                     f"peak memory of {what}, {growth[-1]} times the data over once",
                     peaks[-1] / peaks[0],
-                    None if quick else 1.1,
+                    1.1,
                     at_most=True,
                     unit="x",
                     detail=f"{sizes} MB for {', '.join(str(f) for f in growth)} times "
@@ -104,17 +86,3 @@ def rows(quick: bool) -> list[results.Row]:
                 )
             )
     return table
-
-
-def main() -> None:
-    """The process in which one size is measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("training", "evaluation"))
-    parser.add_argument("folder")
-    parser.add_argument("factor", type=int)
-    given = parser.parse_args()
-    print(json.dumps(measure(given.what, given.folder, given.factor)))
-
-
-if __name__ == "__main__":
-    main()

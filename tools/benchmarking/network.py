@@ -128,8 +128,8 @@ def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     return any(flag in found for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
 
 
-def _half_precision_rows(seconds: dict, case, bar) -> list[results.Row]:
-    """mixed_bfloat16 beside float32; `case` is None where the processor has none."""
+def _half_precision_rows(seconds: dict, case) -> list[results.Row]:
+    """mixed_bfloat16 over float32; `case` is None if the processor lacks bfloat16."""
     products = seconds["product"] / seconds["product bf16"]
     if case is None:
         return [
@@ -142,13 +142,13 @@ def _half_precision_rows(seconds: dict, case, bar) -> list[results.Row]:
             )
         ]
     table = []
-    for name, wanted in (("forward", 1.3), ("step", None)):
+    for name, bar in (("forward", 1.3), ("step", None)):
         theirs, ours = seconds[f"hoisted {name}"], seconds[f"bf16 {name}"]
         table.append(
             results.Row(
                 f"{name} under mixed_bfloat16 over float32",
                 theirs / ours,
-                bar(wanted),
+                bar,
                 unit="x",
                 detail=f"{theirs:.3f} s and {ours:.3f} s; products alone run at "
                 f"{products:.2f}x",
@@ -158,7 +158,7 @@ def _half_precision_rows(seconds: dict, case, bar) -> list[results.Row]:
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     size = (8, 5, 20, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
     rounds = 2 if quick else 5
     *shape, batch = size
@@ -181,12 +181,8 @@ def rows(quick: bool) -> list[results.Row]:
         calls[f"{kind} step"] = lambda case=case: case.step().numpy()
     seconds = results.interleaved(calls, rounds)
     rate = 2 * math.prod(PRODUCT) / seconds["product"]
-
-    def bar(value):
-        return None if quick else value
-
     table = []
-    for step, name, wanted in ((False, "forward", 0.85), (True, "step", 0.75)):
+    for step, name, bar in ((False, "forward", 0.85), (True, "step", 0.75)):
         case, time = cases["hoisted"], seconds[f"hoisted {name}"]
         operations = _step_operations(case) if step else case.floating_operations(False)
         speed = operations / time
@@ -194,20 +190,20 @@ def rows(quick: bool) -> list[results.Row]:
             results.Row(
                 f"{name} of the teacher, share of the float32 product rate",
                 speed / rate,
-                bar(wanted),
+                bar,
                 detail=f"{time:.3f} s for {size[-1]} videos; {speed / 1e9:.0f} of "
                 f"{rate / 1e9:.0f} GFLOP/s",
             )
         )
-    for name, wanted in (("forward", 1.8), ("step", 1.0)):
+    for name, bar in (("forward", 1.8), ("step", 1.0)):
         theirs, ours = seconds[f"blocks {name}"], seconds[f"hoisted {name}"]
         table.append(
             results.Row(
                 f"{name}: speed over stock Keras LSTM layers, block by block",
                 theirs / ours,
-                bar(wanted),
+                bar,
                 unit="x",
                 detail=f"{theirs:.3f} s and {ours:.3f} s",
             )
         )
-    return table + _half_precision_rows(seconds, half, bar)
+    return table + _half_precision_rows(seconds, half)

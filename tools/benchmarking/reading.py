@@ -1,4 +1,4 @@
-"""How fast a student's frames come out of the shards, against reading them whole."""
+"""The speed of reading a student's frames, over that of reading whole records."""
 
 import os
 import tempfile
@@ -11,17 +11,21 @@ from yt8m_distill.data import pipeline
 from yt8m_distill.data import shards as shards_module
 
 
-def _raw(paths):
-    """Reads all records and checks their checksums; what a reader cannot avoid."""
-    # In groups: to hand over records one by one would cost as much as reading them.
-    dataset = tf.data.TFRecordDataset(paths, buffer_size=1 << 20).batch(32)
-    dataset = dataset.map(tf.size)
+def _through(dataset):
+    """A call that reads a dataset to its end."""
 
     def call():
         for _ in dataset:
             pass
 
     return call
+
+
+def _raw(paths):
+    """Reads all records and verifies their checksums, which no reader can avoid."""
+    # In groups: passing records on one by one would cost as much as reading them.
+    dataset = tf.data.TFRecordDataset(paths, buffer_size=1 << 20).batch(32)
+    return _through(dataset.map(tf.size))
 
 
 def _starter(paths, data, k):
@@ -43,38 +47,26 @@ def _starter(paths, data, k):
     dataset = tf.data.TFRecordDataset(paths).map(
         decode, num_parallel_calls=tf.data.AUTOTUNE
     )
-    dataset = dataset.padded_batch(256).prefetch(2)
-
-    def call():
-        for _ in dataset:
-            pass
-
-    return call
+    return _through(dataset.padded_batch(256).prefetch(2))
 
 
 def _view(paths, data, view, use_index):
     reading = settings.ReadingSettings(use_index=use_index)
     opened = shards_module.open_shards(paths, data, reading)
-    dataset = pipeline.build_dataset(
-        opened, {"view": view}, batch_size=256, training=False
-    )
-
-    def call():
-        for _ in dataset:
-            pass
-
-    return call
+    views = {"view": view}
+    dataset = pipeline.build_dataset(opened, views, batch_size=256, training=False)
+    return _through(dataset)
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     if quick:
         data = settings.DataSettings(
             feature_sizes="16,4", num_classes=20, max_frames=60
         )
         num_videos, times, rounds = 80, {"raw": 1, "index": 1}, 1
     else:
-        # The same shards again and again: what is measured is page cache to batch.
+        # The same shards repeatedly, so that they are read from the page cache.
         data = settings.DataSettings()
         num_videos, times, rounds = 1024, {"raw": 6, "index": 32}, 4
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +74,7 @@ def rows(quick: bool) -> list[results.Row]:
         shards.index(paths, data)
         size = sum(os.path.getsize(path) for path in paths)
         longer, longest = paths * times["raw"], paths * times["index"]
-        # More of them than stay mapped.
+        # More shards than stay mapped.
         linked = shards.link(paths, times["raw"], os.path.join(folder, "linked"))
         uniform = {k: pipeline.ViewSpec("uniform", k) for k in (30, 10)}
         everything = pipeline.ViewSpec("all", data.max_frames)
@@ -116,7 +108,7 @@ def rows(quick: bool) -> list[results.Row]:
         results.Row(
             f"reading {name}, rate over reading and checking raw records",
             rate(name) / raw,
-            None if quick else bars.get(name),
+            bars.get(name),
             unit="x",
             detail=f"{rate(name):.0f} and {raw:.0f} videos/s ({gigabytes:.2f} GB/s)",
         )

@@ -1,4 +1,4 @@
-"""What a request to the exported model costs, next to its `frames` signature."""
+"""The cost of a request to the exported model, over its `frames` signature."""
 
 import tempfile
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tools.benchmarking import results
+from tools.benchmarking import results, shards
 from yt8m_distill import settings
 from yt8m_distill.models import builder
 from yt8m_distill.serving import export
@@ -16,17 +16,6 @@ from yt8m_distill.training import modes
 _BATCHES = (1, 8, 64)
 # A small network: the cost of a request itself shows most there.
 _NETWORK = "HierarchicalLSTM(cells=64, layers=1, block_len=5)"
-
-
-def _make_record(random, names, sizes, num_frames: int) -> bytes:
-    example = tf.train.SequenceExample()
-    example.context.feature["id"].bytes_list.value.append(b"video")
-    example.context.feature["labels"].int64_list.value.append(1)
-    for name, size in zip(names, sizes, strict=True):
-        frames = example.feature_lists.feature_list[name].feature
-        for _ in range(num_frames):
-            frames.add().bytes_list.value.append(random.bytes(size))
-    return example.SerializeToString()
 
 
 def _time(call: Callable[[], object], repeats: int) -> tuple[np.ndarray, float]:
@@ -42,7 +31,7 @@ def _time(call: Callable[[], object], repeats: int) -> tuple[np.ndarray, float]:
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     run = settings.RunSettings.from_dict(
         {
             "mode": "baseline",
@@ -64,8 +53,7 @@ def rows(quick: bool) -> list[results.Row]:
         export.export(network, data, view, f"{folder}/model")
         model = tf.saved_model.load(f"{folder}/model")  # noqa: TID251 (its own)
         signatures = model.signatures
-    random = np.random.default_rng(0)
-    record = _make_record(random, data.names, data.sizes, data.max_frames)
+    record = shards.make_video("video", data, np.random.default_rng(0))
     found = []
     for size in _BATCHES:
         repeats = 5 if quick else max(40, 1000 // size)
@@ -84,7 +72,7 @@ def rows(quick: bool) -> list[results.Row]:
             results.Row(
                 f"CPU of a request of {size} records, over `frames`",
                 cpu / cpu_frames,
-                bar=5 if size == 1 and not quick else None,
+                bar=5 if size == 1 else None,
                 at_most=True,
                 unit="x",
                 detail=f"{1e3 * cpu:.2f} and {1e3 * cpu_frames:.2f} ms of CPU; "

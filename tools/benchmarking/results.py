@@ -1,22 +1,31 @@
-"""Rows of the benchmark's table, and how something is timed."""
+"""Rows of the benchmark's table, and how time and memory are measured."""
 
 import dataclasses
+import json
+import pathlib
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MEBIBYTE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measured number beside its bar.
+    """One measured number and its bar.
 
     Attributes:
         name: what was measured.
-        value: the number, mostly a ratio of two times of the same run.
-        bar: what it is to reach, or None where it is only reported.
+        value: the number, usually a ratio of two times of the same run.
+        bar: the value to reach; None if the number is only reported.
         at_most: whether the bar is an upper limit; otherwise a lower one.
-        unit: behind the value: empty for a ratio, "x", "s", "MB", ...
-        detail: the numbers it was made of, for the reader.
+        unit: of the value: empty for a ratio, "x", "s", "MB", ...
+        detail: the numbers that the value was computed from.
     """
 
     name: str
@@ -35,9 +44,9 @@ class Row:
 
 
 def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict:
-    """Median seconds of each call, taken in turns so that all see the same machine.
+    """Median seconds of each call; the calls take turns, so conditions are equal.
 
-    Each is called once before, untimed: that traces its graphs.
+    Each is called once before, untimed, which traces its graphs.
     """
     for call in calls.values():
         call()
@@ -48,3 +57,38 @@ def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict:
             call()
             times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def in_own_process(function: Callable, *arguments: Any) -> Any:
+    """The result of a function in a new process, whose peak memory is its own.
+
+    Args:
+        function: of a module in tools.benchmarking.
+        arguments: JSON values, like the result.
+
+    Raises:
+        RuntimeError: with the error output of the process, if it fails.
+    """
+    code = (
+        f"import json, sys; from {function.__module__} import {function.__name__} as f;"
+        "print(json.dumps(f(*json.loads(sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def resident_bytes(peak: bool) -> int:
+    """Memory of this process: now, or its peak.
+
+    On Linux, ru_maxrss of a new process starts at the memory of its parent, so /proc is
+    read there. Other systems only know the peak.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return size if sys.platform == "darwin" else 1024 * size
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(lines["VmHWM" if peak else "VmRSS"].split()[0])

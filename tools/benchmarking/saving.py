@@ -13,7 +13,7 @@ _PARAMETERS, _COPIES = 29_500_000, 3
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     count = 10_000 if quick else _PARAMETERS
     rounds = 1 if quick else 5
     generator = tf.random.Generator.from_seed(0)

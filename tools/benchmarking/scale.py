@@ -25,9 +25,8 @@ import tensorflow as tf
 
 from tools.benchmarking import results
 from yt8m_distill import settings
-from yt8m_distill.data import shards
+from yt8m_distill.data import arrays, shards
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_SHARDS, NUM_VIDEOS = 3844, 5_600_000
 FRAMES, CLASSES, LABELS = 4, 20, 3
 FEATURES = {"rgb": 8, "audio": 4}
@@ -43,17 +42,16 @@ _DATA = [
 
 
 def _record(label: int) -> tuple[bytes, bytes]:
-    """What is before and after the eight digits of a record's id."""
-    example = tf.train.SequenceExample()
-    example.context.feature["id"].bytes_list.value.append(b"########")
+    """The bytes of a record before and after the eight digits of its id."""
     labels = [(label + step) % CLASSES for step in range(LABELS)]
-    example.context.feature["labels"].int64_list.value.extend(labels)
     random = np.random.default_rng(label)
-    for name, size in FEATURES.items():
-        frames = example.feature_lists.feature_list[name].feature
-        for row in random.integers(0, 256, (FRAMES, size), np.uint8):
-            frames.add().bytes_list.value.append(row.tobytes())
-    before, _, after = example.SerializeToString(deterministic=True).partition(b"#" * 8)
+    frames = {
+        name: random.integers(0, 256, (FRAMES, size), np.uint8)
+        for name, size in FEATURES.items()
+    }
+    ranges = [settings.YOUTUBE_8M] * len(frames)
+    record, _ = arrays.make_record("#" * 8, labels, frames, ranges)
+    before, _, after = record.partition(b"#" * 8)
     return before, after
 
 
@@ -87,7 +85,7 @@ class Done(NamedTuple):
 def _start(script: str, *flags: str) -> subprocess.Popen:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {hard})); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # noqa: E501
-    path = str(ROOT / "yt8m_distill" / f"{script}.py")
+    path = str(results.ROOT / "yt8m_distill" / f"{script}.py")
     return subprocess.Popen(
         [sys.executable, "-c", limit, path, *_DATA, *flags],
         stdout=subprocess.DEVNULL,
@@ -278,7 +276,7 @@ def rows(
             results.Row(
                 f"scale: peak memory of {name}",
                 grown / (num_videos - part),
-                bar=None if quick else BYTES_PER_VIDEO,
+                bar=BYTES_PER_VIDEO,
                 at_most=True,
                 unit="bytes per video",
                 detail=f"{whole[name].memory / 2**20:.0f} MB, "

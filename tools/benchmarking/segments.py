@@ -20,7 +20,7 @@ BATCH = 8
 
 
 def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` takes seconds, at small sizes and without bars."""
+    """The table's rows; `quick` measures small sizes and takes seconds."""
     data = settings.DataSettings()
     frames = 30 if quick else data.max_frames
     batch = 1 if quick else BATCH
@@ -46,7 +46,7 @@ def rows(quick: bool) -> list[results.Row]:
             results.Row(
                 f"{name}, all {len(bounds)} segments of {frames} frames, over one pass",
                 seconds["segments"] / seconds["one pass"],
-                None if quick else bar,
+                bar,
                 at_most=True,
                 unit="x",
                 detail=f"{seconds['segments']:.3f} s and {seconds['one pass']:.3f} s "

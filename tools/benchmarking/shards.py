@@ -1,4 +1,4 @@
-"""Shards for the benchmarks: full-length videos of random bytes, and their indices."""
+"""Shards of full-length videos of random bytes, and their indices."""
 
 import os
 
@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
+from yt8m_distill.data import arrays
 from yt8m_distill.data import index as data_index
 
 VIDEOS_A_SHARD = 64
@@ -19,22 +20,21 @@ def write(folder: str, num_videos: int, data: settings.DataSettings) -> list[str
         path = os.path.join(folder, f"shard{start // VIDEOS_A_SHARD:04d}.tfrecord")
         with tf.io.TFRecordWriter(path) as writer:
             for number in range(start, min(start + VIDEOS_A_SHARD, num_videos)):
-                writer.write(_video(f"{number:05d}", data, random))
+                writer.write(make_video(f"{number:05d}", data, random))
         paths.append(path)
     return paths
 
 
-def _video(video_id: str, data: settings.DataSettings, random) -> bytes:
-    example = tf.train.SequenceExample()
-    example.context.feature["id"].bytes_list.value.append(video_id.encode())
-    labels = random.choice(data.num_classes, 3, replace=False)
-    example.context.feature["labels"].int64_list.value.extend(labels.tolist())
-    for name, size in zip(data.names, data.sizes, strict=True):
-        frames = random.integers(0, 256, (data.max_frames, size), np.uint8)
-        steps = example.feature_lists.feature_list[name].feature
-        for frame in frames:
-            steps.add().bytes_list.value.append(frame.tobytes())
-    return example.SerializeToString()
+def make_video(video_id: str, data: settings.DataSettings, random) -> bytes:
+    """A record with three labels and `max_frames` frames of random bytes."""
+    labels = random.choice(data.num_classes, 3, replace=False).tolist()
+    frames = {
+        name: random.integers(0, 256, (data.max_frames, size), np.uint8)
+        for name, size in zip(data.names, data.sizes, strict=True)
+    }
+    ranges = [settings.YOUTUBE_8M] * len(frames)
+    record, _ = arrays.make_record(video_id, labels, frames, ranges)
+    return record
 
 
 def link(paths: list[str], times: int, folder: str) -> list[str]:
