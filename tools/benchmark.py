@@ -46,14 +46,9 @@ AREAS = (
 
 def machine() -> str:
     """A description of this machine."""
-    model = platform.processor() or platform.machine()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
     return (
-        f"{os.cpu_count()} cores ({model}), TensorFlow {tf.__version__}, Python "
-        f"{platform.python_version()}"
+        f"{os.cpu_count()} cores ({results.processor()}), TensorFlow {tf.__version__}, "
+        f"Python {platform.python_version()}"
     )
 
 

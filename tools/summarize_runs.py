@@ -26,7 +26,7 @@ from yt8m_distill import flag_groups
 
 flag_groups.load_tensorflow()
 
-from tools.reproduction import archive, document, texts  # noqa: E402
+from tools.reproduction import archive, cost, document, texts  # noqa: E402
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
@@ -66,19 +66,6 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
     return rows
 
 
-def _views(manifest: dict, network: dict) -> float:
-    """Passes of a step, in passes over all of the network's frames."""
-    numbers = [int(k) for k in manifest["settings"]["student_k"].split(",")]
-    if len(numbers) == 1 or network["frames"] != max(numbers):
-        return 1.0
-    # The most frames, the fewest, and a drawn number; without what every pass costs.
-    share = (max(numbers) + min(numbers) + sum(numbers) / len(numbers)) / max(numbers)
-    parts = network["multiply_adds"]
-    fixed = sum(parts.get(n, 0) for n in ("hidden", "bridge", "classifier"))
-    total = sum(parts.values())
-    return ((total - fixed) * share + 3 * fixed) / total
-
-
 def read_run(train_dir: pathlib.Path) -> dict:
     """The last phase of a finished run, and what its training cost.
 
@@ -95,10 +82,10 @@ def read_run(train_dir: pathlib.Path) -> dict:
     phases, settings = manifest["phases"], manifest["settings"]
     if not all(phase.get("finished") for phase in phases.values()):
         raise ValueError(f"{train_dir} has not finished.")
-    epochs, cost = {}, 0
+    epochs, total = {}, 0
     for teacher in filter(None, settings["teacher_checkpoint"].split(",")):
         of_teacher = read_run(pathlib.Path(teacher))
-        cost += of_teacher["multiply_adds"]
+        total += of_teacher["multiply_adds"]
         for name, number in of_teacher["epochs"].items():
             epochs[name] = epochs.get(name, 0) + number
     for name, phase in phases.items():
@@ -108,13 +95,13 @@ def read_run(train_dir: pathlib.Path) -> dict:
         # Without a guide it reads the videos with labels alone.
         is_alone = set(networks) == set(learning) and len(learning) == 1
         share = settings.get("label_fraction", 1.0) if is_alone else 1.0
-        of_epoch = 0.0
+        forward = {}
         for role, network in networks.items():
-            once = sum(network["multiply_adds"].values())
-            of_epoch += (
-                3 * once * _views(manifest, network) if role in learning else once
-            )
-        cost += number * share * of_epoch
+            parts, k = network["multiply_adds"], settings["student_k"].split(",")
+            is_student = role in learning and network["frames"] == max(map(int, k))
+            budgets = list(map(int, k)) if is_student else ()
+            forward[role] = sum(parts.values()) * cost.passes(parts, budgets)
+        total += cost.phase_cost(number * share, forward, learning)
     role, found = list(learning.items())[-1]
     best = max(found["epochs"], key=lambda epoch: epoch["gap"])
     gaps = {k[5:]: gap for k, gap in best.items() if k.startswith("gap_k")}
@@ -124,7 +111,7 @@ def read_run(train_dir: pathlib.Path) -> dict:
         "gap": gaps or {str(networks[role]["frames"]): best["gap"]},
         "best": best,
         "epochs": epochs,
-        "multiply_adds": cost,
+        "multiply_adds": total,
     }
 
 

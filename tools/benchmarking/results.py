@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import platform
 import resource
 import statistics
 import subprocess
@@ -57,6 +58,14 @@ def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict:
             call()
             times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def processor() -> str:
+    """The model name of this machine's processor."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def in_own_process(function: Callable, *arguments: Any) -> Any:

@@ -28,7 +28,7 @@ _OF_EPOCHS = ("epoch", "step", "gap", "map", "hit_at_one", "perr", "loss")
 # Where something was, which is this machine's and changes no number.
 _PLACES = ("train_dir", "teacher_checkpoint", "teacher_cache", "index_dir")
 _DIGITS = 8
-_ROLES = ("teacher", "student")
+_ROLES = (settings.TEACHER, settings.STUDENT)
 
 
 class KeptRun(runs.Run):

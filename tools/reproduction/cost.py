@@ -1,5 +1,6 @@
-"""Cost of the networks in multiply-adds, by closed formulas."""
+"""Cost of networks and of their training in multiply-adds."""
 
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -8,8 +9,8 @@ from yt8m_distill import registry, settings
 from yt8m_distill.models import base, builder, heads
 from yt8m_distill.training import modes, specifications
 
-# Backward costs twice forward: one product for the inputs, one for the weights.
-_FORWARD, _FORWARD_AND_BACKWARD = 1, 3
+# Forward and backward: backward has a product for the inputs and one for the weights.
+_LEARNING = 3
 
 
 class PaperAccount(NamedTuple):
@@ -119,21 +120,57 @@ def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
     }
 
 
+def passes(parts: dict[str, int], budgets: Sequence[int]) -> float:
+    """What a training step costs, in passes over all frames of a network.
+
+    A student for several k reads the most frames, the fewest, and a random number.
+
+    Args:
+        parts: multiply-adds of the network.
+        budgets: the values of k; fewer than two are one pass.
+    """
+    if len(budgets) < 2:
+        return 1.0
+    largest = max(budgets)
+    share = (largest + min(budgets) + sum(budgets) / len(budgets)) / largest
+    # The parts after the frames cost the same in every pass.
+    fixed = sum(parts.get(n, 0) for n in ("hidden", "bridge", "classifier"))
+    total = sum(parts.values())
+    return ((total - fixed) * share + 3 * fixed) / total
+
+
+def phase_cost(
+    videos: float, networks: dict[str, float], learning: Container[str]
+) -> float:
+    """Multiply-adds of a phase.
+
+    Args:
+        videos: that a network reads, in units of the result.
+        networks: role → multiply-adds per video of a forward pass.
+        learning: the roles that learn; the others guide.
+    """
+    return videos * sum(
+        _LEARNING * forward if role in learning else forward
+        for role, forward in networks.items()
+    )
+
+
 def training_cost(run: settings.RunSettings) -> dict[str, float]:
     """Phase → multiply-adds per video of the whole training set, over all its epochs.
 
     For comparing runs on the same data; evaluations are not counted.
     """
-    forward = {
-        role: sum(multiply_adds(run, role).values()) for role in modes.networks(run)
-    }
+    forward = {}
+    for name, role in modes.networks(run).items():
+        parts = multiply_adds(run, name)
+        forward[name] = sum(parts.values()) * passes(parts, tuple(role.budgets))
     return {
-        phase.name: phase.epochs
-        * run.training.train_fraction
-        * (1.0 if phase.is_guided else run.training.label_fraction)
-        * sum(
-            forward[role.name] * (_FORWARD if role.frozen else _FORWARD_AND_BACKWARD)
-            for role in phase.roles
+        phase.name: phase_cost(
+            phase.epochs
+            * run.training.train_fraction
+            * (1.0 if phase.is_guided else run.training.label_fraction),
+            {role.name: forward[role.name] for role in phase.roles},
+            [role.name for role in phase.trained],
         )
         for phase in modes.phases(run, resolved=False)
     }

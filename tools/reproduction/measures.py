@@ -3,17 +3,19 @@
 import itertools
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from tools.benchmarking import results
 from tools.reproduction import figures, plan, published, runner, runs
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import replicas
 from yt8m_distill.training import inputs, manifest, trained
 
 TIMING = "timing.json"
@@ -59,23 +61,23 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
     return network, network.dataset(shards, training.batch_size)
 
 
+def _forward(network: trained.TrainedNetwork, part: Callable) -> Callable:
+    """A function: batch → a part of the outputs of its videos, on the replicas."""
+    return replicas.on_replicas(
+        network.strategy,
+        lambda batch: part(
+            network.networks.forward(network.role, batch[structures.VIEWS])
+        ),
+    )
+
+
 def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> float:
     """Median seconds per batch, with the batch in memory."""
-    strategy = network.strategy
-
-    @tf.function
-    def forward(batch):
-        def in_replica(batch):
-            views = batch[structures.VIEWS]
-            return tf.reduce_sum(network.networks.forward(network.role, views).logits)
-
-        return strategy.run(in_replica, args=(batch,))
-
+    forward = _forward(network, lambda outputs: tf.reduce_sum(outputs.logits, 1))
     seconds = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
-        for value in strategy.experimental_local_results(forward(batch)):
-            value.numpy()  # Waits for the device.
+        replicas.local_rows(network.strategy, forward(batch))  # Waits for the device.
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])  # The first call traces the graph.
 
@@ -86,11 +88,7 @@ def _machine() -> str:
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    processor = names[0] if names else platform.machine()
-    return ", ".join([f"{os.cpu_count()} x {processor}", *gpus])
+    return ", ".join([f"{os.cpu_count()} x {results.processor()}", *gpus])
 
 
 def _uses_index(run: settings.RunSettings) -> bool:
@@ -145,16 +143,7 @@ def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Encodings [N, E], labels [N, C] bool and ids [N] of validation videos."""
     network, dataset = _open(experiment)
     batches = -(-_MAX_ENCODED // experiment.run.training.batch_size)
-    strategy = network.strategy
-
-    @tf.function
-    def forward(batch):
-        def in_replica(batch):
-            views = batch[structures.VIEWS]
-            return network.networks.forward(network.role, views).encoding
-
-        return strategy.run(in_replica, args=(batch,))
-
+    forward = _forward(network, lambda outputs: outputs.encoding)
     parts = []
     for batch in itertools.islice(dataset, batches):
         columns = (
@@ -164,10 +153,7 @@ def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndar
             batch[structures.WEIGHTS],
         )
         encodings, labels, ids, weights = (
-            np.concatenate(
-                [v.numpy() for v in strategy.experimental_local_results(column)]
-            )
-            for column in columns
+            replicas.local_rows(network.strategy, column) for column in columns
         )
         keep = weights > 0
         parts.append((encodings[keep], labels[keep] > 0, ids[keep]))

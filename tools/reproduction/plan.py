@@ -236,7 +236,12 @@ class Experiment:
     @property
     def role(self) -> str:
         """The network whose scores the cell shows."""
-        return "teacher" if self.cell.k is None else "student"
+        return role_of(self.cell.k)
+
+
+def role_of(k: int | str | None) -> str:
+    """The network whose scores a cell of k frames shows."""
+    return settings.TEACHER if k is None else settings.STUDENT
 
 
 def asked(run: settings.RunSettings) -> tuple[str, ...]:

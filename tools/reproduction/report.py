@@ -23,6 +23,7 @@ from tools.reproduction import (
     table_families,
     texts,
 )
+from yt8m_distill import settings
 from yt8m_distill.training import modes
 
 # ------------------------------------------------------------------- Tables 2 and 3
@@ -67,9 +68,9 @@ def table_3(results: scores.Results) -> list[document.Block]:
     for percent in published.PERCENTS:
         serial, uniform = (_percent_method(n, percent) for n in published.TABLE_3)
         share = scores.gap_share(
-            results.by_seed(serial, k, "gap", scores.STUDENT),
-            results.by_seed(uniform, k, "gap", scores.STUDENT),
-            results.by_seed(serial, k, "gap", scores.TEACHER),
+            results.by_seed(serial, k, "gap", settings.STUDENT),
+            results.by_seed(uniform, k, "gap", settings.STUDENT),
+            results.by_seed(serial, k, "gap", settings.TEACHER),
         )
         shares += [texts.number_text(share, ".2f"), texts.MISSING]
     return [
@@ -141,15 +142,15 @@ def _mean_curve(results: scores.Results, method: str, k: int | None, role: str):
 def figure_2(results: scores.Results) -> list[document.Block]:
     """Figure 2: GAP by epoch, serial and parallel, teacher and student."""
     k = results.grid.largest
-    skyline = _mean_curve(results, published.TEACHER, None, scores.TEACHER)
+    skyline = _mean_curve(results, published.TEACHER, None, settings.TEACHER)
     panels = {}
     for method in published.TABLE_2:
         training = published.METHODS[method].training
         loss = published.label(method).removeprefix(f"{training} ")
         lines = panels.setdefault(loss, {"Serial teacher": skyline})
-        for role in (scores.TEACHER, scores.STUDENT):
+        for role in (settings.TEACHER, settings.STUDENT):
             # A serial student's teacher is the skyline.
-            if training == "Parallel" or role == scores.STUDENT:
+            if training == "Parallel" or role == settings.STUDENT:
                 lines[f"{training} {role}"] = _mean_curve(results, method, k, role)
     heading = document.Heading(2, f"Figure 2: GAP by epoch, k={k}")
     if not any(curve for lines in panels.values() for curve in lines.values()):
@@ -217,7 +218,7 @@ def _all_runs(results: scores.Results) -> list[document.Block]:
     rows = []
     for cell in results.grid.cells():
         run = results.run(cell)
-        role = scores.role_of(cell.k)
+        role = plan.role_of(cell.k)
         best = run.validation(role) or {}
         test = run.evaluation(role, results.test_data_pattern) or {}
         row = [cell.name, _state(run), str(best.get("epoch", texts.MISSING))]

@@ -11,14 +11,8 @@ import pandas as pd
 
 from tools.reproduction import archive, figures, measures, plan, published, runs
 
-TEACHER, STUDENT = "teacher", "student"
 # The smallest clear difference of GAP with one seed, where the spread is unknown.
 OF_ONE_SEED = 0.01
-
-
-def role_of(k: int | str | None) -> str:
-    """The network whose scores a cell of k frames shows."""
-    return TEACHER if k is None else STUDENT
 
 
 class Results:
@@ -77,7 +71,7 @@ class Results:
         """
         changed = {}
         for cell in self.grid.cells():
-            known, role = self.known.runs.get(cell.name), role_of(cell.k)
+            known, role = self.known.runs.get(cell.name), plan.role_of(cell.k)
             if known is None or self.run(cell) is known:
                 continue
             old, new = (r.validation(role)["gap"] for r in (known, self.run(cell)))
@@ -107,7 +101,7 @@ class Results:
             role: another network than the cell's, for its validation scores.
             asked: of eval.py, on the test shards; see plan.asked.
         """
-        cell_role = role_of(k)
+        cell_role = plan.role_of(k)
         scores = {
             seed: run.evaluation(cell_role, self.test_data_pattern, asked)
             if self.test_data_pattern and not role
@@ -119,7 +113,7 @@ class Results:
 
     def network(self, method: str, k: int | None) -> dict | None:
         """The manifests' entry of a method's network, or None."""
-        entries = (run.network(role_of(k)) for run in self.runs(method, k))
+        entries = (run.network(plan.role_of(k)) for run in self.runs(method, k))
         return next((network for network in entries if network), None)
 
     def methods(self, table: str, *kinds: str) -> list[str]:

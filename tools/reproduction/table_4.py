@@ -51,7 +51,7 @@ def paper_operations(
 ) -> tuple[int | None, int | None]:
     """The cost of our network as the paper counts it: per frames, and in total."""
     begun = [run for run in results.runs(method, k) if run.begun]
-    parts = begun and cost.paper_operations(begun[0].settings, scores.role_of(k))
+    parts = begun and cost.paper_operations(begun[0].settings, plan.role_of(k))
     return (parts["frames"], sum(parts.values())) if parts else (None, None)
 
 
