@@ -316,7 +316,7 @@ def test_each_rule_of_a_group_names_flag_rule_and_value(group, values, message):
         (
             {"mode": "parallel", "student_start": "teacher"},
             "--student_start=teacher goes with --mode=serial: in parallel mode the "
-            "teacher has nothing to give at the start.",
+            "teacher is not trained at the start.",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,

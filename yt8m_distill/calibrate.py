@@ -3,9 +3,9 @@
     python yt8m_distill/calibrate.py --train_dir=run \\
         --calibration_data_pattern='validate*.tfrecord'
 
-One pass at all numbers of frames; writes <train_dir>/early_exit.json, for this
-checkpoint. Then --mean_frames=8 or --max_regret=0.05 of eval.py, inference.py and
-export_model.py lets each video stop once the student is sure enough of its answer.
+One pass with all numbers of frames writes <train_dir>/early_exit.json for this
+checkpoint. Then, with --mean_frames=8 or --max_regret=0.05, eval.py, inference.py and
+export_model.py stop reading a video once the student is sure enough.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ if __package__ in (None, ""):
 
 from yt8m_distill import flag_groups, settings
 
-# In flagfiles that the scripts share.
+# Accepted because the scripts share flagfiles.
 _IGNORED = ("confidence", "max_regret", "mean_frames", "student_k", "top_k")
 
 
@@ -84,7 +84,7 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        after_a_stop="The same command calibrates anew.",
+        after_a_stop="The same command calibrates again.",
         stated=flag_groups.RUN_GROUPS,
         unlisted=_IGNORED,
     )

@@ -96,7 +96,7 @@ def classify(
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
+    """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string("model", "", "Folder of the SavedModel.")
     flags.DEFINE_string("records", "", "Glob of the shards; several by commas.")
     flags.DEFINE_integer("count", 1, "How many of their records.", lower_bound=1)

@@ -1,15 +1,15 @@
-"""Converts records of other writers into native records; yt8m-inspect prints how.
+"""Converts records of other writers to native records; yt8m-inspect prints the command.
 
     yt8m-convert --input_data_pattern='mediapipe/*.tfrecord' --output_dir=native \\
         --features='rgb=RGB/feature/floats,audio=AUDIO/feature/floats'
 
-What it takes: frames as float lists (quantized to 8 bits as in YouTube-8M), as integer
-lists or as byte strings, one Feature per frame or all frames in one Feature; ids as
-text or integers; labels as indices, floats or a 0/1 vector over all classes; TFRecord
-files or one bare SequenceExample per file.
+Supported are frames as float lists (quantized to 8 bits as in YouTube-8M), integer
+lists or byte strings, with one Feature per frame or all frames in one; ids as text or
+integers; labels as indices, floats or a 0/1 vector over all classes; and TFRecord files
+or one bare SequenceExample per file.
 
-Or arrays: .npy, .npz, .h5 or .parquet files, one per video, with an array [T, D] per
-feature, and a CSV of labels as yt8m-extract takes it:
+Arrays are supported too: .npy, .npz, .h5 or .parquet files, one per video, with an
+array [T, D] per feature, and a CSV of labels as for yt8m-extract:
 
     yt8m-convert --input_data_pattern='clip/*.npz' --labels=labels.csv \\
         --features=rgb=embeddings --output_dir=native
@@ -19,7 +19,7 @@ They are quantized to 8 bits over the range of all their numbers, or over
 --model, an exported network, its GAP on the numbers and on their 8 bits.
 
 Each shard keeps its name and the order of its records. A record keeps its other context
-features. Run again, the program continues with the shards that are missing.
+features. When run again, the program continues with the missing shards.
 """
 
 import collections
@@ -50,7 +50,7 @@ from yt8m_distill.serving import exported, quantization
 
 FLAGS = flags.FLAGS
 
-_VIDEOS_PER_SHARD = 1000  # Of arrays, one file per video.
+_VIDEOS_PER_SHARD = 1000  # When converting arrays, one file per video.
 
 
 @dataclasses.dataclass
@@ -93,7 +93,7 @@ def parse_features(text: str) -> tuple[layouts.Source, ...]:
     """`"rgb=RGB/feature/floats,audio=a:128"` → Sources.
 
     Raises:
-        ValueError: if the text is anything else.
+        ValueError: for any other text.
     """
     sources = []
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -118,7 +118,7 @@ def convert_record(
         The record, whether it had an id, and name → what quantization changed.
 
     Raises:
-        ValueError: for what cannot be read, without the name of the file.
+        ValueError: for an invalid record, without the name of the file.
     """
     video = layouts.read_video(serialized, layout)
     native = tf.train.SequenceExample(context=video.example.context)
@@ -160,7 +160,7 @@ def convert_shard(
         skip: whether to go on after a record that cannot be converted.
 
     Raises:
-        ValueError: for a record that cannot be converted, unless it is skipped.
+        ValueError: for an invalid record, unless it is skipped.
     """
     with rewriting.named_errors(path, target), rewriting.writing(target) as writer:
         for number, serialized in enumerate(layouts.read_serialized(path)):
@@ -217,15 +217,14 @@ def convert_arrays(
         overwrite: replace shards that are there and hold something else.
 
     Raises:
-        ValueError: for a file that cannot be used, or a shard that is there already
-            with other records.
+        ValueError: for an invalid file, or an existing shard with other records.
     """
     ids = [pathlib.Path(path).stem for path in paths]
     repeated = [stem for stem, count in collections.Counter(ids).items() if count > 1]
     if repeated:
         raise ValueError(
-            f"--input_data_pattern: several files are called {repeated[0]}, which is "
-            "to be the id."
+            f"--input_data_pattern: several files are called {repeated[0]}, which "
+            "would be the id of each."
         )
     with files.one_line_errors(f"--output_dir={folder}"):
         tf.io.gfile.makedirs(folder)
@@ -251,7 +250,7 @@ def convert_arrays(
             if list(layouts.read_serialized(target)) == of_shard:
                 continue
             raise ValueError(
-                f"{target} is there with other records: use --overwrite or another "
+                f"{target} exists with other records: use --overwrite or another "
                 "--output_dir."
             )
         with files.one_line_errors(target), rewriting.writing(target) as writer:
@@ -318,36 +317,36 @@ def report_cost(found: quantization.Cost, model: str) -> str:
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
+    """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string("input_data_pattern", "", "Glob of the files to convert.")
     flags.DEFINE_string("output_dir", "", "Directory of the native shards.")
     flags.DEFINE_string(
         "features",
         "rgb,audio",
-        "Native features and where they are: name=key, or name=key:size with the width "
-        "of a frame, by which frames in one Feature are split; comma separated.",
+        "Native features and their sources: name=key, or name=key:size with the width "
+        "of a frame, if all frames are in one Feature; comma separated.",
     )
     flags.DEFINE_string(
         "labels",
         "",
-        "Of arrays: CSV with a header; each row has a file, by its path or name with "
-        "or without extension, and its labels: names or numbers, several separated by "
-        "semicolons or in more columns.",
+        "For arrays: CSV with a header and a row per file: its path or name, with or "
+        "without extension, and its labels: names or numbers, separated by semicolons "
+        "or in further columns.",
     )
     flags.DEFINE_string(
         "vocabulary",
         "",
-        "Of arrays: CSV with the names of the classes that --labels may name. Empty: "
+        "For arrays: CSV with the names of the classes that --labels may name. Empty: "
         "the names in --labels, written to <output_dir>/vocabulary.csv.",
     )
     flags.DEFINE_string(
         "feature_ranges",
         "",
-        "What the bytes 0 and 255 of each feature stand for, low:high, by commas. "
-        "Empty: -2:2, and of arrays the smallest and largest number of all files.",
+        "The values of bytes 0 and 255 of each feature, low:high, comma separated. "
+        "Empty: -2:2; for arrays, the smallest and largest number of all files.",
     )
     flags.DEFINE_string("video_id_key", "id", "Context key of the id in the input.")
-    flags.DEFINE_string("labels_key", "labels", "Context key of the labels there.")
+    flags.DEFINE_string("labels_key", "labels", "Context key of the input's labels.")
     flags.DEFINE_bool(
         "frame_features", True, "False: each feature is one float vector per video."
     )
@@ -355,14 +354,15 @@ def define_flags() -> None:
         "missing_feature",
         "refuse",
         settings.MISSING_FEATURES,
-        "What to do about a record that lacks one of several features. zeros: it is "
-        "written without, for training with --missing_feature=zeros.",
+        "How to handle a record that lacks one of several features. refuse: it is "
+        "invalid. zeros: convert the others, for training with "
+        "--missing_feature=zeros.",
     )
     flags.DEFINE_enum(
         "bad_records",
         "stop",
         ["stop", "skip"],
-        "What to do about a record that cannot be converted: stop or skip.",
+        "How to handle an invalid record: stop or skip it.",
     )
     flags.DEFINE_bool("overwrite", False, "Replace shards that are there already.")
     flags.DEFINE_string(
@@ -377,8 +377,8 @@ def _convert_arrays(paths, layout: layouts.Layout) -> None:
     others = [path for path in paths if not arrays.is_array_file(path)]
     if others:
         raise ValueError(
-            f"--input_data_pattern={FLAGS.input_data_pattern}: {others[0]} is no file "
-            "of arrays, as others are."
+            f"--input_data_pattern={FLAGS.input_data_pattern}: {others[0]} is not a "
+            "file of arrays like the others."
         )
     folder = FLAGS.output_dir
     labels = label_files.read(FLAGS.labels, vocabulary.read(FLAGS.vocabulary))

@@ -3,12 +3,12 @@
     python yt8m_distill/eval.py --train_dir=run --run_once \\
         --eval_data_pattern='validate*.tfrecord'
 
-With --segment_labels on the rated segments of the videos: mAP@K and GAP.
+With --segment_labels it evaluates the rated segments of the videos: mAP@K and GAP.
 
 Each evaluation is printed, appended to <train_dir>/eval/metrics.jsonl as one JSON
-object, and written for TensorBoard to <train_dir>/eval/<network>. In the same pass,
---output_file=predictions.csv writes the Kaggle CSV of inference.py and --per_class_file
-the average precision of each class.
+object, and written for TensorBoard to <train_dir>/eval/<network>. The same pass writes
+the Kaggle CSV of inference.py with --output_file=predictions.csv, and the average
+precision of each class with --per_class_file.
 """
 
 import contextlib
@@ -30,10 +30,9 @@ _LOG = logging.getLogger("yt8m_distill.eval")
 def evaluate_once(
     trained, shards, checkpoint, evaluation, log, names, predictions_file=None
 ) -> None:
-    """Evaluates the loaded checkpoint and writes down what came out.
+    """Evaluates the loaded checkpoint and writes the results.
 
-    The CSV, where there is a `predictions_file`, is complete before the metrics are
-    written; what keeps it from that ends the evaluation.
+    The CSV of `predictions_file`, if any, is complete before the metrics are written.
     """
     from yt8m_distill.evaluation import evaluator, per_class
     from yt8m_distill.serving import skips
@@ -67,7 +66,7 @@ def evaluate_once(
             what = f"{result.num_rows} segments has a class that is present"
         raise ValueError(
             f"--eval_data_pattern={evaluation.eval_data_pattern}: none of the {what}, "
-            "so there is nothing to compare the predictions with."
+            "so the predictions cannot be evaluated."
         )
     of_classes = result.class_precisions, result.class_positives, names
     if evaluation.per_class_file:
@@ -86,7 +85,7 @@ def evaluate_once(
     if skipped and skipped.bad:
         line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)
-    # A folder each: two networks under one tag would be one zigzag curve.
+    # One folder per network, so that TensorBoard draws one curve for each.
     scalars = actions.evaluation_scalars(numbers)
     log.scalars(scalars, max(found.step, 0), subfolder=trained.role)
     log.flush()
@@ -154,7 +153,7 @@ def main() -> None:
             seen = found
             try:
                 trained.load(found)
-            except ValueError as error:  # Training has replaced it just now.
+            except ValueError as error:  # Training has just replaced it.
                 _LOG.warning("%s", error)
                 continue
             shards = trained.open_shards(*pattern)
@@ -172,7 +171,7 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        after_a_stop="The same command evaluates anew.",
+        after_a_stop="The same command evaluates again.",
         stated=flag_groups.RUN_GROUPS,
     )
 

@@ -4,10 +4,10 @@
     python yt8m_distill/export_model.py --train_dir=run --format=litert_int8 \\
         --eval_data_pattern='validate*.tfrecord'
 
-The exported model is opened again and run next to the network; one whose scores differ
-is not kept. It uses no GPU. --batch_size and --num_gpus of the other scripts are taken,
-for a flagfile that all share, and ignored; --help does not list them. --video_id_key is
-the key of the ids in the records that the SavedModel is to be sent.
+The exported model is compared with the network, and kept only if their scores agree. No
+GPU is used. --batch_size and --num_gpus of the other scripts are accepted and ignored,
+so that all can share a flagfile; --help does not list them. --video_id_key is the key
+of the ids in the records that the SavedModel will receive.
 """
 
 import logging
@@ -23,14 +23,14 @@ from yt8m_distill import flag_groups, settings
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.
 _LOG = logging.getLogger("yt8m_distill.export_model")
 
-# They stand in flagfiles that the scripts share.
+# Accepted because the scripts share flagfiles.
 _IGNORED = ("batch_size", "num_gpus")
 _BATCH_SIZE = 64  # Of the videos that are compared.
 
 
 def main() -> None:
     """Flags → network → exported model."""
-    # A model traced with GPUs in sight holds cuDNN kernels, which no CPU can run.
+    # A model that is traced with visible GPUs contains cuDNN kernels, not for CPUs.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     checkpoint = flag_groups.read(settings.CheckpointSettings)
     given = flag_groups.read(settings.ExportSettings)
@@ -47,7 +47,7 @@ def main() -> None:
     from yt8m_distill.serving import export, extras, parity, served
     from yt8m_distill.training import trained as trained_networks
 
-    # Plain variables: a SavedModel has no use for mirrored ones.
+    # For plain variables; a SavedModel needs no mirrored ones.
     strategy = tf.distribute.get_strategy()
     trained = trained_networks.open_network(
         checkpoint, strategy=strategy, stated=stated
@@ -95,7 +95,7 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        after_a_stop="Nothing has its final name; the same command exports anew.",
+        after_a_stop="No model was written; the same command exports again.",
         stated=flag_groups.RUN_GROUPS,
         unlisted=_IGNORED,
     )

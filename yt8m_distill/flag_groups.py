@@ -1,8 +1,8 @@
-"""Settings to absl flags and back; what all four scripts share.
+"""Absl flags from settings, settings from flags, and how scripts and programs run.
 
-Flags have the names, defaults and help texts of the fields in `settings`. They
-are made when a script runs, not on import, and TensorFlow is loaded only once
-they are right: `--help` and a wrong flag answer at once.
+Flags have the names, defaults and help texts of the fields in `settings`. They are
+defined when a script runs, not on import, and TensorFlow is loaded only after they are
+valid, so that `--help` and a wrong flag are answered at once.
 """
 
 import contextlib
@@ -23,12 +23,11 @@ from yt8m_distill.training import interruption
 
 RUN_GROUPS = tuple(f.type for f in dataclasses.fields(settings.RunSettings))
 
-# Defaults that a preset puts in the place of the ordinary ones. A flag that is
-# given wins over the preset.
+# Preset → defaults that replace the ordinary ones. Flags override the preset.
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's text; these are the ordinary defaults.
     "paper": {},
-    # What produced the published numbers, as far as the authors' code shows.
+    # The settings of the published numbers, according to the authors' code.
     "authors": {
         "teacher": "HierarchicalLSTM(num_blocks=20, head='moe(bias_init=0.0)', "
         "dropout=0.0)",
@@ -37,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "regularization_scope": "classifier",
         "classifier": "own",
     },
-    # What did best on AudioSet; results/README.md takes it apart.
+    # The best serial student on AudioSet; results/README.md has its ablation.
     "best": {
         "student_loss": "pred",
         "frame_sampler": "uniform_center",
@@ -57,9 +56,9 @@ def define(
 
     Args:
         groups: the classes.
-        flag_values: where to.
-        stated: classes whose fields are known from elsewhere and may be stated again;
-            see `read_stated`. Their flags have no defaults.
+        flag_values: receives the flags.
+        stated: classes whose values are known from a run and may be stated again; see
+            `read_stated`. Their flags have no defaults.
     """
     for group in groups:
         for field in dataclasses.fields(group):
@@ -77,7 +76,7 @@ def _define_one(field: dataclasses.Field, default: Any, flag_values) -> None:
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
-    # absl's own --help, in tools/, lists the flags of the script's module.
+    # The --help of absl, used in tools/, lists the flags of the script's module.
     where = {"flag_values": flag_values, "module_name": sys.argv[0]}
     help_text, choices = field.metadata["help"], field.metadata["choices"]
     if choices:
@@ -92,9 +91,9 @@ def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "preset",
         "paper",
         list(PRESETS),
-        "Defaults to start from: paper (the text), authors (what produced the "
-        "published numbers, as far as their code shows) or best (the serial student "
-        "that did best on AudioSet). Flags win over it.",
+        "Defaults: paper (the paper's text), authors (their code, where it differs "
+        "from the text) or best (the best serial student on AudioSet). Other flags "
+        "override it.",
         flag_values=flag_values,
         module_name=sys.argv[0],
     )
@@ -104,7 +103,7 @@ def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
     """The settings object of a class, from the flags.
 
     Raises:
-        ValueError: if a value breaks a rule.
+        ValueError: for an invalid value.
     """
     values = {}
     preset = PRESETS[flag_values.preset] if "preset" in flag_values else {}
@@ -127,10 +126,10 @@ def _refuse_broken_link(field: dataclasses.Field, value: Any) -> None:
 
 
 def read_stated(flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
-    """Name → value of a run's settings that the command line states again.
+    """Name → value of the run's settings that the command line states again.
 
-    A flag that `define` made for a program's own setting has a default, so a setting of
-    the run with the same name, such as `vocabulary`, is not meant by it.
+    A flag with a default belongs to a setting of the program itself, even if the run
+    has one of the same name, such as `vocabulary`.
     """
     names = {f.name for group in RUN_GROUPS for f in dataclasses.fields(group)}
     stated = [n for n in names if n in flag_values and flag_values[n].default is None]
@@ -141,8 +140,8 @@ def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSetting
     """The settings of a training run, from the flags.
 
     Raises:
-        ValueError: if a value breaks a rule, or two of them do not go together; says
-            which of them the preset has set.
+        ValueError: for an invalid value or combination; the error names the values
+            that come from the preset.
     """
     fields = dataclasses.fields(settings.RunSettings)
     try:
@@ -150,18 +149,18 @@ def read_run(flag_values: flags.FlagValues = flags.FLAGS) -> settings.RunSetting
         return settings.RunSettings(**groups)
     except ValueError as error:
         name = flag_values.preset if "preset" in flag_values else "paper"
-        unseen = [
+        from_preset = [
             f"--{flag} comes from --preset={name}."
             for flag in PRESETS[name]
             if not flag_values[flag].present and f"--{flag}=" in str(error)
         ]
-        if not unseen:
+        if not from_preset:
             raise
-        raise ValueError(" ".join([str(error), *unseen])) from error
+        raise ValueError(" ".join([str(error), *from_preset])) from error
 
 
-# What Keras 3 and Keras 2 put around the message of an error in `call`; the first in
-# bold letters of a terminal.
+# The text that Keras 3 (with bold letters for a terminal) and Keras 2 put around the
+# message of an error in `call`.
 _KERAS_FRAME = (
     r"Exception encountered when calling [^\n]*\s*?\n\s*\n\s*(?:\x1b\[1m)?(.*?)"
     r"(?:\x1b\[0m)?\s*\n\s*\n\s*(?:Call a|A)rguments received by"
@@ -169,9 +168,9 @@ _KERAS_FRAME = (
 
 
 def _one_line(error: BaseException) -> str:
-    """An error as one line for the person at the keyboard."""
+    """An error as one line for the user."""
     text = str(error) or type(error).__name__
-    # TensorFlow fails to say what is wrong with a record that is not text.
+    # TensorFlow fails to decode its own message about a damaged record.
     if _is_of_tensorflow(error) or isinstance(error, UnicodeDecodeError):
         from yt8m_distill.data import faults  # TensorFlow is loaded already.
 
@@ -179,21 +178,21 @@ def _one_line(error: BaseException) -> str:
     shape = re.search(r"OOM when allocating tensor with (shape\[[\d,]*\])", text)
     if shape:
         return (
-            f"There is not enough memory for a tensor of {shape[1]}: a smaller "
-            "--batch_size or network takes less."
+            f"There is not enough memory for a tensor of {shape[1]}: use a smaller "
+            "--batch_size or network."
         )
-    # Keras tells with which arguments it called the network.
+    # Keras adds the arguments with which it called the network.
     of_keras = re.search(_KERAS_FRAME, text, re.DOTALL)
     if of_keras:
         text = of_keras[1]
     if of_keras or hasattr(error, "ag_error_metadata"):
-        # Raised while a graph was traced: AutoGraph puts the call stack before it.
+        # Raised during tracing: AutoGraph prepends the call stack.
         text = text.strip().splitlines()[-1].strip()
     return " ".join(text.split())
 
 
 def _shards() -> list[str]:
-    """The shards that the flags name, among which a damaged one is looked for."""
+    """The shards that the flags name, one of which may be damaged."""
     from yt8m_distill.data import records
 
     patterns = {
@@ -205,14 +204,14 @@ def _shards() -> list[str]:
 
 
 def _is_of_tensorflow(error: BaseException) -> bool:
-    # Without loading TensorFlow for an error that cannot be its own.
+    # An error of TensorFlow's implies that it is loaded.
     tensorflow = sys.modules.get("tensorflow")
     return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
 
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
-    """Shows this package's log lines, above a progress bar rather than through it."""
+    """Shows the log lines of this package, above any progress bar."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("yt8m_distill")
@@ -226,8 +225,8 @@ def _logging() -> Iterator[None]:
 def load_tensorflow() -> None:
     """Imports TensorFlow without its native messages.
 
-    They come before any logging can be configured (seen in 2.21), and on a machine
-    without a GPU they look like errors.
+    They are printed before logging can be configured (seen in 2.21), and look like
+    errors on a machine without a GPU.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -251,18 +250,18 @@ def run_script(
 ) -> None:
     """Defines the flags, parses the command line and runs `main`.
 
-    An error of the user's or of the data's is one line and exit code 1, without a
-    traceback; `--verbosity=1` shows the traceback too. SIGTERM and Ctrl-C end it with
-    a line and 128 plus the signal's number.
+    An error in the flags or the data is one line and exit code 1, without a traceback;
+    `--verbosity=1` adds the traceback. SIGTERM and Ctrl-C give one line and exit code
+    128 plus the signal's number.
 
     Args:
-        main: flags are parsed when it is called.
+        main: called after the flags are parsed.
         groups: settings classes whose fields are its flags.
-        after_a_stop: how to go on after a signal, a sentence.
+        after_a_stop: a sentence about how to continue after a signal.
         preset: whether there is a `--preset`.
         stated: see `define`.
-        unlisted: flags that are taken and mean nothing here, for flagfiles that the
-            scripts share; `--help` leaves them out.
+        unlisted: flags that are accepted and ignored, for flagfiles that the scripts
+            share; `--help` omits them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     define(groups, stated=stated)
@@ -283,13 +282,13 @@ def run_script(
 def run_program(
     main: Callable[[], None], define_flags: Callable[[], None], words: str = ""
 ) -> None:
-    """Runs a program on records: its own flags, all else as `run_script`.
+    """Runs a program on records, with flags of its own; otherwise as `run_script`.
 
     Args:
-        main: flags are parsed when it is called.
-        define_flags: defines them.
-        words: name of the flag that words without a flag are meant for; empty: they
-            are refused.
+        main: called after the flags are parsed.
+        define_flags: defines the flags.
+        words: name of the flag that receives arguments that are not flags; empty: such
+            arguments are an error.
     """
     define_flags()
 
@@ -310,7 +309,7 @@ def _doc(main: Callable) -> str:
 
 
 def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> None:
-    """Parses the command line and runs `main`, with its errors in one line."""
+    """Parses the command line and runs `main`; an error is one line."""
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-help", "-h", "-?", "--helpshort"} & {*argv[1:]}:
@@ -352,6 +351,6 @@ def _exit(line: str, code: int = 1) -> NoReturn:
 
 
 def _is_expected(error: BaseException) -> bool:
-    """Whether an error speaks of settings, data or the disk, not of a defect."""
+    """Whether an error is about settings, data or the disk, not a bug."""
     ordinary = isinstance(error, ValueError | OSError | FloatingPointError)
     return ordinary or _is_of_tensorflow(error)

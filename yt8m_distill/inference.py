@@ -3,12 +3,11 @@
     python yt8m_distill/inference.py --train_dir=run \\
         --input_data_pattern='test*.tfrecord' --output_file=predictions.csv
 
-With --num_shards=N --shard_index=I it predicts part I of N of the files, and
-yt8m-merge joins the CSVs of all parts to the one that a single process
-writes.
+With --num_shards=N --shard_index=I it predicts part I of N of the files; yt8m-merge
+joins the CSVs of all parts to the CSV that a single process writes.
 
-With --segments it scores the segments of the videos instead, and writes the best of
-each class: Class,Segments.
+With --segments it scores the segments of the videos and writes the best of each class:
+Class,Segments.
 """
 
 import logging
@@ -57,8 +56,8 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     if k < width:
         raise ValueError(
             f"--segments: the {trained.role} reads {k} of the {width} frames that a "
-            f"segment has with --segment_context={context}; all are scored, so it "
-            "needs to be trained on as many, or asked with less context."
+            f"segment has with --segment_context={context}. Train it on all of them or "
+            "use a smaller context."
         )
     grid = segments.Grid(inference.segment_stride, context, inference.margins)
     if not grid.scored(np.array([data.max_frames]), data.max_frames).any():
@@ -110,7 +109,7 @@ def main() -> None:
         with predictions_file:
             pass
         _LOG.info(
-            "Shard %d of %d has none of the %d input files: %s has the header alone.",
+            "Shard %d of %d has none of the %d input files: %s has only a header.",
             *part,
             len(found_files),
             output_file,
@@ -150,7 +149,7 @@ def main() -> None:
     repeated = evaluator.count_repeated(hashes)
     if repeated:
         _LOG.warning(
-            "%d videos have the id of an earlier one: the CSV has such ids repeatedly.",
+            "%d videos have the id of an earlier one, so the CSV repeats these ids.",
             repeated,
         )
     _LOG.info(
@@ -172,7 +171,7 @@ def run() -> None:
     flag_groups.run_script(
         main,
         groups,
-        after_a_stop="Nothing has its final name; the same command predicts anew.",
+        after_a_stop="No CSV was written; the same command predicts again.",
         stated=flag_groups.RUN_GROUPS,
     )
 

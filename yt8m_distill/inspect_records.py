@@ -1,10 +1,10 @@
-"""Looks at records and prints the flags for them, and the conversion that they need.
+"""Inspects records and prints the flags for them, and the conversion that they need.
 
     yt8m-inspect --data_pattern='data/train*.tfrecord' --vocabulary=vocabulary.csv
 
-Prints what each feature and class holds, what is odd or invalid, a yt8m-convert
+Prints statistics of features and classes, unusual and invalid records, a yt8m-convert
 command for records of other writers, and last the flags of train.py for this data, or
-for what that command writes.
+for the converted data.
 """
 
 import collections
@@ -42,14 +42,14 @@ _NAMED = 5  # Classes named at each end.
 
 @dataclasses.dataclass
 class Feature:
-    """What is in one feature.
+    """Statistics of one feature.
 
     Attributes:
         width: of a frame.
-        frames: frames → how many videos have so many.
+        frames: number of frames → number of videos with so many.
         dtypes: `uint8`, `float32`.
-        low, high, total: smallest and largest number, sum of all.
-        zeros: frames of nothing but 0, or of nothing but byte 127, the nearest to 0.
+        low, high, total: minimum, maximum and sum of all numbers.
+        zeros: number of frames of only 0, or of only byte 127, the nearest to 0.
     """
 
     width: int
@@ -61,7 +61,7 @@ class Feature:
     zeros: int = 0
 
     def add(self, frames: np.ndarray) -> None:
-        """Takes in the frames [T, width] of a video."""
+        """Adds the frames [T, width] of a video."""
         self.frames[len(frames)] += 1
         self.dtypes.add(frames.dtype.name)
         self.low = min(self.low, float(frames.min()))
@@ -72,7 +72,7 @@ class Feature:
         self.zeros += int(((low == high) & np.isin(low, zero)).sum())
 
     def to_dict(self) -> dict:
-        """Plain numbers."""
+        """JSON values."""
         num_frames = sum(n * c for n, c in self.frames.items()) or 1
         videos, lengths = self.frames.total(), self.frames or [0]
         return {
@@ -86,22 +86,22 @@ class Feature:
 
 
 class Findings:
-    """What is in the records seen so far.
+    """Statistics of the records read so far.
 
     Attributes:
         layout, unused: see layouts.recognize.
         bare: whether files have no TFRecord framing.
-        names: class → name, of some or no classes.
-        videos: records that can be used, as they are or converted.
-        features: name → what is in it.
-        ranges: what records say of the ranges of their features, low:high by commas.
+        names: class → name, may be incomplete.
+        videos: number of usable records, converted or not.
+        features: name → its statistics.
+        ranges: the features' ranges (low:high, comma separated) → number of records.
         frames, labels, labels_per_video: number of frames (of the shortest feature),
-            label, number of labels → how many videos have it.
-        segments: rated segments of YouTube-8M 2019: videos that have some, ratings, and
-            those by which a class is present.
-        problems: what is odd → how many videos.
-        foreign: fault → how many of the videos need to be converted because of it.
-        bad: records that cannot be used.
+            label, number of labels → number of videos.
+        segments: rated segments of YouTube-8M 2019: number of videos with any, of
+            ratings, and of ratings as present.
+        problems: unusual property → number of videos.
+        foreign: fault → number of videos that must be converted because of it.
+        bad: unusable records.
     """
 
     def __init__(self, layout: layouts.Layout, unused: dict, bare: bool, names: dict):
@@ -126,7 +126,7 @@ class Findings:
         )
 
     def add(self, path: str, number: int, serialized: bytes) -> None:
-        """Takes in one record."""
+        """Adds one record."""
         try:
             video = layouts.read_video(serialized, self.layout)
         except layouts.Invalid as error:
@@ -145,10 +145,10 @@ class Findings:
         if ratings:
             present = sum(rating.score for rating in ratings)
             self.segments.update(videos=1, ratings=len(ratings), present=present)
-        found = faults.judge(serialized, self._native)
-        if found or vector:
-            # It was read, so yt8m-convert puts right what is wrong with it.
-            self.foreign[found.fault if found else faults.Fault.LABEL_VECTOR] += 1
+        fault = faults.judge(serialized, self._native, video.example)
+        if fault or vector:
+            # The record was read, so yt8m-convert can convert it.
+            self.foreign[fault.fault if fault else faults.Fault.LABEL_VECTOR] += 1
         if video.video_id and video.video_id in self._ids:
             self.problems["repeat an id"] += 1
         self._ids.add(video.video_id)
@@ -168,12 +168,12 @@ class Findings:
 
     @property
     def convert(self) -> bool:
-        """Whether the records train only once they are converted."""
-        forgiven = settings.ReadingSettings.max_bad_fraction * self.videos
-        return self.bare or self.foreign.total() > forgiven
+        """Whether the records must be converted for training."""
+        tolerated = settings.ReadingSettings.max_bad_fraction * self.videos
+        return self.bare or self.foreign.total() > tolerated
 
     def conversion(self, pattern: str) -> list[str]:
-        """The words of the command that makes native records; none if not needed."""
+        """The command that makes native records, as words; empty if not needed."""
         if not self.convert:
             return []
         layout = self.layout
@@ -194,13 +194,13 @@ class Findings:
         return any(f.frames.total() < self.videos for f in self.features.values())
 
     def skipped(self) -> faults.Skipped:
-        """What training leaves out; yt8m-convert has left it out before."""
+        """The records that training skips; none if yt8m-convert skips them before."""
         bad = () if self.convert else tuple(self.bad)
         lost = 0 if self.convert else len(bad) + self.foreign.total()
         return faults.Skipped(self.videos + len(bad) - lost, bad, lost)
 
     def suggestion(self) -> list[str]:
-        """The flags of train.py for this data, converted if it has to be."""
+        """The flags of train.py for this data, after the conversion if needed."""
         layout = self.layout
         names = [s.name if self.convert else s.key for s in layout.sources]
         id_key, labels_key = layout.video_id_key, layout.labels_key
@@ -220,7 +220,7 @@ class Findings:
         if set(stored.split(",")) != {"-2:2"} and not self.convert:
             suggested.append(f"--feature_ranges={stored}")
         if not layout.frame_features:
-            # A student would see the one vector that the teacher sees.
+            # A student would read the same single vector as the teacher.
             alone = ("--mode=teacher", "--teacher=FrameLevelLogisticModel")
             return [*suggested, "--noframe_features", *alone]
         suggested.append(f"--max_frames={max_frames}")
@@ -229,7 +229,7 @@ class Findings:
         return suggested
 
     def published(self) -> tuple[int, int]:
-        """Classes and frames of the data set that this seems to be, or just enough."""
+        """Classes and frames of a matching published data set, or the maximum found."""
         needed = max(self._vector - 1, 0, *self.labels, *self.names) + 1
         widths = {source.name: source.size for source in self.layout.sources}
         for known, versions, max_frames in layouts.PUBLISHED:
@@ -239,7 +239,7 @@ class Findings:
         return needed, max(self.frames)
 
     def to_dict(self, pattern: str = "") -> dict:
-        """Plain numbers, for --json."""
+        """JSON values, for --json."""
         layout, bad = self.layout, faults.Skipped(self.videos, tuple(self.bad), 0)
         return {
             "videos": self.videos,
@@ -261,7 +261,7 @@ class Findings:
 
 
 def histogram(counts: collections.Counter) -> list[str]:
-    """Text bars of how many videos have how many frames."""
+    """A bar chart of the number of frames per video, as text."""
     low, high = min(counts), max(counts)
     step = max(-(-(high - low + 1) // _BARS), 1)
     bins = collections.Counter()
@@ -279,13 +279,13 @@ def histogram(counts: collections.Counter) -> list[str]:
 
 
 def _class_lines(findings: Findings) -> list[str]:
-    """Labels per video, and the classes at both ends of their frequency."""
+    """Labels per video, and the most and least frequent classes."""
     labels, numbers = findings.labels, findings.labels_per_video
     num_classes, _ = findings.published()
     if not labels:
         return [
-            f"no labels under {findings.layout.labels_key!r}: such videos train only "
-            "next to labeled ones, by --unlabeled_data_pattern"
+            f"no labels under {findings.layout.labels_key!r}: use such videos in "
+            "addition to labeled ones, with --unlabeled_data_pattern"
         ]
     names = [findings.names.get(c, "") for c in range(num_classes)]
     named = [f"{c} {name}".strip() for c, name in enumerate(names)]
@@ -303,7 +303,7 @@ def _class_lines(findings: Findings) -> list[str]:
 
 
 def report(findings: Findings, pattern: str = "") -> str:
-    """The findings as text."""
+    """The statistics as text."""
     found = findings.to_dict(pattern)
     lines = [
         f"{found['videos']} videos, {found['kind']}, id under "
@@ -338,7 +338,7 @@ def report(findings: Findings, pattern: str = "") -> str:
     try:
         findings.skipped().check_fraction(settings.ReadingSettings.max_bad_fraction)
     except ValueError as error:
-        lines.append(f"these flags will not train as they stand: {error}")
+        lines.append(f"training with these flags will stop: {error}")
     if found["convert"]:
         lines.append("convert: " + shlex.join(found["convert"]))
     lines.append("flags: " + shlex.join(found["flags"]))
@@ -351,7 +351,7 @@ def inspect(
     """Reads the records of these files.
 
     Raises:
-        ValueError: for a damaged file, and where no record can be used.
+        ValueError: for a damaged file, or if no record is usable.
     """
     bare = {path for path in files if layouts.is_bare(path)}
     total = len(bare) + records.count_records([p for p in files if p not in bare])
@@ -385,16 +385,18 @@ def inspect(
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
-    flags.DEFINE_string("data_pattern", "", "Glob of the shards; several by commas.")
-    flags.DEFINE_string("video_id_key", "", "Context key of the id. Empty: found.")
-    flags.DEFINE_string("labels_key", "", "Context key of the labels. Empty: found.")
-    flags.DEFINE_string("vocabulary", "", "CSV with the names of the classes.")
-    flags.DEFINE_integer("max_records", 0, "Look at that many at most. 0: all.")
+    """Defines the flags; not on import, where they could clash with others."""
+    flags.DEFINE_string("data_pattern", "", "Globs of the shards, comma separated.")
+    flags.DEFINE_string("video_id_key", "", "Context key of the id. Empty: detect it.")
     flags.DEFINE_string(
-        "per_class_file", "", "CSV to write with the videos of each class."
+        "labels_key", "", "Context key of the labels. Empty: detect it."
     )
-    flags.DEFINE_bool("json", False, "Print the findings as JSON.")
+    flags.DEFINE_string("vocabulary", "", "CSV with the names of the classes.")
+    flags.DEFINE_integer("max_records", 0, "Maximum number of records. 0: all.")
+    flags.DEFINE_string(
+        "per_class_file", "", "CSV to write with the number of videos of each class."
+    )
+    flags.DEFINE_bool("json", False, "Print the results as JSON.")
 
 
 def main() -> None:

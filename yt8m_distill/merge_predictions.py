@@ -1,18 +1,17 @@
-"""Joins the CSVs of inference in parts to the one that a single process writes.
+"""Joins the CSVs of several parts to the CSV that a single process would write.
 
     yt8m-merge --input=predictions.csv --output_file=merged.csv
 
---input is the --output_file that every `inference.py --num_shards=N` had; the parts
-beside it are predictions-00000-of-0000N.csv and so on. Each part has a range of the
-sorted files, so its rows are copied, byte for byte, behind those of the part before.
+--input is the --output_file of every `inference.py --num_shards=N`; the parts in the
+same folder are predictions-00000-of-0000N.csv and so on. Each part has a range of the
+sorted files, so the rows of all parts are copied in order, byte for byte.
 
-The lists of videos that `--bad_records=skip` left out (.skipped.txt) are joined, too.
+The lists of videos that `--bad_records=skip` skipped (.skipped.txt) are joined, too.
 
-The parts must be of one N and complete, and no video may be in two of them. The
-output appears under its name only once it is whole. In memory are the videos' ids, not
-their predictions.
+All N parts must exist, and no video may be in two of them. The output is written
+atomically. Only the ids of the videos are kept in memory, not their predictions.
 
-The CSVs of `inference.py --segments` are merged class by class, by their scores.
+The CSVs of `inference.py --segments` are merged class by class, by score.
 """
 
 import os
@@ -41,15 +40,15 @@ def merge(paths: list[str], output_file: str) -> int:
 
     Args:
         paths: the CSVs of all parts.
-        output_file: the CSV to write; replaced if it is there.
+        output_file: the CSV to write; replaced if it exists.
 
     Returns:
         The number of videos.
 
     Raises:
         ValueError: if the output is one of the parts or cannot be written, or for a
-            part with another header, a row that has not two columns or no end, or a
-            video that an earlier row has. The output then stays as it was.
+            part with another header, an incomplete row, a row without two columns, or a
+            repeated video. An existing output then stays unchanged.
     """
     _refuse_a_part(paths, output_file)
     part_of: dict[str, str] = {}  # Video id → the CSV that has it.
@@ -75,7 +74,7 @@ def _refuse_a_part(paths: list[str], output_file: str) -> None:
 
 
 def _check(row: predictions.Row, path: str, part_of: dict[str, str]) -> None:
-    """Raises a ValueError for a row without an end, or of a video that was before."""
+    """Raises a ValueError for an incomplete row, or a repeated video."""
     if not row.text.endswith(b"\n"):
         raise ValueError(f"{path}, line {row.line}: the file ends inside this line.")
     video_id = row.columns[0]
@@ -87,7 +86,7 @@ def _check(row: predictions.Row, path: str, part_of: dict[str, str]) -> None:
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
+    """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string(
         "input", "", "The --output_file of inference.py, without the number of a part."
     )
@@ -95,7 +94,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "segment_max_pred",
         settings.SEGMENT_MAX_PRED,
-        "Of inference.py --segments: segments per class at most.",
+        "For CSVs of inference.py --segments: maximum segments per class.",
         lower_bound=1,
     )
 

@@ -1,8 +1,8 @@
-"""Every setting once: default, unit, help and rule.
+"""All settings: default, unit, help text and rule of each.
 
-Frozen dataclasses, one a concern. `flag_groups` turns their fields into absl
-flags of the same name and flags back into them; nothing here knows of flags,
-but the messages speak their language, since that is where the value came from.
+Frozen dataclasses, one per topic. `flag_groups` defines an absl flag for each field and
+creates the dataclasses from the flags. This module does not depend on flags, but its
+error messages name them, since the values come from there.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ EXPORT_FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
 SEGMENT_FRAMES, SEGMENT_MAX_PRED = 5, 100_000
 
 
-# The settings that matter most, for `--help`.
+# The most important settings, which `--help` lists first.
 IMPORTANT = (
     *("mode", "student_k", "student_loss", "feature_names", "feature_sizes"),
     *("num_classes", "validation_data_pattern", "batch_size", "num_epochs"),
     *("base_learning_rate", "run_once", "network", "checkpoint", "vocabulary"),
 )
 
-# What TensorFlow's operations take at most where a setting says nothing else.
+# Limits of TensorFlow's operations, for settings without a maximum.
 _MAX_INT, _MAX_FLOAT = 2**31 - 1, 1e30
 
 
@@ -60,11 +60,11 @@ def setting(
     """A dataclass field with the help text and the rules of its flag.
 
     Args:
-        default: also says the type: int, float, bool or str.
-        help: of the flag.
+        default: an int, float, bool or str; its type is that of the setting.
+        help: the flag's help text.
         choices: all values of a str.
-        minimum, maximum: of a number; without a maximum it has that of its type.
-        required: for a str that must not be empty, what to do.
+        minimum, maximum: of a number; the default maximum depends on the type.
+        required: for a str that must not be empty: what the user should do.
         path: `file` (a local or remote path), `checkpoints` (one where TensorFlow reads
             checkpoints) or `pattern` (globs).
     """
@@ -80,25 +80,25 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-YOUTUBE_8M = (-2.0, 2.0)  # Range of its quantized numbers.
+YOUTUBE_8M = (-2.0, 2.0)  # Range of YouTube-8M's quantized numbers.
 
 
 def parse_ranges(text: str, flag: str) -> tuple[tuple[float, float], ...]:
     """`"-2:2, 0:6.5"` → ((-2.0, 2.0), (0.0, 6.5)).
 
     Raises:
-        ValueError: naming the flag, if that is not what it is.
+        ValueError: naming the flag, if the text is not a list of ranges.
     """
-    found = []
+    ranges = []
     for part in split_names(text):
-        low, colon, high = part.partition(":")
         try:
-            found.append((float(low), float(high)))
+            low, high = map(float, part.split(":"))
         except ValueError as error:
             raise ValueError(f"--{flag}={text}: {part!r} is not low:high.") from error
-        if not -1e30 < found[-1][0] < found[-1][1] < 1e30:
-            raise ValueError(f"--{flag}={text}: {part!r} is no range.")
-    return tuple(found)
+        if not -1e30 < low < high < 1e30:
+            raise ValueError(f"--{flag}={text}: {part!r} is not a range.")
+        ranges.append((low, high))
+    return tuple(ranges)
 
 
 _SAMPLERS = ("frame_sampler", "train_frame_sampler")
@@ -109,7 +109,7 @@ _LISTS += ("student_loss", "label_loss", "student_k")
 
 
 def _canonical(name: str, value: Any) -> Any:
-    """What a setting's value means: spaces, quotes and the order of arguments apart."""
+    """A setting's value without its spaces, quotes and order of arguments."""
     if name in _SPECIFICATIONS and isinstance(value, str):
         try:
             return registry.parse(value)
@@ -121,12 +121,12 @@ def _canonical(name: str, value: Any) -> Any:
 
 
 def is_same(name: str, one: Any, other: Any) -> bool:
-    """Whether two values of a setting mean the same, in whichever spelling."""
+    """Whether two values of a setting have the same meaning."""
     return _canonical(name, one) == _canonical(name, other)
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """`--seed: was 1, is 2; …` of the settings that mean something else."""
+    """`--seed: was 1, is 2; …`, the settings that differ in meaning."""
     return "; ".join(
         f"--{name}: was {stored.get(name)!r}, is {wanted.get(name)!r}"
         for name in sorted({*stored, *wanted})
@@ -134,13 +134,13 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     )
 
 
-_TYPES = {int: "a whole number", float: "a number", bool: "a bool", str: "a text"}
+_TYPES = {int: "a whole number", float: "a number", bool: "a bool", str: "text"}
 
 
 def _problem(value, kind, *, choices, minimum, maximum, required, path, **_) -> str:
-    """The rule that a value breaks, as the end of `--flag=value ...`, or nothing."""
+    """The end of the error line `--flag=value ...` for a broken rule, or empty."""
     allowed = (int, float) if kind is float else (kind,)
-    if type(value) not in allowed:  # From a file; a bool is no int.
+    if type(value) not in allowed:  # From a file; a bool is not an int here.
         return f"={value!r} is not {_TYPES[kind]}."
     if kind is str:
         if "\0" in value or not _is_utf8(value):
@@ -152,8 +152,8 @@ def _problem(value, kind, *, choices, minimum, maximum, required, path, **_) -> 
         wrong = re.search(r"[\[\\]", value) if path == "checkpoints" else None
         if wrong:
             return (
-                f"={value} contains {wrong[0]}, which TensorFlow takes for a pattern: "
-                "it could not read its checkpoints there."
+                f"={value} contains {wrong[0]}: TensorFlow would read it as a pattern "
+                "and not find its checkpoints."
             )
     if value != value:
         return f"={value} is not a number."
@@ -174,7 +174,7 @@ def _is_utf8(text: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all groups: checks each field's rule, then the group's own."""
+    """Base class of all groups: checks the rules of each field, then of the group."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -188,12 +188,12 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Rules between fields; raises ValueError."""
+        """Raises ValueError if fields contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Settings):
-    """What the records hold."""
+    """The contents of the records."""
 
     feature_names: str = setting(
         "rgb,audio",
@@ -213,7 +213,7 @@ class DataSettings(Settings):
     )
     max_frames: int = setting(
         300,
-        "Frames of a video that are read at most; the rest is cut.",
+        "Maximum number of frames to read per video; later frames are ignored.",
         minimum=1,
         maximum=100_000,
     )
@@ -223,14 +223,14 @@ class DataSettings(Settings):
     labels_key: str = setting("labels", "Context key of the label indices.")
     missing_feature: str = setting(
         "refuse",
-        "What to do about a video that lacks one of several features, such as audio. "
-        "refuse: it is an invalid record. zeros: frames of byte 127, the nearest to 0.",
+        "How to handle a video that lacks one of several features, such as audio. "
+        "refuse: its record is invalid. zeros: use frames of byte 127, nearest to 0.",
         choices=MISSING_FEATURES,
     )
     feature_ranges: str = setting(
         "",
-        "What the bytes 0 and 255 of each feature stand for, low:high, comma separated "
-        "in the order of --feature_names; yt8m-inspect prints what the records say. "
+        "The values of bytes 0 and 255 of each feature, low:high, comma separated in "
+        "the order of --feature_names; yt8m-inspect prints those of the records. "
         "Empty: -2:2 for all, as in YouTube-8M.",
     )
     frame_features: bool = setting(
@@ -241,7 +241,7 @@ class DataSettings(Settings):
     segment_labels: bool = setting(
         False,
         "Read the rated segments of the videos (YouTube-8M 2019), 5 seconds each, "
-        "instead of the videos.",
+        "instead of whole videos.",
     )
     segment_negatives: float = setting(
         0.0,
@@ -275,7 +275,7 @@ class DataSettings(Settings):
         """Raises ValueError for video-level records.
 
         Args:
-            what: needs frames, the beginning of a sentence.
+            what: the flag or feature that needs frames, for the error.
         """
         if not self.frame_features:
             raise ValueError(f"--noframe_features: {what} needs records of frames.")
@@ -318,32 +318,31 @@ class DataSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ReadingSettings(Settings):
-    """How shards are read, the same in training and afterwards."""
+    """How shards are read, in training and afterwards."""
 
     num_readers: int = setting(8, "Shards read in parallel.", minimum=1, maximum=1024)
     use_index: str = setting(
         "auto",
-        "Read only the frames of a view, by an index of each local shard. auto: build "
-        "the indices that are missing, and parse what cannot have one (remote and "
-        "compressed shards); always: stop there; never: parse all.",
+        "Read only the frames of a view, with an index of each local shard. auto: "
+        "build missing indices, and parse remote and compressed shards, which cannot "
+        "have one; always: stop at such a shard; never: parse all shards.",
         choices=USES_OF_INDEX,
     )
     index_dir: str = setting(
         "",
-        "Folder of the indices. Empty: next to the shards, or a cache folder where "
-        "that cannot be written.",
+        "Folder of the indices. Empty: the folder of the shards, or a cache folder if "
+        "that is read-only.",
         path="file",
     )
     bad_records: str = setting(
         "stop",
-        "What to do about an invalid record. stop: name it and stop. skip: leave it "
-        "out and count it.",
+        "How to handle an invalid record. stop: name it and stop. skip: skip and "
+        "count it.",
         choices=BAD_RECORDS,
     )
     max_bad_fraction: float = setting(
         0.01,
-        "With --bad_records=skip: share of invalid records above which to stop all the "
-        "same.",
+        "With --bad_records=skip: stop if the share of invalid records is larger.",
         minimum=0,
         maximum=1,
     )
@@ -351,35 +350,35 @@ class ReadingSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings(Settings):
-    """Which frames the student sees."""
+    """Which frames the student reads."""
 
     student_k: str = setting(
         "30",
-        "Frames of a video that the student sees. Several numbers, as in 6,10,15,30, "
-        "train one student for all of them and those between.",
+        "Number of frames per video that the student reads. Several numbers, as in "
+        "6,10,15,30, train one student for all of them and those between.",
     )
     frame_sampler: str = setting(
         "uniform",
-        "How the student's frames are chosen: uniform, uniform_stride, uniform_jitter, "
-        "random, first, middle, last, last_padded, first_middle_last, uniform_center, "
-        "nested, all; a sampler of one's own may take arguments, as in 'name(step=3)'.",
+        "How the student's frames are selected: uniform, uniform_stride, "
+        "uniform_jitter, random, first, middle, last, last_padded, first_middle_last, "
+        "uniform_center, nested or all; or a sampler of your own, with arguments as in "
+        "'name(step=3)'.",
     )
     train_frame_sampler: str = setting(
         "",
-        "How the student's frames are chosen in training, where that is to differ from "
-        "--frame_sampler: uniform_jitter or random show other frames in every epoch. "
-        "Empty: as --frame_sampler.",
+        "How the student's frames are selected in training: uniform_jitter and random "
+        "select other frames in every epoch. Empty: as --frame_sampler.",
     )
     best_budget: int = setting(
         0,
-        "With several --student_k: the one whose GAP decides which epoch was the best. "
+        "With several --student_k: the one whose GAP decides which epoch is the best. "
         "0: the mean of all.",
         minimum=0,
     )
     segment_context: int = setting(
         3,
-        "With --segment_labels: frames before and after a segment that the student "
-        "sees, too.",
+        "With --segment_labels: number of frames before and after a segment that the "
+        "student also reads.",
         minimum=0,
         maximum=100_000,
     )
@@ -399,12 +398,12 @@ class SamplingSettings(Settings):
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """Each number of frames once, the smallest first."""
+        """The distinct numbers of frames, ascending."""
         return tuple(sorted({int(n) for n in split_names(self.student_k)}))
 
     @property
     def largest_k(self) -> int:
-        """Frames of the student's largest view."""
+        """Number of frames of the student's largest view."""
         return self.budgets[-1]
 
 
@@ -414,16 +413,16 @@ class NetworkSettings(Settings):
 
     teacher: str = setting(
         "HierarchicalLSTM(block_len=20)",
-        "The teacher, with its arguments, such as 'HierarchicalLSTM(cells=512, "
+        "The teacher with its arguments, such as 'HierarchicalLSTM(cells=512, "
         'num_blocks=20, head="moe")\': HierarchicalLSTM, LstmModel, AttentionPooling, '
         "NeXtVLAD, NetVLAD, DbofModel, TransformerModel, FrameLevelLogisticModel, "
         "LogisticModel or MoeModel. Heads: logistic, moe.",
     )
     student: str = setting(
         "",
-        "The student: a model and its arguments, as in --teacher. Empty: the teacher's "
-        "own, with block_len 5 (3 at k=6), or 5 blocks (3 at k=6) where the teacher "
-        "gives num_blocks.",
+        "The student with its arguments, as in --teacher. Empty: the teacher's network "
+        "with block_len=5 (3 at k=6), or with 5 blocks (3 at k=6) if the teacher has "
+        "num_blocks.",
     )
     import_modules: str = setting(
         "",
@@ -432,7 +431,7 @@ class NetworkSettings(Settings):
     )
     dtype_policy: str = setting(
         "float32",
-        "Precision of the matrix products; variables and losses are float32 always.",
+        "Precision of matrix products; variables and losses are always float32.",
         choices=DTYPE_POLICIES,
     )
 
@@ -444,8 +443,8 @@ class DistillationSettings(Settings):
     mode: str = setting(
         "serial",
         "teacher: the teacher alone. baseline: a network on k frames from scratch. "
-        "serial: a trained, frozen teacher guides the student. parallel: both learn "
-        "in the same steps.",
+        "serial: a trained, frozen teacher guides the student. parallel: both are "
+        "trained in the same steps.",
         choices=MODES,
     )
     student_loss: str = setting(
@@ -457,7 +456,7 @@ class DistillationSettings(Settings):
     )
     label_loss: str = setting(
         "ce",
-        "What networks without a guide minimise (teacher, baseline, fine-tuning): ce, "
+        "Objective of networks without a guide (teacher, baseline, fine-tuning): ce, "
         "asymmetric, or a sum; with arguments, such as 'asymmetric(gamma_negative=4)' "
         "or 'ce(class_counts=\"counts.csv\")'. --student_loss takes them as terms. "
         "With --segment_labels also video_ce: the labels of the segment's video.",
@@ -478,27 +477,26 @@ class DistillationSettings(Settings):
     )
     classifier: str = setting(
         "auto",
-        "The student's classifier: shared with the teacher's, copied from it at the "
-        "start, or its own. auto: shared in parallel mode, copied in serial mode.",
+        "The student's classifier: shared with the teacher, copied from the teacher at "
+        "the start, or its own. auto: shared in parallel mode, copied in serial mode.",
         choices=CLASSIFIERS,
     )
     teacher_checkpoint: str = setting(
         "",
-        "Serial mode: a finished run's train_dir, or a checkpoint prefix, whose "
-        "teacher is used; of several, separated by commas, the mean. Empty: the "
-        "teacher of --train_dir, trained first where there is none.",
+        "Serial mode: train_dir of a finished run, or a checkpoint prefix, whose "
+        "teacher is used; if there are several, comma separated, their mean. Empty: "
+        "the teacher of --train_dir, which is trained first if necessary.",
         path="checkpoints",
     )
     teacher_mean: str = setting(
         "probabilities",
-        "With several teachers: whether the student learns the mean of their "
-        "probabilities or of their logits.",
+        "With several teachers: average their probabilities or their logits.",
         choices=TEACHER_MEANS,
     )
     student_start: str = setting(
         "new",
-        "Serial mode: the weights with which the student starts. new: random ones; "
-        "teacher: all of the teacher's, which needs two networks of the same cells.",
+        "Serial mode: the student's initial weights. new: random; teacher: all of the "
+        "teacher's, which must have the same shapes.",
         choices=STUDENT_STARTS,
     )
     video_context: bool = setting(
@@ -508,19 +506,20 @@ class DistillationSettings(Settings):
     )
     finetune_epochs: int = setting(
         1,
-        "Epochs of the second stage with L_CE, which follows --student_loss=rep.",
+        "Epochs of fine-tuning on the labels, which follows --student_loss=rep.",
         minimum=0,
     )
     teacher_cache: str = setting(
         "",
-        "Serial mode: a folder for what the frozen teacher says of every training "
-        "video, in float16. It is computed once and used in every epoch and run with "
-        "the same teacher. Empty: compute it in every step.",
+        "Serial mode: folder for the frozen teacher's outputs for every training "
+        "video, in float16. They are computed once and used in every epoch and run "
+        "with the same teacher. Empty: compute them in every step.",
         path="file",
     )
     teacher_cache_top_k: int = setting(
         0,
-        "Logits a video in the teacher cache; the other classes get one mean. 0: all.",
+        "Logits per video in the teacher cache; the other classes get their mean. 0: "
+        "all.",
         minimum=0,
     )
     student_epochs: int = setting(
@@ -541,8 +540,9 @@ class OptimizationSettings(Settings):
     base_learning_rate: float = setting(0.001, "Initial learning rate.", minimum=0)
     learning_rate_schedule: str = setting(
         "exponential",
-        "exponential: times --learning_rate_decay per --learning_rate_decay_examples, "
-        "in steps. cosine: from the base rate to 0 over the phase.",
+        "exponential: multiplied by --learning_rate_decay after every "
+        "--learning_rate_decay_examples. cosine: from the base rate to 0 over the "
+        "phase.",
         choices=SCHEDULES,
     )
     learning_rate_decay: float = setting(
@@ -553,7 +553,7 @@ class OptimizationSettings(Settings):
     )
     learning_rate_decay_examples: float = setting(
         4_000_000.0,
-        "Examples after which --learning_rate_decay is applied once more.",
+        "Number of examples between two decays of the learning rate.",
         minimum=1,
     )
     warmup_examples: float = setting(
@@ -561,7 +561,7 @@ class OptimizationSettings(Settings):
     )
     clip_gradient_norm: float = setting(
         1.0,
-        "Largest global norm of a network's gradient, summed over replicas. 0: no "
+        "Maximum global norm of a network's gradient, summed over replicas. 0: no "
         "clipping.",
         minimum=0,
     )
@@ -572,14 +572,14 @@ class OptimizationSettings(Settings):
     )
     regularization_scope: str = setting(
         "all",
-        "Kernels under --regularization_penalty: all, or the classifier's only.",
+        "Kernels under --regularization_penalty: all, or only the classifier's.",
         choices=REGULARIZATION_SCOPES,
     )
     ema_decay: float = setting(
         0.0,
-        "Decay of a moving average of the weights, such as 0.999, which is what is "
-        "validated, kept and exported; min(it, (1 + t) / (10 + t)) after step t. 0: "
-        "the weights themselves.",
+        "Decay of a moving average of the weights, such as 0.999, which is validated, "
+        "kept and exported; after step t it is at most (1 + t) / (10 + t). 0: no "
+        "average.",
         minimum=0,
         maximum=1,
     )
@@ -587,7 +587,7 @@ class OptimizationSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """The run."""
+    """The training run."""
 
     train_dir: str = setting(
         "",
@@ -597,47 +597,47 @@ class TrainingSettings(Settings):
     )
     train_data_pattern: str = setting(
         "",
-        "Glob of the training shards; several separated by commas.",
+        "Glob of the training shards, or several, comma separated.",
         required="name the training shards.",
         path="pattern",
     )
     validation_data_pattern: str = setting(
         "",
         "Glob of the validation shards, evaluated after every epoch to keep the best "
-        "by GAP. Empty: no validation, the last epoch is kept.",
+        "network by GAP. Empty: no validation; the last network is kept.",
         path="pattern",
     )
     unlabeled_data_pattern: str = setting(
         "",
         "Glob of shards whose videos fill a share of every batch of a guided student; "
-        "their labels do not count.",
+        "their labels are ignored.",
         path="pattern",
     )
     unlabeled_fraction: float = setting(
         0.5,
-        "With --unlabeled_data_pattern: its share of every batch.",
+        "With --unlabeled_data_pattern: share of unlabeled videos in every batch.",
         minimum=0,
         maximum=1,
     )
     train_fraction: float = setting(
         1.0,
-        "Share of the training videos that is used, the same ones in every epoch.",
+        "Share of the training videos to use, the same videos in every epoch.",
         minimum=1e-6,
         maximum=1,
     )
     label_fraction: float = setting(
         1.0,
-        "Share of the training videos whose labels count, chosen by their ids alone. A "
-        "phase without a guide leaves the others out; a guided student learns on them "
-        "what its teacher says.",
+        "Share of the training videos that keep their labels, selected by id. A phase "
+        "without a guide skips the others; on them a guided student learns the "
+        "teacher's outputs.",
         minimum=1e-6,
         maximum=1,
     )
     mix: str = setting(
         "none",
-        "Makes each training video one with another of the batch; all networks of a "
-        "step see the same. cut: the first part of one, then the rest of the other; "
-        "mixup: their frames, weighted. Labels are weighted likewise.",
+        "Mixes each training video with another one of the batch, for all networks "
+        "alike. cut: the first part of one, then the rest of the other; mixup: a "
+        "weighted mean of their frames. Labels are weighted in the same way.",
         choices=MIXES,
     )
     batch_size: int = setting(
@@ -645,45 +645,46 @@ class TrainingSettings(Settings):
     )
     num_epochs: int = setting(5, "Passes over the training data.", minimum=1)
     max_steps: int = setting(
-        0, "Steps after which a phase ends at the latest. 0: no limit.", minimum=0
+        0, "Maximum number of steps of a phase. 0: no limit.", minimum=0
     )
     seed: int = setting(0, "Seed of weights, order, dropout and sampling.", minimum=0)
     deterministic: bool = setting(
-        False, "Only deterministic kernels: the same run gives the same bits."
+        False, "Use deterministic kernels: equal runs give the same bits."
     )
     shuffle_buffer_size: int = setting(
         2048,
-        "Records among which the next one is drawn. 0: no shuffling.",
+        "Number of records from which the next one is drawn. 0: no shuffling.",
         minimum=0,
         maximum=10_000_000,  # TensorFlow reserves the buffer at once, 24 bytes each.
     )
     steps_per_loop: int = setting(20, "Steps inside one tf.function call.", minimum=1)
     log_steps: int = setting(
-        10, "Steps between two log lines and TensorBoard points.", minimum=1
+        10, "Steps between log lines and TensorBoard points.", minimum=1
     )
     save_checkpoint_minutes: float = setting(
         10.0, "Minutes between checkpoints within an epoch.", minimum=0
     )
-    max_checkpoints: int = setting(3, "Checkpoints kept of each phase.", minimum=1)
+    max_checkpoints: int = setting(3, "Checkpoints to keep per phase.", minimum=1)
     allow_moved_shards: bool = setting(
         False,
         "Let a stopped run continue with training shards of the same names and sizes, "
-        "whenever they were written.",
+        "but other modification times.",
     )
     early_stop_epochs: int = setting(
         0,
-        "Epochs without a better validation GAP after which a phase ends. 0: no limit.",
+        "End a phase after this many epochs without a better validation GAP. 0: do "
+        "not.",
         minimum=0,
     )
     start_new_model: bool = setting(
         False,
-        "Begin anew: an earlier run in --train_dir is moved aside, to "
-        "<train_dir>.old-1 or the next number that is free.",
+        "Start from scratch: an earlier run in --train_dir is moved aside, to "
+        "<train_dir>.old-1 or the next free number.",
     )
     start_from: str = setting(
         "",
-        "A run's train_dir, or a checkpoint prefix in one, from which the first phase "
-        "takes its initial weights. With another --num_classes the encoder alone.",
+        "Train_dir of another run, or a checkpoint prefix in one: the initial weights "
+        "of the first phase. If --num_classes differs, only those of the encoder.",
         path="checkpoints",
     )
     num_gpus: int = setting(
@@ -691,23 +692,23 @@ class TrainingSettings(Settings):
     )
     cluster_timeout_secs: float = setting(
         600.0,
-        "With TF_CONFIG: seconds that a process waits for the others, at the start and "
-        "in a step, before it stops.",
+        "With TF_CONFIG: how long a process waits for the others, at the start and in "
+        "a step, before it stops.",
         minimum=1,
         maximum=1e6,
     )
-    top_k: int = setting(20, "Predictions a video that the metrics use.", minimum=1)
+    top_k: int = setting(20, "Predictions per video for the metrics.", minimum=1)
     vocabulary: str = setting(
         "",
-        "CSV with the names of the classes. It is kept with the run, where evaluation, "
-        "inference and export find it.",
+        "CSV with the names of the classes. It is stored with the run for evaluation, "
+        "inference and export.",
         path="file",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """All that defines a training run; stored as model_flags.json."""
+    """All settings of a training run; stored as model_flags.json."""
 
     data: DataSettings
     reading: ReadingSettings
@@ -751,8 +752,8 @@ class RunSettings:
         mix = self.training.mix
         if mix != "none" and self.distillation.teacher_cache:
             raise ValueError(
-                f"--mix={mix} makes other videos in every step, of which "
-                "--teacher_cache knows nothing: use one of the two."
+                f"--mix={mix} makes new videos in every step, which --teacher_cache "
+                "cannot hold: use one of the two."
             )
         if mix == "cut":
             self.data.require_frames("--mix=cut")
@@ -762,7 +763,7 @@ class RunSettings:
         ):
             raise ValueError(
                 "--student_start=teacher goes with --mode=serial: in parallel mode "
-                "the teacher has nothing to give at the start."
+                "the teacher is not trained at the start."
             )
         if (
             self.distillation.mode == "serial"
@@ -774,7 +775,7 @@ class RunSettings:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat, name → value; names are unique over all groups."""
+        """Name → value; names are unique over all groups."""
         return {
             field.name: getattr(group, field.name)
             for group in (getattr(self, g.name) for g in dataclasses.fields(self))
@@ -783,10 +784,10 @@ class RunSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunSettings":
-        """The inverse of `to_dict`; a missing name takes its default.
+        """The inverse of `to_dict`; missing names get their defaults.
 
         Raises:
-            ValueError: if `values` has a name that no group knows.
+            ValueError: for an unknown name or an invalid value.
         """
         groups, left = {}, dict(values)
         for group in dataclasses.fields(cls):
@@ -811,25 +812,25 @@ class CheckpointSettings(Settings):
     )
     network: str = setting(
         "auto",
-        "Which network to read. auto: the student, or the teacher where there is none.",
+        "The network to read. auto: the student, or the teacher if there is none.",
         choices=NETWORKS,
     )
     checkpoint: str = setting(
         "best",
-        "Which weights of the network: best (by validation GAP), latest, or a "
-        "checkpoint prefix.",
+        "The network's weights: best (by validation GAP), latest, or a checkpoint "
+        "prefix.",
         path="checkpoints",
     )
     student_k: int = setting(
         0,
-        "Frames that the student reads, at most those it was trained on. 0: as in "
+        "Number of frames that the student reads, at most that of training. 0: as in "
         "training.",
         minimum=0,
     )
     mean_frames: float = setting(
         0.0,
-        "Early exit: frames to read per video, on average; each video stops once the "
-        "student is sure enough. Needs the file of yt8m-calibrate. 0: no early exit.",
+        "Early exit: mean number of frames to read per video; reading stops once the "
+        "student is sure enough. Needs yt8m-calibrate first. 0: no early exit.",
         minimum=0,
     )
     max_regret: float = setting(
@@ -851,23 +852,23 @@ class CheckpointSettings(Settings):
     batch_size: int = setting(
         256, "Videos per step, over all replicas.", minimum=1, maximum=65_536
     )
-    top_k: int = setting(20, "Predictions a video.", minimum=1)
+    top_k: int = setting(20, "Predictions per video.", minimum=1)
     num_gpus: int = setting(
         -1, "GPUs of this machine to use. -1: all; 0: the CPU.", minimum=-1
     )
 
     @property
     def asked(self) -> str:
-        """The flag that asks for other frames than in training, with its value."""
+        """The flag that requests other frames than in training, with its value."""
         names = ("mean_frames", "max_regret", "student_k")
         given = [f"--{n}={getattr(self, n):g}" for n in names if getattr(self, n)]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other.")
+            raise ValueError(f"{' and '.join(given)} cannot be combined.")
         return given[0] if given else ""
 
     @property
     def early_exit(self) -> str:
-        """The flag that asks for early exit, with its value; empty: none does."""
+        """The flag that requests early exit, with its value; empty if none does."""
         return "" if self.student_k else self.asked
 
     def check(self) -> None:
@@ -880,15 +881,15 @@ class CalibrationSettings(Settings):
 
     calibration_data_pattern: str = setting(
         "",
-        "Glob of the shards to calibrate on, such as the validation shards; several "
-        "separated by commas.",
+        "Glob of the shards to calibrate on, such as the validation shards, or "
+        "several, comma separated.",
         required="name the shards.",
         path="pattern",
     )
     exit_rule: str = setting(
         "expected_saving",
-        "How sure an answer is: expected_saving (a regression of what further frames "
-        "would gain), max_probability, entropy or change.",
+        "Measure of certainty: expected_saving (a regression of the gain of further "
+        "frames), max_probability, entropy or change.",
     )
 
 
@@ -898,7 +899,7 @@ class EvalSettings(Settings):
 
     eval_data_pattern: str = setting(
         "",
-        "Glob of the shards to evaluate; several separated by commas.",
+        "Glob of the shards to evaluate, or several, comma separated.",
         required="name the shards.",
         path="pattern",
     )
@@ -907,14 +908,14 @@ class EvalSettings(Settings):
     )
     eval_interval_secs: float = setting(
         30.0,
-        "Seconds between two looks for a new checkpoint.",
+        "Seconds between checks for a new checkpoint.",
         minimum=0.1,
         maximum=1e6,
     )
     output_file: str = setting(
         "",
-        "With --run_once: also write the predictions to this CSV, in the same pass, as "
-        "inference.py does. Empty: no CSV.",
+        "With --run_once: also write the predictions to this CSV, as inference.py "
+        "does. Empty: no CSV.",
         path="file",
     )
     vocabulary: str = setting(
@@ -931,19 +932,19 @@ class EvalSettings(Settings):
     )
     segment_labels: bool = setting(
         False,
-        "Evaluate on the rated segments of the videos (YouTube-8M 2019): mAP@K and GAP "
+        "Evaluate the rated segments of the videos (YouTube-8M 2019): mAP@K and GAP "
         "over their ratings.",
     )
     segment_context: int = setting(
         -1,
-        "With --segment_labels: frames before and after a segment that the network "
-        "sees, too. -1: as in training, or 3.",
+        "With --segment_labels: number of frames before and after a segment that the "
+        "network also reads. -1: as in training, or 3.",
         minimum=-1,
         maximum=100_000,
     )
     segment_max_pred: int = setting(
         SEGMENT_MAX_PRED,
-        "With --segment_labels: K of mAP@K, segments that count per class.",
+        "With --segment_labels: K of mAP@K, the number of segments per class.",
         minimum=1,
     )
     mean_with: str = setting(
@@ -984,14 +985,14 @@ class InferenceSettings(Settings):
 
     input_data_pattern: str = setting(
         "",
-        "Glob of the shards to predict; several separated by commas.",
+        "Glob of the shards to predict, or several, comma separated.",
         required="name the shards.",
         path="pattern",
     )
     output_file: str = setting(
         "",
-        "The CSV to write. With --num_shards=10 the CSV of part 3 has "
-        "-00003-of-00010 before its extension.",
+        "The CSV to write. With --num_shards=10 the CSV of part 3 has -00003-of-00010 "
+        "before its extension.",
         required="name the CSV to write.",
         path="file",
     )
@@ -1003,48 +1004,47 @@ class InferenceSettings(Settings):
     )
     num_shards: int = setting(
         1,
-        "Parts into which the files are divided, each predicted by a process of its "
+        "Number of parts into which the files are divided, each for a process of its "
         "own; yt8m-merge joins their CSVs.",
         minimum=1,
         maximum=99_999,  # A part's name has five digits.
     )
     shard_index: int = setting(
         0,
-        "Which of the --num_shards parts to predict, counted from 0: a range of the "
-        "sorted files.",
+        "The part to predict, counted from 0: a range of the sorted files.",
         minimum=0,
         maximum=99_998,
     )
 
     segments: bool = setting(
         False,
-        "Score the segments of the videos (YouTube-8M 2019) instead of the videos, and "
-        "write the CSV Class,Segments.",
+        "Score the segments of the videos (YouTube-8M 2019) instead of whole videos, "
+        "and write the CSV Class,Segments.",
     )
     segment_stride: int = setting(
         SEGMENT_FRAMES,
-        "With --segments: frames from the start of a segment to that of the next.",
+        "With --segments: number of frames from the start of a segment to the next.",
         minimum=1,
     )
     segment_context: int = setting(
         -1,
-        "With --segments: frames before and after a segment that the network sees, "
-        "too. -1: as in training, or 3.",
+        "With --segments: number of frames before and after a segment that the network "
+        "also reads. -1: as in training, or 3.",
         minimum=-1,
         maximum=100_000,
     )
     segment_margins: str = setting(
         "0,0",
-        "With --segments: how many are left out at the start and at the end of each "
-        "video. YouTube-8M rates none of the first 6 and the last 2: 6,2.",
+        "With --segments: number of segments to skip at the start and at the end of "
+        "each video. YouTube-8M does not rate the first 6 and the last 2: 6,2.",
     )
     segment_max_pred: int = setting(
-        SEGMENT_MAX_PRED, "With --segments: segments per class at most.", minimum=1
+        SEGMENT_MAX_PRED, "With --segments: maximum segments per class.", minimum=1
     )
     segment_label_ids_file: str = setting(
         "",
-        "With --segments: CSV with the classes to write in its first column, such as "
-        "Kaggle's segment_label_ids.csv. Empty: all.",
+        "With --segments: CSV whose first column has the classes to write, such as "
+        "Kaggle's segment_label_ids.csv. Empty: all classes.",
         path="file",
     )
     mean_with: str = setting(
@@ -1063,7 +1063,7 @@ class InferenceSettings(Settings):
 
     @property
     def margins(self) -> tuple[int, int]:
-        """Segments that are left out at the start and at the end."""
+        """Number of segments to skip at the start and at the end."""
         before, after = map(int, split_names(self.segment_margins))
         return before, after
 
@@ -1093,73 +1093,71 @@ class ExportSettings(Settings):
 
     export_dir: str = setting(
         "",
-        "Folder of the exported model. Empty: <train_dir>/export/<network>, with the "
-        "format's name behind it where that is not saved_model.",
+        "Folder of the exported model. Empty: <train_dir>/export/<network>, followed "
+        "by the format's name unless that is saved_model.",
         path="checkpoints",
     )
     format: str = setting(
         "saved_model",
         "saved_model: for TensorFlow Serving, takes serialized records. litert, onnx: "
-        "a file that takes the student's frames, without TensorFlow. litert_int8: a "
-        "quarter of the size, with weights of 8 bits.",
+        "a file that takes the student's frames, without TensorFlow. litert_int8: with "
+        "8-bit weights, a quarter of the size.",
         choices=EXPORT_FORMATS,
     )
     eval_data_pattern: str = setting(
         "",
-        "Glob of shards on whose videos, all of them, the exported model is run next "
-        "to the network; both GAPs are reported. Empty: on frames of noise.",
+        "Glob of shards on which the exported model is compared with the network; both "
+        "GAPs are reported. Empty: compare them on frames of noise.",
         path="pattern",
     )
     vocabulary: str = setting(
         "",
-        "CSV with the names of the classes, stored with the model. Empty: that of the "
-        "run.",
+        "CSV with the names of the classes, stored with the model. Empty: the run's.",
         path="file",
     )
     extraction_manifest: str = setting(
         "",
-        "The manifest that yt8m-extract wrote with the training records. With it, "
-        "yt8m-tag takes video files.",
+        "The manifest that yt8m-extract wrote with the training records, with which "
+        "yt8m-tag reads video files.",
         path="file",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSettings(Settings):
-    """How videos become features."""
+    """How features are computed from videos."""
 
     image_network: str = setting(
         "",
-        "The network that makes a vector of each frame: 'keras_application(name=\""
+        "The network that maps a frame to a vector: 'keras_application(name=\""
         'InceptionV3", weights="inception_notop.h5")\', \'saved_model(folder="cnn")\' '
         "or 'onnx(file=\"cnn.onnx\", mean=0.5, std=0.5)'.",
     )
     pca: str = setting(
         "",
-        "Folder with mean.npy, eigenvals.npy and eigenvecs.npy, by which the vectors "
-        "are projected and whitened, as YouTube-8M's were. Empty: they are kept.",
+        "Folder with mean.npy, eigenvals.npy and eigenvecs.npy for projecting and "
+        "whitening the vectors, as in YouTube-8M. Empty: no projection.",
         path="file",
     )
     feature_range: str = setting(
         "-2:2",
-        "Numbers of the vectors that become the bytes 0 and 255; what is outside is "
-        "clipped.",
+        "The values that become bytes 0 and 255; others are clipped.",
     )
     audio_network: str = setting(
         "",
-        "The network that makes a vector of the 0.96 s of sound that begin with each "
-        "frame, from log-mel examples [96, 64] as VGGish's: "
+        "The network that maps the 0.96 s of sound from each frame on to a vector; it "
+        "takes log-mel examples [96, 64] as VGGish does: "
         "'saved_model(folder=\"vggish\")' or 'onnx(file=\"vggish.onnx\")'. Empty: no "
         "feature audio.",
     )
-    audio_pca: str = setting("", "Of sound, as --pca.", path="file")
-    audio_range: str = setting("-2:2", "Of sound, as --feature_range.")
+    audio_pca: str = setting("", "As --pca, for sound.", path="file")
+    audio_range: str = setting("-2:2", "As --feature_range, for sound.")
     fps: float = setting(
         1.0, "Frames per second of a video.", minimum=1e-3, maximum=1000
     )
     max_frames: int = setting(
         300,
-        "Frames of a video at most, from its beginning.",
+        "Maximum number of frames per video, from its beginning.",
         minimum=1,
         maximum=100_000,
     )
@@ -1183,25 +1181,25 @@ class FeatureSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ExtractionSettings(Settings):
-    """From video files to records."""
+    """How records are made from video files."""
 
     videos: str = setting(
         "",
-        "Glob of the video files; several separated by commas.",
+        "Glob of the video files, or several, comma separated.",
         required="name the video files.",
         path="pattern",
     )
     output: str = setting(
         "",
-        "The TFRecord file to write; the manifest <output>.json says what made it.",
+        "The TFRecord file to write, with a manifest <output>.json.",
         required="name the file of records to write.",
         path="file",
     )
     labels: str = setting(
         "",
-        "CSV with a header; each row has a video, by its path or name with or without "
-        "extension, and its labels: names or numbers of classes, several separated by "
-        "semicolons or in more columns. Empty: the records have no labels.",
+        "CSV with a header and a row per video: its path or name, with or without "
+        "extension, and its labels: names or numbers of classes, separated by "
+        "semicolons or in further columns. Empty: the records have no labels.",
         path="file",
     )
     vocabulary: str = setting(
@@ -1212,14 +1210,14 @@ class ExtractionSettings(Settings):
     )
     frames: int = setting(
         0,
-        "Keep, and decode, only that many frames of a video, chosen by "
-        "--frame_sampler. 0: all.",
+        "Decode and keep only this many frames per video, selected by --frame_sampler. "
+        "0: all.",
         minimum=0,
     )
     frame_sampler: str = setting(
-        "uniform", "With --frames: how they are chosen, as in training."
+        "uniform", "With --frames: how they are selected, as in training."
     )
-    jobs: int = setting(2, "Videos that are read in parallel.", minimum=1, maximum=256)
+    jobs: int = setting(2, "Videos to read in parallel.", minimum=1, maximum=256)
     overwrite: bool = setting(
         False,
         "Replace an --output that was made from other videos, labels or settings. "

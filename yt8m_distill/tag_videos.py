@@ -60,7 +60,7 @@ def line_of(found: dict) -> str:
 
 
 def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
+    """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string("model", "", "Folder of the exported network.")
     flags.DEFINE_string("videos", "", "Glob of the files, or words without a flag.")
     flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)

@@ -1,4 +1,4 @@
-"""Names of classes, from the CSV that comes with a data set, and their counts."""
+"""Names and counts of classes, from CSVs that come with data sets."""
 
 import csv
 import io
@@ -7,23 +7,23 @@ from collections.abc import Collection, Mapping
 # YouTube-8M's vocabulary.csv, Kaggle's label_names.csv, AudioSet's
 # class_labels_indices.csv.
 _NAME_COLUMNS = ("display_name", "name", "label_name")
-# That of a --per_class_file, and YouTube-8M's.
+# In a --per_class_file, and in YouTube-8M's vocabulary.csv.
 _COUNT_COLUMNS = ("num_videos", "trainvideocount")
 
 
 def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int, str]:
     """Class number → name; empty without a path.
 
-    The number is in the first column; the name in the column `display_name`, `name` or
-    `label_name` of the header, in any case, and in the second without such a header.
+    The number is in the first column, the name in the column `display_name`, `name` or
+    `label_name` (in any case), or else in the second column.
 
     Args:
         path: a local CSV.
-        num_classes: of the run; 0: not known.
+        num_classes: of the run; 0 if unknown.
         flag: for errors.
 
     Raises:
-        ValueError: if it cannot be read, names no class, or one beyond `num_classes`.
+        ValueError: if it cannot be read, or names no class or one out of range.
     """
     if not path:
         return {}
@@ -42,7 +42,7 @@ def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int,
 def read_classes(path: str, num_classes: int, flag: str) -> list[int]:
     """The classes in the first column of a CSV, ascending; all without a path.
 
-    Such a file is Kaggle's segment_label_ids.csv.
+    Kaggle's segment_label_ids.csv is such a file.
 
     Args:
         path: a local CSV.
@@ -83,12 +83,12 @@ def to_text(names: Mapping[int, str]) -> str:
 
 
 def read_counts(path: str, where: str) -> dict[int, int]:
-    """Class number → videos with the label.
+    """Class number → number of videos with the label.
 
     Args:
         path: a local CSV; the number is in the first column, the count in the column
             `num_videos` or `TrainVideoCount`.
-        where: what named the file, for errors.
+        where: flag and file, for errors.
 
     Raises:
         ValueError: if it cannot be read, or a class has no count.
@@ -101,13 +101,13 @@ def read_counts(path: str, where: str) -> dict[int, int]:
     for row in rows[1:]:
         cells = [row[at].strip() for at in (0, column) if at < len(row)]
         if len(cells) < 2 or not all(cell.isdecimal() for cell in cells):
-            raise ValueError(f"{where}: {','.join(row)} is no class and its videos.")
+            raise ValueError(f"{where}: {','.join(row)} is not a class and its count.")
         counts[int(cells[0])] = int(cells[1])
     return counts
 
 
 def _read(path: str, where: str) -> tuple[list[str], list[list[str]]]:
-    """The names of a CSV's columns, in small letters, and all rows."""
+    """The column names of a CSV, in lower case, and all rows."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))

@@ -229,8 +229,8 @@ def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
     stored = [
         records.stored_range(example.context.feature, name) for name in data.names
     ]
-    given = [tuple(np.float32(pair).tolist()) for pair in data.ranges]
-    if stored == given:
+    expected = [tuple(np.float32(pair).tolist()) for pair in data.ranges]
+    if stored == expected:
         return ""
     text = ",".join(f"{low:g}:{high:g}" for low, high in stored)
     return (
@@ -239,7 +239,11 @@ def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
     )
 
 
-def judge(serialized: bytes, data: settings.DataSettings) -> Found | None:
+def judge(
+    serialized: bytes,
+    data: settings.DataSettings,
+    example: tf.train.SequenceExample | None = None,
+) -> Found | None:
     """Validates a record outside the graph; returns its fault or None.
 
     A record without a known fault is finally parsed by the graph's parser, which may
@@ -248,10 +252,11 @@ def judge(serialized: bytes, data: settings.DataSettings) -> Found | None:
     Args:
         serialized: the record.
         data: description of the records.
+        example: the record, if it is parsed already.
     """
     nothing = Found(Fault.NOT_AN_EXAMPLE, "this is not an example.")
     try:
-        example = tf.train.SequenceExample.FromString(serialized)
+        example = example or tf.train.SequenceExample.FromString(serialized)
     except Exception:  # protobuf's DecodeError has no public home
         return nothing
     context, lists = example.context.feature, example.feature_lists.feature_list

@@ -1,15 +1,16 @@
-"""Which frames of a video a view holds.
+"""Frame samplers: the frames of each video that a view contains.
 
-A sampler works on a whole batch at once:
+A sampler processes a whole batch:
 
     sampler(num_frames [B], k, max_frames, keys [B]) -> indices [B, k], valid [B]
 
-`keys` is a hash of each video, mixed with seed and epoch in training; only
-`random` and `uniform_jitter` look at it. Both results are int32; of a video, `valid`
-indices are positions below `num_frames`, and those behind them are 0 and carry no
-meaning. To add a sampler: a function of this form with `@SAMPLERS.register("name")`;
-arguments behind these four are the flag's, as in `--frame_sampler="name(step=3)"`.
-`pick` calls it and refuses what breaks these rules.
+`keys` is a hash of each video, combined with seed and epoch in training; only `random`
+and `uniform_jitter` use it. Both results are int32. The first `valid` indices of a
+video are positions below `num_frames`; the others are 0 and without meaning.
+
+To add a sampler, register a function of this form with `@SAMPLERS.register("name")`.
+Further arguments come from the flag, as in `--frame_sampler="name(step=3)"`. `pick`
+calls the sampler and checks its results.
 """
 
 import functools
@@ -23,7 +24,7 @@ from yt8m_distill.data import records
 
 SAMPLERS = registry.Registry("sampler")
 
-# An odd number with no pattern in its bits: multiples of it differ everywhere.
+# An odd number with irregular bits, whose multiples differ in many bits.
 _ODD = 0x9E3779B97F4A7C1
 
 _MAX_NESTED = 1000
@@ -42,7 +43,7 @@ def parse(text: str) -> registry.Specification:
 
 
 def changes_between_epochs(sampler: str, k: int, max_frames: int) -> bool:
-    """Whether a sampler picks by the keys of the videos, found by trying it.
+    """Whether a sampler depends on the keys of the videos, found by calling it twice.
 
     Raises:
         ValueError: as `pick`.
@@ -58,47 +59,47 @@ def changes_between_epochs(sampler: str, k: int, max_frames: int) -> bool:
 def pick(
     sampler: str, num_frames: tf.Tensor, k: int, max_frames: int, keys: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What a sampler gives, checked: nothing below asks whether a frame exists.
+    """The results of a sampler, checked, so that later code can rely on them.
 
     Args:
         sampler: its specification.
-        num_frames: [B] int32, 0 for a filling row.
-        k: frames to pick.
+        num_frames: [B] int32, 0 for a padding row.
+        k: number of frames to select.
         max_frames: T.
         keys: [B] int64.
 
     Returns:
-        indices [B, K] int32, 0 behind the valid ones, and valid [B] int32; K is T for
+        indices [B, K] int32, 0 after the valid ones, and valid [B] int32; K is T for
         `all`, otherwise k.
 
     Raises:
-        ValueError: for an unknown sampler or argument, or a sampler that gives no two
-            tensors of integers of these shapes.
-        tf.errors.InvalidArgumentError: (when the graph runs) for a number of valid
-            frames or a frame that a video does not have; see faults.describe_error.
+        ValueError: for an unknown sampler or argument, or if the results are not two
+            integer tensors of these shapes.
+        tf.errors.InvalidArgumentError: (when the graph runs) for a frame that a video
+            does not have, or too many; see faults.describe_error.
     """
     spec = parse(sampler)
     draw = SAMPLERS.get(spec.name)
     if draw.__module__ != __name__ and not tf.executing_eagerly():
-        # Samplers of one's own may have `if` and `for` over tensors.
+        # Samplers of users may have `if` and `for` over tensors.
         draw = tf.function(draw)
     try:
-        found = draw(num_frames, k, max_frames, keys, **spec.arguments)
+        results = draw(num_frames, k, max_frames, keys, **spec.arguments)
     except TypeError as error:
         raise ValueError(f"Sampler {spec}: {error}") from error
     width = max_frames if spec.name == "all" else k
-    indices, valid = _as_tensors(sampler, found, num_frames.shape[0], width)
+    indices, valid = _as_tensors(sampler, results, num_frames.shape[0], width)
     limits = tf.minimum(tf.cast(num_frames, valid.dtype), width)
-    no_count = (valid < 0) | (valid > limits)
+    bad_count = (valid < 0) | (valid > limits)
     inside = tf.sequence_mask(valid, width)
     indices = tf.where(inside, indices, 0)
     ends = tf.cast(num_frames, indices.dtype)[:, tf.newaxis]
-    no_frame = inside & ((indices < 0) | (indices >= ends))
+    bad_frame = inside & ((indices < 0) | (indices >= ends))
     end = [" of a video of ", num_frames, " frames is not in [0, "]
     checks = [
-        _refuse(no_count, [f"Sampler {sampler}: valid ", valid, *end, limits, "]."]),
+        _refuse(bad_count, [f"Sampler {sampler}: valid ", valid, *end, limits, "]."]),
         _refuse(
-            no_frame, [f"Sampler {sampler}: frame ", indices, *end, num_frames, ")."]
+            bad_frame, [f"Sampler {sampler}: frame ", indices, *end, num_frames, ")."]
         ),
     ]
     with tf.control_dependencies(checks):
@@ -114,7 +115,7 @@ def pick_each(
     max_frames: int,
     keys: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `pick`, with a number of frames of its own for each video.
+    """As `pick`, with another number of frames for each video.
 
     Args:
         sampler, num_frames, max_frames, keys: see `pick`.
@@ -127,7 +128,8 @@ def pick_each(
         return tf.pad(found, [[0, 0], [0, k - number]]), count
 
     draws = [functools.partial(draw, number) for number in range(1, k + 1)]
-    numbers, _ = tf.unique(each_k)  # Mostly one: samplers take k as a Python number.
+    # Samplers take k as a Python number; most batches have only one.
+    numbers, _ = tf.unique(each_k)
 
     def body(place, indices, valid):
         found, count = tf.switch_case(numbers[place] - 1, draws)
@@ -144,14 +146,15 @@ def pick_each(
 
 
 def _refuse(broken: tf.Tensor, what: list) -> tf.Operation:
-    """Fails in the graph where `broken` is true, about the first such place.
+    """Fails in the graph if `broken` is true anywhere; the error is about the first.
 
     Args:
         broken: [B] or [B, K] bool.
-        what: strings, and [B] or [B, K] tensors of which the value there is shown.
+        what: parts of the message: strings, and [B] or [B, K] tensors of which the
+            invalid value is shown.
     """
-    # As in records: no tf.cond around so little work.
-    at = tf.where(broken)[:1]  # [1, rank], or [0, rank] where all is well
+    # As in records, no tf.cond, which would cost more than the work itself.
+    at = tf.where(broken)[:1]  # [1, rank], or [0, rank] if all are valid
     parts = [
         part
         if isinstance(part, str)
@@ -162,15 +165,15 @@ def _refuse(broken: tf.Tensor, what: list) -> tf.Operation:
     return tf.debugging.Assert(~tf.reduce_any(broken), [message])
 
 
-def _as_tensors(sampler: str, found, rows: int | None, width: int) -> list[tf.Tensor]:
-    """Indices [rows, width], int32 (int64 if they were other integers), and valid."""
+def _as_tensors(sampler: str, results, rows: int | None, width: int) -> list[tf.Tensor]:
+    """Indices [rows, width] and valid [rows]: int32, or int64 for other integers."""
     try:
-        indices, valid = found
+        indices, valid = results
         parts = [tf.convert_to_tensor(part) for part in (indices, valid)]
     except (TypeError, ValueError) as error:
-        kind = "one tensor" if tf.is_tensor(found) else type(found).__name__
+        name = "one tensor" if tf.is_tensor(results) else type(results).__name__
         raise ValueError(
-            f"Sampler {sampler} gives {kind}, not a pair of tensors, "
+            f"Sampler {sampler} returns {name}, not a pair of tensors, "
             "indices [B, k] and valid [B]."
         ) from error
     checked = []
@@ -194,7 +197,7 @@ def _positions(k: int) -> tf.Tensor:
 
 
 def _finish(indices, valid):
-    """Sets the indices behind `valid` to 0."""
+    """Sets the indices after `valid` to 0."""
     inside = tf.sequence_mask(valid, tf.shape(indices)[1])
     return tf.where(inside, indices, 0), valid
 
@@ -207,14 +210,14 @@ def _from_start(num_frames, k, start):
 
 @SAMPLERS.register("all")
 def all_frames(num_frames, k, max_frames, keys):
-    """Every frame; k is not looked at."""
+    """All frames; k is ignored."""
     del k, keys
     return _from_start(num_frames, max_frames, tf.zeros_like(num_frames))
 
 
 @SAMPLERS.register("uniform")
 def uniform(num_frames, k, max_frames, keys):
-    """Frames floor(i * n / k), i = 0..k-1; all n where n <= k."""
+    """Frames floor(i * n / k), i = 0..k-1; all n if n <= k."""
     del max_frames, keys
     spread = _positions(k) * num_frames[:, tf.newaxis] // k
     few = num_frames[:, tf.newaxis] <= k
@@ -234,7 +237,7 @@ def uniform_center(num_frames, k, max_frames, keys):
 
 @SAMPLERS.register("uniform_stride")
 def uniform_stride(num_frames, k, max_frames, keys):
-    """Every (max_frames / k)-th position of the padded video (the authors' way)."""
+    """Every (max_frames / k)-th position of the padded video (the authors' code)."""
     del keys
     stride = max(max_frames // k, 1)
     valid = tf.minimum(-(-num_frames // stride), k)
@@ -266,7 +269,7 @@ def last(num_frames, k, max_frames, keys):
 
 @SAMPLERS.register("last_padded")
 def last_padded(num_frames, k, max_frames, keys):
-    """The last k positions of the padded video, of which few videos have any."""
+    """The last k positions of the padded video, which few videos reach."""
     del keys
     start = tf.zeros_like(num_frames) + max(max_frames - k, 0)
     valid = tf.clip_by_value(num_frames - start, 0, k)
@@ -275,11 +278,11 @@ def last_padded(num_frames, k, max_frames, keys):
 
 @SAMPLERS.register("first_middle_last")
 def first_middle_last(num_frames, k, max_frames, keys):
-    """k split over start, middle and end; extras to the first, then the middle."""
+    """k split over start, middle and end; a remainder goes to start, then middle."""
     del max_frames, keys
     sizes = [k // 3 + (k % 3 > part) for part in range(3)]
     n = num_frames[:, tf.newaxis]
-    # Sizes differ by 1 at most: where n > k, the three do not overlap.
+    # Sizes differ by at most 1, so the three do not overlap if n > k.
     parts = [
         _positions(sizes[0]) + tf.zeros_like(n),
         (n - sizes[1]) // 2 + _positions(sizes[1]),
@@ -291,10 +294,10 @@ def first_middle_last(num_frames, k, max_frames, keys):
 
 @SAMPLERS.register("uniform_jitter")
 def uniform_jitter(num_frames, k, max_frames, keys):
-    """One frame from each of k equal parts of the video, decided by its key.
+    """One frame from each of k equal parts of the video, drawn by its key.
 
-    For `--train_frame_sampler`: the student sees other frames in every epoch, as
-    evenly spread as those of `uniform`.
+    For `--train_frame_sampler`: other frames in every epoch, evenly spread over the
+    video.
     """
     del max_frames
     n = num_frames[:, tf.newaxis]
@@ -309,7 +312,7 @@ def uniform_jitter(num_frames, k, max_frames, keys):
 
 @SAMPLERS.register("random")
 def random(num_frames, k, max_frames, keys):
-    """k frames without replacement, in time order, decided by the video's key."""
+    """k frames without replacement, in time order, drawn by the video's key."""
     times = tf.range(max_frames, dtype=tf.int64)[tf.newaxis]
     scores = _mix(_mix(keys[:, tf.newaxis]) + times * _ODD)
     scores = tf.bitwise.right_shift(tf.bitwise.bitwise_and(scores, 2**62 - 1), 10)
@@ -324,20 +327,20 @@ def random(num_frames, k, max_frames, keys):
 
 @SAMPLERS.register("nested")
 def nested(num_frames, k, max_frames, keys, in_time=True):
-    """The first k of an order whose every prefix is spread evenly over the video.
+    """The first k of an order of which every prefix is spread evenly over the video.
 
     So the frames of a smaller k are among those of a larger one. The order is greedy:
-    the next frame is the one that lowers most the sum over all frames of the distance
-    to the nearest chosen one. Of equal ones it is the farthest from those chosen, then
-    the nearest to the middle.
+    the next frame minimizes the sum over all frames of the distance to the nearest
+    selected one; of equal frames the one farthest from those selected, then the one
+    nearest to the middle.
 
     Args:
         num_frames, k, max_frames, keys: see the module.
-        in_time: whether the k frames come in the order of time, or in that order.
+        in_time: whether the k frames are in time order, or in the order of selection.
 
     Raises:
-        ValueError: for more than 1000 max_frames: the table of orders takes time and
-            memory with their cube and square.
+        ValueError: if max_frames is above 1000, since time and memory of the table of
+            orders grow with its cube and square.
     """
     del keys
     if max_frames > _MAX_NESTED:
@@ -377,13 +380,13 @@ def _nested_orders(k: int, max_frames: int) -> np.ndarray:
 
 @SAMPLERS.register("mixed")
 def mixed(num_frames, k, max_frames, keys, numbers=(), of="random"):
-    """As another sampler, with one of several numbers of frames for each video.
+    """Another sampler, with a number of frames drawn for each video by its key.
 
-    Its key decides which. For training one student for all of them.
+    For training one student for all these numbers.
 
     Args:
         num_frames, k, max_frames, keys: see the module.
-        numbers: at most k each; empty: 1 to k.
+        numbers: the numbers of frames, each at most k; empty for 1 to k.
         of: specification of the other sampler.
     """
     spec = parse(of)
@@ -402,7 +405,7 @@ def mixed(num_frames, k, max_frames, keys, numbers=(), of="random"):
 
 
 def _mix(x: tf.Tensor) -> tf.Tensor:
-    """A scrambling of int64 numbers (xor-shift and multiply)."""
+    """A hash of int64 numbers (xor-shift and multiply)."""
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
         x = (
             tf.bitwise.bitwise_xor(

@@ -1,7 +1,8 @@
-"""Where writers of records keep ids, labels and frames, and how to read them.
+"""Reads records of other writers: where ids, labels and frames are, and in what form.
 
-Frames are byte strings, integers or floats, one Feature per frame or all in one; labels
-are indices, floats or a 0/1 vector; a file is a TFRecord or one bare SequenceExample.
+Frames are byte strings, integers or floats, in one Feature per frame or all in one;
+labels are indices, floats or a 0/1 vector; a file is a TFRecord file or one bare
+SequenceExample.
 """
 
 import collections
@@ -16,7 +17,7 @@ import tensorflow as tf
 from yt8m_distill import settings
 from yt8m_distill.data import faults, records
 
-# Published data sets: widths of their features, classes of their versions, frames.
+# Published data sets: widths of features, classes of each version, maximum frames.
 PUBLISHED = (
     ({"inc3": 1024, "mean_inc3": 1024}, (4800,), 300),
     ({"rgb": 1024, "audio": 128}, (3862, 4716, 4800), 300),
@@ -28,7 +29,7 @@ MAX_CLASSES, MAX_FRAMES = (
     settings.DataSettings.__dataclass_fields__[name].metadata["maximum"]
     for name in ("num_classes", "max_frames")
 )
-_RARE = 20  # A feature of less than one video in so many is left out.
+_RARE = 20  # A feature in less than one video of so many is ignored.
 _IS_ID = re.compile(r"(?i)(.*[^a-z])?(video|media|clip|file)?_?(id|name|path|url)")
 _IS_LABELS = re.compile(
     r"(?i)(.*[^a-z])?(labels?|class(es)?|tags?|targets?)([^a-z].*)?"
@@ -36,7 +37,7 @@ _IS_LABELS = re.compile(
 
 
 class Invalid(ValueError):
-    """A record that cannot be read; `fault` is the kind."""
+    """A record that cannot be read, with its `fault`."""
 
     def __init__(self, fault: faults.Fault, detail: str):
         super().__init__(detail)
@@ -44,12 +45,12 @@ class Invalid(ValueError):
 
 
 class Source(NamedTuple):
-    """Where a native feature comes from.
+    """The source of a native feature.
 
     Attributes:
         name: of the native feature.
-        key: of the feature list, or of the context feature, in the input.
-        size: width of a frame; 0: any, and each Feature is one frame.
+        key: of the feature list or context feature in the input.
+        size: width of a frame; 0 for any width, with one frame per Feature.
     """
 
     name: str
@@ -58,14 +59,15 @@ class Source(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a writer keeps a video.
+    """The form of a writer's records.
 
     Attributes:
-        sources: its features.
+        sources: the features.
         video_id_key, labels_key: context keys.
         frame_features: False for one float vector per feature and video.
         missing_feature: see DataSettings.
-        ranges: low and high of each source, for floats; empty: YouTube-8M's.
+        ranges: low and high of each source, for quantizing floats; empty for
+            YouTube-8M's.
     """
 
     sources: tuple[Source, ...]
@@ -77,13 +79,13 @@ class Layout(NamedTuple):
 
 
 class Video(NamedTuple):
-    """A record that was read.
+    """The contents of a record.
 
     Attributes:
-        example: as it is.
-        video_id: empty where there is none.
+        example: the parsed record.
+        video_id: empty if missing.
         labels: indices.
-        frames: name → [T, size] uint8 or float32, of the features that are there.
+        frames: name → [T, size] uint8 or float32, of the features that it has.
     """
 
     example: tf.train.SequenceExample
@@ -93,10 +95,10 @@ class Video(NamedTuple):
 
 
 def parse(serialized: bytes) -> tf.train.SequenceExample:
-    """A record of either kind: an Example reads as a context without lists.
+    """Parses a SequenceExample, or an Example as a context without feature lists.
 
     Raises:
-        Invalid: for other bytes.
+        Invalid: for anything else.
     """
     try:
         return tf.train.SequenceExample.FromString(serialized)
@@ -106,7 +108,7 @@ def parse(serialized: bytes) -> tf.train.SequenceExample:
 
 
 def read_id(feature: tf.train.Feature | None) -> bytes:
-    """The id: one byte string as it is, one integer in decimals, else empty."""
+    """The id: one byte string, or one integer as decimal text; otherwise empty."""
     if feature is None:
         return b""
     values = feature.bytes_list.value or feature.int64_list.value
@@ -118,8 +120,7 @@ def read_id(feature: tf.train.Feature | None) -> bytes:
 def label_vector(feature: tf.train.Feature | None) -> int:
     """The length of a 0/1 vector over all classes; 0 for a list of indices.
 
-    Three or more numbers that are all 0 or 1 are a vector: as indices some of them
-    would repeat.
+    Three or more numbers that are all 0 or 1 are a vector, since indices would repeat.
     """
     feature = feature or tf.train.Feature()
     values = feature.int64_list.value or feature.float_list.value
@@ -130,7 +131,7 @@ def read_labels(feature: tf.train.Feature | None) -> list[int]:
     """Label indices from a list of indices or a 0/1 vector over all classes.
 
     Raises:
-        Invalid: for text, and for what is not a whole number in [0, MAX_CLASSES).
+        Invalid: for text, or a number that is not an integer in [0, MAX_CLASSES).
     """
     if feature is None:
         return []
@@ -149,7 +150,7 @@ def read_labels(feature: tf.train.Feature | None) -> list[int]:
 
 
 def _rows(feature: tf.train.Feature, size: int = 0) -> list[np.ndarray]:
-    """The frames in one Feature, each uint8 (bytes, integers) or float32."""
+    """The frames in one Feature, as uint8 (from bytes or integers) or float32."""
     strings = feature.bytes_list.value
     if strings:
         flat = [np.frombuffer(string, np.uint8) for string in strings]
@@ -162,10 +163,10 @@ def _rows(feature: tf.train.Feature, size: int = 0) -> list[np.ndarray]:
         flat = [np.array(feature.float_list.value, np.float32)]
     if not size:
         return flat
-    joint = np.concatenate(flat)
-    if joint.size % size:
-        raise ValueError(f"{joint.size} numbers are not frames of {size}")
-    return list(joint.reshape(-1, size))
+    numbers = np.concatenate(flat)
+    if numbers.size % size:
+        raise ValueError(f"{numbers.size} numbers are not frames of {size}")
+    return list(numbers.reshape(-1, size))
 
 
 def _features(example: tf.train.SequenceExample, key: str) -> list[tf.train.Feature]:
@@ -176,7 +177,7 @@ def _features(example: tf.train.SequenceExample, key: str) -> list[tf.train.Feat
 
 
 def _frames(features: Sequence[tf.train.Feature], source: Source, split: bool):
-    """[T, size] uint8 or float32: all frames; `split`: also those in one Feature."""
+    """[T, size] uint8 or float32; `split`: one Feature may contain all frames."""
     where = f"feature {source.key}"
     size = source.size if split and len(features) == 1 else 0
     try:
@@ -185,8 +186,8 @@ def _frames(features: Sequence[tf.train.Feature], source: Source, split: bool):
         raise Invalid(faults.Fault.FRAME_TYPE, f"{where}: {error}") from error
     widths = sorted({frame.size for frame in frames})
     if len(widths) != 1 or not widths[0] or source.size not in (0, *widths):
-        wanted = f", not {source.size}" if source.size else ""
-        detail = f"{where} has frames of widths {widths}{wanted}"
+        expected = f", not {source.size}" if source.size else ""
+        detail = f"{where} has frames of widths {widths}{expected}"
         raise Invalid(faults.Fault.WIDTH, detail)
     if len({frame.dtype for frame in frames}) > 1:
         raise Invalid(faults.Fault.FRAME_TYPE, f"{where} has floats and bytes")
@@ -201,15 +202,15 @@ def read_video(serialized: bytes, layout: Layout) -> Video:
     """Reads one record.
 
     Raises:
-        Invalid: for what cannot be read, without the name of the file.
+        Invalid: without the name of the file.
     """
     example = parse(serialized)
     context, frames, missing = example.context.feature, {}, []
 
-    def of(key):
+    def context_feature(key):
         return context[key] if key in context else None
 
-    labels = read_labels(of(layout.labels_key))
+    labels = read_labels(context_feature(layout.labels_key))
     for source in layout.sources:
         features = _features(example, source.key)
         if features:
@@ -218,7 +219,8 @@ def read_video(serialized: bytes, layout: Layout) -> Video:
             missing.append(source.key)
     if missing and not (frames and layout.missing_feature == "zeros"):
         raise Invalid(faults.Fault.NO_FRAMES, f"there is no feature {missing[0]}")
-    return Video(example, read_id(of(layout.video_id_key)), labels, frames)
+    video_id = read_id(context_feature(layout.video_id_key))
+    return Video(example, video_id, labels, frames)
 
 
 def is_bare(path: str) -> bool:
@@ -231,10 +233,10 @@ def is_bare(path: str) -> bool:
 
 
 def read_serialized(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file, or the whole of a file that is no TFRecord.
+    """The records of a TFRecord file, or the content of a file with one bare record.
 
     Raises:
-        ValueError: if the whole is no record either.
+        ValueError: for a file that is neither.
         tf.errors.OpError: for a file that cannot be read or is damaged.
     """
     if is_bare(path):
@@ -254,9 +256,9 @@ def read_serialized(path: str) -> Iterator[bytes]:
 def recognize(
     examples: Sequence[tf.train.SequenceExample], video_id_key="", labels_key=""
 ) -> tuple[Layout, dict[str, str]]:
-    """The layout of records, from some of them, and features not read → why not.
+    """The layout of some records, and the reason for each feature that is not read.
 
-    Audio features are last. Keys that are not given are looked for.
+    Audio features come last. Empty keys are searched for.
     """
     contexts = [example.context.feature for example in examples]
     kinds = {k: f.WhichOneof("kind") or "" for c in contexts for k, f in c.items()}
@@ -274,7 +276,7 @@ def recognize(
     if not found:
         context = set(keys) - {video_id_key, labels_key}
         found, _ = _sources(examples, context, True)
-        # Vectors next to frames are left out, and so are numbers next to vectors.
+        # If there are frames, vectors are ignored; if there are vectors, numbers are.
         widths = {s: [r.size for f in _of(examples, s.key) for r in f] for s in found}
         joint = [s for s in found if max(widths[s]) > s.size]
         vectors = not joint
@@ -297,13 +299,13 @@ def _plain(key: str) -> str:
 
 
 def _of(examples, key: str) -> list[list[np.ndarray]]:
-    """The rows of a feature in each example that has it."""
+    """The rows of a feature, for each example that has it."""
     holders = [features for e in examples if (features := _features(e, key))]
     return [[row for f in features for row in _rows(f)] for features in holders]
 
 
 def _source(examples, key: str, in_context: bool) -> Source | str:
-    """The source of a feature, or why it does not hold frames."""
+    """The source of a feature, or the reason why it does not contain frames."""
     kinds = {f.WhichOneof("kind") for e in examples for f in _features(e, key)}
     try:
         holders = _of(examples, key)

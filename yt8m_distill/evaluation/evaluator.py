@@ -1,4 +1,4 @@
-"""Evaluates a network on a data set; knows nothing of training."""
+"""Evaluates a network on a data set."""
 
 import logging
 import time
@@ -18,21 +18,20 @@ _LOG = logging.getLogger(__name__)
 
 
 class Evaluation(NamedTuple):
-    """Metrics of a data set and how fast they came.
+    """Metrics and speed of an evaluation.
 
     Attributes:
-        metrics: GAP, mAP, Hit@1, PERR, loss; of segments GAP, mAP@K, loss.
-        videos_per_second: end to end, from the shards to the metrics; the first
-            batch, during which the graph is traced, is left out where there are
-            more.
-        num_skipped: bad records that were left out, under `--bad_records=skip`.
-        num_repeated_ids: videos whose id an earlier video had; None where no process
-            sees all ids.
+        metrics: GAP, mAP, Hit@1, PERR, loss; for segments GAP, mAP@K, loss.
+        videos_per_second: end to end, from the shards to the metrics, without the first
+            batch, in which the graph is traced, if there are more.
+        num_skipped: number of invalid records, skipped under `--bad_records=skip`.
+        num_repeated_ids: number of videos with the id of an earlier one; None if no
+            process has all ids.
         class_precisions: [C] average precision, NaN for a class without positives.
-        class_positives: [C] videos with each label.
-        exits: with early exit, the mean number of frames that were read
-            (`mean_frames`), and how many videos were read for each number of frames
-            (`frames_histogram`) and stopped at each budget (`stopped_at`).
+        class_positives: [C] number of videos with each label.
+        exits: with early exit, the mean number of frames read (`mean_frames`), and the
+            number of videos by frames read (`frames_histogram`) and by the budget at
+            which they stopped (`stopped_at`).
     """
 
     metrics: average_precision.Metrics | segments.SegmentMetrics
@@ -45,12 +44,12 @@ class Evaluation(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """Videos, or segments."""
+        """Number of videos or segments."""
         found = self.metrics._asdict()
         return found.get("num_videos", found.get("num_segments"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers by name, counts of `exits` by number of frames."""
+        """Numbers by name, as JSON values."""
         numbers = {k: _plain(v) for k, v in self.metrics._asdict().items()}
         return {
             **numbers,
@@ -62,7 +61,7 @@ class Evaluation(NamedTuple):
 
 
 def _write(writer, top: average_precision.TopPredictions) -> None:
-    """Writes a batch's predictions, without its filling rows."""
+    """Writes a batch's predictions, without its padding rows."""
     if top.video_ids is None:
         raise ValueError(
             "Predictions are written by a single process, which sees all video ids; "
@@ -91,12 +90,12 @@ def _summarize(exits: list[np.ndarray]) -> dict | None:
 
 
 def hashes_of(video_ids) -> np.ndarray:
-    """[N] int64: 8 bytes an id, of which two are alike by chance once in 2^64."""
+    """[N] int64, a hash per id; two ids collide with probability 2^-64."""
     return np.fromiter(map(hash, video_ids), np.int64, len(video_ids))
 
 
 def count_repeated(hashes: Sequence[np.ndarray]) -> int:
-    """How many of all ids came before."""
+    """Number of ids that occurred before."""
     joined = np.concatenate([*hashes, np.zeros(0, np.int64)])
     return len(joined) - len(np.unique(joined))
 
@@ -106,7 +105,7 @@ def _plain(value):
 
 
 class _Clock:
-    """Videos a second, without the first batch where there are more."""
+    """Videos per second, without the first batch if there are more."""
 
     def __init__(self):
         self._since = time.perf_counter()
@@ -115,7 +114,7 @@ class _Clock:
         self._rate = 0.0
 
     def batch_done(self, videos: int) -> None:
-        """Counts a batch that ended just now."""
+        """Counts a batch that has just ended."""
         now = time.perf_counter()
         self._videos += videos
         self._rate = self._videos / max(now - self._since, 1e-9)
@@ -132,15 +131,15 @@ class _Clock:
 class Evaluator:
     """Runs one role's network over batches and pools its predictions.
 
-    The graph returns the top k of every video and one number a class, nothing of
-    the size B x C.
+    The graph returns the top k of each video and one number per class, nothing of size
+    B x C.
 
     Args:
         networks: of the run; only the role's is used.
-        role: `teacher` or `student`.
+        role: name of the network.
         strategy: the devices.
         num_classes: C.
-        top_k: predictions a video.
+        top_k: predictions per video.
         view: name of another view than the role's own.
     """
 
@@ -176,9 +175,9 @@ class Evaluator:
         finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
         return found._replace(
             scores=tf.where(finite, found.scores, float("nan")),
-            # One row a replica, so that the rows can be gathered like all others.
+            # One row per replica, so that they can be gathered like all others.
             class_positives=found.class_positives[tf.newaxis],
-            # The gathering operation knows no booleans.
+            # The gather operation does not support booleans.
             hits=tf.cast(found.hits, tf.int32),
             loss=classification.cross_entropy(outputs, batch[structures.LABELS]),
             exits=outputs.exits,
@@ -213,12 +212,12 @@ class Evaluator:
             progress: whether to show it.
             writer: an opened predictions.PredictionWriter; gets the top k of every
                 video, in the order of the dataset.
-            num_skipped: records that the dataset leaves out, for the result.
+            num_skipped: number of records that the dataset skips, for the result.
 
         Raises:
-            ValueError: for a score that is not a number; the message names the
-                video where one process sees all of them. For a `writer` where
-                several processes evaluate: none has the ids of all videos.
+            ValueError: for a score that is NaN, naming the video if one process has all
+                ids; or for a `writer` with several processes, of which none has all
+                ids.
         """
         pool = self._new_pool()
         clock, hashes, exits, all_ids = _Clock(), [], [], True
@@ -242,7 +241,7 @@ class Evaluator:
         repeated = count_repeated(hashes) if all_ids else None
         if repeated:
             _LOG.warning(
-                "%d videos have the id of an earlier one, and are counted again.",
+                "%d videos have the id of an earlier one; all of them are counted.",
                 repeated,
             )
         return Evaluation(
@@ -256,29 +255,29 @@ class Evaluator:
         )
 
     def _new_pool(self):
-        """What collects the batches."""
+        """The accumulator of all batches."""
         return average_precision.MetricsAccumulator(self.num_classes, self.top_k)
 
     def _to_arrays(self, found):
-        """What a step gives, out of the graph."""
+        """The results of a step as numpy arrays."""
         found = type(found)(*(None if x is None else x.numpy() for x in found))
         return found._replace(class_positives=found.class_positives.sum(axis=0))
 
     def _video_ids(self, batch, rows: int):
-        """Ids of the rows, or None where other processes have some of them."""
+        """Ids of the rows, or None if other processes have some of them."""
         return self._local(batch[structures.VIDEO_ID], rows)
 
     def _local(self, value, rows: int):
-        """The rows of this process, or None where other processes have some."""
+        """The rows of this process, or None if other processes have some."""
         found = replicas.local_rows(self.strategy, value)
         return found if len(found) == rows else None
 
 
 class SegmentEvaluator(Evaluator):
-    """The same of rated segments: mAP@K and GAP over their ratings.
+    """An Evaluator of rated segments: mAP@K and GAP over their ratings.
 
-    All scores leave the graph: a class ranks the segments, and not a segment the
-    classes. `top_k` is K, segments that count per class.
+    The graph returns all scores, since the segments of each class are ranked. `top_k`
+    is K, the number of segments per class.
     """
 
     def _replica_step(self, batch: structures.Batch):
@@ -320,12 +319,12 @@ def build(
     segment_max_pred: int = settings.SEGMENT_MAX_PRED,
     view: str | None = None,
 ) -> Evaluator:
-    """The evaluator of videos, or of segments, as the data settings say.
+    """The evaluator of videos or of segments, according to the data settings.
 
     Args:
         networks, role, strategy, view: see Evaluator.
         data: num_classes and segment_labels.
-        top_k: predictions a video.
+        top_k: predictions per video.
         segment_max_pred: K of mAP@K.
     """
     given = (networks, role, strategy, data.num_classes)

@@ -1,4 +1,4 @@
-"""Losses against the teacher. Each gives one number a video, [B].
+"""Losses against the teacher. Each returns one number per video, [B].
 
 The teacher is a constant in all of them: no gradient reaches it.
 """
@@ -17,8 +17,8 @@ def make_representation_loss(normalized: bool = False) -> registered.Loss:
     """`rep`: L_REP between the final encodings.
 
     Args:
-        normalized: of unit vectors: 2 - 2 cos, in [0, 4], whatever the widths and the
-            scales of the encodings.
+        normalized: compare unit vectors: 2 - 2 cos, in [0, 4], independent of the
+            widths and scales of the encodings.
     """
     fn = _normalized(representation_loss, "encoding", normalized)
     return registered.Loss(fn, needs="guide", compares="encoding")
@@ -29,7 +29,7 @@ def make_intermediate_loss(normalized: bool = False) -> registered.Loss:
     """`rep_intermediate`: L_REP^I between the states at the sampled frames.
 
     Args:
-        normalized: of unit vectors, one for each frame.
+        normalized: compare unit vectors, one per frame.
     """
     fn = _normalized(intermediate_loss, "states", normalized)
     return registered.Loss(fn, needs="guide_states", compares="states")
@@ -37,7 +37,7 @@ def make_intermediate_loss(normalized: bool = False) -> registered.Loss:
 
 @registered.LOSSES.register("relations")
 def make_relation_loss() -> registered.Loss:
-    """`relations`: between the two networks' cosines of the videos of a batch."""
+    """`relations`: compares the cosines between the videos of a batch."""
     return registered.Loss(
         lambda student, target: relation_loss(student, *target),
         needs="weighted_guide",
@@ -89,7 +89,7 @@ def make_self_prediction_loss(
 
 
 def _normalized(fn: Callable, field: str, normalized: bool) -> Callable:
-    """The same loss of the unit vectors of a field of both networks' Outputs."""
+    """The loss on unit vectors of a field of both networks' Outputs."""
     if not isinstance(normalized, bool):
         raise ValueError(f"normalized={normalized!r} is not True or False.")
     if not normalized:
@@ -102,16 +102,16 @@ def _normalized(fn: Callable, field: str, normalized: bool) -> Callable:
 
 
 def _unit(x: tf.Tensor) -> tf.Tensor:
-    """Vectors of length 1; 0 stays 0, with a slope of 0."""
+    """Vectors of length 1; 0 stays 0, with gradient 0."""
     return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
 
 
 def _of_all_replicas(*rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """The rows [B / replicas, ...] of all replicas; gradients find their way back."""
+    """Gathers rows [B / replicas, ...] from all replicas, with gradients."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return rows
-    # One by one: of a list TensorFlow (2.21) cannot make the gradient.
+    # One by one: TensorFlow (2.21) has no gradient for a list.
     return tuple(context.all_gather(x, axis=0) for x in rows)
 
 
@@ -150,8 +150,8 @@ def intermediate_loss(
     """Squared distance of the states at the sampled frames (L_REP^I, eq. 3).
 
     Args:
-        student: states (I_S) is [B, S, M], 0 behind the valid sampled frames.
-        teacher: states (I_T) at the same frames, likewise.
+        student: states (I_S) is [B, S, M], 0 after the valid sampled frames.
+        teacher: states (I_T) at the same frames, of the same form.
 
     Returns:
         [B] float32, summed over the sampled frames and M.
@@ -169,13 +169,13 @@ def relation_loss(
 ) -> tf.Tensor:
     """Mean over the other videos j of (cos(S_i, S_j) - cos(T_i, T_j))^2.
 
-    S and T are the encodings of the student and the teacher. The other videos are all
-    of the global batch, gathered over the replicas, so that their number changes
-    nothing. Widths may differ, and a rotation of the student's encodings costs nothing.
+    S and T are the encodings of the student and the teacher. The other videos are those
+    of the global batch, gathered from all replicas, so the result does not depend on
+    the number of replicas. Widths may differ; the loss is invariant to rotations.
 
     Args:
         student, teacher: encoding is [B, E] of this replica's rows.
-        weights: [B], 0 for padding rows, which are nobody's other video.
+        weights: [B], 0 for padding rows, which are ignored.
 
     Returns:
         [B] float32, in [0, 4].
@@ -191,7 +191,7 @@ def relation_loss(
 
 def binary_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
     """Sum over classes of KL(Bernoulli(p_T) || Bernoulli(p_S)): [B, C] → [B]."""
-    # 1 - p would lose the doubt of a teacher that is nearly sure.
+    # 1 - p would lose precision for p near 1.
     p, not_p = tf.sigmoid(teacher_logits), tf.sigmoid(-teacher_logits)
     log_sigmoid = tf.math.log_sigmoid
     yes = log_sigmoid(teacher_logits) - log_sigmoid(student_logits)
@@ -200,7 +200,7 @@ def binary_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor
 
 
 def class_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
-    """KL of the probabilities renormalised over the classes: [B, C] → [B]."""
+    """KL of the probabilities renormalized over the classes: [B, C] → [B]."""
     log_p = tf.nn.log_softmax(tf.math.log_sigmoid(teacher_logits))
     log_q = tf.nn.log_softmax(tf.math.log_sigmoid(student_logits))
     return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=1)

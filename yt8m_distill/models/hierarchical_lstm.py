@@ -11,11 +11,11 @@ def to_blocks(frames: tf.Tensor, block_len: int) -> tf.Tensor:
     """Cuts videos into blocks of frames, time first.
 
     Args:
-        frames: [B, T, D]; T is filled up with zeros to a multiple of the block.
+        frames: [B, T, D]; T is padded with zeros to a multiple of the block.
         block_len: L.
 
     Returns:
-        [L, B * blocks, D]; the blocks of a video stand side by side.
+        [L, B * blocks, D]; the blocks of a video are consecutive.
     """
     size = frames.shape[-1]
     total = tf.shape(frames)[1] if frames.shape[1] is None else frames.shape[1]
@@ -35,11 +35,10 @@ def block_lengths(num_frames: tf.Tensor, blocks: tf.Tensor, block_len: int):
 class HierarchicalLSTM(base.VideoClassifier):
     """The paper's network: a video is a sequence of blocks of frames.
 
-    The lower LSTM encodes every block, its weights shared by all blocks; the
-    upper one reads the encodings of the non-empty blocks. An encoding is the
-    concatenated final state [c1, h1, c2, h2]: 4096 numbers at paper size, for a
-    block as for the video (E_T, E_S). Empty blocks are left out of the
-    computation, so a short video costs less.
+    The lower LSTM encodes each block, with the same weights for all blocks; the upper
+    LSTM reads the encodings of the non-empty blocks. The encoding of a block or of the
+    video (E_T, E_S) is the concatenated final state [c1, h1, c2, h2]: 4096 numbers at
+    the paper's size. Empty blocks are not computed, so a short video costs less.
 
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
@@ -47,13 +46,13 @@ class HierarchicalLSTM(base.VideoClassifier):
         cells: cells of each LSTM layer.
         layers: layers of the lower and of the upper LSTM.
         block_len: frames per block (the paper's l). Default: 20.
-        num_blocks: blocks of a full video instead, each ceil(max_frames /
-            num_blocks) frames long (the authors' code).
+        num_blocks: instead of block_len, the number of blocks of a full video, each
+            with ceil(max_frames / num_blocks) frames (the authors' code).
         implementation: of the LSTM; `auto`, `hoisted` or `keras`.
 
     Raises:
         ValueError: if both block_len and num_blocks are given, or a count is not a
-            whole number above 0.
+            positive integer.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class HierarchicalLSTM(base.VideoClassifier):
         blocks = -(-tf.shape(frames)[1] // self.block_len)
         lengths = block_lengths(num_frames, blocks, self.block_len)  # [B, blocks]
         flat = tf.reshape(lengths, [-1])
-        # Row 0 stays even if it is empty: no kernel sees a batch without rows.
+        # Row 0 is kept even if it is empty, so that no kernel gets zero rows.
         rows = tf.where((flat > 0) | (tf.range(tf.size(flat)) == 0))[:, 0]
         x = tf.gather(x, rows, axis=1)  # [L, R, D], R non-empty blocks
         row_lengths = tf.gather(flat, rows)
@@ -142,7 +141,7 @@ class HierarchicalLSTM(base.VideoClassifier):
         return self.upper(upper, used, training=training), states
 
     def _encode_every_block(self, frames, num_frames) -> tf.Tensor:
-        """[B, E]; empty blocks are computed, too: no shape depends on the videos."""
+        """[B, E]; computes empty blocks too, so that no shape depends on the videos."""
         blocks = -(-frames.shape[1] // self.block_len)
         lengths = block_lengths(num_frames, blocks, self.block_len)  # [B, blocks]
         x = to_blocks(frames, self.block_len)
@@ -155,8 +154,8 @@ class HierarchicalLSTM(base.VideoClassifier):
         """[c1, h1, c2, h2] of the lower LSTM at frames [B, S]: [B, S, 4 * cells]."""
         batch, count = tf.shape(indices)[0], tf.shape(indices)[1]
         flat = tf.range(batch)[:, tf.newaxis] * blocks + indices // self.block_len
-        # Position of every block among the non-empty ones; empty blocks are asked
-        # for only by invalid frames, whose states the caller drops.
+        # Position of each block among the non-empty ones. Only invalid frames, whose
+        # states the caller sets to 0, are in empty blocks.
         place = tf.scatter_nd(
             rows[:, tf.newaxis],
             tf.range(tf.size(rows)),

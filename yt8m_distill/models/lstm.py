@@ -1,4 +1,4 @@
-"""Stacked LSTM layers whose large products are large.
+"""Stacked LSTM layers that compute few and large matrix products.
 
 One layer, gate by gate, with x_t [N, D] and h_0 = c_0 = 0:
 
@@ -13,13 +13,13 @@ The kernels hold the gates in Keras' order, W = [W_i, W_f, W_g, W_o].
 
 Two implementations compute the same numbers from the same variables:
 
-*   `hoisted` projects all steps at once (x W + b is one product), so that only
-    h U is left in the loop, and its gradient collects dz_t of all steps first:
-    dW, dU and dx are one product each, not one a step. Its products avoid results
-    whose rows are a multiple of 4 KB apart (see `padding`).
+*   `hoisted` projects all steps at once: x W + b is one product, and only h U remains
+    in the loop. The gradient collects dz_t of all steps first, so dW, dU and dx are one
+    product each, not one per step. Rows of results are never a multiple of 4 KB apart
+    (see `padding`).
 *   `keras` is `keras.layers.LSTM`, which runs the cuDNN kernel on a GPU.
 
-`auto` takes `keras` where a GPU is visible, `hoisted` elsewhere.
+`auto` is `keras` if a GPU is visible, otherwise `hoisted`.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ from yt8m_distill.models import layers
 
 IMPLEMENTATIONS = ("auto", "hoisted", "keras")
 
-# Rows of matrices that are multiples of this many numbers apart share their places in
-# a processor's caches; a cache line behind each row parts them.
+# Rows of a matrix at distances of a multiple of so many numbers compete for the same
+# lines of a processor's cache; one more cache line per row avoids that.
 _ALIASING, _CACHE_LINE = 1024, 16
-# Frames below which copying the kernels costs more than it gains.
+# For fewer frames, copying the kernels costs more than it gains.
 FEW_FRAMES = 256
 
 
@@ -46,7 +46,7 @@ class Sequences(NamedTuple):
 
     Attributes:
         c: [T, N, H] float32.
-        h: [T, N, H] float32. Behind a row's length both carry no meaning.
+        h: [T, N, H] float32. After a row's length both are without meaning.
     """
 
     c: tf.Tensor
@@ -54,10 +54,10 @@ class Sequences(NamedTuple):
 
 
 def padding(width: int) -> int:
-    """Columns of zeros that a matrix of that many columns gets for a product.
+    """Number of zero columns to add to a matrix of this width before a product.
 
-    A product of 4096 columns, the four gates of 1024 cells, runs at half the speed of
-    one of 4112 (Eigen in TensorFlow 2.21, AMD and Intel processors).
+    A product with 4096 columns, the four gates of 1024 cells, has half the speed of one
+    with 4112 (Eigen in TensorFlow 2.21, AMD and Intel processors).
     """
     return _CACHE_LINE if width % _ALIASING == 0 else 0
 
@@ -90,8 +90,7 @@ def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
     Args:
         projected: [T, N, 4H] float32, or padded.
         kernel: U, [H, 4H], as wide as `projected`.
-        keep_gates: whether to return the activated gates, which a backward
-            pass needs.
+        keep_gates: whether to return the activated gates, for a backward pass.
 
     Returns:
         Sequences, and the gates [i, f, g, o] as [T, N, 4H] or None.
@@ -138,10 +137,10 @@ def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
     steps = tf.shape(gates)[0]
     rows = tf.shape(gates)[1]
     size = kernel.shape[0]
-    behind = padding(4 * size)
-    # Turned round once: in the loop it would be once a step.
-    turned = tf.transpose(_pad_columns(tf.cast(kernel, layers.product_dtype())))
-    turned = _pad_columns(turned)  # [4H, H], both padded
+    extra = padding(4 * size)
+    # Transposed once, not in every step of the loop.
+    transposed = tf.transpose(_pad_columns(tf.cast(kernel, layers.product_dtype())))
+    transposed = _pad_columns(transposed)  # [4H, H], both padded
     array = tf.TensorArray(tf.float32, size=steps, element_shape=None)
     zeros = tf.zeros([rows, size])
 
@@ -157,11 +156,12 @@ def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
                 dc * c_before * f * (1 - f),
                 dc * i * (1 - g * g),
                 dh * tanh_c * o * (1 - o),
-                *([tf.zeros([rows, behind])] if behind else []),
+                *([tf.zeros([rows, extra])] if extra else []),
             ],
             axis=1,
         )
-        return t - 1, dc * f, layers.multiply(dz, turned)[:, :size], array.write(t, dz)
+        dh = layers.multiply(dz, transposed)[:, :size]
+        return t - 1, dc * f, dh, array.write(t, dz)
 
     *_, array = tf.while_loop(
         lambda t, *_: t >= 0, body, (steps - 1, zeros, zeros, array)
@@ -186,7 +186,7 @@ def _run_padded(x, kernel, recurrent_kernel, bias, keep_gates: bool):
 
 @tf.custom_gradient
 def _lstm_with_gradient(x, kernel, recurrent_kernel, bias):
-    """`lstm` whose backward pass does the weight gradients in one product each."""
+    """`lstm` whose backward pass computes each weight gradient in one product."""
     sequences, gates = _run_padded(x, kernel, recurrent_kernel, bias, keep_gates=True)
     inputs, width = kernel.shape
 
@@ -194,8 +194,8 @@ def _lstm_with_gradient(x, kernel, recurrent_kernel, bias):
         dz = _backward(gates, sequences, recurrent_kernel, Sequences(d_c, d_h))
         padded = width + padding(width)
         flat = tf.reshape(dz, [-1, padded])
-        turned = _pad_columns(tf.transpose(_pad_columns(kernel)))
-        d_x = tf.reshape(layers.multiply(flat, turned)[:, :inputs], tf.shape(x))
+        transposed = _pad_columns(tf.transpose(_pad_columns(kernel)))
+        d_x = tf.reshape(layers.multiply(flat, transposed)[:, :inputs], tf.shape(x))
         d_kernel = layers.multiply(tf.reshape(x, [-1, inputs]), flat, transpose_a=True)
         d_recurrent = layers.multiply(
             tf.reshape(sequences.h[:-1], [-1, recurrent_kernel.shape[0]]),
@@ -222,8 +222,8 @@ def lstm(
         kernel: W, [D, 4H].
         recurrent_kernel: U, [H, 4H].
         bias: b, [4H].
-        training: keep what the fast backward pass needs. Gradients are right
-            without it too, only slower.
+        training: keep what the fast backward pass needs. Gradients are correct
+            without it, but slower.
 
     Returns:
         Sequences, c and h [T, N, H].
@@ -239,13 +239,13 @@ def lstm(
     if is_unrolled() or not padding(weights[0].shape[1]):
         return plain()
     frames = tf.shape(x)[0] * tf.shape(x)[1]
-    found = tf.cond(
+    sequences = tf.cond(
         frames < FEW_FRAMES,
         plain,
         lambda: _run_padded(x, *weights, keep_gates=False)[0],
     )
     shape = [x.shape[0], x.shape[1], weights[1].shape[0]]
-    return Sequences(*(tf.ensure_shape(states, shape) for states in found))
+    return Sequences(*(tf.ensure_shape(states, shape) for states in sequences))
 
 
 def at_step(sequence: tf.Tensor, steps: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
@@ -258,10 +258,10 @@ _TO_BE_READ = contextvars.ContextVar("to_be_read", default=False)
 
 @contextlib.contextmanager
 def to_be_read() -> Iterator[None]:
-    """Layers made inside are going to get their weights from a checkpoint.
+    """Layers created inside will get their weights from a checkpoint.
 
-    They do without the orthogonal matrices that recurrent weights begin as, which take
-    seconds to draw at the paper's size.
+    They skip the orthogonal initialization of the recurrent weights, which takes
+    seconds at the paper's size.
     """
     token = _TO_BE_READ.set(True)
     try:
@@ -275,11 +275,11 @@ _UNROLLED = contextvars.ContextVar("unrolled", default=False)
 
 @contextlib.contextmanager
 def unrolled() -> Iterator[None]:
-    """Networks that are called inside have one step after the other in place of a loop.
+    """Networks that are called inside unroll their loops over the steps.
 
-    For few frames of few videos, whose number of frames T is static: then the loop
-    itself costs more than its products, and small machines have no such loop. The
-    numbers are the same. Not for training.
+    For a static and small number of frames T, where the loop costs more than its
+    products, and for runtimes without such loops. The results are equal. Not for
+    training.
     """
     token = _UNROLLED.set(True)
     try:
@@ -289,16 +289,16 @@ def unrolled() -> Iterator[None]:
 
 
 def is_unrolled() -> bool:
-    """Whether the caller is inside of `unrolled`."""
+    """Whether the caller is inside `unrolled`."""
     return _UNROLLED.get()
 
 
 class StackedLSTM(layers.Numbered, keras.layers.Layer):
-    """LSTM layers on top of each other; returns the final states of all of them.
+    """A stack of LSTM layers; returns the final states of all layers.
 
     Args:
         cells: H, the cells of each layer.
-        layers: their number.
+        layers: number of layers.
         implementation: `auto`, `hoisted` or `keras`; see the module.
     """
 
@@ -332,7 +332,7 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
 
     @property
     def stack(self) -> list:
-        """The layers, the lowest first."""
+        """The layers from the lowest to the top."""
         return self.numbered("layer")
 
     @property
@@ -341,7 +341,7 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
         return 2 * self.num_layers * self.cells
 
     def build(self, input_shape) -> None:
-        """Makes the variables for inputs [N, T, D]."""
+        """Creates the variables for inputs [N, T, D]."""
         size = input_shape[-1]
         for layer in self.stack:
             layer.build((None, None, size))
@@ -350,7 +350,7 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
 
     @property
     def uses_keras(self) -> bool:
-        """Whether `keras.layers.LSTM` does the work."""
+        """Whether `keras.layers.LSTM` is used."""
         if is_unrolled():
             return False
         if self.implementation == "auto":
@@ -358,7 +358,7 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
         return self.implementation == "keras"
 
     def kernels(self) -> list:
-        """The weight matrices, without biases (what the L2 penalty is on)."""
+        """The weight matrices under the L2 penalty, without biases."""
         return [
             kernel
             for layer in self.stack
@@ -372,16 +372,16 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
             x: [T, N, D] float32, time first.
             training: whether a backward pass follows.
         """
-        found = []
+        sequences = []
         for layer in self.stack:
             cell = layer.cell
             weights = (cell.kernel, cell.recurrent_kernel, cell.bias)
-            found.append(lstm(x, *weights, training=training))
-            x = found[-1].h
-        return found
+            sequences.append(lstm(x, *weights, training=training))
+            x = sequences[-1].h
+        return sequences
 
     def final_states(self, sequences: list[Sequences], lengths: tf.Tensor) -> tf.Tensor:
-        """[c1, h1, c2, h2, ...] at each row's last valid step, 0 where empty.
+        """[c1, h1, c2, h2, ...] at each row's last valid step, 0 for an empty row.
 
         Args:
             sequences: of every layer.
@@ -407,8 +407,8 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
         if not self.uses_keras:
             return self.final_states(self.sequences(x, training), lengths)
         x = tf.transpose(x, [1, 0, 2])  # [N, T, D]
-        # cuDNN refuses a row without a valid step: step 1 counts as one here, and
-        # such rows are emptied below.
+        # cuDNN rejects a row without a valid step, so step 1 counts as valid here; the
+        # states of such rows are set to 0 below.
         mask = tf.sequence_mask(tf.maximum(lengths, 1), tf.shape(x)[1])
         states = []
         for layer in self.stack:
