@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import records
+from yt8m_distill.data import framing
 
 DATA = settings.DataSettings(
     feature_names="rgb,audio", feature_sizes="16,4", num_classes=5, max_frames=12
@@ -198,5 +198,5 @@ def damage(path: str, random) -> None:
     else:
         # With a checksum that fits, as only a malicious writer makes it.
         length = int(2 ** random.uniform(20, 63)).to_bytes(8, "little")
-        content[:12] = length + records.masked_crc32c(length).to_bytes(4, "little")
+        content[:12] = length + framing.masked_crc32c(length).to_bytes(4, "little")
     pathlib.Path(path).write_bytes(content)

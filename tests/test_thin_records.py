@@ -11,7 +11,13 @@ import tensorflow as tf
 
 from tests import record_helpers, script_helpers
 from yt8m_distill import settings, thin_records
-from yt8m_distill.data import frame_sampling, pipeline, records, rewriting, segments
+from yt8m_distill.data import (
+    frame_sampling,
+    framing,
+    pipeline,
+    rewriting,
+    segments,
+)
 from yt8m_distill.serving import thinning
 
 K = 4
@@ -31,7 +37,7 @@ def thin(files, folder, data=DATA, of=None, overwrite=False) -> list[str]:
     """The thin shards of these files, made in this process."""
     folder.mkdir(exist_ok=True)
     for path in files:
-        count = records.count_records([path])
+        count = framing.count_records([path])
         thinning.thin_shard(path, count, str(folder), data, of or view(), overwrite)
     return [str(folder / os.path.basename(path)) for path in files]
 

@@ -22,7 +22,7 @@ flag_groups.load_tensorflow()
 import tensorflow as tf
 from absl import flags
 
-from yt8m_distill.data import faults, records
+from yt8m_distill.data import faults, framing, records
 from yt8m_distill.serving import extras
 
 FLAGS = flags.FLAGS
@@ -55,7 +55,7 @@ def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
     """
     found = []
     for path in files:
-        shard = tf.data.TFRecordDataset(path, records.compression_of(path))
+        shard = tf.data.TFRecordDataset(path, framing.compression_of(path))
         for number, record in enumerate(shard.take(count - len(found))):
             where = f"{path}, record {number} (counted from 0)"
             found.append((where, record.numpy()))

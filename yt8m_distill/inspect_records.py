@@ -30,7 +30,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from yt8m_distill.data import faults, layouts, records, segments
+from yt8m_distill.data import faults, framing, layouts, records, segments
 from yt8m_distill.evaluation import per_class
 
 FLAGS = flags.FLAGS
@@ -354,7 +354,7 @@ def inspect(
         ValueError: for a damaged file, or if no record is usable.
     """
     bare = {path for path in files if layouts.is_bare(path)}
-    total = len(bare) + records.count_records([p for p in files if p not in bare])
+    total = len(bare) + framing.count_records([p for p in files if p not in bare])
     total = min(total, max_records) if max_records else total
     serialized = (
         (path, number, record)

@@ -49,7 +49,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from yt8m_distill.data import pipeline, records, rewriting
+from yt8m_distill.data import framing, pipeline, records, rewriting
 from yt8m_distill.serving import thinning
 
 FLAGS = flags.FLAGS
@@ -88,7 +88,7 @@ def thin_shards(
         ValueError: as thinning.thin_shard; for a truncated shard before any writing.
     """
     rewriting.check_places(files, folder)
-    counts = {path: records.count_records([path]) for path in files}
+    counts = {path: framing.count_records([path]) for path in files}
     tf.io.gfile.makedirs(folder)
     videos, kept = sum(counts.values()), 0
     bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())

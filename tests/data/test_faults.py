@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, pipeline, records
+from yt8m_distill.data import faults, framing, pipeline
 
 DATA = helpers.data_settings()
 VIEWS = {
@@ -216,7 +216,7 @@ def damaged(tmp_path, how: str) -> tuple[str, str, list[str]]:
     videos = [helpers.video(n, 3) for n in range(5)]
     path = tmp_path / "s.tfrecord"
     content = bytearray(pathlib.Path(helpers.write_shard(path, videos)).read_bytes())
-    begin = 2 * (len(videos[0]) + records.FRAMING)  # Of record 2; all are as long.
+    begin = 2 * (len(videos[0]) + framing.FRAMING)  # Of record 2; all are as long.
     rest = len(content) - begin
     names = [f"v{n}" for n in range(5)]
     if how == "flipped byte":
@@ -241,7 +241,7 @@ def damaged(tmp_path, how: str) -> tuple[str, str, list[str]]:
     else:
         # A checksum that fits: as long as no machine has memory.
         length = (2**50).to_bytes(8, "little")
-        crc = records.masked_crc32c(length).to_bytes(4, "little")
+        crc = framing.masked_crc32c(length).to_bytes(4, "little")
         content[begin : begin + 12] = length + crc
         names = names[:2]
         line = f"record 2 (counted from 0): damaged at byte {begin}: the file is trunc"
@@ -275,7 +275,7 @@ def skipped_of(files, fraction=1.0):
 def test_bytes_after_damaged_framing_count_as_videos(tmp_path, unreadable):
     """Against --max_bad_fraction, by its bytes; it is one place in the counts."""
     video = helpers.video(0, 3)
-    size = len(video) + records.FRAMING
+    size = len(video) + framing.FRAMING
     shard = helpers.write_shard(tmp_path / "s.tfrecord", [video] * 7)
     content = bytearray(pathlib.Path(shard).read_bytes())
     content[(7 - unreadable) * size] ^= 1  # In a length.
@@ -315,7 +315,7 @@ def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_lev
         )
     path = tmp_path / "s.tfrecord"
     content = pathlib.Path(helpers.write_shard(path, [video] * 3)).read_bytes()
-    begin = before * (len(video) + records.FRAMING)
+    begin = before * (len(video) + framing.FRAMING)
     path.write_bytes(content[: begin + cut])
     bad = bad_of(str(path), data)
     assert len(bad) == (cut > 0)
@@ -334,7 +334,7 @@ def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_lev
 def test_compressed_shards_give_the_same_batches(tmp_path, by, arguments):
     files = helpers.write_shards(tmp_path, [5, 3])
     packed = [compressed(path, by) for path in files]
-    assert records.count_records(packed) == 8
+    assert framing.count_records(packed) == 8
     helpers.assert_same_batches(read(packed, **arguments), read(files, **arguments))
     helpers.assert_same_batches(
         read([files[0], packed[1]], **arguments), read(files, **arguments)
@@ -378,7 +378,7 @@ def packed_end(how: str, content: bytes, size: int) -> tuple[bytes, int, str]:
 )
 def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
     video = helpers.video(0, 3)
-    size = len(video) + records.FRAMING
+    size = len(video) + framing.FRAMING
     path = tmp_path / "s.tfrecord"
     content = pathlib.Path(helpers.write_shard(path, [video] * 3)).read_bytes()
     packed, good, what = packed_end(how, content, size)
@@ -389,7 +389,7 @@ def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
         f"nothing after it is read: {what}."
     )
     with pytest.raises(ValueError) as caught:
-        records.count_records([str(path)])
+        framing.count_records([str(path)])
     assert str(caught.value) == line
     (bad,) = bad_of(str(path), DATA)
     assert (bad.message, bad.number) == (line, good)
@@ -405,7 +405,7 @@ def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments)
     files = helpers.write_shards(tmp_path, [4, 3, 5])
     content = pathlib.Path(files[0]).read_bytes()
     whole, short = (f"ram://{tmp_path.name}/{name}" for name in ("whole", "short"))
-    first = records.header_length(content[: records.HEADER]) + records.FRAMING
+    first = framing.header_length(content[: framing.HEADER]) + framing.FRAMING
     for path, end in ((whole, len(content)), (short, first + cut)):
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(content[:end])
@@ -430,7 +430,7 @@ def test_gzip_streams_one_after_another_are_one_shard(tmp_path):
     cuts = [0, 7, len(content) // 3, len(content)]
     pieces = [content[a:b] for a, b in itertools.pairwise(cuts)]
     path.write_bytes(b"".join(map(gzip.compress, pieces)))
-    assert records.packed_end(str(path)) == (40, len(content), "")
+    assert framing.packed_end(str(path)) == (40, len(content), "")
     assert ids_of(read([str(path)])) == [f"v{n}".encode() for n in range(40)]
 
 

@@ -311,10 +311,10 @@ def test_frames_after_valid_may_be_arbitrary(register):
 @pytest.mark.parametrize(
     "give, reason",
     [
-        (lambda rows: rows, "gives one tensor, not a pair of tensors, indices"),
-        (lambda rows: None, "gives NoneType, not a pair of tensors, "),
-        (lambda rows: (rows, rows, rows), "gives tuple, not a pair of tensors, "),
-        (lambda rows: (rows, None), "gives tuple, not a pair of tensors, "),
+        (lambda rows: rows, "returns one tensor, not a pair of tensors, indices"),
+        (lambda rows: None, "returns NoneType, not a pair of tensors, "),
+        (lambda rows: (rows, rows, rows), "returns tuple, not a pair of tensors, "),
+        (lambda rows: (rows, None), "returns tuple, not a pair of tensors, "),
         # k = 2 frames were requested, for any number of videos.
         (lambda rows: (tf.zeros([5, 3], tf.int32), rows), "indices are [5, 3], not "),
         (lambda rows: (rows, rows), "indices are [None], not [None, 2]."),

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, index, pipeline, records, wire
+from yt8m_distill.data import faults, framing, index, pipeline, wire
 
 DATA = helpers.data_settings()
 VIEWS = {
@@ -163,7 +163,7 @@ def test_invalid_records_are_in_the_index(tmp_path):
         (1, faults.Fault.NO_FRAMES),
         (2, faults.Fault.NOT_AN_EXAMPLE),
     ]
-    assert found[0].offset == len(helpers.video(0, 3)) + records.FRAMING
+    assert found[0].offset == len(helpers.video(0, 3)) + framing.FRAMING
     assert found[0].video_id == b"odd"
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, pipeline, records
+from yt8m_distill.data import faults, framing, pipeline, records
 
 ALL = {"all": pipeline.ViewSpec("all", 0)}
 
@@ -77,8 +77,8 @@ def test_a_pattern_that_matches_a_directory_names_it(tmp_path, pattern, what):
 
 def test_records_are_counted_over_files(tmp_path):
     files = helpers.write_shards(tmp_path, [3, 0, 2])
-    assert [records.count_records([path]) for path in files] == [3, 0, 2]
-    assert records.count_records(files) == 5
+    assert [framing.count_records([path]) for path in files] == [3, 0, 2]
+    assert framing.count_records(files) == 5
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
@@ -87,7 +87,7 @@ def test_a_truncated_file_is_named_by_the_count(tmp_path, cut):
     content = pathlib.Path(path).read_bytes()
     pathlib.Path(path).write_bytes(content[:-cut])
     with pytest.raises(ValueError, match="record 2 .*truncated") as caught:
-        records.count_records([path])
+        framing.count_records([path])
     assert str(caught.value).startswith(path)
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_tfrecord_file_is_named(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("These are not the records that you are looking for.")
     with pytest.raises(ValueError, match="not a TFRecord file"):
-        records.count_records([str(path)])
+        framing.count_records([str(path)])
 
 
 # A flip of bit 7 leads to the end of the file by chance; whoever reads it stops there.
@@ -104,11 +104,11 @@ def test_a_broken_length_is_reported_rather_than_the_bytes_after_it(tmp_path, bi
     (path,) = helpers.write_shards(tmp_path, [4])
     content = bytearray(pathlib.Path(path).read_bytes())
     first = next(iter(tf.data.TFRecordDataset(path))).numpy()
-    begin = len(first) + records.FRAMING
+    begin = len(first) + framing.FRAMING
     content[begin] ^= 1 << bit
     pathlib.Path(path).write_bytes(content)
     with pytest.raises(ValueError) as caught:
-        records.count_records([path])
+        framing.count_records([path])
     assert str(caught.value) == (
         f"{path}, record 1 (counted from 0): damaged at byte {begin}: its length is "
         f"not known; the last {len(content) - begin} bytes of the file are lost."
@@ -160,7 +160,7 @@ def test_video_level_records_give_one_float_frame_in_the_order_of_the_flag(tmp_p
 @pytest.mark.real_data
 def test_audioset_has_as_many_records_as_published(real_data):
     files = records.expand_patterns(f"{real_data}/audioset_bal_train/*.tfrecord", "x")
-    assert records.count_records(files) == 22_160
+    assert framing.count_records(files) == 22_160
 
 
 @pytest.mark.real_data
@@ -185,7 +185,7 @@ def test_a_genuine_video_equals_its_arrays(real_data):
 @pytest.mark.real_data
 def test_genuine_video_level_shards_read(real_data):
     files = records.expand_patterns(f"{real_data}/yt8m_video_level/*.tfrecord", "x")
-    assert records.count_records(files) == 5714
+    assert framing.count_records(files) == 5714
     changes = {
         **VIDEO_LEVEL,
         "feature_sizes": "1024,128",
@@ -193,7 +193,7 @@ def test_genuine_video_level_shards_read(real_data):
     }
     batches = read(files[:1], **changes)
     videos = sum(int(batch["weights"].sum()) for batch in batches)
-    assert videos == records.count_records(files[:1])
+    assert videos == framing.count_records(files[:1])
     assert batches[0]["views"]["all"]["frames"].shape == (4, 1, 1152)
     labels = np.concatenate([batch["labels"] for batch in batches])[:videos]
     assert (labels.sum(axis=1) >= 1).all()

@@ -278,7 +278,7 @@ def test_a_part_without_files_is_a_header_and_a_warning(data, train_dir, tmp_pat
     assert path.read_bytes() == predictions.HEADER_LINE
     assert os.listdir(tmp_path) == [path.name]
     message = "Shard 3 of 10 has none of the 1 input files: "
-    assert f"{message}{path} has the header alone." in done.stderr
+    assert f"{message}{path} has only a header." in done.stderr
 
 
 def test_the_exported_model_predicts_the_scores_of_the_csv(
@@ -363,7 +363,7 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
     assert process.returncode == 128 + signal.SIGTERM
     assert f"Waiting for checkpoints in {train_dir}." in said
     assert said.splitlines()[-1] == (
-        "eval.py: stopped by SIGTERM. The same command evaluates anew."
+        "eval.py: stopped by SIGTERM. The same command evaluates again."
     )
     assert "Traceback" not in said
 

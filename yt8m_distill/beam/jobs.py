@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import faults, index, pipeline, records
+from yt8m_distill.data import faults, framing, index, pipeline, records
 from yt8m_distill.data import shards as shards_module
 from yt8m_distill.models import builder
 from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
@@ -163,7 +163,7 @@ class Thinning:
         Raises:
             ValueError: for a bad record, or if another shard has the output's name.
         """
-        count = records.count_records([item])
+        count = framing.count_records([item])
         with _ONE_AT_A_TIME:
             thinning.thin_shard(item, count, self.output_dir, self.data, self.view)
         return count

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import records, segments
+from yt8m_distill.data import framing, records, segments
 
 STOP, SKIP = settings.BAD_RECORDS
 
@@ -328,7 +328,7 @@ def walk(path: str) -> Iterator[Good | Bad]:
     Slow: it copies a local shard piece by piece. Raises tf.errors.OpError if the file
     cannot be opened.
     """
-    compression = records.compression_of(path)
+    compression = framing.compression_of(path)
     whole = bool(compression) or not os.path.isfile(path)
     number = offset = 0
     while True:
@@ -336,11 +336,11 @@ def walk(path: str) -> Iterator[Good | Bad]:
         try:
             for serialized in tf.data.TFRecordDataset(name, compression, 1 << 20):
                 content = serialized.numpy()
-                yield Good(number, offset + records.HEADER, content)
+                yield Good(number, offset + framing.HEADER, content)
                 number += 1
-                offset += len(content) + records.FRAMING
+                offset += len(content) + framing.FRAMING
             if whole:
-                detail = records.early_end(path, compression, offset)
+                detail = framing.early_end(path, compression, offset)
                 if detail:
                     yield Bad(path, number, offset, Fault.REST_UNREADABLE, detail)
                 return
@@ -356,7 +356,7 @@ def walk(path: str) -> Iterator[Good | Bad]:
                 tf.io.gfile.remove(name)
         if not ended_early:
             continue
-        detail, behind = records.damaged(path, offset, problem)
+        detail, behind = framing.damaged(path, offset, problem)
         if behind is None:
             lost = 0 if whole else os.path.getsize(path) - offset
             yield Bad(
@@ -374,10 +374,10 @@ def _piece(path: str, offset: int) -> tuple[int, str]:
     with open(path, "rb") as file:
         while end < size and end - offset < _PIECE_BYTES:
             file.seek(end)
-            length = records.header_length(file.read(records.HEADER))
-            if length is None or end + length + records.FRAMING > size:
+            length = framing.header_length(file.read(framing.HEADER))
+            if length is None or end + length + framing.FRAMING > size:
                 break
-            end += length + records.FRAMING
+            end += length + framing.FRAMING
         file.seek(offset)
         content = file.read(end - offset)
     with tf.io.gfile.GFile(name, "wb") as piece:

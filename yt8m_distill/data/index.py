@@ -28,7 +28,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings
-from yt8m_distill.data import faults, records, segments, wire
+from yt8m_distill.data import faults, framing, records, segments, wire
 
 _LOG = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class _Rows:
             content = bytes(record)
             found = faults.judge(content, self.data)
             if found:
-                at = offset - records.HEADER
+                at = offset - framing.HEADER
                 self.bad.append(faults.Bad(path, number, at, *found))
                 return False
             # Valid, but an unusual encoding: this shard's records are parsed.
@@ -286,7 +286,7 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
     Raises:
         ValueError: for a compressed shard, or one that cannot be opened.
     """
-    if records.compression_of(shard):
+    if framing.compression_of(shard):
         raise ValueError(f"{shard} is compressed and cannot be indexed: unpack it.")
     data, found = unlimited(data), identity(shard)
     try:
@@ -305,12 +305,12 @@ def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     longer than reading a shard of small records.
     """
     with open(shard, "rb") as file:
-        length = records.header_length(file.read(records.HEADER)) or 0
+        length = framing.header_length(file.read(framing.HEADER)) or 0
     dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
     options = tf.data.Options()
     options.autotune.enabled = False
     # Batching copies the records, which for large ones costs more than it saves.
-    size = min(max(_BATCH_BYTES // (length + records.FRAMING), 1), 4096)
+    size = min(max(_BATCH_BYTES // (length + framing.FRAMING), 1), 4096)
     dataset = dataset.batch(size) if size > 1 else dataset
     for batch in dataset.prefetch(2).with_options(options):
         buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
@@ -322,7 +322,7 @@ def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
     """The rows of a shard with valid framing; None otherwise."""
     rows, number, offset = _Rows(data), 0, 0
     try:
-        records.check_lengths(shard)
+        framing.check_lengths(shard)
     except ValueError:
         return None
     if not os.path.getsize(shard):
@@ -333,10 +333,10 @@ def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
         for lengths, buckets in _sizes(shard):
             start, kept = offset, []
             for length in lengths.tolist():
-                begin = offset + records.HEADER
+                begin = offset + framing.HEADER
                 record = view[begin : begin + length]
                 kept.append(rows.add(shard, number, begin, record))
-                number, offset = number + 1, offset + length + records.FRAMING
+                number, offset = number + 1, offset + length + framing.FRAMING
             rows.buckets.append(buckets[kept].astype(np.int32))
             if progress:
                 progress(offset - start)

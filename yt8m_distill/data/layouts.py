@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import faults, records
+from yt8m_distill.data import faults, framing
 
 # Published data sets: widths of features, classes of each version, maximum frames.
 PUBLISHED = (
@@ -225,11 +225,11 @@ def read_video(serialized: bytes, layout: Layout) -> Video:
 
 def is_bare(path: str) -> bool:
     """Whether a file has no TFRecord framing and is not compressed."""
-    if records.compression_of(path):
+    if framing.compression_of(path):
         return False
     with tf.io.gfile.GFile(path, "rb") as file:
-        header = file.read(records.HEADER)
-    return bool(header) and records.header_length(header) is None
+        header = file.read(framing.HEADER)
+    return bool(header) and framing.header_length(header) is None
 
 
 def read_serialized(path: str) -> Iterator[bytes]:
@@ -249,7 +249,7 @@ def read_serialized(path: str) -> Iterator[bytes]:
             raise ValueError(f"{path}: damaged at byte 0: {detail} {error}.") from error
         yield content
         return
-    for record in tf.data.TFRecordDataset(path, records.compression_of(path)):
+    for record in tf.data.TFRecordDataset(path, framing.compression_of(path)):
         yield record.numpy()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_sampling, mixing, records, segments
+from yt8m_distill.data import frame_sampling, framing, mixing, records, segments
 from yt8m_distill.data import shards as shards_module
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
@@ -373,7 +373,7 @@ class _Parsed(_Source):
         super().__init__(*arguments)
         paths, packed = self.shards.paths, self.shards.compressions
         self._sizes = [
-            -1 if compression else records.remote_size(path)
+            -1 if compression else framing.remote_size(path)
             for path, compression in zip(paths, packed, strict=True)
         ]
         kept = self.shards.kept
@@ -422,7 +422,7 @@ class _Parsed(_Source):
     def _to_the_end(self, dataset, file):
         """The same elements; raises if a remote shard has data after the last one.
 
-        The lengths of local shards are checked in advance (records.check_lengths). For
+        The lengths of local shards are checked in advance (framing.check_lengths). For
         remote shards that would be a request per record, so bytes are counted instead.
         """
         size = tf.gather(tf.constant(self._sizes, tf.int64), file)
@@ -439,7 +439,7 @@ class _Parsed(_Source):
             )
             with tf.control_dependencies([whole]):
                 length = tf.cast(tf.strings.length(record), tf.int64)
-                state = (number + 1, offset + length + records.FRAMING)
+                state = (number + 1, offset + length + framing.FRAMING)
             return state, element
 
         dataset = dataset.concatenate(end).scan((np.int64(0), np.int64(0)), count)

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import faults, index, records, segments
+from yt8m_distill.data import faults, framing, index, records, segments
 
 # Maximum number of mapped shards. The readers and the shuffle buffer of an epoch use
 # about ten at a time.
@@ -245,7 +245,7 @@ class Table:
     def _bad(self, paths, row: int, found: faults.Found) -> faults.Bad:
         """The description of an invalid record with a row in the table."""
         path = paths[int(self.files_of(np.array([row]))[0])]
-        offset = int(self.offsets[row]) - records.HEADER
+        offset = int(self.offsets[row]) - framing.HEADER
         found = found._replace(video_id=self._id(row))
         return faults.Bad(path, int(self.numbers[row]), offset, *found)
 
@@ -380,12 +380,12 @@ class Shards:
             self._bad = self.table.bad
             if len(self.table.lengths):
                 mean = float(self.table.lengths.mean(dtype=np.float64))
-                self._mean_bytes = mean + records.FRAMING
+                self._mean_bytes = mean + framing.FRAMING
         elif skip:
             self._judge_all()
         else:
             for path in self.paths:
-                records.check_lengths(path)
+                framing.check_lengths(path)
         if skip:
             self.skipped().check_fraction(reading.max_bad_fraction)
         elif self._bad:
@@ -398,7 +398,7 @@ class Shards:
         for path in self.paths:
             if not os.path.isfile(path):
                 return f"{path} is not a local file."
-            compression = records.compression_of(path)
+            compression = framing.compression_of(path)
             if compression:
                 return f"{path} is compressed ({compression})."
         return ""
@@ -414,14 +414,14 @@ class Shards:
                     continue
                 found = faults.judge(record.content, self.data)
                 if found:
-                    at = record.offset - records.HEADER
+                    at = record.offset - framing.HEADER
                     bad.append(faults.Bad(path, record.number, at, *found))
                 else:
                     numbers.append(record.number)
                     lengths.append(len(record.content))
             kept.append(np.array(numbers, np.int64))
         self._kept, self._bad = kept, tuple(bad)
-        self._mean_bytes = float(np.mean(lengths)) + records.FRAMING if lengths else 0.0
+        self._mean_bytes = float(np.mean(lengths)) + framing.FRAMING if lengths else 0.0
 
     @property
     def kept(self) -> list[np.ndarray] | None:
@@ -430,8 +430,8 @@ class Shards:
 
     @functools.cached_property
     def compressions(self) -> list[str]:
-        """How each shard is compressed, see records.compression_of."""
-        return [records.compression_of(path) for path in self.paths]
+        """How each shard is compressed, see framing.compression_of."""
+        return [framing.compression_of(path) for path in self.paths]
 
     @functools.cached_property
     def videos(self) -> "Shards":
@@ -456,7 +456,7 @@ class Shards:
         if min(fraction, labeled) >= 1 and not by_segment:
             if self._kept is not None:
                 return sum(map(len, self._kept))
-            return records.count_records(self.paths)
+            return framing.count_records(self.paths)
         total = 0
         kept = self._kept or [None] * len(self.paths)
         for path, packed, numbers in zip(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, records, rewriting, segments
+from yt8m_distill.data import framing, pipeline, records, rewriting, segments
 
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
@@ -94,7 +94,7 @@ def thin_records(
         tf.errors.OpError: as records.parse_batch, for an invalid record.
     """
     choose, number = _chooser(data, view), 0
-    compression = records.compression_of(path)
+    compression = framing.compression_of(path)
     dataset = tf.data.TFRecordDataset(path, compression, buffer_size=1 << 20)
     dataset = dataset.batch(_BATCH)
     for batch in dataset.prefetch(1):
@@ -121,7 +121,7 @@ def _first_records(path: str) -> list[bytes]:
     """The first records of a shard, up to the first damaged one."""
     first = []
     try:
-        for record in tf.data.TFRecordDataset(path, records.compression_of(path)).take(
+        for record in tf.data.TFRecordDataset(path, framing.compression_of(path)).take(
             _COMPARED
         ):
             first.append(record.numpy())
@@ -153,7 +153,7 @@ def _is_complete(
             "--frame_sampler. Use --overwrite or another --output_dir."
         )
     try:
-        return records.count_records([target]) == count
+        return framing.count_records([target]) == count
     except ValueError:  # Truncated.
         return False
 
