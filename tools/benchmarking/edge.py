@@ -1,7 +1,7 @@
-"""What an exported network costs a small machine: every format next to the others.
+"""The cost of an exported network on a small machine, in each format.
 
-The encoders have random weights and a classifier fitted to videos with planted classes,
-so that a GAP can be lost.
+The encoders have random weights and a classifier that is fitted to videos with planted
+classes, so that a loss of GAP can be measured.
 """
 
 import os
@@ -77,7 +77,7 @@ def _megabytes(folder: str) -> float:
 
 
 def _call(name: str, folder: str, run: parity.Run, videos: parity.Videos):
-    """The model's work alone: a SavedModel gets its frames dequantized."""
+    """A call of the model alone; a SavedModel receives dequantized frames."""
     if name != "saved_model":
         return lambda: run(videos.frames, videos.num_frames)
     model = tf.saved_model.load(folder)  # noqa: TID251 (its own)
@@ -88,7 +88,7 @@ def _call(name: str, folder: str, run: parity.Run, videos: parity.Videos):
 
 
 def _times(calls: dict, repeats: int) -> dict[str, np.ndarray]:
-    """Milliseconds of each call, wall and CPU, in turns: name → [repeats, 2]."""
+    """Wall and CPU milliseconds of the calls, which take turns: [repeats, 2] each."""
     found: dict[str, list] = {name: [] for name in calls}
     for turn in range(repeats + 3):
         for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""From shards to metrics and CSV, and through a training epoch: student and teacher."""
+"""Speed of evaluation, training epochs and the start of training, end to end."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run_settings(quick: bool, folder: str, pattern: str, **changes):
         "mode": "baseline",
         "batch_size": 32,
         "num_epochs": 3,
-        # What happens between epochs is not what is measured.
+        # So that the work between epochs is not measured.
         "log_steps": 1_000_000,
         "steps_per_loop": 1_000_000,
     }
@@ -46,7 +46,7 @@ def run_settings(quick: bool, folder: str, pattern: str, **changes):
 
 
 def _evaluation(run, role: str, paths, folder: str):
-    """A callable that evaluates a role's network and writes its CSV, as eval.py."""
+    """A callable that evaluates a network and writes its CSV, as eval.py does."""
     strategy = distribution.mirrored_strategy(["CPU:0"])
     with strategy.scope():
         networks = builder.build_networks([modes.networks(run)[role]], run.data)
@@ -54,7 +54,7 @@ def _evaluation(run, role: str, paths, folder: str):
     path = os.path.join(folder, f"{role}.csv")
 
     def call():
-        # As eval.py does it: the dataset is made anew and read once.
+        # As in eval.py, the dataset is created and read once.
         dataset = inputs.evaluation_dataset(
             strategy,
             inputs.open_shards(run, paths, "paths"),
@@ -74,7 +74,7 @@ def evaluation_rows(
     frames: tuple[int, ...] = (30, 10),
     **changes,
 ) -> list[results.Row]:
-    """Evaluating a student over its teacher, in batches of eval.py's size.
+    """Time of evaluating a student over its teacher, with eval.py's batch size.
 
     Args:
         quick, folder: see `rows`.
@@ -90,8 +90,8 @@ def evaluation_rows(
     calls, work = {}, {}
     calls["teacher"], work["teacher"] = _evaluation(run, "teacher", paths, folder)
     for k in frames:
-        mine = run_settings(quick, folder, "unused", student_k=k, **size)
-        calls[k], work[k] = _evaluation(mine, "student", paths, folder)
+        student_run = run_settings(quick, folder, "unused", student_k=k, **size)
+        calls[k], work[k] = _evaluation(student_run, "student", paths, folder)
     seconds = results.interleaved(calls, 1 if quick else 2)
     return [
         results.Row(
@@ -116,7 +116,7 @@ def _epochs(run) -> list[float]:
 
 
 def training_rows(quick: bool, folder: str) -> list[results.Row]:
-    """A serial epoch over an epoch of the baseline, with and without a cache."""
+    """Time of a serial epoch over a baseline epoch, with and without a cache."""
     data = run_settings(quick, folder, "unused").data
     num_videos = 32 if quick else 256
     paths = shards.write(folder, num_videos, data)
@@ -144,8 +144,7 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
         train_dir = os.path.join(folder, name.replace(" ", "_"))
         run = run_settings(quick, folder, pattern, train_dir=train_dir, **changes)
         trainer.train(run, strategy)
-        # The first epoch has the tracing in it; the writing of checkpoints goes on
-        # behind the next one.
+        # The first epoch includes tracing.
         seconds[name] = min(_epochs(run)[1:])
         os.sync()
     return [
@@ -167,7 +166,7 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
 
 
 def start_rows(quick: bool, folder: str) -> list[results.Row]:
-    """From the command to the end of the first step."""
+    """Time from the command to the end of the first step."""
     data = run_settings(quick, folder, "unused").data
     paths = shards.write(folder, 32, data)
     root = pathlib.Path(__file__).resolve().parents[2]

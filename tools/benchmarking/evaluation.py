@@ -22,23 +22,23 @@ from yt8m_distill.training import distribution, modes
 
 TOP_K = 20
 LABELS_PER_VIDEO = 3
-# Batches that are made beforehand; a longer data set repeats them.
+# Number of batches made in advance; a longer data set repeats them.
 MADE = 8
 
 
 class GivenLogits:
-    """Stands for the networks of a run: the logits come with the batch."""
+    """Replaces the networks of a run by logits that are part of the batch."""
 
     def forward(
         self, role: str, views: dict, view: str | None = None
     ) -> structures.Outputs:
-        """Logits [B, C]: those of the view, shifted by one number a video."""
+        """Logits [B, C] of the view, shifted by one number per video."""
         read = views[view or role]
         return structures.Outputs(read["logits"] + read["shifts"], encoding=None)
 
 
 class Kept:
-    """A writer that keeps what it is given: (video_ids, classes, scores) a batch."""
+    """A writer that keeps (video_ids, classes, scores) of each batch."""
 
     def __init__(self):
         self.batches = []
@@ -49,10 +49,10 @@ class Kept:
 
 
 def make_batches(batch_size: int, num_classes: int) -> list[structures.Batch]:
-    """Batches with logits such as a trained network's instead of frames.
+    """Batches that contain logits similar to a trained network's instead of frames.
 
-    Class c is a label about as often as 1 / (c + 10), a video has three, and a logit
-    is the class' log frequency, plus noise, plus 6 for a label.
+    A video has three labels; the frequency of class c is proportional to 1 / (c + 10).
+    A logit is the log frequency of its class, plus noise, plus 6 for a label.
     """
     random = np.random.default_rng(0)
     frequencies = 1 / (np.arange(num_classes) + 10)
@@ -79,9 +79,9 @@ def make_batches(batch_size: int, num_classes: int) -> list[structures.Batch]:
 
 
 def repeated(made: list[structures.Batch], count: int) -> Iterator[structures.Batch]:
-    """`count` batches: the given ones in turns, never with the same scores twice.
+    """`count` batches: these batches in turn, each time with other scores.
 
-    Without the shifts most of the pooled scores would be equal, and sorting them easy.
+    Without the shifts, most of the pooled scores would be equal and easy to sort.
     """
     random = np.random.default_rng(1)
     for number in range(count):
@@ -93,13 +93,13 @@ def repeated(made: list[structures.Batch], count: int) -> Iterator[structures.Ba
 
 
 def make_evaluator(num_classes: int) -> evaluator.Evaluator:
-    """The evaluator of given logits, on the CPU."""
+    """The evaluator of these logits, on the CPU."""
     strategy = distribution.mirrored_strategy(["CPU:0"])
     return evaluator.Evaluator(GivenLogits(), "student", strategy, num_classes, TOP_K)
 
 
 def forward_call(networks, role: str, batch: structures.Batch):
-    """A callable that runs one network forward over a batch, and nothing else."""
+    """A callable that runs the forward pass of one network on a batch."""
     forward = replicas.on_replicas(
         distribution.mirrored_strategy(["CPU:0"]),
         lambda batch: networks.forward(role, batch[structures.VIEWS]).logits,
@@ -133,7 +133,7 @@ def random_views(run: settings.RunSettings) -> dict:
 
 
 def share_rows(quick: bool) -> list[results.Row]:
-    """Evaluating, with the CSV, as a share of the time of each network."""
+    """Time of evaluation with the CSV, as a share of each network's forward pass."""
     # As in eval.py, a batch has 256 videos.
     cells, num_classes, batch_size, rounds = (
         (8, 50, 4, 1) if quick else (1024, 3862, 256, 3)
@@ -175,16 +175,16 @@ def share_rows(quick: bool) -> list[results.Row]:
                 rest / forward,
                 bar=0.05,
                 at_most=True,
-                detail=f"{1e3 * rest:.3f} ms a video beside {1e3 * forward:.2f} ms",
+                detail=f"{1e3 * rest:.3f} ms per video and {1e3 * forward:.2f} ms",
             )
         )
     return rows
 
 
 def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dict:
-    """Seconds and memory of evaluating so many batches, and seconds of their CSV.
+    """Time and memory of evaluating these batches, and time of writing their CSV.
 
-    The process should do nothing else: its peak memory is taken.
+    The process should do nothing else, since its peak memory is measured.
     """
     made = make_batches(batch_size, num_classes)
     judge = make_evaluator(num_classes)
@@ -216,7 +216,7 @@ def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dic
 
 
 def data_set_rows(quick: bool) -> list[results.Row]:
-    """Evaluating all of YouTube-8M's validation videos, in a process of its own."""
+    """Evaluation of all validation videos of YouTube-8M, in a process of its own."""
     # 4297 * 256 is the first multiple of 256 above 1.1 million.
     sizes = (40, 64, 50) if quick else (4297, 256, 3862)
     found = results.in_own_process(measure_data_set, *sizes)
@@ -229,24 +229,24 @@ def data_set_rows(quick: bool) -> list[results.Row]:
             bar=60,
             at_most=True,
             unit="s",
-            detail=f"{data_set}; {per_video * found['seconds']:.1f} us a video, "
+            detail=f"{data_set}; {per_video * found['seconds']:.1f} us per video, "
             f"{found['cpu_seconds']:.0f} s of CPU time on {os.cpu_count()} cores; "
             f"GAP of the random logits {found['gap']:.3f}",
         ),
         results.Row(
-            "memory of that, beyond the process before it",
+            "memory of that evaluation",
             found["memory"] / results.MEBIBYTE,
             bar=1024,
             at_most=True,
             unit="MB",
-            detail=f"{data_set}; peak less what was resident at the start",
+            detail=f"{data_set}; peak minus the memory at the start",
         ),
         results.Row(
             "writing the CSV of that data set",
             found["csv_seconds"],
             unit="s",
             detail=f"{found['csv_bytes'] / results.MEBIBYTE:.0f} MB; "
-            f"{per_video * found['csv_seconds']:.1f} us a video",
+            f"{per_video * found['csv_seconds']:.1f} us per video",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""How fast the other networks are, and what memory they need, at published sizes."""
+"""Speed and memory of the other networks, at published sizes."""
 
 import dataclasses
 import math

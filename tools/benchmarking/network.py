@@ -1,4 +1,4 @@
-"""How fast the network is: against matrix products, against stock Keras layers."""
+"""Speed of the teacher over matrix products and over stock Keras layers."""
 
 import math
 import pathlib
@@ -9,14 +9,14 @@ import tensorflow as tf
 from tools.benchmarking import results
 from yt8m_distill.models import hierarchical_lstm
 
-# rows, inner, columns of the product that stands for the machine's rate.
+# Rows, inner size and columns of the product that gives the machine's rate.
 PRODUCT = (2048, 2048, 4096)
 
 
 class StockBlocks(keras.layers.Layer):
-    """keras.layers.LSTM over one block after the other, as it is usually written.
+    """keras.layers.LSTM over one block after another, the usual implementation.
 
-    Shares the weights of a StackedLSTM, and takes and returns what that does.
+    Has the weights, arguments and results of a StackedLSTM.
     """
 
     def __init__(self, stacked, blocks: int):
@@ -42,7 +42,7 @@ class StockBlocks(keras.layers.Layer):
 
 
 def _lstm(cells, block_len, frames, width, classes, kind):
-    """The teacher: `hoisted`, ours on a CPU; `blocks`, stock layers block by block."""
+    """The teacher: `hoisted`, or `blocks` for stock layers, block by block."""
     implementation = "hoisted" if kind == "hoisted" else "keras"
     network = hierarchical_lstm.HierarchicalLSTM(
         width, classes, frames, cells, block_len=block_len,
@@ -54,7 +54,7 @@ def _lstm(cells, block_len, frames, width, classes, kind):
 
 
 class Case:
-    """A network on one batch of full videos: its forward pass and its training step.
+    """Forward pass and training step of a network on a batch of full videos.
 
     Args:
         network: a VideoClassifier.
@@ -89,21 +89,21 @@ class Case:
         return tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
 
     def floating_operations(self, step: bool) -> float:
-        """Of the products of a forward pass, or of a step: three times as many."""
+        """Operations of a forward pass, or of a step (three times as many)."""
         rows = self.inputs["frames"].shape[0]
         parts = self.network.multiply_adds(self.network.max_frames)
         return 2 * rows * sum(parts.values()) * (3 if step else 1)
 
 
 def _step_operations(case: Case) -> float:
-    """Of a step of the LSTM, which has no gradient for the frames."""
+    """Number of operations of a step of the LSTM, without a gradient for frames."""
     rows = case.inputs["frames"].shape[0] * case.network.max_frames
     inputs, gates = case.network.lower.kernels()[0].shape
     return case.floating_operations(True) - 2 * rows * inputs * gates
 
 
 def product(dtype, size=PRODUCT):
-    """A call that multiplies two matrices of rows, inner, columns."""
+    """A call that multiplies two matrices of this size."""
     rows, inner, columns = size
     a = tf.cast(tf.random.stateless_uniform([rows, inner], [5, 6]), dtype)
     b = tf.cast(tf.random.stateless_uniform([inner, columns], [7, 8]), dtype)
@@ -116,10 +116,9 @@ def product(dtype, size=PRODUCT):
 
 
 def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the processor multiplies bfloat16 numbers by itself.
+    """Whether the processor has bfloat16 instructions; True if unknown.
 
-    Elsewhere TensorFlow converts them, which is slower than float32 and no measure of
-    anything. Where the system does not tell, they are taken to be there.
+    Without them TensorFlow converts the numbers, which is slower than float32.
     """
     path = pathlib.Path(cpuinfo)
     if not path.exists():
@@ -137,8 +136,8 @@ def _half_precision_rows(seconds: dict, case) -> list[results.Row]:
                 "bfloat16 products, rate over float32 ones",
                 products,
                 unit="x",
-                detail="this processor has no bfloat16 instructions, so "
-                "mixed_bfloat16 and its bar (forward, 1.3x) are for another one",
+                detail="this processor has no bfloat16 instructions, so the bar of "
+                "mixed_bfloat16 (forward, 1.3x) does not apply",
             )
         ]
     table = []

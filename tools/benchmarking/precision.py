@@ -1,4 +1,4 @@
-"""What mixed_bfloat16 does to the metrics of a trained network."""
+"""The effect of mixed_bfloat16 on the metrics of a trained network."""
 
 import os
 import pathlib

@@ -29,7 +29,7 @@ def _raw(paths):
 
 
 def _starter(paths, data, k):
-    """Record by record, every frame decoded, as the starter code's reader does it."""
+    """Reads record by record and decodes every frame, as the starter code does."""
 
     def decode(record):
         _, lists = tf.io.parse_single_sequence_example(

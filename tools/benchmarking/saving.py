@@ -1,4 +1,4 @@
-"""What a checkpoint costs that is looked at and brought to the disk."""
+"""The cost of checkpoints that are checked and flushed to disk."""
 
 import os
 import tempfile
@@ -46,7 +46,7 @@ def rows(quick: bool) -> list[results.Row]:
             f"{megabytes:.0f} MB; {ours}",
         )
         for what, found, ours in (
-            ("saving", times, "every number looked at, fsync"),
-            ("restoring", restored, "the newest that is whole"),
+            ("saving", times, "every number checked, fsync"),
+            ("restoring", restored, "the newest readable one"),
         )
     ]

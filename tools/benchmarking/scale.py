@@ -1,11 +1,11 @@
-"""The number of shards and videos of YouTube-8M: time to start, memory, what is lost.
+"""Time and memory with as many shards and videos as YouTube-8M has.
 
-3,844 shards of frame-level records are made once, in a folder of --scale_dir. Their
-frames are few and small; features, labels and ids are as many as in YouTube-8M, and so
-is what the programs hold of each video. Every program is a process of its own that may
-open 256 files at once. Training stops in the middle of its first epoch, goes on, and
-ends after a quarter of the second; all other programs see every video. Bytes of memory
-per video are the difference between the peaks on all shards and on an eighth of them.
+3,844 shards of frame-level records are made once, in a folder of --scale_dir. They have
+few and small frames, but as many features, labels and ids as YouTube-8M, so programs
+keep as much in memory per video. Each program is a process of its own that may open 256
+files at a time. Training is stopped in the middle of its first epoch, resumed, and ends
+after a quarter of the second; all other programs read all videos. Memory per video is
+the difference between the peaks on all shards and on an eighth of them.
 """
 
 import json
@@ -31,7 +31,7 @@ NUM_SHARDS, NUM_VIDEOS = 3844, 5_600_000
 FRAMES, CLASSES, LABELS = 4, 20, 3
 FEATURES = {"rgb": 8, "audio": 4}
 OPEN_FILES = 256
-# What a machine of 16 GB leaves each of 5.6 million videos, with 2 GB for the rest.
+# The memory per video on a machine with 16 GB, of which 2 GB are for the rest.
 BYTES_PER_VIDEO = 14 * 2**30 / NUM_VIDEOS
 _DATA = [
     f"--feature_names={','.join(FEATURES)}",
@@ -56,7 +56,7 @@ def _record(label: int) -> tuple[bytes, bytes]:
 
 
 def write(folder: pathlib.Path, num_shards: int, num_videos: int) -> list[pathlib.Path]:
-    """The shards of a folder, made unless they are there; equally many videos in each.
+    """Makes the shards of a folder, unless they exist; all have equally many videos.
 
     Shard s has the videos s, s + num_shards, ...; video v has the label v % CLASSES
     and the two after it.
@@ -76,7 +76,7 @@ def write(folder: pathlib.Path, num_shards: int, num_videos: int) -> list[pathli
 
 
 class Done(NamedTuple):
-    """What a process cost: wall seconds, and its peak memory in bytes."""
+    """Wall time of a process in seconds, and its peak memory in bytes."""
 
     seconds: float
     memory: int
@@ -95,11 +95,11 @@ def _start(script: str, *flags: str) -> subprocess.Popen:
 
 
 def _finish(process: subprocess.Popen, began: float, codes=(0,)) -> Done:
-    said = process.stderr.read()
+    output = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in codes:
-        raise RuntimeError(said[-2000:])
+        raise RuntimeError(output[-2000:])
     done = Done(time.monotonic() - began, 1024 * usage.ru_maxrss)
     script, megabytes = pathlib.Path(process.args[3]).name, done.memory >> 20
     print(f"{script}: {done.seconds:.1f} s, {megabytes} MB", file=sys.stderr)
@@ -128,7 +128,7 @@ class _Scale:
         self.steps = -(-videos // batch)
 
     def train(self, name: str, *more: str) -> list[str]:
-        """The flags of a run that logs a hundred times per epoch."""
+        """The flags of a run with a hundred log lines per epoch."""
         return [
             f"--train_dir={self.folder / name}",
             f"--train_data_pattern={self.pattern}",
@@ -149,14 +149,14 @@ class _Scale:
         return [line for line in map(json.loads, lines) if line["kind"] == "training"]
 
     def first_line(self, name: str, phase: str, *flags: str) -> tuple[Done, float]:
-        """A run, and the seconds from its command to its first line."""
+        """A run, and the seconds from its start to its first log line."""
         began = time.time()
         done = _call("train", *self.train(name, *flags))
         times = [line["time"] for line in self.log(name, phase)]
         return done, min(x for x in times if x > began) - began
 
     def measure(self) -> dict[str, Done | float]:
-        """Everything, by name."""
+        """All measurements by name."""
         found: dict[str, Done | float] = {}
         indexed = [f"--input_data_pattern={self.pattern}", f"--index_dir={self.index}"]
         found["index build"] = _call("index_records", *indexed)
@@ -178,7 +178,7 @@ class _Scale:
         _, found["first step, cached"] = self.first_line(
             "cached", "student", *serial, *one_step
         )
-        # The run knows what its records hold.
+        # The data flags are stored with the run.
         of_run = [f"--train_dir={self.folder / 'run'}", f"--index_dir={self.index}"]
         found["evaluation"] = _call(
             "eval", *of_run, f"--eval_data_pattern={self.pattern}", "--run_once"
@@ -190,7 +190,7 @@ class _Scale:
         return found
 
     def _lost(self, name: str, phase: str) -> float:
-        """Seconds between two log lines with an epoch's end, beyond the others'."""
+        """Additional seconds between two log lines with the end of an epoch between."""
         lines = self.log(name, phase)
         apart = {True: [], False: []}
         for before, after in zip(lines, lines[1:], strict=False):
@@ -199,7 +199,7 @@ class _Scale:
         return max(apart[True]) - statistics.median(apart[False])
 
     def _train_half(self, flags: list[str]) -> None:
-        """Trains `run` until half of its first epoch is logged, and stops it."""
+        """Trains `run`, and stops it after half of its first epoch is logged."""
         began = time.monotonic()
         process = _start("train", *self.train("run", *flags))
         while process.poll() is None:
@@ -211,7 +211,7 @@ class _Scale:
         _finish(process, began, (0, 128 + signal.SIGTERM))
 
     def held(self) -> dict[str, int]:
-        """Bytes of the index in memory, and of the order of what is read."""
+        """Bytes of the index in memory, and of the order of the videos."""
         sizes = ",".join(map(str, FEATURES.values()))
         data = settings.DataSettings(
             feature_names=",".join(FEATURES),
@@ -234,13 +234,13 @@ def _size(folder: pathlib.Path) -> int:
 def rows(
     quick: bool, folder: str = "", num_videos: int = NUM_VIDEOS
 ) -> list[results.Row]:
-    """The table's rows; `quick`: 40 shards of 2,000 videos in all."""
+    """The table's rows; `quick`: 40 shards with 2,000 videos in total."""
     num_shards, num_videos = (40, 2000) if quick else (NUM_SHARDS, num_videos)
     with tempfile.TemporaryDirectory(dir=folder or None) as place:
         made = pathlib.Path(folder or place) / f"{num_shards}x{num_videos}"
         paths = write(made, num_shards, num_videos)
         few, part = len(paths) // 8, num_videos // 8
-        # In equal batches: what differs is the number of videos.
+        # In batches of equal size, so that only the number of videos differs.
         batch = 1024 if part >= 20_000 else 16
         small = _Scale(pathlib.Path(place, "part"), paths[:few], part, batch)
         whole = _Scale(pathlib.Path(place, "whole"), paths, num_videos, batch)

@@ -1,4 +1,4 @@
-"""What it costs to score all segments of a video, against one pass over its frames."""
+"""The cost of scoring all segments of a video, over one pass over its frames."""
 
 import numpy as np
 import tensorflow as tf

@@ -9,17 +9,17 @@ from yt8m_distill import settings
 from yt8m_distill.data import arrays
 from yt8m_distill.data import index as data_index
 
-VIDEOS_A_SHARD = 64
+VIDEOS_PER_SHARD = 64
 
 
 def write(folder: str, num_videos: int, data: settings.DataSettings) -> list[str]:
     """Native frame-level shards of videos with `max_frames` frames each."""
     random = np.random.default_rng(0)
     paths = []
-    for start in range(0, num_videos, VIDEOS_A_SHARD):
-        path = os.path.join(folder, f"shard{start // VIDEOS_A_SHARD:04d}.tfrecord")
+    for start in range(0, num_videos, VIDEOS_PER_SHARD):
+        path = os.path.join(folder, f"shard{start // VIDEOS_PER_SHARD:04d}.tfrecord")
         with tf.io.TFRecordWriter(path) as writer:
-            for number in range(start, min(start + VIDEOS_A_SHARD, num_videos)):
+            for number in range(start, min(start + VIDEOS_PER_SHARD, num_videos)):
                 writer.write(make_video(f"{number:05d}", data, random))
         paths.append(path)
     return paths
@@ -38,7 +38,7 @@ def make_video(video_id: str, data: settings.DataSettings, random) -> bytes:
 
 
 def link(paths: list[str], times: int, folder: str) -> list[str]:
-    """The same shards under as many other names, with their indices."""
+    """Links the shards and their indices under several other names."""
     links = []
     for copy in range(times):
         os.makedirs(os.path.join(folder, str(copy)))

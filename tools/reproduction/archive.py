@@ -1,13 +1,13 @@
 """The finished runs of a report in one small file, runs.jsonl.
 
-It stands beside the report, and `--known_runs` reads it: another command goes on from
-there without the folders of the runs, which are large. On another machine, say, or with
-the students that this one had no time for. A line has a `kind`:
+It is next to the report, and `--known_runs` reads it, so that another command, also on
+another machine, can continue without the folders of the runs, which are large. Each
+line has a `kind`:
 
-    settings   what all runs have in common, and the test data
-    run        a cell's name, what its settings have of their own, its results
-    times      Table 4's measurements
-    points     Figure 3's
+    settings   the settings that all runs share, and the test data
+    run        the name of a cell, its other settings, and its results
+    times      the measurements of Table 4
+    points     the points of Figure 3
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from tools.reproduction import plan, runs
 from yt8m_distill import files, settings
 
 RUNS = "runs.jsonl"
-# What a run is, beside its settings and phases.
+# Entries of a manifest to keep, besides settings and phases.
 _KEPT = ("versions", "machine", "data", "replicas")
 _PATTERNS = ("train_data_pattern", "validation_data_pattern")
-# Of an epoch; the rest is the same in all of them, or of no use later.
+# Numbers of an epoch to keep.
 _OF_EPOCHS = ("epoch", "step", "gap", "map", "hit_at_one", "perr", "loss")
-# Where something was, which is this machine's and changes no number.
+# Settings that are paths of this machine and affect no result.
 _PLACES = ("train_dir", "teacher_checkpoint", "teacher_cache", "index_dir")
 _DIGITS = 8
 _ROLES = (settings.TEACHER, settings.STUDENT)
 
 
 class KeptRun(runs.Run):
-    """A finished run out of a file.
+    """A finished run, read from a file.
 
     Args:
         content: as in a manifest, with `evaluations`: role, or what eval.py was asked
@@ -55,7 +55,7 @@ class KeptRun(runs.Run):
 
 @dataclasses.dataclass
 class Archive:
-    """What such a file holds.
+    """The contents of such a file.
 
     Attributes:
         runs: cell's name → its run.
@@ -68,11 +68,11 @@ class Archive:
     points: dict[str, Any] | None = None
 
     def has(self, experiment: plan.Experiment, test_data_pattern: str = "") -> bool:
-        """Whether an experiment's run is here, under the same settings.
+        """Whether it has the run of an experiment, with the same settings.
 
         Args:
-            experiment: the wanted one.
-            test_data_pattern: on which it is to have been evaluated, or empty.
+            experiment: the experiment.
+            test_data_pattern: the data of its evaluation; empty for none.
         """
         run, test = self.runs.get(experiment.cell.name), test_data_pattern
         if run is None:
@@ -86,27 +86,27 @@ class Archive:
     def missing(
         self, experiments: Sequence[plan.Experiment], test_data_pattern: str = ""
     ) -> list[plan.Experiment]:
-        """What is not here, with the teachers that it needs, in the same order."""
+        """The missing experiments with their teachers, in the same order."""
         wanted = [e for e in experiments if not self.has(e, test_data_pattern)]
         cells = {e.cell for e in wanted} | {e.teacher.cell for e in wanted if e.teacher}
         return [e for e in experiments if e.cell in cells]
 
 
 def file_names(pattern: str) -> str:
-    """The patterns of a flag without their folders, which are this machine's."""
+    """The patterns of a flag without their folders."""
     names = (pathlib.PurePath(part).name for part in pattern.split(","))
     return ",".join(dict.fromkeys(names))
 
 
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without this machine's folders; of the teacher, its name is kept."""
+    """Settings without folders; the name of the teacher's folder is kept."""
     teacher = pathlib.PurePath(values["teacher_checkpoint"]).name
     names = {name: file_names(values[name]) for name in _PATTERNS}
     return {
         **values,
         **names,
         **dict.fromkeys(_PLACES, ""),
-        "train_dir": ".",  # No run is without one.
+        "train_dir": ".",  # Required.
         "teacher_checkpoint": teacher,
     }
 
@@ -116,7 +116,7 @@ def _essence(values: Mapping[str, Any]) -> dict[str, Any]:
     left_out = plan.CHANGEABLE - {"seed", "student_k"} | set(_PLACES)
     values = portable(values)
     essence = {name: v for name, v in values.items() if name not in left_out}
-    # Its own teacher, or another run's.
+    # Whether the teacher is that of another run.
     return {**essence, "teacher_checkpoint": bool(values["teacher_checkpoint"])}
 
 
@@ -131,13 +131,13 @@ def _rounded(value: Any) -> Any:
 
 
 def _kept_evaluation(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of eval.py, without folders."""
+    """An evaluation by eval.py, without folders."""
     kept = {name: value for name, value in numbers.items() if name != "checkpoint"}
     return {**kept, "eval_data_pattern": file_names(numbers["eval_data_pattern"])}
 
 
 def _kept_phase(phase: Mapping[str, Any]) -> dict[str, Any]:
-    """A phase's entry of a manifest, without folders."""
+    """A phase's entry in a manifest, without folders."""
     kept = dict(phase)
     if "teacher_cache" in kept:
         cache = kept["teacher_cache"]
@@ -161,7 +161,7 @@ def write(
     test_data_pattern: str,
     found: Archive,
 ) -> None:
-    """Writes the file, whole or not at all.
+    """Writes the file, atomically.
 
     Args:
         path: of the file.
@@ -170,7 +170,7 @@ def write(
         found: finished runs, from folders or from such a file.
 
     Raises:
-        ValueError: if the file system refuses.
+        ValueError: if the file cannot be written.
     """
     shared = portable(common.to_dict())
     lines: list[dict[str, Any]] = [
@@ -219,12 +219,12 @@ def read(
     """Reads the file.
 
     Args:
-        path: of the file; empty: nothing is known.
-        common: settings and test data under which the runs are wanted; None: any.
+        path: of the file; empty for no runs.
+        common: required settings; None for any.
         test_data_pattern: see `common`.
 
     Raises:
-        ValueError: if the file is none of this kind, or of other settings.
+        ValueError: for another file, or other settings.
     """
     found = Archive()
     if not path:
@@ -257,11 +257,11 @@ def read(
 
 
 def _check(where: str, line: dict, common: settings.RunSettings, test: str) -> None:
-    """Raises ValueError if a file's settings are not those that are wanted."""
+    """Raises ValueError if a file has other settings than required."""
     stored = settings.RunSettings.from_dict(line["settings"]).to_dict()
     before = {**_essence(stored), "test_data_pattern": line["test_data_pattern"]}
     now = {**_essence(common.to_dict()), "test_data_pattern": file_names(test)}
-    # An evaluation on test data may come later; one without is run for it.
+    # Runs without an evaluation on test data are evaluated later.
     before["test_data_pattern"] = before["test_data_pattern"] or file_names(test)
     different = settings.differences(*(plan.deciding(v) for v in (before, now)))
     if different:
