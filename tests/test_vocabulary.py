@@ -66,7 +66,7 @@ def test_counts_come_from_the_files_that_have_them(tmp_path):
         (YT8M, {0: 788288, 1: 539945}),
         ("class,videos\n0,1\n", "num_videos"),
         ("class,num_videos\n0,1\nx,2\n", "x,2"),
-        ("class,num_videos\n0\n", "0 is no class"),
+        ("class,num_videos\n0\n", "0 is not a class"),
     ):
         (tmp_path / "counts.csv").write_text(text)
         if isinstance(found, dict):
