@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -29,58 +29,52 @@ def name_of(signal_number: int) -> str:
 
 
 @contextlib.contextmanager
+def _handled(handler: Callable) -> Iterator[None]:
+    """Sets the handler of SIGTERM and SIGINT.
+
+    Handlers can only be set in the main thread; elsewhere this does nothing.
+    """
+    old_handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        old_handlers = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old_handler in old_handlers.items():
+            signal.signal(number, old_handler)
+
+
+@contextlib.contextmanager
 def raised(how_to_go_on: str) -> Iterator[None]:
     """Makes SIGTERM and SIGINT raise Interrupted; a second signal ends the process.
 
-    The exception lets unfinished files be removed. Handlers can only be set in the main
-    thread; elsewhere this does nothing.
+    The exception lets unfinished files be removed.
 
     Args:
         how_to_go_on: the end of the message.
     """
-    old_handlers: dict = {}
 
     def stop(number, frame) -> None:
         del frame
-        for each in old_handlers:
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         message = f"stopped by {name_of(number)}. {how_to_go_on}"
         raise Interrupted(number, message)
 
-    if threading.current_thread() is threading.main_thread():
-        old_handlers = {number: signal.signal(number, stop) for number in _SIGNALS}
-    try:
+    with _handled(stop):
         yield
-    finally:
-        for number, handler in old_handlers.items():
-            signal.signal(number, handler)
 
 
-class Watch:
-    """Records SIGTERM and SIGINT while active; a second signal takes effect at once.
+class Watch(contextlib.ExitStack):
+    """Records SIGTERM and SIGINT while active; a second signal takes effect at once."""
 
-    Handlers can only be set in the main thread; elsewhere this does nothing.
-    """
-
-    def __init__(self):
-        self.received: int | None = None
-        self._old_handlers: dict = {}
+    received: int | None = None
 
     def __enter__(self) -> "Watch":
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._old_handlers[number] = signal.signal(number, self._record)
+        self.enter_context(_handled(self._record))
         return self
 
     def _record(self, number, frame) -> None:
         del frame
         self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        self._old_handlers = {}
-
-    def __exit__(self, *exception) -> None:
-        self._restore()
+        self.close()  # Restores the old handlers.
