@@ -48,6 +48,8 @@ def in_place(run: Callable[[], None], program: str, *arguments: str) -> Ended:
             run()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):  # As the interpreter does.
+                print(end.code, file=err)
     return Ended(code, out.getvalue(), err.getvalue())
 
 
@@ -76,7 +78,7 @@ def refusal(program: str, done) -> str:
 class _Threads(concurrent.futures.ThreadPoolExecutor):
     """Takes the arguments of a ProcessPoolExecutor."""
 
-    def __init__(self, jobs, context, initializer):
+    def __init__(self, jobs, context, initializer=None):
         super().__init__(jobs)
 
 
