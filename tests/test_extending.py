@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill import registry, settings
+from yt8m_distill.losses import registered
 from yt8m_distill.models import builder, layers
 from yt8m_distill.serving import export, predictor
 from yt8m_distill.training import initial_weights, modes, teacher_cache, trained
@@ -104,14 +105,28 @@ def make_run(outside, train_dir, data, **changes) -> settings.RunSettings:
     return helpers.make_run(train_dir, data, **{**values, **changes})
 
 
+@pytest.fixture(scope="module")
+def finished(outside, data, tmp_path_factory):
+    """Mode → its finished run; each is trained once."""
+    runs = {}
+
+    def get(mode: str) -> settings.RunSettings:
+        if mode not in runs:
+            folder = tmp_path_factory.mktemp(mode) / "run"
+            runs[mode] = make_run(outside, folder, data, mode=mode)
+            helpers.train(runs[mode])
+        return runs[mode]
+
+    return get
+
+
 @pytest.mark.parametrize("mode", settings.MODES)
 def test_every_mode_trains_evaluates_predicts_and_exports_it(
-    outside, data, tmp_path, mode
+    finished, data, tmp_path, mode
 ):
-    run = make_run(outside, tmp_path / "run", data, mode=mode)
-    helpers.train(run)
+    run = finished(mode)
     given = settings.CheckpointSettings(
-        train_dir=str(tmp_path / "run"), batch_size=4, num_gpus=0
+        train_dir=run.training.train_dir, batch_size=4, num_gpus=0
     )
     opened = trained.open_network(given)
     # The moving averages are part of what was stored.
@@ -135,28 +150,20 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
     )
 
 
-def test_a_run_is_opened_where_its_loss_is_not_registered(
-    outside, data, tmp_path, monkeypatch
-):
-    from yt8m_distill.losses import registered
-
-    run = make_run(outside, tmp_path / "run", data, mode="parallel", num_epochs=1)
-    helpers.train(run)
+def test_a_run_is_opened_where_its_loss_is_not_registered(finished, monkeypatch):
+    train_dir = finished("parallel").training.train_dir
     monkeypatch.delitem(registered.LOSSES._entries, "cosine")
-    given = settings.CheckpointSettings(
-        train_dir=str(tmp_path / "run"), batch_size=4, num_gpus=0
-    )
+    given = settings.CheckpointSettings(train_dir, batch_size=4, num_gpus=0)
     assert trained.open_network(given).role == "student"
 
 
-@pytest.mark.parametrize("mode", ["teacher", "serial", "parallel"])
+@pytest.mark.parametrize("mode", ["serial", "parallel"])
 def test_an_interruption_does_not_change_the_result(
-    outside, data, tmp_path, monkeypatch, mode
+    finished, tmp_path, monkeypatch, mode
 ):
-    whole = make_run(outside, tmp_path / "whole", data, mode=mode)
-    helpers.train(whole)
-    stopped = make_run(outside, tmp_path / "stopped", data, mode=mode)
+    whole = finished(mode)
     phase = modes.phases(whole)[-1]
+    stopped = helpers.copy_without(whole, tmp_path / "stopped", phase.name)
     with helpers.stopped(monkeypatch, phase.name, 4, save=True):
         helpers.train(stopped)
     helpers.train(stopped)
@@ -252,16 +259,17 @@ def teachers(outside, data, tmp_path_factory) -> list[str]:
         (NETWORK.format(6), NETWORK.format(6), "MeanTanh(units=6)")
     ):
         folder = tmp_path_factory.mktemp(f"teacher{number}") / "run"
-        run = make_run(
-            outside, folder, data, mode="teacher", teacher=network, seed=number
-        )
+        how = {"mode": "teacher", "num_epochs": 1, "validation_data_pattern": ""}
+        run = make_run(outside, folder, data, teacher=network, seed=number, **how)
         helpers.train(run)
         folders.append(str(folder))
     return folders
 
 
-@pytest.mark.parametrize("mean", settings.TEACHER_MEANS)
-@pytest.mark.parametrize("cached", [False, True])
+# A mean of numbers that a cache has, and one of those that it has not.
+@pytest.mark.parametrize(
+    ("mean", "cached"), [("logits", True), ("probabilities", False)]
+)
 def test_several_teachers_guide_by_their_mean(
     outside, data, teachers, tmp_path, mean, cached
 ):
