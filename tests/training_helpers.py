@@ -17,8 +17,10 @@ from yt8m_distill.training import (
     actions,
     checkpoints,
     distribution,
+    inputs,
     manifest,
     modes,
+    phase_runner,
     trainer,
 )
 
@@ -178,6 +180,36 @@ def cpus(count: int) -> tf.distribute.Strategy:
 def train(run: settings.RunSettings, replicas: int = 1) -> dict:
     """Trains a run."""
     return trainer.train(run, cpus(replicas))
+
+
+def build_phase(run, replicas: int = 1, prepare=None) -> phase_runner.PhaseRunner:
+    """The only phase of a run, before its first step.
+
+    Args:
+        run: the settings.
+        replicas: logical CPUs.
+        prepare: called with the networks.
+    """
+    (phase,) = modes.phases(run, resolved=False)
+    shards = inputs.training_shards(run)
+    runner = phase_runner.PhaseRunner(phase, run, cpus(replicas), None, shards)
+    runner._build()
+    if prepare:
+        prepare(runner.networks)
+    return runner
+
+
+def first_gradients(runner: phase_runner.PhaseRunner) -> tuple[dict, dict]:
+    """Role → gradients of the first batch, and its metrics; nothing is traced."""
+    batch = next(iter(runner._dataset(0, 0)))
+    gradients, metrics, finite = runner.strategy.run(
+        runner.step.compute, args=(batch, tf.constant(0, tf.int64))
+    )
+    local = runner.strategy.experimental_local_results
+    assert bool(local(finite)[0])
+    found = {k: [local(g)[0].numpy() for g in v] for k, v in gradients.items()}
+    values = local(metrics)[0].numpy()
+    return found, dict(zip(runner.step.metric_names, values, strict=True))
 
 
 def change(run: settings.RunSettings, **changes) -> settings.RunSettings:

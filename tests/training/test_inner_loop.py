@@ -5,17 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
-from yt8m_distill.training import inputs, modes, phase_runner
 
 
 def make_scaled_runner(data, replicas: int):
     run = helpers.make_run("unused", data, dtype_policy="mixed_float16")
-    (phase,) = modes.phases(run)
-    runner = phase_runner.PhaseRunner(
-        phase, run, helpers.cpus(replicas), None, inputs.training_shards(run)
-    )
-    runner._build()
-    return runner
+    return helpers.build_phase(run, replicas)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -38,17 +38,6 @@ def make_run(data, **changes) -> settings.RunSettings:
     return helpers.make_run("unused", data, **{**values, **changes})
 
 
-def make_runner(run, replicas: int) -> phase_runner.PhaseRunner:
-    """A phase with its networks, whose weights are random but known."""
-    (phase,) = modes.phases(run, resolved=False)
-    runner = phase_runner.PhaseRunner(
-        phase, run, helpers.cpus(replicas), None, inputs.training_shards(run)
-    )
-    runner._build()
-    randomize(runner.networks)
-    return runner
-
-
 def randomize(networks) -> None:
     random = np.random.default_rng(3)
     for variable in networks.weights:
@@ -58,7 +47,7 @@ def randomize(networks) -> None:
 @functools.cache
 def weights_after_an_epoch(run, replicas: int):
     """All weights after an epoch, and each step's metrics."""
-    runner = make_runner(run, replicas)
+    runner = helpers.build_phase(run, replicas, randomize)
     iterator = iter(runner._dataset(0, 0))
     assert runner.batches == STEPS
     names, metrics = runner.step.metric_names, []
@@ -69,8 +58,11 @@ def weights_after_an_epoch(run, replicas: int):
     return [v.numpy() for v in runner.networks.weights], metrics
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-@pytest.mark.parametrize("name", list(CASES)[:3])
+# The kinds of a guide; replicas without videos in the last batch.
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [("teacher", 4), ("serial", 2), ("parallel, shared classifier", 2)],
+)
 def test_replicas_take_the_steps_of_one(data, name, replicas):
     run = make_run(data, **CASES[name])
     one, metrics = weights_after_an_epoch(run, 1)
@@ -102,14 +94,8 @@ def test_relations_are_those_of_the_global_batch(data):
 
 
 def test_two_replicas_take_adams_steps_of_one_with_lstms(data):
-    run = make_run(
-        data,
-        mode="parallel",
-        teacher="HierarchicalLSTM(cells=4, layers=1, block_len=5, dropout=0.3)",
-        student="HierarchicalLSTM(cells=4, layers=1, block_len=3, dropout=0.3)",
-        optimizer="Adam",
-        base_learning_rate=0.01,
-    )
+    how = {"optimizer": "Adam", "base_learning_rate": 0.01}
+    run = make_run(data, teacher=helpers.LSTM_TEACHER, **how)
     one, _ = weights_after_an_epoch(run, 1)
     two, _ = weights_after_an_epoch(run, 2)
     # Adam divides by the gradient's size, so a number whose gradient is nearly 0
@@ -217,17 +203,8 @@ def test_the_step_is_the_plain_one(data, name):
 
 
 def gradients_of_the_first_batch(run, replicas: int = 1):
-    """Role → gradients, unclipped and without dropout, and the metrics."""
-    runner = make_runner(run, replicas)
-    batch = next(iter(runner._dataset(0, 0)))
-    gradients, metrics, finite = runner.strategy.run(
-        runner.step.compute, args=(batch, tf.constant(0, tf.int64))
-    )
-    assert bool(runner.strategy.experimental_local_results(finite)[0])
-    local = runner.strategy.experimental_local_results
-    found = {k: [local(g)[0].numpy() for g in v] for k, v in gradients.items()}
-    values = local(metrics)[0].numpy()
-    return found, dict(zip(runner.step.metric_names, values, strict=True))
+    """See helpers.first_gradients."""
+    return helpers.first_gradients(helpers.build_phase(run, replicas, randomize))
 
 
 def test_padding_rows_do_not_change_the_result(tmp_path):
@@ -263,7 +240,7 @@ def test_self_pred_compares_each_view_with_the_widest_as_a_constant(data):
         regularization_penalty=0,
     )
     found, metrics = gradients_of_the_first_batch(run)
-    runner = make_runner(run, 1)
+    runner = helpers.build_phase(run, 1, randomize)
     views = next(iter(runner._dataset(0, 0)))["views"]
     student = runner.networks.network("student")
     t = tf.sigmoid(student(views["sampled"]).logits).numpy()  # Numbers: no gradient.
@@ -296,7 +273,7 @@ def test_the_norm_in_the_log_is_the_one_before_clipping(data):
 @pytest.mark.parametrize("scope", settings.REGULARIZATION_SCOPES)
 def test_the_penalty_is_half_the_squared_norm_in_units_of_1e_8(data, scope):
     run = make_run(data, regularization_scope=scope)
-    runner = make_runner(run, 1)
+    runner = helpers.build_phase(run, 1, randomize)
     head, rest = runner.networks.teacher.head, runner.networks.teacher.kernel
     kernels = [head.kernel] + ([rest] if scope == "all" else [])
     square = sum(np.sum(k.numpy() ** 2) for k in kernels)
@@ -363,11 +340,13 @@ def test_the_logged_gap_of_one_replica_is_that_of_evaluation(data):
 
 def test_replicas_share_the_videos_of_a_batch(data):
     run = make_run(data)
-    runner = make_runner(run, 2)
+    runner = helpers.build_phase(run, 2, randomize)
     batch = next(iter(runner._dataset(0, 0)))
     rows = runner.strategy.experimental_local_results(batch["video_id"])
     assert [len(r) for r in rows] == [4, 4]
-    whole = next(iter(make_runner(run, 1)._dataset(0, 0)))["video_id"]
+    whole = next(iter(helpers.build_phase(run, 1, randomize)._dataset(0, 0)))[
+        "video_id"
+    ]
 
     np.testing.assert_array_equal(np.concatenate([r.numpy() for r in rows]), whole)
 
@@ -386,7 +365,7 @@ def test_products_have_the_policys_precision_in_every_replica(
 
 
 def test_every_epoch_has_the_same_videos_in_another_order(data):
-    runner = make_runner(make_run(data), 1)
+    runner = helpers.build_phase(make_run(data))
 
     def ids(epoch: int, skip: int = 0) -> list[bytes]:
         batches = [b["video_id"] for b in runner._dataset(epoch, skip)]

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import threading
 
 import keras
@@ -53,42 +54,51 @@ def largest_change(some: dict, others: dict) -> float:
     return max(np.abs(some[name] - others[name]).max() for name in some)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.fixture(scope="module")
+def cached_run(serial_run, tmp_path_factory):
+    """A student whose teacher is that of `serial_run`, cached."""
+    run = student_run(serial_run, tmp_path_factory.mktemp("cached"))
+    helpers.train(run)
+    return run
+
+
+@pytest.fixture
+def copied_run(cached_run, tmp_path):
+    """`cached_run` with a cache of its own, and a folder in which nothing began."""
+    cache = shutil.copytree(cached_run.distillation.teacher_cache, tmp_path / "cache")
+    train_dir = str(tmp_path / "run")
+    return helpers.change(cached_run, teacher_cache=str(cache), train_dir=train_dir)
+
+
 def test_a_cached_teacher_gives_the_same_training_as_a_live_one(
-    serial_run, tmp_path, replicas
+    serial_run, cached_run, tmp_path
 ):
-    cached = student_run(serial_run, tmp_path)
-    helpers.train(cached, replicas)
-    present = helpers.change(
-        cached, train_dir=str(tmp_path / "present"), teacher_cache=""
-    )
-    helpers.train(present, replicas)
-    blank = helpers.change(present, train_dir=str(tmp_path / "ce"), student_loss="ce")
-    helpers.train(blank, replicas)
-    assert_close(weights(cached), weights(present), 2e-3)
+    without = {"teacher_cache": "", "student_loss": "ce"}
+    blank = student_run(serial_run, tmp_path, **without)
+    helpers.train(blank)
+    # The student of `serial_run` had its teacher at hand.
+    assert_close(weights(cached_run), weights(serial_run), 2e-3)
     # Without the teacher's outputs they would be far away from that.
-    assert largest_change(weights(blank), weights(present)) > 2e-2
-    assert cache_entry(cached)["videos"] == cache_entry(cached)["computed"] == 36
+    assert largest_change(weights(blank), weights(serial_run)) > 2e-2
+    entry = cache_entry(cached_run)
+    assert entry["videos"] == entry["computed"] == 36
+
+
+def test_replicas_fill_and_read_a_cache_like_one(serial_run, cached_run, tmp_path):
+    run = student_run(serial_run, tmp_path)
+    helpers.train(run, 2)
+    assert_close(weights(run), weights(cached_run), 2e-3)
+    assert cache_entry(run)["computed"] == 36
 
 
 @once
-def test_the_teacher_is_not_run_again(serial_run, tmp_path, monkeypatch):
-    run = student_run(serial_run, tmp_path)
-    helpers.train(run)
-    fills = []
+def test_neither_the_teacher_nor_its_frames_are_read_again(
+    cached_run, tmp_path, monkeypatch
+):
+    fills, views = [], []
     monkeypatch.setattr(
         teacher_cache.Builder, "fill", lambda *arguments: fills.append(arguments)
     )
-    again = helpers.change(run, train_dir=str(tmp_path / "again"))
-    helpers.train(again)
-    assert not fills
-    assert cache_entry(again)["computed"] == 0
-    helpers.assert_identical(weights(again), weights(run))
-
-
-@once
-def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypatch):
-    views = []
     original = phase_runner.pipeline.build_dataset
 
     def build(shards, wanted, **arguments):
@@ -97,20 +107,22 @@ def test_frames_of_the_teachers_view_are_not_read(serial_run, tmp_path, monkeypa
         return original(shards, wanted, **arguments)
 
     monkeypatch.setattr(phase_runner.pipeline, "build_dataset", build)
-    helpers.train(student_run(serial_run, tmp_path))
+    again = helpers.change(cached_run, train_dir=str(tmp_path / "again"))
+    helpers.train(again)
+    assert not fills and cache_entry(again)["computed"] == 0
     assert views == [{structures.SAMPLED}] * 2  # epochs
+    helpers.assert_identical(weights(again), weights(cached_run))
 
 
 @once
-def test_another_teacher_gets_another_folder(serial_run, tmp_path):
-    run = student_run(serial_run, tmp_path)
-    helpers.train(run)
-    other = helpers.change(
-        run, train_dir=str(tmp_path / "other"), teacher_checkpoint="", seed=7
-    )
+def test_another_teacher_gets_another_folder(copied_run):
+    folder = pathlib.Path(copied_run.distillation.teacher_cache)
+    assert len(list(folder.iterdir())) == 1
+    short = {"max_steps": 1, "validation_data_pattern": ""}
+    other = helpers.change(copied_run, teacher_checkpoint="", seed=7, **short)
     helpers.train(other)
-    assert cache_entry(other)["folder"] != cache_entry(run)["folder"]
     assert cache_entry(other)["computed"] == 36
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
@@ -160,7 +172,7 @@ def test_only_a_frozen_teacher_can_be_cached(data, tmp_path, mode):
 
 @once
 def test_an_interrupted_fill_continues_after_its_last_part(
-    serial_run, tmp_path, monkeypatch
+    serial_run, cached_run, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(teacher_cache, "PART_VIDEOS", 8)
     run = student_run(serial_run, tmp_path)
@@ -178,9 +190,7 @@ def test_an_interrupted_fill_continues_after_its_last_part(
             helpers.train(run)
     helpers.train(run)
     assert cache_entry(run)["computed"] == 36 - 16
-    whole = student_run(serial_run, tmp_path / "whole")
-    helpers.train(whole)
-    helpers.assert_identical(weights(run), weights(whole))
+    helpers.assert_identical(weights(run), weights(cached_run))
 
 
 @once
@@ -221,7 +231,7 @@ def test_data_covered_by_another_run_can_be_read(tmp_path):
 def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
     pattern = serial_run.training.train_data_pattern
     first = pattern.replace("train-*", "train-0")
-    half = student_run(serial_run, tmp_path, train_data_pattern=first)
+    half = student_run(serial_run, tmp_path, train_data_pattern=first, max_steps=1)
     helpers.train(half)
     both = helpers.change(
         half, train_data_pattern=pattern, train_dir=str(tmp_path / "both")
@@ -234,7 +244,7 @@ def test_more_data_with_the_same_teacher_adds_its_videos(serial_run, tmp_path):
 def test_a_rewritten_shard_is_detected_by_its_frames(serial_run, tmp_path):
     videos = helpers.make_videos(20, seed=5)
     shard = helpers.write_shard(tmp_path / "train.tfrecord", videos)
-    run = student_run(serial_run, tmp_path, train_data_pattern=shard)
+    run = student_run(serial_run, tmp_path, train_data_pattern=shard, max_steps=1)
     helpers.train(run)
     # The same ids; one frame of the last video has another number in it.
     video_id, labels, frames = videos[-1]
@@ -271,28 +281,21 @@ def test_the_cache_is_filled_under_the_policy_of_its_key(
 
 
 @once
-def test_wrong_contents_are_found_before_training(serial_run, tmp_path):
-    run = student_run(serial_run, tmp_path)
-    helpers.train(run)
-    folder = pathlib.Path(cache_entry(run)["folder"])
-    path = folder / "00000.logits.npy"
+def test_wrong_contents_are_found_before_training(copied_run):
+    (path,) = pathlib.Path(copied_run.distillation.teacher_cache).rglob("*.logits.npy")
     np.save(path, np.load(path) + np.float16(0.5))
-    again = helpers.change(run, train_dir=str(tmp_path / "again"))
     with pytest.raises(ValueError, match="logits differ by up to 0.5") as caught:
-        helpers.train(again)
-    assert str(folder) in str(caught.value)
+        helpers.train(copied_run)
+    assert str(path.parent) in str(caught.value)
 
 
 @once
-def test_a_damaged_part_is_named(serial_run, tmp_path):
-    run = student_run(serial_run, tmp_path)
-    helpers.train(run)
-    folder = pathlib.Path(cache_entry(run)["folder"])
-    path = folder / "00000.encoding.npy"
+def test_a_damaged_part_is_named(copied_run):
+    cache = pathlib.Path(copied_run.distillation.teacher_cache)
+    (path,) = cache.rglob("00000.encoding.npy")
     path.write_bytes(path.read_bytes()[:50])
-    again = helpers.change(run, train_dir=str(tmp_path / "again"))
     with pytest.raises(ValueError, match="00000.encoding.npy is damaged"):
-        helpers.train(again)
+        helpers.train(copied_run)
 
 
 @once
