@@ -63,7 +63,13 @@ def make_network(text: str, data, seed: int = 3, frames: int = K):
 @pytest.mark.parametrize(
     ("model", "name"),
     [
-        *itertools.product(every_model.ARGUMENTS, ["litert", "litert_int8", "onnx"]),
+        *itertools.product(every_model.ARGUMENTS, ["litert", "onnx"]),
+        # The same graph with matrices of 8 bits: of steps, of frames, of products of
+        # frames, of mixtures.
+        *itertools.product(
+            ["HierarchicalLSTM", "NeXtVLAD", "TransformerModel", "MoeModel"],
+            ["litert_int8"],
+        ),
         # test_every_model.py has the SavedModels of the others.
         ("HierarchicalLSTM", "saved_model"),
     ],
