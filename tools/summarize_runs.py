@@ -6,7 +6,8 @@
 A row of the first is the newest evaluation of a network in <run>/eval/metrics.jsonl,
 so every number comes from eval.py. The second compares ways of training: a row per
 label, over the seeds of its runs, with the validation GAP of the best epoch at each k,
-and what the training cost; --keep writes the numbers of its runs to a JSON-lines file.
+and what the training cost; --keep writes the numbers of its runs to a JSON-lines file,
+and 'labels alone=' takes the runs of that label from there.
 --write_to puts the table between <!-- NAME --> and <!-- /NAME --> of a Markdown file,
 where NAME is --section.
 """
@@ -134,6 +135,15 @@ def compare(groups: dict[str, list[dict]]) -> document.Table:
     return document.Table(header, rows)
 
 
+def read_kept(path: pathlib.Path) -> dict[str, list[dict]]:
+    """Label → runs of a file that --keep wrote; empty if there is none."""
+    groups: dict[str, list[dict]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        run = json.loads(line)
+        groups.setdefault(run.pop("label"), []).append(run)
+    return groups
+
+
 def main() -> None:
     """Prints the table of the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -145,8 +155,11 @@ def main() -> None:
     try:
         if any("=" in run for run in given.runs):
             named = (run.rpartition("=") for run in given.runs)
+            kept = read_kept(given.keep) if given.keep else {}
             groups = {
                 label: [read_run(pathlib.Path(p)) for p in paths.split(",")]
+                if paths
+                else kept[label]
                 for label, _, paths in named
             }
             made = compare(groups)
@@ -164,6 +177,8 @@ def main() -> None:
             text = given.write_to.read_text()
             text = document.replace_section(text, given.section, table)
             given.write_to.write_text(text)
+    except KeyError as error:
+        sys.exit(f"summarize_runs.py: {error}= names no runs, nor has --keep any.")
     except (ValueError, OSError) as error:
         sys.exit(f"summarize_runs.py: {error}")
 

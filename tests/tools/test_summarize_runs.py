@@ -74,3 +74,24 @@ def test_a_run_that_has_not_finished_is_named(tmp_path):
     path.write_text(path.read_text().replace("true", "false"))
     with pytest.raises(ValueError, match=str(run)):
         summarize_runs.read_run(run)
+
+
+def test_a_label_without_runs_takes_those_that_were_kept(tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "runs.jsonl"
+
+    def table(*labels: str) -> str:
+        words = ["summarize_runs.py", *labels, f"--keep={kept}"]
+        monkeypatch.setattr("sys.argv", words)
+        summarize_runs.main()
+        return capsys.readouterr().out
+
+    write_run(tmp_path / "run", [{"gap": 0.4}], {"student": (4, 4)})
+    table(f"old={tmp_path}/run")
+    before = kept.read_text()
+    both = table("old=", f"new={tmp_path}/run")
+    assert [line["label"] for line in map(json.loads, kept.open())] == ["old", "new"]
+    assert both.count("0.400") == 2
+    table("old=")
+    assert kept.read_text() == before
+    with pytest.raises(SystemExit, match="other"):
+        table("other=")
