@@ -259,8 +259,10 @@ class VideoClassifier(keras.Model, abc.ABC):
         view = {
             structures.FRAMES: parts,
             structures.NUM_FRAMES: tf.reshape(counts, [-1]),
-            structures.CONTEXT: context_of_parts(inputs, len(bounds)),
         }
+        context = context_of_parts(inputs, len(bounds))
+        if context is not None:
+            view[structures.CONTEXT] = context
         return tf.reshape(self(view).logits, [-1, len(bounds), self.num_classes])
 
     def outputs_of(

@@ -1,0 +1,228 @@
+"""Compares ways of learning the segments of videos, on synthetic videos.
+
+    python tools/segments.py --output_dir=segments_output --write_to=docs/segments.md
+
+Makes the videos, whose shots are known (tools/make_synthetic_records.py), trains a
+network on the videos and from it one network of segments per way and seed, all in this
+process, and measures mAP@K and GAP on the rated segments of the test videos. The last
+column is mAP@K where classes that a video lacks count as rated, too: as absent.
+Finished runs are not repeated. The table, mean ± sample standard deviation over the
+seeds, goes between <!-- segments --> and <!-- /segments --> of a Markdown file, and
+each number to <output_dir>/results.jsonl.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+# Run as a file, the root is one folder up.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from yt8m_distill import flag_groups, settings, structures
+
+flag_groups.load_tensorflow()
+
+import keras  # noqa: E402
+import pandas as pd  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from tools.reproduction import document, texts  # noqa: E402
+from yt8m_distill.evaluation import segments  # noqa: E402
+from yt8m_distill.training import distribution, manifest, trained, trainer  # noqa: E402
+
+# 3,750 rated segments of three of the four validation shards train.
+DATA = (
+    *("--num_train=2000", "--num_validate=1000", "--num_test=1000"),
+    *("--num_classes=50", "--feature_sizes=128,32", "--rated_segments=5"),
+)
+BASE: dict[str, Any] = {
+    "feature_names": "audio",
+    "feature_sizes": "32",
+    "num_classes": 50,
+    "teacher": "AttentionPooling(hidden_size=128)",
+    "batch_size": 32,
+    "student_k": "11",
+}
+VIDEOS = "videos"
+METRICS = {"map": "mAP@K", "gap": "GAP", "map_known": "mAP@K, lacking classes absent"}
+
+
+class Way(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        label: what it is.
+        settings: of its run, beside BASE; None: it has no run of its own.
+        of: name of the run that is measured; empty: its own.
+        mean_with: name of the run of --mean_with, and its weight.
+        context: of the evaluation; -1: that of training.
+    """
+
+    label: str
+    settings: dict[str, Any] | None = None
+    of: str = ""
+    mean_with: tuple[str, float] | None = None
+    context: int = -1
+
+
+_TUNED = {"mode": "baseline", "segment_labels": True, "start_from": "{videos}"}
+_TAUGHT = {
+    "mode": "serial",
+    "segment_labels": True,
+    "teacher_checkpoint": "{videos}",
+    "teacher_cache": "{cache}",
+    "student_start": "teacher",
+}
+_NEGATIVES = {"segment_negatives": 0.5}
+_CONTEXT = {**_TAUGHT, "student_loss": "ce", "video_context": True}
+WAYS = {
+    VIDEOS: Way("video labels alone, on the 11 frames", {"mode": "teacher"}),
+    "whole": Way("video labels alone, on the whole video", None, VIDEOS, (VIDEOS, 1.0)),
+    "tuned_0": Way(
+        "fine-tuned, no frames of context",
+        {**_TUNED, "segment_context": 0, "student_k": "5"},
+    ),
+    "tuned": Way("fine-tuned", _TUNED),
+    "negatives": Way("fine-tuned, negatives 0.5", {**_TUNED, **_NEGATIVES}),
+    "second_task": Way(
+        "fine-tuned, second task `ce + 0.1*video_ce`",
+        {**_TUNED, "label_loss": "ce + 0.1*video_ce"},
+    ),
+    "taught": Way(
+        "teacher → student, `ce + 0.1*pred`",
+        {**_TAUGHT, "student_loss": "ce + 0.1*pred"},
+    ),
+    "aware_alone": Way("context-aware, `ce`", _CONTEXT),
+    "aware": Way("context-aware, `ce`, negatives 0.5", {**_CONTEXT, **_NEGATIVES}),
+    "mean": Way("mean of fine-tuned and whole video", None, "tuned", (VIDEOS, 0.3)),
+    "mean_negatives": Way(
+        "mean of negatives 0.5 and whole video", None, "negatives", (VIDEOS, 0.3)
+    ),
+    "both": Way(
+        "mean of negatives 0.5, with and without context",
+        None,
+        "aware",
+        ("negatives", 0.5),
+    ),
+}
+
+
+def make_run(folder: pathlib.Path, name: str, seed: int) -> settings.RunSettings:
+    """The settings of a way's run; 8 epochs of videos, 10 of segments."""
+    data, own = folder / "data", WAYS[name].settings
+    places = {"videos": folder / f"{VIDEOS}-{seed}", "cache": folder / "teacher_cache"}
+    own = {k: v.format(**places) if type(v) is str else v for k, v in own.items()}
+    train = "train*" if name == VIDEOS else "validate000[0-2]"
+    return settings.RunSettings.from_dict(
+        {
+            **BASE,
+            "seed": seed,
+            "num_epochs": 8 if name == VIDEOS else 10,
+            "train_data_pattern": f"{data}/{train}.tfrecord",
+            "validation_data_pattern": f"{data}/validate0003.tfrecord",
+            "train_dir": str(folder / f"{name}-{seed}"),
+            **own,
+        }
+    )
+
+
+def is_finished(run: settings.RunSettings) -> bool:
+    """Whether a run has been trained to its end with these settings."""
+    folder = run.training.train_dir
+    phases = manifest.read_phases(folder).values()
+    done = bool(phases) and all(phase.get("finished") for phase in phases)
+    return done and manifest.read_run_settings(folder) == run
+
+
+def measure(folder: pathlib.Path, name: str, seed: int) -> dict[str, float]:
+    """A way's network on the rated segments of the test videos.
+
+    Returns:
+        `map` and `gap` by the ratings, and `map_known`, where every class that is no
+        label of a video is absent from its segments.
+    """
+    way = WAYS[name]
+    given = settings.CheckpointSettings(f"{folder}/{way.of or name}-{seed}")
+    found = trained.open_network(given, segment_context=way.context)
+    if way.mean_with:
+        other, weight = way.mean_with
+        found.mean_with(given, f"{folder}/{other}-{seed}", weight)
+    scores_of = tf.function(
+        lambda views: tf.sigmoid(found.networks.forward(found.role, views).logits)
+    )
+    by_rating, known = (segments.SegmentAccumulator(BASE["num_classes"]) for _ in "12")
+    shards = found.open_shards(
+        f"{folder}/data/test*.tfrecord", settings.ReadingSettings(), "test"
+    )
+    for batch in found.dataset(shards, given.batch_size):
+        scores = scores_of(batch[structures.VIEWS]).numpy()
+        labels, rated, of_video, weights = (
+            batch[name].numpy()
+            for name in (
+                structures.LABELS,
+                structures.LABEL_WEIGHTS,
+                structures.VIDEO_LABELS,
+                structures.WEIGHTS,
+            )
+        )
+        for pool, counted in ((by_rating, rated), (known, rated + 1 - of_video)):
+            pool.update(segments.RatedScores(scores, labels, counted, weights, weights))
+    metrics = by_rating.result()
+    return {"map": metrics.map, "gap": metrics.gap, "map_known": known.result().map}
+
+
+def table_of(lines: list[dict]) -> document.Table:
+    """A row per way, over its seeds."""
+    frame = pd.DataFrame(lines)
+    rows = []
+    for name, way in WAYS.items():
+        of_way = frame[frame["way"] == name]
+        numbers = [texts.spread_text(of_way[metric]) for metric in METRICS]
+        rows.append([way.label, *numbers])
+    return document.Table(("network", *METRICS.values()), rows)
+
+
+def main() -> None:
+    """Trains what is missing, measures, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", type=pathlib.Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2", help="comma separated")
+    parser.add_argument("--write_to", type=pathlib.Path, help="a Markdown file")
+    given = parser.parse_args()
+    folder = given.output_dir.resolve()
+    maker = pathlib.Path(__file__).with_name("make_synthetic_records.py")
+    if not (folder / "data" / "dataset.json").exists():
+        command = [sys.executable, maker, f"--output_dir={folder}/data", *DATA]
+        subprocess.run(command, check=True)
+    results, lines = folder / "results.jsonl", []
+    if results.exists():
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+    known = {(line["way"], line["seed"]) for line in lines}
+    strategy = distribution.build_strategy()
+    for seed in map(int, given.seeds.split(",")):
+        for name, way in WAYS.items():
+            if (name, seed) in known:
+                continue
+            keras.backend.clear_session()
+            if way.settings is not None:
+                run = make_run(folder, name, seed)
+                if not is_finished(run):
+                    trainer.train(run, strategy)
+            line = {"way": name, "seed": seed, **measure(folder, name, seed)}
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+            with results.open("a") as file:
+                file.write(json.dumps(line) + os.linesep)
+    table = document.table_text(table_of(lines))
+    print(table)
+    if given.write_to:
+        text = document.replace_section(given.write_to.read_text(), "segments", table)
+        given.write_to.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
