@@ -114,7 +114,55 @@ def test_a_flag_that_took_the_next_one_for_its_value_is_refused():
     done = script_helpers.call("train", "--train_dir=x", "--teacher_cache", "--mix=cut")
     assert done.returncode == 1
     assert "--teacher_cache" in done.stderr and "--mix=cut" in done.stderr
-    command_line.refuse_flags_as_values({"a": "-1:1", "b": "", "c": None, "d": 3})
+    command_line.check_values({"a": "-1:1", "b": "", "c": None, "d": 3})
+    for value in ("a\0b", "\udcff"):
+        with pytest.raises(ValueError, match="--some="):
+            command_line.check_values({"some": value})
+    with pytest.raises(ValueError, match="--some=2147483648 "):
+        command_line.check_values({"some": 2**31})
+
+
+@pytest.mark.parametrize(
+    ("flag", "rule"),
+    [
+        ("--student_k=2,5", "a whole number"),
+        ("--top_k=", "a whole number"),
+        ("--mean_frames=1e", "a number"),
+        ("--deterministic=perhaps", "true or false"),
+        ("--student_k=" + "9" * 5000, "a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_a_rule_in_one_short_line(flag, rule):
+    line = script_helpers.refuse("export_model", "--train_dir=x", flag)
+    assert line.startswith(flag[:50]) and rule in line and len(line) < 300
+
+
+def test_no_program_loads_tensorflow_before_its_flags_are_right():
+    """TensorFlow takes seconds, for a misspelled flag, too."""
+    names = re.findall(r"=(yt8m_distill\.\w+):run", (ROOT / "setup.py").read_text())
+    assert len(names) > 12
+    # Most functions of these two need it.
+    names = [
+        n for n in names if not n.endswith((".convert_records", ".inspect_records"))
+    ]
+    code = f"""
+import importlib, sys
+from absl import flags
+for name in {names}:
+    module = importlib.import_module(name)
+    sys.argv = [name, "--nope=1"]
+    try:
+        module.run()
+    except SystemExit as end:
+        assert end.code == 1, name
+    for flag in list(flags.FLAGS):
+        delattr(flags.FLAGS, flag)
+    assert "tensorflow" not in sys.modules, name
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("--nope ") == len(names)
 
 
 def test_help_has_required_flags_first_and_every_flag_once():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import script_helpers
 from yt8m_distill import convert_records
 from yt8m_distill.data import layouts, records
 
@@ -194,6 +195,25 @@ def test_a_shard_without_records_stays_one(tmp_path):
     done = convert_records.Converted()
     convert_records.convert_shard(str(shard), str(target), LAYOUT, done)
     assert done == convert_records.Converted() and target.read_bytes() == b""
+
+
+def test_input_without_records_and_flags_of_other_input_are_refused(tmp_path):
+    shard, folder = tmp_path / "in.tfrecord", tmp_path / "native"
+    shard.touch()
+    given = ("convert_records", f"--output_dir={folder}")
+    line = script_helpers.refuse(*given, f"--input_data_pattern={shard}")
+    assert line.startswith("--input_data_pattern") and str(shard) in line
+    numbers = tmp_path / "v.npy"
+    np.save(numbers, np.ones([2, 4], np.float32))
+    for path, flag in ((shard, "--labels=x.csv"), (numbers, "--bad_records=skip")):
+        line = script_helpers.refuse(*given, f"--input_data_pattern={path}", flag)
+        assert line.startswith(flag)
+    (tmp_path / "model.json").write_text('{"format": "onnx"}')
+    for model, named in ((tmp_path / "none", "none"), (tmp_path, "--format=onnx")):
+        flags = (f"--model={model}", "--features=rgb")
+        line = script_helpers.refuse(*given, f"--input_data_pattern={numbers}", *flags)
+        assert line.startswith(f"--model={model}") and named in line
+    assert not folder.exists()
 
 
 def test_a_file_that_is_no_record_at_all_is_named(tmp_path):

@@ -189,10 +189,11 @@ def test_an_invalid_flag_is_one_line(videos, image_network, change, named):
     assert named in script_helpers.refuse("extract_videos", *given)
 
 
-def test_nothing_but_broken_files_is_an_error(videos, image_network):
+def test_nothing_but_broken_files_is_an_error(videos, image_network, tmp_path):
     given = arguments(videos, image_network, f"--videos={videos}/[be]*.mp4")
     done = script_helpers.call("extract_videos", *given)
     assert done.returncode == 1 and "[be]*.mp4" in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".parts")]
 
 
 def test_same_names_in_two_folders_keep_their_paths_as_ids():

@@ -60,6 +60,9 @@ def test_parts_without_rows_add_nothing(tmp_path):
     paths = write_parts(tmp_path, b"", b"a,1 0.5\n", b"")
     assert merge_predictions.merge(paths, f"{tmp_path}/merged.csv") == 1
     assert (tmp_path / "merged.csv").read_bytes() == HEADER + b"a,1 0.5\n"
+    (tmp_path / "none").mkdir()
+    paths = write_parts(tmp_path / "none", b"", b"")
+    assert paths[0] in error_of(tmp_path / "none", paths)
 
 
 @pytest.mark.parametrize("content", [b"", b"a,1 0.5\n", b"VideoId,Labels\n"])

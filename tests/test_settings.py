@@ -53,7 +53,7 @@ OTHER = {
     "teacher_checkpoint": "",
     "finetune_epochs": 2,
     "teacher_cache": "",
-    "teacher_cache_top_k": 100,
+    "teacher_cache_top_k": 0,
     "student_epochs": 3,
     "optimizer": "SGD(momentum=0.9)",
     "base_learning_rate": 0.0003,
@@ -73,7 +73,7 @@ OTHER = {
     "mix": "mixup",
     "segment_labels": False,
     "video_context": False,
-    "segment_negatives": 0.5,
+    "segment_negatives": 0.0,
     "segment_context": 2,
     "batch_size": 3,
     "num_epochs": 7,
@@ -102,8 +102,21 @@ OTHER = {
 }
 
 
+def companions(group, values: dict) -> dict:
+    """What some values of a group say nothing without."""
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    found = {}
+    for name in values:
+        other, _, value = fields[name].metadata["goes_with"].partition("=")
+        if other:
+            some = {bool: True, int: 1, float: 0.5, str: value or "x"}
+            found[other] = some[fields[other].type]
+    return {**companions(group, found), **found} if found else {}
+
+
 def build(group, **values):
-    return group(**{**REQUIRED.get(group, {}), **values})
+    more = companions(group, values)
+    return group(**{**REQUIRED.get(group, {}), **more, **values})
 
 
 def build_run(**values) -> settings.RunSettings:
@@ -150,6 +163,19 @@ def test_a_value_above_the_maximum_is_refused_by_name(group, field):
     assert message == f"--{field.name}={2 * most + 1} is more than {most}."
 
 
+@pytest.mark.parametrize(
+    "group, field", [p for p in FIELD_PARAMETERS if p.values[1].metadata["goes_with"]]
+)
+def test_a_setting_that_says_nothing_without_another_is_refused(group, field):
+    value = {bool: True, int: 2, float: 0.75, str: "1,1"}[field.type]
+    values = {**REQUIRED.get(group, {}), field.name: value}
+    message = error_of(group, **values)
+    assert f"--{field.name}={value} " in message
+    assert f"--{field.metadata['goes_with']}" in message
+    # A default is not: it may come from a flagfile.
+    group(**{**values, field.name: field.default})
+
+
 @pytest.mark.parametrize("group, field", FIELD_PARAMETERS)
 def test_no_value_outside_its_type_reaches_tensorflow(group, field):
     """Every setting is bounded, and refuses by name what no operation takes."""
@@ -186,24 +212,19 @@ PATHS = ["with space", "a,b", "a*b", "a?b", "{a}", "ünïcode", "-dash", "#a"]
 )
 def test_every_path_is_accepted_or_refused_at_once(group, field, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    path, more = field.metadata["path"], {}
-    if group is settings.EvalSettings:
-        more = {"run_once": True}
-    if field.name == "mean_with":
-        rows = "segments" if group is settings.InferenceSettings else "segment_labels"
-        more[rows] = True
+    path = field.metadata["path"]
     for value in PATHS:
-        built = build(group, **{field.name: value}, **more)
+        built = build(group, **{field.name: value})
         assert getattr(built, field.name) == value
-    home = getattr(build(group, **{field.name: "~/a"}, **more), field.name)
+    home = getattr(build(group, **{field.name: "~/a"}), field.name)
     # A pattern is expanded where its globs are.
     assert home == ("~/a" if path == "pattern" else "/home/me/a")
     for value in ("run[v2]", "back\\slash", "[", "x/[y]/z"):
         if path == "checkpoints":
-            message = error_of(build, group, **{field.name: value}, **more)
+            message = error_of(build, group, **{field.name: value})
             assert message.startswith(f"--{field.name}={value} ")
         else:
-            build(group, **{field.name: value}, **more)
+            build(group, **{field.name: value})
 
 
 @pytest.mark.parametrize("group, field", FIELD_PARAMETERS)
@@ -365,11 +386,13 @@ def test_names_are_unique_over_all_groups_of_a_run():
 
 
 def test_a_run_survives_its_dictionary_and_json():
-    # OTHER differs from every default but five, so a setting that got lost on the way
-    # would come back as its default and show. Those exclude parallel and video-level.
+    # OTHER differs from every default but seven, so a setting that got lost on the
+    # way would come back as its default and show. Those exclude parallel and
+    # video-level.
     unchanged = [f.name for f in run_fields() if OTHER[f.name] == f.default]
-    of_serial = ["student_start", "video_context", "teacher_cache"]
-    assert unchanged == ["segment_labels", "teacher_checkpoint", *of_serial]
+    of_serial = ["teacher_checkpoint", "student_start", "video_context"]
+    of_serial += ["teacher_cache", "teacher_cache_top_k"]
+    assert unchanged == ["segment_labels", "segment_negatives", *of_serial]
     run = settings.RunSettings.from_dict(OTHER)
     assert run.to_dict() == OTHER
     stored = json.loads(json.dumps(run.to_dict()))

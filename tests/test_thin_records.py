@@ -404,6 +404,9 @@ def test_a_truncated_shard_is_refused_before_any_is_written(tmp_path):
     with pytest.raises(ValueError) as caught:
         thin_records.thin_shards([good, bad], str(folder), DATA, view())
     assert str(caught.value).startswith(f"{bad}, record 7 (counted from 0)")
+    pathlib.Path(bad).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"^--input_data_pattern.*{bad}"):
+        thin_records.thin_shards([bad], str(folder), DATA, view())
     assert not folder.exists()
 
 

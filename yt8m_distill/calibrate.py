@@ -36,9 +36,9 @@ def main() -> None:
     from yt8m_distill.training import manifest
     from yt8m_distill.training import trained as trained_networks
 
-    checkpoint = dataclasses.replace(
-        checkpoint, mean_frames=0.0, max_regret=0.0, student_k=0
-    )
+    nothing = {f.name: f.default for f in dataclasses.fields(checkpoint)}
+    ignored = {name: nothing[name] for name in _IGNORED}
+    checkpoint = dataclasses.replace(checkpoint, **ignored)
     trained = trained_networks.open_network(checkpoint, stated=stated)
     trained.read_nested()
     try:  # The run's --import_modules may have added it.

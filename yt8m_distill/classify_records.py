@@ -15,15 +15,9 @@ from collections.abc import Sequence
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, vocabulary
-
-flag_groups.load_tensorflow()
-
-import tensorflow as tf
 from absl import flags
 
-from yt8m_distill.data import faults, framing, records
-from yt8m_distill.serving import extras
+from yt8m_distill import flag_groups, vocabulary
 
 FLAGS = flags.FLAGS
 _SIGNATURE = "serving_default"
@@ -35,6 +29,8 @@ def open_model(folder: str):
     Raises:
         ValueError: if there is no such model, or it has no such signature.
     """
+    import tensorflow as tf
+
     if not folder:
         raise ValueError("--model is empty: name the folder of the SavedModel.")
     if not tf.io.gfile.exists(os.path.join(folder, "saved_model.pb")):
@@ -53,6 +49,10 @@ def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
         ValueError: if there are none.
         tf.errors.OpError: for a damaged shard.
     """
+    import tensorflow as tf
+
+    from yt8m_distill.data import framing
+
     found = []
     for path in files:
         shard = tf.data.TFRecordDataset(path, framing.compression_of(path))
@@ -77,6 +77,8 @@ def classify(
         num_classes: how many classes a line has, the best first.
         names: of the classes; a class without one is shown by its number.
     """
+    import tensorflow as tf
+
     answer = serve(example_bytes=tf.constant([record for _, record in found]))
     answer = {name: value.numpy() for name, value in answer.items()}
     # Models exported by earlier versions fail as a whole instead.
@@ -112,7 +114,14 @@ def define_flags() -> None:
 
 def main() -> None:
     """Flags → a line a record."""
-    names = vocabulary.read(FLAGS.vocabulary) or extras.read_names(FLAGS.model)
+    names = vocabulary.read(FLAGS.vocabulary)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    import tensorflow as tf
+
+    from yt8m_distill.data import faults, records
+    from yt8m_distill.serving import extras
+
+    names = names or extras.read_names(FLAGS.model)
     files = records.expand_patterns(FLAGS.records, "records")
     try:
         found = read_records(files, FLAGS.count)

@@ -128,15 +128,42 @@ def explain_unknown(name: str, known: Sequence[str]) -> str:
     return f"--{name} is not a flag of this script.{hint}"
 
 
-def refuse_flags_as_values(values: Mapping[str, object]) -> None:
-    """A flag without its value takes the next flag for it, which is then not set.
+# What absl says of a value that is none, in the words of Python.
+_NOT_A_VALUE = re.compile(
+    r"flag (--\w+=.*): (?:(invalid literal for int|Exceeds the limit)"
+    r"|(could not convert string to float)|(\('Non-boolean)).*",
+    re.DOTALL,
+)
+
+
+def explain_value(text: str) -> str:
+    """One line about a value that absl cannot parse.
+
+    Args:
+        text: of absl's error.
+    """
+    found = _NOT_A_VALUE.fullmatch(text)
+    if not found:
+        return text.removeprefix("flag ")
+    kind = ("a whole number", "a number", "true or false")
+    (rule,) = (k for k, part in zip(kind, found.groups()[1:], strict=True) if part)
+    return f"{found[1][:200]} is not {rule}."
+
+
+def check_values(values: Mapping[str, object]) -> None:
+    """Refuses what no flag means; the settings have rules of their own.
 
     Raises:
-        ValueError: for a value that begins with two hyphens.
+        ValueError: for a value that begins with two hyphens (a flag without its value
+            takes the next flag for it), is not text, or has more than 32 bits.
     """
     for name, value in values.items():
         if isinstance(value, str) and value.startswith("--"):
             raise ValueError(f"--{name} has no value: {value} follows it.")
+        if isinstance(value, str) and not settings.is_text(value):
+            raise ValueError(f"--{name}={ascii(value)} is not valid UTF-8.")
+        if isinstance(value, int) and value > settings.MAX_INT:
+            raise ValueError(f"--{name}={value} is more than {settings.MAX_INT}.")
 
 
 def help_text(

@@ -50,6 +50,11 @@ from yt8m_distill.serving import exported, quantization
 
 FLAGS = flags.FLAGS
 
+# Flags that say nothing of the other kind of input.
+_OF_ARRAYS = ("labels", "vocabulary")
+_OF_RECORDS = ("video_id_key", "labels_key", "missing_feature", "bad_records")
+_OF_RECORDS += ("frame_features",)
+
 _VIDEOS_PER_SHARD = 1000  # When converting arrays, one file per video.
 
 
@@ -373,7 +378,7 @@ def define_flags() -> None:
     )
 
 
-def _convert_arrays(paths, layout: layouts.Layout) -> None:
+def _convert_arrays(paths, layout: layouts.Layout, network) -> None:
     others = [path for path in paths if not arrays.is_array_file(path)]
     if others:
         raise ValueError(
@@ -390,12 +395,11 @@ def _convert_arrays(paths, layout: layouts.Layout) -> None:
         names = vocabulary.to_text(labels.names)
         files.write_text(os.path.join(folder, "vocabulary.csv"), names)
     print(report_arrays(done, folder))
-    _print_cost(paths, layout, labels)
+    _print_cost(network, paths, layout, labels)
 
 
-def _print_cost(paths, layout: layouts.Layout, labels=None) -> None:
-    if FLAGS.model:
-        network = exported.ExportedNetwork(FLAGS.model)
+def _print_cost(network, paths, layout: layouts.Layout, labels=None) -> None:
+    if network:
         videos = originals(paths, layout, labels)
         cost = quantization.cost(network, videos, ranges_of(layout))
         print(report_cost(cost, FLAGS.model))
@@ -425,13 +429,22 @@ def main() -> None:
         raise ValueError(
             f"--model={FLAGS.model} is for frames, not --noframe_features."
         )
-    if any(map(arrays.is_array_file, paths)):
-        _convert_arrays(paths, layout)
+    is_arrays = any(map(arrays.is_array_file, paths))
+    for name in _OF_RECORDS if is_arrays else _OF_ARRAYS:
+        if FLAGS[name].value != FLAGS[name].default:
+            kind = "arrays" if is_arrays else "records"
+            raise ValueError(f"--{name}={FLAGS[name].value} says nothing of {kind}.")
+    if not sum(tf.io.gfile.stat(path).length for path in paths):
+        raise ValueError(f"--input_data_pattern: no records in {paths[0]} and others.")
+    # Opened before anything is written.
+    network = exported.ExportedNetwork(FLAGS.model) if FLAGS.model else None
+    if is_arrays:
+        _convert_arrays(paths, layout, network)
         return
     skip = FLAGS.bad_records == "skip"
     done = convert(paths, FLAGS.output_dir, layout, skip, FLAGS.overwrite)
     print(report(done, FLAGS.output_dir))
-    _print_cost(paths, layout)
+    _print_cost(network, paths, layout)
 
 
 def run() -> None:

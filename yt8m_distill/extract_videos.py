@@ -11,6 +11,7 @@ the same command continues with the missing videos.
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import logging
@@ -99,10 +100,13 @@ def extract(
         os.makedirs(work.folder, exist_ok=True)
     if os.path.exists(output):
         work.reuse(output, old.get("parts", {}))
-    with tqdm.tqdm(
-        total=len(videos), unit="video", disable=not sys.stderr.isatty()
-    ) as bar:
-        problems = work.make_parts(given.jobs, bar.update)
+    bar = tqdm.tqdm(total=len(videos), unit="video", disable=not sys.stderr.isatty())
+    try:
+        with bar:
+            problems = work.make_parts(given.jobs, bar.update)
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(work.folder)  # If it is empty; else the next run continues.
     for line in problems.values():
         _LOG.warning("%s", line)
     if len(problems) == len(videos):

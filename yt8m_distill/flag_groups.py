@@ -175,6 +175,8 @@ def _one_line(error: BaseException) -> str:
         from yt8m_distill.data import faults  # TensorFlow is loaded already.
 
         text = faults.describe_error(error, _shards()) or text
+        # Without the names of operations around the words that say what it is.
+        text = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", text, flags=re.DOTALL)
     shape = re.search(r"OOM when allocating tensor with (shape\[[\d,]*\])", text)
     if shape:
         return (
@@ -318,12 +320,12 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> No
             os._exit(0)  # Without another flush.
         try:
             rest = flags.FLAGS([argv[0], *command_line.expand(argv[1:])])
-            command_line.refuse_flags_as_values(flags.FLAGS.flag_values_dict())
+            command_line.check_values(flags.FLAGS.flag_values_dict())
             return rest
         except flags.UnrecognizedFlagError as error:
             _exit(command_line.explain_unknown(error.flagname, list(flags.FLAGS)))
         except (flags.Error, ValueError) as error:
-            _exit(_one_line(error).removeprefix("flag "))
+            _exit(command_line.explain_value(_one_line(error)))
 
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:

@@ -16,13 +16,9 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, settings
-
-flag_groups.load_tensorflow()
-
 from absl import flags
 
-from yt8m_distill.data import index, records
+from yt8m_distill import flag_groups, settings
 
 FLAGS = flags.FLAGS
 
@@ -41,6 +37,9 @@ def main() -> None:
     """Flags → indices."""
     data = flag_groups.read(settings.DataSettings)
     reading = flag_groups.read(settings.ReadingSettings)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    from yt8m_distill.data import index, records
+
     shards = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
     known = [index.find(path, data, reading.index_dir) is not None for path in shards]
     indices = index.load_or_build(shards, data, reading.index_dir, required=True)

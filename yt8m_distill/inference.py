@@ -123,7 +123,10 @@ def main() -> None:
         trained.mean_with(checkpoint, inference.mean_with, inference.mean_weight)
     names = {} if inference.segments else trained.class_names(inference.vocabulary)
     flag = "input_data_pattern"
-    shards = trained.open_shards(files, reading, flag, inference.segments)
+    # A part of the files may hold none.
+    shards = trained.open_shards(
+        files, reading, flag, inference.segments, may_be_empty=part[1] > 1
+    )
     skipped, total = shards.skipped(), shards.num_videos()
     dataset = trained.dataset(shards, checkpoint.batch_size)
     hashes = []

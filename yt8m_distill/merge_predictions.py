@@ -21,16 +21,9 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups
-
-flag_groups.load_tensorflow()
-
-import tensorflow as tf
-import tqdm
 from absl import flags
 
-from yt8m_distill import settings
-from yt8m_distill.serving import parts, predictions, segments, skips
+from yt8m_distill import flag_groups, settings
 
 FLAGS = flags.FLAGS
 
@@ -50,6 +43,11 @@ def merge(paths: list[str], output_file: str) -> int:
             part with another header, an incomplete row, a row without two columns, or a
             repeated video. An existing output then stays unchanged.
     """
+    import tensorflow as tf
+    import tqdm
+
+    from yt8m_distill.serving import predictions, skips
+
     _refuse_a_part(paths, output_file)
     part_of: dict[str, str] = {}  # Video id → the CSV that has it.
     total = sum(tf.io.gfile.stat(path).length for path in paths)
@@ -63,6 +61,8 @@ def merge(paths: list[str], output_file: str) -> int:
                 _check(row, path, part_of)
                 writer.write_text(row.text)
                 bar.update(len(row.text))
+        if not part_of:
+            raise ValueError(f"--input: no videos in {paths[0]} and the other parts.")
     skips.merge_lists(paths, output_file)
     return len(part_of)
 
@@ -73,7 +73,7 @@ def _refuse_a_part(paths: list[str], output_file: str) -> None:
         raise ValueError(f"--output_file={output_file} is one of the parts.")
 
 
-def _check(row: predictions.Row, path: str, part_of: dict[str, str]) -> None:
+def _check(row, path: str, part_of: dict[str, str]) -> None:
     """Raises a ValueError for an incomplete row, or a repeated video."""
     if not row.text.endswith(b"\n"):
         raise ValueError(f"{path}, line {row.line}: the file ends inside this line.")
@@ -105,6 +105,9 @@ def main() -> None:
         raise ValueError("--input is empty: name the CSV without its part.")
     if not FLAGS.output_file:
         raise ValueError("--output_file is empty: name the CSV to write.")
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    from yt8m_distill.serving import parts, predictions, segments, skips
+
     paths = parts.find_parts(FLAGS.input)
     if predictions.read_header(paths[0]) == segments.PART_HEADER:
         _refuse_a_part(paths, FLAGS.output_file)
@@ -112,6 +115,11 @@ def main() -> None:
         skips.merge_lists(paths, FLAGS.output_file)
         print(f"{classes} classes of {len(paths)} parts in {FLAGS.output_file}.")
         return
+    if FLAGS["segment_max_pred"].present:
+        raise ValueError(
+            f"--segment_max_pred={FLAGS.segment_max_pred} is of segments; "
+            f"{paths[0]} is of videos."
+        )
     videos = merge(paths, FLAGS.output_file)
     print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
 

@@ -44,7 +44,7 @@ IMPORTANT = (
 )
 
 # Limits of TensorFlow's operations, for settings without a maximum.
-_MAX_INT, _MAX_FLOAT = 2**31 - 1, 1e30
+MAX_INT, _MAX_FLOAT = 2**31 - 1, 1e30
 
 
 def setting(
@@ -56,6 +56,7 @@ def setting(
     maximum: float | None = None,
     required: str = "",
     path: str = "",
+    goes_with: str = "",
 ) -> Any:
     """A dataclass field with the help text and the rules of its flag.
 
@@ -67,11 +68,13 @@ def setting(
         required: for a str that must not be empty: what the user should do.
         path: `file` (a local or remote path), `checkpoints` (one where TensorFlow reads
             checkpoints) or `pattern` (globs).
+        goes_with: a setting of the same group, `name` or `name=value`, without which
+            this one says nothing; any value but the default is refused then.
     """
     if maximum is None and type(default) in (int, float):
-        maximum = _MAX_INT if type(default) is int else _MAX_FLOAT
+        maximum = MAX_INT if type(default) is int else _MAX_FLOAT
     metadata = {"help": help, "choices": choices, "required": required, "path": path}
-    metadata |= {"minimum": minimum, "maximum": maximum}
+    metadata |= {"minimum": minimum, "maximum": maximum, "goes_with": goes_with}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -143,7 +146,7 @@ def _problem(value, kind, *, choices, minimum, maximum, required, path, **_) -> 
     if type(value) not in allowed:  # From a file; a bool is not an int here.
         return f"={value!r} is not {_TYPES[kind]}."
     if kind is str:
-        if "\0" in value or not _is_utf8(value):
+        if not is_text(value):
             return f"={ascii(value)} is not valid UTF-8."
         if required and not value:
             return f" is empty: {required}"
@@ -164,7 +167,10 @@ def _problem(value, kind, *, choices, minimum, maximum, required, path, **_) -> 
     return ""
 
 
-def _is_utf8(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether a value is UTF-8 without a null byte."""
+    if "\0" in text:
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -185,6 +191,12 @@ class Settings:
             problem = _problem(value, field.type, **field.metadata)
             if problem:
                 raise ValueError(f"--{field.name}{problem}")
+        for field in dataclasses.fields(self):
+            value, other = getattr(self, field.name), field.metadata["goes_with"]
+            name, _, wanted = other.partition("=")
+            given = getattr(self, name) if other else True
+            if value != field.default and (given != wanted if wanted else not given):
+                raise ValueError(f"--{field.name}={value} goes with --{other}.")
         self.check()
 
     def check(self) -> None:
@@ -249,6 +261,7 @@ class DataSettings(Settings):
         "rated in a segment nor labels of its video, as negatives. A rated class has "
         "weight 1.",
         minimum=0,
+        goes_with="segment_labels",
     )
 
     @property
@@ -345,6 +358,7 @@ class ReadingSettings(Settings):
         "With --bad_records=skip: stop if the share of invalid records is larger.",
         minimum=0,
         maximum=1,
+        goes_with="bad_records=skip",
     )
 
 
@@ -521,6 +535,7 @@ class DistillationSettings(Settings):
         "Logits per video in the teacher cache; the other classes get their mean. 0: "
         "all.",
         minimum=0,
+        goes_with="teacher_cache",
     )
     student_epochs: int = setting(
         0, "Serial mode: epochs of the student. 0: as --num_epochs.", minimum=0
@@ -618,6 +633,7 @@ class TrainingSettings(Settings):
         "With --unlabeled_data_pattern: share of unlabeled videos in every batch.",
         minimum=0,
         maximum=1,
+        goes_with="unlabeled_data_pattern",
     )
     train_fraction: float = setting(
         1.0,
@@ -845,6 +861,7 @@ class CheckpointSettings(Settings):
         "With --max_regret: the probability with which its bound holds.",
         minimum=0.5,
         maximum=0.9999,
+        goes_with="max_regret",
     )
     video_id_key: str = setting(
         "", "Context key of the video's id in the records. Empty: as in training."
@@ -917,6 +934,7 @@ class EvalSettings(Settings):
         "With --run_once: also write the predictions to this CSV, as inference.py "
         "does. Empty: no CSV.",
         path="file",
+        goes_with="run_once",
     )
     vocabulary: str = setting(
         "",
@@ -929,6 +947,7 @@ class EvalSettings(Settings):
         "With --run_once: CSV to write with the average precision of each class. "
         "Empty: none.",
         path="file",
+        goes_with="run_once",
     )
     segment_labels: bool = setting(
         False,
@@ -941,11 +960,13 @@ class EvalSettings(Settings):
         "network also reads. -1: as in training, or 3.",
         minimum=-1,
         maximum=100_000,
+        goes_with="segment_labels",
     )
     segment_max_pred: int = setting(
         SEGMENT_MAX_PRED,
         "With --segment_labels: K of mAP@K, the number of segments per class.",
         minimum=1,
+        goes_with="segment_labels",
     )
     mean_with: str = setting(
         "",
@@ -953,29 +974,21 @@ class EvalSettings(Settings):
         "averaged with those of the network. One of whole videos answers for all "
         "segments of a video.",
         path="checkpoints",
+        goes_with="segment_labels",
     )
     mean_weight: float = setting(
         0.5,
         "With --mean_with: weight of the other network in the mean.",
         minimum=0,
         maximum=1,
+        goes_with="mean_with",
     )
 
     def check(self) -> None:
-        if self.output_file and not self.run_once:
-            raise ValueError(f"--output_file={self.output_file} goes with --run_once.")
-        if self.per_class_file and not self.run_once:
-            raise ValueError(
-                f"--per_class_file={self.per_class_file} goes with --run_once."
-            )
         if self.output_file and self.segment_labels:
             raise ValueError(
                 f"--output_file={self.output_file} does not go with --segment_labels: "
                 "yt8m-inference --segments writes the CSV of segments."
-            )
-        if self.mean_with and not self.segment_labels:
-            raise ValueError(
-                f"--mean_with={self.mean_with} goes with --segment_labels."
             )
 
 
@@ -1025,6 +1038,7 @@ class InferenceSettings(Settings):
         SEGMENT_FRAMES,
         "With --segments: number of frames from the start of a segment to the next.",
         minimum=1,
+        goes_with="segments",
     )
     segment_context: int = setting(
         -1,
@@ -1032,20 +1046,26 @@ class InferenceSettings(Settings):
         "also reads. -1: as in training, or 3.",
         minimum=-1,
         maximum=100_000,
+        goes_with="segments",
     )
     segment_margins: str = setting(
         "0,0",
         "With --segments: number of segments to skip at the start and at the end of "
         "each video. YouTube-8M does not rate the first 6 and the last 2: 6,2.",
+        goes_with="segments",
     )
     segment_max_pred: int = setting(
-        SEGMENT_MAX_PRED, "With --segments: maximum segments per class.", minimum=1
+        SEGMENT_MAX_PRED,
+        "With --segments: maximum segments per class.",
+        minimum=1,
+        goes_with="segments",
     )
     segment_label_ids_file: str = setting(
         "",
         "With --segments: CSV whose first column has the classes to write, such as "
         "Kaggle's segment_label_ids.csv. Empty: all classes.",
         path="file",
+        goes_with="segments",
     )
     mean_with: str = setting(
         "",
@@ -1053,12 +1073,14 @@ class InferenceSettings(Settings):
         "averaged with those of the network. One of whole videos answers for all "
         "segments of a video.",
         path="checkpoints",
+        goes_with="segments",
     )
     mean_weight: float = setting(
         0.5,
         "With --mean_with: weight of the other network in the mean.",
         minimum=0,
         maximum=1,
+        goes_with="mean_with",
     )
 
     @property
@@ -1083,8 +1105,6 @@ class InferenceSettings(Settings):
             raise ValueError(
                 f"--vocabulary={self.vocabulary} does not go with --segments."
             )
-        if self.mean_with and not self.segments:
-            raise ValueError(f"--mean_with={self.mean_with} goes with --segments.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1150,8 +1170,17 @@ class FeatureSettings(Settings):
         "'saved_model(folder=\"vggish\")' or 'onnx(file=\"vggish.onnx\")'. Empty: no "
         "feature audio.",
     )
-    audio_pca: str = setting("", "As --pca, for sound.", path="file")
-    audio_range: str = setting("-2:2", "As --feature_range, for sound.")
+    audio_pca: str = setting(
+        "",
+        "As --pca, for sound.",
+        path="file",
+        goes_with="audio_network",
+    )
+    audio_range: str = setting(
+        "-2:2",
+        "As --feature_range, for sound.",
+        goes_with="audio_network",
+    )
     fps: float = setting(
         1.0, "Frames per second of a video.", minimum=1e-3, maximum=1000
     )
@@ -1207,6 +1236,7 @@ class ExtractionSettings(Settings):
         "CSV with the names of the classes that --labels may name. Empty: the names "
         "in --labels, in alphabetical order, written to <output>.vocabulary.csv.",
         path="file",
+        goes_with="labels",
     )
     frames: int = setting(
         0,
@@ -1215,7 +1245,9 @@ class ExtractionSettings(Settings):
         minimum=0,
     )
     frame_sampler: str = setting(
-        "uniform", "With --frames: how they are selected, as in training."
+        "uniform",
+        "With --frames: how they are selected, as in training.",
+        goes_with="frames",
     )
     jobs: int = setting(2, "Videos to read in parallel.", minimum=1, maximum=256)
     overwrite: bool = setting(

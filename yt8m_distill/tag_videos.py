@@ -20,16 +20,11 @@ from absl import flags
 
 from yt8m_distill import flag_groups, vocabulary
 
-flag_groups.load_tensorflow()
-
-from yt8m_distill.data import records
-from yt8m_distill.serving import extras, tagging
-
 FLAGS = flags.FLAGS
 
 
-def to_dict(path: str, tagged: tagging.Tagged, names: dict, num_classes: int) -> dict:
-    """Plain values, for --json."""
+def to_dict(path: str, tagged, names: dict, num_classes: int) -> dict:
+    """Plain values of a tagging.Tagged, for --json."""
     best = zip(tagged.classes[:num_classes], tagged.scores, strict=False)
     return {
         "video": path,
@@ -85,8 +80,13 @@ def main() -> None:
     """Flags → what is in each video."""
     if not FLAGS.model:
         raise ValueError("--model is empty: name the folder of the exported network.")
+    names = vocabulary.read(FLAGS.vocabulary)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    from yt8m_distill.data import records
+    from yt8m_distill.serving import extras, tagging
+
     videos = records.expand_patterns(FLAGS.videos, "videos")
-    names = vocabulary.read(FLAGS.vocabulary) or extras.read_names(FLAGS.model)
+    names = names or extras.read_names(FLAGS.model)
     tagger = tagging.Tagger(
         FLAGS.model, FLAGS.student_k, FLAGS.image_network, FLAGS.audio_network
     )

@@ -41,16 +41,9 @@ from collections.abc import Sequence
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, settings
-
-flag_groups.load_tensorflow()
-
-import tensorflow as tf
-import tqdm
 from absl import flags
 
-from yt8m_distill.data import framing, pipeline, records, rewriting
-from yt8m_distill.serving import thinning
+from yt8m_distill import flag_groups, settings
 
 FLAGS = flags.FLAGS
 
@@ -59,6 +52,9 @@ def _start_process() -> None:
     """Makes a process of the pool end exactly when its parent does."""
     # The parent handles SIGINT: shards in progress are finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    flag_groups.load_tensorflow()
+    import tensorflow as tf
+
     # Each process would reserve the whole memory of a GPU.
     tf.config.set_visible_devices([], "GPU")
     parent = multiprocessing.parent_process().sentinel
@@ -75,7 +71,7 @@ def thin_shards(
     files: Sequence[str],
     folder: str,
     data: settings.DataSettings,
-    view: pipeline.ViewSpec,
+    view,
     jobs: int = 1,
     overwrite: bool = False,
 ) -> tuple[int, int]:
@@ -87,10 +83,18 @@ def thin_shards(
     Raises:
         ValueError: as thinning.thin_shard; for a truncated shard before any writing.
     """
+    import tensorflow as tf
+    import tqdm
+
+    from yt8m_distill.data import framing, rewriting
+    from yt8m_distill.serving import thinning
+
     rewriting.check_places(files, folder)
     counts = {path: framing.count_records([path]) for path in files}
-    tf.io.gfile.makedirs(folder)
     videos, kept = sum(counts.values()), 0
+    if not videos:
+        raise ValueError(f"--input_data_pattern: no records in {files[0]} and others.")
+    tf.io.gfile.makedirs(folder)
     bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())
     # spawn: TensorFlow's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -117,11 +121,13 @@ def report(
     files: Sequence[str],
     folder: str,
     data: settings.DataSettings,
-    view: pipeline.ViewSpec,
+    view,
     videos: int,
     kept: int,
 ) -> str:
     """The summary: sizes before and after, and flags for train.py."""
+    import tensorflow as tf
+
     targets = [os.path.join(folder, os.path.basename(path)) for path in files]
     before, after = (
         sum(tf.io.gfile.stat(path).length for path in paths)
@@ -161,6 +167,10 @@ def main() -> None:
     data = flag_groups.read(settings.DataSettings)
     data.require_frames("A thin shard")
     sampling = flag_groups.read(settings.SamplingSettings)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    from yt8m_distill.data import records
+    from yt8m_distill.serving import thinning
+
     view = thinning.view_to_keep(sampling, data.max_frames)
     files = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
     folder = FLAGS.output_dir

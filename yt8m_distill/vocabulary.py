@@ -112,6 +112,13 @@ def _read(path: str, where: str) -> tuple[list[str], list[list[str]]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{where} cannot be read: {reason}.") from error
+        raise unreadable(where, error) from error
     return [name.strip().lower() for name in rows[0]] if rows else [], rows
+
+
+def unreadable(where: str, error: Exception) -> ValueError:
+    """The error of a CSV that cannot be opened, or is not text."""
+    reason = getattr(error, "strerror", None) or error
+    if isinstance(error, UnicodeDecodeError):
+        reason = "it is not UTF-8 text"
+    return ValueError(f"{where} cannot be read: {reason}.")

@@ -121,13 +121,13 @@ def test_an_id_that_the_csv_cannot_hold_is_named():
 
 
 def test_flags_of_segments_are_checked(tmp_path):
-    given = {"input_data_pattern": "x", "output_file": "y"}
+    given = {"input_data_pattern": "x", "output_file": "y", "segments": True}
     for value in ("6", "6,x", "1,2,3", "-1,2"):
         with pytest.raises(ValueError, match=f"--segment_margins={value}"):
             settings.InferenceSettings(**given, segment_margins=value)
     assert settings.InferenceSettings(**given, segment_margins="6,2").margins == (6, 2)
     with pytest.raises(ValueError, match="--vocabulary"):
-        settings.InferenceSettings(**given, segments=True, vocabulary="v")
+        settings.InferenceSettings(**given, vocabulary="v")
     path = tmp_path / "ids.csv"
     path.write_text("Index\n12\n3\n")
     assert vocabulary.read_classes(str(path), 20, "some_flag") == [3, 12]

@@ -362,7 +362,10 @@ def test_a_context_that_cannot_be_read_is_refused(folder, changes, named):
 def test_margins_that_leave_no_segment_are_refused(folder, margins):
     found = open_trained(folder / "teacher")
     given = settings.InferenceSettings(
-        input_data_pattern="x", output_file="x", segment_margins=margins
+        input_data_pattern="x",
+        output_file="x",
+        segments=True,
+        segment_margins=margins,
     )
     with pytest.raises(ValueError, match=f"--segment_margins={margins} .*--max_frames"):
         next(inference.predict_segments(found, [], given, None))

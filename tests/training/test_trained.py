@@ -55,6 +55,16 @@ def test_a_student_reads_fewer_frames_than_it_was_trained_on(run, tmp_path):
         np.testing.assert_allclose(top, np.sort(scores[name])[:-4:-1], rtol=1e-5)
 
 
+def test_shards_without_videos_are_refused_by_flag_unless_a_part_may_be(run, tmp_path):
+    empty = tmp_path / "empty.tfrecord"
+    empty.touch()
+    opened, reading = open_network(run), settings.ReadingSettings()
+    with pytest.raises(ValueError, match=f"^--some_flag.*{empty}"):
+        opened.open_shards([str(empty)], reading, "some_flag")
+    part = opened.open_shards([str(empty)], reading, "some_flag", may_be_empty=True)
+    assert part.num_videos() == 0
+
+
 def test_stating_the_student_k_of_training_changes_no_view(run):
     for network in ("student", "teacher"):
         stated, silent = (

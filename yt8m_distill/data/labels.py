@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from yt8m_distill import vocabulary
+
 _SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
 
 
@@ -55,8 +57,7 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
                 found = [cell.strip() for cell in cells if cell.strip()]
                 rows.append((reader.line_num, row[0].strip(), found))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{where} cannot be read: {reason}.") from error
+        raise vocabulary.unreadable(where, error) from error
     if not rows:
         raise ValueError(f"{where} has no rows below its header.")
     stated = {label for *_, labels in rows for label in labels}

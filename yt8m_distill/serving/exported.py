@@ -27,6 +27,11 @@ class ExportedNetwork:
 
     def __init__(self, folder: str, student_k: int = 0):
         model = extras.read_description(folder)
+        if model["format"] != "saved_model":
+            raise ValueError(
+                f"--model={folder} is of yt8m-export --format={model['format']}; this "
+                "program needs --format=saved_model."
+            )
         self.max_frames = model["max_frames"]
         names, sizes = model["feature_names"], model["feature_sizes"]
         self.widths = dict(zip(names, sizes, strict=True))

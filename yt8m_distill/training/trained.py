@@ -200,13 +200,26 @@ class TrainedNetwork:
         return vocabulary.read(path, self.run.data.num_classes) or self.names
 
     def open_shards(
-        self, patterns: str | list[str], reading, flag: str, whole_videos: bool = False
+        self,
+        patterns: str | list[str],
+        reading,
+        flag: str,
+        whole_videos: bool = False,
+        may_be_empty: bool = False,
     ):
-        """Opens shards of these globs or files; rows are segments or videos."""
+        """Opens shards of these globs or files; rows are segments or videos.
+
+        Raises:
+            ValueError: as shards.open_shards, or if there is no video, unless
+                `may_be_empty`.
+        """
         data = self.run.data
         if whole_videos:
             data = dataclasses.replace(data, segment_labels=False)
-        return shards.open_shards(patterns, data, reading, flag)
+        opened = shards.open_shards(patterns, data, reading, flag)
+        if not may_be_empty and not opened.num_videos():
+            raise ValueError(f"--{flag}: no videos in {opened.paths[0]} and others.")
+        return opened
 
     def dataset(self, opened: shards.Shards | str, batch_size: int):
         """A distributed dataset of all videos of open shards or globs, each once."""

@@ -53,11 +53,17 @@ def read(folder: str, flag: str) -> Reduction:
         path = os.path.join(folder, name)
         try:
             arrays.append(np.load(path, allow_pickle=False).astype(np.float32))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--{flag}={folder}: {name}: {error}.") from error
+        except OSError as error:
+            reason = error.strerror or "it cannot be read"
+            raise ValueError(f"--{flag}={folder}: {name}: {reason}.") from error
+        except (ValueError, EOFError, TypeError, AttributeError) as error:
+            line = f"--{flag}={folder}: {name} is not an array of numbers."
+            raise ValueError(line) from error
     mean, values, vectors = arrays[0].ravel(), arrays[1].ravel(), arrays[2]
     if vectors.shape == (values.size, mean.size) != vectors.shape[::-1]:
         vectors = vectors.T
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"--{flag}={folder} has a number that is not finite.")
     if vectors.shape != (mean.size, values.size) or not (values >= 0).all():
         raise ValueError(
             f"--{flag}={folder}: mean {arrays[0].shape}, eigenvals {arrays[1].shape} "
