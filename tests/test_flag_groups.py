@@ -173,6 +173,11 @@ def test_an_invalid_value_is_refused_while_parsing(argument):
 def test_an_error_is_shown_as_one_line():
     assert flag_groups._one_line(ValueError("two\n  lines")) == "two lines"
     assert flag_groups._one_line(KeyError()) == "KeyError"
+    refused = PermissionError(13, "Permission denied", "a.tfrecord")
+    assert flag_groups._one_line(refused) == "a.tfrecord: Permission denied."
+    text = "{{function_node x}} a.tfrecord; Permission denied [Op:GetNext] name:"
+    refused = tf.errors.PermissionDeniedError(None, None, text)
+    assert flag_groups._one_line(refused) == "a.tfrecord; Permission denied"
 
 
 def test_an_error_while_tracing_is_shown_without_the_call_stack():

@@ -170,6 +170,8 @@ _KERAS_FRAME = (
 def _one_line(error: BaseException) -> str:
     """An error as one line for the user."""
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}."  # Not the number of the error.
     # TensorFlow fails to decode its own message about a damaged record.
     if _is_of_tensorflow(error) or isinstance(error, UnicodeDecodeError):
         from yt8m_distill.data import faults  # TensorFlow is loaded already.

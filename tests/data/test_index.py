@@ -188,6 +188,17 @@ def spelled_longer(record: bytes) -> bytes:
     return b"".join(tag + bytes([len(body)]) + body for tag, body in parts)
 
 
+def test_no_index_is_left_beside_a_file_without_videos(tmp_path):
+    (tmp_path / "notes.txt").write_text("no shard")
+    (tmp_path / "empty").touch()
+    paths = [str(tmp_path / name) for name in ("notes.txt", "empty")]
+    found = index.load_or_build(paths, helpers.data_settings())
+    assert [len(one.numbers) for one in found] == [0, 0]
+    assert sorted(os.listdir(tmp_path)) == ["empty", "notes.txt"]
+    index.load_or_build(paths, helpers.data_settings(), required=True)
+    assert len(os.listdir(tmp_path)) == 4  # yt8m-index makes them all the same.
+
+
 def test_an_unusual_encoding_is_read_right(tmp_path):
     usual = [helpers.video(0, 5), helpers.video(1, 5), helpers.video(2, 4)]
     odd = [usual[0], spelled_longer(usual[1]), spelled_longer(usual[2])]

@@ -479,7 +479,8 @@ def load_or_build(
 
 def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
     """Writes an index atomically, if a folder was found for it."""
-    if not folder:
+    # Without videos the file is none of the user's shards, or costs nothing to read.
+    if not folder or not (required or len(index.numbers)):
         return
     content = io.BytesIO()
     np.savez_compressed(content, **index._asdict())
