@@ -12,6 +12,8 @@ from yt8m_distill.models import hierarchical_lstm
 from yt8m_distill.training import checkpoints, loop, manifest, modes, trainer
 
 once = pytest.mark.once
+# Five steps, for what is decided before them.
+SHORT = {"num_epochs": 1, "validation_data_pattern": ""}
 
 
 def test_serial_leaves_the_teacher_bit_identical(serial_run):
@@ -302,7 +304,7 @@ def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
 def test_a_train_dir_that_another_process_is_at_is_left_alone(
     data, tmp_path, start_new_model
 ):
-    run = helpers.make_run(tmp_path / "run", data, max_steps=2)
+    run = helpers.make_run(tmp_path / "run", data, **{**SHORT, "max_steps": 2})
     helpers.train(run)
     before = helpers.snapshot(tmp_path / "run")
     other = helpers.change(run, start_new_model=start_new_model)
@@ -340,6 +342,7 @@ def test_another_spelling_is_no_other_setting(data, tmp_path, monkeypatch):
         mode="parallel",
         teacher="MeanTanh(units=6, dropout=0.2)",
         student_loss="ce + 0.5*rep",
+        **SHORT,
     )
     with helpers.stopped(monkeypatch, "parallel", 4, save=True):
         helpers.train(run)
@@ -350,7 +353,7 @@ def test_another_spelling_is_no_other_setting(data, tmp_path, monkeypatch):
 @once
 def test_a_run_is_not_continued_with_more_data(tmp_path, monkeypatch):
     helpers.write_data(tmp_path)
-    run = helpers.make_run(tmp_path / "run", tmp_path)
+    run = helpers.make_run(tmp_path / "run", tmp_path, **SHORT)
     with helpers.stopped(monkeypatch, "teacher", 4, save=True):
         helpers.train(run)
     before = helpers.snapshot(tmp_path / "run" / "teacher" / "checkpoints")
@@ -368,7 +371,7 @@ def test_a_run_is_not_continued_with_more_data(tmp_path, monkeypatch):
 @once
 def test_a_run_is_not_continued_with_rewritten_shards(tmp_path, monkeypatch):
     helpers.write_data(tmp_path)
-    run = helpers.make_run(tmp_path / "run", tmp_path)
+    run = helpers.make_run(tmp_path / "run", tmp_path, **SHORT)
     with helpers.stopped(monkeypatch, "teacher", 4, save=True):
         helpers.train(run)
     os.utime(tmp_path / "train-1.tfrecord", (1, 1))
