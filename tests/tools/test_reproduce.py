@@ -848,7 +848,8 @@ def test_one_command_trains_evaluates_and_reports(tmp_path, monkeypatch):
         f"--write_to={page}",
         "--section=table",
         "--base_flags=--feature_sizes=8,4 --num_classes=10 --max_frames=12 "
-        f"--num_epochs=1 --batch_size=8 --num_gpus=0 --teacher='{SMALL}'",
+        "--num_epochs=1 --batch_size=8 --num_gpus=0 "
+        "--teacher='HierarchicalLSTM(cells=4, layers=1, block_len=5)'",
     ]
     done = reproduce(*arguments, f"--output_dir={out}")
     assert done.returncode == 0, done.stderr
