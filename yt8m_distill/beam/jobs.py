@@ -241,7 +241,9 @@ class TeacherCaching:
 
 def _open_one(run: settings.RunSettings, path: str) -> shards_module.Shards:
     """Opens one training shard; --max_bad_fraction applies to all shards together."""
-    reading = dataclasses.replace(run.reading, max_bad_fraction=1.0)
+    reading = run.reading
+    if reading.bad_records == "skip":
+        reading = dataclasses.replace(reading, max_bad_fraction=1.0)
     opened = shards_module.open_shards([path], run.data, reading, "train_data_pattern")
     return opened.videos  # One entry per video, even if rows are its segments.
 
