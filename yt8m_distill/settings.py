@@ -261,7 +261,6 @@ class DataSettings(Settings):
         "rated in a segment nor labels of its video, as negatives. A rated class has "
         "weight 1.",
         minimum=0,
-        goes_with="segment_labels",
     )
 
     @property
