@@ -97,7 +97,9 @@ class Inference:
             if not files:
                 return 0
             trained, predict = _open_predictor(self.checkpoint)
-            shards = trained.open_shards(files, self.reading, "input_data_pattern")
+            shards = trained.open_shards(
+                files, self.reading, "input_data_pattern", may_be_empty=True
+            )
             for batch in predict(trained.dataset(shards, self.checkpoint.batch_size)):
                 frames = batch.num_frames if self.checkpoint.early_exit else None
                 writer.write(batch.video_ids, batch.classes, batch.scores, frames)

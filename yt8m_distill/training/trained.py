@@ -218,7 +218,8 @@ class TrainedNetwork:
             data = dataclasses.replace(data, segment_labels=False)
         opened = shards.open_shards(patterns, data, reading, flag)
         if not may_be_empty and not opened.num_videos():
-            raise ValueError(f"--{flag}: no videos in {opened.paths[0]} and others.")
+            others = " and others" if len(opened.paths) > 1 else ""
+            raise ValueError(f"--{flag}: no videos in {opened.paths[0]}{others}.")
         return opened
 
     def dataset(self, opened: shards.Shards | str, batch_size: int):
