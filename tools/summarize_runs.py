@@ -144,6 +144,19 @@ def read_kept(path: pathlib.Path) -> dict[str, list[dict]]:
     return groups
 
 
+def read_group(label: str, paths: str, kept: dict[str, list[dict]]) -> list[dict]:
+    """The runs of a row: those named, else those kept under its label.
+
+    Raises:
+        ValueError: if there are none, or a run has not finished.
+    """
+    if paths:
+        return [read_run(pathlib.Path(path)) for path in paths.split(",")]
+    if label not in kept:
+        raise ValueError(f"'{label}=' names no runs, and --keep has none of it.")
+    return kept[label]
+
+
 def main() -> None:
     """Prints the table of the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -157,10 +170,7 @@ def main() -> None:
             named = (run.rpartition("=") for run in given.runs)
             kept = read_kept(given.keep) if given.keep else {}
             groups = {
-                label: [read_run(pathlib.Path(p)) for p in paths.split(",")]
-                if paths
-                else kept[label]
-                for label, _, paths in named
+                label: read_group(label, paths, kept) for label, _, paths in named
             }
             made = compare(groups)
             if given.keep:
@@ -177,8 +187,6 @@ def main() -> None:
             text = given.write_to.read_text()
             text = document.replace_section(text, given.section, table)
             given.write_to.write_text(text)
-    except KeyError as error:
-        sys.exit(f"summarize_runs.py: {error}= names no runs, nor has --keep any.")
     except (ValueError, OSError) as error:
         sys.exit(f"summarize_runs.py: {error}")
 
