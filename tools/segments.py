@@ -30,7 +30,7 @@ import keras  # noqa: E402
 import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tools.reproduction import document, texts  # noqa: E402
+from tools.reproduction import document, runs, texts  # noqa: E402
 from yt8m_distill.evaluation import segments  # noqa: E402
 from yt8m_distill.training import distribution, manifest, trained, trainer  # noqa: E402
 
@@ -133,9 +133,7 @@ def make_run(folder: pathlib.Path, name: str, seed: int) -> settings.RunSettings
 def is_finished(run: settings.RunSettings) -> bool:
     """Whether a run has been trained to its end with these settings."""
     folder = run.training.train_dir
-    phases = manifest.read_phases(folder).values()
-    done = bool(phases) and all(phase.get("finished") for phase in phases)
-    return done and manifest.read_run_settings(folder) == run
+    return runs.Run(folder).finished and manifest.read_run_settings(folder) == run
 
 
 def measure(folder: pathlib.Path, name: str, seed: int) -> dict[str, float]:
