@@ -159,7 +159,7 @@ class Evaluator:
         self.num_classes = num_classes
         self.top_k = top_k
         self._on_replica = replicas.under_policy(self._replica_step)
-        self._step = tf.function(self._distributed_step)
+        self._step = tf.function(self._distributed_step, autograph=False)
 
     def _replica_step(self, batch: structures.Batch):
         outputs = self.networks.forward(

@@ -24,7 +24,9 @@ def under_policy(function: Callable) -> Callable:
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
     """A tf.function that runs `function(batch)` on each part of a distributed batch."""
     function = under_policy(function)
-    return tf.function(lambda batch: strategy.run(function, args=(batch,)))
+    return tf.function(
+        lambda batch: strategy.run(function, args=(batch,)), autograph=False
+    )
 
 
 def local_rows(strategy: tf.distribute.Strategy, value) -> np.ndarray:

@@ -44,7 +44,7 @@ def fixed_function(given: served.Served, batch_size: int | None):
         tf.TensorSpec(shape, dtype, structures.FRAMES),
         tf.TensorSpec([batch_size], tf.int32, structures.NUM_FRAMES),
     ]
-    return tf.function(top, input_signature=signature)
+    return tf.function(top, input_signature=signature, autograph=False)
 
 
 def write_litert(given: served.Served, folder: str, int8: bool = False) -> None:

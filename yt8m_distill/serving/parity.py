@@ -76,7 +76,7 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
         ValueError: if there is no video, as nothing would be compared.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def scores_of(frames, num_frames):
         view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
         scores = tf.sigmoid(given.network(view, training=False).logits)

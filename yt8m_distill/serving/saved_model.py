@@ -70,13 +70,20 @@ class ServingModel(tf.Module):
         self.steps = tf.function(
             lambda: [tf.constant(step, tf.float32) for step in steps],
             input_signature=[],
+            autograph=False,
         )
         self.functions = {
-            "serving_default": tf.function(self._serve_records, [records_of]),
-            "frames": tf.function(self._serve_frames, [frames, num_frames]),
+            "serving_default": tf.function(
+                self._serve_records, [records_of], autograph=False
+            ),
+            "frames": tf.function(
+                self._serve_frames, [frames, num_frames], autograph=False
+            ),
         }
         if given.budgets:
-            any_k = tf.function(self._serve_any_k, [records_of, each_k])
+            any_k = tf.function(
+                self._serve_any_k, [records_of, each_k], autograph=False
+            )
             self.functions["any_k"] = any_k
 
     def _logits(self, frames: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:

@@ -32,7 +32,8 @@ def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
             tf.TensorSpec([], tf.string),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([None], tf.string),
-        ]
+        ],
+        autograph=False,
     )
     def choose(path, first, serialized):
         numbers = first + tf.range(tf.size(serialized, tf.int64))

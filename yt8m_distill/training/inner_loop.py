@@ -27,7 +27,7 @@ class InnerLoop:
         self.loss_scale = loss_scale
         self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._is_loss = [name.endswith("loss") for name in step.metric_names]
-        self.run = tf.function(self._run)
+        self.run = tf.function(self._run, autograph=False)
 
     def _one_step(self, iterator):
         """One step on all replicas.
@@ -48,8 +48,11 @@ class InnerLoop:
         if self.loss_scale is None:
             self.strategy.run(self.step.apply, args=changes)
         else:
-            if finite:
-                self.strategy.run(self.step.apply, args=changes)
+            tf.cond(
+                finite,
+                lambda: self.strategy.run(self.step.apply, args=changes),
+                lambda: None,
+            )
             # A step with an overflow is skipped and the scale halved; at scale 1 it is
             # an error. So is a NaN or infinite loss, which no scale can repair.
             losses = tf.boolean_mask(metrics, self._is_loss)
@@ -79,16 +82,19 @@ class InnerLoop:
             the last step if it was not finite; the number of that step, or -1; the
             number of steps in the average.
         """
+        counts = tf.constant(0), tf.constant(0.0), tf.constant(-1, tf.int64)
         total = tf.zeros([len(self.step.metric_names)])
-        bad_step = tf.constant(-1, tf.int64)
-        done = tf.constant(0.0)
-        for _ in tf.range(num_steps):
+
+        def is_good(number, done, bad_step, total):
+            del done, total
+            return tf.logical_and(number < num_steps, bad_step < 0)
+
+        def one_step(number, done, bad_step, total):
             metrics, finite, skipped = self._one_step(iterator)
             finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(metrics)))
-            total += metrics
-            done += tf.where(skipped, 0.0, 1.0)
-            if not finite:
-                bad_step = self.counter - 1
-                total, done = metrics, tf.constant(1.0)
-                break
+            done = tf.where(finite, done + tf.where(skipped, 0.0, 1.0), 1.0)
+            bad_step = tf.where(finite, bad_step, self.counter - 1)
+            return number + 1, done, bad_step, tf.where(finite, total, 0.0) + metrics
+
+        _, done, bad_step, total = tf.while_loop(is_good, one_step, [*counts, total])
         return tf.math.divide_no_nan(total, done), bad_step, done
