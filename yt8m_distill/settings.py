@@ -463,7 +463,7 @@ class DistillationSettings(Settings):
     student_loss: str = setting(
         "ce + rep + pred",
         "The guided student's objective: a sum of ce or asymmetric, rep, "
-        "rep_intermediate, relations and pred with weights, such as "
+        "rep_intermediate and pred with weights, such as "
         "'ce + 0.001*rep + 0.01*pred'. 'rep' alone is followed by fine-tuning. "
         "self_pred: against its own predictions on the most of several --student_k.",
     )

@@ -351,7 +351,7 @@ def test_a_loss_with_unknown_needs_is_refused(monkeypatch):
     monkeypatch.setitem(registered.LOSSES._entries, "mine", make)
     assert refuse("ce + mine") == (
         "--student_loss=ce + mine: needs='teachers' is not one of labels, "
-        "weighted_labels, video_labels, guide, weighted_guide, guide_states, self."
+        "weighted_labels, video_labels, guide, guide_states, self."
     )
 
 

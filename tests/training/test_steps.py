@@ -79,20 +79,6 @@ def test_replicas_take_the_steps_of_one(data, name, replicas):
         )
 
 
-def test_relations_are_those_of_the_global_batch(data):
-    """Also in their gradients, which go back to other replicas' rows."""
-    loss = "relations + rep(normalized=True)"
-    # As in the other tests, one replica of the last batch has only padding rows.
-    run = make_run(data, mode="parallel", student_loss=f"ce + 9*{loss}")
-    one, metrics = weights_after_an_epoch(run, 1)
-    two, metrics_of_two = weights_after_an_epoch(run, 2)
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
-    for a, b in zip(metrics, metrics_of_two, strict=True):
-        name = "student/relations_loss"
-        assert a[name] > 0 and a[name] == pytest.approx(b[name], rel=2e-5)
-
-
 def test_two_replicas_take_adams_steps_of_one_with_lstms(data):
     how = {"optimizer": "Adam", "base_learning_rate": 0.01}
     run = make_run(data, teacher=helpers.LSTM_TEACHER, **how)

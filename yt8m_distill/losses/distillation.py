@@ -4,7 +4,6 @@ The teacher is a constant in all of them: no gradient reaches it.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -13,36 +12,15 @@ from yt8m_distill.losses import registered
 
 
 @registered.LOSSES.register("rep")
-def make_representation_loss(normalized: bool = False) -> registered.Loss:
-    """`rep`: L_REP between the final encodings.
-
-    Args:
-        normalized: compare unit vectors: 2 - 2 cos, in [0, 4], independent of the
-            widths and scales of the encodings.
-    """
-    fn = _normalized(representation_loss, "encoding", normalized)
-    return registered.Loss(fn, needs="guide", compares="encoding")
+def make_representation_loss() -> registered.Loss:
+    """`rep`: L_REP between the final encodings."""
+    return registered.Loss(representation_loss, needs="guide", compares="encoding")
 
 
 @registered.LOSSES.register("rep_intermediate")
-def make_intermediate_loss(normalized: bool = False) -> registered.Loss:
-    """`rep_intermediate`: L_REP^I between the states at the sampled frames.
-
-    Args:
-        normalized: compare unit vectors, one per frame.
-    """
-    fn = _normalized(intermediate_loss, "states", normalized)
-    return registered.Loss(fn, needs="guide_states", compares="states")
-
-
-@registered.LOSSES.register("relations")
-def make_relation_loss() -> registered.Loss:
-    """`relations`: compares the cosines between the videos of a batch."""
-    return registered.Loss(
-        lambda student, target: relation_loss(student, *target),
-        needs="weighted_guide",
-        compares="encoding",
-    )
+def make_intermediate_loss() -> registered.Loss:
+    """`rep_intermediate`: L_REP^I between the states at the sampled frames."""
+    return registered.Loss(intermediate_loss, needs="guide_states", compares="states")
 
 
 @registered.LOSSES.register("pred")
@@ -86,33 +64,6 @@ def make_self_prediction_loss(
     return dataclasses.replace(
         make_prediction_loss(distance, temperature), needs="self"
     )
-
-
-def _normalized(fn: Callable, field: str, normalized: bool) -> Callable:
-    """The loss on unit vectors of a field of both networks' Outputs."""
-    if not isinstance(normalized, bool):
-        raise ValueError(f"normalized={normalized!r} is not True or False.")
-    if not normalized:
-        return fn
-
-    def unit(outputs: structures.Outputs) -> structures.Outputs:
-        return outputs._replace(**{field: _unit(getattr(outputs, field))})
-
-    return lambda student, teacher: fn(unit(student), unit(teacher))
-
-
-def _unit(x: tf.Tensor) -> tf.Tensor:
-    """Vectors of length 1; 0 stays 0, with gradient 0."""
-    return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
-
-
-def _of_all_replicas(*rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Gathers rows [B / replicas, ...] from all replicas, with gradients."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return rows
-    # One by one: TensorFlow (2.21) has no gradient for a list.
-    return tuple(context.all_gather(x, axis=0) for x in rows)
 
 
 def _check_widths(what: str, student: tf.Tensor, teacher: tf.Tensor) -> None:
@@ -162,31 +113,6 @@ def intermediate_loss(
     _check_widths("intermediate state", student.states, teacher.states)
     difference = student.states - tf.stop_gradient(teacher.states)
     return tf.reduce_sum(tf.square(difference), axis=[1, 2])
-
-
-def relation_loss(
-    student: structures.Outputs, teacher: structures.Outputs, weights: tf.Tensor
-) -> tf.Tensor:
-    """Mean over the other videos j of (cos(S_i, S_j) - cos(T_i, T_j))^2.
-
-    S and T are the encodings of the student and the teacher. The other videos are those
-    of the global batch, gathered from all replicas, so the result does not depend on
-    the number of replicas. Widths may differ; the loss is invariant to rotations.
-
-    Args:
-        student, teacher: encoding is [B, E] of this replica's rows.
-        weights: [B], 0 for padding rows, which are ignored.
-
-    Returns:
-        [B] float32, in [0, 4].
-    """
-    one, other = _unit(student.encoding), _unit(tf.stop_gradient(teacher.encoding))
-    every_one, every_other, weights = _of_all_replicas(one, other, weights)
-    difference = tf.matmul(one, every_one, transpose_b=True)
-    difference -= tf.matmul(other, every_other, transpose_b=True)  # 0 where i is j.
-    squares = tf.where(weights > 0, tf.square(difference), 0.0)
-    count = tf.reduce_sum(tf.cast(weights > 0, tf.float32)) - 1
-    return tf.reduce_sum(squares, axis=1) / tf.maximum(count, 1.0)
 
 
 def binary_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:

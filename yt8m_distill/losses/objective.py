@@ -104,7 +104,7 @@ class Objective:
                     f"teachers: name it, as in {term.name}(teacher=1)."
                 )
 
-    def _target(self, term: Term, labels, label_weights, guides, weights, of_videos):
+    def _target(self, term: Term, labels, guides, label_weights, of_videos):
         if term.loss.needs == "labels":
             return labels
         if term.loss.needs == "weighted_labels":
@@ -119,12 +119,9 @@ class Objective:
         if term.loss.needs == "self":
             return guides[-1]
         guides = guides[:-1] if self.needs_self else guides
-        guide = None
         if term.guide is not None or len(guides) <= 1:
-            guide = guides[term.guide or 0] if guides else None
-        else:
-            guide = mean_prediction(guides, self.mean)
-        return (guide, weights) if term.loss.needs == "weighted_guide" else guide
+            return guides[term.guide or 0] if guides else None
+        return mean_prediction(guides, self.mean)
 
     def __call__(
         self,
@@ -132,7 +129,6 @@ class Objective:
         labels: tf.Tensor,
         guides: Sequence[structures.Outputs] = (),
         label_weights: tf.Tensor | None = None,
-        weights: tf.Tensor | None = None,
         video_labels: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The weighted parts, name → [B] float32; their sum is the objective.
@@ -143,18 +139,14 @@ class Objective:
             guides: outputs of its guides, in order; the last is the learner itself if
                 needs_self.
             label_weights: [B] or [B, C]; None if all are 1.
-            weights: [B], 0 for padding rows; None if all are 1.
             video_labels: [B, C], of the videos whose segments the rows are.
 
         Raises:
             ValueError: for a loss that cannot be computed or is not [B].
         """
         parts = {}
-        if weights is None:
-            weights = tf.ones_like(labels[:, 0])
-        targets = labels, label_weights, guides, weights, video_labels
         for term in self.terms:
-            target = self._target(term, *targets)
+            target = self._target(term, labels, guides, label_weights, video_labels)
             try:
                 values = term.loss.fn(student, target)
             except tf.errors.InvalidArgumentError as error:

@@ -16,7 +16,7 @@ LOSSES = registry.Registry("loss")
 # Possible targets of a loss.
 NEEDS = (
     *("labels", "weighted_labels", "video_labels"),
-    *("guide", "weighted_guide", "guide_states", "self"),
+    *("guide", "guide_states", "self"),
 )
 
 # Outputs of the student that a loss may compare.
@@ -33,11 +33,10 @@ class Loss:
         needs: the target. `labels`: [B, C]. `weighted_labels`: a pair, labels [B, C]
             and their weights [B] or [B, C]. `video_labels`: a pair, the labels [B, C]
             of the video of each segment, and the weights [B, C] of the segment's own
-            labels. `guide`: the guide's Outputs, as constants.
-            `weighted_guide`: a pair, the guide's Outputs and the weights [B] of the
-            videos, 0 for padding rows. `guide_states`: the guide's Outputs, with
-            intermediate states in both networks' Outputs. `self`: the student's own
-            Outputs on the most frames of --student_k, without dropout, as constants.
+            labels. `guide`: the guide's Outputs, as constants. `guide_states`: the
+            same, with intermediate states in both networks' Outputs. `self`: the
+            student's own Outputs on the most frames of --student_k, without dropout,
+            as constants.
         compares: the student's output: `logits`; `encoding`, so that no layer after the
             encoding gets gradients; or `states`, so that only the layers before the
             states do. An objective without `logits` does not train the classifier and

@@ -92,8 +92,7 @@ def _compute_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> 
         labels = tf.zeros([1, run.data.num_classes])
         guides = [outputs[name] for name in role.guides]
         of_videos = labels if run.data.segment_labels else None
-        weights = tf.ones([1]), tf.ones([1])
-        role.objective(outputs[role.name], labels, guides, *weights, of_videos)
+        role.objective(outputs[role.name], labels, guides, tf.ones([1]), of_videos)
         if not steps.trained_variables(network, role):
             raise ValueError(
                 f"--student_loss={run.distillation.student_loss} has nothing to train "

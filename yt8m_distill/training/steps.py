@@ -279,7 +279,7 @@ class TrainStep:
         label_weights = batch[structures.LABEL_WEIGHTS]
         targets = batch[structures.LABELS], guides, label_weights
         of_videos = batch.get(structures.VIDEO_LABELS)
-        values = role.objective(found, *targets, batch[structures.WEIGHTS], of_videos)
+        values = role.objective(found, *targets, of_videos)
         row_weights = tf.cast(_has_labels(batch), tf.float32)
         if label_weights.shape.rank == 1:
             row_weights = label_weights
