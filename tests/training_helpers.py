@@ -200,8 +200,12 @@ def build_phase(run, replicas: int = 1, prepare=None) -> phase_runner.PhaseRunne
 
 
 def first_gradients(runner: phase_runner.PhaseRunner) -> tuple[dict, dict]:
-    """Role → gradients of the first batch, and its metrics; nothing is traced."""
-    batch = next(iter(runner._dataset(0, 0)))
+    """As gradients_of, of the first batch."""
+    return gradients_of(runner, next(iter(runner._dataset(0, 0))))
+
+
+def gradients_of(runner: phase_runner.PhaseRunner, batch) -> tuple[dict, dict]:
+    """Role → gradients of a batch, and its metrics; nothing is traced."""
     gradients, metrics, finite = runner.strategy.run(
         runner.step.compute, args=(batch, tf.constant(0, tf.int64))
     )

@@ -1,6 +1,7 @@
 """Runs on rated segments: fine-tuning, a teacher of whole videos, evaluation."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,9 +11,16 @@ from tests import record_helpers, script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import inference, settings, structures
 from yt8m_distill.evaluation import evaluator, segments
+from yt8m_distill.models import builder
 from yt8m_distill.serving import predictions
 from yt8m_distill.serving import segments as segments_csv
-from yt8m_distill.training import manifest, modes
+from yt8m_distill.training import (
+    checkpoints,
+    initial_weights,
+    manifest,
+    modes,
+    transfer,
+)
 from yt8m_distill.training import trained as trained_networks
 
 # 5 frames, and one to each side.
@@ -282,26 +290,52 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(folder, tmp_pat
     assert refused.returncode and f"{of_videos[0]} " in refused.stderr
 
 
-def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
-    folder, tmp_path, monkeypatch
-):
-    def make_run(name, **changes):
-        return helpers.make_run(
-            tmp_path / name,
-            folder,
-            mode="serial",
-            teacher_checkpoint=str(folder / "teacher"),
-            student_start="teacher",
-            student_loss="ce",
-            video_context=True,
-            **{**RATED, **changes},
-        )
+@pytest.fixture(scope="module")
+def aware(folder):
+    """A run whose student reads its teacher's encoding of the whole video, too."""
+    run = helpers.make_run(
+        folder / "aware",
+        folder,
+        mode="serial",
+        teacher_checkpoint=str(folder / "teacher"),
+        teacher_cache=str(folder / "cache"),
+        student_start="teacher",
+        student_loss="ce",
+        segment_negatives=0.5,
+        video_context=True,
+        ema_decay=0.9,
+        **RATED,
+    )
+    helpers.train(run)
+    return run
 
-    run = make_run("run", teacher_cache=str(tmp_path / "cache"))
+
+def test_a_student_with_context_resumes_exactly(aware, tmp_path, monkeypatch, caplog):
+    run = helpers.change(aware, train_dir=str(tmp_path / "run"))
+    # An epoch has 60 segments, which are 8 steps: stopped within the second one.
+    caplog.set_level("INFO", logger=initial_weights.__name__)
     with helpers.stopped(monkeypatch, "student", 10, save=True):
         helpers.train(run)
+    assert re.search("starts as the teacher; .*context are new", caplog.text)
     helpers.train(run)
-    found = open_trained(tmp_path / "run")
+    last = (helpers.latest(x.training.train_dir, "student") for x in (aware, run))
+    helpers.assert_identical(*map(helpers.read_variables, last))
+
+
+def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
+    folder, aware, monkeypatch
+):
+    read, restore = [], checkpoints.restore_network
+
+    def note(prefix, role, network):
+        read.append(role)
+        restore(prefix, role, network)
+
+    monkeypatch.setattr(checkpoints, "restore_network", note)
+    found = open_trained(folder / "aware")
+    # A frozen context is not read again with the next checkpoint.
+    found.load(found.found)
+    assert read == ["student", "teacher", "student"]
     assert np.abs(found.network.context.numpy()).max() > 1e-3
     pattern = f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
     judge = evaluator.build(
@@ -309,7 +343,7 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
     )
     dataset = found.dataset(found.open_shards(*pattern), 8)
     metrics = judge.evaluate(dataset).metrics
-    best = results_of(tmp_path / "run", "student")
+    best = results_of(folder / "aware", "student")
     for name in ("gap", "map", "loss"):
         assert getattr(metrics, name) == pytest.approx(best[name], rel=1e-5), name
     # By hand: 5 frames and one to each side, and the teacher on all frames.
@@ -334,9 +368,77 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
         view["context"] = teacher(view_of(frames)).encoding
         expected = tf.sigmoid(found.network(view).logits)[0]
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
-    # Averaged weights are validated with the same context, here without a cache.
-    helpers.train(make_run("averaged", ema_decay=0.9, num_epochs=1))
-    assert results_of(tmp_path / "averaged", "student")["gap"] > 0
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "said"),
+    [
+        # 12 x 6 numbers of the encoder, 6 x 10 and 10 of the classifier.
+        ("teacher", {}, "142 parameters are taken; .*context are new"),
+        # And 6 x 6 between the encodings.
+        ("aware", {}, "178 parameters are taken[.]"),
+        ("aware", {"num_classes": 11}, "108 parameters are taken; the classifier"),
+        (
+            "aware",
+            {
+                "mode": "baseline",
+                "video_context": False,
+                "teacher_checkpoint": "",
+                "teacher_cache": "",
+            },
+            "142 parameters are taken; .*context are left out",
+        ),
+    ],
+)
+def test_a_student_with_context_starts_from_what_fits(
+    folder, aware, caplog, source, changes, said
+):
+    start = {"start_from": str(folder / source), "student_start": "new"}
+    run = helpers.change(aware, **{**start, **changes})
+    roles = modes.phases(run, resolved=False)[0].roles
+    networks = builder.build_networks(roles, run.data)
+    with caplog.at_level("INFO", logger=transfer.__name__):
+        transfer.plan("student", networks.student, run).assign("student")
+    assert re.search(said, caplog.text)
+    given = settings.CheckpointSettings(train_dir=str(folder / source))
+    found = trained_networks.open_network(given, segment_context=1).network
+    np.testing.assert_array_equal(networks.student.kernel, found.kernel)
+    if "left" not in said:
+        expected = np.zeros([6, 6]) if "new" in said else found.context
+        np.testing.assert_array_equal(networks.student.context, expected)
+
+
+def test_two_replicas_have_the_gradients_of_one_with_context_and_negatives(folder):
+    """Also where the second replica has padding rows alone: the last 4 of 60 rows."""
+    run = helpers.make_run(
+        "unused",
+        folder,
+        mode="serial",
+        teacher_checkpoint="unused",
+        student_loss="ce + 0.1*video_ce",
+        video_context=True,
+        segment_negatives=0.5,
+        **RATED,
+    )
+
+    def randomize(networks) -> None:
+        random = np.random.default_rng(3)
+        for variable in networks.weights:
+            variable.assign(random.normal(0, 0.5, variable.shape))
+
+    def gradients(replicas: int) -> list:
+        runner = helpers.build_phase(run, replicas, randomize)
+        first, *_, last = runner._dataset(0, 0)
+        return [helpers.gradients_of(runner, batch) for batch in (first, last)]
+
+    for (one, metrics), (two, metrics_of_two) in zip(
+        gradients(1), gradients(2), strict=True
+    ):
+        # float32 sums in another order.
+        for a, b in zip(one["student"], two["student"], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        for name in ("student/ce_loss", "student/video_ce_loss"):
+            assert metrics[name] == pytest.approx(metrics_of_two[name], rel=1e-5)
 
 
 @pytest.mark.parametrize(

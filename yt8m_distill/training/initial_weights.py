@@ -42,6 +42,10 @@ def assign(phase: modes.Phase, networks, train_dir: str) -> None:
         verb = "is read from" if role.frozen else "starts from"
         _LOG.info("The %s %s %s.", role.name, verb, prefix)
     copy_from_guide(phase, networks)
+    for role in phase.trained:
+        if role.copies_network:
+            new = "; the weights of the video's context are new" if role.context else ""
+            _LOG.info("The %s starts as the %s%s.", role.name, role.guides[0], new)
 
 
 def copy_from_guide(phase: modes.Phase, networks) -> None:

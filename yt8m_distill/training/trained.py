@@ -184,7 +184,7 @@ class TrainedNetwork:
         """Loads the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)
         source = self.plan.network(self.role).get("context", {}).get("role")
-        if source:  # Frozen: that of any state.
+        if source and self.found is None:  # Frozen: that of any state, read once.
             state = checkpoints.find(self.train_dir, self.plan, self.role, "latest")
             if state is None:
                 raise ValueError(

@@ -52,7 +52,8 @@ def receivers(phase, is_first: bool, networks, start_from: str) -> list[tuple]:
 def plan(role: str, network, run: settings.RunSettings) -> Transfer:
     """Plans what a new network copies from `--start_from`.
 
-    That is the encoder, and the classifier if its shapes and classes are the same.
+    That is the encoder, the classifier if its shapes and classes are the same, and the
+    weights of the context if both networks have one of the same width.
 
     Args:
         role: of the network.
@@ -77,18 +78,26 @@ def plan(role: str, network, run: settings.RunSettings) -> Transfer:
     prefix, source_role = _find(start_from, train_dir, source_plan, role)
     source, _ = trained.read_network(source_plan, source_role, source_run.data)
     checkpoints.restore_network(prefix, source_role, source)
-    (encoder, head), (source_encoder, source_head) = map(_parts, (network, source))
+    (encoder, head, context), others = _parts(network), _parts(source)
+    source_encoder, source_head, source_context = others
     if _shapes(encoder) != _shapes(source_encoder):
         raise ValueError(
             f"--start_from={start_from}: the encoder of its {source_role} has "
             f"variables of the shapes {_shapes(source_encoder)}, that of the {role} "
             f"here {_shapes(encoder)}."
         )
-    pairs = list(zip(encoder, source_encoder, strict=True))
+    pairs, remark = list(zip(encoder, source_encoder, strict=True)), ""
     classes, source_classes = run.data.num_classes, source_run.data.num_classes
     if _shapes(head) == _shapes(source_head) and classes == source_classes:
-        return Transfer(prefix, pairs + list(zip(head, source_head, strict=True)), "")
-    remark = f"; the classifier is new, for {classes} classes (there {source_classes})"
+        pairs += zip(head, source_head, strict=True)
+    else:
+        remark += f"; the classifier is new, for {classes} classes "
+        remark += f"(there {source_classes})"
+    if _shapes(context) == _shapes(source_context):
+        pairs += zip(context, source_context, strict=True)
+    else:
+        state = "new" if context else "left out"
+        remark += f"; the weights of the video's context are {state}"
     return Transfer(prefix, pairs, remark)
 
 
@@ -132,11 +141,12 @@ def _find(
     return best.prefix, source_role
 
 
-def _parts(network) -> tuple[list, list]:
-    """The variables of the encoder and those of the classifier."""
+def _parts(network) -> tuple[list, list, list]:
+    """The variables of the encoder, of the classifier, and of the context."""
     head = list(network.head.weights)
-    of_head = {id(variable) for variable in head}
-    return [v for v in network.weights if id(v) not in of_head], head
+    context = [] if network.context is None else [network.context]
+    others = {id(variable) for variable in head + context}
+    return [v for v in network.weights if id(v) not in others], head, context
 
 
 def _shapes(variables: list) -> list[tuple]:
