@@ -44,12 +44,9 @@ flag_groups.load_tensorflow()
 import numpy as np
 import tensorflow as tf
 import tqdm
-from absl import app, flags
 
 from yt8m_distill import settings
 from yt8m_distill.data import records, segments
-
-FLAGS = flags.FLAGS
 
 SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
@@ -80,31 +77,68 @@ class World:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The flags that decide what the videos are."""
+class Recipe(settings.Settings):
+    """What decides the videos; each field is a flag."""
 
-    seed: int
-    num_classes: int
-    max_frames: int
-    feature_names: str
-    feature_sizes: str
-    video_id_key: str
-    signal: float
-    shot_length: float
-    empty_shots: float
-    videos_per_shard: int
-    video_level: bool
-    num_train: int
-    num_validate: int
-    num_test: int
-    rated_segments: int = 0
-    easy_fraction: float | None = None
-    hard_frames: int = 16
+    num_train: int = settings.setting(2000, "Training videos.", minimum=0)
+    num_validate: int = settings.setting(500, "Validation videos.", minimum=0)
+    num_test: int = settings.setting(200, "Test videos, with labels.", minimum=0)
+    num_classes: int = settings.setting(200, "Number of classes.", minimum=2)
+    max_frames: int = settings.setting(300, "Frames of the longest videos.", minimum=4)
+    feature_names: str = settings.setting("rgb,audio", "Names of the features.")
+    feature_sizes: str = settings.setting("1024,128", "Bytes per frame of each.")
+    video_id_key: str = settings.setting("id", "Context key of the video's id.")
+    videos_per_shard: int = settings.setting(250, "Videos in a shard.", minimum=1)
+    seed: int = settings.setting(0, "Seed of everything.", minimum=0)
+    signal: float = settings.setting(
+        0.55, "Strength of a label in its shots.", minimum=0
+    )
+    shot_length: float = settings.setting(
+        10.0, "Mean length of a shot, in videos of 300 frames.", minimum=1
+    )
+    empty_shots: float = settings.setting(
+        0.5, "Share of shots without a label.", minimum=0, maximum=1
+    )
+    rated_segments: int = settings.setting(
+        0, "Rated segments of each video of validate and test, at most.", minimum=0
+    )
+    easy_fraction: float = settings.setting(
+        -1.0,
+        "Share of easy videos; the others are hard. Negative: videos of shots.",
+        minimum=-1,
+        maximum=1,
+    )
+    hard_frames: int = settings.setting(
+        16, "Frames that a hard video needs.", minimum=1
+    )
+    video_level: bool = settings.setting(False, "Also write <output_dir>/video_level.")
+
+    def check(self) -> None:
+        """Rules of several fields."""
+        settings.DataSettings(self.feature_names, self.feature_sizes)
+        if self.easy_fraction >= 0 and self.rated_segments:
+            raise ValueError("--easy_fraction has no shots for --rated_segments.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each feature."""
+        return settings.split_names(self.feature_names)
 
     @property
     def sizes(self) -> list[int]:
         """Width of each feature."""
         return [int(size) for size in settings.split_names(self.feature_sizes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output(settings.Settings):
+    """Where the videos go, and how; each field is a flag."""
+
+    output_dir: str = settings.setting(
+        "", "Folder of the data set.", required="name the folder to write to."
+    )
+    jobs: int = settings.setting(2, "Number of processes.", minimum=1)
+    overwrite: bool = settings.setting(False, "Replace a data set with other settings.")
 
 
 def make_world(recipe: Recipe) -> World:
@@ -229,10 +263,6 @@ def make_frames(rng, world: World, recipe: Recipe, content) -> list:
     return frames
 
 
-def _bytes_feature(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
 def make_video(world: World, recipe: Recipe, split: str, number: int):
     """Video id, labels, frames and ratings of one video."""
     seed = [recipe.seed, SPLITS.index(split), number]
@@ -241,7 +271,7 @@ def make_video(world: World, recipe: Recipe, split: str, number: int):
     num_frames = draw_num_frames(rng, recipe.max_frames)
     video_id = f"{split[:2]}{number:06d}"
     draw, shown = (rng, world, recipe, labels, num_frames), None
-    if recipe.easy_fraction is None:
+    if recipe.easy_fraction < 0:
         content, shown = draw_content(*draw)
     else:
         content, needed = draw_easy_or_hard(*draw)
@@ -255,31 +285,23 @@ def make_video(world: World, recipe: Recipe, split: str, number: int):
     return video_id.encode(), labels, frames, ratings
 
 
+def _describe(features: tf.train.Features, recipe: Recipe, video_id, labels) -> None:
+    """Adds the id and the labels to a record."""
+    features.feature[recipe.video_id_key].bytes_list.value.append(video_id)
+    features.feature["labels"].int64_list.value.extend(labels)
+
+
 def frame_level_record(
     recipe: Recipe, video_id: bytes, labels, frames, ratings
 ) -> bytes:
     """A serialized SequenceExample."""
-    context = {
-        recipe.video_id_key: _bytes_feature(video_id),
-        "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
-    }
-    if ratings:
-        starts, classes, scores = zip(*ratings, strict=True)
-        integers = {segments.START_TIMES: starts, segments.LABELS: classes}
-        for name, values in integers.items():
-            numbers = tf.train.Int64List(value=values)
-            context[name] = tf.train.Feature(int64_list=numbers)
-        floats = tf.train.FloatList(value=scores)
-        context[segments.SCORES] = tf.train.Feature(float_list=floats)
-    names = settings.split_names(recipe.feature_names)
-    lists = {
-        name: tf.train.FeatureList(feature=[_bytes_feature(row.tobytes()) for row in f])
-        for name, f in zip(names, frames, strict=True)
-    }
-    example = tf.train.SequenceExample(
-        context=tf.train.Features(feature=context),
-        feature_lists=tf.train.FeatureLists(feature_list=lists),
-    )
+    example = tf.train.SequenceExample()
+    _describe(example.context, recipe, video_id, labels)
+    columns = zip(*ratings, strict=True)  # Empty without ratings.
+    for (name, kind), values in zip(segments.KINDS.items(), columns, strict=False):
+        getattr(example.context.feature[name], kind).value.extend(values)
+    for name, rows in zip(recipe.names, frames, strict=True):
+        records.add_frames(example, name, rows)
     # Otherwise the order of features changes from process to process.
     return example.SerializeToString(deterministic=True)
 
@@ -289,17 +311,12 @@ def video_level_record(
 ) -> bytes:
     """A serialized Example with the mean of each feature."""
     del ratings
-    feature = {
-        recipe.video_id_key: _bytes_feature(video_id),
-        "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
-    }
-    names = settings.split_names(recipe.feature_names)
-    for name, values in zip(names, frames, strict=True):
+    example = tf.train.Example()
+    _describe(example.features, recipe, video_id, labels)
+    for name, values in zip(recipe.names, frames, strict=True):
         mean = records.dequantize(values).mean(axis=0)
-        floats = tf.train.FloatList(value=mean)
-        feature[f"mean_{name}"] = tf.train.Feature(float_list=floats)
-    features = tf.train.Features(feature=feature)
-    return tf.train.Example(features=features).SerializeToString(deterministic=True)
+        example.features.feature[f"mean_{name}"].float_list.value.extend(mean)
+    return example.SerializeToString(deterministic=True)
 
 
 def write_shard(recipe: Recipe, folder: str, split: str, shard: int, count: int) -> int:
@@ -357,9 +374,7 @@ def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bo
     path = folder / DESCRIPTION
     if not path.is_file() or overwrite:
         return False
-    later = ("rated_segments", "easy_fraction", "hard_frames")
-    stored = {name: getattr(Recipe, name) for name in later}
-    stored |= json.loads(path.read_text())["recipe"]
+    stored = json.loads(path.read_text())["recipe"]
     wanted = dataclasses.asdict(recipe)
     different = sorted(k for k in wanted if stored.get(k) != wanted[k])
     if different:
@@ -389,74 +404,21 @@ def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def define_flags() -> None:
-    """Defines this program's flags; not on import, where they might meet others."""
-    flags.DEFINE_string("output_dir", None, "Folder of the data set.", required=True)
-    flags.DEFINE_integer("num_train", 2000, "Training videos.", lower_bound=0)
-    flags.DEFINE_integer("num_validate", 500, "Validation videos.", lower_bound=0)
-    flags.DEFINE_integer("num_test", 200, "Test videos, with labels.", lower_bound=0)
-    flags.DEFINE_integer("num_classes", 200, "Classes.", lower_bound=2)
-    flags.DEFINE_integer(
-        "max_frames", 300, "Frames of the longest videos.", lower_bound=4
-    )
-    flags.DEFINE_string("feature_names", "rgb,audio", "Names of the features.")
-    flags.DEFINE_string("feature_sizes", "1024,128", "Their widths, bytes a frame.")
-    flags.DEFINE_string("video_id_key", "id", "Context key of the video's id.")
-    flags.DEFINE_integer("videos_per_shard", 250, "Videos in a shard.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
-    flags.DEFINE_float(
-        "signal", 0.55, "Strength of a label in its shots.", lower_bound=0
-    )
-    flags.DEFINE_float(
-        "shot_length", 10.0, "Mean frames a shot, at 300 frames a video.", lower_bound=1
-    )
-    flags.DEFINE_float(
-        "empty_shots",
-        0.5,
-        "Share of shots without a label.",
-        lower_bound=0,
-        upper_bound=1,
-    )
-    flags.DEFINE_integer(
-        "rated_segments",
-        0,
-        "Rated segments of each video of validate and test, at most.",
-        lower_bound=0,
-    )
-    flags.DEFINE_float(
-        "easy_fraction",
-        None,
-        "Share of easy videos; the others are hard. Not given: videos of shots.",
-        lower_bound=0,
-        upper_bound=1,
-    )
-    flags.DEFINE_integer(
-        "hard_frames", 16, "Frames that a hard video needs.", lower_bound=1
-    )
-    flags.DEFINE_bool("video_level", False, "Also write <output_dir>/video_level.")
-    flags.DEFINE_integer("jobs", 2, "Processes.", lower_bound=1)
-    flags.DEFINE_bool("overwrite", False, "Replace a data set with other settings.")
-
-
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Flags → data set."""
-    del argv
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    recipe = Recipe(**{name: FLAGS[name].value for name in names})
-    folder = pathlib.Path(FLAGS.output_dir)
-    try:
-        settings.DataSettings(recipe.feature_names, recipe.feature_sizes)
-        if recipe.easy_fraction is not None and recipe.rated_segments:
-            raise ValueError("--easy_fraction has no shots for --rated_segments.")
-        if is_made_already(recipe, folder, FLAGS.overwrite):
-            print(f"{folder} holds this data set already.")
-        else:
-            make_dataset(recipe, folder, FLAGS.jobs)
-    except (ValueError, OSError) as error:
-        sys.exit(f"make_synthetic_records.py: {error}")
+    recipe, output = flag_groups.read(Recipe), flag_groups.read(Output)
+    folder = pathlib.Path(output.output_dir)
+    if is_made_already(recipe, folder, output.overwrite):
+        print(f"{folder} holds this data set already.")
+    else:
+        make_dataset(recipe, folder, output.jobs)
     print(f"Flags for train.py: {suggested_flags(recipe, folder)}")
 
 
+def run() -> None:
+    """Defines the flags and runs `main`."""
+    flag_groups.run_program(main, lambda: flag_groups.define((Recipe, Output)))
+
+
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run()

@@ -61,15 +61,9 @@ VIDEO_LEVEL_FLAGS = (
 def make_data(folder: pathlib.Path) -> pathlib.Path:
     """Synthetic shards for training and validation, of both levels."""
     recipe = make_synthetic_records.Recipe(
-        seed=0,
         num_classes=10,
         max_frames=24,
-        feature_names="rgb,audio",
         feature_sizes="16,8",
-        video_id_key="id",
-        signal=0.55,
-        shot_length=10.0,
-        empty_shots=0.5,
         videos_per_shard=64,
         video_level=True,
         num_train=150,

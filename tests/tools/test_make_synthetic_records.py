@@ -2,7 +2,6 @@
 
 import numpy as np
 import tensorflow as tf
-from absl import app
 
 from tests import script_helpers
 from tools import make_synthetic_records as synthetic
@@ -14,14 +13,8 @@ def recipe(**changes) -> synthetic.Recipe:
         "seed": 3,
         "num_classes": 40,
         "max_frames": 60,
-        "feature_names": "rgb,audio",
         "feature_sizes": "64,16",
-        "video_id_key": "id",
-        "signal": 0.55,
-        "shot_length": 10.0,
-        "empty_shots": 0.5,
         "videos_per_shard": 10,
-        "video_level": False,
         "num_train": 20,
         "num_validate": 5,
         "num_test": 0,
@@ -171,13 +164,8 @@ def test_classes_are_zipf_like_and_labels_repeat_in_company():
 
 def make(folder, *flags) -> script_helpers.Ended:
     """The program, run to its end in this process."""
-
-    def run():
-        synthetic.define_flags()
-        app.run(synthetic.main)
-
     return script_helpers.in_place(
-        run,
+        synthetic.run,
         "make_synthetic_records",
         f"--output_dir={folder}",
         "--num_train=7",
