@@ -5,7 +5,7 @@
     python tools/benchmark.py --quick              small sizes, without bars: a test
 
 Most numbers are ratios within one run on one machine, so run nothing else at the same
-time. --output_dir writes the table as Markdown and JSON, and a plot.
+time. --output_dir writes the table as Markdown and JSON.
 """
 
 import argparse
@@ -35,9 +35,7 @@ AREAS = (
     "reading",
     "evaluation",
     "end_to_end",
-    "precision",
     "memory",
-    "saving",
     "requests",
     "edge",
     "scale",
@@ -63,51 +61,22 @@ def markdown(rows: list[results.Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: list[results.Row], path: str) -> None:
-    """Plots each number over its bar as a factor; the bar is met from 1 on."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    shown = [row for row in rows if row.bar and row.value][::-1]
-    factors = [
-        row.bar / row.value if row.at_most else row.value / row.bar for row in shown
-    ]
-    figure, axes = pyplot.subplots(figsize=(9, 0.4 * len(shown) + 1.2))
-    colors = ["#2a7f62" if factor >= 1 else "#c2452d" for factor in factors]
-    axes.barh([row.name for row in shown], factors, color=colors, height=0.6)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    ticks = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
-    axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("measured over bar (bar over measured for upper limits)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)
-
-
 def write(found: dict[str, list[results.Row]], folder: str) -> None:
-    """Writes benchmark.md, .json and .svg; keeps the other areas in them."""
+    """Writes benchmark.md and .json; keeps the other areas in them."""
     os.makedirs(folder, exist_ok=True)
     store = pathlib.Path(folder, "benchmark.json")
     content = json.loads(store.read_text("utf-8")) if store.exists() else {}
     facts = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     for area, rows in found.items():
         content[area] = {**facts, "rows": [vars(row) for row in rows]}
-    content = {x: content[x] for x in (*AREAS, *content) if x in content}
+    content = {area: content[area] for area in AREAS if area in content}
     store.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     parts = ["# Benchmark\n\nMade by `tools/benchmark.py`; each area in one run.\n"]
-    everything = []
     for area, kept in content.items():
         rows = [results.Row(**row) for row in kept["rows"]]
-        everything += rows
         head = f"## {area}\n\n{kept['machine']}. {kept['date']}.\n"
         parts += [head, markdown(rows) + "\n"]
-    parts.append("![measured over bar](benchmark.svg)\n")
     pathlib.Path(folder, "benchmark.md").write_text("\n".join(parts), "utf-8")
-    plot(everything, os.path.join(folder, "benchmark.svg"))
 
 
 def measure(area: str, quick: bool, *options) -> list[results.Row]:

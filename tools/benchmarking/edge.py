@@ -29,7 +29,7 @@ _CASES = (
     ("DbofModel(cluster_size=2048, hidden_size=512, head='logistic')", 30),
     ("TransformerModel(width=256, layers=2)", 30),
 )
-_QUICK = (("HierarchicalLSTM(cells=8, block_len=3)", 4),)
+_QUICK = (("AttentionPooling(hidden_size=8)", 4),)
 _BATCH = 32
 _PLANTED = 100  # Classes that occur.
 _NOISE = 8.0  # In units of a class's direction, so that GAPs are far from 1.

@@ -1,12 +1,7 @@
-"""Speed of evaluation, training epochs and the start of training, end to end."""
+"""Speed of evaluation and of training epochs, end to end."""
 
-import json
 import os
-import pathlib
-import subprocess
-import sys
 import tempfile
-import time
 
 import tensorflow as tf
 
@@ -165,52 +160,10 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
     ]
 
 
-def start_rows(quick: bool, folder: str) -> list[results.Row]:
-    """Time from the command to the end of the first step."""
-    data = run_settings(quick, folder, "unused").data
-    paths = shards.write(folder, 32, data)
-    root = pathlib.Path(__file__).resolve().parents[2]
-    train_dir = os.path.join(folder, "start")
-    command = [
-        sys.executable,
-        str(root / "yt8m_distill" / "train.py"),
-        f"--train_dir={train_dir}",
-        f"--train_data_pattern={','.join(paths)}",
-        "--mode=teacher",
-        "--batch_size=8",
-        "--max_steps=1",
-        "--log_steps=1",
-        "--num_gpus=0",
-    ]
-    if quick:
-        command += [
-            "--teacher=HierarchicalLSTM(cells=8, block_len=20)",
-            "--feature_sizes=16,4",
-            "--num_classes=20",
-            "--max_frames=60",
-        ]
-    began = time.time()
-    subprocess.run(command, check=True, capture_output=True)
-    path = os.path.join(train_dir, "teacher", "metrics.jsonl")
-    with open(path, encoding="utf-8") as file:
-        json.loads(file.readline())
-    first = os.path.getmtime(path) - began
-    whole = time.time() - began
-    return [
-        results.Row(
-            "train.py: from the command to the end of the first step",
-            first,
-            unit="s",
-            detail=f"teacher, batch 8, TensorFlow's import and tracing included; the "
-            f"whole command {whole:.1f} s",
-        )
-    ]
-
-
 def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` measures small sizes and takes seconds."""
     table = []
-    for part in (evaluation_rows, training_rows, start_rows):
+    for part in (evaluation_rows, training_rows):
         with tempfile.TemporaryDirectory() as folder:
             table += part(quick, folder)
         tf.keras.backend.clear_session()

@@ -14,11 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from tools.benchmarking import results
-from yt8m_distill import settings, structures
+from yt8m_distill import structures
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import builder, replicas
 from yt8m_distill.serving import predictions
-from yt8m_distill.training import distribution, modes
+from yt8m_distill.training import distribution
 
 TOP_K = 20
 LABELS_PER_VIDEO = 3
@@ -98,89 +97,6 @@ def make_evaluator(num_classes: int) -> evaluator.Evaluator:
     return evaluator.Evaluator(GivenLogits(), "student", strategy, num_classes, TOP_K)
 
 
-def forward_call(networks, role: str, batch: structures.Batch):
-    """A callable that runs the forward pass of one network on a batch."""
-    forward = replicas.on_replicas(
-        distribution.mirrored_strategy(["CPU:0"]),
-        lambda batch: networks.forward(role, batch[structures.VIEWS]).logits,
-    )
-    return lambda: forward(batch).numpy()
-
-
-def random_views(run: settings.RunSettings) -> dict:
-    """Both views of a batch of full-length videos of random bytes."""
-    size, total, k = (
-        run.training.batch_size,
-        run.data.max_frames,
-        run.sampling.largest_k,
-    )
-    shape = (size, total, run.data.feature_size)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    picked = {
-        structures.ALL: np.arange(total),
-        structures.SAMPLED: np.arange(k) * total // k,
-    }
-    return {
-        name: {
-            structures.FRAMES: tf.constant(frames[:, positions]),
-            structures.NUM_FRAMES: tf.fill([size], len(positions)),
-            structures.FRAME_INDICES: tf.constant(
-                np.tile(positions, (size, 1)), tf.int32
-            ),
-        }
-        for name, positions in picked.items()
-    }
-
-
-def share_rows(quick: bool) -> list[results.Row]:
-    """Time of evaluation with the CSV, as a share of each network's forward pass."""
-    # As in eval.py, a batch has 256 videos.
-    cells, num_classes, batch_size, rounds = (
-        (8, 50, 4, 1) if quick else (1024, 3862, 256, 3)
-    )
-    run = settings.RunSettings.from_dict(
-        {
-            "mode": "parallel",
-            "teacher": f"HierarchicalLSTM(cells={cells}, block_len=20)",
-            "num_classes": num_classes,
-            "batch_size": batch_size,
-            "train_dir": "unused",
-            "train_data_pattern": "unused",
-        }
-    )
-    roles = ("teacher", "student")
-    networks = builder.build_networks(
-        [modes.networks(run)[role] for role in roles], run.data
-    )
-    frames = {structures.VIEWS: random_views(run)}
-    made = make_batches(batch_size, num_classes)
-    judge = make_evaluator(num_classes)
-
-    with tempfile.TemporaryDirectory() as folder:
-
-        def evaluate():
-            path = os.path.join(folder, "predictions.csv")
-            with predictions.PredictionWriter(path) as writer:
-                judge.evaluate(repeated(made, MADE), writer=writer)
-
-        calls = {role: forward_call(networks, role, frames) for role in roles}
-        seconds = results.interleaved({**calls, "rest": evaluate}, rounds)
-    rest = seconds["rest"] / (MADE * batch_size)
-    rows = []
-    for role in roles:
-        forward = seconds[role] / batch_size
-        rows.append(
-            results.Row(
-                f"evaluating and CSV, as a share of the {role}'s forward pass",
-                rest / forward,
-                bar=0.05,
-                at_most=True,
-                detail=f"{1e3 * rest:.3f} ms per video and {1e3 * forward:.2f} ms",
-            )
-        )
-    return rows
-
-
 def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dict:
     """Time and memory of evaluating these batches, and time of writing their CSV.
 
@@ -215,11 +131,14 @@ def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dic
     }
 
 
-def data_set_rows(quick: bool) -> list[results.Row]:
-    """Evaluation of all validation videos of YouTube-8M, in a process of its own."""
+def rows(quick: bool) -> list[results.Row]:
+    """Evaluation of all validation videos of YouTube-8M, in a process of its own.
+
+    `quick` measures small sizes in this process and takes seconds.
+    """
     # 4297 * 256 is the first multiple of 256 above 1.1 million.
     sizes = (40, 64, 50) if quick else (4297, 256, 3862)
-    found = results.in_own_process(measure_data_set, *sizes)
+    found = results.in_own_process(measure_data_set, *sizes, here=quick)
     data_set = f"{found['num_videos']:,} videos x {sizes[2]} classes, top {TOP_K}"
     per_video = 1e6 / found["num_videos"]
     return [
@@ -249,8 +168,3 @@ def data_set_rows(quick: bool) -> list[results.Row]:
             f"{per_video * found['csv_seconds']:.1f} us per video",
         ),
     ]
-
-
-def rows(quick: bool) -> list[results.Row]:
-    """The table's rows; `quick` measures small sizes and takes seconds."""
-    return [*share_rows(quick), *data_set_rows(quick)]

@@ -74,8 +74,6 @@ def rows(quick: bool) -> list[results.Row]:
         shards.index(paths, data)
         size = sum(os.path.getsize(path) for path in paths)
         longer, longest = paths * times["raw"], paths * times["index"]
-        # More shards than stay mapped.
-        linked = shards.link(paths, times["raw"], os.path.join(folder, "linked"))
         uniform = {k: pipeline.ViewSpec("uniform", k) for k in (30, 10)}
         everything = pipeline.ViewSpec("all", data.max_frames)
         calls = {
@@ -87,12 +85,6 @@ def rows(quick: bool) -> list[results.Row]:
             "k=30, index": _view(longest, data, uniform[30], "always"),
             "k=10, index": _view(longest, data, uniform[10], "always"),
             "all frames, index": _view(longer, data, everything, "always"),
-            "k=30, index, shards not mapped before": _view(
-                linked, data, uniform[30], "always"
-            ),
-            "k=10, index, shards not mapped before": _view(
-                linked, data, uniform[10], "always"
-            ),
         }
         seconds = results.interleaved(calls, rounds)
 

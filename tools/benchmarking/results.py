@@ -68,16 +68,19 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def in_own_process(function: Callable, *arguments: Any) -> Any:
+def in_own_process(function: Callable, *arguments: Any, here: bool = False) -> Any:
     """The result of a function in a new process, whose peak memory is its own.
 
     Args:
         function: of a module in tools.benchmarking.
         arguments: JSON values, like the result.
+        here: call it in this process, where the memory is of no interest.
 
     Raises:
         RuntimeError: with the error output of the process, if it fails.
     """
+    if here:
+        return function(*arguments)
     code = (
         f"import json, sys; from {function.__module__} import {function.__name__} as f;"
         "print(json.dumps(f(*json.loads(sys.argv[1]))))"

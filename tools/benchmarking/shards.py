@@ -37,19 +37,6 @@ def make_video(video_id: str, data: settings.DataSettings, random) -> bytes:
     return record
 
 
-def link(paths: list[str], times: int, folder: str) -> list[str]:
-    """Links the shards and their indices under several other names."""
-    links = []
-    for copy in range(times):
-        os.makedirs(os.path.join(folder, str(copy)))
-        for path in paths:
-            name = os.path.join(folder, str(copy), os.path.basename(path))
-            os.link(path, name)
-            os.link(path + data_index.SUFFIX, name + data_index.SUFFIX)
-            links.append(name)
-    return links
-
-
 def index(paths: list[str], data: settings.DataSettings) -> None:
     """Builds the index of every shard."""
     data_index.load_or_build(paths, data)
