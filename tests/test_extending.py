@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests import training_helpers as helpers
-from yt8m_distill import registry, settings
+from yt8m_distill import settings
 from yt8m_distill.losses import registered
 from yt8m_distill.models import builder, layers
 from yt8m_distill.serving import export, predictor
@@ -77,11 +77,10 @@ NETWORK = "Outside(units={}, head='outside')"
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory):
-    """The module, in a folder from which it can be imported."""
+    """A module that nobody has imported yet, in a folder from which it can be."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "my_models.py").write_text(textwrap.dedent(MODULE))
     sys.path.insert(0, str(folder))
-    registry.import_user_modules("my_models")
     yield "my_models"
     sys.path.remove(str(folder))
 

@@ -178,6 +178,7 @@ class _Run:
 
     def __init__(self, run: settings.RunSettings, resolved: bool = True):
         self.run = run
+        registry.import_user_modules(run.networks.import_modules)
         sampled, sampled_in_training = (
             pipeline.sampled_view(run.sampling, training) for training in (False, True)
         )
