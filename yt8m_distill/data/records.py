@@ -252,9 +252,7 @@ class _Check(NamedTuple):
 
     def rows(self, entries: tf.Tensor) -> tf.Tensor:
         """The records of some entries."""
-        if self.splits is None:
-            return entries
-        return tf.searchsorted(self.splits, entries, side="right") - 1
+        return entries if self.splits is None else _rows(self.splits, entries)
 
     def parts(self, entries: tf.Tensor) -> list:
         """Parts of the messages for some entries, to be joined."""
@@ -266,30 +264,37 @@ class _Check(NamedTuple):
         ]
 
 
-def _require(
-    checks: Sequence[_Check], origins: tf.Tensor, video_ids: tf.Tensor
-) -> list[tf.Operation]:
-    """Asserts conditions in order; the error names the first record that breaks one.
+def _rows(splits: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
+    """[N] int64: the rows of some entries of a ragged tensor with these row splits.
+
+    Its `value_rowids` takes five times as many operations, and preparing these takes
+    most of the time in which a dataset starts.
+    """
+    splits, entries = tf.expand_dims(splits, 0), tf.expand_dims(entries, 0)
+    found = tf.raw_ops.UpperBound(
+        sorted_inputs=splits, values=entries, out_type=tf.int64
+    )
+    return tf.squeeze(found, 0) - 1
+
+
+def _required(checks: Sequence[_Check], origins: tf.Tensor, video_ids: tf.Tensor):
+    """A context whose operations run only if all conditions hold.
+
+    Otherwise the error names the first record that breaks one.
 
     Args:
-        checks: the conditions.
+        checks: the conditions, in order of precedence.
         origins: [B] string, names of the records.
         video_ids: [B] string.
     """
-    done: list[tf.Operation] = []
-    for check in checks:
-        # No tf.cond, which would cost more than the work itself.
-        at = tf.where(~check.holds)[:1, 0]  # [1], or [0] if all are true
-        row = check.rows(at)
-        # An error message that is not UTF-8 would reach Python as a codec error.
-        video_id = tf.strings.unicode_transcode(
-            tf.gather(video_ids, row), "UTF-8", "UTF-8"
-        )
-        names = [tf.gather(origins, row), ", video ", video_id, ": "]
-        message = marked_in_graph([*names, *check.parts(at)])
-        with tf.control_dependencies(done):
-            done.append(tf.debugging.Assert(tf.reduce_all(check.holds), [message]))
-    return done
+    faults = _first_faults(checks, origins)
+    # No tf.cond, which would cost more than the work itself.
+    bad = tf.where(faults != "")[:1, 0]  # [1], or [0] if all are valid
+    # An error message that is not UTF-8 would reach Python as a codec error.
+    video_id = tf.strings.unicode_transcode(tf.gather(video_ids, bad), "UTF-8", "UTF-8")
+    parts = [tf.gather(origins, bad), ", video ", video_id, ": "]
+    message = marked_in_graph([*parts, tf.gather(faults, bad)])
+    return tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message])])
 
 
 def parse_batch(
@@ -312,8 +317,7 @@ def parse_batch(
     """
     context, features = _read(sound(serialized, data), origins, data)
     checks = _checks(features, data, ~is_video)
-    done = _require(checks, origins, context[data.video_id_key])
-    with tf.control_dependencies(done):
+    with _required(checks, origins, context[data.video_id_key]):
         features = tf.nest.map_structure(tf.identity, features, expand_composites=True)
     return _parsed(context, features, origins, data, is_video)
 
@@ -475,11 +479,12 @@ def _first_faults(checks: Sequence[_Check], serialized: tf.Tensor) -> tf.Tensor:
     """[B] string, the message of the first condition that each record breaks."""
     faults, size = tf.zeros_like(serialized), tf.size(serialized)
     for check in checks[::-1]:  # Of several faults, the first one stays.
-        broken = tf.where(~check.holds)[:, 0]
+        broken = tf.squeeze(tf.where(~check.holds), 1)
         first = tf.math.unsorted_segment_min(broken, check.rows(broken), size)
         rows = tf.where(first < tf.int64.max)  # [rows with this fault, 1]
-        messages = tf.strings.join(check.parts(tf.gather(first, rows[:, 0])))
-        messages = tf.broadcast_to(messages, tf.shape(rows)[:1])
+        entries = tf.gather_nd(first, rows)
+        messages = tf.strings.join(check.parts(entries))
+        messages = tf.broadcast_to(messages, tf.shape(entries))
         faults = tf.tensor_scatter_nd_update(faults, rows, messages)
     return faults
 
@@ -533,10 +538,16 @@ def _no_tuning() -> tf.data.Options:
     return options
 
 
-def _may_lack(lists, data: settings.DataSettings) -> tf.Tensor:
-    """[B] bool: whether a feature may be missing under --missing_feature."""
-    some = tf.reduce_any([lists[name].row_lengths() > 0 for name in data.names], axis=0)
-    return some & (data.missing_feature == "zeros")
+def _may_lack(counts: Sequence[tf.Tensor], data: settings.DataSettings):
+    """[B] bool or False: whether a feature may be missing under --missing_feature.
+
+    Args:
+        counts: [B] of each feature, its number of frames.
+        data: description of the records.
+    """
+    if data.missing_feature != "zeros":
+        return False
+    return tf.reduce_any([count > 0 for count in counts], axis=0)
 
 
 def _checks(features, data, is_exempt) -> list[_Check]:
@@ -552,20 +563,22 @@ def _frame_checks(lists, data, is_exempt) -> list[_Check]:
         data: description of the records.
         is_exempt: [B] bool or False, records that may have no frames.
     """
-    may_lack = is_exempt | _may_lack(lists, data)
+    num_frames = [lists[name].row_lengths() for name in data.names]
+    may_lack = is_exempt | _may_lack(num_frames, data)
     checks = []
-    for name, size in zip(data.names, data.sizes, strict=True):
+    for name, size, count in zip(data.names, data.sizes, num_frames, strict=True):
         feature, counts = lists[name], lists[name].values.row_lengths()
-        strings = feature.merge_dims(1, 2)
-        widths = tf.strings.length(strings.values)
+        # The splits of all strings of a record, without its frames.
+        splits = tf.gather(feature.values.row_splits, feature.row_splits)
+        widths = tf.strings.length(feature.flat_values)
         what = [f"feature {name} has no frames. Is --feature_names right, and is this "]
         what += ["frame-level data?"]
-        checks.append(_Check((feature.row_lengths() > 0) | may_lack, what))
+        checks.append(_Check((count > 0) | may_lack, what))
         what = [f"a frame of feature {name} is ", counts, " byte strings, not 1."]
         checks.append(_Check(counts == 1, what, feature.row_splits))
         what = [f"a frame of feature {name} is ", widths]
         what += [f" bytes wide, not the {size} of --feature_sizes."]
-        checks.append(_Check(widths == size, what, strings.row_splits))
+        checks.append(_Check(widths == size, what, splits))
     return checks
 
 
@@ -591,10 +604,10 @@ def _parsed(context, features, origins, data, is_video) -> Parsed:
         )
         for name in data.names
     )
-    # A missing feature does not affect the number of frames.
-    may_lack = _may_lack(features, data)
     counts = [feature.row_lengths() for feature in frames]
-    counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
+    may_lack = _may_lack(counts, data)
+    if may_lack is not False:  # A missing feature does not affect the number of frames.
+        counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
     num_frames = tf.reduce_min(tf.stack(counts), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
     ratings = tuple(context[name] for name in (_RATINGS if data.segment_labels else ()))
@@ -632,31 +645,33 @@ def required_ids(
     """
     what = [f"there is no id. Is --video_id_key={data.video_id_key} right?"]
     check = _Check((parsed.video_ids != "") | ~is_video, what)
-    with tf.control_dependencies(_require([check], parsed.origins, parsed.video_ids)):
+    with _required([check], parsed.origins, parsed.video_ids):
         return tf.identity(parsed.video_ids)
 
 
-def checked_labels(parsed: Parsed, data: settings.DataSettings) -> tf.RaggedTensor:
-    """The labels of parsed records.
+def checked_labels(
+    parsed: Parsed, data: settings.DataSettings
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The labels of parsed records: [L] int64 their rows, and [L] int64.
 
     Raises (when the graph runs):
         tf.errors.InvalidArgumentError: for a label outside [0, C), or a vector of C
             zeros and ones instead of indices.
     """
     labels, classes = parsed.labels, data.num_classes
+    rows = _rows(labels.row_splits, tf.range(tf.size(labels.values, tf.int64)))
     outside = (labels.values < 0) | (labels.values >= classes)
     what = ["label ", labels.values]
     what += [f" is not in 0..{classes - 1}, the range of --num_classes."]
     checks = [_Check(~outside, what, labels.row_splits)]
     if classes > 2:
-        largest = tf.reduce_max(labels, axis=1)
+        largest = tf.math.unsorted_segment_max(labels.values, rows, labels.nrows())
         is_vector = (labels.row_lengths() == classes) & (largest <= 1)
         what = [f"--labels_key={data.labels_key} holds a vector of {classes} zeros "]
         what += ["and ones, not the indices of the labels."]
         checks.append(_Check(~is_vector, what))
-    with tf.control_dependencies(_require(checks, parsed.origins, parsed.video_ids)):
-        values = tf.identity(labels.values)
-    return tf.RaggedTensor.from_row_splits(values, labels.row_splits, validate=False)
+    with _required(checks, parsed.origins, parsed.video_ids):
+        return rows, tf.identity(labels.values)
 
 
 def rated_starts(serialized: tf.Tensor, origins: tf.Tensor) -> tf.Tensor:
@@ -689,27 +704,24 @@ def checked_segments(
             segments.read and segments.problem.
     """
     times, labels, scores = parsed.ratings
-    names = parsed.origins, parsed.video_ids
+    splits, values, classes = times.row_splits, times.values, labels.values
     counts = [field.row_lengths() for field in parsed.ratings]
     mark = "\0"  # Placeholder for the numbers of the line.
     line = segments.unequal(mark, mark, mark).split(mark)
     what = [line[0], counts[0], line[1], counts[1], line[2], counts[2], line[3]]
-    same = (counts[0] == counts[1]) & (counts[0] == counts[2])
-    with tf.control_dependencies(_require([_Check(same, what)], *names)):
-        rows = times.value_rowids()
-        values, classes, splits = times.values, labels.values, times.row_splits
-        ends = tf.cast(tf.gather(parsed.num_frames, rows), tf.int64)
-        what = ["a segment starts at ", values, ", the video has ", ends, " frames."]
-        checks = [_Check((values >= 0) & (values < ends), what, splits)]
-        what = [f"{segments.LABELS} has ", classes, ", which is not in 0.."]
-        what += [f"{data.num_classes - 1}, the range of --num_classes."]
-        inside = (classes >= 0) & (classes < data.num_classes)
-        checks.append(_Check(inside, what, splits))
-        what = [f"a number of {segments.SCORES} is ", scores.values, ", not 0 or 1."]
-        known = (scores.values == 0) | (scores.values == 1)
-        checks.append(_Check(known, what, splits))
-        checks = _require(checks, *names)
-    with tf.control_dependencies(checks):
+    checks = [_Check((counts[0] == counts[1]) & (counts[0] == counts[2]), what)]
+    rows = _rows(splits, tf.range(tf.size(values, tf.int64)))
+    ends = tf.cast(tf.gather(parsed.num_frames, rows), tf.int64)
+    what = ["a segment starts at ", values, ", the video has ", ends, " frames."]
+    checks.append(_Check((values >= 0) & (values < ends), what, splits))
+    what = [f"{segments.LABELS} has ", classes, ", which is not in 0.."]
+    what += [f"{data.num_classes - 1}, the range of --num_classes."]
+    inside = (classes >= 0) & (classes < data.num_classes)
+    checks.append(_Check(inside, what, labels.row_splits))
+    what = [f"a number of {segments.SCORES} is ", scores.values, ", not 0 or 1."]
+    known = (scores.values == 0) | (scores.values == 1)
+    checks.append(_Check(known, what, scores.row_splits))
+    with _required(checks, parsed.origins, parsed.video_ids):
         chosen = tf.where(values == tf.gather(starts, rows))[:, 0]
     return segments.Segments(
         tf.cast(starts, tf.int32),
