@@ -1,6 +1,6 @@
 """Every model of the package, from its first step to its export."""
 
-import json
+import functools
 
 import numpy as np
 import pytest
@@ -11,34 +11,32 @@ from yt8m_distill import flag_groups, registry, settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import base, builder
 from yt8m_distill.serving import export, predictor
-from yt8m_distill.training import modes, teacher_cache, trained
+from yt8m_distill.training import (
+    checkpoints,
+    manifest,
+    modes,
+    teacher_cache,
+    trained,
+)
 
-# Small arguments of each: of the teacher, and what the student has else.
+# Small arguments of each.
 ARGUMENTS = {
-    "AttentionPooling": ({"hidden_size": 6, "num_heads": 2}, {"hidden_size": 4}),
-    "DbofModel": ({"cluster_size": 7, "hidden_size": 5}, {"hidden_size": 4}),
-    "FrameLevelLogisticModel": ({}, {}),
-    "HierarchicalLSTM": ({"cells": 3, "block_len": 5}, {"cells": 2, "block_len": 3}),
-    "LogisticModel": ({}, {"dropout": 0.2}),
-    "LstmModel": ({"cells": 3, "layers": 1}, {"cells": 2}),
-    "MoeModel": ({}, {"dropout": 0.2}),
-    "NeXtVLAD": (
-        {"clusters": 4, "groups": 2, "hidden_size": 6, "gating_reduction": 2},
-        {"clusters": 2, "hidden_size": 4},
-    ),
-    "NetVLAD": ({"clusters": 4, "hidden_size": 6}, {"hidden_size": 4}),
-    "TransformerModel": (
-        {"width": 6, "layers": 1, "num_heads": 2},
-        {"width": 4, "layers": 2},
-    ),
+    "AttentionPooling": {"hidden_size": 6, "num_heads": 2},
+    "DbofModel": {"cluster_size": 7, "hidden_size": 5},
+    "FrameLevelLogisticModel": {},
+    "HierarchicalLSTM": {"cells": 3, "block_len": 5},
+    "LogisticModel": {"dropout": 0.2},
+    "LstmModel": {"cells": 3, "layers": 1},
+    "MoeModel": {"dropout": 0.2},
+    "NeXtVLAD": {"clusters": 4, "groups": 2, "hidden_size": 6, "gating_reduction": 2},
+    "NetVLAD": {"clusters": 4, "hidden_size": 6},
+    "TransformerModel": {"width": 6, "layers": 2, "num_heads": 2},
 }
 SETS = ["AttentionPooling", "DbofModel", "NeXtVLAD", "NetVLAD"]
 
 
-def network_of(name: str, student: bool = False) -> str:
-    of_teacher, of_student = ARGUMENTS[name]
-    arguments = {**of_teacher, **(of_student if student else {})}
-    return str(registry.Specification(name, arguments))
+def network_of(name: str) -> str:
+    return str(registry.Specification(name, ARGUMENTS[name]))
 
 
 @pytest.fixture(scope="module")
@@ -53,26 +51,43 @@ def test_every_model_of_the_package_is_in_the_table():
     assert set(own) == set(ARGUMENTS)
 
 
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Name of a model → a run of it, trained once; killed at step 2, `resume` has it.
+
+    Plain steps: Adam would magnify the rounding of tiny gradients.
+    """
+
+    @functools.cache
+    def get(name: str):
+        run = helpers.make_run(
+            tmp_path_factory.mktemp(name) / "run",
+            data,
+            num_epochs=1,
+            teacher=network_of(name),
+            optimizer="SGD",
+            base_learning_rate=0.05,
+        )
+        with helpers.killed_copy(
+            run.training.train_dir, "killed", "teacher", 2, save=True
+        ):
+            helpers.train(run)
+        return run
+
+    return get
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name):
-    run = helpers.make_run(
-        tmp_path / "run",
-        data,
-        mode="parallel",
-        num_epochs=1,
-        teacher=network_of(name),
-        student=network_of(name, student=True),
-        student_loss="0.1*rep + pred + ce",
-    )
-    assert helpers.train(run)["parallel"]["finished"]
-    student = helpers.best_weights(run, "parallel", "student")
-    role = modes.networks(run)["student"]
-    network = builder.build_network("student", role.network, run.data, role.frames)
-    assert sum(v.size for v in student.values()) == base.num_weights(network.weights)
+def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name, finished):
+    run = finished(name)
+    weights = helpers.best_weights(run, "teacher", "teacher")
+    role = modes.networks(run)["teacher"]
+    network = builder.build_network("teacher", role.network, run.data, role.frames)
+    assert sum(v.size for v in weights.values()) == base.num_weights(network.weights)
 
     given = settings.CheckpointSettings(
-        train_dir=str(tmp_path / "run"), batch_size=5, num_gpus=0
+        train_dir=run.training.train_dir, batch_size=5, num_gpus=0
     )
     opened = trained.open_network(given)
     shards = f"{data}/valid*.tfrecord"
@@ -81,9 +96,10 @@ def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name):
     )
     metrics = network_evaluator.evaluate(opened.dataset(shards, 5)).to_dict()
     # That of training, which had batches of 8.
-    best = json.loads((tmp_path / "run/parallel/best/student/best.json").read_text())
+    best = checkpoints.best_folder(run.training.train_dir, "teacher", "teacher")
+    noted = manifest.read_json(f"{best}/best.json")
     assert metrics["num_videos"] == 12
-    assert metrics["gap"] == pytest.approx(best["gap"], rel=1e-5)
+    assert metrics["gap"] == pytest.approx(noted["gap"], rel=1e-5)
     predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
     found = list(predict.predict(opened.dataset(shards, 5)))
     (view,) = opened.views.values()
@@ -96,47 +112,35 @@ def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name):
     np.testing.assert_allclose(answer, scores, rtol=1e-5, atol=1e-6)
 
 
-# Batch norms on frames and on videos, after one another; one on an encoding; dropout
-# of its own; weights of several layers of LSTMs. The others have parts of these.
-DIFFERENT = ["NeXtVLAD", "DbofModel", "TransformerModel", "HierarchicalLSTM"]
+# Batch norms on frames and on videos, after one another; dropout of its own; weights of
+# several layers of LSTMs. The others have parts of these.
+DIFFERENT = ["NeXtVLAD", "TransformerModel", "HierarchicalLSTM"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_neither_replicas_nor_a_stop_change_the_result(
-    data, tmp_path, monkeypatch, name
-):
-    # Plain steps: Adam would magnify the rounding of tiny gradients.
-    how = {"optimizer": "SGD", "base_learning_rate": 0.05, "num_epochs": 1}
-    how |= {"mode": "teacher", "teacher": network_of(name)}
-    alone, two, stopped = (
-        helpers.make_run(tmp_path / folder, data, **how) for folder in ("1", "2", "s")
+def test_neither_replicas_nor_a_stop_change_the_result(tmp_path, name, finished):
+    whole = finished(name)
+    resumed = helpers.resume(whole, "killed", tmp_path, replicas=2)
+    one, other = (
+        helpers.best_weights(run, "teacher", "teacher") for run in (whole, resumed)
     )
-    helpers.train(alone)
-    helpers.train(two, 2)
-    with helpers.stopped(monkeypatch, "teacher", 2, save=True):
-        helpers.train(stopped)
-    helpers.train(stopped)
-    one = helpers.best_weights(alone, "teacher", "teacher")
-    helpers.assert_identical(one, helpers.best_weights(stopped, "teacher", "teacher"))
-    by_two = helpers.best_weights(two, "teacher", "teacher")
-    assert one.keys() == by_two.keys()
+    assert one.keys() == other.keys()
     for key, value in one.items():
-        # float32 sums in another order, over five steps.
-        np.testing.assert_allclose(
-            value, by_two[key], rtol=1e-4, atol=1e-5, err_msg=key
-        )
+        # float32 sums in another order, over three steps.
+        np.testing.assert_allclose(value, other[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.slow
-def test_a_set_teaches_a_sequence_of_another_width(data, tmp_path):
+def test_a_set_teaches_a_sequence_of_another_width(data, tmp_path, finished):
     run = helpers.make_run(
         tmp_path / "run",
         data,
         mode="serial",
         num_epochs=1,
         teacher=network_of("NeXtVLAD"),
-        student=network_of("HierarchicalLSTM", student=True),
+        teacher_checkpoint=finished("NeXtVLAD").training.train_dir,
+        student="HierarchicalLSTM(cells=2, block_len=3)",
         student_loss="0.1*rep + pred + ce",
         teacher_cache=str(tmp_path / "cache"),
     )
@@ -147,17 +151,25 @@ def test_a_set_teaches_a_sequence_of_another_width(data, tmp_path):
     assert bridge.shape == (8, 6)
 
 
-def test_a_teachers_cache_is_for_its_moving_averages(data):
+def test_another_value_of_any_variable_gets_another_folder_in_the_cache(data, tmp_path):
+    """The teacher's moving averages, too."""
     run = helpers.make_run("run", data, teacher=network_of("NeXtVLAD"))
-    role = modes.networks(run)["teacher"]
-    network = builder.build_networks([role], run.data).teacher
-    keys = [teacher_cache.describe(network, role, run, None)]
-    for variable in network.non_trainable_weights:
+    role, network = (
+        modes.networks(run)["teacher"],
+        helpers.build_network("teacher", run),
+    )
+
+    def folder() -> str:
+        key = teacher_cache.describe(network, role, run, None)
+        return teacher_cache.TeacherCache(str(tmp_path), key).folder
+
+    folders = {folder(), folder()}
+    for variable in network.weights:
         variable.assign(variable + 1)
-        keys.append(teacher_cache.describe(network, role, run, None))
+        folders.add(folder())
+    assert len(folders) == 1 + len(network.weights)
     # Of 2 * 2 norms in the encoders of the features, one after them, one in the gates.
-    assert len(keys) == 1 + 3 * 6
-    assert all(keys[n] != keys[n + 1] for n in range(len(keys) - 1))
+    assert len(network.non_trainable_weights) == 3 * 6
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ It is written to a folder of its own and named by --import_modules; no file of t
 package knows its names.
 """
 
+import functools
 import sys
 import textwrap
 
@@ -16,7 +17,7 @@ from yt8m_distill import settings
 from yt8m_distill.losses import registered
 from yt8m_distill.models import builder, layers
 from yt8m_distill.serving import export, predictor
-from yt8m_distill.training import initial_weights, modes, teacher_cache, trained
+from yt8m_distill.training import initial_weights, modes, trained
 
 MODULE = """
     import keras
@@ -106,15 +107,19 @@ def make_run(outside, train_dir, data, **changes) -> settings.RunSettings:
 
 @pytest.fixture(scope="module")
 def finished(outside, data, tmp_path_factory):
-    """Mode → its finished run; each is trained once."""
-    runs = {}
+    """Mode → its finished run, trained once; killed at step 4, `resume` has it."""
 
+    @functools.cache
     def get(mode: str) -> settings.RunSettings:
-        if mode not in runs:
-            folder = tmp_path_factory.mktemp(mode) / "run"
-            runs[mode] = make_run(outside, folder, data, mode=mode)
-            helpers.train(runs[mode])
-        return runs[mode]
+        folder = tmp_path_factory.mktemp(mode) / "run"
+        # Plain steps: Adam would magnify the rounding of tiny gradients.
+        plain = {"optimizer": "SGD", "base_learning_rate": 0.05}
+        how = plain if mode == "parallel" else {}
+        run = make_run(outside, folder, data, mode=mode, **how)
+        last = modes.phases(run)[-1].name
+        with helpers.killed_copy(folder, "killed", last, 4, save=True):
+            helpers.train(run)
+        return run
 
     return get
 
@@ -156,44 +161,33 @@ def test_a_run_is_opened_where_its_loss_is_not_registered(finished, monkeypatch)
     assert trained.open_network(given).role == "student"
 
 
-@pytest.mark.parametrize("mode", ["serial", "parallel"])
-def test_an_interruption_does_not_change_the_result(
-    finished, tmp_path, monkeypatch, mode
+def test_an_interruption_does_not_change_the_result(finished, tmp_path):
+    whole = finished("serial")
+    resumed = helpers.resume(whole, "killed", tmp_path)
+    runs = (whole, resumed)
+    helpers.assert_identical(
+        *(helpers.best_weights(run, "student", "student") for run in runs)
+    )
+
+
+def test_neither_replicas_nor_a_stop_change_results_or_batch_statistics(
+    finished, tmp_path
 ):
-    whole = finished(mode)
-    phase = modes.phases(whole)[-1]
-    stopped = helpers.copy_without(whole, tmp_path / "stopped", phase.name)
-    with helpers.stopped(monkeypatch, phase.name, 4, save=True):
-        helpers.train(stopped)
-    helpers.train(stopped)
-    for role in phase.trained:
-        helpers.assert_identical(
-            helpers.best_weights(whole, phase.name, role.name),
-            helpers.best_weights(stopped, phase.name, role.name),
-        )
-
-
-def test_replicas_do_not_change_results_or_batch_statistics(outside, data, tmp_path):
-    runs = []
-    for replicas in (1, 2):
-        train_dir = tmp_path / str(replicas)
-        # Plain steps: Adam would magnify the rounding of tiny gradients.
-        how = {"mode": "parallel", "optimizer": "SGD", "base_learning_rate": 0.05}
-        runs.append(make_run(outside, train_dir, data, **how))
-        helpers.train(runs[-1], replicas)
+    whole = finished("parallel")
+    resumed = helpers.resume(whole, "killed", tmp_path, replicas=2)
     for role in ("teacher", "student"):
-        one, two = (helpers.best_weights(run, "parallel", role) for run in runs)
+        one, two = (
+            helpers.best_weights(run, "parallel", role) for run in (whole, resumed)
+        )
         assert any("moving_variance" in name for name in one)
         for name, value in one.items():
-            # float32 sums in another order, over ten steps.
+            # float32 sums in another order, over six steps.
             np.testing.assert_allclose(value, two[name], rtol=1e-4, atol=1e-6)
 
 
 def test_results_do_not_depend_on_padding_or_the_batch(outside, data):
     run = make_run(outside, "run", data)
-    (network,) = [
-        builder.build_networks([modes.networks(run)["teacher"]], run.data).teacher
-    ]
+    network = helpers.build_network("teacher", run)
     random = np.random.default_rng(0)
     network.norm.moving_mean.assign(random.normal(size=6))
     frames = random.integers(0, 256, (3, 20, 12), np.uint8)
@@ -214,19 +208,19 @@ def test_results_do_not_depend_on_padding_or_the_batch(outside, data):
 
 
 def test_a_student_that_starts_as_its_teacher_has_its_batch_statistics(
-    outside, data, tmp_path
+    outside, data, finished
 ):
     run = make_run(
         outside,
-        tmp_path / "run",
+        "run",
         data,
         mode="serial",
+        teacher_checkpoint=finished("teacher").training.train_dir,
         student=NETWORK.format(6),
         student_loss="pred",
         student_start="teacher",
     )
-    helpers.train(run)
-    phase = modes.phases(run)[-1]
+    (phase,) = modes.phases(run)
     networks = builder.build_networks(phase.roles, run.data)
     initial_weights.assign(phase, networks, run.training.train_dir)
     assert np.any(networks.teacher.norm.moving_mean.numpy())
@@ -235,28 +229,14 @@ def test_a_student_that_starts_as_its_teacher_has_its_batch_statistics(
         np.testing.assert_array_equal(own.numpy(), theirs.numpy())
 
 
-def test_teachers_that_differ_in_their_statistics_have_caches_of_their_own(
-    outside, data
-):
-    run = make_run(outside, "run", data)
-    role = modes.networks(run)["teacher"]
-    network = builder.build_networks([role], run.data).teacher
-    first = teacher_cache.describe(network, role, run, None)
-    assert first == teacher_cache.describe(network, role, run, None)
-    network.norm.moving_mean.assign(np.ones(6))
-    assert first != teacher_cache.describe(network, role, run, None)
-
-
 # ------------------------------------------------------------------ several teachers
 
 
 @pytest.fixture(scope="module")
-def teachers(outside, data, tmp_path_factory) -> list[str]:
+def teachers(outside, data, finished, tmp_path_factory) -> list[str]:
     """Three finished teachers; the last one is of another family."""
-    folders = []
-    for number, network in enumerate(
-        (NETWORK.format(6), NETWORK.format(6), "MeanTanh(units=6)")
-    ):
+    folders = [finished("teacher").training.train_dir]
+    for number, network in enumerate((NETWORK.format(6), "MeanTanh(units=6)"), 1):
         folder = tmp_path_factory.mktemp(f"teacher{number}") / "run"
         how = {"mode": "teacher", "num_epochs": 1, "validation_data_pattern": ""}
         run = make_run(outside, folder, data, teacher=network, seed=number, **how)

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 
@@ -281,28 +282,65 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def stopped(monkeypatch, phase: str, step: int, save: bool):
-    """Within it, a run ends at that step of that phase, with a checkpoint or without.
+def stopped(monkeypatch, phase: str, step: int):
+    """Within it, a run ends at that step of that phase, with a checkpoint.
 
     Used as `with stopped(...): train(run)`; the end is checked.
     """
-    original = actions.Save.after_steps
 
     def stop(self, loop, chunk):
         if loop.name == phase and loop.step >= step:
+            self.state.save()
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(actions.Save, "after_steps", stop)
+        yield
+
+
+@contextlib.contextmanager
+def killed_copy(
+    train_dir,
+    name: str,
+    phase: str,
+    step: int,
+    save: bool = False,
+    before=(actions.Save, "after_steps"),
+):
+    """Within it, a run leaves a copy of its folder, as if it had been killed.
+
+    So one training gives the end of a run without a stop and all that `resume` needs.
+
+    Args:
+        train_dir: of the run that is trained; the copy is <train_dir>.<name>.
+        name: of the copy, for `resume`.
+        phase, step: the moment is the first one at that step or after it.
+        save: whether the state is saved then.
+        before: action and method whose call is the moment.
+    """
+    action, method = before
+    original, copy = getattr(action, method), f"{train_dir}.{name}"
+
+    def keep(self, loop, *arguments):
+        if loop.name == phase and loop.step >= step and not os.path.exists(copy):
             if save:
                 self.state.save()
-            raise Stop
-        original(self, loop, chunk)
+            shutil.copytree(train_dir, copy)
+        original(self, loop, *arguments)
 
-    ended = False
-    with monkeypatch.context() as patch:
-        patch.setattr(actions.Save, "after_steps", stop)
-        try:
-            yield
-        except Stop:
-            ended = True
-    assert ended, "the run ended by itself"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(action, method, keep)
+        yield
+    assert os.path.exists(copy), "there was no such moment"
+
+
+def resume(run, name: str, folder, replicas: int = 1, **changes):
+    """Continues a copy of a `killed_copy` in a folder; returns its settings."""
+    train_dir = os.path.join(folder, name)
+    shutil.copytree(f"{run.training.train_dir}.{name}", train_dir)
+    resumed = change(run, train_dir=train_dir, **changes)
+    train(resumed, replicas)
+    return resumed
 
 
 def read_lines(path) -> list[dict]:

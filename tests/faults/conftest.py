@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import training_helpers
 from tests.faults import processes
 
 
@@ -30,8 +31,10 @@ def _train(data, train_dir, *more: str) -> Run:
 
 @pytest.fixture(scope="session")
 def whole(data, tmp_path_factory) -> Run:
-    """An undisturbed run of a teacher."""
-    return _train(data, tmp_path_factory.mktemp("whole") / "run", "--mode=teacher")
+    """An undisturbed run of a teacher; <train_dir>.stopped has its two checkpoints."""
+    train_dir = tmp_path_factory.mktemp("whole") / "run"
+    with training_helpers.killed_copy(train_dir, "stopped", "teacher", 6):
+        return _train(data, train_dir, "--mode=teacher")
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,8 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import numpy as np
@@ -145,16 +143,6 @@ def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
         done = script_helpers.call(script, *flags)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return Ended(script, done.returncode, lines)
-
-
-def stop_early(data: pathlib.Path, train_dir: pathlib.Path, *more: str) -> None:
-    """Makes a run that was stopped after its second checkpoint."""
-    process = start("train", *training_flags(data, train_dir, *more))
-    while process.poll() is None and not list(train_dir.glob("*/*/ckpt-2.index")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    ended = finish(process)
-    assert ended.code == 128 + signal.SIGTERM, ended.lines
 
 
 def numbers_of(prefix: str) -> dict[str, np.ndarray]:

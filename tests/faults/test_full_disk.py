@@ -18,12 +18,10 @@ pytestmark = pytest.mark.faults
 slow = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def stopped(data, tmp_path_factory) -> pathlib.Path:
+@pytest.fixture
+def stopped(whole) -> pathlib.Path:
     """The train_dir of a teacher that was stopped with two checkpoints."""
-    train_dir = tmp_path_factory.mktemp("stopped") / "run"
-    processes.stop_early(data, train_dir, "--mode=teacher")
-    return train_dir
+    return pathlib.Path(f"{whole.train_dir}.stopped")
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
-"""Data and trained runs that several tests look at, and none changes."""
+"""Data and trained runs that several tests look at, and none changes.
+
+Next to a run are the copies that a kill would have left; see helpers.killed_copy.
+"""
 
 import pytest
 
 from tests import training_helpers as helpers
+from yt8m_distill.training import actions
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +26,14 @@ def serial_run(data, tmp_path_factory):
         mode="serial",
         student_loss="ce + 0.5*rep + 0.5*pred",
     )
-    helpers.train(run)
+    train_dir = run.training.train_dir
+    # An epoch has 5 steps, and two steps are done between two looks at the clock.
+    with (
+        helpers.killed_copy(train_dir, "teaching", "teacher", 7, save=True),
+        # Without a save: back to the end of the first epoch.
+        helpers.killed_copy(train_dir, "learning", "student", 7),
+    ):
+        helpers.train(run)
     return run
 
 
@@ -35,7 +46,15 @@ def parallel_run(data, tmp_path_factory):
         mode="parallel",
         match="both",
     )
-    helpers.train(run)
+    train_dir = run.training.train_dir
+    settle, save = (actions.KeepBest, "next_epoch"), (actions.Save, "next_epoch")
+    with (
+        helpers.killed_copy(train_dir, "together", "parallel", 7, save=True),
+        # Between the best network of the first epoch, its state, and what settles it.
+        helpers.killed_copy(train_dir, "unsettled", "parallel", 5, before=settle),
+        helpers.killed_copy(train_dir, "unsaved", "parallel", 10, before=save),
+    ):
+        helpers.train(run)
     return run
 
 
@@ -45,5 +64,8 @@ def representation_run(serial_run, tmp_path_factory):
     train_dir = tmp_path_factory.mktemp("representation") / "run"
     run = helpers.copy_without(serial_run, train_dir, "student")
     run = helpers.change(run, student_loss="rep", finetune_epochs=1)
-    helpers.train(run)
+    with helpers.killed_copy(
+        run.training.train_dir, "tuning", "finetune", 2, save=True
+    ):
+        helpers.train(run)
     return run

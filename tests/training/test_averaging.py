@@ -80,7 +80,9 @@ def averaged_run(data, tmp_path_factory):
         num_epochs=1,
         student_epochs=2,
     )
-    helpers.train(run)
+    train_dir = run.training.train_dir
+    with helpers.killed_copy(train_dir, "killed", "student", 7, save=True):
+        helpers.train(run)
     return run
 
 
@@ -105,13 +107,8 @@ def test_the_average_is_validated_kept_and_read(averaged_run):
     assert result.metrics.gap == pytest.approx(noted["gap"], abs=1e-6)
 
 
-def test_a_resumed_run_ends_like_one_without_a_stop(
-    averaged_run, monkeypatch, tmp_path
-):
-    run = helpers.copy_without(averaged_run, tmp_path / "run", "student")
-    with helpers.stopped(monkeypatch, "student", 7, save=True):
-        helpers.train(run)
-    helpers.train(run)
+def test_a_resumed_run_ends_like_one_without_a_stop(averaged_run, tmp_path):
+    run = helpers.resume(averaged_run, "killed", tmp_path)
     for prefix in (
         lambda folder: helpers.latest(folder, "student"),
         lambda folder: helpers.best(folder, "student", "student"),

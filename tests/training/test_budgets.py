@@ -14,13 +14,6 @@ BUDGETS = (2, 4, 6)
 NETWORK = "AttentionPooling(hidden_size=8, num_heads=2)"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    helpers.write_data(folder)
-    return folder
-
-
 def make_run(train_dir, data, **changes) -> settings.RunSettings:
     values = {
         "mode": "serial",
@@ -30,14 +23,19 @@ def make_run(train_dir, data, **changes) -> settings.RunSettings:
         "student_k": "2,4,6",
         "train_frame_sampler": "random",
         "num_epochs": 2,
+        # Plain steps: Adam would magnify the rounding of tiny gradients.
+        "optimizer": "SGD",
+        "base_learning_rate": 0.05,
     }
     return helpers.make_run(train_dir, data, **{**values, **changes})
 
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-    made = make_run(tmp_path_factory.mktemp("run"), data)
-    helpers.train(made)
+    made = make_run(tmp_path_factory.mktemp("budgets") / "run", data)
+    train_dir = made.training.train_dir
+    with helpers.killed_copy(train_dir, "killed", "student", 4, save=True):
+        helpers.train(made)
     return made
 
 
@@ -133,31 +131,16 @@ def test_its_export_reads_the_number_of_frames_of_the_request(run, tmp_path):
     np.testing.assert_allclose(found["predictions"], best, rtol=1e-5)
 
 
-def test_an_interruption_does_not_change_the_result(run, tmp_path, monkeypatch):
-    stopped = helpers.copy_without(run, tmp_path / "stopped", "student")
-    with helpers.stopped(monkeypatch, "student", 4, save=True):
-        helpers.train(stopped)
-    helpers.train(stopped)
-    one, other = (
-        helpers.read_variables(helpers.best(r.training.train_dir, "student", "student"))
-        for r in (run, stopped)
-    )
-    helpers.assert_identical(one, other)
-
-
-def test_replicas_do_not_change_the_result(data, tmp_path):
-    found = []
-    for replicas in (1, 2):
-        # Plain steps: Adam would magnify the rounding of tiny gradients.
-        how = {"optimizer": "SGD", "base_learning_rate": 0.05, "num_epochs": 1}
-        how |= {"mode": "parallel", "validation_data_pattern": ""}
-        made = make_run(tmp_path / str(replicas), data, **how)
-        helpers.train(made, replicas)
-        found.append(helpers.best_weights(made, "parallel", "student"))
-    assert found[0].keys() == found[1].keys()
-    for name, value in found[0].items():
-        # float32 sums in another order, over five steps.
-        np.testing.assert_allclose(value, found[1][name], rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_neither_a_stop_nor_replicas_change_the_result(run, tmp_path, replicas):
+    resumed = helpers.resume(run, "killed", tmp_path, replicas)
+    one, other = (helpers.best_weights(r, "student", "student") for r in (run, resumed))
+    if replicas == 1:
+        helpers.assert_identical(one, other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        # float32 sums in another order, over six steps.
+        np.testing.assert_allclose(value, other[name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_order_and_spaces_of_budgets_do_not_matter():

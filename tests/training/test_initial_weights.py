@@ -77,23 +77,18 @@ def test_a_teacher_of_other_data_is_refused(serial_run, tmp_path, changes, said)
 
 @once
 def test_a_teacher_that_is_not_finished_gives_a_warning(
-    serial_run, data, tmp_path, monkeypatch, caplog
+    serial_run, tmp_path, monkeypatch, caplog
 ):
-    other = helpers.make_run(tmp_path / "teacher", data)
-    with helpers.stopped(monkeypatch, "teacher", 6, save=True):
-        helpers.train(other)
-    changes = {"train_dir": str(tmp_path / "run"), "max_steps": 1}
-    for train_dir, warns in (
-        (serial_run.training.train_dir, False),
-        (other.training.train_dir, True),
-    ):
+    finished = serial_run.training.train_dir
+    for train_dir, warns in ((finished, False), (f"{finished}.teaching", True)):
         caplog.clear()
         run = helpers.change(
-            serial_run, teacher_checkpoint=train_dir, start_new_model=True, **changes
+            serial_run, teacher_checkpoint=train_dir, train_dir=str(tmp_path / "run")
         )
         initialized(run, "student", monkeypatch)
         warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert any(train_dir in line for line in warned) == warns
+        shutil.rmtree(tmp_path / "run")
 
 
 @once
@@ -212,8 +207,7 @@ def test_fine_tuning_begins_with_the_teachers_classifier(
 ):
     """Also where --classifier=own: nothing has trained another one yet."""
     run = helpers.change(
-        serial_run,
-        train_dir=str(tmp_path / "run"),
+        helpers.copy_without(serial_run, tmp_path / "run", "student"),
         mode=mode,
         student_loss="rep",
         classifier="own",

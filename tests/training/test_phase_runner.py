@@ -11,11 +11,9 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.training import (
-    actions,
     checkpoints,
     interruption,
     manifest,
-    modes,
 )
 
 once = pytest.mark.once
@@ -56,54 +54,42 @@ def validations(train_dir, phase: str) -> list:
     ]
 
 
-def assert_resumes(whole, monkeypatch, tmp_path, phase, step, save) -> None:
-    """A run that stops there, and then goes on, ends like the one that did not."""
-    train_dir = tmp_path / "run"
-    run = helpers.copy_without(whole, train_dir, phase)
-    names = [p.name for p in modes.phases(run)]
-    done, left = names[: names.index(phase)], names[names.index(phase) :]
-    before = {name: helpers.snapshot(train_dir / name) for name in done}
-    with helpers.stopped(monkeypatch, phase, step, save):
-        helpers.train(run)
-    entry = manifest.read_json(f"{train_dir}/manifest.json")["phases"][phase]
-    assert entry["finished"] is False
-    helpers.train(run)
-    for name in left:
-        original = whole.training.train_dir
-        assert validations(original, name) == validations(train_dir, name)
-        helpers.assert_identical(state_of(original, name), state_of(train_dir, name))
-        assert curve(original, name) == curve(train_dir, name)
-    # What was finished is used as it is.
-    assert before == {name: helpers.snapshot(train_dir / name) for name in done}
+def assert_ends_alike(whole, other, phase: str) -> None:
+    """Both runs have the same bits and results in a phase, and nothing is left over."""
+    one, two = whole.training.train_dir, other.training.train_dir
+    helpers.assert_identical(state_of(one, phase), state_of(two, phase))
+    assert curve(one, phase) == curve(two, phase)
+    assert validations(one, phase) == validations(two, phase)
+    for folder in pathlib.Path(two, phase, "best").iterdir():
+        assert len(list(folder.iterdir())) == 3  # One network, and what names it.
 
 
-# An epoch has 5 steps, and two steps are done between two looks at the clock.
 @pytest.mark.parametrize(
-    "mode, step, save",
+    "trained, name, mode, phase",
     [
-        ("teacher", 2, True),
-        # Killed in the second epoch: back to the end of the first.
-        ("serial", 7, False),
+        ("serial_run", "teaching", "teacher", "teacher"),
+        ("serial_run", "learning", "serial", "student"),
+        ("parallel_run", "together", "parallel", "parallel"),
+        pytest.param("parallel_run", "unsettled", "parallel", "parallel", marks=once),
+        pytest.param("parallel_run", "unsaved", "parallel", "parallel", marks=once),
+        ("representation_run", "tuning", "serial", "finetune"),
     ],
 )
 def test_a_resumed_run_ends_like_one_without_a_stop(
-    serial_run, monkeypatch, tmp_path, mode, step, save
+    request, tmp_path, trained, name, mode, phase
 ):
-    run = helpers.change(serial_run, mode=mode)
-    phase = {"teacher": "teacher", "serial": "student"}[mode]
-    assert_resumes(run, monkeypatch, tmp_path, phase, step, save)
-
-
-def test_a_resumed_parallel_run_ends_like_one_without_a_stop(
-    parallel_run, monkeypatch, tmp_path
-):
-    assert_resumes(parallel_run, monkeypatch, tmp_path, "parallel", 7, True)
-
-
-def test_resumed_fine_tuning_ends_like_one_without_a_stop(
-    representation_run, monkeypatch, tmp_path
-):
-    assert_resumes(representation_run, monkeypatch, tmp_path, "finetune", 2, True)
+    whole = request.getfixturevalue(trained)
+    killed = pathlib.Path(f"{whole.training.train_dir}.{name}")
+    phases = manifest.read_json(f"{killed}/manifest.json")["phases"]
+    assert phases[phase]["finished"] is False
+    proposed = killed / phase / "best" / "student" / "proposed.json"
+    assert proposed.exists() == name.startswith("un")
+    run = helpers.resume(whole, name, tmp_path, mode=mode)
+    assert_ends_alike(whole, run, phase)
+    # What was finished is used as it is.
+    for done in phases.keys() - {phase}:
+        before, after = (helpers.snapshot(x / done) for x in (killed, tmp_path / name))
+        assert before == after
 
 
 @once
@@ -112,25 +98,12 @@ def test_a_stop_between_the_last_step_and_its_validation_loses_neither(
 ):
     run = helpers.make_run(tmp_path / "run", data, num_epochs=1)
     # With steps_per_loop 2 the fifth step, the last, has a look of its own.
-    with helpers.stopped(monkeypatch, "teacher", 5, save=True):
+    with helpers.stopped(monkeypatch, "teacher", 5):
         helpers.train(run)
     entry = helpers.train(run)["teacher"]
     assert entry["finished"] and entry["step"] == 5
     assert entry["results"]["teacher"]["best"]["step"] == 5
     assert helpers.best(tmp_path / "run", "teacher", "teacher").endswith("-5")
-
-
-def assert_goes_on_like(whole, run, phase: str) -> None:
-    """The run, started again, ends like one without a stop."""
-    helpers.train(run)
-    original, train_dir = whole.training.train_dir, run.training.train_dir
-    helpers.assert_identical(state_of(original, phase), state_of(train_dir, phase))
-    assert curve(original, phase) == curve(train_dir, phase)
-    assert validations(original, phase) == validations(train_dir, phase)
-    folder = f"{train_dir}/{phase}/best"
-    for role in os.listdir(folder):
-        # One network and what points to it: nothing is left over.
-        assert len(os.listdir(f"{folder}/{role}")) == 3
 
 
 @once
@@ -153,38 +126,8 @@ def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
     for part in ("SIGTERM", "parallel", "step 5"):
         assert part in str(stop.value)
     assert seen == ["teacher", "student"]
-    assert_goes_on_like(parallel_run, run, "parallel")
-
-
-@pytest.mark.parametrize(
-    "owner, name, epoch",
-    [(checkpoints.State, "save", 2), (checkpoints, "settle_best", 1)],
-)
-@once
-def test_a_kill_between_the_best_network_and_the_state_loses_neither(
-    parallel_run, monkeypatch, tmp_path, owner, name, epoch
-):
-    run = helpers.copy_without(parallel_run, tmp_path / "run", "parallel")
-    with monkeypatch.context() as patch:
-        original, calls = getattr(owner, name), []
-        validate = actions.Validate.after_epoch
-
-        def validating(self, loop):
-            calls.append("epoch")
-            validate(self, loop)
-
-        def killed(*arguments, **more):
-            if len(calls) == epoch:
-                raise helpers.Stop
-            return original(*arguments, **more)
-
-        patch.setattr(actions.Validate, "after_epoch", validating)
-        patch.setattr(owner, name, killed)
-        with pytest.raises(helpers.Stop):
-            helpers.train(run)
-    folder = tmp_path / "run" / "parallel" / "best" / "student"
-    assert (folder / "proposed.json").exists()
-    assert_goes_on_like(parallel_run, run, "parallel")
+    helpers.train(run)
+    assert_ends_alike(parallel_run, run, "parallel")
 
 
 @once
@@ -193,7 +136,7 @@ def test_a_damaged_best_network_is_named_and_the_next_epoch_replaces_it(
 ):
     run = helpers.copy_without(serial_run, tmp_path / "run", "teacher")
     run = helpers.change(run, mode="teacher")
-    with helpers.stopped(monkeypatch, "teacher", 7, save=True):
+    with helpers.stopped(monkeypatch, "teacher", 7):
         helpers.train(run)
     (index,) = (tmp_path / "run" / "teacher" / "best" / "teacher").glob("*.index")
     assert index.name == "network-5.index"

@@ -314,7 +314,7 @@ def test_a_student_with_context_resumes_exactly(aware, tmp_path, monkeypatch, ca
     run = helpers.change(aware, train_dir=str(tmp_path / "run"))
     # An epoch has 60 segments, which are 8 steps: stopped within the second one.
     caplog.set_level("INFO", logger=initial_weights.__name__)
-    with helpers.stopped(monkeypatch, "student", 10, save=True):
+    with helpers.stopped(monkeypatch, "student", 10):
         helpers.train(run)
     assert re.search("starts as the teacher; .*context are new", caplog.text)
     helpers.train(run)

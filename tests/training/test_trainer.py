@@ -9,7 +9,7 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.models import hierarchical_lstm
-from yt8m_distill.training import checkpoints, loop, manifest, modes, trainer
+from yt8m_distill.training import loop, manifest, modes, trainer
 
 once = pytest.mark.once
 # Five steps, for what is decided before them.
@@ -43,66 +43,37 @@ def test_a_teacher_alone_and_one_of_a_serial_run_are_the_same(serial_run):
     ],
 )
 @once
-def test_match_decides_which_encodings_are_compared(
-    parallel_run, tmp_path, match, parts
-):
-    run = parallel_run
-    if match != run.distillation.match:
-        run = helpers.change(
-            run,
-            train_dir=str(tmp_path / "run"),
-            match=match,
-            max_steps=2,
-            validation_data_pattern="",
-        )
-        helpers.train(run)
-    line = helpers.read_lines(f"{run.training.train_dir}/parallel/metrics.jsonl")[0]
-    found = [k for k in line if k.startswith("student/rep")]
+def test_match_decides_which_encodings_are_compared(parallel_run, match, parts):
+    run = helpers.change(parallel_run, match=match)
+    _, metrics = helpers.first_gradients(helpers.build_phase(run))
+    found = [k for k in metrics if k.startswith("student/rep")]
     assert found == [f"student/{part}" for part in parts]
-    assert all(line[name] > 0 for name in found)
+    assert all(metrics[name] > 0 for name in found)
 
 
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
-def test_a_loss_of_states_trains_only_the_variables_of_the_states(
-    serial_run, tmp_path, mode
-):
+def test_a_loss_of_states_trains_only_the_variables_of_the_states(data, mode):
     """The lower LSTM; the upper one has neither gradients nor a penalty."""
-    run = helpers.change(
-        serial_run,
-        train_dir=str(tmp_path / "run"),
+    run = helpers.make_run(
+        "unused",
+        data,
         mode=mode,
+        teacher_checkpoint="unused" if mode == "serial" else "",
         teacher=helpers.LSTM_TEACHER,
         student=helpers.LSTM_STUDENT,
         student_loss="rep",
         match="intermediate",
         finetune_epochs=0,
-        max_steps=4,
-        steps_per_loop=1,
-        save_checkpoint_minutes=0,  # After every step.
-        max_checkpoints=9,
-        validation_data_pattern="",
     )
-    helpers.train(run)
-    phase = "student" if mode == "serial" else mode
-    folder = f"{run.training.train_dir}/{phase}"
-    network = helpers.build_network("student", run)
-
-    def read(prefix: str) -> list:
-        checkpoints.restore_network(prefix, "student", network)
-        parts = (network.lower, network.upper)
-        return [[v.numpy() for v in part.weights] for part in parts]
-
-    last = helpers.latest(run.training.train_dir, phase)
-    assert not last.endswith("ckpt-1")
-    changed = [
-        [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
-        for before, after in zip(
-            read(f"{folder}/checkpoints/ckpt-1"), read(last), strict=True
-        )
-    ]
-    assert changed == [[True] * 3, [False] * 3]
-    line = helpers.read_lines(f"{folder}/metrics.jsonl")[0]
-    assert line["student/reg_loss"] > 0
+    runner = helpers.build_phase(run)
+    student = runner.networks.network("student")
+    learner, lower = runner.step.learners["student"], student.lower.trainable_variables
+    assert [id(v) for v in learner.variables] == [id(v) for v in lower]
+    penalized = {id(kernel) for kernel in learner.kernels}
+    assert penalized and penalized <= {id(v) for v in lower}
+    gradients, metrics = helpers.first_gradients(runner)
+    assert len(gradients["student"]) == 3 and all(map(np.any, gradients["student"]))
+    assert metrics["student/reg_loss"] > 0
 
 
 def test_a_variable_that_the_loss_does_not_reach_is_named(
@@ -123,14 +94,12 @@ def test_a_variable_that_the_loss_does_not_reach_is_named(
 
 
 @once
-def test_fine_tuning_of_another_mode_is_not_continued(serial_run, tmp_path):
-    given = {"student_loss": "rep", "num_epochs": 1, "finetune_epochs": 1}
-    run = helpers.change(serial_run, train_dir=str(tmp_path / "run"), **given)
-    helpers.train(run)
-    before = helpers.snapshot(tmp_path / "run" / "finetune")
+def test_fine_tuning_of_another_mode_is_not_continued(representation_run):
+    train_dir = representation_run.training.train_dir
+    before = helpers.snapshot(train_dir)
     with pytest.raises(ValueError, match="--mode: was 'serial', is 'parallel'"):
-        helpers.train(helpers.change(run, mode="parallel"))
-    assert helpers.snapshot(tmp_path / "run" / "finetune") == before
+        helpers.train(helpers.change(representation_run, mode="parallel"))
+    assert helpers.snapshot(train_dir) == before
 
 
 @pytest.mark.parametrize(
@@ -192,10 +161,17 @@ def test_other_settings_are_refused_before_anything_is_written(serial_run):
     assert helpers.snapshot(train_dir) == before
 
 
-def test_settings_that_change_no_result_may_differ(serial_run, tmp_path):
-    run = helpers.change(
-        serial_run, log_steps=5, steps_per_loop=7, max_checkpoints=2, num_gpus=0
-    )
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_steps": 5, "steps_per_loop": 7, "max_checkpoints": 2, "num_gpus": 0},
+        # Another spelling is no other setting.
+        {"teacher": "MeanTanh( units = 6)", "student_loss": "ce+0.5 * rep+ 0.5*pred"},
+    ],
+    ids=str,
+)
+def test_settings_that_change_no_result_may_differ(serial_run, changes):
+    run = helpers.change(serial_run, **changes)
     for phase in modes.phases(run):
         folder = f"{run.training.train_dir}/{phase.name}"
         manifest.check_same_settings(folder, modes.phase_settings(phase, run))
@@ -255,10 +231,15 @@ def test_the_batch_must_be_divisible_by_the_replicas(data, tmp_path):
 
 
 @once
-def test_start_new_model_starts_over(data, tmp_path):
-    train_dir = tmp_path / "run"
+def test_start_new_model_starts_over_and_leaves_a_link_to_another_disk(data, tmp_path):
+    train_dir, disk = tmp_path / "run", tmp_path / "disk"
+    disk.mkdir()
+    train_dir.symlink_to(disk)
     run = helpers.make_run(train_dir, data, max_steps=2, validation_data_pattern="")
     helpers.train(run)
+    # The run before, with everything that somebody put there, has another name.
+    (train_dir / "thesis.tex").write_text("years of work")
+    before = helpers.snapshot(train_dir)
     again = helpers.change(run, base_learning_rate=0.5, start_new_model=True)
     entry = helpers.train(again)["teacher"]
     assert entry["finished"] and entry["step"] == 2
@@ -266,27 +247,11 @@ def test_start_new_model_starts_over(data, tmp_path):
     assert stored["base_learning_rate"] == 0.5
     lines = helpers.read_lines(train_dir / "teacher" / "metrics.jsonl")
     assert len(lines) == 1  # Of one run.
-    # The run before, with everything that somebody put there, has another name.
-    (train_dir / "thesis.tex").write_text("years of work")
-    before = helpers.snapshot(train_dir)
-    helpers.train(again)
-    assert helpers.snapshot(f"{train_dir}.old-2") == before
-    assert helpers.latest(f"{train_dir}.old-1", "teacher").endswith("ckpt-2")
+    assert helpers.snapshot(f"{disk}.old-1") == before
     assert not (train_dir / "thesis.tex").exists()
-
-
-@once
-def test_start_new_model_leaves_a_link_to_another_disk(data, tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "run").symlink_to(tmp_path / "disk")
-    run = helpers.make_run(
-        tmp_path / "run", data, max_steps=2, validation_data_pattern=""
-    )
-    helpers.train(run)
-    helpers.train(helpers.change(run, start_new_model=True))
-    assert (tmp_path / "run").is_symlink()
-    assert helpers.latest(tmp_path / "disk", "teacher").endswith("ckpt-2")
-    assert (tmp_path / "disk.old-1" / manifest.MODEL_FLAGS).exists()
+    assert train_dir.is_symlink()
+    trainer._move_aside(str(train_dir))
+    assert helpers.latest(f"{disk}.old-2", "teacher").endswith("ckpt-2")
 
 
 @once
@@ -299,20 +264,17 @@ def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
     assert helpers.snapshot(train_dir) == before
 
 
-@pytest.mark.parametrize("start_new_model", [False, True])
 @once
-def test_a_train_dir_that_another_process_is_at_is_left_alone(
-    data, tmp_path, start_new_model
-):
-    run = helpers.make_run(tmp_path / "run", data, **{**SHORT, "max_steps": 2})
-    helpers.train(run)
-    before = helpers.snapshot(tmp_path / "run")
-    other = helpers.change(run, start_new_model=start_new_model)
-    with files.held(run.training.train_dir, "x"):
-        with pytest.raises(ValueError, match="/run: another process is training there"):
-            helpers.train(other)
-    assert helpers.snapshot(tmp_path / "run") == before
-    helpers.train(other)
+def test_a_train_dir_that_another_process_is_at_is_left_alone(serial_run):
+    train_dir = serial_run.training.train_dir
+    before = helpers.snapshot(train_dir)
+    with files.held(train_dir, "x"):
+        for start_new_model in (False, True):
+            other = helpers.change(serial_run, start_new_model=start_new_model)
+            with pytest.raises(ValueError, match="run: another process is training"):
+                helpers.train(other)
+    assert helpers.snapshot(train_dir) == before
+    assert helpers.train(serial_run)["student"]["finished"]  # The lock is free.
 
 
 @once
@@ -335,26 +297,12 @@ def test_a_run_that_came_to_no_checkpoint_may_begin_otherwise(
 
 
 @once
-def test_another_spelling_is_no_other_setting(data, tmp_path, monkeypatch):
-    run = helpers.make_run(
-        tmp_path / "run",
-        data,
-        mode="parallel",
-        teacher="MeanTanh(units=6, dropout=0.2)",
-        student_loss="ce + 0.5*rep",
-        **SHORT,
-    )
-    with helpers.stopped(monkeypatch, "parallel", 4, save=True):
-        helpers.train(run)
-    spelt = {"teacher": "MeanTanh(dropout=.2,units=6)", "student_loss": "ce+0.5 * rep"}
-    assert helpers.train(helpers.change(run, **spelt))["parallel"]["finished"]
-
-
-@once
-def test_a_run_is_not_continued_with_more_data(tmp_path, monkeypatch):
+def test_a_run_is_not_continued_with_more_data_or_rewritten_shards(
+    tmp_path, monkeypatch
+):
     helpers.write_data(tmp_path)
     run = helpers.make_run(tmp_path / "run", tmp_path, **SHORT)
-    with helpers.stopped(monkeypatch, "teacher", 4, save=True):
+    with helpers.stopped(monkeypatch, "teacher", 4):
         helpers.train(run)
     before = helpers.snapshot(tmp_path / "run" / "teacher" / "checkpoints")
     more = helpers.write_shard(
@@ -363,17 +311,7 @@ def test_a_run_is_not_continued_with_more_data(tmp_path, monkeypatch):
     said = "began with 36 videos in 2 shards .* now there are 60 in 3: a phase"
     with pytest.raises(ValueError, match=said):
         helpers.train(run)
-    assert helpers.snapshot(tmp_path / "run" / "teacher" / "checkpoints") == before
     os.remove(more)
-    assert helpers.train(run)["teacher"]["finished"]
-
-
-@once
-def test_a_run_is_not_continued_with_rewritten_shards(tmp_path, monkeypatch):
-    helpers.write_data(tmp_path)
-    run = helpers.make_run(tmp_path / "run", tmp_path, **SHORT)
-    with helpers.stopped(monkeypatch, "teacher", 4, save=True):
-        helpers.train(run)
     os.utime(tmp_path / "train-1.tfrecord", (1, 1))
     with pytest.raises(ValueError, match="--allow_moved_shards"):
         helpers.train(run)
@@ -384,6 +322,7 @@ def test_a_run_is_not_continued_with_rewritten_shards(tmp_path, monkeypatch):
     helpers.write_shard(tmp_path / "train-1.tfrecord", videos)
     with pytest.raises(ValueError, match="names or sizes"):
         helpers.train(moved)
+    assert helpers.snapshot(tmp_path / "run" / "teacher" / "checkpoints") == before
     (tmp_path / "train-1.tfrecord").write_bytes(content)
     assert helpers.train(moved)["teacher"]["finished"]
 
@@ -405,9 +344,8 @@ def test_more_epochs_continue_a_finished_run_as_if_there_had_been_no_end(
     serial_run, tmp_path
 ):
     """A run of 2 epochs that gets a third is one of 3 epochs."""
-    run = helpers.change(serial_run, mode="teacher", train_dir=str(tmp_path / "a"))
-    helpers.train(run)
-    longer = helpers.change(run, num_epochs=3)
+    run = helpers.copy_without(serial_run, tmp_path / "a", "student")
+    longer = helpers.change(run, mode="teacher", num_epochs=3)
     entry = helpers.train(longer)["teacher"]
     assert (entry["finished"], entry["step"]) == (True, 15)
     helpers.train(helpers.change(longer, train_dir=str(tmp_path / "b")))

@@ -64,7 +64,7 @@ def test_a_run_continues_without_the_run_it_started_from(
         train_dir=str(tmp_path / "run"),
         start_from=source.training.train_dir,
     )
-    with helpers.stopped(monkeypatch, "teacher", 4, save=True):
+    with helpers.stopped(monkeypatch, "teacher", 4):
         helpers.train(run)
     (tmp_path / "source").rename(tmp_path / "gone")
     assert helpers.train(run)["teacher"]["finished"]
