@@ -39,6 +39,8 @@ def open_model(folder: str):
     signatures = tf.saved_model.load(folder).signatures  # noqa: TID251
     if _SIGNATURE not in signatures:
         raise ValueError(f"--model={folder} has no signature {_SIGNATURE}.")
+    if "segment_starts" in signatures[_SIGNATURE].structured_outputs:
+        raise ValueError(f"--model={folder} classifies segments, not whole videos.")
     return signatures[_SIGNATURE]
 
 

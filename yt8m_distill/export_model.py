@@ -4,12 +4,15 @@
     python yt8m_distill/export_model.py --train_dir=run --format=litert_int8 \\
         --eval_data_pattern='validate*.tfrecord'
 
+With --segments it is exported with what scores the segments of whole videos.
+
 The exported model is compared with the network, and kept only if their scores agree. No
 GPU is used. --batch_size and --num_gpus of the other scripts are accepted and ignored,
 so that all can share a flagfile; --help does not list them. --video_id_key is the key
 of the ids in the records that the SavedModel will receive.
 """
 
+import dataclasses
 import logging
 import os
 import sys
@@ -44,34 +47,51 @@ def main() -> None:
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tensorflow as tf
 
-    from yt8m_distill.serving import export, extras, parity, served
+    from yt8m_distill.data import pipeline
+    from yt8m_distill.serving import export, extras, parity, segments, served
     from yt8m_distill.training import trained as trained_networks
 
     # For plain variables; a SavedModel needs no mirrored ones.
     strategy = tf.distribute.get_strategy()
     trained = trained_networks.open_network(
-        checkpoint, strategy=strategy, stated=stated
+        checkpoint,
+        strategy=strategy,
+        stated=stated,
+        segment_context=given.segment_context if given.segments else None,
     )
-    (view,) = trained.views.values()
-    data, pattern = trained.run.data, given.eval_data_pattern
+    # What is in the records of a request beside the frames is not read.
+    data = dataclasses.replace(trained.run.data, segment_labels=False)
+    pattern = given.eval_data_pattern
+    network, view = trained.network, trained.view
+    if given.segments:
+        views = trained.views.values()
+        grid = segments.make_grid(given, trained.role, views, data.max_frames)
+        role = trained.networks, trained.role
+        network = segments.SegmentNetwork(*role, grid, data.max_frames)
+        view = pipeline.ViewSpec("all", data.max_frames)
     top_k = min(checkpoint.top_k, data.num_classes)
-    # Early exit chooses among them by itself.
-    budgets = () if checkpoint.early_exit else trained.budgets
-    network = served.Served(trained.network, data, view, top_k, budgets)
+    # Early exit and segments have no signature for another number of frames.
+    alone = checkpoint.early_exit or given.segments
+    budgets = () if alone else trained.budgets
+    exported = served.Served(network, data, view, top_k, budgets)
     videos = None
     if pattern:
         if checkpoint.early_exit:  # What its signature `frames` takes.
-            (name,) = trained.views
-            trained.views = {name: view._replace(sampler="all", k=data.max_frames)}
-        shards = trained.open_shards(pattern, reading, "eval_data_pattern")
+            every = view._replace(sampler="all", k=data.max_frames)
+            trained.views = {trained.view_name: every}
+        shards = trained.open_shards(
+            pattern, reading, "eval_data_pattern", given.segments
+        )
         videos = map(parity.of_batch, trained.dataset(shards, _BATCH_SIZE))
+        if given.segments:  # The labels are those of whole videos.
+            videos = (found._replace(labels=None) for found in videos)
     suffix = "" if given.format == "saved_model" else f"-{given.format}"
     folder = given.export_dir or os.path.join(
         checkpoint.train_dir, "export", f"{trained.role}{suffix}"
     )
     names = trained.class_names(given.vocabulary)
     extra_files = extras.make(data, names, given.extraction_manifest)
-    result = export.export_as(given.format, network, folder, videos, extra_files)
+    result = export.export_as(given.format, exported, folder, videos, extra_files)
     _LOG.info(
         "On %d %s its scores differ by up to %.2g from the network's.",
         result.videos,

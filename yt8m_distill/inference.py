@@ -40,32 +40,14 @@ def predict_videos(trained, dataset, checkpoint, writer) -> Iterator:
 
 def predict_segments(trained, dataset, inference, writer) -> Iterator:
     """Writes the top segments of all classes; yields the ids of each batch."""
-    import numpy as np
-
-    from yt8m_distill.data import segments as segment_rules
     from yt8m_distill.serving import segments
 
     data, path = trained.run.data, inference.segment_label_ids_file
     flag = "segment_label_ids_file"
     classes = vocabulary.read_classes(path, data.num_classes, flag)
     top = segments.TopSegments(classes, inference.segment_max_pred)
-    context = trained.view.segment_context
-    width = segment_rules.width(context)
-    parts = [v for v in trained.views.values() if v.segment_context is not None]
-    k = min(view.k for view in parts)
-    if k < width:
-        raise ValueError(
-            f"--segments: the {trained.role} reads {k} of the {width} frames that a "
-            f"segment has with --segment_context={context}. Train it on all of them or "
-            "use a smaller context."
-        )
-    grid = segments.Grid(inference.segment_stride, context, inference.margins)
-    if not grid.scored(np.array([data.max_frames]), data.max_frames).any():
-        raise ValueError(
-            f"--segment_margins={inference.segment_margins} leaves no segment of "
-            f"{settings.SEGMENT_FRAMES} frames in videos of "
-            f"--max_frames={data.max_frames}."
-        )
+    views = trained.views.values()
+    grid = segments.make_grid(inference, trained.role, views, data.max_frames)
     predict = segments.SegmentPredictor(
         trained.networks,
         trained.role,

@@ -992,7 +992,52 @@ class EvalSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class InferenceSettings(Settings):
+class SegmentSettings(Settings):
+    """Which segments of a video are scored."""
+
+    segments: bool = setting(
+        False,
+        "Score the segments of the videos (YouTube-8M 2019) instead of whole videos; "
+        "yt8m-inference then writes the CSV Class,Segments.",
+    )
+    segment_stride: int = setting(
+        SEGMENT_FRAMES,
+        "With --segments: number of frames from the start of a segment to the next.",
+        minimum=1,
+        goes_with="segments",
+    )
+    segment_context: int = setting(
+        -1,
+        "With --segments: number of frames before and after a segment that the network "
+        "also reads. -1: as in training, or 3.",
+        minimum=-1,
+        maximum=100_000,
+        goes_with="segments",
+    )
+    segment_margins: str = setting(
+        "0,0",
+        "With --segments: number of segments to skip at the start and at the end of "
+        "each video. YouTube-8M does not rate the first 6 and the last 2: 6,2.",
+        goes_with="segments",
+    )
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Number of segments to skip at the start and at the end."""
+        before, after = map(int, split_names(self.segment_margins))
+        return before, after
+
+    def check(self) -> None:
+        numbers = split_names(self.segment_margins)
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+            raise ValueError(
+                f"--segment_margins={self.segment_margins} is not two whole numbers, "
+                "as in 6,2."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings(SegmentSettings):
     """Inference."""
 
     input_data_pattern: str = setting(
@@ -1027,32 +1072,6 @@ class InferenceSettings(Settings):
         minimum=0,
         maximum=99_998,
     )
-
-    segments: bool = setting(
-        False,
-        "Score the segments of the videos (YouTube-8M 2019) instead of whole videos, "
-        "and write the CSV Class,Segments.",
-    )
-    segment_stride: int = setting(
-        SEGMENT_FRAMES,
-        "With --segments: number of frames from the start of a segment to the next.",
-        minimum=1,
-        goes_with="segments",
-    )
-    segment_context: int = setting(
-        -1,
-        "With --segments: number of frames before and after a segment that the network "
-        "also reads. -1: as in training, or 3.",
-        minimum=-1,
-        maximum=100_000,
-        goes_with="segments",
-    )
-    segment_margins: str = setting(
-        "0,0",
-        "With --segments: number of segments to skip at the start and at the end of "
-        "each video. YouTube-8M does not rate the first 6 and the last 2: 6,2.",
-        goes_with="segments",
-    )
     segment_max_pred: int = setting(
         SEGMENT_MAX_PRED,
         "With --segments: maximum segments per class.",
@@ -1082,23 +1101,12 @@ class InferenceSettings(Settings):
         goes_with="mean_with",
     )
 
-    @property
-    def margins(self) -> tuple[int, int]:
-        """Number of segments to skip at the start and at the end."""
-        before, after = map(int, split_names(self.segment_margins))
-        return before, after
-
     def check(self) -> None:
+        super().check()
         if self.shard_index >= self.num_shards:
             raise ValueError(
                 f"--shard_index={self.shard_index} is not below "
                 f"--num_shards={self.num_shards}."
-            )
-        numbers = split_names(self.segment_margins)
-        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
-            raise ValueError(
-                f"--segment_margins={self.segment_margins} is not two whole numbers, "
-                "as in 6,2."
             )
         if self.vocabulary and self.segments:
             raise ValueError(
@@ -1107,7 +1115,7 @@ class InferenceSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportSettings(Settings):
+class ExportSettings(SegmentSettings):
     """Export."""
 
     export_dir: str = setting(

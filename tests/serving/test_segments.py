@@ -1,10 +1,17 @@
 """The CSV of segments: the best of each class, in flat memory, merged exactly."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
+from tests import training_helpers as helpers
 from yt8m_distill import settings, vocabulary
-from yt8m_distill.serving import parts, predictions, segments
+from yt8m_distill.data import pipeline
+from yt8m_distill.models import builder
+from yt8m_distill.serving import export, parts, predictions, segments, served
+from yt8m_distill.training import modes
 
 pytestmark = pytest.mark.once
 
@@ -27,6 +34,35 @@ def test_the_grid_has_whole_segments_without_the_margins():
         [1, 6],
         [2, 7],
     ]
+
+
+@pytest.mark.parametrize("name", ["litert", "onnx"])
+def test_one_file_scores_all_segments_of_videos_that_may_have_none(tmp_path, name):
+    """With the context of the whole video; the export compares it with the network."""
+    pytest.importorskip("ai_edge_litert" if name == "litert" else "tf2onnx")
+    run = helpers.make_run(
+        "unused",
+        "unused",
+        mode="serial",
+        teacher_checkpoint="unused",
+        student_loss="ce",
+        student="DbofModel(cluster_size=4, hidden_size=4, add_batch_norm=False)",
+        segment_labels=True,
+        video_context=True,
+        max_frames=12,
+    )
+    (phase,) = modes.phases(run, resolved=False)
+    networks = builder.build_networks(phase.roles, run.data)
+    networks.student.context.assign(np.ones([6, 6]))
+    grid = segments.Grid(stride=3, margins=(1, 0))
+    network = segments.SegmentNetwork(networks, "student", grid, 12)
+    data = dataclasses.replace(run.data, segment_labels=False)
+    given = served.Served(network, data, pipeline.ViewSpec("all", 12), 5)
+    # Of 1, 2, 4, 5, 7, 8, 10 and 12 frames; those of less than 8 have no segment.
+    result = export.export_as(name, given, f"{tmp_path}/model")
+    assert (result.videos, result.difference < 1e-5) == (8, True)
+    found = json.loads((tmp_path / "model" / served.DESCRIPTION).read_text())
+    assert found["segment_starts"] == [3, 6]
 
 
 def make_scores(seed: int, videos: int, classes: int = 3):

@@ -12,7 +12,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import inference, settings, structures
 from yt8m_distill.evaluation import evaluator, segments
 from yt8m_distill.models import builder
-from yt8m_distill.serving import predictions
+from yt8m_distill.serving import exported, predictions
 from yt8m_distill.serving import segments as segments_csv
 from yt8m_distill.training import (
     checkpoints,
@@ -368,6 +368,62 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
         view["context"] = teacher(view_of(frames)).encoding
         expected = tf.sigmoid(found.network(view).logits)[0]
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_exported_network_scores_segments_as_inference_does(folder, aware, tmp_path):
+    """From serialized records, here with the context of the whole video."""
+    pattern = f"{folder}/validate-0.tfrecord"
+    given = (
+        f"--train_dir={aware.training.train_dir}",
+        "--segments",
+        "--segment_stride=3",
+        "--segment_margins=1,1",
+    )
+    script_helpers.succeed(
+        "inference",
+        *given,
+        f"--input_data_pattern={pattern}",
+        f"--output_file={tmp_path}/x.csv",
+        *("--num_shards=2", "--shard_index=1"),  # A part has scores.
+    )
+    inferred = {}
+    path = tmp_path / "x-00001-of-00002.csv"
+    for row in predictions.read_rows(path, segments_csv.PART_HEADER):
+        label, names, scores = (column.split() for column in row.columns)
+        for name, score in zip(names, scores, strict=True):
+            inferred[name, int(*label)] = float(score)
+    export = ("export_model", *given, f"--export_dir={tmp_path}/model")
+    script_helpers.succeed(*export, f"--eval_data_pattern={pattern}", "--top_k=10")
+    signatures = tf.saved_model.load(f"{tmp_path}/model").signatures
+    records = [*tf.data.TFRecordDataset(pattern).as_numpy_iterator(), b"no record"]
+    found = signatures["serving_default"](example_bytes=tf.constant(records))
+    found = {name: value.numpy() for name, value in found.items()}
+    served = {}
+    starts = found["segment_starts"]
+    for row, place in zip(*np.nonzero(starts >= 0), strict=True):
+        name = f"{found['video_id'][row].decode()}:{starts[row, place]}"
+        for label, score in zip(
+            found["class_indexes"][row, place],
+            found["predictions"][row, place],
+            strict=True,
+        ):
+            served[name, label] = score
+    assert served == pytest.approx(inferred, abs=1e-5)
+    lengths = [len(frames) for _, _, frames in helpers.make_videos(9, 2, "e")]
+    assert len(served) == 10 * sum((n - 5) // 3 + 1 - 2 for n in lengths)
+    assert [bool(error) for error in found["error"]] == [False] * 9 + [True]
+    # No such segment, and no such record.
+    assert not found["predictions"][starts < 0].any()
+    assert (starts[-1] == -1).all()
+    refusals = (
+        script_helpers.refuse("export_model", given[0]),
+        script_helpers.refuse(
+            "classify_records", f"--model={tmp_path}/model", f"--records={pattern}"
+        ),
+    )
+    assert all("segments" in line for line in refusals)
+    with pytest.raises(ValueError, match=f"--model={tmp_path}/model .*--segments"):
+        exported.ExportedNetwork(f"{tmp_path}/model")
 
 
 @pytest.mark.parametrize(

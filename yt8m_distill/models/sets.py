@@ -39,7 +39,7 @@ class SetClassifier(base.VideoClassifier):
         """The sums over some frames of each video, without the number of frames.
 
         Args:
-            frames: [B, T, D] float32, normalized; T may be 0.
+            frames: [B, T, D] float32, normalized.
             mask: [B, T] bool, False for padding.
             training, noise: as in `encode`.
         """
@@ -65,8 +65,9 @@ class SetClassifier(base.VideoClassifier):
 
     def start(self, batch_size: int) -> State:
         """The state before the first frame."""
-        frames = tf.zeros([batch_size, 0, self.feature_size])
-        sums = self.read(frames, tf.zeros([batch_size, 0], tf.bool))
+        # Of a padding frame: ONNX has no reshapes of no frames.
+        frames = tf.zeros([batch_size, 1, self.feature_size])
+        sums = self.read(frames, tf.zeros([batch_size, 1], tf.bool))
         return (tf.zeros([batch_size, 1]), *sums)
 
     def add_frame(self, state: State, frame: tf.Tensor) -> State:

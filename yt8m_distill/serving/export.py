@@ -18,7 +18,7 @@ import yt8m_distill
 from yt8m_distill import files, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import base, early_exit
-from yt8m_distill.serving import converted, parity, saved_model, served
+from yt8m_distill.serving import converted, parity, saved_model, segments, served
 
 _LOG = logging.getLogger(__name__)
 
@@ -183,6 +183,7 @@ def _describe(name: str, given: served.Served, result: parity.Result | None) -> 
         "k": given.num_frames,
         "budgets": list(given.budgets),
         "exit_budgets": list(given.network.policy.budgets) if exits else [],
+        "segment_starts": _starts(given.network),
         "frames_dtype": "uint8" if data.frame_features else "float32",
         "feature_names": [data.names[c] for c in columns],
         "feature_sizes": [data.sizes[c] for c in columns],
@@ -195,6 +196,13 @@ def _describe(name: str, given: served.Served, result: parity.Result | None) -> 
             "tensorflow": tf.__version__,
         },
     }
+
+
+def _starts(network) -> list[int]:
+    """First frames of the segments that are scored; empty for whole videos."""
+    if not isinstance(network, segments.SegmentNetwork):
+        return []
+    return network.grid.starts(network.max_frames).tolist()
 
 
 def _finish_replacement(folder: str) -> None:

@@ -32,6 +32,11 @@ class ExportedNetwork:
                 f"--model={folder} is of yt8m-export --format={model['format']}; this "
                 "program needs --format=saved_model."
             )
+        if model.get("segment_starts"):
+            raise ValueError(
+                f"--model={folder} is of yt8m-export --segments; this program needs a "
+                "network of whole videos."
+            )
         self.max_frames = model["max_frames"]
         names, sizes = model["feature_names"], model["feature_sizes"]
         self.widths = dict(zip(names, sizes, strict=True))

@@ -10,7 +10,8 @@ from yt8m_distill import structures
 from yt8m_distill.evaluation import average_precision
 from yt8m_distill.serving import served
 
-# frames [N, k, D] and num_frames [N] → classes [N, top_k] and scores, best first.
+# frames [N, k, D] and num_frames [N] → classes [N, top_k] and scores, best first; of
+# each segment [N, W, top_k].
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -88,7 +89,7 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
         classes, predictions = run(frames, num_frames)
         scores, best, best_classes = (x.numpy() for x in scores_of(frames, num_frames))
         count += len(frames)
-        for own in (best, np.take_along_axis(scores, classes, 1)):
+        for own in (best, np.take_along_axis(scores, classes, -1)):
             apart = np.abs(own - predictions).max(initial=0.0)
             difference = float(np.maximum(difference, apart))  # Or a NaN.
         if labels is not None:

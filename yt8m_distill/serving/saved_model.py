@@ -8,7 +8,7 @@ import tensorflow as tf
 from yt8m_distill import structures
 from yt8m_distill.data import features, pipeline, records
 from yt8m_distill.models import early_exit, lstm
-from yt8m_distill.serving import parity, served, tf_serving
+from yt8m_distill.serving import parity, segments, served, tf_serving
 
 FILE = "saved_model.pb"
 EXTRA = "assets.extra"  # Files that TensorFlow leaves alone.
@@ -31,6 +31,10 @@ class ServingModel(tf.Module):
             [N] → `class_indexes`, `predictions`. All T frames are taken, so a
             student is given the k it is to look at.
 
+    Of a SegmentNetwork, class indexes and predictions are [N, W, k], and
+    `segment_starts` int32 [N, W] is the first frame of each segment, or -1: the video
+    does not have it, and its predictions are 0. `frames` takes whole videos.
+
     With early exit, `num_frames_used` int32 [N] of both says how many frames were read
     of each video, and `frames` takes all frames of a video, in the order of time.
 
@@ -48,6 +52,8 @@ class ServingModel(tf.Module):
         network = given.network
         self._answer = functools.partial(network, training=False)
         self._exits = isinstance(network, early_exit.EarlyExit)
+        of_segments = isinstance(network, segments.SegmentNetwork)
+        self._starts_of = network.starts_of if of_segments else None
         # All that is saved: of Keras' variables (3.15) a copy would be, which the graph
         # does not read, and TensorFlow Serving would find the graph's own ones empty.
         self.weights = [
@@ -121,6 +127,8 @@ class ServingModel(tf.Module):
         else:
             frames, num_frames = view[structures.FRAMES], view[structures.NUM_FRAMES]
             logits = self._logits(frames, num_frames)
+        if self._starts_of:
+            more = {"segment_starts": self._starts_of(view[structures.NUM_FRAMES])}
         scores, classes = tf.math.top_k(tf.sigmoid(logits), self._top_k)
         return {"class_indexes": classes, "predictions": scores, **more}
 
@@ -138,7 +146,7 @@ class ServingModel(tf.Module):
             longest = tf.reduce_max(view[structures.NUM_FRAMES])
             view[structures.FRAMES] = view[structures.FRAMES][:, :longest]
         top = self._top(view)
-        row = good[:, tf.newaxis]
+        row = tf.reshape(good, [-1, *[1] * (top["predictions"].shape.rank - 1)])
         return {
             **top,
             "video_id": tf.where(good, parsed.video_ids, ""),

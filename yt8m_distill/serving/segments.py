@@ -6,13 +6,16 @@ column, `Scores`, by which parts are merged.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
+from yt8m_distill.data import pipeline
+from yt8m_distill.data import segments as segment_rules
 from yt8m_distill.evaluation import best_per_class
 from yt8m_distill.models import replicas, teacher_student
 from yt8m_distill.serving import predictions
@@ -46,15 +49,18 @@ class Grid(NamedTuple):
         count = self.counts(np.array([max_frames]))[0]
         return np.arange(self.margins[0], max(count, 1)) * self.stride
 
-    def counts(self, num_frames: np.ndarray) -> np.ndarray:
-        """[B]: whole segments of each video, those at its start included."""
-        whole = (num_frames - settings.SEGMENT_FRAMES) // self.stride + 1
-        return np.maximum(whole, 0) - self.margins[1]
+    def counts(self, num_frames: Any) -> Any:
+        """[B]: whole segments of each video, those at its start included.
 
-    def scored(self, num_frames: np.ndarray, max_frames: int) -> np.ndarray:
-        """[B, W] bool: the segments that each video has."""
+        Below 1 if there is none; how much below depends on how quotients are rounded.
+        """
+        whole = (num_frames - settings.SEGMENT_FRAMES + self.stride) // self.stride
+        return whole - self.margins[1]
+
+    def scored(self, num_frames: Any, max_frames: int) -> Any:
+        """[B, W] bool: the segments that each video has; also of a tf.Tensor."""
         starts = self.starts(max_frames)
-        return starts < (self.counts(num_frames) * self.stride)[:, np.newaxis]
+        return (self.counts(num_frames) * self.stride)[:, np.newaxis] > starts
 
     def bounds(self, max_frames: int) -> np.ndarray:
         """[W, 2] int64: first frame and the one after the last, with the context."""
@@ -62,6 +68,94 @@ class Grid(NamedTuple):
         ends = starts + settings.SEGMENT_FRAMES + self.context
         begins = np.maximum(starts - self.context, 0)
         return np.stack([begins, np.minimum(ends, max_frames)], axis=1)
+
+
+def make_grid(
+    given: settings.SegmentSettings,
+    role: str,
+    views: Iterable[pipeline.ViewSpec],
+    max_frames: int,
+) -> Grid:
+    """The segments that a network scores.
+
+    Args:
+        given: of the program.
+        role: whose network it is.
+        views: that it reads, with others of a mean; those of segments are alike.
+        max_frames: of a video.
+
+    Raises:
+        ValueError: if a view has not all frames of a segment, or nothing is left.
+    """
+    parts = [view for view in views if view.segment_context is not None]
+    context = parts[0].segment_context
+    k, width = min(view.k for view in parts), segment_rules.width(context)
+    if k < width:
+        raise ValueError(
+            f"--segments: the {role} reads {k} of the {width} frames that a "
+            f"segment has with --segment_context={context}. Train it on all of them or "
+            "use a smaller context."
+        )
+    grid = Grid(given.segment_stride, context, given.margins)
+    if not grid.scored(np.array([max_frames]), max_frames).any():
+        raise ValueError(
+            f"--segment_margins={given.segment_margins} leaves no segment of "
+            f"{settings.SEGMENT_FRAMES} frames in videos of "
+            f"--max_frames={max_frames}."
+        )
+    return grid
+
+
+class SegmentNetwork(keras.layers.Layer):
+    """A network of segments as one of whole videos, to be exported.
+
+    Its logits are [B, W, C]; a segment that a video does not have has -inf.
+
+    Args:
+        networks, role, grid, max_frames: as of SegmentPredictor.
+    """
+
+    def __init__(
+        self,
+        networks: teacher_student.TeacherStudent,
+        role: str,
+        grid: Grid,
+        max_frames: int,
+    ):
+        super().__init__(dtype="float32")
+        self.networks = networks
+        self.role = role
+        self.grid = grid
+        self.max_frames = max_frames
+        self.feature_size = networks.network(role).feature_size
+        self.built = True
+
+    def starts_of(self, num_frames: tf.Tensor) -> tf.Tensor:
+        """[B, W] int32: first frame of each segment; -1: the video does not have it."""
+        scored = self.grid.scored(num_frames, self.max_frames)
+        starts = self.grid.starts(self.max_frames).astype(np.int32)
+        return tf.where(scored, starts, -1)
+
+    def call(self, inputs: structures.View, training: bool = False):
+        """View of whole videos → Outputs with logits alone.
+
+        Raises:
+            ValueError: in training.
+        """
+        if training:
+            raise ValueError("SegmentNetwork is for trained networks.")
+        frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
+        if frames.shape[1] != self.max_frames:
+            missing = tf.maximum(self.max_frames - tf.shape(frames)[1], 0)
+            frames = tf.pad(frames, [[0, 0], [0, missing], [0, 0]])
+            frames = frames[:, : self.max_frames]
+            frames = tf.ensure_shape(frames, [None, self.max_frames, self.feature_size])
+        num_frames = tf.minimum(num_frames, self.max_frames)
+        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        bounds = self.grid.bounds(self.max_frames)
+        logits = self.networks.parts_logits(self.role, {structures.ALL: view}, bounds)
+        scored = self.grid.scored(num_frames, self.max_frames)[..., tf.newaxis]
+        return structures.Outputs(tf.where(scored, logits, -np.inf), None)
 
 
 class Scores(NamedTuple):

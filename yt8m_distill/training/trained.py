@@ -337,7 +337,8 @@ def open_network(
     if run.data.segment_labels and segment_context is None:
         raise ValueError(
             f"--train_dir={given.train_dir} was trained with --segment_labels: "
-            "yt8m-eval --segment_labels and yt8m-inference --segments read its network."
+            "yt8m-eval --segment_labels, yt8m-inference --segments and yt8m-export "
+            "--segments read its network."
         )
     if segment_context is not None:
         data = dataclasses.replace(run.data, segment_labels=True)
