@@ -14,6 +14,7 @@ from tests import script_helpers as scripts
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.data import features, pipeline
+from yt8m_distill.evaluation import exit_calibration
 from yt8m_distill.models import early_exit
 from yt8m_distill.serving import predictor
 from yt8m_distill.training import manifest, trained
@@ -37,10 +38,20 @@ def run(tmp_path_factory):
         student=NETWORK,
         student_k="2,4,9",
         train_frame_sampler="random",
+        num_epochs=1,
     )
     helpers.train(made)
     calibrate(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def inferred(run, tmp_path_factory) -> pathlib.Path:
+    """The CSV of inference with `--mean_frames=5`."""
+    path = tmp_path_factory.mktemp("inference") / "inference.csv"
+    flags = "--mean_frames=5", f"--output_file={path}", "--batch_size=7"
+    scripts.succeed(*arguments(run, "inference"), *flags)
+    return path
 
 
 def calibrate(run, *flags, **changes):
@@ -74,7 +85,7 @@ def read_frames(path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_eval_and_inference_read_the_mean_of_the_calibration(run, tmp_path):
+def test_eval_and_inference_read_the_mean_of_the_calibration(run, inferred, tmp_path):
     size = "--batch_size=7"  # The calibration's was another.
     asked = 5.0
     done = scripts.succeed(
@@ -102,20 +113,15 @@ def test_eval_and_inference_read_the_mean_of_the_calibration(run, tmp_path):
     assert counts == histogram
     # The short video has no frame to be read after its third.
     assert frames["short"] in (2, 3)
-    path = f"{tmp_path}/inference.csv"
-    flags = f"--mean_frames={asked}", f"--output_file={path}", size
-    scripts.succeed(*arguments(run, "inference"), *flags)
-    assert read_frames(f"{path}.frames.csv") == frames
-    assert pathlib.Path(path).read_bytes() == (tmp_path / "eval.csv").read_bytes()
+    assert read_frames(f"{inferred}.frames.csv") == frames
+    assert inferred.read_bytes() == (tmp_path / "eval.csv").read_bytes()
 
 
 @pytest.mark.slow
-def test_the_saved_model_exits_as_inference_does(run, tmp_path):
-    asked = "--mean_frames=5"
-    path, folder = tmp_path / "inference.csv", tmp_path / "model"
-    scripts.succeed(*arguments(run, "inference"), asked, f"--output_file={path}")
-    ids, classes, scores = prediction_helpers.read_predictions(path)
-    frames = read_frames(f"{path}.frames.csv")
+def test_the_saved_model_exits_as_inference_does(run, inferred, tmp_path):
+    asked, folder = "--mean_frames=5", tmp_path / "model"
+    ids, classes, scores = prediction_helpers.read_predictions(inferred)
+    frames = read_frames(f"{inferred}.frames.csv")
     train_dir = f"--train_dir={run.training.train_dir}"
     shards = run.training.validation_data_pattern
     done = scripts.succeed(
@@ -155,23 +161,24 @@ def test_the_saved_model_exits_as_inference_does(run, tmp_path):
     assert asked in line and "--format=litert" in line
 
 
-def test_replicas_change_no_exit(run):
-    found = []
-    for replicas, batch_size in ((1, 64), (2, 8)):
-        given = settings.CheckpointSettings(
-            train_dir=run.training.train_dir, batch_size=batch_size, mean_frames=4.0
-        )
-        opened = trained.open_network(given, strategy=helpers.cpus(replicas))
-        made = predictor.Predictor(opened.networks, opened.role, opened.strategy)
-        dataset = opened.dataset(run.training.validation_data_pattern, batch_size)
-        parts = list(made.predict(dataset))
-        found.append([np.concatenate(x) for x in zip(*parts, strict=True)])
-    (ids, classes, scores, frames), other = found
-    assert len(np.unique(frames)) >= len(BUDGETS)
-    np.testing.assert_array_equal(ids, other[0])
-    np.testing.assert_array_equal(frames, other[3])
-    # Products of other shapes.
-    np.testing.assert_allclose(scores, other[2], rtol=1e-5)
+def test_replicas_change_no_exit(run, inferred):
+    given = settings.CheckpointSettings(
+        train_dir=run.training.train_dir, batch_size=8, mean_frames=5.0
+    )
+    opened = trained.open_network(given, strategy=helpers.cpus(2))
+    made = predictor.Predictor(opened.networks, opened.role, opened.strategy)
+    dataset = opened.dataset(run.training.validation_data_pattern, 8)
+    found = predictor.Predictions(
+        *map(np.concatenate, zip(*made.predict(dataset), strict=True))
+    )
+    ids, classes, scores = prediction_helpers.read_predictions(inferred)
+    np.testing.assert_array_equal(found.video_ids, ids)
+    np.testing.assert_array_equal(found.classes, classes)
+    # Six digits in the CSV.
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-4)
+    frames = read_frames(f"{inferred}.frames.csv")
+    assert found.num_frames.tolist() == list(frames.values())
+    assert len(set(frames.values())) >= len(BUDGETS)
 
 
 def test_the_largest_budget_alone_is_the_student_on_its_largest_k(run):
@@ -198,19 +205,22 @@ def test_a_simple_rule_calibrates_too(run, tmp_path):
     shutil.copytree(run.training.train_dir, train_dir)
     done = calibrate(run, f"--exit_rule={rule}", train_dir=train_dir)
     assert f"{NUM_VIDEOS} videos | {rule} |" in done.stdout
-    moved = helpers.change(run, train_dir=str(train_dir))
-    scripts.succeed(*arguments(moved, "eval"), "--mean_frames=5")
-    line = helpers.read_lines(train_dir / "eval" / "metrics.jsonl")[-1]
-    assert line["mean_frames"] == pytest.approx(5, abs=0.3)
+    made = stored(helpers.change(run, train_dir=str(train_dir)))
+    assert made["policy"]["rule"] == rule
+    # From the smallest budget, also of the video of 3 frames, to the largest.
+    largest = (9 * (NUM_VIDEOS - 1) + 3) / NUM_VIDEOS
+    assert made["mean_frames"][0] == BUDGETS[0]
+    assert made["mean_frames"][-1] == pytest.approx(largest)
 
 
 def test_a_regret_is_asked_for_with_its_confidence(run):
-    frames = []
-    for flags in (["--max_regret=0.6"], ["--max_regret=0.6", "--confidence=0.99"]):
-        scripts.succeed(*arguments(run, "eval"), *flags)
-        line = helpers.read_lines(f"{run.training.train_dir}/eval/metrics.jsonl")[-1]
-        frames.append(line["mean_frames"])
-    assert BUDGETS[0] <= frames[0] <= frames[1]
+    made = exit_calibration.Calibration.from_dict(stored(run))
+    less, more = (made.for_max_regret(0.6, sure) for sure in (0.9, 0.99))
+    assert BUDGETS[0] <= made.mean_frames[less] <= made.mean_frames[more]
+    flags = "--max_regret=0.6", "--confidence=0.99"
+    scripts.succeed(*arguments(run, "eval"), *flags)
+    line = helpers.read_lines(f"{run.training.train_dir}/eval/metrics.jsonl")[-1]
+    assert line["mean_frames"] == pytest.approx(made.mean_frames[more])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +247,7 @@ def test_a_regret_is_asked_for_with_its_confidence(run):
         (
             "eval",
             ["--mean_frames=3", "--checkpoint=latest"],
-            ["--mean_frames=3", "network-10", "ckpt-10", "yt8m-calibrate"],
+            ["--mean_frames=3", "network-5", "ckpt-5", "yt8m-calibrate"],
         ),
     ],
 )

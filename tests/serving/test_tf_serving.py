@@ -30,13 +30,13 @@ def api(module: str):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """A student for k = 2 and 6, with loops."""
+    """A student for k = 2 and 3, with loops."""
     run = helpers.make_run("unused", "data")
-    spec = builder.parse("student", helpers.LSTM_STUDENT)
-    network = builder.build_network("student", spec, run.data, 6)
+    spec = builder.parse("student", "LstmModel(cells=3, layers=1)")
+    network = builder.build_network("student", spec, run.data, 3)
     path = tmp_path_factory.mktemp("models") / "1"
-    view = pipeline.ViewSpec("uniform", 6)
-    export.export(network, run.data, view, str(path), TOP_K, (2, 6))
+    view = pipeline.ViewSpec("uniform", 3)
+    export.export(network, run.data, view, str(path), TOP_K, (2, 3))
     return path
 
 
@@ -73,10 +73,10 @@ def test_warm_up_takes_every_way_so_that_nothing_is_traced_afterwards(
         first = next(iter(request.inputs.values()))
         rows = first.tensor_shape.dim[0].size
         seen.append((request.model_spec.signature_name, rows))
-    # One video, and the fewest of 6 frames each that are 256 frames.
-    expected = {(n, rows) for n in model.signatures for rows in (1, 256 // 6 + 1)}
+    # One video, and the fewest of 3 frames each that are 256 frames.
+    expected = {(n, rows) for n in model.signatures for rows in (1, 256 // 3 + 1)}
     assert set(seen) == expected
-    assert seen.count(("any_k", 1)) == 1 + len((2, 6))
+    assert seen.count(("any_k", 1)) == 1 + len((2, 3))
 
     def functions() -> set[str]:
         from tensorflow.python.eager import context
@@ -84,10 +84,10 @@ def test_warm_up_takes_every_way_so_that_nothing_is_traced_afterwards(
         return set(context.context().list_function_names())
 
     before = functions()
-    for rows in (1, 2, 50):
+    for rows in (1, 2, 100):
         batch = tf.constant((records * rows)[:rows])
         model.signatures["serving_default"](example_bytes=batch)
-        for k in (1, 3, 6):
+        for k in (1, 2, 3):
             numbers = tf.fill([rows], k)
             model.signatures["any_k"](example_bytes=batch, student_k=numbers)
             frames = {"frames": tf.zeros([rows, k, 12]), "num_frames": numbers}
