@@ -15,7 +15,6 @@ import io
 import os
 import re
 import types
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,13 +33,12 @@ csv.field_size_limit(1 << 30)  # An id may be longer than the 131,072 bytes by d
 
 
 class PredictionWriter:
-    """Writes the CSV under a temporary name and renames it at the end.
+    """Writes the CSV atomically, see files.replacing.
 
     Use it as a context manager. The target appears, or is replaced, only when the
-    block ends without an exception; otherwise the temporary file is removed and
-    an older target stays as it was. With early exit, `<path>.frames.csv` gets the
-    frames that were read of each video, in the same way. A killed process leaves
-    `<path>.<8 digits>.tmp` behind.
+    block ends without an exception; an older target stays as it was otherwise. With
+    early exit, `<path>.frames.csv` gets the frames that were read of each video, in the
+    same way.
 
     `path` is a local path or one that tf.io.gfile knows by its scheme. A symbolic
     link is followed, so that the file behind it is replaced.
@@ -55,38 +53,33 @@ class PredictionWriter:
             ValueError: if the directory is missing or read-only, or the path is
                 that of a directory or a device.
         """
-        self.path = os.fspath(path)
         self.header = header
-        self._target = self.path
-        if not files.is_remote(self.path):
-            self._target = os.path.realpath(self.path)
-            files.check_target(self._target, f"--output_file={self.path}")
-        self._temporary = f"{self._target}.{uuid.uuid4().hex[:8]}.tmp"
+        self._target = os.fspath(path)
+        self._what = f"--output_file={self._target}"
+        if not files.is_remote(self._target):
+            self._target = os.path.realpath(path)
+            files.check_target(self._target, self._what)
+        self._open_files = contextlib.ExitStack()
         self._file: Any = None
-        self._width: int | None = None
-        # What `<path>.frames.csv` is written with, once there is something to write.
-        self._frames = contextlib.ExitStack()
-        self._frames_file: Any = None
+        self._frames: PredictionWriter | None = None  # Once it has something to write.
 
     def __enter__(self) -> "PredictionWriter":
-        """Opens the temporary file and writes the header.
+        """Opens a temporary file and writes the header.
 
         Raises:
             ValueError: if the file system refuses.
         """
-        try:
-            with self._one_line_errors():
-                self._file = _open_new(self._temporary)
-                self._file.write((",".join(self.header) + "\n").encode())
-                self._file.flush()
-        except BaseException:
-            self._discard()
-            raise
+        with contextlib.ExitStack() as stack, files.one_line_errors(self._what):
+            temporary = stack.enter_context(files.replacing(self._target))
+            self._file = stack.enter_context(tf.io.gfile.GFile(temporary, "wb"))
+            self._file.write(",".join(self.header) + "\n")
+            self._file.flush()
+            self._open_files = stack.pop_all()
         return self
 
     def write(
         self,
-        video_ids: Iterable[Any],
+        video_ids: Iterable[bytes],
         classes: np.ndarray,
         scores: np.ndarray,
         num_frames: np.ndarray | None = None,
@@ -94,30 +87,34 @@ class PredictionWriter:
         """Appends a line per video. Rows that fill up a batch must be left out.
 
         Args:
-            video_ids: [B] bytes or str.
+            video_ids: [B] bytes.
             classes: [B, k] int.
             scores: [B, k] float, descending in each row.
             num_frames: [B] int, frames read under early exit.
 
         Raises:
-            ValueError: for shapes that differ, a score that is NaN, infinite or out of
-                order (naming the video), or if the file system refuses.
+            ValueError: for a score that is NaN, infinite or out of order (naming the
+                video), or if the file system refuses.
         """
-        ids = [_as_bytes(video_id) for video_id in np.asarray(video_ids, object)]
+        ids = np.asarray(video_ids, object).tolist()
         classes, scores = np.asarray(classes), np.asarray(scores)
-        self._check(ids, classes, scores)
+        ordered = (scores[:, :-1] >= scores[:, 1:]).all(axis=1)
+        bad = np.flatnonzero(~(ordered & np.isfinite(scores).all(axis=1)))
+        if bad.size:
+            name = ids[bad[0]].decode("utf-8", "backslashreplace")
+            raise ValueError(
+                f"The scores of video {name!r} are not descending finite numbers: "
+                f"{scores[bad[0]].tolist()}."
+            )
         self.write_text(_format_lines(ids, classes, scores))
-        if num_frames is not None:
-            self._write_frames(ids, num_frames)
-
-    def _write_frames(self, ids: list[bytes], num_frames: np.ndarray) -> None:
-        if self._frames_file is None:
-            writing = files.writing(self._target + FRAMES_SUFFIX)
-            self._frames_file = self._frames.enter_context(writing)
-            self._frames_file.write(",".join(FRAMES_HEADER) + "\n")
+        if num_frames is None:
+            return
+        if self._frames is None:
+            frames = PredictionWriter(self._target + FRAMES_SUFFIX, FRAMES_HEADER)
+            self._frames = self._open_files.enter_context(frames)
         rows = zip(map(_quoted, ids), num_frames.tolist(), strict=True)
         lines = "".join(f"{video_id},{count}\n" for video_id, count in rows)
-        self._frames_file.write(_encoded(lines))
+        self._frames.write_text(_encoded(lines))
 
     def write_text(self, lines: bytes) -> None:
         """Appends lines that are in the format already, each with its end.
@@ -127,7 +124,7 @@ class PredictionWriter:
         """
         if self._file is None:
             raise ValueError("PredictionWriter is used outside its with block.")
-        with self._one_line_errors():
+        with files.one_line_errors(self._what):
             self._file.write(lines)
 
     def __exit__(
@@ -136,68 +133,10 @@ class PredictionWriter:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        """Renames the finished file, or removes it after an exception."""
-        if kind is not None:
-            self._frames.__exit__(kind, error, trace)
-            self._discard()
-            return
-        try:
-            self._frames.close()
-            with self._one_line_errors():
-                self._commit()
-        except BaseException:
-            self._discard()
-            raise
-
-    def _check(self, ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> None:
-        if classes.ndim != 2 or classes.shape != scores.shape:
-            raise ValueError(
-                "classes and scores must both be [B, k]; received shapes "
-                f"{classes.shape} and {scores.shape}."
-            )
-        if len(ids) != len(classes):
-            raise ValueError(f"{len(ids)} video ids for {len(classes)} predictions.")
-        if classes.shape[1] != (self._width or classes.shape[1]):
-            raise ValueError(
-                f"{classes.shape[1]} predictions a video after {self._width}."
-            )
-        self._width = classes.shape[1]
-        ordered = (scores[:, :-1] >= scores[:, 1:]).all(axis=1)
-        bad = ~(ordered & np.isfinite(scores).all(axis=1))
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"The scores of video {_readable(ids[row])} are not descending "
-                f"finite numbers: {scores[row].tolist()}."
-            )
-
-    def _commit(self) -> None:
-        if files.is_remote(self.path):
-            self._file.close()
-            tf.io.gfile.rename(self._temporary, self._target, overwrite=True)
-        else:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._temporary, self._target)
+        """Renames the finished files, or removes them after an exception."""
         self._file = None
-
-    def _discard(self) -> None:
-        """Removes the temporary file; what led here is the error worth raising."""
-        if self._file is None:
-            return
-        file, self._file = self._file, None
-        with contextlib.suppress(*files.ERRORS):
-            file.close()
-        with contextlib.suppress(*files.ERRORS):
-            tf.io.gfile.remove(self._temporary)
-
-    @contextlib.contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except files.ERRORS as error:
-            raise ValueError(_cannot_write(self.path, files.reason(error))) from error
+        with files.one_line_errors(self._what):
+            self._open_files.__exit__(kind, error, trace)
 
 
 class Row(NamedTuple):
@@ -314,28 +253,8 @@ def _quoted(video_id: bytes) -> str:
     return quoted(video_id).decode("utf-8", "surrogateescape")
 
 
-def _as_bytes(video_id: Any) -> bytes:
-    if isinstance(video_id, bytes):
-        return video_id
-    return _encoded(str(video_id))
-
-
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _readable(video_id: bytes) -> str:
-    return repr(video_id.decode("utf-8", "backslashreplace"))
-
-
-def _cannot_write(path: str, reason: str) -> str:
-    return f"--output_file={path} cannot be written: {reason}."
-
-
-def _open_new(path: str) -> BinaryIO:
-    if files.is_remote(path):
-        return tf.io.gfile.GFile(path, "wb")
-    return open(path, "xb", buffering=_BUFFER_BYTES)
 
 
 def _open_text(path: str) -> io.TextIOWrapper:
