@@ -60,7 +60,7 @@ def random_videos(seed, num_videos=60, num_classes=9, levels=40):
 
 def accumulate(probabilities, labels, k, batches, **columns):
     """The metrics when the videos are batched by these row selections."""
-    accumulator = ap.MetricsAccumulator(probabilities.shape[1], k)
+    accumulator = ap.MetricsAccumulator(probabilities.shape[1])
     for rows in batches:
         chosen = {name: column[rows] for name, column in columns.items()}
         accumulator.update(predict(probabilities[rows], labels[rows], k, **chosen))
@@ -152,18 +152,9 @@ def test_large_counts_keep_float64_accuracy():
     assert ap.average_precision(scores, hits) == pytest.approx(1 / 3, abs=1e-13)
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (([0.1, np.nan], [1, 0]), r"scores\[1\] is NaN"),
-        (([0.1, 0.2], [1]), "same length"),
-        (([[0.1]], [[1]]), "vectors"),
-        (([0.1, 0.2], [1, 1], 1), "num_positives=1 is less than the 2 positives"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ap.average_precision(*arguments)
+def test_a_score_that_is_nan_is_named():
+    with pytest.raises(ValueError, match=r"scores\[1\] is NaN"):
+        ap.average_precision([0.1, np.nan], [1, 0])
 
 
 def test_perfect_video_with_25_labels_scores_four_fifths():
@@ -269,7 +260,7 @@ def test_padding_rows_do_not_change_the_result():
     batch.scores[weights == 0] = np.nan
     batch.perr[weights == 0] = np.nan
     counted = labels[rows][weights > 0].sum(axis=0)
-    accumulator = ap.MetricsAccumulator(9, 4)
+    accumulator = ap.MetricsAccumulator(9)
     accumulator.update(batch._replace(weights=weights, class_positives=counted))
     shorter = accumulate(probabilities, labels, 4, [rows[weights > 0]], loss=loss)
     assert accumulator.result() == shorter
@@ -280,7 +271,7 @@ def test_padding_rows_do_not_change_the_result():
 def test_a_batch_of_padding_rows_changes_nothing():
     probabilities, labels = random_videos(0)
     batch = predict(probabilities, labels, 4)
-    accumulator = ap.MetricsAccumulator(9, 4)
+    accumulator = ap.MetricsAccumulator(9)
     accumulator.update(batch)
     before = accumulator.result()
     accumulator.update(
@@ -313,7 +304,7 @@ def test_data_without_labels_scores_zero():
 
 def test_a_result_between_batches_covers_the_batches_so_far():
     probabilities, labels = random_videos(1)
-    accumulator = ap.MetricsAccumulator(9, 4)
+    accumulator = ap.MetricsAccumulator(9)
     accumulator.update(predict(probabilities[:20], labels[:20], 4))
     assert accumulator.result() == accumulate(probabilities, labels, 4, [slice(0, 20)])
     accumulator.update(predict(probabilities[20:], labels[20:], 4))
@@ -331,7 +322,7 @@ def test_class_numbers_above_uint16_are_kept_apart():
         perr=np.array([0.0, 1.0]),
         class_positives=np.append(np.zeros(2**16), 1),
     )
-    accumulator = ap.MetricsAccumulator(num_classes, 1)
+    accumulator = ap.MetricsAccumulator(num_classes)
     accumulator.update(batch)
     assert accumulator.result().map == 1
 
@@ -339,7 +330,7 @@ def test_class_numbers_above_uint16_are_kept_apart():
 def test_the_caller_may_reuse_its_arrays():
     probabilities, labels = random_videos(2)
     batch = predict(probabilities, labels, 4)
-    accumulator = ap.MetricsAccumulator(9, 4)
+    accumulator = ap.MetricsAccumulator(9)
     accumulator.update(batch)
     for column in batch[:6]:
         column[...] = 0
@@ -350,7 +341,7 @@ def test_a_prediction_takes_seven_bytes():
     rows, k, batches = 1000, 20, 20
     labels = np.zeros([rows, k], int)
     batch = predict(np.tile(np.linspace(0.9, 0.1, k), [rows, 1]), labels, k)
-    accumulator = ap.MetricsAccumulator(3862, k)
+    accumulator = ap.MetricsAccumulator(3862)
     batch = batch._replace(class_positives=np.zeros(3862))
     tracemalloc.start()
     try:
@@ -375,7 +366,7 @@ def test_a_prediction_takes_seven_bytes():
 )
 def test_nan_is_an_error_that_names_the_video(video_ids, name):
     probabilities, labels = random_videos(0)
-    accumulator = ap.MetricsAccumulator(9, 4)
+    accumulator = ap.MetricsAccumulator(9)
     accumulator.update(predict(probabilities[:3], labels[:3], 4))
     before = accumulator.result()
     weights = np.array([1, 1, 1, 0])
@@ -389,47 +380,6 @@ def test_nan_is_an_error_that_names_the_video(video_ids, name):
     assert accumulator.result() == before  # the batch was not half added
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"scores": np.zeros([60, 3])}, r"scores must have shape \(60, 4\)"),
-        ({"perr": np.zeros(59)}, r"perr must have shape \(60,\)"),
-        ({"classes": np.full([60, 4], 9)}, r"classes go from 9 to 9.*\[0, 9\)"),
-        ({"classes": np.full([60, 4], -1)}, "classes go from -1"),
-        ({"weights": np.full(60, 0.5)}, "each 0 or 1"),
-        ({"class_positives": np.zeros(8)}, r"class_positives must have shape \(9,\)"),
-        ({"class_positives": np.ones(9)}, "class_positives count 9 labels"),
-        (
-            {"num_labels": np.zeros(60, int), "class_positives": np.zeros(9)},
-            "more hits than num_labels",
-        ),
-    ],
-)
-def test_inconsistent_batches_are_refused(change, message):
-    probabilities, labels = random_videos(0)
-    batch = predict(probabilities, labels, 4)
-    with pytest.raises(ValueError, match=message):
-        ap.MetricsAccumulator(9, 4).update(batch._replace(**change))
-
-
-def test_loss_in_some_batches_only_is_refused():
-    probabilities, labels = random_videos(0)
-    batch = predict(probabilities, labels, 4)
-    for first, second in ((None, np.ones(60)), (np.ones(60), None)):
-        accumulator = ap.MetricsAccumulator(9, 4)
-        accumulator.update(batch._replace(loss=first))
-        with pytest.raises(ValueError, match="in all batches or in none"):
-            accumulator.update(batch._replace(loss=second))
-
-
-def test_hits_of_a_class_without_positives_are_refused():
-    with pytest.raises(ValueError, match="Class 0 has 1 hits but.*=0"):
-        ap.class_average_precisions([0.5], [0], [True], [0.0, 1.0])
-
-
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no videos"):
-        ap.MetricsAccumulator(9, 4).result()
-    for arguments in ((0, 20), (9, 0)):
-        with pytest.raises(ValueError, match="=0 is less than 1"):
-            ap.MetricsAccumulator(*arguments)
+        ap.MetricsAccumulator(9).result()

@@ -16,7 +16,7 @@ EXPECTED = [(1 / 1 + 2 / 3) / 2, 1 / 2, np.nan, 0.0]
 
 
 def accumulate() -> average_precision.MetricsAccumulator:
-    pool = average_precision.MetricsAccumulator(4, 2)
+    pool = average_precision.MetricsAccumulator(4)
     pool.update(
         average_precision.TopPredictions(
             SCORES, CLASSES, HITS, np.array([1, 1, 2]), np.zeros(3), POSITIVES

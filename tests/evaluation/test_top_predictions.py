@@ -114,7 +114,7 @@ def test_a_nan_anywhere_marks_its_video_and_no_other():
     result = run(probabilities, np.zeros([3, 3]), k=1)
     np.testing.assert_array_equal(np.isnan(result.scores), [[False], [True], [False]])
     ids = np.array([b"first", b"second", b"third"], object)
-    accumulator = average_precision.MetricsAccumulator(3, 1)
+    accumulator = average_precision.MetricsAccumulator(3)
     with pytest.raises(ValueError, match="video 'second' is NaN"):
         accumulator.update(result._replace(video_ids=ids))
 
@@ -135,7 +135,7 @@ def test_graph_and_accumulator_together_give_gap_over_the_pool(seed):
     random = np.random.default_rng(seed)
     labels = (random.random((40, 30)) < 0.1).astype(np.float32)
     probabilities = np.float32(random.random((40, 30)) * (1 + labels) / 2)
-    accumulator = average_precision.MetricsAccumulator(30, 20)
+    accumulator = average_precision.MetricsAccumulator(30)
     for begin in range(0, 40, 16):  # The last batch has 8 videos and 8 padding rows.
         rows = np.arange(begin, begin + 16) % 40
         weights = np.float32(np.arange(begin, begin + 16) < 40)

@@ -10,7 +10,6 @@ with 25 labels whose top 20 predictions are all correct scores 0.8.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,26 +89,15 @@ def average_precision(
         In [0, 1]; 0 without positives.
 
     Raises:
-        ValueError: for a NaN, different shapes, or a denominator below the number of
-            positives in `labels`.
+        ValueError: for a NaN.
     """
     scores, hits = np.asarray(scores), np.asarray(labels, bool)
-    if scores.ndim != 1 or scores.shape != hits.shape:
-        raise ValueError(
-            "scores and labels must be vectors of the same length; received shapes "
-            f"{scores.shape} and {hits.shape}."
-        )
     undefined = np.isnan(scores)
     if undefined.any():
         raise ValueError(f"scores[{undefined.argmax()}] is NaN.")
     num_hits = np.count_nonzero(hits)
     if num_positives is None:
         num_positives = num_hits
-    if not num_positives >= num_hits:
-        raise ValueError(
-            f"num_positives={num_positives} is less than the {num_hits} positives "
-            "in labels."
-        )
     if not num_hits:
         return 0.0
     thresholds, gained = np.unique(scores[hits], return_counts=True)
@@ -156,23 +144,10 @@ def class_average_precisions(
         without predictions.
 
     Raises:
-        ValueError: for a class outside [0, C), more hits than positives, or as
-            `average_precision`.
+        ValueError: as `average_precision`.
     """
-    scores, classes = np.ravel(scores), np.ravel(classes)
-    hits, class_positives = (
-        np.ravel(hits).astype(bool, copy=False),
-        np.asarray(class_positives),
-    )
-    num_classes = class_positives.size
-    _check_classes(classes, num_classes)
-    class_hits = np.bincount(classes[hits], minlength=num_classes)
-    if np.any(class_hits > class_positives):
-        index = int(np.argmax(class_hits > class_positives))
-        raise ValueError(
-            f"Class {index} has {class_hits[index]} hits but "
-            f"class_positives={class_positives[index]:g}."
-        )
+    scores, classes, hits = (np.ravel(x) for x in (scores, classes, hits))
+    num_classes = len(class_positives)
     ends = np.cumsum(np.bincount(classes, minlength=num_classes))
     begins = np.concatenate([[0], ends[:-1]])
     order = np.argsort(classes, kind="stable")
@@ -197,14 +172,6 @@ def _mean_over_classes(precisions: np.ndarray, all_classes: bool) -> float:
     return float(np.sum(precisions[with_positives]) / max(count, 1))
 
 
-def _check_classes(classes: np.ndarray, num_classes: int) -> None:
-    if classes.size and not (0 <= classes.min() and classes.max() < num_classes):
-        raise ValueError(
-            f"classes go from {classes.min()} to {classes.max()}; they must be in "
-            f"[0, {num_classes})."
-        )
-
-
 class MetricsAccumulator:
     """Collects the top predictions of all batches and computes the metrics at the end.
 
@@ -217,21 +184,8 @@ class MetricsAccumulator:
         class_precisions: [C] average precisions of the last `result`, or None.
     """
 
-    def __init__(self, num_classes: int, top_k: int = 20) -> None:
-        """Starts with no videos.
-
-        Args:
-            num_classes: C.
-            top_k: predictions per video; more than C means C.
-
-        Raises:
-            ValueError: if either is less than 1.
-        """
-        for name, value in (("num_classes", num_classes), ("top_k", top_k)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is less than 1.")
-        self.num_classes = num_classes
-        self.top_k = min(top_k, num_classes)
+    def __init__(self, num_classes: int) -> None:
+        """Starts with no videos of `num_classes` classes."""
         self._class_dtype = np.uint16 if num_classes <= 2**16 else np.int32
         self._scores: list[np.ndarray] = []
         self._classes: list[np.ndarray] = []
@@ -240,7 +194,6 @@ class MetricsAccumulator:
         self._loss: list[np.ndarray] = []
         self.class_positives = np.zeros(num_classes, np.float64)
         self.class_precisions: np.ndarray | None = None
-        self._num_positives = 0
         self._num_hits_at_one = 0
         self._num_videos = 0
 
@@ -248,33 +201,25 @@ class MetricsAccumulator:
         """Adds a batch, without its padding rows.
 
         Raises:
-            ValueError: for a NaN score (naming the video), invalid shapes or classes,
-                weights other than 0 and 1, a loss in only some batches, or
-                inconsistent label counts. The batch is not added then.
+            ValueError: for a NaN score, naming the video. The batch is not added then.
         """
-        num_rows = len(batch.num_labels)
-        rows = _rows_of_videos(batch.weights, num_rows)
-        keep = _column_reader(rows, num_rows)
-        shape = (self.top_k,)
-        scores = keep("scores", batch.scores, np.float32, shape)
-        classes = keep("classes", batch.classes, None, shape)
-        hits = keep("hits", batch.hits, bool, shape)
-        num_labels = keep("num_labels", batch.num_labels, np.int64)
-        perr = keep("perr", batch.perr, np.float32)
-        loss = [] if batch.loss is None else [keep("loss", batch.loss, np.float32)]
-        self._check_scores(scores, batch.video_ids, rows)
-        _check_classes(classes, self.num_classes)
-        positives = self._checked_positives(batch.class_positives, num_labels, hits)
-        if self._perr and bool(loss) != bool(self._loss):
-            raise ValueError("loss must be given in all batches or in none.")
+        rows = np.arange(len(batch.scores))
+        if batch.weights is not None:
+            rows = np.flatnonzero(batch.weights)
 
+        def keep(column: Any, dtype: Any) -> np.ndarray:
+            # The index makes a copy, which shares no memory with a tensor.
+            return np.asarray(column)[rows].astype(dtype, copy=False)
+
+        scores, hits = keep(batch.scores, np.float32), keep(batch.hits, bool)
+        self._check_scores(scores, batch.video_ids, rows)
         self._scores.append(scores)
-        self._classes.append(classes.astype(self._class_dtype))
+        self._classes.append(keep(batch.classes, self._class_dtype))
         self._hits.append(hits)
-        self._perr.append(perr)
-        self._loss.extend(loss)
-        self.class_positives += positives
-        self._num_positives += int(num_labels.sum())
+        self._perr.append(keep(batch.perr, np.float32))
+        if batch.loss is not None:
+            self._loss.append(keep(batch.loss, np.float32))
+        self.class_positives += batch.class_positives
         best = scores.argmax(axis=1)
         self._num_hits_at_one += int(hits[np.arange(rows.size), best].sum())
         self._num_videos += rows.size
@@ -293,7 +238,7 @@ class MetricsAccumulator:
         )
         self.class_precisions = precisions
         return Metrics(
-            gap=global_average_precision(scores, hits, self._num_positives),
+            gap=global_average_precision(scores, hits, int(self.class_positives.sum())),
             map=_mean_over_classes(precisions, all_classes=False),
             map_all_classes=_mean_over_classes(precisions, all_classes=True),
             hit_at_one=self._num_hits_at_one / self._num_videos,
@@ -316,54 +261,6 @@ class MetricsAccumulator:
         else:
             name = _readable(np.asarray(video_ids)[rows[position]])
         raise ValueError(f"The score of video {name} is NaN.")
-
-    def _checked_positives(
-        self, class_positives: Any, num_labels: np.ndarray, hits: np.ndarray
-    ) -> np.ndarray:
-        """[C] float64, after checking that both denominators agree."""
-        positives = np.asarray(class_positives, np.float64)
-        if positives.shape != (self.num_classes,):
-            raise ValueError(
-                f"class_positives must have shape ({self.num_classes},); received "
-                f"{positives.shape}."
-            )
-        if positives.sum() != num_labels.sum():
-            raise ValueError(
-                f"class_positives count {positives.sum():g} labels, num_labels "
-                f"{num_labels.sum()}; were rows of weight 0 left out of the former?"
-            )
-        if np.any(hits.sum(axis=1) > num_labels):
-            raise ValueError("A video has more hits than num_labels.")
-        return positives
-
-
-def _rows_of_videos(weights: Any, num_rows: int) -> np.ndarray:
-    """Indices of the rows with weight 1; all others must have weight 0."""
-    if weights is None:
-        return np.arange(num_rows)
-    weights = np.asarray(weights)
-    if weights.shape != (num_rows,) or not np.isin(weights, (0, 1)).all():
-        raise ValueError(
-            f"weights must be {num_rows} numbers, each 0 or 1; received {weights}."
-        )
-    return np.flatnonzero(weights)
-
-
-def _column_reader(rows: np.ndarray, num_rows: int) -> Callable[..., np.ndarray]:
-    """A function that checks the shape of a column and copies the given rows.
-
-    Without the copy, the result could share memory with a tensor.
-    """
-
-    def keep(name: str, value: Any, dtype: Any, shape: tuple = ()) -> np.ndarray:
-        column = np.asarray(value, dtype)
-        if column.shape != (num_rows, *shape):
-            raise ValueError(
-                f"{name} must have shape {(num_rows, *shape)}; received {column.shape}."
-            )
-        return column[rows]
-
-    return keep
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

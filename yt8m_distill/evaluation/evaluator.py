@@ -256,7 +256,7 @@ class Evaluator:
 
     def _new_pool(self):
         """The accumulator of all batches."""
-        return average_precision.MetricsAccumulator(self.num_classes, self.top_k)
+        return average_precision.MetricsAccumulator(self.num_classes)
 
     def _to_arrays(self, found):
         """The results of a step as numpy arrays."""
