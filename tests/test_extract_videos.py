@@ -86,6 +86,7 @@ def test_records_contain_the_networks_output_for_each_second(videos, image_netwo
     assert all(line in done.stderr for line in skipped)
     flags = done.stdout.splitlines()[-1]
     assert "--feature_sizes=6" in flags and "--num_classes=3" in flags
+    assert "mine.tfrecord.vocabulary.csv" in flags
 
 
 def test_an_interrupted_run_continues_and_writes_the_same(

@@ -415,6 +415,7 @@ def test_classes_and_features_are_counted(tmp_path):
     said = script_helpers.succeed(*words).stdout
     (seen,) = (x for x in said.splitlines() if "classes seen" in x)
     assert seen.index("6 Bird (2)") < seen.index("0 Dog (1)")
+    assert said.splitlines()[-1].endswith(f" --vocabulary={names}")
     # 1 to 5 of the 7 classes that the labels need, and of the 9 that have a name.
     assert "5 of 7" in inspect_records.report(found)
     names.write_text(names.read_text() + "8,Fish\n")

@@ -27,6 +27,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -264,8 +265,8 @@ def convert_arrays(
     return done
 
 
-def report_arrays(done: Converted, folder: str) -> str:
-    """The closing lines after convert_arrays."""
+def report_arrays(done: Converted, folder: str, names_in: str = "") -> str:
+    """The closing lines after convert_arrays; `names_in` is the CSV of the names."""
     lines = [f"{len(done.shards)} shards in {folder}."]
     if done.unlabeled:
         first = done.unlabeled[0]
@@ -273,7 +274,9 @@ def report_arrays(done: Converted, folder: str) -> str:
             f"{len(done.unlabeled)} videos have no labels; the first: {first}."
         )
     lines += done.quantized()
-    lines.append(f"Next: yt8m-inspect --data_pattern='{folder}/*.tfrecord'")
+    words = ["yt8m-inspect", f"--data_pattern={folder}/*.tfrecord"]
+    words += [f"--vocabulary={names_in}"] * bool(names_in)
+    lines.append(f"Next: {shlex.join(words)}")
     return "\n".join(lines)
 
 
@@ -284,7 +287,8 @@ def report(done: Converted, folder: str) -> str:
     if done.unnamed:
         lines.append(f"{done.unnamed} had no id and are named <file>:<record number>.")
     lines += done.quantized()
-    lines.append(f"Next: yt8m-inspect --data_pattern='{folder}/*'")
+    pattern = shlex.quote(f"--data_pattern={folder}/*")
+    lines.append(f"Next: yt8m-inspect {pattern}")
     return "\n".join(lines)
 
 
@@ -391,10 +395,10 @@ def _convert_arrays(paths, layout: layouts.Layout, network) -> None:
     ranges = layout.ranges or arrays.ranges_of(paths, sources)
     layout = layout._replace(ranges=ranges)
     done = convert_arrays(paths, folder, sources, labels, ranges, FLAGS.overwrite)
-    if labels.names:
-        names = vocabulary.to_text(labels.names)
-        files.write_text(os.path.join(folder, "vocabulary.csv"), names)
-    print(report_arrays(done, folder))
+    names_in = os.path.join(folder, "vocabulary.csv") if labels.names else ""
+    if names_in:
+        files.write_text(names_in, vocabulary.to_text(labels.names))
+    print(report_arrays(done, folder, names_in))
     _print_cost(network, paths, layout, labels)
 
 

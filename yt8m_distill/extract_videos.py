@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import sys
 
 # Run as a file, the package is one folder up.
@@ -57,9 +58,11 @@ def report(output: str, manifest: dict) -> str:
         flags.append(f"--feature_ranges={','.join(ranges)}")
     if "audio" in names:
         flags.append("--missing_feature=zeros")
+    if os.path.exists(output + VOCABULARY_SUFFIX):
+        flags.append(f"--vocabulary={output}{VOCABULARY_SUFFIX}")
     return (
         f"{manifest['videos']} videos, {manifest['frames']} frames in {output}, "
-        f"{manifest['skipped']} skipped.\nFlags for train.py: {' '.join(flags)}"
+        f"{manifest['skipped']} skipped.\nFlags for train.py: {shlex.join(flags)}"
     )
 
 

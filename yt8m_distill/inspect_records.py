@@ -238,8 +238,8 @@ class Findings:
                     return needed if self._vector else classes, max_frames
         return needed, max(self.frames)
 
-    def to_dict(self, pattern: str = "") -> dict:
-        """JSON values, for --json."""
+    def to_dict(self, pattern: str = "", names_from: str = "") -> dict:
+        """JSON values, for --json; `names_from` is the file of `names`."""
         layout, bad = self.layout, faults.Skipped(self.videos, tuple(self.bad), 0)
         return {
             "videos": self.videos,
@@ -256,7 +256,10 @@ class Findings:
             "foreign": {fault.value: n for fault, n in self.foreign.most_common()},
             "bad": bad.to_dict()["reasons"],
             "convert": self.conversion(pattern),
-            "flags": self.suggestion(),
+            "flags": [
+                *self.suggestion(),
+                *([f"--vocabulary={names_from}"] * bool(names_from)),
+            ],
         }
 
 
@@ -302,9 +305,9 @@ def _class_lines(findings: Findings) -> list[str]:
     ]
 
 
-def report(findings: Findings, pattern: str = "") -> str:
+def report(findings: Findings, pattern: str = "", names_from: str = "") -> str:
     """The statistics as text."""
-    found = findings.to_dict(pattern)
+    found = findings.to_dict(pattern, names_from)
     lines = [
         f"{found['videos']} videos, {found['kind']}, id under "
         f"{found['video_id_key']!r}, labels under {found['labels_key']!r}"
@@ -413,10 +416,11 @@ def main() -> None:
         count, _ = findings.published()
         videos = np.array([findings.labels[c] for c in range(count)])
         per_class.write(path, np.full(count, np.nan), videos, names)
+    where = FLAGS.data_pattern, FLAGS.vocabulary
     if FLAGS.json:
-        print(json.dumps(findings.to_dict(FLAGS.data_pattern)))
+        print(json.dumps(findings.to_dict(*where)))
     else:
-        print(report(findings, FLAGS.data_pattern))
+        print(report(findings, *where))
 
 
 def run() -> None:

@@ -98,7 +98,8 @@ def import_user_modules(names: str) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ValueError(
-                f"--import_modules={name} cannot be imported: {error}."
+                f"--import_modules={name} cannot be imported: {error}. Modules in the "
+                "working directory and on PYTHONPATH are found."
             ) from error
 
 

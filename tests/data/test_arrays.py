@@ -1,5 +1,6 @@
 """Embeddings in files of arrays become records that say how they were quantized."""
 
+import shlex
 import sys
 
 import numpy as np
@@ -44,16 +45,20 @@ def convert(folder, *more: str, call=script_helpers.succeed):
     )
 
 
-def flags_of(folder) -> list[str]:
-    shards = f"{folder}/native/*.tfrecord"
-    text = script_helpers.succeed("inspect_records", shards).stdout
+def flags_of(said: str) -> list[str]:
+    """The flags of the command that yt8m-convert names last."""
+    program, *words = shlex.split(said.splitlines()[-1].removeprefix("Next: "))
+    assert program == "yt8m-inspect"
+    text = script_helpers.succeed("inspect_records", *words).stdout
     return text.splitlines()[-1].removeprefix("flags: ").split()
 
 
 @pytest.mark.slow
 def test_two_commands_train_on_them(tmp_path, embeddings):
-    assert "0.00% of the numbers" in convert(tmp_path).stdout
-    given = flags_of(tmp_path)
+    said = convert(tmp_path).stdout
+    assert "0.00% of the numbers" in said
+    given = flags_of(said)
+    assert f"--vocabulary={tmp_path}/native/vocabulary.csv" in given
     values = np.concatenate([a["clip"].astype(np.float32) for a in embeddings.values()])
     ranges = next(flag for flag in given if flag.startswith("--feature_ranges="))
     low, high = map(float, ranges.split("=")[1].split(",")[0].split(":"))
@@ -75,8 +80,8 @@ def test_two_commands_train_on_them(tmp_path, embeddings):
 
 
 def test_the_network_reads_the_original_values_to_half_a_step(tmp_path, embeddings):
-    convert(tmp_path)
-    text = next(f for f in flags_of(tmp_path) if f.startswith("--feature_ranges="))
+    given = flags_of(convert(tmp_path).stdout)
+    text = next(f for f in given if f.startswith("--feature_ranges="))
     data = settings.DataSettings(
         feature_names="rgb,audio",
         feature_sizes="5,3",

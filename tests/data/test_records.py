@@ -64,10 +64,9 @@ def test_a_pattern_that_matches_a_directory_names_it(tmp_path, pattern, what):
     (tmp_path / "w" / "b.tfrecord").touch()
     with pytest.raises(ValueError) as caught:
         records.expand_patterns(f"{tmp_path}/{pattern}", "some_pattern")
-    assert str(caught.value) == (
-        f"--some_pattern={tmp_path}/{pattern} {what.format(tmp_path)}: name its "
-        f"shards, as in {tmp_path}/w/as/*.tfrecord."
-    )
+    line = str(caught.value)
+    assert line.startswith(f"--some_pattern={tmp_path}/{pattern} ")
+    assert what.format(tmp_path) in line and f"{tmp_path}/w/as/*.tfrecord" in line
     files = records.expand_patterns(f"{tmp_path}/w/*.tfrecord", "some_pattern")
     assert files == [f"{tmp_path}/w/b.tfrecord"]
 
@@ -94,7 +93,7 @@ def test_a_truncated_file_is_named_by_the_count(tmp_path, cut):
 def test_a_file_that_is_no_tfrecord_file_is_named(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("These are not the records that you are looking for.")
-    with pytest.raises(ValueError, match="not a TFRecord file"):
+    with pytest.raises(ValueError, match="not a TFRecord file .*yt8m-convert"):
         framing.count_records([str(path)])
 
 

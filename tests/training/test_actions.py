@@ -52,6 +52,12 @@ def test_means_cover_the_steps_that_were_not_skipped(tmp_path):
     assert line["global_step/Examples/Second"] == 4 * 8 / 2
 
 
+def test_a_line_has_the_gap_of_each_k_next_to_their_mean():
+    numbers = {"gap": 0.5, "gap_k2": 0.25, "map_k2": 0.125, "gap_k6": 0.75}
+    parts = actions.evaluation_line("epoch 1", numbers).split(" | ")
+    assert parts == ["epoch 1", "GAP: 0.500", "GAP_K2: 0.250", "GAP_K6: 0.750"]
+
+
 def test_a_nan_loss_names_the_step_and_the_last_checkpoint(tmp_path):
     state = checkpoints.State(str(tmp_path), {}, 1)
     action = actions.StopOnNaN(state)

@@ -28,6 +28,10 @@ def _crc32c_table() -> list[int]:
 
 
 _CRC32C = _crc32c_table()
+NOT_RECORDS = (
+    "this is not a TFRecord file (yt8m-convert makes them of arrays, yt8m-extract of "
+    "videos)"
+)
 _PACKED_BYTES = 1 << 16  # Read at a time; at most a thousand times that decompressed.
 _ANY_STREAM = 47  # zlib's windowBits for a gzip or zlib header.
 
@@ -264,7 +268,7 @@ def damaged(
     lost = f"the last {size - offset} bytes of the file are lost"
     where = f"damaged at byte {offset}"
     if length is None and offset == 0:
-        return f"{where}: this is not a TFRecord file; {lost}.", None
+        return f"{where}: {NOT_RECORDS}; {lost}.", None
     if length is None and offset + HEADER <= size:
         return f"{where}: its length is not known; {lost}.", None
     if length is None or offset + length + FRAMING > size:

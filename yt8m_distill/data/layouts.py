@@ -245,7 +245,7 @@ def read_serialized(path: str) -> Iterator[bytes]:
         try:
             parse(content)
         except Invalid as error:
-            detail = "this is not a TFRecord file, and"
+            detail = f"{framing.NOT_RECORDS}, and"
             raise ValueError(f"{path}: damaged at byte 0: {detail} {error}.") from error
         yield content
         return

@@ -165,7 +165,7 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
             )
         files.extend(found)
     if not files:
-        raise ValueError(f"--{flag} is empty: name the shards.")
+        raise ValueError(f"--{flag} is empty: name the files.")
     return sorted(set(files))
 
 
@@ -210,7 +210,9 @@ def _refuse_directories(found: Sequence[str], where: str, pattern: str) -> None:
             where += " is a directory"
         else:
             where += f" matches the directory {path}"
-        raise ValueError(f"{where}: name its shards, as in {path}/*.tfrecord.")
+        raise ValueError(
+            f"{where}: name its files, as in {path}/*.tfrecord (or .mp4, .npz)."
+        )
 
 
 def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:

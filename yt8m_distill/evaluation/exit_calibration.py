@@ -264,7 +264,7 @@ def calibrate(
     if is_held_out.sum() < 2:
         raise ValueError(
             f"--calibration_data_pattern: {count} videos are too few to calibrate "
-            "early exit."
+            "early exit; 4 are the least."
         )
     answers = Answers(*map(np.concatenate, zip(*answers, strict=True)))
     fitted = Answers(*(x[~is_held_out] for x in answers))

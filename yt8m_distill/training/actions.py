@@ -172,9 +172,11 @@ def log_training(step: int, means: dict, speed: float, tail: str = "") -> None:
 
 
 def place_of(loop: loop.Loop, epoch: int) -> str:
-    """` | epoch 2/5, 0:12:30 left`, the suffix of a log line."""
-    left = datetime.timedelta(seconds=round(loop.seconds_left))
-    return f" | epoch {epoch}/{loop.epochs}, {left} left"
+    """` | epoch 2/5, 0:12:30 left`, the suffix of a log line; the time once known."""
+    place = f" | epoch {epoch}/{loop.epochs}"
+    if loop.seconds_left is None:
+        return place
+    return f"{place}, {datetime.timedelta(seconds=round(loop.seconds_left))} left"
 
 
 def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
@@ -192,6 +194,11 @@ def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
             ("Mean_frames", "mean_frames", ".3f"),
         )
         if name in numbers
+    ]
+    shown += [
+        f"{name.upper()}: {value:.3f}"
+        for name, value in numbers.items()
+        if name.startswith("gap_k")
     ]
     return " | ".join([prefix, *shown]) + tail
 

@@ -123,10 +123,15 @@ class Loop:
         return int(self._counters.batch.numpy())
 
     @property
-    def seconds_left(self) -> float:
-        """Estimated time to the end, from the steps of this process."""
-        since, first = self._clock or (time.monotonic(), self.step)
-        pace = (time.monotonic() - since) / max(self.step - first, 1)
+    def seconds_left(self) -> float | None:
+        """Estimated time to the end, from the steps of this process.
+
+        None until there are two chunks: the first one includes tracing.
+        """
+        since, first = self._clock or (0.0, self.step)
+        if self.step == first:
+            return None
+        pace = (time.monotonic() - since) / (self.step - first)
         return pace * (self.total_steps - self.step)
 
     def stop(self) -> None:
@@ -161,7 +166,6 @@ class Loop:
         iterator = iter(self._make_dataset(self.epoch, self.batch))
         while self.batch < self.batches and self.step < self.total_steps:
             chunk = self._train_chunk(iterator)
-            # Timed from the end of the first chunk, which includes tracing.
             self._clock = self._clock or (time.monotonic(), self.step)
             self._call("after_steps", chunk)
 

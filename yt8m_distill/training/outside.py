@@ -58,7 +58,7 @@ def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
     if alone and not same:
         raise ValueError(
             f"{where} was trained with --teacher={source_run.networks.teacher!r}, but "
-            f"this command has {run.networks.teacher!r}."
+            f"this command has {run.networks.teacher!r}: give it that --teacher, too."
         )
     check_same_data(where, source_run, run)
     plan = manifest.read_plan(entry)

@@ -169,11 +169,13 @@ def _say_what_next(plan, run: settings.RunSettings, record) -> None:
         results = record.phase(phase.name).get("results", {})
         for name, entry in results.items():
             best = entry["best"]
-            gap = f" (GAP {best['gap']:.3f})" if "gap" in best else ""
+            known = "gap" in best  # Else without validation data.
+            gap = f" (GAP {best['gap']:.3f})" if known else ""
             found = checkpoints.read_best(train_dir, phase.name, name)
             _LOG.info(
-                "Phase %s: the best %s is that of epoch %d%s, in %s",
+                "Phase %s: the %s %s is that of epoch %d%s, in %s",
                 phase.name,
+                "best" if known else "last",
                 name,
                 best["epoch"],
                 gap,
