@@ -64,9 +64,8 @@ def names_of(batches) -> list[tuple]:
 HOW = [{"use_index": "never"}, {"use_index": "always"}]
 
 
-@pytest.mark.parametrize("how", HOW, ids=str)
-def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards, how):
-    batches = read(shards, **how)
+def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards):
+    batches = read(shards)
     assert names_of(batches) == ROWS
     for row in rows_of(batches):
         video, start = int(row["video_id"][1:]), int(row["segment_starts"])
@@ -129,20 +128,19 @@ def test_negatives_are_mined_in_training_among_classes_in_neither_list(shards):
     data = helpers.data_settings(
         max_frames=30, segment_labels=True, segment_negatives=0.5
     )
-    for how in HOW:
-        batches = read(shards, data, training=True, **how)
-        for row in rows_of(batches):
-            video, start = int(row["video_id"][1:]), int(row["segment_starts"])
-            _, labels, ratings = VIDEOS[video]
-            rated = {c for s, c, _ in ratings if s == start}
-            expected = [
-                1.0 if c in rated else 0.0 if c in labels else 0.5 for c in range(5)
-            ]
-            assert row["label_weights"].tolist() == expected
-        # Padding rows have no negatives, and an evaluation looks at ratings alone.
-        last = batches[-1]
-        assert 0 in last["weights"]
-        assert not last["label_weights"][last["weights"] == 0].any()
+    batches = read(shards, data, training=True)
+    for row in rows_of(batches):
+        video, start = int(row["video_id"][1:]), int(row["segment_starts"])
+        _, labels, ratings = VIDEOS[video]
+        rated = {c for s, c, _ in ratings if s == start}
+        expected = [
+            1.0 if c in rated else 0.0 if c in labels else 0.5 for c in range(5)
+        ]
+        assert row["label_weights"].tolist() == expected
+    # Padding rows have no negatives, and an evaluation looks at ratings alone.
+    last = batches[-1]
+    assert 0 in last["weights"]
+    assert not last["label_weights"][last["weights"] == 0].any()
     helpers.assert_same_batches(read(shards, data), read(shards))
 
 
@@ -154,10 +152,9 @@ def test_videos_with_ratings_are_read_as_before_and_share_the_index(shards, tmp_
     )
     read(shards)
     before = pathlib.Path(f"{shards[0]}.frame_index").stat().st_mtime_ns
-    for how in HOW:
-        found = read(shards, plain, views={"all": ALL}, **how)
-        helpers.assert_same_batches(found, expected)
-        assert "segment_starts" not in found[0]
+    found = read(shards, plain, views={"all": ALL})
+    helpers.assert_same_batches(found, expected)
+    assert "segment_starts" not in found[0]
     assert pathlib.Path(f"{shards[0]}.frame_index").stat().st_mtime_ns == before
 
 
@@ -218,9 +215,8 @@ def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path
         assert [one.fault for one in found] == [faults.Fault.SEGMENTS] * len(BAD)
     # Whole videos are read as if there were no ratings.
     plain = helpers.data_settings(max_frames=30)
-    for how in HOW:
-        (batch,) = read([shard], plain, {"all": ALL}, batch_size=8, **how)
-        assert batch["weights"].sum() == len(BAD) + 1
+    (batch,) = read([shard], plain, {"all": ALL}, batch_size=8)
+    assert batch["weights"].sum() == len(BAD) + 1
 
 
 def test_max_frames_cuts_segments_off_with_a_line(tmp_path):

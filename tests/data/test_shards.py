@@ -26,9 +26,9 @@ def mapped(folder: pathlib.Path) -> int:
 
 @pytest.fixture
 def few_files():
-    """A limit that leaves room for 100 more than are open now."""
+    """A limit that leaves room for 60 more than are open now."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 100, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 60, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -39,12 +39,12 @@ def test_more_shards_than_files_may_be_open_are_one_with_the_same_records(
     tmp_path, few_files, use_index
 ):
     (tmp_path / "many").mkdir()
-    count = 300
+    count = 150
     many = helpers.write_shards(tmp_path / "many", [1] * count)
     one = helpers.write_shards(tmp_path, [count])
-    how = {"use_index": use_index, "batch_size": 100}
+    how = {"use_index": use_index, "batch_size": 50}
     expected = helpers.read(one, VIEWS, **how)
-    assert len(expected) == count // 100
+    assert len(expected) == count // 50
     for batch, wanted in zip(helpers.read(many, VIEWS, **how), expected, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, batch, wanted)
     training = helpers.read(many, VIEWS, training=True, shuffle_buffer_size=64, **how)
