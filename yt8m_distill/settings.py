@@ -500,6 +500,7 @@ class DistillationSettings(Settings):
         "teacher is used; if there are several, comma separated, their mean. Empty: "
         "the teacher of --train_dir, which is trained first if necessary.",
         path="checkpoints",
+        goes_with="mode=serial",
     )
     teacher_mean: str = setting(
         "probabilities",
@@ -528,6 +529,7 @@ class DistillationSettings(Settings):
         "video, in float16. They are computed once and used in every epoch and run "
         "with the same teacher. Empty: compute them in every step.",
         path="file",
+        goes_with="mode=serial",
     )
     teacher_cache_top_k: int = setting(
         0,
@@ -690,6 +692,7 @@ class TrainingSettings(Settings):
         "End a phase after this many epochs without a better validation GAP. 0: do "
         "not.",
         minimum=0,
+        goes_with="validation_data_pattern",
     )
     start_new_model: bool = setting(
         False,
@@ -742,21 +745,6 @@ class RunSettings:
             raise ValueError(
                 f"--best_budget={best} is not among "
                 f"--student_k={self.sampling.student_k}."
-            )
-        patience = self.training.early_stop_epochs
-        if patience and not self.training.validation_data_pattern:
-            raise ValueError(
-                f"--early_stop_epochs={patience} needs --validation_data_pattern."
-            )
-        if self.distillation.teacher_checkpoint and self.distillation.mode != "serial":
-            raise ValueError(
-                "--teacher_checkpoint goes with --mode=serial; received "
-                f"--mode={self.distillation.mode}."
-            )
-        if self.distillation.teacher_cache and self.distillation.mode != "serial":
-            raise ValueError(
-                "--teacher_cache goes with --mode=serial, where the teacher is frozen; "
-                f"received --mode={self.distillation.mode}."
             )
         if self.distillation.video_context and (
             self.distillation.mode != "serial" or not self.data.segment_labels
@@ -909,6 +897,47 @@ class CalibrationSettings(Settings):
     )
 
 
+def _segment_context(flag: str) -> Any:
+    return setting(
+        -1,
+        f"With --{flag}: number of frames before and after a segment that the network "
+        "also reads. -1: as in training, or 3.",
+        minimum=-1,
+        maximum=100_000,
+        goes_with=flag,
+    )
+
+
+def _segment_max_pred(flag: str) -> Any:
+    return setting(
+        SEGMENT_MAX_PRED,
+        f"With --{flag}: number of segments per class that count, K of mAP@K.",
+        minimum=1,
+        goes_with=flag,
+    )
+
+
+def _mean_with(flag: str) -> Any:
+    return setting(
+        "",
+        f"With --{flag}: train_dir of another run, whose network's logits are averaged "
+        "with those of the network. One of whole videos answers for all segments of a "
+        "video.",
+        path="checkpoints",
+        goes_with=flag,
+    )
+
+
+def _mean_weight() -> Any:
+    return setting(
+        0.5,
+        "With --mean_with: weight of the other network in the mean.",
+        minimum=0,
+        maximum=1,
+        goes_with="mean_with",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalSettings(Settings):
     """Evaluation."""
@@ -953,35 +982,10 @@ class EvalSettings(Settings):
         "Evaluate the rated segments of the videos (YouTube-8M 2019): mAP@K and GAP "
         "over their ratings.",
     )
-    segment_context: int = setting(
-        -1,
-        "With --segment_labels: number of frames before and after a segment that the "
-        "network also reads. -1: as in training, or 3.",
-        minimum=-1,
-        maximum=100_000,
-        goes_with="segment_labels",
-    )
-    segment_max_pred: int = setting(
-        SEGMENT_MAX_PRED,
-        "With --segment_labels: K of mAP@K, the number of segments per class.",
-        minimum=1,
-        goes_with="segment_labels",
-    )
-    mean_with: str = setting(
-        "",
-        "With --segment_labels: train_dir of another run, whose network's logits are "
-        "averaged with those of the network. One of whole videos answers for all "
-        "segments of a video.",
-        path="checkpoints",
-        goes_with="segment_labels",
-    )
-    mean_weight: float = setting(
-        0.5,
-        "With --mean_with: weight of the other network in the mean.",
-        minimum=0,
-        maximum=1,
-        goes_with="mean_with",
-    )
+    segment_context: int = _segment_context("segment_labels")
+    segment_max_pred: int = _segment_max_pred("segment_labels")
+    mean_with: str = _mean_with("segment_labels")
+    mean_weight: float = _mean_weight()
 
     def check(self) -> None:
         if self.output_file and self.segment_labels:
@@ -1006,14 +1010,7 @@ class SegmentSettings(Settings):
         minimum=1,
         goes_with="segments",
     )
-    segment_context: int = setting(
-        -1,
-        "With --segments: number of frames before and after a segment that the network "
-        "also reads. -1: as in training, or 3.",
-        minimum=-1,
-        maximum=100_000,
-        goes_with="segments",
-    )
+    segment_context: int = _segment_context("segments")
     segment_margins: str = setting(
         "0,0",
         "With --segments: number of segments to skip at the start and at the end of "
@@ -1072,12 +1069,7 @@ class InferenceSettings(SegmentSettings):
         minimum=0,
         maximum=99_998,
     )
-    segment_max_pred: int = setting(
-        SEGMENT_MAX_PRED,
-        "With --segments: maximum segments per class.",
-        minimum=1,
-        goes_with="segments",
-    )
+    segment_max_pred: int = _segment_max_pred("segments")
     segment_label_ids_file: str = setting(
         "",
         "With --segments: CSV whose first column has the classes to write, such as "
@@ -1085,21 +1077,8 @@ class InferenceSettings(SegmentSettings):
         path="file",
         goes_with="segments",
     )
-    mean_with: str = setting(
-        "",
-        "With --segments: train_dir of another run, whose network's logits are "
-        "averaged with those of the network. One of whole videos answers for all "
-        "segments of a video.",
-        path="checkpoints",
-        goes_with="segments",
-    )
-    mean_weight: float = setting(
-        0.5,
-        "With --mean_with: weight of the other network in the mean.",
-        minimum=0,
-        maximum=1,
-        goes_with="mean_with",
-    )
+    mean_with: str = _mean_with("segments")
+    mean_weight: float = _mean_weight()
 
     def check(self) -> None:
         super().check()

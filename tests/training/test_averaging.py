@@ -12,7 +12,10 @@ from yt8m_distill.training import trained
 DECAY = 0.3  # Below (1 + t) / (10 + t) from t = 3 on: both rules are at work.
 STEPS = 5
 # With batch norm, whose statistics no optimizer owns.
-NETWORK = "DbofModel(cluster_size=4, hidden_size=3)"
+NETWORKS = {
+    "teacher": "MeanTanh(units=3, head='moe')",
+    "student": "DbofModel(cluster_size=4, hidden_size=3)",
+}
 
 
 def decay_at(step: int) -> float:
@@ -32,9 +35,7 @@ def closed_form(weights: list[np.ndarray]) -> np.ndarray:
 
 def test_every_variable_is_averaged_by_the_closed_form(data):
     replicas = 2
-    run = helpers.make_run(
-        "unused", data, mode="parallel", teacher=NETWORK, ema_decay=DECAY
-    )
+    run = helpers.make_run("unused", data, mode="parallel", **NETWORKS, ema_decay=DECAY)
     runner = helpers.build_phase(run, replicas)
     runner.average.start()
     pairs = [
@@ -73,8 +74,7 @@ def averaged_run(data, tmp_path_factory):
         tmp_path_factory.mktemp("averaged") / "run",
         data,
         mode="serial",
-        teacher=NETWORK,
-        student=NETWORK,
+        **NETWORKS,
         student_loss="ce + pred",
         ema_decay=0.9,
         num_epochs=1,

@@ -11,7 +11,7 @@ FRACTION = 0.4
 
 
 def write(folder, videos) -> None:
-    helpers.write_data(folder)  # The same validation for all.
+    folder.mkdir()
     helpers.write_shard(folder / "train-0.tfrecord", videos[:18])
     helpers.write_shard(folder / "train-1.tfrecord", videos[18:])
 
@@ -39,6 +39,7 @@ def test_labels_without_weight_do_not_change_the_result(tmp_path, caplog):
             label_fraction=FRACTION,
             teacher_cache=str(tmp_path / "cache"),
             num_epochs=1,
+            validation_data_pattern="",
         )
         entry = helpers.train(run)
         # A phase without a guide sees the labeled videos alone.
@@ -57,16 +58,17 @@ def test_labels_without_weight_do_not_change_the_result(tmp_path, caplog):
     # The second student found all 36 videos in the cache: it has the same teacher.
     assert entry["student"]["teacher_cache"]["computed"] == 0
     # All labels are another matter.
-    full = helpers.change(run, train_dir=str(tmp_path / "full"), label_fraction=1.0)
+    alone = {"mode": "teacher", "teacher_cache": "", "label_fraction": 1.0}
+    full = helpers.change(run, train_dir=str(tmp_path / "full"), **alone)
     helpers.train(full)
-    other = helpers.read_variables(helpers.latest(tmp_path / "full", "student"))
-    assert any(not np.array_equal(other[k], v) for k, v in found[1]["student"].items())
+    other = helpers.read_variables(helpers.latest(tmp_path / "full", "teacher"))
+    assert any(not np.array_equal(other[k], v) for k, v in found[1]["teacher"].items())
     # A teacher that has seen them all is no teacher of this run.
     teacher = str(tmp_path / "full")
     for fraction, warns in ((FRACTION, True), (1.0, False)):
         caplog.clear()
         how = {"teacher_checkpoint": teacher, "label_fraction": fraction}
-        outside.warn(helpers.change(full, **how, teacher_cache=""))
+        outside.warn(helpers.change(full, mode="serial", **how))
         assert ("--label_fraction" in caplog.text and teacher in caplog.text) == warns
 
 

@@ -147,7 +147,7 @@ def test_a_wrong_optimizer_is_one_line_that_names_the_flag(text, part):
 
 @pytest.mark.skipif(optimizers.tfa is not None, reason="TensorFlow Addons is here")
 def test_an_optimizer_of_the_addons_names_the_extra_to_install():
-    with pytest.raises(ValueError, match=r"--optimizer=tfa.LAMB needs .*\[addons\]"):
+    with pytest.raises(ValueError, match=r"--optimizer=tfa.LAMB: .*\[addons\]"):
         build("tfa.LAMB")
 
 

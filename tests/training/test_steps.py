@@ -60,8 +60,7 @@ def weights_after_an_epoch(run, replicas: int):
 
 # The kinds of a guide; replicas without videos in the last batch.
 @pytest.mark.parametrize(
-    ("name", "replicas"),
-    [("teacher", 4), ("serial", 2), ("parallel, shared classifier", 2)],
+    ("name", "replicas"), [("serial", 4), ("parallel, shared classifier", 2)]
 )
 def test_replicas_take_the_steps_of_one(data, name, replicas):
     run = make_run(data, **CASES[name])
@@ -79,9 +78,9 @@ def test_replicas_take_the_steps_of_one(data, name, replicas):
         )
 
 
-def test_two_replicas_take_adams_steps_of_one_with_lstms(data):
+def test_two_replicas_take_adams_steps_of_one(data):
     how = {"optimizer": "Adam", "base_learning_rate": 0.01}
-    run = make_run(data, teacher=helpers.LSTM_TEACHER, **how)
+    run = make_run(data, mode="teacher", **how)
     one, _ = weights_after_an_epoch(run, 1)
     two, _ = weights_after_an_epoch(run, 2)
     # Adam divides by the gradient's size, so a number whose gradient is nearly 0

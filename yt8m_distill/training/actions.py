@@ -218,12 +218,10 @@ class StopOnNaN(loop.Action):
         if chunk.bad_step < 0:
             return
         bad = [name for name, x in chunk.means.items() if not math.isfinite(x)]
-        newest = self.state.newest
-        left = f"{newest} is intact" if newest else "nothing was saved"
         raise FloatingPointError(
             f"Step {chunk.bad_step}: {', '.join(bad) or 'the gradient'} is not a "
-            f"finite number; {left}. Try a lower --base_learning_rate or smaller "
-            "weights in --student_loss."
+            f"finite number{self.state.what_is_left}. Try a lower --base_learning_rate "
+            "or smaller weights in --student_loss."
         )
 
 

@@ -443,10 +443,9 @@ class State:
         _remove_others(self._folder, kept)
 
     @property
-    def newest(self) -> str | None:
-        """Prefix of the newest checkpoint on the disk."""
-        stems = _stems(self._folder)
-        return os.path.join(self._folder, stems[-1]) if stems else None
+    def what_is_left(self) -> str:
+        """`; <prefix> is intact`, of the newest checkpoint on the disk, or empty."""
+        return _what_is_left(self._folder)
 
     def read_notes(self) -> dict:
         """The notes as a dict."""

@@ -11,20 +11,12 @@ for _name in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Nadam", "Lion"):
     if hasattr(keras.optimizers, _name):
         OPTIMIZERS.register(_name)(getattr(keras.optimizers, _name))
 
+_ADDONS = ("LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "AdaBelief")
 try:  # The extra [addons]; TensorFlow Addons does not import beyond TF 2.15.
     import tensorflow_addons as tfa
 except ImportError:
     tfa = None
-
-_ADDONS = ("LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "AdaBelief")
-
-
-def _spec(text: str) -> registry.Specification:
-    """Parses an optimizer; `tfa.LAMB(...)` becomes the name `tfa_LAMB`."""
-    return registry.parse(text.replace("tfa.", "tfa_", 1))
-
-
-if tfa is not None:
+else:  # `tfa.LAMB(...)` is parsed as `tfa_LAMB(...)`.
     for _name in _ADDONS:
         OPTIMIZERS.register(f"tfa_{_name}")(getattr(tfa.optimizers, _name))
 
@@ -99,18 +91,14 @@ def build_optimizer(
     """
     text = optimization.optimizer
     try:
-        spec = _spec(text)
-    except ValueError as error:
-        raise ValueError(f"--optimizer={text}: {error}") from error
-    if spec.name.startswith("tfa_") and tfa is None:
-        raise ValueError(
-            f"--optimizer={text} needs TensorFlow Addons: pip install "
-            "'yt8m_distill[addons]' (TF 2.15.1, Python 3.10 or 3.11)."
-        )
-    try:
+        spec = registry.parse(text.replace("tfa.", "tfa_", 1))
+        if spec.name.startswith("tfa_") and tfa is None:
+            raise ValueError(
+                "it needs TensorFlow Addons: pip install 'yt8m_distill[addons]' "
+                "(TF 2.15.1, Python 3.10 or 3.11)."
+            )
         _check_numbers(spec.arguments)
-        entry = OPTIMIZERS.get(spec.name)
-        return entry(learning_rate=learning_rate, **spec.arguments)
+        return OPTIMIZERS.get(spec.name)(learning_rate=learning_rate, **spec.arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--optimizer={text}: {error}") from error
 

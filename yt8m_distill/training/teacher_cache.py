@@ -18,7 +18,6 @@ of all other classes are replaced by one number per video, the logit of their me
 probability.
 """
 
-import bisect
 import contextlib
 import functools
 import hashlib
@@ -227,9 +226,7 @@ class TeacherCache:
             if self._offsets.setdefault(video_id, number) != number:
                 raise ValueError(_repeated(video_id))
         self._starts.append(len(self))
-        self._shapes = {
-            n: (a.shape[1:], a.dtype) for n, a in arrays.items() if n != FINGERPRINT
-        }
+        self._shapes = {n: (a.shape[1:], a.dtype) for n, a in arrays.items()}
 
     def add(self, ids: Sequence[bytes], arrays: Arrays) -> None:
         """Writes a new part, atomically.
@@ -287,18 +284,26 @@ class TeacherCache:
         covered = manifest.read_json(path, list) if os.path.exists(path) else []
         manifest.write_json(path, [*covered, data])
 
-    def rows(self, video_ids: Sequence[bytes]) -> Arrays:
-        """Name → [B, ...], the outputs of these videos; 0 for an empty id.
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the cached outputs."""
+        return [name for name in self._shapes if name != FINGERPRINT]
+
+    def rows(self, video_ids: Sequence[bytes], names: Sequence[str] = ()) -> Arrays:
+        """Name → [B, ...] of these videos, or all outputs; 0 for an empty id.
 
         Raises:
             KeyError: naming the video, if it is not cached.
         """
-        outputs = {
-            name: np.zeros((len(video_ids), *shape), dtype)
-            for name, (shape, dtype) in self._shapes.items()
-        }
+        shapes = {name: self._shapes[name] for name in names or self.outputs}
+        outputs = {n: np.zeros((len(video_ids), *s), t) for n, (s, t) in shapes.items()}
         rows = [row for row, video_id in enumerate(video_ids) if video_id]
-        offsets = np.array([self._offset(video_ids[row]) for row in rows], np.int64)
+        try:
+            found = [self._offsets[video_ids[row]] for row in rows]
+        except KeyError as error:
+            name = error.args[0].decode(errors="backslashreplace")
+            raise KeyError(f"{self.folder} has no outputs for video {name}.") from error
+        offsets = np.array(found, np.int64)
         parts = np.searchsorted(self._starts, offsets, side="right") - 1
         for part in np.unique(parts):
             in_part = np.flatnonzero(parts == part)
@@ -308,23 +313,10 @@ class TeacherCache:
                 target[targets] = self._array(name, int(part))[sources]
         return outputs
 
-    def _offset(self, video_id: bytes) -> int:
-        offset = self._offsets.get(video_id)
-        if offset is None:
-            name = video_id.decode(errors="backslashreplace")
-            raise KeyError(f"{self.folder} has no outputs for video {name}.")
-        return offset
-
-    def fingerprint(self, video_id: bytes) -> int:
-        """The fingerprint of the frames that the teacher read of a cached video."""
-        offset = self._offset(video_id)
-        part = bisect.bisect_right(self._starts, offset) - 1
-        return int(self._array(FINGERPRINT, part)[offset - self._starts[part]])
-
     def attach(self, dataset: tf.data.Dataset, role: str) -> tf.data.Dataset:
         """Adds the cached outputs of a role to each batch, under GUIDES."""
-        names = list(self._shapes)
-        dtypes = [tf.as_dtype(dtype) for _, dtype in self._shapes.values()]
+        names = self.outputs
+        dtypes = [tf.as_dtype(self._shapes[name][1]) for name in names]
 
         def look_up(batch):
             video_ids = batch[structures.VIDEO_ID]
@@ -418,20 +410,14 @@ class Builder:
         ids: list[bytes] = []
         pending: list[Arrays] = []
         with bar:
-            for batch in dataset:
-                names = self._local(batch[structures.VIDEO_ID])
-                real = names != b""
-                new = np.array([n not in self.cache for n in names]) & real
-                bar.update(int(real.sum()))
-                self._check_frames(batch, names, real & ~new)
-                if not new.any():
-                    continue
-                pending.append(self._checked_outputs(batch, names, new))
-                ids += names[new].tolist()
+            for names, arrays in self._computed(dataset, self.cache, bar):
+                ids += names
+                pending.append(arrays)
                 if len(ids) >= PART_VIDEOS:
-                    self._add(ids, pending)
+                    self.cache.add(ids, _joined(pending))
+                    ids, pending = [], []
             if ids:
-                self._add(ids, pending)
+                self.cache.add(ids, _joined(pending))
 
     def collect(self, dataset) -> tuple[list[bytes], Arrays]:
         """The ids and outputs of all videos of a distributed dataset, in order.
@@ -439,22 +425,25 @@ class Builder:
         Raises:
             ValueError: as `fill`.
         """
-        ids: list[bytes] = []
-        batches: list[Arrays] = []
+        found = list(self._computed(dataset))
+        ids = [video_id for names, _ in found for video_id in names]
+        _check_distinct(ids)
+        return ids, _joined([arrays for _, arrays in found])
+
+    def _computed(self, dataset, known: Container[bytes] = (), bar=None) -> Iterator:
+        """Ids and values to cache of the videos that are not known, batch by batch."""
         for batch in dataset:
             names = self._local(batch[structures.VIDEO_ID])
             real = names != b""
-            if real.any():
-                batches.append(self._checked_outputs(batch, names, real))
-                ids += names[real].tolist()
-        _check_distinct(ids)
-        return ids, _joined(batches)
-
-    def _checked_outputs(self, batch, names, mask) -> Arrays:
-        """The values to cache for the rows in `mask` [B], after checking them."""
-        outputs = {name: v[mask] for name, v in self.outputs(batch).items()}
-        _check_finite(names[mask], outputs)
-        return {**outputs, FINGERPRINT: self._fingerprints(batch)[mask]}
+            new = real & np.array([name not in known for name in names])
+            if bar:
+                bar.update(int(real.sum()))
+            self._check_frames(batch, names, real & ~new)
+            if new.any():
+                outputs = {name: v[new] for name, v in self.outputs(batch).items()}
+                _check_finite(names[new], outputs)
+                fingerprints = self._fingerprints(batch)[new]
+                yield names[new].tolist(), {**outputs, FINGERPRINT: fingerprints}
 
     def _fingerprints(self, batch) -> np.ndarray:
         """[B] uint32, the CRC of each video's frames."""
@@ -467,19 +456,13 @@ class Builder:
         """Raises ValueError if a cached video in `mask` [B] has other frames now."""
         if not mask.any():
             return
-        fingerprints = self._fingerprints(batch)[mask]
-        for video_id, fingerprint in zip(names[mask], fingerprints, strict=True):
-            if self.cache.fingerprint(video_id) != fingerprint:
-                raise ValueError(
-                    f"--teacher_cache: {self.cache.folder} has the outputs for other "
-                    f"frames of video {video_id.decode(errors='backslashreplace')}. If "
-                    "its shard was written anew, remove that folder."
-                )
-
-    def _add(self, ids: list, pending: list) -> None:
-        self.cache.add(ids, _joined(pending))
-        ids.clear()
-        pending.clear()
+        cached = self.cache.rows(names[mask], [FINGERPRINT])[FINGERPRINT]
+        for video_id in names[mask][cached != self._fingerprints(batch)[mask]]:
+            raise ValueError(
+                f"--teacher_cache: {self.cache.folder} has the outputs for other "
+                f"frames of video {video_id.decode(errors='backslashreplace')}. If "
+                "its shard was written anew, remove that folder."
+            )
 
     def check(self, batch) -> None:
         """Compares the cache with the teacher's outputs for one batch.

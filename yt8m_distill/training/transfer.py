@@ -103,21 +103,14 @@ def plan(role: str, network, run: settings.RunSettings) -> Transfer:
 
 def _train_dir_of(start_from: str) -> str:
     """The train_dir that the flag names, or that contains the checkpoint it names."""
-    folder = start_from
-    if not tf.io.gfile.exists(os.path.join(start_from, manifest.MODEL_FLAGS)):
-        if not tf.io.gfile.exists(f"{start_from}.index"):
-            raise ValueError(
-                f"--start_from={start_from} is neither a train_dir nor a checkpoint "
-                "prefix."
-            )
-        for _ in range(_DEPTH):
-            folder = os.path.dirname(folder)
-            if tf.io.gfile.exists(os.path.join(folder, manifest.MODEL_FLAGS)):
-                return folder
-        raise ValueError(
-            f"--start_from={start_from}: no folder above it has {manifest.MODEL_FLAGS}."
-        )
-    return folder
+    is_checkpoint, folder = tf.io.gfile.exists(f"{start_from}.index"), start_from
+    for _ in range(1 + is_checkpoint * _DEPTH):
+        if tf.io.gfile.exists(os.path.join(folder, manifest.MODEL_FLAGS)):
+            return folder
+        folder = os.path.dirname(folder)
+    raise ValueError(
+        f"--start_from={start_from} is neither a train_dir nor a checkpoint in one."
+    )
 
 
 def _find(
