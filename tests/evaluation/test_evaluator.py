@@ -143,8 +143,10 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
         network_evaluator.evaluate(dataset_of(run, strategy, 7))
 
 
-@pytest.mark.parametrize("replicas, batch_size", [(1, 4), (2, 24)])
-@pytest.mark.parametrize("top_k", [TOP_K, 20])  # 20 are more than the classes.
+@pytest.mark.parametrize(
+    "replicas, batch_size, top_k",
+    [(1, 4, TOP_K), (2, 24, 20)],  # 20 are more than the classes.
+)
 def test_one_pass_gives_the_metrics_and_the_csv_of_the_predictor(
     run, tmp_path, replicas, batch_size, top_k
 ):

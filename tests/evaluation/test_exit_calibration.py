@@ -156,14 +156,14 @@ def test_a_bound_asked_at_90_percent_holds_in_90_percent_of_random_splits():
     pool = make_answers(8000, seed=3)
     random = np.random.default_rng(4)
     asked, held, frames = 0.05, 0, []
-    for _ in range(200):
+    for _ in range(100):
         part = random.permutation(8000)[:1000]
         made = calibrate(exit_calibration.Answers(*(x[part] for x in pool)))
         number = made.for_max_regret(asked, 0.9)
         stages, mean_frames = stop(pool, made, number)
         held += pool.regrets[np.arange(8000), stages].mean() <= asked
         frames.append(mean_frames)
-    assert held >= 180
+    assert held >= 90
     assert np.mean(frames) < 6  # It is of use: all frames are 8.
 
 

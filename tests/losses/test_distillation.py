@@ -9,7 +9,7 @@ import tensorflow as tf
 from yt8m_distill import structures
 from yt8m_distill.losses import distillation, registered
 
-SEEDS = range(5)
+SEEDS = range(3)
 TERMS = ["rep", "rep_intermediate"] + [
     f"pred(distance={distance!r}, temperature={temperature})"
     for distance in distillation.DISTANCES
@@ -177,20 +177,6 @@ def test_the_divergences_are_those_of_float64(seed):
         rtol=1e-4,
         atol=1e-6,
     )
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_binary_divergence_is_cross_entropy_less_the_teachers_entropy(seed):
-    student, teacher = make_outputs(seed), make_outputs(seed + 100)
-    p = tf.sigmoid(teacher.logits)
-
-    def entropy(logits):
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=p, logits=logits)
-        return tf.reduce_sum(losses, axis=1)
-
-    expected = entropy(student.logits) - entropy(teacher.logits)
-    found = make_loss("pred")(student, teacher)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

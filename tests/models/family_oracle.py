@@ -12,10 +12,10 @@ import tensorflow as tf
 from yt8m_distill.models import (
     attention_pooling,
     dbof,
+    frame_average,
     netvlad,
     nextvlad,
     transformer,
-    video_level,
 )
 
 SIZES, C, T = (16, 8), 4, 7
@@ -54,8 +54,8 @@ CASES = {
         transformer.TransformerModel,
         dict(width=8, layers=2, num_heads=2),
     ),
-    "mean": (video_level.LogisticModel, {}),
-    "mean_moe": (video_level.MoeModel, {}),
+    "mean": (frame_average.LogisticModel, {}),
+    "mean_moe": (frame_average.MoeModel, {}),
 }
 # Those with `start`, `add_frame` and `finish`.
 INCREMENTAL = [

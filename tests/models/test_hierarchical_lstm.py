@@ -159,14 +159,6 @@ def test_neither_the_batch_nor_the_width_of_the_view_changes_a_video(
         np.testing.assert_allclose(found, expected, **SAME)
 
 
-def test_float_frames_equal_stored_ones(oracle):
-    network = make_network(oracle)
-    view = make_view()
-    dequantized = view["frames"].numpy() * np.float32(4 / 255) + np.float32(4 / 512 - 2)
-    found = network(view | {"frames": tf.constant(dequantized)}).encoding
-    np.testing.assert_allclose(found, network(view).encoding, **SAME)
-
-
 def test_the_order_of_frames_and_of_blocks_counts(oracle):
     network = make_network(oracle)
     view = make_view(lengths=[8])
@@ -344,12 +336,6 @@ def test_multiply_adds_by_hand(oracle):
         }
 
 
-def test_multiply_adds_of_the_bridge(oracle):
-    network = make_network(oracle, encoding_size=7)
-    found = network.multiply_adds(5)
-    assert (found["bridge"], found["classifier"]) == (12 * 7, 7 * C)
-
-
 def test_kernels_under_the_penalty(oracle):
     network = make_network(oracle, encoding_size=7)
     # Two kernels a layer, two layers, two LSTMs; then the bridge and the classifier.
@@ -361,19 +347,6 @@ def test_kernels_under_the_penalty(oracle):
 
 
 # ----------------------------------------------------------- bridge and precision
-
-
-def test_the_bridge_brings_the_encoding_to_the_given_width(oracle):
-    network = make_network(oracle, encoding_size=7)
-    view = make_view()
-    outputs = network(view)
-    assert outputs.encoding.shape == (8, 7)
-    bridge = network.bridge.numpy()
-    for row, frames in enumerate(videos(oracle, view)):
-        encoding, _ = oracle.hierarchical(network, frames, 4)
-        np.testing.assert_allclose(
-            outputs.encoding[row], encoding @ bridge, rtol=1e-4, atol=2e-5
-        )
 
 
 def test_there_is_no_bridge_where_the_width_is_right_already(oracle):
@@ -452,9 +425,3 @@ def test_counts_must_be_positive_integers(argument, shown):
     with pytest.raises(ValueError) as caught:
         hierarchical_lstm.HierarchicalLSTM(D, C, T, **{"cells": H, **argument})
     assert str(caught.value) == f"{shown} is not a whole number above 0."
-
-
-def test_frames_of_another_width_are_refused(oracle):
-    with pytest.raises(ValueError) as caught:
-        make_network(oracle)(make_view(size=D + 1))
-    assert "6 wide" in str(caught.value) and "reads 5" in str(caught.value)

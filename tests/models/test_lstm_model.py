@@ -25,15 +25,15 @@ def make_view(seed=0, lengths=LENGTHS, steps=T) -> dict:
     return {"frames": tf.constant(frames), "num_frames": tf.constant(lengths)}
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("implementation", ["hoisted", "keras"])
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "layers, implementation, training",
+    [(1, "hoisted", False), (2, "hoisted", True), (2, "keras", False)],
+)
 def test_the_encoding_is_the_top_layers_h_at_the_last_valid_frame(
-    oracle, seed, layers, implementation, training
+    oracle, layers, implementation, training
 ):
-    network = make_network(oracle, seed, layers=layers, implementation=implementation)
-    view = make_view(seed)
+    network = make_network(oracle, layers=layers, implementation=implementation)
+    view = make_view()
     outputs = network(view, training=training)
     assert (outputs.encoding.shape, outputs.logits.shape) == ((4, H), (4, C))
     for row, n in enumerate(LENGTHS):
@@ -108,11 +108,6 @@ def test_parameters_and_multiply_adds_by_hand(oracle):
     assert len(network.kernels("classifier")) == 1
 
 
-def test_the_bridge_brings_the_encoding_to_the_given_width(oracle):
-    network = make_network(oracle, encoding_size=12)
-    assert network(make_view()).encoding.shape == (4, 12)
-
-
 @pytest.mark.parametrize(
     ("argument", "shown"),
     [({"cells": 8.5}, "cells=8.5"), ({"cells": "8"}, "cells='8'")]
@@ -122,9 +117,3 @@ def test_counts_must_be_positive_integers(argument, shown):
     with pytest.raises(ValueError) as caught:
         lstm_model.LstmModel(D, C, T, **argument)
     assert str(caught.value) == f"{shown} is not a whole number above 0."
-
-
-def test_frames_of_another_width_are_refused(oracle):
-    view = make_view()
-    with pytest.raises(ValueError, match="4 wide.* reads 5"):
-        make_network(oracle)(view | {"frames": view["frames"][..., 1:]})

@@ -181,22 +181,6 @@ def test_a_read_only_directory_is_refused(tmp_path, monkeypatch):
         predictions.PredictionWriter(tmp_path / "out.csv")
 
 
-@pytest.mark.parametrize(
-    "video_id, scores, name",
-    [
-        (b"a", [0.2, 0.5], "'a'"),
-        (b"\xff", [0.2, np.nan], r"'\\\\xff'"),
-        (b"a", [np.nan], "'a'"),
-    ],
-)
-def test_bad_scores_name_their_video(tmp_path, video_id, scores, name):
-    classes = [[3] * len(scores)] * 2
-    good = np.full_like(scores, 0.5)
-    with pytest.raises(ValueError, match=f"video {name} are not descending"):
-        write(tmp_path / "out.csv", [b"good", video_id], classes, [good, scores])
-    assert os.listdir(tmp_path) == []
-
-
 def test_writing_outside_the_block_is_refused(tmp_path):
     writer = predictions.PredictionWriter(tmp_path / "out.csv")
     with pytest.raises(ValueError, match="with block"):

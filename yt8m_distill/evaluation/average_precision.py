@@ -29,7 +29,7 @@ class TopPredictions(NamedTuple):
             padding rows.
         weights: [B], 1 for a video, 0 for a padding row; None if all are videos.
         loss: [B] float32 or None.
-            video_ids: [B] bytes or None; used only in the message about a NaN.
+        video_ids: [B] bytes or None; used only in the message about a NaN.
         exits: [B, 2] int32 or None, see structures.Outputs.
     """
 
@@ -51,8 +51,9 @@ class Metrics(NamedTuple):
     Attributes:
         gap: average precision over the pooled top-k predictions of all videos.
         map: mean of the classes' average precisions over the same predictions,
-            without classes that have no positives.
-        map_all_classes: likewise, but classes without positives count as 0.
+            without classes that have no positives, as in the starter code.
+        map_all_classes: likewise, but classes without positives count as 0, as the
+            paper's authors do it.
         hit_at_one: share of videos whose highest-scored class is a label.
         perr: mean over videos of the precision at the video's number of labels.
         loss: mean over videos; None if the batches had none.
@@ -162,16 +163,6 @@ def class_average_precisions(
     return result
 
 
-def _mean_over_classes(precisions: np.ndarray, all_classes: bool) -> float:
-    """mAP; classes without positives (NaN) are excluded, or count as 0.
-
-    The starter code excludes them, the authors count them (`all_classes`).
-    """
-    with_positives = ~np.isnan(precisions)
-    count = precisions.size if all_classes else np.count_nonzero(with_positives)
-    return float(np.sum(precisions[with_positives]) / max(count, 1))
-
-
 class MetricsAccumulator:
     """Collects the top predictions of all batches and computes the metrics at the end.
 
@@ -237,10 +228,11 @@ class MetricsAccumulator:
             scores, _joined(self._classes), hits, self.class_positives
         )
         self.class_precisions = precisions
+        total = float(np.nansum(precisions))
         return Metrics(
             gap=global_average_precision(scores, hits, int(self.class_positives.sum())),
-            map=_mean_over_classes(precisions, all_classes=False),
-            map_all_classes=_mean_over_classes(precisions, all_classes=True),
+            map=total / max(np.count_nonzero(self.class_positives), 1),
+            map_all_classes=total / len(precisions),
             hit_at_one=self._num_hits_at_one / self._num_videos,
             perr=math.fsum(_joined(self._perr)) / self._num_videos,
             loss=math.fsum(_joined(self._loss)) / self._num_videos

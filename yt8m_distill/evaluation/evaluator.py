@@ -104,28 +104,11 @@ def _plain(value):
     return value.item() if hasattr(value, "item") else value
 
 
-class _Clock:
+def _rate(began: float, ends: list[float], videos: list[int]) -> float:
     """Videos per second, without the first batch if there are more."""
-
-    def __init__(self):
-        self._since = time.perf_counter()
-        self._videos = 0
-        self._batches = 0
-        self._rate = 0.0
-
-    def batch_done(self, videos: int) -> None:
-        """Counts a batch that has just ended."""
-        now = time.perf_counter()
-        self._videos += videos
-        self._rate = self._videos / max(now - self._since, 1e-9)
-        self._batches += 1
-        if self._batches == 1:
-            self._since, self._videos = now, 0
-
-    @property
-    def videos_per_second(self) -> float:
-        """The rate so far."""
-        return self._rate
+    if len(ends) > 1:
+        began, videos = ends[0], videos[1:]
+    return sum(videos) / max(ends[-1] - began, 1e-9)
 
 
 class Evaluator:
@@ -220,7 +203,8 @@ class Evaluator:
                 ids.
         """
         pool = self._new_pool()
-        clock, hashes, exits, all_ids = _Clock(), [], [], True
+        began, ends, videos = time.perf_counter(), [], []
+        hashes, exits, all_ids = [], [], True
         bar = tqdm.tqdm(
             dataset, total=num_batches, disable=not progress, unit="batch", leave=False
         )
@@ -236,7 +220,8 @@ class Evaluator:
                 exits.append(top.exits[top.weights > 0])
             if writer:
                 _write(writer, top)
-            clock.batch_done(int(top.weights.sum()))
+            ends.append(time.perf_counter())
+            videos.append(int(top.weights.sum()))
         metrics = pool.result()
         repeated = count_repeated(hashes) if all_ids else None
         if repeated:
@@ -246,7 +231,7 @@ class Evaluator:
             )
         return Evaluation(
             metrics,
-            clock.videos_per_second,
+            _rate(began, ends, videos),
             num_skipped,
             repeated,
             pool.class_precisions,

@@ -1,4 +1,7 @@
-"""FrameLevelLogisticModel: a classifier on the mean of the frames."""
+"""The starter code's classifiers on the mean of the frames.
+
+They also read video-level records, which count as one frame.
+"""
 
 import tensorflow as tf
 
@@ -7,9 +10,7 @@ from yt8m_distill.models import base
 
 @base.MODELS.register("FrameLevelLogisticModel")
 class FrameLevelLogisticModel(base.VideoClassifier):
-    """The starter code's bag of frames: the encoding is the mean frame [B, D].
-
-    Also reads video-level records, which count as one frame.
+    """A bag of frames: the encoding is the mean frame [B, D].
 
     Args:
         feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
@@ -38,9 +39,24 @@ class FrameLevelLogisticModel(base.VideoClassifier):
         return self.classifier_multiply_adds()
 
     def encode(self, frames, num_frames, state_indices, training, noise):
-        if state_indices is not None:
-            raise ValueError(
-                "FrameLevelLogisticModel has no intermediate states: use --match=final."
-            )
         count = tf.cast(tf.maximum(num_frames, 1), tf.float32)
         return tf.reduce_sum(frames, axis=1) / count[:, tf.newaxis], None
+
+
+@base.MODELS.register("LogisticModel")
+class LogisticModel(FrameLevelLogisticModel):
+    """FrameLevelLogisticModel under the starter code's name for video-level records."""
+
+
+@base.MODELS.register("MoeModel")
+class MoeModel(FrameLevelLogisticModel):
+    """A mixture of logistic experts on the mean of the frames.
+
+    Args:
+        feature_size, num_classes, max_frames, dropout, encoding_size: as in
+            VideoClassifier.
+        head: the mixture; `moe(num_mixtures=4)` has more experts.
+    """
+
+    def __init__(self, head: str = "moe", **kwargs):
+        super().__init__(head=head, **kwargs)

@@ -93,20 +93,10 @@ class PredictionWriter:
             num_frames: [B] int, frames read under early exit.
 
         Raises:
-            ValueError: for a score that is NaN, infinite or out of order (naming the
-                video), or if the file system refuses.
+            ValueError: if the file system refuses.
         """
         ids = np.asarray(video_ids, object).tolist()
-        classes, scores = np.asarray(classes), np.asarray(scores)
-        ordered = (scores[:, :-1] >= scores[:, 1:]).all(axis=1)
-        bad = np.flatnonzero(~(ordered & np.isfinite(scores).all(axis=1)))
-        if bad.size:
-            name = ids[bad[0]].decode("utf-8", "backslashreplace")
-            raise ValueError(
-                f"The scores of video {name!r} are not descending finite numbers: "
-                f"{scores[bad[0]].tolist()}."
-            )
-        self.write_text(_format_lines(ids, classes, scores))
+        self.write_text(_format_lines(ids, np.asarray(classes), np.asarray(scores)))
         if num_frames is None:
             return
         if self._frames is None:
