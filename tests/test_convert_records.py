@@ -163,38 +163,36 @@ def test_other_context_is_kept():
     ],
 )
 def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
-    shard, target = str(tmp_path / "in.tfrecord"), str(tmp_path / "out.tfrecord")
+    shard, folder = str(tmp_path / "in.tfrecord"), str(tmp_path / "native")
     with tf.io.TFRecordWriter(shard) as writer:
         for serialized in (foreign(), record):
             writer.write(serialized)
-    stopped, done = convert_records.Converted(), convert_records.Converted()
     with pytest.raises(ValueError) as caught:
-        convert_records.convert_shard(shard, target, LAYOUT, stopped)
+        convert_records.convert([shard], folder, LAYOUT)
     assert f"{shard}, record 1" in str(caught.value) and named in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
-    convert_records.convert_shard(shard, target, LAYOUT, done, skip=True)
+    assert not list((tmp_path / "native").iterdir())
+    done = convert_records.convert([shard], folder, LAYOUT, skip=True)
     assert done.videos == 1 and len(done.skipped) == 1 and "record 1" in done.skipped[0]
 
 
 def test_a_truncated_shard_is_named_and_leaves_no_output(tmp_path):
-    shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
+    shard, folder = tmp_path / "in.tfrecord", tmp_path / "native"
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for _ in range(3):
             writer.write(foreign())
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(ValueError) as caught:
-        done = convert_records.Converted()
-        convert_records.convert_shard(str(shard), str(target), LAYOUT, done)
+        convert_records.convert([str(shard)], str(folder), LAYOUT)
     assert str(caught.value).startswith(str(shard)) and "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.tfrecord"]
+    assert not list(folder.iterdir())
 
 
 def test_a_shard_without_records_stays_one(tmp_path):
-    shard, target = tmp_path / "in.tfrecord", tmp_path / "out.tfrecord"
+    shard, folder = tmp_path / "in.tfrecord", tmp_path / "native"
     shard.touch()
-    done = convert_records.Converted()
-    convert_records.convert_shard(str(shard), str(target), LAYOUT, done)
-    assert done == convert_records.Converted() and target.read_bytes() == b""
+    done = convert_records.convert([str(shard)], str(folder), LAYOUT)
+    assert done == convert_records.Converted()
+    assert (folder / "in.tfrecord").read_bytes() == b""
 
 
 def test_input_without_records_and_flags_of_other_input_are_refused(tmp_path):

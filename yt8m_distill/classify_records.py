@@ -118,17 +118,13 @@ def main() -> None:
     """Flags → a line a record."""
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    import tensorflow as tf
-
     from yt8m_distill.data import faults, records
     from yt8m_distill.serving import extras
 
     names = names or extras.read_names(FLAGS.model)
     files = records.expand_patterns(FLAGS.records, "records")
-    try:
+    with faults.named(files):
         found = read_records(files, FLAGS.count)
-    except tf.errors.OpError as error:
-        raise ValueError(faults.describe_error(error, files) or str(error)) from error
     serve = open_model(FLAGS.model)
     lines, unread = classify(serve, found, FLAGS.classes, names)
     print("\n".join(lines))

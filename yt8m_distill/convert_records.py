@@ -3,23 +3,24 @@
     yt8m-convert --input_data_pattern='mediapipe/*.tfrecord' --output_dir=native \\
         --features='rgb=RGB/feature/floats,audio=AUDIO/feature/floats'
 
-Supported are frames as float lists (quantized to 8 bits as in YouTube-8M), integer
-lists or byte strings, with one Feature per frame or all frames in one; ids as text or
-integers; labels as indices, floats or a 0/1 vector over all classes; and TFRecord files
-or one bare SequenceExample per file.
+Frames may be lists of floats (quantized to 8 bits as in YouTube-8M), lists of integers
+or byte strings, with one Feature per frame or all frames in one; ids may be text or
+integers; labels may be indices, floats or a 0/1 vector over all classes. A file is a
+TFRecord file or one bare SequenceExample.
 
-Arrays are supported too: .npy, .npz, .h5 or .parquet files, one per video, with an
+Arrays are converted too: .npy, .npz, .h5 or .parquet files, one per video, with an
 array [T, D] per feature, and a CSV of labels as for yt8m-extract:
 
     yt8m-convert --input_data_pattern='clip/*.npz' --labels=labels.csv \\
         --features=rgb=embeddings --output_dir=native
 
 They are quantized to 8 bits over the range of all their numbers, or over
---feature_ranges; each record says which. It prints by how much they changed, and with
---model, an exported network, its GAP on the numbers and on their 8 bits.
+--feature_ranges; each record stores the range. The program prints how much the numbers
+changed, and with --model, an exported network, its GAP on the numbers and on their 8
+bits.
 
-Each shard keeps its name and the order of its records. A record keeps its other context
-features. When run again, the program continues with the missing shards.
+Shards keep their names, and records their order and their other context features. When
+run again, the program continues with the missing shards.
 """
 
 import collections
@@ -45,13 +46,13 @@ flag_groups.load_tensorflow()
 import tensorflow as tf
 
 from yt8m_distill import files, vocabulary
-from yt8m_distill.data import arrays, layouts, records, rewriting
+from yt8m_distill.data import arrays, faults, layouts, records, rewriting
 from yt8m_distill.data import labels as label_files
 from yt8m_distill.serving import exported, quantization
 
 FLAGS = flags.FLAGS
 
-# Flags that say nothing of the other kind of input.
+# Flags that apply to one kind of input only.
 _OF_ARRAYS = ("labels", "vocabulary")
 _OF_RECORDS = ("video_id_key", "labels_key", "missing_feature", "bad_records")
 _OF_RECORDS += ("frame_features",)
@@ -61,15 +62,14 @@ _VIDEOS_PER_SHARD = 1000  # When converting arrays, one file per video.
 
 @dataclasses.dataclass
 class Converted:
-    """What has been converted.
+    """Counts of what has been converted.
 
     Attributes:
-        videos: how many.
-        unnamed: of these, records without an id of their own.
+        videos: number of videos.
+        unnamed: number of records without an id.
         changed: feature → what quantization changed.
-        skipped: a line for each record that was skipped.
+        skipped: a line for each skipped record.
         unlabeled: files of arrays without labels.
-        shards: that were made, or are there already.
     """
 
     videos: int = 0
@@ -77,7 +77,6 @@ class Converted:
     changed: dict[str, records.Rounding] = dataclasses.field(default_factory=dict)
     skipped: list[str] = dataclasses.field(default_factory=list)
     unlabeled: list[str] = dataclasses.field(default_factory=list)
-    shards: list[str] = dataclasses.field(default_factory=list)
 
     def add_video(self, changed: Mapping[str, records.Rounding]) -> None:
         """Counts one video."""
@@ -86,13 +85,23 @@ class Converted:
             before = self.changed.get(name, records.Rounding())
             self.changed[name] = before.join(found)
 
-    def quantized(self) -> list[str]:
-        """A line for each feature that was quantized."""
-        return [
+    def report(self, folder: str) -> str:
+        """The closing lines."""
+        counts = f"{self.videos} videos in {folder}, {len(self.skipped)} skipped."
+        lines = [*self.skipped, counts]
+        if self.unnamed:
+            lines.append(
+                f"{self.unnamed} had no id and are named <file>:<record number>."
+            )
+        if self.unlabeled:
+            number, first = len(self.unlabeled), self.unlabeled[0]
+            lines.append(f"{number} videos have no labels; the first: {first}.")
+        lines += [
             f"{name}: {changed.count} numbers in 8 bits; {changed}."
             for name, changed in self.changed.items()
             if changed.count
         ]
+        return "\n".join(lines)
 
 
 def parse_features(text: str) -> tuple[layouts.Source, ...]:
@@ -118,7 +127,7 @@ def parse_features(text: str) -> tuple[layouts.Source, ...]:
 def convert_record(
     serialized: bytes, layout: layouts.Layout, default_id: str
 ) -> tuple[bytes, bool, dict[str, records.Rounding]]:
-    """One native record: context `id` and `labels`, and the features by their names.
+    """A native record: context `id` and `labels`, and the features by their names.
 
     Returns:
         The record, whether it had an id, and name → what quantization changed.
@@ -128,60 +137,25 @@ def convert_record(
     """
     video = layouts.read_video(serialized, layout)
     native = tf.train.SequenceExample(context=video.example.context)
-    context, changed = native.context.feature, {}
-    low_high = ranges_of(layout)
+    context = native.context.feature
     keys = {layout.video_id_key, layout.labels_key, "id", "labels"}
     for key in keys.union(*((s.key, s.name) for s in layout.sources)):
         context.pop(key, None)
-    context["id"].bytes_list.value.append(video.video_id or default_id.encode())
-    context["labels"].int64_list.value.extend(video.labels)
-    for name, frames in video.frames.items():
-        if not layout.frame_features:
-            context[name].float_list.value.extend(frames.ravel())
-            continue
-        changed[name] = records.add_frames(native, name, frames, low_high[name])
-    content = native.SerializeToString(deterministic=True)
-    return content, bool(video.video_id), changed
+    frames = video.frames
+    if not layout.frame_features:
+        for name, vector in frames.items():
+            context[name].float_list.value.extend(vector.ravel())
+        frames = {}
+    video_id = video.video_id or default_id.encode()
+    ranges = [ranges_of(layout)[name] for name in frames]
+    made, changed = arrays.make_record(video_id, video.labels, frames, ranges, native)
+    return made, bool(video.video_id), changed
 
 
 def ranges_of(layout: layouts.Layout) -> quantization.Ranges:
     """Low and high of each feature."""
     ranges = layout.ranges or (settings.YOUTUBE_8M,) * len(layout.sources)
     return {s.name: pair for s, pair in zip(layout.sources, ranges, strict=True)}
-
-
-def convert_shard(
-    path: str,
-    target: str,
-    layout: layouts.Layout,
-    done: Converted,
-    skip: bool = False,
-) -> None:
-    """Writes one native shard, which appears under its name once it is whole.
-
-    Args:
-        path, target: the shard, and the native one.
-        layout: of its records.
-        done: counts them.
-        skip: whether to go on after a record that cannot be converted.
-
-    Raises:
-        ValueError: for an invalid record, unless it is skipped.
-    """
-    with rewriting.named_errors(path, target), rewriting.writing(target) as writer:
-        for number, serialized in enumerate(layouts.read_serialized(path)):
-            default = f"{os.path.basename(path)}:{number}"
-            try:
-                content, named, changed = convert_record(serialized, layout, default)
-            except ValueError as error:
-                line = f"{path}, record {number} (counted from 0): {error}."
-                if not skip:
-                    raise ValueError(line) from error
-                done.skipped.append(line)
-                continue
-            writer.write(content)
-            done.add_video(changed)
-            done.unnamed += not named
 
 
 def convert(
@@ -191,7 +165,18 @@ def convert(
     skip: bool = False,
     overwrite: bool = False,
 ) -> Converted:
-    """Converts all shards; see convert_shard for what is raised."""
+    """Converts shards, each to one of the same name, with atomic writes.
+
+    Args:
+        paths: the shards.
+        folder: of the native shards.
+        layout: of the records.
+        skip: whether to continue after a record that cannot be converted.
+        overwrite: whether to replace existing shards.
+
+    Raises:
+        ValueError: for an invalid record, unless it is skipped; names it.
+    """
     rewriting.check_places(paths, folder)
     with files.one_line_errors(f"--output_dir={folder}"):
         tf.io.gfile.makedirs(folder)
@@ -200,7 +185,21 @@ def convert(
         target = os.path.join(folder, os.path.basename(path))
         if not overwrite and tf.io.gfile.exists(target):
             continue
-        convert_shard(path, target, layout, done, skip)
+        with faults.named([path], target), rewriting.writing(target) as writer:
+            for number, serialized in enumerate(layouts.read_serialized(path)):
+                default = f"{os.path.basename(path)}:{number}"
+                try:
+                    record, *found = convert_record(serialized, layout, default)
+                except ValueError as error:
+                    line = f"{path}, record {number} (counted from 0): {error}."
+                    if not skip:
+                        raise ValueError(line) from error
+                    done.skipped.append(line)
+                    continue
+                writer.write(record)
+                named, changed = found
+                done.add_video(changed)
+                done.unnamed += not named
     return done
 
 
@@ -212,15 +211,15 @@ def convert_arrays(
     ranges: Sequence[tuple[float, float]],
     overwrite: bool = False,
 ) -> Converted:
-    """Writes the arrays of many videos as shards of _VIDEOS_PER_SHARD.
+    """Writes the arrays of all videos as shards of _VIDEOS_PER_SHARD.
 
     Args:
-        paths: a file per video, whose name without extension is the id.
+        paths: one file per video; its name without extension is the id.
         folder: of the shards.
         sources: the features, and the names of their arrays.
         labels: of the files.
         ranges: of the features.
-        overwrite: replace shards that are there and hold something else.
+        overwrite: whether to replace existing shards with other records.
 
     Raises:
         ValueError: for an invalid file, or an existing shard with other records.
@@ -238,7 +237,8 @@ def convert_arrays(
 
     def make(path, video_id):
         classes = labels.find(path)
-        done.unlabeled.extend([path] * (not classes))
+        if not classes:
+            done.unlabeled.append(path)
         found = arrays.read(path, sources)
         record, changed = arrays.make_record(video_id, classes or (), found, ranges)
         done.add_video(changed)
@@ -250,7 +250,6 @@ def convert_arrays(
     for number in range(num_shards):
         target = f"videos-{number:05d}-of-{num_shards:05d}.tfrecord"
         target = os.path.join(folder, target)
-        done.shards.append(target)
         of_shard = list(itertools.islice(made, _VIDEOS_PER_SHARD))
         if not overwrite and tf.io.gfile.exists(target):
             if list(layouts.read_serialized(target)) == of_shard:
@@ -265,37 +264,10 @@ def convert_arrays(
     return done
 
 
-def report_arrays(done: Converted, folder: str, names_in: str = "") -> str:
-    """The closing lines after convert_arrays; `names_in` is the CSV of the names."""
-    lines = [f"{len(done.shards)} shards in {folder}."]
-    if done.unlabeled:
-        first = done.unlabeled[0]
-        lines.append(
-            f"{len(done.unlabeled)} videos have no labels; the first: {first}."
-        )
-    lines += done.quantized()
-    words = ["yt8m-inspect", f"--data_pattern={folder}/*.tfrecord"]
-    words += [f"--vocabulary={names_in}"] * bool(names_in)
-    lines.append(f"Next: {shlex.join(words)}")
-    return "\n".join(lines)
-
-
-def report(done: Converted, folder: str) -> str:
-    """The closing lines."""
-    skipped = done.skipped
-    lines = [*skipped, f"{done.videos} records in {folder}, {len(skipped)} skipped."]
-    if done.unnamed:
-        lines.append(f"{done.unnamed} had no id and are named <file>:<record number>.")
-    lines += done.quantized()
-    pattern = shlex.quote(f"--data_pattern={folder}/*")
-    lines.append(f"Next: yt8m-inspect {pattern}")
-    return "\n".join(lines)
-
-
 def originals(
     paths: Sequence[str], layout: layouts.Layout, labels: label_files.Labels | None
 ) -> Iterator[quantization.Original]:
-    """The videos before conversion: of arrays where there are labels of files.
+    """The videos before conversion: of arrays if `labels` are given, else of records.
 
     Records that cannot be converted are left out.
     """
@@ -315,16 +287,6 @@ def originals(
             yield quantization.Original(video_id, video.labels, video.frames)
 
 
-def report_cost(found: quantization.Cost, model: str) -> str:
-    """What 8 bits cost the network."""
-    return (
-        f"--model={model} on {found.videos} videos: GAP {found.gap_of_numbers:.5f} on "
-        f"the numbers, {found.gap:.5f} on their 8 bits "
-        f"({found.gap - found.gap_of_numbers:+.5f}); the sorted scores differ by up to "
-        f"{found.difference:.2g}."
-    )
-
-
 def define_flags() -> None:
     """Defines the flags; not on import, where they could clash with others."""
     flags.DEFINE_string("input_data_pattern", "", "Glob of the files to convert.")
@@ -338,15 +300,15 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "labels",
         "",
-        "For arrays: CSV with a header and a row per file: its path or name, with or "
-        "without extension, and its labels: names or numbers, separated by semicolons "
-        "or in further columns.",
+        "For arrays: CSV with a header and one row per file: path or name, with or "
+        "without extension, then labels: names or numbers, separated by semicolons or "
+        "in further columns.",
     )
     flags.DEFINE_string(
         "vocabulary",
         "",
-        "For arrays: CSV with the names of the classes that --labels may name. Empty: "
-        "the names in --labels, written to <output_dir>/vocabulary.csv.",
+        "For arrays: CSV with the names of the classes in --labels. Empty: those in "
+        "--labels, written to <output_dir>/vocabulary.csv.",
     )
     flags.DEFINE_string(
         "feature_ranges",
@@ -373,12 +335,12 @@ def define_flags() -> None:
         ["stop", "skip"],
         "How to handle an invalid record: stop or skip it.",
     )
-    flags.DEFINE_bool("overwrite", False, "Replace shards that are there already.")
+    flags.DEFINE_bool("overwrite", False, "Replace existing shards.")
     flags.DEFINE_string(
         "model",
         "",
-        "Folder of a SavedModel of yt8m-export: its GAP is printed, on the numbers and "
-        "on their 8 bits. Shards that are there already are kept.",
+        "Folder of a SavedModel of yt8m-export: prints its GAP on the numbers and on "
+        "their 8 bits. Existing shards are kept.",
     )
 
 
@@ -395,18 +357,35 @@ def _convert_arrays(paths, layout: layouts.Layout, network) -> None:
     ranges = layout.ranges or arrays.ranges_of(paths, sources)
     layout = layout._replace(ranges=ranges)
     done = convert_arrays(paths, folder, sources, labels, ranges, FLAGS.overwrite)
-    names_in = os.path.join(folder, "vocabulary.csv") if labels.names else ""
-    if names_in:
+    more = []
+    if labels.names:
+        names_in = os.path.join(folder, "vocabulary.csv")
         files.write_text(names_in, vocabulary.to_text(labels.names))
-    print(report_arrays(done, folder, names_in))
-    _print_cost(network, paths, layout, labels)
+        more.append(f"--vocabulary={names_in}")
+    pattern = f"--data_pattern={folder}/*.tfrecord"
+    _report(done, [pattern, *more], network, originals(paths, layout, labels), layout)
 
 
-def _print_cost(network, paths, layout: layouts.Layout, labels=None) -> None:
+def _report(done: Converted, words: list[str], network, videos, layout) -> None:
+    """Prints the closing lines; with a network, what 8 bits cost it.
+
+    Args:
+        done: what was converted.
+        words: arguments of the yt8m-inspect command for it.
+        network: an exported network, or None.
+        videos: the videos before conversion.
+        layout: gives the ranges.
+    """
+    print(done.report(FLAGS.output_dir))
+    print(f"Next: {shlex.join(['yt8m-inspect', *words])}")
     if network:
-        videos = originals(paths, layout, labels)
-        cost = quantization.cost(network, videos, ranges_of(layout))
-        print(report_cost(cost, FLAGS.model))
+        found = quantization.cost(network, videos, ranges_of(layout))
+        print(
+            f"--model={FLAGS.model} on {found.videos} videos: GAP "
+            f"{found.gap_of_numbers:.5f} on the numbers, {found.gap:.5f} on their 8 "
+            f"bits ({found.gap - found.gap_of_numbers:+.5f}); the sorted scores differ "
+            f"by up to {found.difference:.2g}."
+        )
 
 
 def main() -> None:
@@ -437,7 +416,7 @@ def main() -> None:
     for name in _OF_RECORDS if is_arrays else _OF_ARRAYS:
         if FLAGS[name].value != FLAGS[name].default:
             kind = "arrays" if is_arrays else "records"
-            raise ValueError(f"--{name}={FLAGS[name].value} says nothing of {kind}.")
+            raise ValueError(f"--{name}={FLAGS[name].value} does not apply to {kind}.")
     if not sum(tf.io.gfile.stat(path).length for path in paths):
         raise ValueError(f"--input_data_pattern: no records in {paths[0]} and others.")
     # Opened before anything is written.
@@ -447,8 +426,8 @@ def main() -> None:
         return
     skip = FLAGS.bad_records == "skip"
     done = convert(paths, FLAGS.output_dir, layout, skip, FLAGS.overwrite)
-    print(report(done, FLAGS.output_dir))
-    _print_cost(network, paths, layout)
+    pattern = f"--data_pattern={FLAGS.output_dir}/*"
+    _report(done, [pattern], network, originals(paths, layout, None), layout)
 
 
 def run() -> None:

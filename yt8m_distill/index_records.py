@@ -46,11 +46,15 @@ def main() -> None:
     bad = [
         b for path, i in zip(shards, indices, strict=True) for b in i.bad_records(path)
     ]
+    videos = sum(len(i.numbers) for i in indices)
+    if not videos:
+        why = bad[0].message if bad else f"no records in {shards[0]} and others."
+        raise ValueError(f"--input_data_pattern: {why}")
     for record in bad:
         print(record.message)
     print(
         f"{len(shards) - sum(known)} indices built, {sum(known)} were up to date: "
-        f"{sum(len(i.numbers) for i in indices)} videos, {len(bad)} invalid records."
+        f"{videos} videos, {len(bad)} invalid records."
     )
 
 

@@ -26,7 +26,6 @@ from yt8m_distill import flag_groups, settings, vocabulary
 flag_groups.load_tensorflow()
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import flags
 
@@ -407,10 +406,8 @@ def main() -> None:
     files = records.expand_patterns(FLAGS.data_pattern, "data_pattern")
     names = vocabulary.read(FLAGS.vocabulary)
     given = (FLAGS.video_id_key, FLAGS.max_records, FLAGS.labels_key, names)
-    try:
+    with faults.named(files):
         findings = inspect(files, *given)
-    except tf.errors.OpError as error:
-        raise ValueError(faults.describe_error(error, files) or str(error)) from error
     path = os.path.expanduser(FLAGS.per_class_file)
     if path:
         count, _ = findings.published()

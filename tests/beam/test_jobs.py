@@ -8,6 +8,7 @@ import os
 import pathlib
 
 import pytest
+import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill import merge_predictions, settings
@@ -114,7 +115,7 @@ def test_an_item_that_fails_before_its_rename_leaves_only_temporary_files(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        patch.setattr(jobs.tf.io.gfile, "rename", fail)
+        patch.setattr(tf.io.gfile, "rename", fail)
         for item in job.items():
             with pytest.raises(
                 (OSError, ValueError), match="the machine is taken away"

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
+from tests import script_helpers
 from yt8m_distill.data import faults, framing, index, pipeline, wire
 
 DATA = helpers.data_settings()
@@ -174,8 +175,13 @@ def test_no_index_is_left_beside_a_file_without_videos(tmp_path):
     found = index.load_or_build(paths, helpers.data_settings())
     assert [len(one.numbers) for one in found] == [0, 0]
     assert sorted(os.listdir(tmp_path)) == ["empty", "notes.txt"]
-    index.load_or_build(paths, helpers.data_settings(), required=True)
-    assert len(os.listdir(tmp_path)) == 4  # yt8m-index makes them all the same.
+    # yt8m-index makes them all the same, and refuses to call that done.
+    for path, named in zip(paths, ("TFRecord", "no records"), strict=True):
+        flag = f"--input_data_pattern={path}"
+        line = script_helpers.refuse("index_records", flag, "--feature_sizes=4,3")
+        assert line.startswith("--input_data_pattern") and path in line
+        assert named in line
+    assert len(os.listdir(tmp_path)) == 4
 
 
 def test_an_unusual_encoding_is_read_right(tmp_path):

@@ -8,14 +8,10 @@ This module does not import Beam. A job is sent to other machines, so its fields
 only settings and file names; each process opens networks and data once.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Iterator, Sequence
-
-import tensorflow as tf
 
 from yt8m_distill import settings
 from yt8m_distill.data import faults, framing, index, pipeline, records
@@ -37,16 +33,6 @@ PLAN = "beam.json"
 
 # TensorFlow uses all cores for one item, so the items of other threads wait.
 _ONE_AT_A_TIME = threading.RLock()
-
-
-@contextlib.contextmanager
-def _naming(files: Sequence[str]) -> Iterator[None]:
-    """Turns TensorFlow errors into a ValueError that names the shard."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        text = faults.describe_error(error, files) or str(error)
-        raise ValueError(" ".join(text.split())) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +79,7 @@ class Inference:
         files = parts.files_of_part(self.files, item, self.num_parts)
         videos = 0
         output = predictions.PredictionWriter(self.path(item))
-        with _ONE_AT_A_TIME, _naming(files), output as writer:
+        with _ONE_AT_A_TIME, faults.named(files), output as writer:
             if not files:
                 return 0
             trained, predict = _open_predictor(self.checkpoint)
@@ -224,7 +210,7 @@ class TeacherCaching:
             ValueError: as `open_cache` and `teacher_cache.Builder.collect`.
         """
         part, file = item
-        with _ONE_AT_A_TIME, _naming([file]):
+        with _ONE_AT_A_TIME, faults.named([file]):
             cache, cache_builder, views = open_cache(self.run)
             if cache.has_part(part):
                 return 0

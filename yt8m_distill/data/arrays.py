@@ -131,25 +131,28 @@ def _rounded(value: float, to_whole: Callable[[float], int]) -> float:
 
 
 def make_record(
-    video_id: str,
+    video_id: str | bytes,
     labels: Sequence[int],
     arrays: dict[str, np.ndarray],
     ranges: Sequence[tuple[float, float]],
+    example: tf.train.SequenceExample | None = None,
 ) -> tuple[bytes, dict[str, records.Rounding]]:
     """A native record, in which each feature has its range.
 
     Args:
         video_id: its id.
         labels: its classes.
-        arrays: name → [T, D] float32.
-        ranges: low and high of each.
+        arrays: name → [T, D] float32, or uint8 that is quantized already.
+        ranges: low and high of each, in the same order.
+        example: the record to fill; by default an empty one.
 
     Returns:
         The record, and name → what quantization changed.
     """
-    example = tf.train.SequenceExample()
-    example.context.feature["id"].bytes_list.value.append(video_id.encode())
-    example.context.feature["labels"].int64_list.value.extend(labels)
+    example = example or tf.train.SequenceExample()
+    context = example.context.feature
+    context["id"].bytes_list.value.append(tf.compat.as_bytes(video_id))
+    context["labels"].int64_list.value.extend(labels)
     changed = {
         name: records.add_frames(example, name, array, low_high)
         for (name, array), low_high in zip(arrays.items(), ranges, strict=True)

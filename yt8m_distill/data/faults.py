@@ -1,6 +1,7 @@
 """Faults of records, and the validation of a record outside the graph."""
 
 import collections
+import contextlib
 import enum
 import functools
 import math
@@ -468,3 +469,21 @@ def describe_error(error: Exception, paths: Iterable[str] = ()) -> str | None:
                 detail = "this is not an example."
                 return Bad(path, record.number, 0, Fault.NOT_AN_EXAMPLE, detail).message
     return text.splitlines()[0]
+
+
+@contextlib.contextmanager
+def named(paths: Iterable[str], target: str = "") -> Iterator[None]:
+    """Turns TensorFlow errors of reading shards into one line.
+
+    Args:
+        paths: the shards that are read.
+        target: the file that is written, if any.
+
+    Raises:
+        ValueError: naming the damaged shard, otherwise the target.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        text = describe_error(error, paths) or f"{target}: {error}".removeprefix(": ")
+        raise ValueError(" ".join(text.split())) from error

@@ -9,6 +9,7 @@ changes, it is rebuilt.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import getpass
 import hashlib
@@ -437,7 +438,10 @@ def load_or_build(
     missing = [i for i, index in enumerate(found) if index is None]
     if not missing:
         return found
-    target = _writable_folders([shards[i] for i in missing], index_dir)
+    target = {
+        shards[i]: next(filter(_writable, folders(shards[i], index_dir)), "")
+        for i in missing
+    }
     lost = [shard for shard, folder in target.items() if not folder]
     if lost and required:
         raise ValueError(f"No folder takes the index of {lost[0]}: name --index_dir.")
@@ -494,48 +498,25 @@ def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
         _LOG.warning("%s It stays in memory.", error)
 
 
-def _writable_folders(shards: Sequence[str], index_dir: str) -> dict[str, str]:
-    """Shard → the first writable folder for its index; empty if there is none."""
-    known: dict[str, bool] = {}
-
-    def writable(folder: str) -> bool:
-        if folder not in known:
-            try:
-                os.makedirs(folder, exist_ok=True)
-                known[folder] = os.access(folder, os.W_OK)
-            except OSError:
-                known[folder] = False
-        return known[folder]
-
-    found = {}
-    for shard in shards:
-        places = filter(writable, folders(shard, index_dir))
-        found[shard] = next(places, "")
-    return found
+def _writable(folder: str) -> bool:
+    """Whether a folder is there, or can be made, and files can be written to it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
-class _held:
+@contextlib.contextmanager
+def _held(folders_: Sequence[str]) -> Iterator[None]:
     """Locks folders against other processes that build indices, where possible."""
-
-    def __init__(self, folders_: Sequence[str]):
-        # Not next to the shards, where a pattern could match the lock file.
-        prefix = os.path.join(tempfile.gettempdir(), "yt8m_distill")
-        names = [hashlib.sha256(f.encode()).hexdigest()[:16] for f in folders_]
-        self._locks = [
-            filelock.FileLock(f"{prefix}-{getpass.getuser()}-{name}.lock")
-            for name in names
-        ]
-
-    def __enter__(self):
-        for lock in self._locks:
-            try:
-                lock.acquire()
-            except (
-                OSError,
-                NotImplementedError,
-            ):  # No locks here: built twice at worst.
-                continue
-
-    def __exit__(self, *exception):
-        for lock in self._locks:
-            lock.release(force=True)
+    # Not next to the shards, where a pattern could match the lock file.
+    prefix = os.path.join(tempfile.gettempdir(), f"yt8m_distill-{getpass.getuser()}")
+    with contextlib.ExitStack() as stack:
+        for folder in folders_:
+            name = hashlib.sha256(folder.encode()).hexdigest()[:16]
+            lock = filelock.FileLock(f"{prefix}-{name}.lock")
+            # Without locks an index is built twice at worst.
+            with contextlib.suppress(OSError, NotImplementedError):
+                stack.enter_context(lock)
+        yield

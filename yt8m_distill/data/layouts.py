@@ -225,11 +225,10 @@ def read_video(serialized: bytes, layout: Layout) -> Video:
 
 def is_bare(path: str) -> bool:
     """Whether a file has no TFRecord framing and is not compressed."""
-    if framing.compression_of(path):
-        return False
     with tf.io.gfile.GFile(path, "rb") as file:
         header = file.read(framing.HEADER)
-    return bool(header) and framing.header_length(header) is None
+    framed = not header or framing.header_length(header) is not None
+    return not framed and not framing.compression_of(path)
 
 
 def read_serialized(path: str) -> Iterator[bytes]:

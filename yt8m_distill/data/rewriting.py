@@ -1,4 +1,4 @@
-"""Rewriting of shards: output paths, atomic writes and errors.
+"""Rewriting of shards: output paths and atomic writes.
 
 A shard keeps its file name. It is written atomically, so several processes may write it
 at the same time.
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import files
-from yt8m_distill.data import faults
 
 
 def check_places(paths: Sequence[str], folder: str) -> None:
@@ -28,20 +27,6 @@ def check_places(paths: Sequence[str], folder: str) -> None:
                 f"{other} and {path} have the same name: write them into two "
                 "directories."
             )
-
-
-@contextlib.contextmanager
-def named_errors(source: str, target: str) -> Iterator[None]:
-    """Turns TensorFlow errors of reading or writing a shard into one line.
-
-    Raises:
-        ValueError: naming the source if it is damaged, otherwise the target.
-    """
-    try:
-        yield
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
-        text = faults.describe_error(error, [source]) or f"{target}: {error}"
-        raise ValueError(" ".join(text.split())) from error
 
 
 @contextlib.contextmanager

@@ -340,6 +340,7 @@ class Shards:
 
     Args:
         paths: the files.
+        identities: size and modification time of each.
         data: description of the records.
         reading: whether to use an index, and how to handle invalid records.
 
@@ -355,13 +356,14 @@ class Shards:
     def __init__(
         self,
         paths: Sequence[str],
+        identities: Sequence[tuple[int, int]],
         data: settings.DataSettings,
         reading: settings.ReadingSettings,
     ):
         self.paths = list(paths)
         self.data = data
         self.reading = reading
-        self.files = Files(self.paths, [index.identity(path) for path in self.paths])
+        self.files = Files(self.paths, identities)
         self.table: Table | None = None
         self._kept: list[np.ndarray] | None = None
         self._bad: tuple[faults.Bad, ...] = ()
@@ -395,10 +397,9 @@ class Shards:
         """Why these shards are parsed; empty if they are read by index."""
         if self.reading.use_index == "never":
             return "--use_index=never."
-        for path in self.paths:
+        for path, compression in zip(self.paths, self.compressions, strict=True):
             if not os.path.isfile(path):
                 return f"{path} is not a local file."
-            compression = framing.compression_of(path)
             if compression:
                 return f"{path} is compressed ({compression})."
         return ""
@@ -439,7 +440,7 @@ class Shards:
         if not self.data.segment_labels:
             return self
         data = dataclasses.replace(self.data, segment_labels=False)
-        return Shards(self.paths, data, self.reading)
+        return Shards(self.paths, self.files.identities, data, self.reading)
 
     def num_videos(self, fraction: float = 1.0, labeled: float = 1.0) -> int:
         """Videos that are read, of a share of them; or their rated segments.
@@ -680,10 +681,7 @@ def open_shards(
     return _open(tuple(paths), identities, data, reading)
 
 
-@functools.lru_cache(maxsize=4)
-def _open(paths: tuple, identities: tuple, data, reading) -> Shards:
-    del identities
-    return Shards(paths, data, reading)
+_open = functools.lru_cache(maxsize=4)(Shards)
 
 
 # ------------------------------------------------------------- lookups in the graph

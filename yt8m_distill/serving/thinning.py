@@ -11,7 +11,14 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import framing, pipeline, records, rewriting, segments
+from yt8m_distill.data import (
+    faults,
+    framing,
+    pipeline,
+    records,
+    rewriting,
+    segments,
+)
 
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
@@ -184,7 +191,7 @@ def thin_shard(
         ValueError: one line, for a bad record or an existing shard with other records.
     """
     target = os.path.join(folder, os.path.basename(source))
-    with rewriting.named_errors(source, target):
+    with faults.named([source], target):
         thinned = thin_records(source, data, view)
         if _is_complete(target, thinned, count, overwrite):
             return False
