@@ -191,17 +191,18 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     plan.write(output_dir, grid, common, FLAGS.test_data_pattern)
     experiment_runner = runner.Runner(missing, FLAGS.jobs, FLAGS.test_data_pattern)
     failures = experiment_runner.run()
-    # Written before the measurements, which take a while and may fail.
-    write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
-    if experiment_runner.received is not None:
-        command = shlex.join([sys.executable, *sys.argv])
-        print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
-        return 128 + experiment_runner.received
+    received = experiment_runner.received
     try:
-        measures.make_all(grid, missing, output_dir)
+        if received is None:
+            measures.make_all(grid, missing, output_dir)
     except (ValueError, OSError) as error:
         failures.append(runner.Failure("Measuring", str(error)))
-    write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
+    finally:
+        write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
+    if received is not None:
+        command = shlex.join([sys.executable, *sys.argv])
+        print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
+        return 128 + received
     print(f"The report is {os.path.join(report_dir(output_dir), 'report.html')}")
     for failure in failures:
         print(f"{failure.name} failed: {failure.reason}", file=sys.stderr)

@@ -27,7 +27,7 @@ from yt8m_distill import flag_groups
 
 flag_groups.load_tensorflow()
 
-from tools.reproduction import archive, cost, document, texts  # noqa: E402
+from tools.reproduction import archive, cost, document, runs, texts  # noqa: E402
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
@@ -73,43 +73,37 @@ def read_run(train_dir: pathlib.Path) -> dict:
     Returns:
         `settings` without folders, `best` epoch, `gap` (frames → GAP of that epoch),
         `epochs` (phase → number) and `multiply_adds` of a training video over all
-        epochs, its teachers' own training included: a pass backward is twice one
-        forward.
+        epochs, its teachers' own training included.
 
     Raises:
         ValueError: if the run has not finished.
     """
-    manifest = json.loads((train_dir / "manifest.json").read_text())
-    phases, settings = manifest["phases"], manifest["settings"]
-    if not all(phase.get("finished") for phase in phases.values()):
+    run = runs.Run(train_dir)
+    if not run.finished:
         raise ValueError(f"{train_dir} has not finished.")
-    epochs, total = {}, 0
-    for teacher in filter(None, settings["teacher_checkpoint"].split(",")):
+    settings = run.manifest["settings"]
+    epochs, total = {}, 0.0
+    for teacher in filter(
+        None, run.settings.distillation.teacher_checkpoint.split(",")
+    ):
         of_teacher = read_run(pathlib.Path(teacher))
         total += of_teacher["multiply_adds"]
         for name, number in of_teacher["epochs"].items():
             epochs[name] = epochs.get(name, 0) + number
-    for name, phase in phases.items():
-        learning, networks = phase["results"], phase["networks"]
-        number = max(len(found["epochs"]) for found in learning.values())
-        epochs[name] = epochs.get(name, 0) + number
-        # Without a guide it reads the videos with labels alone.
-        is_alone = set(networks) == set(learning) and len(learning) == 1
-        share = settings.get("label_fraction", 1.0) if is_alone else 1.0
-        forward = {}
-        for role, network in networks.items():
-            parts, k = network["multiply_adds"], settings["student_k"].split(",")
-            is_student = role in learning and network["frames"] == max(map(int, k))
-            budgets = list(map(int, k)) if is_student else ()
-            forward[role] = sum(parts.values()) * cost.passes(parts, budgets)
-        total += cost.phase_cost(number * share, forward, learning)
-    role, found = list(learning.items())[-1]
-    best = max(found["epochs"], key=lambda epoch: epoch["gap"])
+    for phase in run.planned:
+        number = run.epochs_done(phase)
+        epochs[phase.name] = epochs.get(phase.name, 0) + number
+        networks = run.phases[phase.name]["networks"]
+        parts = {role: network["multiply_adds"] for role, network in networks.items()}
+        videos = number * cost.share_of_videos(run.settings, phase)
+        total += cost.phase_cost(phase, parts, videos)
+    role = phase.trained[-1].name
+    best = max(run.epochs(role), key=lambda epoch: epoch["gap"])
     gaps = {k[5:]: gap for k, gap in best.items() if k.startswith("gap_k")}
     start = pathlib.PurePath(settings.get("start_from", "")).name
     return {
         "settings": {**archive.portable(settings), "start_from": start},
-        "gap": gaps or {str(networks[role]["frames"]): best["gap"]},
+        "gap": gaps or {str(run.network(role)["frames"]): best["gap"]},
         "best": best,
         "epochs": epochs,
         "multiply_adds": total,
@@ -122,14 +116,14 @@ def compare(groups: dict[str, list[dict]]) -> document.Table:
     The runs of a label may have different k; epochs and cost are those of the first.
     """
     ks = sorted(
-        {k for runs in groups.values() for r in runs for k in r["gap"]}, key=int
+        {k for group in groups.values() for r in group for k in r["gap"]}, key=int
     )
     header = ["training", "epochs", "G multiply-adds", "seeds", *(f"k={k}" for k in ks)]
     rows = []
-    for label, runs in groups.items():
-        by_k = {k: [r["gap"][k] for r in runs if k in r["gap"]] for k in ks}
-        epochs = " + ".join(str(number) for number in runs[0]["epochs"].values())
-        row = [label, epochs, f"{runs[0]['multiply_adds'] / 1e9:.2f}"]
+    for label, group in groups.items():
+        by_k = {k: [r["gap"][k] for r in group if k in r["gap"]] for k in ks}
+        epochs = " + ".join(str(number) for number in group[0]["epochs"].values())
+        row = [label, epochs, f"{group[0]['multiply_adds'] / 1e9:.2f}"]
         row.append(str(max(map(len, by_k.values()))))
         rows.append(row + [texts.spread_text(pd.Series(v)) for v in by_k.values()])
     return document.Table(header, rows)

@@ -4,15 +4,22 @@ import json
 
 import pytest
 
+from tests import script_helpers
 from tools import summarize_runs
+from yt8m_distill import settings
+from yt8m_distill.training import modes
 
 pytestmark = pytest.mark.once
 
 
-def write_run(folder, gaps, networks, **settings):
+def write_run(folder, gaps, networks, **values):
     """A manifest of a run with one phase; `networks` are role → (frames, products)."""
     role = list(networks)[-1]
-    phase = {
+    patterns = dict.fromkeys(("train_data_pattern", "validation_data_pattern"), "/x/y*")
+    values = {"mode": "baseline", "student_k": "4", **patterns, **values}
+    run = settings.RunSettings.from_dict({**values, "train_dir": str(folder)})
+    (phase,) = modes.phases(run, resolved=False)
+    content = {
         "finished": True,
         "results": {role: {"epochs": gaps}},
         "networks": {
@@ -20,17 +27,18 @@ def write_run(folder, gaps, networks, **settings):
             for name, (frames, products) in networks.items()
         },
     }
-    patterns = dict.fromkeys(("train_data_pattern", "validation_data_pattern"), "/x/y*")
-    settings = {"teacher_checkpoint": "", "student_k": "4", **patterns, **settings}
+    content = {"settings": run.to_dict(), "phases": {phase.name: content}}
     folder.mkdir()
-    content = {"settings": settings, "phases": {role: phase}}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 
 
 def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_path):
     teacher = write_run(
-        tmp_path / "teacher", [{"gap": 0.5}, {"gap": 0.6}], {"teacher": (10, 10)}
+        tmp_path / "teacher",
+        [{"gap": 0.5}, {"gap": 0.6}],
+        {"teacher": (10, 10)},
+        mode="teacher",
     )
     networks = {"teacher": (10, 10), "student": (4, 4)}
     runs = [
@@ -38,6 +46,8 @@ def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_p
             tmp_path / str(gap),
             [{"gap": 0.1}, {"gap": gap}, {"gap": 0.2}],
             networks,
+            mode="serial",
+            student_loss="pred",
             teacher_checkpoint=str(teacher),
         )
         for gap in (0.4, 0.5)
@@ -69,11 +79,15 @@ def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_p
 
 
 def test_a_run_that_has_not_finished_is_named(tmp_path):
-    run = write_run(tmp_path / "run", [{"gap": 0.5}], {"teacher": (1, 1)})
+    run = write_run(tmp_path / "run", [{"gap": 0.5}], {"student": (1, 1)})
     path = run / "manifest.json"
-    path.write_text(path.read_text().replace("true", "false"))
+    path.write_text(path.read_text().replace('"finished": true', '"finished": false'))
     with pytest.raises(ValueError, match=str(run)):
         summarize_runs.read_run(run)
+    for argument in ("nope", f"label={run}"):
+        done = script_helpers.in_place(summarize_runs.main, "summarize_runs", argument)
+        named = argument.rpartition("=")[2]
+        assert named in script_helpers.refusal("summarize_runs", done)
 
 
 def test_a_label_without_runs_takes_those_that_were_kept(tmp_path, monkeypatch, capsys):

@@ -1,12 +1,13 @@
 """Cost of networks and of their training in multiply-adds."""
 
-from collections.abc import Container, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from yt8m_distill import registry, settings
-from yt8m_distill.models import base, builder, heads
+from yt8m_distill.models import base, builder
 from yt8m_distill.training import modes, specifications
 
 # Forward and backward: backward has a product for the inputs and one for the weights.
@@ -55,13 +56,6 @@ def lstm_weights(inputs: int, cells: int, layers: int) -> int:
     return first + (layers - 1) * 4 * cells * (2 * cells)
 
 
-def _head_weights(head: str, encoding_size: int, num_classes: int) -> int:
-    """Of a logistic head, or of a mixture: gates with a dummy, and experts."""
-    arguments = heads.HEADS.arguments(head)
-    mixtures = arguments.get("num_mixtures", 0)
-    return encoding_size * num_classes * (2 * mixtures + 1)
-
-
 def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | None:
     """The operations that the paper counts for a network and a video of full length.
 
@@ -76,10 +70,9 @@ def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | N
     arguments, size = base.MODELS.arguments(spec), run.data.sizes[0]
     if spec.name == "HierarchicalLSTM":
         cells, layers = arguments["cells"], arguments["layers"]
-        state = 2 * layers * cells
         return {
             "frames": frames * sum(paper_account(size, cells, layers)),
-            "classifier": _head_weights(arguments["head"], state, run.data.num_classes),
+            "classifier": multiply_adds(run, role)["classifier"],
         }
     if spec.name == "NeXtVLAD":
         clusters, groups = arguments["clusters"], arguments["groups"]
@@ -95,32 +88,22 @@ def _specification(run: settings.RunSettings, role: str) -> registry.Specificati
 
 
 def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:
-    """Multiply-adds of a network for a video of full length, by part.
-
-    A closed formula for the HierarchicalLSTM, without the bridge of a student whose
-    width differs from the teacher's; other networks are built, without memory for
-    weights, and report their own.
-    """
-    spec = _specification(run, role)
+    """Multiply-adds of a network for a video of full length, by part."""
     planned = modes.networks(run)[role]
-    frames = planned.frames
-    if spec.name != "HierarchicalLSTM":
-        with tf.Graph().as_default():  # Variables take no memory in a graph.
-            network = builder.build_network(role, planned.network, run.data, frames)
-        return network.multiply_adds(frames)
-    arguments = base.MODELS.arguments(spec)
-    cells, layers = arguments["cells"], arguments["layers"]
-    state = 2 * layers * cells
-    block_len = arguments["block_len"] or -(-frames // arguments["num_blocks"])
-    blocks = -(-frames // min(block_len, frames))
-    return {
-        "lower": frames * lstm_weights(run.data.feature_size, cells, layers),
-        "upper": blocks * lstm_weights(state, cells, layers),
-        "classifier": _head_weights(arguments["head"], state, run.data.num_classes),
-    }
+    return _multiply_adds(role, str(planned.network), run.data, planned.frames)
 
 
-def passes(parts: dict[str, int], budgets: Sequence[int]) -> float:
+@functools.cache
+def _multiply_adds(
+    role: str, network: str, data: settings.DataSettings, frames: int
+) -> dict[str, int]:
+    spec = registry.parse(network)
+    with tf.Graph().as_default():  # Variables take no memory in a graph.
+        built = builder.build_network(role, spec, data, frames)
+    return built.multiply_adds(frames)
+
+
+def _passes(parts: Mapping[str, int], budgets: Sequence[int]) -> float:
     """What a training step costs, in passes over all frames of a network.
 
     A student for several k reads the most frames, the fewest, and a random number.
@@ -140,19 +123,28 @@ def passes(parts: dict[str, int], budgets: Sequence[int]) -> float:
 
 
 def phase_cost(
-    videos: float, networks: dict[str, float], learning: Container[str]
+    phase: modes.Phase, parts: Mapping[str, Mapping[str, int]], videos: float
 ) -> float:
     """Multiply-adds of a phase.
 
     Args:
-        videos: that a network reads, in units of the result.
-        networks: role → multiply-adds per video of a forward pass.
-        learning: the roles that learn; the others guide.
+        phase: its roles learn or guide.
+        parts: role → multiply-adds of its network per video, by part.
+        videos: number that its networks read, in units of the result.
     """
+    trained = [role.name for role in phase.trained]
     return videos * sum(
-        _LEARNING * forward if role in learning else forward
-        for role, forward in networks.items()
+        (_LEARNING if role.name in trained else 1)
+        * sum(parts[role.name].values())
+        * _passes(parts[role.name], tuple(role.budgets))
+        for role in phase.roles
     )
+
+
+def share_of_videos(run: settings.RunSettings, phase: modes.Phase) -> float:
+    """The share of the training videos that a phase reads in an epoch."""
+    labeled = 1.0 if phase.is_guided else run.training.label_fraction
+    return run.training.train_fraction * labeled
 
 
 def training_cost(run: settings.RunSettings) -> dict[str, float]:
@@ -160,17 +152,8 @@ def training_cost(run: settings.RunSettings) -> dict[str, float]:
 
     For comparing runs on the same data; evaluations are not counted.
     """
-    forward = {}
-    for name, role in modes.networks(run).items():
-        parts = multiply_adds(run, name)
-        forward[name] = sum(parts.values()) * passes(parts, tuple(role.budgets))
+    parts = {name: multiply_adds(run, name) for name in modes.networks(run)}
     return {
-        phase.name: phase_cost(
-            phase.epochs
-            * run.training.train_fraction
-            * (1.0 if phase.is_guided else run.training.label_fraction),
-            {role.name: forward[role.name] for role in phase.roles},
-            [role.name for role in phase.trained],
-        )
+        phase.name: phase_cost(phase, parts, phase.epochs * share_of_videos(run, phase))
         for phase in modes.phases(run, resolved=False)
     }

@@ -153,10 +153,9 @@ class Grid:
         guided = [(m, largest) for m in published.TABLE_2]
         main = published.MAIN_STUDENT
         if table == "1":
-            best = [published.BEST_PRESET] if best_preset().is_file() else []
             later = LATER in self.tables
             cvpr_2019 = [m for m in published.CVPR_2019 if later or m in self.methods]
-            names = [*published.TABLE_1, *cvpr_2019, *best]
+            names = [*published.TABLE_1, *cvpr_2019, published.BEST_PRESET]
             rows = teacher + [(m, k) for m in names for k in self.frames]
         elif table == "2":
             other = [(m + published.INTERMEDIATE, k) for m, k in guided]
@@ -259,16 +258,11 @@ def asked(run: settings.RunSettings) -> tuple[str, ...]:
     )
 
 
-def best_preset() -> pathlib.Path:
-    """The flagfile of the best student, which may not exist."""
-    return FLAGFILES / f"{published.BEST_PRESET}.flags"
-
-
 def known_methods() -> list[str]:
     """The values of --methods: names of the flagfiles of experiments."""
     names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
     known = [name for name in names if not name.startswith(_NO_METHODS)]
-    return known + [published.BEST_PRESET] * best_preset().is_file()
+    return [*known, published.BEST_PRESET]
 
 
 def find_networks(patterns: Sequence[str]) -> tuple[str, ...]:

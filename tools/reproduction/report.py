@@ -24,7 +24,6 @@ from tools.reproduction import (
     texts,
 )
 from yt8m_distill import settings
-from yt8m_distill.training import modes
 
 # ------------------------------------------------------------------- Tables 2 and 3
 
@@ -208,9 +207,8 @@ def _state(run: runs.Run) -> str:
         return "not begun"
     if run.finished:
         return "finished"
-    phases = modes.phases(run.settings, resolved=False)
-    done = sum(run.epochs_done(phase) for phase in phases)
-    return f"{done} of {sum(phase.epochs for phase in phases)} epochs"
+    done = sum(run.epochs_done(phase) for phase in run.planned)
+    return f"{done} of {sum(phase.epochs for phase in run.planned)} epochs"
 
 
 def _all_runs(results: scores.Results) -> list[document.Block]:
@@ -225,23 +223,7 @@ def _all_runs(results: scores.Results) -> list[document.Block]:
         for numbers in (best, test):
             row += [texts.number_text(numbers.get(metric)) for metric in ("gap", "map")]
         rows.append(row)
-    blocks: list[document.Block] = [
-        document.Heading(2, "All runs"),
-        document.Table(header, rows),
-    ]
-    changed = [
-        [name, texts.number_text(before, ".6f"), texts.number_text(now, ".6f")]
-        for name, (before, now) in results.changed().items()
-    ]
-    if changed:
-        blocks += [
-            document.Text(
-                "Trained anew with another result than the known run; what was known "
-                "of its students is that of the one before:"
-            ),
-            document.Table(["run", "validation GAP, known", "now"], changed),
-        ]
-    return blocks
+    return [document.Heading(2, "All runs"), document.Table(header, rows)]
 
 
 def _names(pattern: str) -> str:

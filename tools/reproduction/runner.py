@@ -15,14 +15,12 @@ import tqdm
 
 from tools.reproduction import cost, plan, runs
 from yt8m_distill import settings
-from yt8m_distill.training import manifest, modes, trained
+from yt8m_distill.training import manifest, trained
 
 LOG = "train.log"
 # Prefix of commands in the log.
 _COMMAND = "$ "
 _POLL_SECONDS = 0.5
-# The progress bar reads manifests, which need not happen at every poll.
-_PROGRESS_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,15 +157,6 @@ def failure_text(status: int, log: pathlib.Path) -> str:
     return f"{reason} (log: {log})"
 
 
-def duration_text(seconds: float) -> str:
-    """`about 3 h 22 min`."""
-    minutes = round(seconds / 60)
-    hours, rest = divmod(minutes, 60)
-    if not minutes:
-        return "less than a minute"
-    return f"about {hours} h {rest} min" if hours else f"about {minutes} min"
-
-
 class Runner:
     """Runs the experiments that are not finished.
 
@@ -195,10 +184,10 @@ class Runner:
         self.received: int | None = None
         self._signals = 0
         self._started: set[tuple[str, ...]] = set()
-        self._costs = {e.cell: cost.training_cost(e.run) for e in self.experiments}
-        self._looked = 0.0
-        self._began = time.monotonic()
-        self._cost_before = self._cost_done()
+        self._costs = {
+            e.cell: sum(cost.training_cost(e.run).values()) for e in self.experiments
+        }
+        self._began, self._cost_done = time.monotonic(), 0.0
 
     def run(self) -> list[Failure]:
         """Runs all experiments and returns those that failed.
@@ -212,12 +201,13 @@ class Runner:
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            with self._progress_bar() as bar:
+            # On terminals only.
+            with tqdm.tqdm(total=len(self.experiments), disable=None) as bar:
                 while self.running or (self.waiting and self.received is None):
                     self._start_ready()
                     self._forward_signals()
-                    self._collect(bar)
-                    self._show(bar)
+                    self._collect()
+                    bar.update(len(self.done) - bar.n)
                     if self.running:
                         time.sleep(_POLL_SECONDS)
         finally:
@@ -298,7 +288,7 @@ class Runner:
         self._started.add(command)
         self.running.append(_Job(experiment, process, slot))
 
-    def _collect(self, bar: tqdm.tqdm) -> None:
+    def _collect(self) -> None:
         """Handles the processes that have ended."""
         for job in list(self.running):
             status = job.process.poll()
@@ -314,62 +304,26 @@ class Runner:
             if self.received is None:
                 self._start(experiment)
             if experiment.cell in self.done:
-                self._report(experiment, bar)
+                self._report(experiment)
 
     def _fail(self, experiment: plan.Experiment, reason: str) -> None:
         name = experiment.cell.name
         self.failures[experiment.cell] = Failure(name, reason)
         tqdm.tqdm.write(f"FAILED {name}: {reason}", file=sys.stderr)
 
-    def _report(self, experiment: plan.Experiment, bar: tqdm.tqdm) -> None:
-        """Prints one line for a successful run."""
+    def _report(self, experiment: plan.Experiment) -> None:
+        """Prints one line for a successful run.
+
+        The time left is estimated from the multiply-adds of whole runs.
+        """
         numbers = runs.Run(experiment.train_dir).validation(experiment.role)
-        self._show(bar, now=True)
-        left = duration_text(self._seconds_left())
+        self._cost_done += self._costs[experiment.cell]
+        ended = self.done | set(self.failures)
+        left = sum(c for cell, c in self._costs.items() if cell not in ended)
+        seconds = (time.monotonic() - self._began) * left / self._cost_done
         tqdm.tqdm.write(
             f"[{len(self.done)}/{len(self.experiments)}] {experiment.cell.name}: "
             f"validation GAP {numbers['gap']:.3f}, mAP {numbers['map']:.3f}; "
-            f"{left} left",
+            f"about {tqdm.tqdm.format_interval(seconds)} left",
             file=sys.stderr,
         )
-
-    def _progress_bar(self) -> tqdm.tqdm:
-        """In 1e9 multiply-adds per training video, over all runs; on terminals only."""
-        return tqdm.tqdm(
-            total=self._cost_total(),
-            initial=self._cost_before,
-            disable=None,
-            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}",
-        )
-
-    def _cost_total(self) -> float:
-        return sum(sum(phases.values()) for phases in self._costs.values()) / 1e9
-
-    def _cost_done(self) -> float:
-        return sum(self._cost_of(e) for e in self.experiments) / 1e9
-
-    def _cost_of(self, experiment: plan.Experiment) -> float:
-        """Multiply-adds of the finished epochs of an experiment."""
-        costs = self._costs[experiment.cell]
-        if experiment.cell in self.done:
-            return sum(costs.values())
-        run = runs.Run(experiment.train_dir)
-        return sum(
-            costs[phase.name] * run.epochs_done(phase) / phase.epochs
-            for phase in modes.phases(experiment.run, resolved=False)
-        )
-
-    def _show(self, bar: tqdm.tqdm, now: bool = False) -> None:
-        if not now and time.monotonic() - self._looked < _PROGRESS_SECONDS:
-            return
-        self._looked = time.monotonic()
-        bar.set_postfix_str(f"{len(self.done)} of {len(self.experiments)} runs")
-        bar.update(max(self._cost_done() - bar.n, 0.0))
-
-    def _seconds_left(self) -> float:
-        """Estimated from the cost done since the start and the remaining cost."""
-        done = self._cost_done()
-        since_start = done - self._cost_before
-        remaining = self._cost_total() - done
-        seconds = time.monotonic() - self._began
-        return seconds * remaining / since_start if since_start else 0.0

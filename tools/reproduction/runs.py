@@ -1,5 +1,6 @@
 """The state and results of a run, read from its files."""
 
+import functools
 import json
 import os
 import pathlib
@@ -26,17 +27,21 @@ class Run:
         """Whether there is a manifest."""
         return bool(self.manifest)
 
-    @property
+    @functools.cached_property
     def settings(self) -> settings.RunSettings:
         """The settings of the run, which must have begun."""
         return settings.RunSettings.from_dict(self.manifest["settings"])
 
-    @property
+    @functools.cached_property
+    def planned(self) -> list[modes.Phase]:
+        """The phases of its mode; the run must have begun."""
+        return modes.phases(self.settings, resolved=False)
+
+    @functools.cached_property
     def finished(self) -> bool:
         """Whether all phases of its mode are finished."""
         return self.begun and all(
-            self.phases.get(phase.name, {}).get("finished")
-            for phase in modes.phases(self.settings, resolved=False)
+            self.phases.get(phase.name, {}).get("finished") for phase in self.planned
         )
 
     def epochs(self, role: str) -> list[dict]:
@@ -48,8 +53,7 @@ class Run:
 
     def _phases_of(self, role: str) -> list[modes.Phase]:
         """The phases that train a role."""
-        phases = modes.phases(self.settings, resolved=False)
-        return [p for p in phases if any(r.name == role for r in p.trained)]
+        return [p for p in self.planned if any(r.name == role for r in p.trained)]
 
     def _results(self, phase: str, role: str) -> list[dict]:
         results = self.phases.get(phase, {}).get("results", {})

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -62,22 +61,6 @@ class Results:
         """The result of measures.embed, or None."""
         path = self.output_dir / figures.EMBEDDING / figures.POINTS
         return json.loads(path.read_text()) if path.is_file() else self.known.points
-
-    def changed(self) -> dict[str, tuple[float, float]]:
-        """Name of a cell → validation GAP of the known run and of the repeated one.
-
-        A known teacher is trained again if a missing student needs it; the known
-        students belong to the old teacher.
-        """
-        changed = {}
-        for cell in self.grid.cells():
-            known, role = self.known.runs.get(cell.name), plan.role_of(cell.k)
-            if known is None or self.run(cell) is known:
-                continue
-            old, new = (r.validation(role)["gap"] for r in (known, self.run(cell)))
-            if not math.isclose(old, new, rel_tol=1e-6):
-                changed[cell.name] = (old, new)
-        return changed
 
     def to_archive(self) -> archive.Archive:
         """All finished and known runs."""
