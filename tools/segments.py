@@ -3,16 +3,14 @@
     python tools/segments.py --output_dir=segments_output --write_to=docs/segments.md
 
 Makes the videos, whose shots are known (tools/make_synthetic_records.py), trains a
-network on the videos and from it one network of segments per way and seed, all in this
-process, and measures mAP@K and GAP on the rated segments of the test videos. The last
-column is mAP@K where classes that a video lacks count as rated, too: as absent.
-Finished runs are not repeated. The table, mean ± sample standard deviation over the
-seeds, goes between <!-- segments --> and <!-- /segments --> of a Markdown file, and
-each number to <output_dir>/results.jsonl.
+network on the videos and from it one network of segments per way and seed, and measures
+mAP@K and GAP on the rated segments of the test videos. The last column is mAP@K where
+classes that a video lacks count as rated, too: as absent. Finished runs are not
+repeated. The table, mean ± sample standard deviation over the seeds, goes between
+<!-- segments --> and <!-- /segments --> of a Markdown file.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import subprocess
@@ -30,9 +28,9 @@ import keras  # noqa: E402
 import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tools.reproduction import document, runs, texts  # noqa: E402
+from tools.reproduction import document, plan, runner, texts  # noqa: E402
 from yt8m_distill.evaluation import segments  # noqa: E402
-from yt8m_distill.training import distribution, manifest, trained, trainer  # noqa: E402
+from yt8m_distill.training import trained  # noqa: E402
 
 # 3,750 rated segments of three of the four validation shards train.
 DATA = (
@@ -111,29 +109,40 @@ WAYS = {
 }
 
 
-def make_run(folder: pathlib.Path, name: str, seed: int) -> settings.RunSettings:
-    """The settings of a way's run; 8 epochs of videos, 10 of segments."""
-    data, own = folder / "data", WAYS[name].settings
-    places = {"videos": folder / f"{VIDEOS}-{seed}", "cache": folder / "teacher_cache"}
+def make_experiment(
+    folder: pathlib.Path, name: str, seed: int, videos: plan.Experiment | None
+) -> plan.Experiment:
+    """The run of a way: 8 epochs of videos, or 10 of segments after those."""
+    data, train_dir = folder / "data", str(folder / f"{name}-{seed}")
+    places = {"videos": videos and videos.train_dir, "cache": folder / "teacher_cache"}
+    own = WAYS[name].settings
     own = {k: v.format(**places) if type(v) is str else v for k, v in own.items()}
-    train = "train*" if name == VIDEOS else "validate000[0-2]"
-    return settings.RunSettings.from_dict(
-        {
-            **BASE,
-            "seed": seed,
-            "num_epochs": 8 if name == VIDEOS else 10,
-            "train_data_pattern": f"{data}/{train}.tfrecord",
-            "validation_data_pattern": f"{data}/validate0003.tfrecord",
-            "train_dir": str(folder / f"{name}-{seed}"),
-            **own,
-        }
-    )
+    values = {
+        **BASE,
+        "seed": seed,
+        "num_epochs": 10 if videos else 8,
+        "train_data_pattern": f"{data}/{'validate000[0-2]' if videos else 'train*'}"
+        ".tfrecord",
+        "validation_data_pattern": f"{data}/validate0003.tfrecord",
+        "train_dir": train_dir,
+        **own,
+    }
+    script = str(plan.ROOT / "yt8m_distill" / "train.py")
+    command = (sys.executable, script, *(f"--{k}={v}" for k, v in values.items()))
+    run = settings.RunSettings.from_dict(values)
+    cell = plan.Cell(name, run.sampling.student_k if videos else None, seed)
+    return plan.Experiment(cell, train_dir, command, run, videos)
 
 
-def is_finished(run: settings.RunSettings) -> bool:
-    """Whether a run has been trained to its end with these settings."""
-    folder = run.training.train_dir
-    return runs.Run(folder).finished and manifest.read_run_settings(folder) == run
+def make_experiments(folder: pathlib.Path, seeds: list[int]) -> list[plan.Experiment]:
+    """The runs of all ways that have one, that of the videos first."""
+    made = []
+    for seed in seeds:
+        videos = make_experiment(folder, VIDEOS, seed, None)
+        names = [name for name, way in WAYS.items() if way.settings is not None]
+        made += [videos]
+        made += [make_experiment(folder, n, seed, videos) for n in names if n != VIDEOS]
+    return made
 
 
 def measure(folder: pathlib.Path, name: str, seed: int) -> dict[str, float]:
@@ -196,25 +205,16 @@ def main() -> None:
     if not (folder / "data" / "dataset.json").exists():
         command = [sys.executable, maker, f"--output_dir={folder}/data", *DATA]
         subprocess.run(command, check=True)
-    results, lines = folder / "results.jsonl", []
-    if results.exists():
-        lines = [json.loads(line) for line in results.read_text().splitlines()]
-    known = {(line["way"], line["seed"]) for line in lines}
-    strategy = distribution.build_strategy()
-    for seed in map(int, given.seeds.split(",")):
-        for name, way in WAYS.items():
-            if (name, seed) in known:
-                continue
+    seeds = list(map(int, given.seeds.split(",")))
+    work = runner.Runner(make_experiments(folder, seeds))
+    if work.run() or work.received is not None:
+        sys.exit("Not all runs have finished. The same command continues.")
+    lines = []
+    for seed in seeds:
+        for name in WAYS:
             keras.backend.clear_session()
-            if way.settings is not None:
-                run = make_run(folder, name, seed)
-                if not is_finished(run):
-                    trainer.train(run, strategy)
-            line = {"way": name, "seed": seed, **measure(folder, name, seed)}
-            lines.append(line)
-            print(json.dumps(line), flush=True)
-            with results.open("a") as file:
-                file.write(json.dumps(line) + os.linesep)
+            lines.append({"way": name, "seed": seed, **measure(folder, name, seed)})
+            print(lines[-1], flush=True)
     table = document.table_text(table_of(lines))
     print(table)
     if given.write_to:
