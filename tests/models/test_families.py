@@ -258,7 +258,8 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
     bounds = np.array([[0, 4], [1, 6], [1, 6], [5, 9], [2, 3]])
     network.add_context(2)
     network.context.assign(tf.ones_like(network.context))
-    view["context"] = tf.constant([[0.5, 1.0], [-1.0, 0.0], [3.0, 1.0]])
+    contexts = np.random.default_rng(0).normal(size=[3, 5, 2]).astype(np.float32)
+    view["context"] = tf.reshape(contexts, [-1, 2])
     found = network.parts_logits(view, bounds)
     assert found.shape == (3, 5, network.num_classes)
     for part, (begin, end) in enumerate(bounds):
@@ -266,7 +267,7 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
         cut = {
             "frames": view["frames"][:, begin:end],
             "num_frames": tf.constant(counts, tf.int32),
-            "context": view["context"],
+            "context": tf.constant(contexts[:, part]),
         }
         # Sums of a few float32 numbers, in another order.
         assert_close(found[:, part], network(cut).logits, 5e-6)

@@ -244,7 +244,8 @@ class VideoClassifier(keras.Model, abc.ABC):
         """Logits of parts of each video, each as if it were a video: [B, W, C].
 
         Args:
-            inputs: a View of the videos; all parts of one have its `context`.
+            inputs: a View of the videos; if they have a `context`, that of each part,
+                [B * W, size].
             bounds: [W, 2] int, first frame of each part and the one after its last; a
                 part ends with its video, and may have no frame.
         """
@@ -257,12 +258,10 @@ class VideoClassifier(keras.Model, abc.ABC):
         parts = tf.gather(frames, places, axis=1)  # [B, W, width, D]
         parts = tf.reshape(parts, [-1, width, frames.shape[-1]])
         view = {
+            **inputs,
             structures.FRAMES: parts,
             structures.NUM_FRAMES: tf.reshape(counts, [-1]),
         }
-        context = context_of_parts(inputs, len(bounds))
-        if context is not None:
-            view[structures.CONTEXT] = context
         return tf.reshape(self(view).logits, [-1, len(bounds), self.num_classes])
 
     def outputs_of(
@@ -287,9 +286,3 @@ class VideoClassifier(keras.Model, abc.ABC):
             read += layers.multiply(context, tf.convert_to_tensor(self.context))
         logits = self.classify(read, training, noise)
         return structures.Outputs(logits, encoded, states)
-
-
-def context_of_parts(inputs: structures.View, count: int) -> tf.Tensor | None:
-    """The contexts [B * count, E] of `count` parts of each video, if there are any."""
-    context = inputs.get(structures.CONTEXT)
-    return None if context is None else tf.repeat(context, count, axis=0)

@@ -114,7 +114,7 @@ class SetClassifier(base.VideoClassifier):
             part = tuple(tf.gather(state, chosen, axis=1) for state in states)
             part = tuple(_merge_axes(state) for state in part)  # [B * W, ...]
             joined = part if joined is None else self.join(joined, part)
-        context = base.context_of_parts(inputs, len(bounds))
+        context = inputs.get(structures.CONTEXT)
         logits = self.outputs_of(self.finish(joined), context=context).logits
         return tf.reshape(logits, [-1, len(bounds), self.num_classes])
 

@@ -158,6 +158,9 @@ class TeacherStudent(keras.Model):
             bounds: [W, 2], of the parts.
         """
         inputs = self._with_context(role, views[structures.ALL], views)
+        if structures.CONTEXT in inputs:
+            context = tf.repeat(inputs[structures.CONTEXT], len(bounds), axis=0)
+            inputs[structures.CONTEXT] = context
         return self.network(role).parts_logits(inputs, bounds)
 
     def _with_context(self, role: str, view, views, context=None) -> structures.View:

@@ -149,12 +149,9 @@ class Plan:
         self._path = path
         try:
             self._phases = [(p["phase"], dict(p["roles"])) for p in phases]
-            self._trained = {
-                role: entry
-                for _, roles in self._phases
-                for role, entry in roles.items()
-                if entry["trained"]
-            }
+            entries = [entry for _, roles in self._phases for entry in roles.items()]
+            self._trained = {role: e for role, e in entries if e["trained"]}
+            self._networks = {**dict(entries), **self._trained}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has no plan of phases and networks.") from error
 
@@ -164,8 +161,8 @@ class Plan:
         return list(self._trained)
 
     def network(self, role: str) -> dict:
-        """The description of a trained role."""
-        return self._trained[role]
+        """The description of a role."""
+        return self._networks[role]
 
     def phases_of(self, role: str) -> list[str]:
         """The phases that train a role, in reverse order."""

@@ -151,21 +151,17 @@ class Phase:
 
     def describe(self) -> dict:
         """The description of its networks for other programs, as JSON."""
-        found = {
+        return {
             role.name: {
                 "network": str(role.network),
                 "view": role.view,
                 "sampler": list(self.views[role.view].evaluation),
                 "frames": role.frames,
                 "trained": not role.frozen,
+                "context": role.context,
             }
             for role in self.roles
         }
-        for role in self.roles:
-            if role.context:
-                context = {"role": role.context, **found[role.context]}
-                found[role.name]["context"] = context
-        return found
 
 
 class _Run:

@@ -183,7 +183,7 @@ class TrainedNetwork:
     def load(self, found: checkpoints.Found) -> None:
         """Loads the variables from a checkpoint."""
         checkpoints.restore_network(found.prefix, self.role, self.network)
-        source = self.plan.network(self.role).get("context", {}).get("role")
+        source = self.plan.network(self.role).get("context")
         if source and self.found is None:  # Frozen: that of any state, read once.
             state = checkpoints.find(self.train_dir, self.plan, self.role, "latest")
             if state is None:
@@ -257,10 +257,7 @@ def read_network(
 
     Only the plan is used, so the run's losses need not be registered.
     """
-    return _network_of(role, plan.network(role), data)
-
-
-def _network_of(role: str, entry: dict, data) -> tuple[base.VideoClassifier, str]:
+    entry = plan.network(role)
     spec = registry.parse(entry["network"])
     with lstm.to_be_read():
         network = builder.build_network(role, spec, data, entry["frames"])
@@ -361,14 +358,13 @@ def open_network(
     if segment_context is not None:
         spec = _of_segments(spec, segment_context, run)
     networks = teacher_student.TeacherStudent({role: network}, {role: view})
-    views, context = {view: spec}, plan.network(role).get("context")
-    if context:
-        source = context["role"]
+    views, source = {view: spec}, plan.network(role).get("context")
+    if source:
         with strategy.scope():
-            network, view_of_source = _network_of(source, context, run.data)
+            network, view_of_source = read_network(plan, source, run.data)
         networks.add(source, network, view_of_source)
         networks.contexts[role] = source
-        views[view_of_source] = _view_of(context)
+        views[view_of_source] = _view_of(plan.network(source))
     stored = os.path.join(given.train_dir, manifest.VOCABULARY)
     names = vocabulary.read(stored) if tf.io.gfile.exists(stored) else {}
     trained = TrainedNetwork(
