@@ -115,10 +115,11 @@ class HierarchicalLSTM(base.VideoClassifier):
     def encode(self, frames, num_frames, state_indices, training, noise):
         if lstm.is_unrolled():
             return self._encode_every_block(frames, num_frames), None
-        x = to_blocks(frames, self.block_len)  # [L, B * blocks, D]
+        block_len = self._block_len(frames)
+        x = to_blocks(frames, block_len)  # [L, B * blocks, D]
         batch = tf.shape(frames)[0]
-        blocks = -(-tf.shape(frames)[1] // self.block_len)
-        lengths = block_lengths(num_frames, blocks, self.block_len)  # [B, blocks]
+        blocks = -(-tf.shape(frames)[1] // block_len)
+        lengths = block_lengths(num_frames, blocks, block_len)  # [B, blocks]
         flat = tf.reshape(lengths, [-1])
         # Row 0 is kept even if it is empty, so that no kernel gets zero rows.
         rows = tf.where((flat > 0) | (tf.range(tf.size(flat)) == 0))[:, 0]
@@ -140,11 +141,16 @@ class HierarchicalLSTM(base.VideoClassifier):
         upper = tf.transpose(encoded, [1, 0, 2])  # [blocks, B, width]
         return self.upper(upper, used, training=training), states
 
+    def _block_len(self, frames) -> int:
+        """L; that of a single block which the frames do not fill is their number."""
+        return min(self.block_len, frames.shape[1] or self.block_len)
+
     def _encode_every_block(self, frames, num_frames) -> tf.Tensor:
         """[B, E]; computes empty blocks too, so that no shape depends on the videos."""
-        blocks = -(-frames.shape[1] // self.block_len)
-        lengths = block_lengths(num_frames, blocks, self.block_len)  # [B, blocks]
-        x = to_blocks(frames, self.block_len)
+        block_len = self._block_len(frames)
+        blocks = -(-frames.shape[1] // block_len)
+        lengths = block_lengths(num_frames, blocks, block_len)  # [B, blocks]
+        x = to_blocks(frames, block_len)
         encoded = self.lower(x, tf.reshape(lengths, [-1]))
         encoded = tf.reshape(encoded, [-1, blocks, self.lower.state_size])
         used = tf.reduce_sum(tf.cast(lengths > 0, tf.int32), axis=1)
