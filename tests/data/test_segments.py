@@ -1,5 +1,6 @@
 """Rows are rated segments: each once, the right frames, labels and weights."""
 
+import dataclasses
 import gzip
 import pathlib
 
@@ -11,6 +12,7 @@ from tests import record_helpers as helpers
 from yt8m_distill.data import faults, pipeline, segments
 
 DATA = helpers.data_settings(max_frames=30, segment_labels=True)
+MINED = dataclasses.replace(DATA, segment_negatives=0.5)
 ALL = pipeline.ViewSpec("all", 30)
 VIEWS = {"all": ALL, "sampled": ALL.in_segments(2)}  # 5 frames, and 2 to each side.
 # Video → frames, labels and ratings; unsorted, two classes in one segment, repeats.
@@ -61,13 +63,19 @@ def names_of(batches) -> list[tuple]:
     ]
 
 
-HOW = [{"use_index": "never"}, {"use_index": "always"}]
+NEVER, ALWAYS = HOW = [{"use_index": "never"}, {"use_index": "always"}]
 
 
-def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards):
-    batches = read(shards)
-    assert names_of(batches) == ROWS
-    for row in rows_of(batches):
+@pytest.fixture(scope="module")
+def found(shards) -> list[dict]:
+    """What is read of them, through their index."""
+    return read(shards, **ALWAYS)
+
+
+def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards, found):
+    helpers.assert_same_batches(read(shards, **NEVER), found)
+    assert names_of(found) == ROWS
+    for row in rows_of(found):
         video, start = int(row["video_id"][1:]), int(row["segment_starts"])
         num_frames, _, ratings = VIDEOS[video]
         begin, end = max(start - 2, 0), min(start + 7, num_frames)
@@ -90,33 +98,31 @@ def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards):
         assert set(row["label_weights"]) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"input_shard": (1, 2), "skip_batches": 1},
-        {"training": True, "shuffle_buffer_size": 5, "epoch": 1, "train_fraction": 0.6},
-    ],
-    ids=str,
-)
-def test_indexed_and_parsed_rows_are_the_same(shards, arguments):
+def test_indexed_and_parsed_rows_of_training_are_the_same(shards):
     drawn = pipeline.ViewSpec("random", 4).in_segments(3)
-    given = {"views": {**VIEWS, "drawn": drawn}, **arguments}
-    expected = read(shards, use_index="never", **given)
-    helpers.assert_same_batches(read(shards, use_index="always", **given), expected)
+    given = {"views": {**VIEWS, "drawn": drawn}, "data": MINED}
+    given |= {"training": True, "epoch": 1}
+    given |= {"shuffle_buffer_size": 5, "train_fraction": 0.8, "batch_size": 2}
+    given |= {"skip_batches": 1}
+    expected = read(shards, **NEVER, **given)
+    helpers.assert_same_batches(read(shards, **ALWAYS, **given), expected)
     names = names_of(expected)
-    assert len(set(names)) == len(names)
+    assert 0 < len(set(names)) == len(names) < len(ROWS)
     assert set(names) <= set(ROWS)
 
 
 def test_the_rows_of_all_processes_are_each_segment_once(shards):
-    parts = [read(shards, batch_size=4, input_shard=(part, 2)) for part in (0, 1)]
+    """Also where one has an index and the other parses."""
+    parts = [
+        read(shards, batch_size=4, input_shard=(part, 2), **how)
+        for part, how in enumerate(HOW)
+    ]
     assert sorted(names_of(parts[0]) + names_of(parts[1])) == ROWS
 
 
-def test_a_compressed_shard_gives_the_same_rows_and_count(shards):
+def test_a_compressed_shard_gives_the_same_rows_and_count(shards, found):
     files = [packed(shard) for shard in shards]
-    expected = read(shards)
-    helpers.assert_same_batches(read(files), expected)
+    helpers.assert_same_batches(read(files), found)
     for paths in (shards, files):
         opened = helpers.open_shards(paths, DATA, bad_records="skip")
         assert opened.num_videos() == len(ROWS)
@@ -124,11 +130,8 @@ def test_a_compressed_shard_gives_the_same_rows_and_count(shards):
         assert opened.skipped().num_videos == len(VIDEOS)
 
 
-def test_negatives_are_mined_in_training_among_classes_in_neither_list(shards):
-    data = helpers.data_settings(
-        max_frames=30, segment_labels=True, segment_negatives=0.5
-    )
-    batches = read(shards, data, training=True)
+def test_negatives_are_mined_in_training_among_classes_in_neither_list(shards, found):
+    batches = read(shards, MINED, training=True)
     for row in rows_of(batches):
         video, start = int(row["video_id"][1:]), int(row["segment_starts"])
         _, labels, ratings = VIDEOS[video]
@@ -141,20 +144,22 @@ def test_negatives_are_mined_in_training_among_classes_in_neither_list(shards):
     last = batches[-1]
     assert 0 in last["weights"]
     assert not last["label_weights"][last["weights"] == 0].any()
-    helpers.assert_same_batches(read(shards, data), read(shards))
+    helpers.assert_same_batches(read(shards, MINED), found)
 
 
-def test_videos_with_ratings_are_read_as_before_and_share_the_index(shards, tmp_path):
+def test_videos_with_ratings_are_read_as_before_and_share_the_index(
+    shards, found, tmp_path
+):
     plain = helpers.data_settings(max_frames=30)
     bare = [helpers.video(v, n, c) for v, (n, c, _) in VIDEOS.items()]
     expected = read(
         [helpers.write_shard(tmp_path / "bare", bare)], plain, views={"all": ALL}
     )
-    read(shards)
+    assert found  # The index is made.
     before = pathlib.Path(f"{shards[0]}.frame_index").stat().st_mtime_ns
-    found = read(shards, plain, views={"all": ALL})
-    helpers.assert_same_batches(found, expected)
-    assert "segment_starts" not in found[0]
+    batches = read(shards, plain, views={"all": ALL})
+    helpers.assert_same_batches(batches, expected)
+    assert "segment_starts" not in batches[0]
     assert pathlib.Path(f"{shards[0]}.frame_index").stat().st_mtime_ns == before
 
 
@@ -174,6 +179,10 @@ def test_a_sampler_picks_among_the_frames_of_the_segment_and_its_context(shards)
 
 BAD = {
     "start": ({"ratings": [(12, 1, 1)]}, "starts at 12"),
+    "start behind --max_frames": (
+        {"num_frames": 35, "ratings": [(30, 1, 1)]},
+        "starts at 30",
+    ),
     "negative start": ({"ratings": [(-1, 1, 1)]}, "starts at -1"),
     "label": ({"ratings": [(0, 9, 1)]}, "segment_labels has 9"),
     "score": ({"ratings": [(0, 1, 0.5)]}, "segment_scores is 0.5"),
@@ -188,25 +197,37 @@ BAD = {
 }
 
 
+def bad_video(name: str) -> bytes:
+    return helpers.rated_video(
+        **{"number": 1, "num_frames": 12, "labels": [1]} | BAD[name][0]
+    )
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_invalid_ratings_are_named_by_both_readers(tmp_path, name):
-    arguments, rule = BAD[name]
+def test_invalid_ratings_are_named_in_the_graph_and_outside(name):
+    record, rule = bad_video(name), BAD[name][1]
+    found = faults.judge(record, DATA)
+    assert found.fault == faults.Fault.SEGMENTS and rule in found.detail
+    with pytest.raises((ValueError, tf.errors.OpError)) as caught:
+        faults._parser(DATA)(tf.constant([record]), tf.constant(["some record"]))
+    line = faults.describe_error(caught.value) or str(caught.value)
+    assert line.startswith("some record") and rule in line
+
+
+def test_an_invalid_rating_is_named_by_both_readers_of_a_shard(tmp_path):
     good = helpers.rated_video(0, 12, [1], [(3, 1, 1)])
-    bad = helpers.rated_video(1, 12, [1], **arguments)
-    shard = helpers.write_shard(tmp_path / "s.tfrecord", [good, bad])
+    shard = helpers.write_shard(tmp_path / "s.tfrecord", [good, bad_video("start")])
     for how in HOW:
         with pytest.raises((ValueError, tf.errors.OpError)) as caught:
             read([shard], views={"sampled": VIEWS["sampled"]}, **how)
         line = faults.describe_error(caught.value, [shard]) or str(caught.value)
         assert line.startswith(f"{shard}, record 1 (counted from 0)")
-        assert rule in line
+        assert BAD["start"][1] in line
 
 
 def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path):
     good = helpers.rated_video(0, 12, [1], [(3, 1, 1)])
-    bad = [
-        helpers.rated_video(1, 12, [1], **arguments) for arguments, _ in BAD.values()
-    ]
+    bad = [bad_video(name) for name in BAD]
     shard = helpers.write_shard(tmp_path / "s.tfrecord", [*bad, good])
     skip = {"bad_records": "skip", "max_bad_fraction": 1.0}
     for path in (shard, packed(shard)):
@@ -217,17 +238,6 @@ def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path
     plain = helpers.data_settings(max_frames=30)
     (batch,) = read([shard], plain, {"all": ALL}, batch_size=8)
     assert batch["weights"].sum() == len(BAD) + 1
-
-
-def test_max_frames_cuts_segments_off_with_a_line(tmp_path):
-    shard = helpers.write_shard(
-        tmp_path / "s", [helpers.rated_video(0, 30, [1], [(20, 1, 1)])]
-    )
-    data = helpers.data_settings(max_frames=20, segment_labels=True)
-    views = {"sampled": pipeline.ViewSpec("all", 20).in_segments(0)}
-    for how in HOW:
-        with pytest.raises((ValueError, tf.errors.OpError), match="starts at 20"):
-            read([shard], data, views, **how)
 
 
 def test_records_that_only_a_parser_knows_give_the_same_rows(tmp_path):

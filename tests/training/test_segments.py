@@ -75,6 +75,7 @@ def test_a_student_learns_segments_from_a_teacher_of_whole_videos(folder, tmp_pa
         student_start="teacher",
         student_loss="ce + 0.1*pred + 0.05*video_ce",
         segment_negatives=0.5,
+        num_epochs=1,
         **RATED,
     )
     (phase,) = modes.phases(run)
@@ -103,9 +104,11 @@ def test_a_student_learns_segments_from_a_teacher_of_whole_videos(folder, tmp_pa
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 11
 
 
-def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tmp_path):
+@pytest.fixture(scope="module")
+def tuned(folder):
+    """A run of segments at rate 0 that starts from the teacher: it is the teacher."""
     run = helpers.make_run(
-        tmp_path / "run",
+        folder / "tuned",
         folder,
         mode="baseline",
         start_from=str(folder / "teacher"),
@@ -114,13 +117,16 @@ def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tmp_
         **RATED,
     )
     helpers.train(run)
-    # At rate 0 it is the teacher still, which is measured on segments by itself.
+    return folder / "tuned"
+
+
+def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tuned):
     gaps = []
-    for train_dir in (tmp_path / "run", folder / "teacher"):
+    for train_dir in (tuned, folder / "teacher"):
         found = open_trained(train_dir)
         (view,) = found.views.values()
         # Those of the run, or the default.
-        assert view.segment_context == (1 if train_dir.name == "run" else 3)
+        assert view.segment_context == (1 if train_dir == tuned else 3)
         found.views = {name: view.in_segments(1) for name in found.views}
         opened = found.open_shards(
             f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
@@ -235,7 +241,9 @@ def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
     assert len(names) == 6 and all(name.split(":")[1] in "5 10" for name in names)
 
 
-def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(folder, tmp_path):
+def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(
+    folder, tuned, tmp_path
+):
     teacher = folder / "teacher"
     mean = ("--segments", f"--mean_with={teacher}", "--mean_weight=0.25")
     script_helpers.succeed(
@@ -275,15 +283,13 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(folder, tmp_pat
         line = helpers.read_lines(train_dir / "eval" / "metrics.jsonl")[-1]
         return {name: line[name] for name in ("gap", "map", "loss")}
 
-    run = helpers.make_run(tmp_path / "run", folder, mode="baseline", **RATED)
-    helpers.train(run)
-    of_none = evaluate(tmp_path / "run", f"--mean_with={teacher}", "--mean_weight=0")
-    best = results_of(tmp_path / "run", "baseline")
+    of_none = evaluate(tuned, f"--mean_with={teacher}", "--mean_weight=0")
+    best = results_of(tuned, "baseline")
     assert of_none == pytest.approx({name: best[name] for name in of_none}, rel=1e-5)
     of_videos = (f"--mean_with={teacher}", "--mean_weight=1")
-    assert evaluate(tmp_path / "run", *of_videos) == pytest.approx(
-        evaluate(teacher, *of_videos), rel=1e-6
-    )
+    mean = evaluate(tuned, *of_videos)
+    assert mean == pytest.approx(evaluate(teacher, *of_videos), rel=1e-6)
+    assert mean["loss"] != pytest.approx(of_none["loss"], rel=1e-3)
     refused = script_helpers.call(
         "eval", f"--train_dir={teacher}", "--eval_data_pattern=x", of_videos[0]
     )
@@ -370,6 +376,7 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.once
 def test_an_exported_network_scores_segments_as_inference_does(folder, aware, tmp_path):
     """From serialized records, here with the context of the whole video."""
     pattern = f"{folder}/validate-0.tfrecord"
