@@ -325,46 +325,27 @@ def test_labels_of_the_video_count_where_the_segment_has_no_rating():
         build("ce + 0.5*video_ce")(student, LABELS)
 
 
-def test_a_loss_with_unknown_needs_is_refused(monkeypatch):
-    def make():
-        return registered.Loss(lambda student, teacher: None, needs="teachers")
-
-    monkeypatch.setitem(registered.LOSSES._entries, "mine", make)
-    assert refuse("ce + mine") == (
-        "--student_loss=ce + mine: needs='teachers' is not one of labels, "
-        "weighted_labels, video_labels, guide, guide_states, self."
-    )
-
-
 @pytest.mark.parametrize(
-    "needs, compares, reason",
+    "needs, compares, named",
     [
-        (
-            "guide",
-            "encodings",
-            "compares='encodings' is not one of logits, encoding, states.",
-        ),
-        (
-            "guide",
-            "states",
-            "compares='states' goes with needs='guide_states'; received needs='guide'.",
-        ),
+        ("teachers", "", ["needs='teachers'", "weighted_labels", "guide_states"]),
+        ("guide", "encodings", ["compares='encodings'", "encoding, states"]),
+        ("guide", "states", ["compares='states'", "guide_states", "needs='guide'"]),
     ],
 )
-def test_a_loss_with_an_invalid_comparison_is_refused(needs, compares, reason):
+def test_an_unknown_target_or_comparison_is_refused(needs, compares, named):
     with pytest.raises(ValueError) as caught:
         registered.Loss(lambda student, target: None, needs, compares)
-    assert str(caught.value) == reason
+    assert all(part in str(caught.value) for part in named)
 
 
 def test_a_factory_gives_a_loss_and_not_its_function(monkeypatch):
     monkeypatch.setitem(
         registered.LOSSES._entries, "mine", lambda: test_a_loss_may_occur_only_once
     )
-    assert refuse("2*mine") == (
-        "--student_loss=2*mine: loss mine: its factory gives a function, not a "
-        "registered.Loss."
-    )
+    message = refuse("2*mine")
+    assert message.startswith("--student_loss=2*mine: loss mine: ")
+    assert "function" in message and "registered.Loss" in message
 
 
 HOSTILE = [

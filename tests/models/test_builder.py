@@ -88,16 +88,11 @@ def test_the_default_student_of_a_teacher_in_blocks_has_fewer(k, num_blocks):
     assert found.arguments == {"cells": 3, "num_blocks": num_blocks, "head": "moe"}
 
 
-@pytest.mark.parametrize("teacher", ["FrameLevelLogisticModel", "LstmModel(cells=3)"])
-def test_the_default_student_of_a_teacher_without_blocks_is_the_same(teacher):
-    found = specifications.student_specification(make_run(teacher=teacher))
-    assert found == registry.parse(teacher)
-
-
-def test_a_given_student_is_used_unchanged():
-    student = "HierarchicalLSTM(cells=2, block_len=7)"
-    found = specifications.student_specification(make_run(student=student, k=6))
-    assert found == registry.parse(student)
+def test_a_student_is_as_given_or_that_of_a_teacher_without_blocks():
+    text = "LstmModel(cells=3)"
+    for run in (make_run(teacher=text), make_run(student=text, k=6)):
+        found = specifications.student_specification(run)
+        assert found == registry.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -286,28 +281,16 @@ def refuse(run, roles=ROLES, **arguments) -> str:
     return message
 
 
-def known_models() -> str:
-    # Other tests of the same process may have registered models of their own.
-    assert {"FrameLevelLogisticModel", "HierarchicalLSTM", "LstmModel"} <= {
-        *base.MODELS
-    }
-    return f"Known: {', '.join(sorted(base.MODELS))}."
-
-
 @pytest.mark.parametrize("roles", [ROLES, ["teacher"], ["student"]])
 def test_an_unknown_teacher_names_its_flag_even_where_only_the_student_is_made(roles):
     message = refuse(make_run(teacher="Transformer(cells=3)"), roles)
-    assert message == (
-        f"--teacher=Transformer(cells=3): Unknown model 'Transformer'. {known_models()}"
-    )
+    assert message.startswith("--teacher=Transformer(cells=3): ")
+    assert all(f" {name}" in message for name in base.MODELS)
 
 
 def test_an_unknown_student_names_its_flag():
     message = refuse(make_run(student="Transformer"))
-    assert (
-        message
-        == f"--student=Transformer: Unknown model 'Transformer'. {known_models()}"
-    )
+    assert message.startswith("--student=Transformer: ")
 
 
 @pytest.mark.parametrize("flag", ROLES)
@@ -341,11 +324,9 @@ def test_a_shared_classifier_needs_the_same_head():
         student="HierarchicalLSTM(cells=3, block_len=5, head='moe')", mode="parallel"
     )
     message = refuse(run, share_classifier=True)
-    assert message == (
-        "--student=HierarchicalLSTM(cells=3, block_len=5, head='moe'): "
-        "--classifier=shared needs the teacher's head 'logistic'; the student's is "
-        "'moe'. Give both the same head, or --classifier=own."
-    )
+    assert message.startswith("--student=HierarchicalLSTM(cells=3, block_len=5")
+    for part in ("--classifier=shared", "'logistic'", "'moe'", "--classifier=own"):
+        assert part in message
 
 
 def test_a_shared_classifier_needs_the_same_width():

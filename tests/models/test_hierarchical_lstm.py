@@ -349,12 +349,6 @@ def test_kernels_under_the_penalty(oracle):
 # ----------------------------------------------------------- bridge and precision
 
 
-def test_there_is_no_bridge_where_the_width_is_right_already(oracle):
-    network = make_network(oracle, encoding_size=4 * H)
-    assert network.bridge is None
-    assert network.encoding_size == 4 * H
-
-
 @IMPLEMENTATIONS
 def test_bfloat16_products_change_the_outputs_little(
     oracle, use_policy, implementation

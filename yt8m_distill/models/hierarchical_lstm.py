@@ -72,25 +72,20 @@ class HierarchicalLSTM(base.VideoClassifier):
         super().__init__(
             feature_size, num_classes, max_frames, head, dropout, encoding_size
         )
-        if block_len is None and num_blocks is None:
-            block_len = DEFAULT_BLOCK_LEN
         if block_len is not None and num_blocks is not None:
             raise ValueError(
                 "HierarchicalLSTM takes block_len or num_blocks, one of them; "
                 f"received block_len={block_len}, num_blocks={num_blocks}."
             )
-        blocks = (
-            {"block_len": block_len}
-            if num_blocks is None
-            else {"num_blocks": num_blocks}
-        )
-        arguments.require_counts(cells=cells, layers=layers, **blocks)
+        arguments.require_counts(cells=cells, layers=layers)
+        if num_blocks is not None:
+            arguments.require_counts(num_blocks=num_blocks)
+            block_len = -(-max_frames // num_blocks)
+        elif block_len is None:
+            block_len = DEFAULT_BLOCK_LEN
+        arguments.require_counts(block_len=block_len)
         # A block longer than the view would only be padding.
-        self.block_len = (
-            min(block_len, max_frames)
-            if num_blocks is None
-            else -(-max_frames // num_blocks)
-        )
+        self.block_len = min(block_len, max_frames)
         self.lower = lstm.StackedLSTM(cells, layers, implementation)
         self.upper = lstm.StackedLSTM(cells, layers, implementation)
         self.lower.build((None, None, feature_size))
