@@ -172,19 +172,17 @@ def test_another_value_of_any_variable_gets_another_folder_in_the_cache(data, tm
     assert len(network.non_trainable_weights) == 3 * 6
 
 
-@pytest.mark.parametrize(
-    "changes", [{"match": "intermediate"}, {"student_loss": "ce + rep_intermediate"}]
-)
 @pytest.mark.parametrize("name", [*SETS, "TransformerModel"])
 def test_states_that_a_family_has_not_are_missed_before_the_first_step(
-    data, tmp_path, name, changes
+    data, tmp_path, name
 ):
-    network = network_of(name)
     run = helpers.make_run(
         tmp_path / "run",
         data,
         mode="serial",
-        **{"teacher": network, "student": network, **changes},
+        teacher=network_of(name),
+        student=network_of(name),
+        student_loss="ce + rep_intermediate",
     )
     with pytest.raises(ValueError) as caught:
         helpers.train(run)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.losses import registered
-from yt8m_distill.models import builder, layers
+from yt8m_distill.models import builder
 from yt8m_distill.serving import export, predictor
 from yt8m_distill.training import initial_weights, modes, trained
 
@@ -183,28 +183,6 @@ def test_neither_replicas_nor_a_stop_change_results_or_batch_statistics(
         for name, value in one.items():
             # float32 sums in another order, over six steps.
             np.testing.assert_allclose(value, two[name], rtol=1e-4, atol=1e-6)
-
-
-def test_results_do_not_depend_on_padding_or_the_batch(outside, data):
-    run = make_run(outside, "run", data)
-    network = helpers.build_network("teacher", run)
-    random = np.random.default_rng(0)
-    network.norm.moving_mean.assign(random.normal(size=6))
-    frames = random.integers(0, 256, (3, 20, 12), np.uint8)
-    lengths = tf.constant([5, 20, 11])
-    garbage = frames.copy()
-    garbage[0, 5:], garbage[2, 11:] = 7, 250
-    for training in (False, True):
-        noise = layers.Noise(tf.constant([1, 2]), tf.constant(0), tf.constant(3))
-        view = {"frames": frames, "num_frames": lengths, "noise": noise}
-        one, other = (
-            network({**view, "frames": tf.constant(x)}, training=training)
-            for x in (frames, garbage)
-        )
-        np.testing.assert_array_equal(one.logits, other.logits)
-    whole = network({"frames": tf.constant(frames), "num_frames": lengths})
-    alone = network({"frames": tf.constant(frames[:1]), "num_frames": lengths[:1]})
-    np.testing.assert_allclose(whole.logits[:1], alone.logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_student_that_starts_as_its_teacher_has_its_batch_statistics(

@@ -298,13 +298,6 @@ def test_values_at_the_limits_are_accepted(values):
     assert run.to_dict() | values == run.to_dict()
 
 
-def test_the_last_part_is_selected_and_one_part_is_the_default():
-    last = build(settings.InferenceSettings, num_shards=4, shard_index=3)
-    assert (last.shard_index, last.num_shards) == (3, 4)
-    whole = build(settings.InferenceSettings)
-    assert (whole.shard_index, whole.num_shards) == (0, 1)
-
-
 def test_features_are_split_in_order_and_their_widths_added_up():
     data = settings.DataSettings(feature_names="rgb, audio,", feature_sizes="1024, 128")
     assert data.names == ("rgb", "audio")

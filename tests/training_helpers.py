@@ -343,6 +343,23 @@ def resume(run, name: str, folder, replicas: int = 1, **changes):
     return resumed
 
 
+def initialized(run, phase: str, monkeypatch):
+    """The networks of a phase before its first step."""
+    found, original = {}, phase_runner.PhaseRunner._train
+
+    def look(self):
+        if self.phase.name != phase:
+            return original(self)
+        found["networks"] = self.networks
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phase_runner.PhaseRunner, "_train", look)
+        with pytest.raises(Stop):
+            train(run)
+    return found["networks"]
+
+
 def read_lines(path) -> list[dict]:
     """The objects of a JSON-lines file."""
     return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]

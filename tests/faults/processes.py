@@ -5,12 +5,10 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 from unittest import mock
 
-import numpy as np
 import tensorflow as tf
 
 from tests import script_helpers, training_helpers
@@ -145,14 +143,6 @@ def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
     return Ended(script, done.returncode, lines)
 
 
-def numbers_of(prefix: str) -> dict[str, np.ndarray]:
-    """Everything in a checkpoint but texts, name → value."""
-    reader = tf.train.load_checkpoint(prefix)
-    names = reader.get_variable_to_shape_map()
-    values = {name: np.asarray(reader.get_tensor(name)) for name in names}
-    return {name: v for name, v in values.items() if v.dtype.kind in "fiub"}
-
-
 def without(value, names=TIMES):
     """A result without some entries: those that depend on the machine's speed."""
     if isinstance(value, dict):
@@ -175,7 +165,7 @@ def end_of(train_dir: pathlib.Path) -> dict[str, object]:
             prefixes[f"best {role}"] = best.prefix
             found[f"{phase} best {role} step"] = best.step
         for kind, prefix in prefixes.items():
-            for name, value in numbers_of(prefix).items():
+            for name, value in training_helpers.read_variables(prefix).items():
                 bits = (str(value.dtype), value.shape, value.tobytes())
                 found[f"{phase} {kind} {name}"] = bits
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -196,9 +186,3 @@ def assert_nothing_left(folder: pathlib.Path) -> None:
     marks = (".tmp", f"/{checkpoints.WRITING}/", "proposed.json", ".worker-")
     names = [str(p.relative_to(folder)) for p in folder.rglob("*")]
     assert not [n for n in names if any(mark in f"/{n}/" for mark in marks)]
-
-
-def copy(folder: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
-    """A copy of a folder; returns it."""
-    shutil.copytree(folder, to)
-    return to

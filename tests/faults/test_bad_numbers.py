@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import training_helpers
 from tests.faults import processes
 from yt8m_distill import settings
 from yt8m_distill.training import trained as trained_networks
@@ -34,7 +35,7 @@ def flags_of(data, train_dir, *more: str) -> list[str]:
 
 def assert_all_saved_is_finite(train_dir: pathlib.Path) -> None:
     for index in train_dir.rglob("*.index"):
-        values = processes.numbers_of(str(index.with_suffix(""))).values()
+        values = training_helpers.read_variables(str(index.with_suffix(""))).values()
         assert all(np.isfinite(v).all() for v in values if v.dtype.kind == "f"), index
 
 
@@ -56,13 +57,13 @@ def assert_refused(script, run, data, folder, *more: str, words=()) -> None:
 def test_a_bad_value_stops_training_which_continues_after_its_removal(
     value, video_level_run, tmp_path
 ):
-    data = processes.copy(video_level_run.data, tmp_path / "data")
+    data = shutil.copytree(video_level_run.data, tmp_path / "data")
     spoil(data / "train0001.tfrecord", 40, value)
     flags = flags_of(data, tmp_path / "run")
     processes.call("train", *flags).assert_refused()
     assert_all_saved_is_finite(tmp_path / "run")
     shutil.rmtree(data)
-    processes.copy(video_level_run.data, data)
+    shutil.copytree(video_level_run.data, data)
     processes.call("train", *flags).assert_succeeded()
     end = processes.end_of(tmp_path / "run")
     processes.assert_same_end(video_level_run.end, end)
@@ -96,7 +97,7 @@ def test_a_network_with_a_bad_weight_is_not_used(value, video_level_run, tmp_pat
 @slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_bad_value_is_not_evaluated_or_predicted(value, video_level_run, tmp_path):
-    data = processes.copy(video_level_run.data, tmp_path / "data")
+    data = shutil.copytree(video_level_run.data, tmp_path / "data")
     spoil(data / "validate0000.tfrecord", 20, value)
     for script in ("inference", "eval"):
         assert_refused(script, video_level_run, data, tmp_path / script)

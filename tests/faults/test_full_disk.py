@@ -7,6 +7,7 @@ where this process may mount one, a small file system in memory.
 import contextlib
 import pathlib
 import random
+import shutil
 import subprocess
 
 import pytest
@@ -79,7 +80,7 @@ def assert_goes_on(ended, before: dict[str, bytes], train_dir, whole) -> None:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=slow) for s in (1, 2, 3))])
 def test_training_that_cannot_write_continues_later(seed, whole, stopped, tmp_path):
-    train_dir = processes.copy(stopped, tmp_path / "run")
+    train_dir = shutil.copytree(stopped, tmp_path / "run")
     largest = max(p.stat().st_size for p in stopped.glob("*/*/ckpt-*.data*"))
     size = random.Random(seed).randrange(1, largest)
     before = training_helpers.snapshot(train_dir)
@@ -92,7 +93,7 @@ def test_training_that_cannot_write_continues_later(seed, whole, stopped, tmp_pa
 @pytest.mark.parametrize("seed", range(4))
 def test_training_that_fills_the_disk_continues_later(seed, whole, stopped, mount):
     folder = mount()
-    train_dir = processes.copy(stopped, folder / "run")
+    train_dir = shutil.copytree(stopped, folder / "run")
     before = training_helpers.snapshot(train_dir)
     state = sum(p.stat().st_size for p in stopped.glob("*/*/ckpt-2.*"))
     filler = folder / "filler"
@@ -173,7 +174,7 @@ def test_an_index_that_cannot_be_written_is_refused_and_leaves_nothing(data, tmp
 @pytest.mark.parametrize("script", ["train", "inference", "eval", "export_model"])
 def test_a_read_only_file_system_is_refused(script, whole, mount):
     folder = mount()
-    run = whole._replace(train_dir=processes.copy(whole.train_dir, folder / "run"))
+    run = whole._replace(train_dir=shutil.copytree(whole.train_dir, folder / "run"))
     make_read_only(folder)
     if script == "train":
         flags = teacher_flags(run.data, folder / "new")

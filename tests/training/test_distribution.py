@@ -107,22 +107,6 @@ def test_replica_r_sees_the_rth_slice_of_every_batch(replicas):
             np.testing.assert_array_equal(frames[replica].numpy()[:, 2, 1], expected)
 
 
-def test_a_sum_over_replicas_is_a_sum():
-    strategy = helpers.cpus(2)
-
-    @tf.function
-    def total():
-        def mine():
-            context = tf.distribute.get_replica_context()
-            number = tf.cast(context.replica_id_in_sync_group + 1, tf.float32)
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
-
-        return strategy.run(mine)
-
-    found = strategy.experimental_local_results(total())
-    assert [float(x) for x in found] == [3.0, 3.0]
-
-
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_the_policy_is_that_of_the_process(policy, use_policy):
     use_policy("float32")

@@ -18,10 +18,6 @@ from yt8m_distill.models import base
             "The student's intermediate state has width 12, the teacher's 16.",
         ),
         (
-            {"student": "FrameLevelLogisticModel", "match": "intermediate"},
-            "has no intermediate states",
-        ),
-        (
             # Both encodings are the mean of the frames.
             {
                 "teacher": "FrameLevelLogisticModel",
@@ -34,10 +30,10 @@ from yt8m_distill.models import base
 )
 @pytest.mark.once
 def test_a_student_that_cannot_learn_is_refused_before_the_teacher_trains(
-    serial_run, tmp_path, changes, message
+    data, tmp_path, changes, message
 ):
     changes = {"teacher": "HierarchicalLSTM(cells=4, block_len=5)", **changes}
-    run = helpers.change(serial_run, train_dir=str(tmp_path / "run"), **changes)
+    run = helpers.make_run(tmp_path / "run", data, mode="serial", **changes)
     with pytest.raises(ValueError) as caught:
         helpers.train(run)
     assert message in str(caught.value)

@@ -7,26 +7,9 @@ import pytest
 
 from tests import training_helpers as helpers
 from yt8m_distill.models import builder
-from yt8m_distill.training import initial_weights, modes, phase_runner
+from yt8m_distill.training import initial_weights, modes
 
 once = pytest.mark.once
-
-
-def initialized(run, phase: str, monkeypatch):
-    """The networks of a phase before its first step."""
-    found, train = {}, phase_runner.PhaseRunner._train
-
-    def look(self):
-        if self.phase.name != phase:
-            return train(self)
-        found["networks"] = self.networks
-        raise helpers.Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(phase_runner.PhaseRunner, "_train", look)
-        with pytest.raises(helpers.Stop):
-            helpers.train(run)
-    return found["networks"]
 
 
 def values(variables) -> list:
@@ -49,7 +32,7 @@ def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix
         train_dir=str(tmp_path / "run"),
         teacher_checkpoint=prefix if as_prefix else other,
     )
-    networks = initialized(run, "student", monkeypatch)
+    networks = helpers.initialized(run, "student", monkeypatch)
     assert_holds(networks.teacher, prefix, "teacher")
     assert not (tmp_path / "run" / "teacher").exists()
 
@@ -85,7 +68,7 @@ def test_a_teacher_that_is_not_finished_gives_a_warning(
         run = helpers.change(
             serial_run, teacher_checkpoint=train_dir, train_dir=str(tmp_path / "run")
         )
-        initialized(run, "student", monkeypatch)
+        helpers.initialized(run, "student", monkeypatch)
         warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert any(train_dir in line for line in warned) == warns
         shutil.rmtree(tmp_path / "run")
@@ -122,14 +105,14 @@ def test_the_copied_classifier_starts_equal_and_is_another(
         "teacher_checkpoint": serial_run.training.train_dir,
     }
     run = helpers.change(serial_run, **other)
-    networks = initialized(run, "student", monkeypatch)
+    networks = helpers.initialized(run, "student", monkeypatch)
     teacher, student = (
         n.head.trainable_variables for n in (networks.teacher, networks.student)
     )
     for a, b in zip(teacher, student, strict=True):
         assert a is not b
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-    own = initialized(
+    own = helpers.initialized(
         helpers.change(run, classifier="own", start_new_model=True),
         "student",
         monkeypatch,
@@ -160,7 +143,7 @@ def test_the_shared_classifier_is_one_set_of_variables(
     parallel_run, tmp_path, monkeypatch
 ):
     run = helpers.change(parallel_run, train_dir=str(tmp_path / "run"))
-    networks = initialized(run, "parallel", monkeypatch)
+    networks = helpers.initialized(run, "parallel", monkeypatch)
     assert networks.student.head is networks.teacher.head
     assert networks.student.kernel is not networks.teacher.kernel
     size = 12 * 6 + 12 * 6 + 6 * 10 + 10
@@ -214,7 +197,7 @@ def test_fine_tuning_begins_with_the_teachers_classifier(
         num_epochs=2,
         finetune_epochs=1,
     )
-    networks = initialized(run, "finetune", monkeypatch)
+    networks = helpers.initialized(run, "finetune", monkeypatch)
     phase = "student" if mode == "serial" else mode
     # In parallel mode they are one; the student's best epoch is the one that counts.
     source = ("teacher", "teacher") if mode == "serial" else (phase, "student")

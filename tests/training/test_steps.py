@@ -323,19 +323,6 @@ def test_the_logged_gap_of_one_replica_is_that_of_evaluation(data):
     assert metrics["teacher/Hit@1"] == pytest.approx(best.mean(), rel=1e-6)
 
 
-def test_replicas_share_the_videos_of_a_batch(data):
-    run = make_run(data)
-    runner = helpers.build_phase(run, 2, randomize)
-    batch = next(iter(runner._dataset(0, 0)))
-    rows = runner.strategy.experimental_local_results(batch["video_id"])
-    assert [len(r) for r in rows] == [4, 4]
-    whole = next(iter(helpers.build_phase(run, 1, randomize)._dataset(0, 0)))[
-        "video_id"
-    ]
-
-    np.testing.assert_array_equal(np.concatenate([r.numpy() for r in rows]), whole)
-
-
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_products_have_the_policys_precision_in_every_replica(
     data, use_policy, replicas

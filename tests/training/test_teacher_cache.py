@@ -41,13 +41,7 @@ def cache_entry(run) -> dict:
 
 def fill(run, monkeypatch) -> dict:
     """Fills the cache of a run, which ends before its first step; as `cache_entry`."""
-
-    def stop(self):
-        raise helpers.Stop
-
-    with monkeypatch.context() as patch, pytest.raises(helpers.Stop):
-        patch.setattr(phase_runner.PhaseRunner, "_train", stop)
-        helpers.train(run)
+    helpers.initialized(run, "student", monkeypatch)
     return cache_entry(run)
 
 
@@ -163,13 +157,6 @@ def test_the_same_frames_may_be_spelt_otherwise(serial_run, tmp_path):
     )
     phase = modes.phases(run)[-1]
     teacher_cache.check_same_frames(phase.views["sampled"], run.data.max_frames)
-
-
-@pytest.mark.parametrize("mode", ["teacher", "baseline", "parallel"])
-@once
-def test_only_a_frozen_teacher_can_be_cached(data, tmp_path, mode):
-    with pytest.raises(ValueError, match="--teacher_cache=.* --mode=serial"):
-        helpers.make_run(tmp_path, data, mode=mode, teacher_cache="cache")
 
 
 @once

@@ -8,6 +8,7 @@ from yt8m_distill.training import transfer
 pytestmark = pytest.mark.once
 
 STOP = {"max_steps": 1, "base_learning_rate": 0.0, "regularization_penalty": 0}
+STOP["validation_data_pattern"] = ""
 
 
 def start(run, tmp_path, caplog, **changes):
