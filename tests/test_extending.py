@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.losses import registered
@@ -152,6 +153,13 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_a_module_that_is_not_found_says_where_it_is_looked_for():
+    given = ("--train_dir=run", "--train_data_pattern=x", "--import_modules=no_such")
+    line = script_helpers.refuse("train", *given)
+    assert "--import_modules=no_such" in line and "PYTHONPATH" in line
+    assert "--verbosity=1" in line  # An error in own code needs its traceback.
 
 
 def test_a_run_is_opened_where_its_loss_is_not_registered(finished, monkeypatch):

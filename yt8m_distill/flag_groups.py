@@ -344,7 +344,9 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> No
         except Exception as error:
             if not _is_expected(error) or flags.FLAGS.verbosity > 0:
                 raise
-            _exit(_one_line(error))
+            own = getattr(flags.FLAGS, "import_modules", "")
+            where = f" (--verbosity=1: where, for errors in {own})" if own else ""
+            _exit(_one_line(error) + where)
 
     app.run(guarded, flags_parser=parse)
 

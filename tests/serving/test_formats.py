@@ -13,7 +13,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import registry, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import builder, lstm, lstm_model
-from yt8m_distill.serving import converted, export, parity, served
+from yt8m_distill.serving import converted, export, parity, saved_model, served
 
 pytestmark = pytest.mark.once
 
@@ -183,6 +183,20 @@ def test_a_network_that_cannot_be_converted_is_named_with_the_operation(
         export.export_as(name, served_by(network, data), str(tmp_path / "model"))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_video_has_more_frames_than_the_caller_gives(data):
+    given = served_by(make_network("FrameLevelLogisticModel", data), data)
+    frames = np.random.default_rng(0).integers(0, 256, [1, K, 12], np.uint8)
+    for function, values in (
+        (converted.fixed_function(given, batch_size=1), frames),
+        (saved_model.ServingModel(given).functions["frames"], np.float32(frames)),
+    ):
+        whole, more = (
+            function(tf.constant(values), tf.constant([n]))["predictions"]
+            for n in (K, K + 4)
+        )
+        np.testing.assert_array_equal(whole, more)
 
 
 def test_video_level_vectors_are_read_as_float32(data, tmp_path):

@@ -102,6 +102,15 @@ def test_fine_tuning_of_another_mode_is_not_continued(representation_run):
     assert helpers.snapshot(train_dir) == before
 
 
+@once
+def test_a_run_of_another_mode_does_not_hide_the_networks(serial_run):
+    train_dir = serial_run.training.train_dir
+    before = helpers.snapshot(train_dir)
+    with pytest.raises(ValueError, match="--mode=baseline") as caught:
+        helpers.train(helpers.change(serial_run, mode="baseline"))
+    assert train_dir in str(caught.value) and helpers.snapshot(train_dir) == before
+
+
 @pytest.mark.parametrize(
     "policy, teacher",
     [
@@ -379,7 +388,9 @@ def test_the_log_reports_progress_and_the_next_command(data, tmp_path, caplog):
     assert "2 epochs of 5 steps; student 142 parameters" in start
     inside = [x for x in lines if "training step" in x or "Avg_Hit@1" in x]
     assert len(inside) == 8
-    assert all(re.search(r" \| epoch [12]/2, \d:\d\d:\d\d left$", x) for x in inside)
+    assert inside[0].endswith(" | epoch 1/2")  # Nothing was timed yet.
+    left = re.compile(r" \| epoch [12]/2, \d:\d\d:\d\d left$")
+    assert all(left.search(x) for x in inside[1:])
     assert helpers.best(run.training.train_dir, "baseline", "student") in lines[-2]
     assert f"--train_dir={run.training.train_dir} " in lines[-1]
 

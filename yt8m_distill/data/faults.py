@@ -235,8 +235,8 @@ def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
         return ""
     text = ",".join(f"{low:g}:{high:g}" for low, high in stored)
     return (
-        f"its features have the ranges {text}; --feature_ranges="
-        f"{data.feature_ranges} says otherwise."
+        f"its features have the ranges {text}: use --feature_ranges={text}, not "
+        f"{data.feature_ranges or 'the default -2:2'}."
     )
 
 

@@ -34,7 +34,7 @@ def fixed_function(given: served.Served, batch_size: int | None):
     dtype = tf.uint8 if given.data.frame_features else tf.float32
 
     def top(frames, num_frames):
-        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        view = served.view_of(frames, num_frames)
         with lstm.unrolled():
             logits = given.network(view, training=False).logits
         scores, classes = tf.math.top_k(tf.sigmoid(logits), given.top_k)

@@ -159,8 +159,7 @@ class ServingModel(tf.Module):
         return self._serve_records(example_bytes, student_k)
 
     def _serve_frames(self, frames, num_frames):
-        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
-        return self._top(view)
+        return self._top(served.view_of(frames, num_frames))
 
 
 def write(given: served.Served, folder: str) -> None:

@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-from yt8m_distill import settings
+import tensorflow as tf
+
+from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import base
 
@@ -32,3 +34,9 @@ class Served(NamedTuple):
     def num_frames(self) -> int:
         """Frames that the network reads at most."""
         return self.view.width(self.data)
+
+
+def view_of(frames: tf.Tensor, num_frames: tf.Tensor) -> structures.View:
+    """The view of a caller's frames: no video has more of them than are there."""
+    num_frames = tf.minimum(num_frames, tf.shape(frames)[1])
+    return {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}

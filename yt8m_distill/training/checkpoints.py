@@ -310,7 +310,8 @@ def find(
     if which not in ("best", "latest"):
         if not tf.io.gfile.exists(f"{which}.index"):
             raise ValueError(f"--checkpoint={which}: {which}.index does not exist.")
-        return Found(which, -1, "")
+        name = _NAME.fullmatch(os.path.basename(which))
+        return Found(which, int(name[2]) if name else -1, "")
     for phase in plan.phases_of(role):
         found = read_best(train_dir, phase, role) if which == "best" else None
         if which == "latest":

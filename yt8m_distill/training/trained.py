@@ -243,9 +243,10 @@ def resolve_role(run: settings.RunSettings, plan: manifest.Plan, network: str) -
     """
     role = plan.trained[-1] if network == "auto" else network
     if role not in plan.trained:
+        given = run.distillation.teacher_checkpoint
         raise ValueError(
-            f"--network={network}: a run with --mode={run.distillation.mode} trains "
-            f"no {role}."
+            f"--network={network}: a run with --mode={run.distillation.mode} "
+            f"{f'and --teacher_checkpoint={given} ' if given else ''}trains no {role}."
         )
     return role
 

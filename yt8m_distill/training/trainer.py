@@ -201,7 +201,10 @@ def _look_at_one_record(path: str, run: settings.RunSettings) -> None:
         if isinstance(first, faults.Good):
             found = faults.judge(first.content, run.data)
             if found:
-                raise ValueError(faults.Bad(path, 0, 0, *found).message)
+                raise ValueError(
+                    f"{faults.Bad(path, 0, 0, *found).message} yt8m-inspect "
+                    f"--data_pattern={shlex.quote(path)} prints the flags for it."
+                )
             problem = faults.judge_ranges(first.content, run.data)
             if problem:
                 raise ValueError(f"{path}: {problem}")
@@ -211,8 +214,8 @@ def _check_continues(plan, run: settings.RunSettings) -> None:
     """Compares the settings with those of the phases that were started.
 
     Raises:
-        ValueError: if they differ, or a phase would continue although a later phase
-            already uses its network.
+        ValueError: if they differ, a phase would continue although a later phase
+            already uses its network, or a phase is of another mode.
     """
     longer = None
     for phase in plan:
@@ -228,6 +231,15 @@ def _check_continues(plan, run: settings.RunSettings) -> None:
             )
         if before < phase.epochs:
             longer = phase
+    train_dir, names = run.training.train_dir, [phase.name for phase in plan]
+    for name in manifest.read_phases(train_dir):
+        folder = os.path.join(train_dir, name)
+        if name not in names and checkpoints.has_weights(folder):
+            raise ValueError(
+                f"--train_dir={train_dir} has the phase {name}, which --mode="
+                f"{run.distillation.mode} has not: no program would find its network "
+                "again. Use another --train_dir, or --start_new_model."
+            )
 
 
 def _has_run(train_dir: str) -> bool:
