@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, shards
+from yt8m_distill.data import pipeline, records, shards
 
 # Two narrow features instead of rgb and audio.
 SIZES = {"rgb": 4, "audio": 3}
@@ -53,6 +53,13 @@ def read(files, views, data=None, **arguments) -> list[dict]:
     """All batches of `build_dataset`."""
     dataset = build_dataset(files, views, data, **arguments)
     return list(dataset.as_numpy_iterator())
+
+
+def read_view(serialized, data, view, each_k=None) -> tuple[tf.Tensor, dict]:
+    """Ids and one view of serialized records [B], as a server reads them."""
+    parsed, faults = records.parse_request(serialized, data)
+    assert not any(faults.numpy())
+    return parsed.video_ids, pipeline.view_of(parsed, data, view, each_k)
 
 
 def assert_same_batches(some: list[dict], others: list[dict]) -> None:

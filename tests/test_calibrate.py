@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import prediction_helpers
+from tests import prediction_helpers, record_helpers
 from tests import script_helpers as scripts
 from tests import training_helpers as helpers
 from yt8m_distill import settings
@@ -145,7 +145,7 @@ def test_the_saved_model_exits_as_inference_does(run, inferred, tmp_path):
     assert of_bad == 0 and served["error"][-1] != b""
     # Frames of whole videos, in time.
     every = pipeline.ViewSpec("all", run.data.max_frames)
-    _, view = pipeline.read_view(tf.constant(records), run.data, every)
+    _, view = record_helpers.read_view(tf.constant(records), run.data, every)
     answer = loaded.signatures["frames"](
         frames=features.dequantize(view["frames"], view["num_frames"]),
         num_frames=view["num_frames"],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import script_helpers, training_helpers
+from tests import record_helpers, script_helpers, training_helpers
 from tests import video_helpers as helpers
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import early_exit
@@ -116,7 +116,7 @@ def stopping(made, tmp_path_factory) -> pathlib.Path:
     network = training_helpers.build_network("teacher", run)
     records = [r.numpy() for r in tf.data.TFRecordDataset(f"{made}/mine.tfrecord")]
     view = pipeline.ViewSpec(early_exit.SAMPLER, BUDGETS[-1])
-    _, frames = pipeline.read_view(tf.constant(records), run.data, view)
+    _, frames = record_helpers.read_view(tf.constant(records), run.data, view)
     # A threshold among the videos' best scores on their first frame.
     first, _ = early_exit.read_on(network, frames, 0, 1, None)
     best = np.sort(tf.sigmoid(first).numpy().max(axis=1))

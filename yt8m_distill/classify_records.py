@@ -7,6 +7,7 @@ is so of any. The model needs nothing of this package; the client has only the r
 of shards from it.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -55,14 +56,13 @@ def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
 
     from yt8m_distill.data import framing
 
-    found = []
-    for path in files:
-        shard = tf.data.TFRecordDataset(path, framing.compression_of(path))
-        for number, record in enumerate(shard.take(count - len(found))):
-            where = f"{path}, record {number} (counted from 0)"
-            found.append((where, record.numpy()))
-        if len(found) == count:
-            break
+    shards = (tf.data.TFRecordDataset(p, framing.compression_of(p)) for p in files)
+    named = (
+        (f"{path}, record {number} (counted from 0)", record.numpy())
+        for path, shard in zip(files, shards, strict=True)
+        for number, record in enumerate(shard)
+    )
+    found = list(itertools.islice(named, count))
     if not found:
         raise ValueError(f"--records={','.join(files)} has no records.")
     return found

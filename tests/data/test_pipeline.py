@@ -226,10 +226,10 @@ def test_random_frames_in_training_change_with_epoch_and_seed(shards):
         assert other != first
 
 
-def test_read_view_returns_the_frames_of_evaluation(shards):
+def test_a_server_reads_the_frames_of_evaluation(shards):
     serialized = tf.stack(list(tf.data.TFRecordDataset(shards)))
     data = helpers.data_settings()
-    video_ids, view = pipeline.read_view(serialized, data, RANDOM)
+    video_ids, view = helpers.read_view(serialized, data, RANDOM)
     (batch,) = read(shards, {"sampled": RANDOM}, batch_size=23)
     np.testing.assert_array_equal(video_ids, batch["video_id"])
     tf.nest.map_structure(
@@ -237,20 +237,12 @@ def test_read_view_returns_the_frames_of_evaluation(shards):
     )
 
 
-def test_read_view_minds_neither_labels_nor_a_missing_id():
+def test_a_server_minds_neither_labels_nor_a_missing_id():
     frames = {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
     record = helpers.frame_level(None, [999], frames)
-    ids, view = pipeline.read_view(tf.constant([record]), helpers.data_settings(), ALL)
+    ids, view = helpers.read_view(tf.constant([record]), helpers.data_settings(), ALL)
     assert ids.numpy().tolist() == [b""]
     assert view["num_frames"].numpy().tolist() == [2]
-
-
-def test_read_view_names_the_bad_record_of_a_request():
-    good, bad = helpers.video(1, 2), helpers.video_level("x", [1], {})
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        pipeline.read_view(tf.constant([good, bad]), helpers.data_settings(), ALL)
-    line = faults.describe_error(caught.value)
-    assert line.startswith("record 1 (counted from 0), video x: feature rgb has no")
 
 
 @both

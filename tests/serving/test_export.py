@@ -17,7 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tests import mutated_records, record_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import files
-from yt8m_distill.data import pipeline, records
+from yt8m_distill.data import records
 from yt8m_distill.models import lstm
 from yt8m_distill.serving import export, predictor, saved_model, served
 from yt8m_distill.training import inputs, modes
@@ -176,7 +176,8 @@ def test_each_record_is_looked_at_with_as_many_frames_as_it_asks_for(student):
 
     def expected(k):
         view = student.view._replace(k=k)
-        _, made = pipeline.read_view(tf.constant(serialized), student.run.data, view)
+        given = tf.constant(serialized), student.run.data, view
+        _, made = record_helpers.read_view(*given)
         scores = tf.sigmoid(network(made).logits)
         return [x.numpy() for x in tf.math.top_k(scores, TOP_K)]
 

@@ -428,14 +428,16 @@ class _Parsed(_Source):
         remote shards that would be a request per record, so bytes are counted instead.
         """
         size = tf.gather(tf.constant(self._sizes, tf.int64), file)
-        path = tf.gather(tf.constant(self.shards.paths), file)
         end = tf.data.Dataset.from_tensors((file, np.int64(-1), ""))
 
         def count(state, element):
             number, offset = state
             _, index, record = element
             is_end = index < 0
-            message = records.cut_short(path, number, offset)
+            where = [": damaged at byte ", tf.strings.as_string(offset)]
+            what = [", and nothing after it is read: it is truncated."]
+            message = [self.origins(file, number), *where, *what]
+            message = records.marked_in_graph(message)
             whole = tf.debugging.Assert(
                 ~is_end | (size < 0) | (offset == size), [message]
             )
@@ -701,37 +703,21 @@ def choose_frames(parsed: records.Parsed, view: ViewSpec, data, video_ids) -> tu
     return _pick(view, parsed.num_frames, data, _video_keys(video_ids, 0))
 
 
-def read_view(
-    serialized: tf.Tensor,
-    data: settings.DataSettings,
-    view: ViewSpec,
-    each_k: tf.Tensor | None = None,
-) -> tuple[tf.Tensor, structures.View]:
-    """Ids and one view of serialized records, as in evaluation.
-
-    Labels are ignored; a missing id is empty.
-
-    Args:
-        serialized: [B] string.
-        data: description of the records.
-        view: specification of the view.
-        each_k: [B] int32, number of frames of each video, at most the view's k; None
-            for the view's k.
-    """
-    numbers = tf.strings.as_string(tf.range(tf.size(serialized)))
-    origins = tf.strings.join(["record ", numbers, " (counted from 0)"])
-    is_video = tf.ones_like(serialized, tf.bool)
-    parsed = records.parse_batch(serialized, origins, data, is_video)
-    return parsed.video_ids, view_of(parsed, data, view, each_k)
-
-
 def view_of(
     parsed: records.Parsed,
     data: settings.DataSettings,
     view: ViewSpec,
     each_k: tf.Tensor | None = None,
 ) -> structures.View:
-    """Selects, decodes and concatenates the frames of a view, see `read_view`."""
+    """One view of parsed records, as in evaluation.
+
+    Args:
+        parsed: the records.
+        data: description of the records.
+        view: specification of the view.
+        each_k: [B] int32, number of frames of each video, at most the view's k; None
+            for the view's k.
+    """
     keys = _video_keys(parsed.video_ids, 0)
     indices, valid = _pick(view, parsed.num_frames, data, keys, each_k=each_k)
     frames = _frames(parsed.frames, data, view.columns(data), indices, valid)

@@ -215,19 +215,6 @@ def _refuse_directories(found: Sequence[str], where: str, pattern: str) -> None:
         )
 
 
-def cut_short(path: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """A message for `describe_error`: a remote shard ends inside a record header."""
-    parts = [
-        path,
-        ", record ",
-        tf.strings.as_string(number),
-        " (counted from 0): damaged at byte ",
-        tf.strings.as_string(offset),
-        ", and nothing after it is read: it is truncated.",
-    ]
-    return marked_in_graph(parts)
-
-
 def marked(message: str) -> str:
     """Marks a message so that `describe_error` finds it in a TensorFlow error."""
     return f"{_BEGIN}{message}{_END}"

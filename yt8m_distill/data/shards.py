@@ -346,6 +346,7 @@ class Shards:
 
     Attributes:
         table: of local shards with an index; None if they are parsed.
+        kept: if parsed, the numbers of the valid records per shard; None: of all.
         token: identifies them in the graph.
 
     Raises:
@@ -365,7 +366,7 @@ class Shards:
         self.reading = reading
         self.files = Files(self.paths, identities)
         self.table: Table | None = None
-        self._kept: list[np.ndarray] | None = None
+        self.kept: list[np.ndarray] | None = None
         self._bad: tuple[faults.Bad, ...] = ()
         self._mean_bytes = 0.0
         self._rows: dict[tuple[float, float], np.ndarray] = {}
@@ -421,13 +422,8 @@ class Shards:
                     numbers.append(record.number)
                     lengths.append(len(record.content))
             kept.append(np.array(numbers, np.int64))
-        self._kept, self._bad = kept, tuple(bad)
+        self.kept, self._bad = kept, tuple(bad)
         self._mean_bytes = float(np.mean(lengths)) + framing.FRAMING if lengths else 0.0
-
-    @property
-    def kept(self) -> list[np.ndarray] | None:
-        """The numbers of the valid records per shard; None: nothing is left out."""
-        return self._kept
 
     @functools.cached_property
     def compressions(self) -> list[str]:
@@ -455,11 +451,11 @@ class Shards:
             return len(self.kept_rows(fraction, labeled))
         by_segment = self.data.segment_labels
         if min(fraction, labeled) >= 1 and not by_segment:
-            if self._kept is not None:
-                return sum(map(len, self._kept))
+            if self.kept is not None:
+                return sum(map(len, self.kept))
             return framing.count_records(self.paths)
         total = 0
-        kept = self._kept or [None] * len(self.paths)
+        kept = self.kept or [None] * len(self.paths)
         for path, packed, numbers in zip(
             self.paths, self.compressions, kept, strict=True
         ):
@@ -483,7 +479,7 @@ class Shards:
         if self.reading.bad_records == faults.STOP:
             return None
         lost = faults.count_lost(self._bad, self._mean_bytes)
-        kept = self._kept or ()
+        kept = self.kept or ()
         whole = self.table.num_videos if self.table else sum(map(len, kept))
         return faults.Skipped(whole, self._bad, lost)
 
