@@ -3,7 +3,7 @@
 python tools/list_flagfiles.py            # prints the table
 python tools/list_flagfiles.py --write    # updates flags/README.md and the cost lines
 
-A `# Cost:` line is computed by closed formulas from the flags of the `# Command:` line.
+A `# Cost:` line is computed from the flags of the `# Command:` line.
 """
 
 import dataclasses

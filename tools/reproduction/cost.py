@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from yt8m_distill import registry, settings
-from yt8m_distill.models import base, builder
+from yt8m_distill.models import base, builder, lstm
 from yt8m_distill.training import modes, specifications
 
 # Forward and backward: backward has a product for the inputs and one for the weights.
@@ -98,7 +98,8 @@ def _multiply_adds(
     role: str, network: str, data: settings.DataSettings, frames: int
 ) -> dict[str, int]:
     spec = registry.parse(network)
-    with tf.Graph().as_default():  # Variables take no memory in a graph.
+    # Variables take no memory in a graph, and none is drawn.
+    with tf.Graph().as_default(), lstm.to_be_read():
         built = builder.build_network(role, spec, data, frames)
     return built.multiply_adds(frames)
 
