@@ -92,13 +92,13 @@ def describe(run: settings.RunSettings) -> str:
     where = f" at k={k}" * ("student" in roles)
     fraction = run.training.train_fraction
     if fraction < 1:
-        where += f" on {100 * fraction:g} % of the videos, a video of the whole set"
+        where += f" on {100 * fraction:g} % of the videos, per video of the whole set"
     training = cost.training_cost(run)
     steps = [_describe_phase(phase, training[phase.name]) for phase in phases]
     if len(steps) > 1:
         steps.append(f"{_amount(sum(training.values()))} in all")
     return (
-        f"multiply-adds a video, forward: {', '.join(forward)}; "
+        f"multiply-adds per video, forward: {', '.join(forward)}; "
         f"training{where}: {', '.join(steps)}"
     )
 

@@ -14,7 +14,7 @@ With --rated_segments the videos for validation and test have rated segments as 
 YouTube-8M 2019: of a label of the video, present where its shot is, or absent.
 
 So more frames see more shots and average more noise away, evenly spread frames see
-more of them than neighbouring ones, and the beginning and the end show little.
+more of them than neighboring ones, and the beginning and the end show little.
 
 With --easy_fraction=0.75 there are no shots but two kinds of videos. An easy one shows
 all of its labels in every frame: one frame is enough. A hard one consists of
@@ -52,7 +52,7 @@ SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
 
 _LATENT = 64  # Dimensions in which content lives.
-_TOPIC = 8  # Classes a topic, on average.
+_TOPIC = 8  # Classes per topic, on average.
 _FULL_LENGTH = 0.29  # Share of videos with max_frames frames.
 _TITLE, _CREDITS = 0.08, 0.12  # Shares of a video without content.
 _FRAME_CORRELATION = 0.7  # Of the noise in content from frame to frame.
@@ -146,14 +146,14 @@ def make_world(recipe: Recipe) -> World:
     rng = np.random.default_rng([recipe.seed, 99])
     classes = recipe.num_classes
     topics = rng.integers(max(classes // _TOPIC, 1), size=classes)
-    centres = rng.standard_normal((topics.max() + 1, _LATENT))
-    looks = 0.5 * centres[topics] + rng.standard_normal((classes, _LATENT))
+    centers = rng.standard_normal((topics.max() + 1, _LATENT))
+    looks = 0.5 * centers[topics] + rng.standard_normal((classes, _LATENT))
     looks /= np.linalg.norm(looks, axis=1, keepdims=True)
     spectrum = (1 + np.arange(_LATENT)) ** -0.35
     mixing = []
     for size in recipe.sizes:
         matrix = rng.standard_normal((_LATENT, size)) * spectrum[:, np.newaxis]
-        # Content of unit variance a latent number gives unit variance a feature.
+        # Latent numbers of unit variance give features of unit variance.
         mixing.append((matrix / np.sqrt((matrix**2).sum(0))).astype(np.float32))
     popularity = (1.0 + np.arange(classes)) ** -0.8
     prototypes = looks * np.sqrt(_LATENT)
@@ -248,7 +248,7 @@ def draw_ratings(rng, recipe: Recipe, labels, shown) -> list[segments.Rating]:
 
 
 def make_frames(rng, world: World, recipe: Recipe, content) -> list:
-    """The quantised features of a video: [num_frames, size] uint8 each."""
+    """The quantized features of a video: [num_frames, size] uint8 each."""
     num_frames = len(content)
     noise = rng.standard_normal(content.shape)
     rho = _FRAME_CORRELATION
@@ -366,7 +366,7 @@ def suggested_flags(recipe: Recipe, folder: pathlib.Path) -> str:
 
 
 def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bool:
-    """Whether this very data set stands there.
+    """Whether the folder has this very data set.
 
     Raises:
         ValueError: if another one does and may not be replaced.

@@ -54,7 +54,7 @@ class Way(NamedTuple):
 
     Attributes:
         label: what it is.
-        settings: of its run, beside BASE; None: it has no run of its own.
+        settings: of its run, in addition to BASE; None: it has no run of its own.
         of: name of the run that is measured; empty: its own.
         mean_with: name of the run of --mean_with, and its weight.
         context: of the evaluation; -1: that of training.

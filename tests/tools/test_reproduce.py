@@ -182,7 +182,7 @@ def test_the_paper_s_accounting_gives_its_flops():
     frames = {None: 300, 10: 9, 20: 15, 30: 30}
     for k, row in published.TABLE_4.items():
         assert round(account.billions(frames[k]), 3) == row.billions
-        assert cost.frames_behind(row.billions) == frames[k]
+        assert cost.frames_for(row.billions) == frames[k]
     # The CVPR 2019 version: with the classifier, and a NeXtVLAD without.
     for table in ("4", "cvpr_6"):
         base = ["--train_data_pattern=t"]

@@ -45,7 +45,7 @@ def paper_account(
     return PaperAccount(lstm_weights(inputs, cells, layers), layers * 14 * cells)
 
 
-def frames_behind(billions: float) -> int:
+def frames_for(billions: float) -> int:
     """The number of frames that gives a published cost of Table 4."""
     return round(billions / paper_account().billions(1))
 

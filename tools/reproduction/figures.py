@@ -174,7 +174,7 @@ def gap_against_cost(
             label = published.label(published.TEACHER)
             axes.plot(*teacher, "P", color=_TEACHER_COLOR, markersize=8, label=label)
         _make_logarithmic(axes)
-    every_axes[1].set_xlabel("multiply-adds a video")
+    every_axes[1].set_xlabel("multiply-adds per video")
     _shared_legend(figure, every_axes)
     return _svg(figure)
 

@@ -45,14 +45,14 @@ def _table_of_scores(results: scores.Results, metric: str) -> document.Table:
         # The teacher reads all frames, so its score does not depend on k.
         ours = texts.score_text(results, teacher, None, metric)
         theirs = texts.number_text(texts.published_score(teacher, None, metric))
-        cells = (_beside(k, ours, theirs) for k in frames)
+        cells = (_with_paper(k, ours, theirs) for k in frames)
         rows.append([published.label(teacher), *itertools.chain.from_iterable(cells)])
     for method in results.methods("1", "baseline", "student"):
         row = [published.label(method)]
         for k in frames:
             ours = texts.score_text(results, method, k, metric)
             theirs = texts.number_text(texts.published_score(method, k, metric))
-            row += _beside(k, ours, theirs)
+            row += _with_paper(k, ours, theirs)
         rows.append(row)
         rivals.append(row[0])
     return document.Table(_frames_header(frames), rows, rivals)
@@ -65,7 +65,7 @@ def _table_of_shares(results: scores.Results) -> document.Table:
         row = [published.label(method)]
         for k in frames:
             both = results.share(method, k), _published_share(method, k)
-            row += _beside(k, *(texts.number_text(share, ".2f") for share in both))
+            row += _with_paper(k, *(texts.number_text(share, ".2f") for share in both))
         rows.append(row)
     return document.Table(_frames_header(frames), rows, [row[0] for row in rows])
 
@@ -79,13 +79,13 @@ def _published_share(method: str, k: int) -> float | None:
     return (student - uniform) / (published.SKYLINE.gap - uniform)
 
 
-def _beside(k: int, ours: str, theirs: str) -> list[str]:
+def _with_paper(k: int, ours: str, theirs: str) -> list[str]:
     """The cells of one k: ours, and the paper's where it has this k."""
     return [ours, theirs] if k in published.FRAMES else [ours]
 
 
 def _frames_header(frames: Sequence[int]) -> list[str]:
-    columns = (_beside(k, f"k={k}", document.PAPER) for k in frames)
+    columns = (_with_paper(k, f"k={k}", document.PAPER) for k in frames)
     return ["model", *itertools.chain.from_iterable(columns)]
 
 

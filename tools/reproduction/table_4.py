@@ -30,7 +30,7 @@ def make(results: scores.Results) -> list[document.Block]:
         document.Heading(3, "Time"),
         document.Text(
             "One network at a time: model, a batch in memory, median of "
-            f"{measures.ROUNDS}; end to end, from the TFRecord shards, which stand in "
+            f"{measures.ROUNDS}; end to end, from the TFRecord shards, which are in "
             "the system's cache by then, to the metrics, over at most "
             f"{measures.TIMED_BATCHES} batches, measured once. The paper's hours are "
             "those of the validate set on K80s, end to end."
@@ -82,7 +82,7 @@ def _cost_table(results: scores.Results, rows: Sequence[tuple]) -> document.Tabl
                 texts.number_text(whole / total if whole and total else None, ".1%"),
                 texts.count_text(of_frames),
                 f"{theirs.billions:.3f} G" if theirs else texts.MISSING,
-                str(cost.frames_behind(theirs.billions)) if theirs else texts.MISSING,
+                str(cost.frames_for(theirs.billions)) if theirs else texts.MISSING,
                 texts.count_text(with_classifier),
                 texts.number_text(published.operations(method, k), ".3f") + " G"
                 if theirs
@@ -117,7 +117,7 @@ def timing_conditions(
 
 
 def _time_table(results: scores.Results, rows: Sequence[tuple]) -> document.Table:
-    header = ["model", "model: ms a video", "videos/s", "end to end: ms a video"]
+    header = ["model", "model: ms per video", "videos/s", "end to end: ms per video"]
     header += ["videos/s", "of the teacher's", f"{document.PAPER}, hours"]
     header += [f"{document.PAPER}, of the teacher's"]
     teacher = rates(results, published.TEACHER, None)
