@@ -54,8 +54,7 @@ SMALLER = {
 
 
 def small(model: str) -> str:
-    student = registry.parse(every_model.network_of(model, student=True))
-    arguments = student.arguments | SMALLER.get(model, {})
+    arguments = every_model.ARGUMENTS[model] | SMALLER.get(model, {})
     return str(registry.Specification(model, arguments))
 
 
