@@ -44,10 +44,6 @@ class AttentionPooling(sets.SetClassifier):
         self.last_norm = layers.LayerNorm(hidden_size)
         self.build_classifier(hidden_size)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return arguments["hidden_size"]
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         kernels = [self.first.kernel, self.second.kernel, self.scores.kernel]
         width = self.second.kernel.shape[1]

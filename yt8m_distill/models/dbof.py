@@ -56,10 +56,6 @@ class DbofModel(sets.SetClassifier):
             self.hidden_norm = layers.BatchNorm(hidden_size)
         self.build_classifier(hidden_size)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return arguments["hidden_size"]
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         return {
             "frames": num_frames * base.num_weights([self.cluster.kernel]),

@@ -99,10 +99,6 @@ class NetVLAD(sets.SetClassifier):
         self.gating = layers.ContextGating(hidden_size) if gating else None
         self.build_classifier(hidden_size)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return arguments["hidden_size"]
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         gates = [] if self.gating is None else [self.gating.gates.kernel]
         return {

@@ -145,10 +145,6 @@ class NeXtVLAD(sets.SetClassifier):
         self.gating = layers.SqueezeGating(hidden_size, gating_reduction)
         self.build_classifier(hidden_size)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return arguments["hidden_size"]
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         gates = [self.gating.squeeze.kernel, self.gating.expand.kernel]
         return {
