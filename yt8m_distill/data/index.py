@@ -308,12 +308,10 @@ def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     with open(shard, "rb") as file:
         length = framing.header_length(file.read(framing.HEADER)) or 0
     dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
-    options = tf.data.Options()
-    options.autotune.enabled = False
     # Batching copies the records, which for large ones costs more than it saves.
     size = min(max(_BATCH_BYTES // (length + framing.FRAMING), 1), 4096)
     dataset = dataset.batch(size) if size > 1 else dataset
-    for batch in dataset.prefetch(2).with_options(options):
+    for batch in dataset.prefetch(2).with_options(records.untuned()):
         buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
         lengths = tf.strings.length(batch)
         yield np.atleast_1d(lengths.numpy()), np.atleast_1d(buckets.numpy())

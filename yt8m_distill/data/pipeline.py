@@ -218,13 +218,8 @@ def build_dataset(
         dataset = _mapped(
             dataset, lambda batch: tf.nest.map_structure(lambda x: x[rows], batch)
         )
-    options = tf.data.Options()
+    options = records.untuned()
     options.deterministic = True
-    # Deleting an iterator waits for the autotuning thread, whose sleep doubles: up to a
-    # minute at the end of every epoch (TensorFlow 2.21).
-    options.autotune.enabled = False
-    # They find nothing here, and take a quarter of the time in which an epoch starts.
-    options.experimental_optimization.apply_default_optimizations = False
     return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 
 
