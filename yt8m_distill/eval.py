@@ -117,14 +117,16 @@ def main() -> None:
     from yt8m_distill.training import actions, checkpoints
     from yt8m_distill.training import trained as trained_networks
 
-    records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
+    inputs = records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
     predictions_file = None
     if evaluation.output_file:
         # Checks the path now, before the network is loaded.
-        predictions_file = predictions.PredictionWriter(evaluation.output_file)
+        predictions_file = predictions.PredictionWriter(
+            evaluation.output_file, inputs=inputs
+        )
     path = evaluation.per_class_file
     if path and not files.is_remote(path):
-        files.check_target(path, f"--per_class_file={path}")
+        files.check_target(path, f"--per_class_file={path}", inputs)
     trained = trained_networks.open_network(
         checkpoint,
         wait=not evaluation.run_once,

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import filelock
 import tensorflow as tf
@@ -75,16 +75,17 @@ def one_line_errors(what: str, after: str = "") -> Iterator[None]:
         raise ValueError(line.rstrip()) from error
 
 
-def check_target(path: str, what: str) -> None:
+def check_target(path: str, what: str, inputs: Sequence[str] = ()) -> None:
     """Checks in advance that a local file can be written.
 
     Args:
         path: of the file; it may exist.
         what: flag and value, for the error.
+        inputs: files that must not be replaced.
 
     Raises:
-        ValueError: if the directory is missing or read-only, or the path is a directory
-            or a device.
+        ValueError: if the directory is missing or read-only, or the path is that of a
+            directory, a device or one of the inputs.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
@@ -96,6 +97,8 @@ def check_target(path: str, what: str) -> None:
         problem = "it is not a regular file"
     elif not os.access(folder, os.W_OK | os.X_OK):
         problem = f"the directory {folder} is read-only"
+    elif os.path.realpath(path) in map(os.path.realpath, inputs):
+        problem = "it is one of the files that are read"
     else:
         return
     raise ValueError(f"{what} cannot be written: {problem}.")

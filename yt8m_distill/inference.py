@@ -86,7 +86,7 @@ def main() -> None:
     if inference.segments:
         header = segments.HEADER if part[1] == 1 else segments.PART_HEADER
     # Checks the path now, before the network is loaded.
-    predictions_file = predictions.PredictionWriter(output_file, header)
+    predictions_file = predictions.PredictionWriter(output_file, header, found_files)
     if not files:
         with predictions_file:
             pass

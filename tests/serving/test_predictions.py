@@ -174,6 +174,30 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
             pass
 
 
+def test_the_records_that_are_read_are_not_replaced(tmp_path):
+    shard, link = tmp_path / "a.tfrecord", tmp_path / "link.csv"
+    shard.write_text("records")
+    link.symlink_to(shard)
+    for path in (shard, link):
+        with pytest.raises(ValueError, match="is one of the files") as caught:
+            predictions.PredictionWriter(path, inputs=[str(shard)])
+        assert "--output_file=" in str(caught.value)
+
+
+def test_what_an_earlier_csv_had_beside_it_goes_with_it(tmp_path):
+    path, nobody = tmp_path / "out.csv", np.zeros([1, 1])
+    with predictions.PredictionWriter(path) as writer:
+        writer.write([b"a"], nobody, nobody, num_frames=np.array([3]))
+    predictions.write_names(str(path), {0: "dog"})
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(KeyError), predictions.PredictionWriter(path):
+        raise KeyError
+    assert len(list(tmp_path.iterdir())) == 3  # The CSV is the earlier one.
+    with predictions.PredictionWriter(path) as writer:
+        writer.write([b"a"], nobody, nobody)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_read_only_directory_is_refused(tmp_path, monkeypatch):
     # Root may write anywhere, so the answer of the system is put in its mouth.
     monkeypatch.setattr(predictions.os, "access", lambda *_: False)

@@ -15,7 +15,7 @@ import io
 import os
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -45,20 +45,23 @@ class PredictionWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike, header: tuple[str, ...] = HEADER
+        self,
+        path: str | os.PathLike,
+        header: tuple[str, ...] = HEADER,
+        inputs: Sequence[str] = (),
     ) -> None:
         """Checks that the file can be written; nothing is created yet.
 
         Raises:
             ValueError: if the directory is missing or read-only, or the path is
-                that of a directory or a device.
+                that of a directory, a device or one of the `inputs`.
         """
         self.header = header
         self._target = os.fspath(path)
         self._what = f"--output_file={self._target}"
         if not files.is_remote(self._target):
             self._target = os.path.realpath(path)
-            files.check_target(self._target, self._what)
+            files.check_target(self._target, self._what, inputs)
         self._open_files = contextlib.ExitStack()
         self._file: Any = None
         self._frames: PredictionWriter | None = None  # Once it has something to write.
@@ -127,6 +130,10 @@ class PredictionWriter:
         self._file = None
         with files.one_line_errors(self._what):
             self._open_files.__exit__(kind, error, trace)
+        if kind is None:  # Those of an earlier CSV would contradict it.
+            stale = [NAMES_SUFFIX, *([FRAMES_SUFFIX] * (self._frames is None))]
+            for suffix in stale:
+                files.remove(self._target + suffix)
 
 
 class Row(NamedTuple):
