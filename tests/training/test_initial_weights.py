@@ -189,8 +189,9 @@ def test_fine_tuning_begins_with_the_teachers_classifier(
     serial_run, tmp_path, monkeypatch, mode
 ):
     """Also where --classifier=own: nothing has trained another one yet."""
+    first = "student" if mode == "serial" else "teacher"
     run = helpers.change(
-        helpers.copy_without(serial_run, tmp_path / "run", "student"),
+        helpers.copy_without(serial_run, tmp_path / "run", first),
         mode=mode,
         student_loss="rep",
         classifier="own",
