@@ -74,6 +74,17 @@ def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_p
     ]
     assert groups["student"][0]["multiply_adds"] == student
     assert groups["both"][0]["multiply_adds"] == both
+    # Two teachers have names of their own in the manifest.
+    twice = write_run(
+        tmp_path / "twice",
+        [{"gap": 0.4}] * 3,
+        {"teacher_1": (10, 10), "teacher_2": (10, 10), "student": (4, 4)},
+        mode="serial",
+        student_loss="pred",
+        teacher_checkpoint=f"{teacher},{teacher}",
+    )
+    cost = 2 * (2 * 30) + 3 * (2 * 10 + 12)
+    assert summarize_runs.read_run(twice)["multiply_adds"] == cost
     kept = json.dumps(groups)  # No folder of this machine.
     assert str(tmp_path) not in kept and "/x" not in kept
 

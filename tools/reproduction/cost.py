@@ -129,16 +129,16 @@ def phase_cost(
     """Multiply-adds of a phase.
 
     Args:
-        phase: its roles learn or guide.
-        parts: role → multiply-adds of its network per video, by part.
+        phase: says which of the networks learn; the others guide.
+        parts: name of each of its networks → multiply-adds per video, by part.
         videos: number that its networks read, in units of the result.
     """
-    trained = [role.name for role in phase.trained]
+    budgets = {role.name: tuple(role.budgets) for role in phase.trained}
     return videos * sum(
-        (_LEARNING if role.name in trained else 1)
-        * sum(parts[role.name].values())
-        * _passes(parts[role.name], tuple(role.budgets))
-        for role in phase.roles
+        (_LEARNING if name in budgets else 1)
+        * sum(network.values())
+        * _passes(network, budgets.get(name, ()))
+        for name, network in parts.items()
     )
 
 
@@ -153,8 +153,11 @@ def training_cost(run: settings.RunSettings) -> dict[str, float]:
 
     For comparing runs on the same data; evaluations are not counted.
     """
-    parts = {name: multiply_adds(run, name) for name in modes.networks(run)}
     return {
-        phase.name: phase_cost(phase, parts, phase.epochs * share_of_videos(run, phase))
+        phase.name: phase_cost(
+            phase,
+            {role.name: multiply_adds(run, role.name) for role in phase.roles},
+            phase.epochs * share_of_videos(run, phase),
+        )
         for phase in modes.phases(run, resolved=False)
     }
