@@ -232,6 +232,7 @@ def test_more_data_with_the_same_teacher_adds_its_videos(
 def test_a_rewritten_shard_is_detected_by_its_frames(serial_run, tmp_path, monkeypatch):
     videos = helpers.make_videos(20, seed=5)
     shard = helpers.write_shard(tmp_path / "train.tfrecord", videos)
+    written = os.stat(shard).st_mtime_ns
     run = student_run(serial_run, tmp_path, train_data_pattern=shard)
     fill(run, monkeypatch)
     # The same ids; one frame of the last video has another number in it.
@@ -239,6 +240,8 @@ def test_a_rewritten_shard_is_detected_by_its_frames(serial_run, tmp_path, monke
     changed = frames.copy()
     changed[0, 0] ^= 1
     helpers.write_shard(shard, [*videos[:-1], (video_id, labels, changed)])
+    soon = written // 10**9 * 10**9 + (written + 1) % 10**9  # In the same second.
+    os.utime(shard, ns=(soon, soon))
     again = helpers.change(run, train_dir=str(tmp_path / "again"))
     with pytest.raises(ValueError, match=f"other frames of video {video_id}. If its"):
         helpers.train(again)

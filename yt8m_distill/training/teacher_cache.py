@@ -35,7 +35,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings, structures
-from yt8m_distill.data import frame_sampling, pipeline
+from yt8m_distill.data import frame_sampling, index, pipeline
 from yt8m_distill.models import replicas
 from yt8m_distill.training import manifest
 
@@ -505,8 +505,9 @@ def data_key(shards: Sequence[str], fraction: float) -> dict:
     """Identifies a data set by the names, sizes and times of change of its shards."""
     digest = hashlib.sha256()
     for path in shards:
-        stat = tf.io.gfile.stat(path)
-        digest.update(f"{path} {stat.length} {stat.mtime_nsec}\n".encode())
+        # tf.io.gfile has whole seconds: a shard may be written anew within one.
+        size, changed = index.identity(path)
+        digest.update(f"{path} {size} {changed}\n".encode())
     return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}
 
 
