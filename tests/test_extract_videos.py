@@ -190,6 +190,14 @@ def test_an_invalid_flag_is_one_line(videos, image_network, change, named):
     assert named in script_helpers.refuse("extract_videos", *given)
 
 
+def test_a_video_is_not_replaced_by_its_records(videos, image_network):
+    video = videos / "v1.mp4"
+    given = arguments(videos, image_network, f"--output={video}", "--overwrite")
+    before = video.read_bytes()
+    assert "is one of the files" in script_helpers.refuse("extract_videos", *given)
+    assert video.read_bytes() == before
+
+
 def test_nothing_but_broken_files_is_an_error(videos, image_network, tmp_path):
     given = arguments(videos, image_network, f"--videos={videos}/[be]*.mp4")
     done = script_helpers.call("extract_videos", *given)

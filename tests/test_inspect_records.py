@@ -60,6 +60,12 @@ def test_the_videos_of_each_class_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(inspect_records, "FLAGS", given)
     inspect_records.main()
     assert vocabulary.read_counts(path, "") == {0: 2, 1: 2, 2: 1, 3: 1, 4: 1}
+    (shard, *_) = map(str, tmp_path.glob("*.tfrecord"))
+    before = pathlib.Path(shard).read_bytes()
+    given.per_class_file = shard
+    with pytest.raises(ValueError, match="--per_class_file=.* is one of the files"):
+        inspect_records.main()
+    assert pathlib.Path(shard).read_bytes() == before
 
 
 def test_compressed_shards_are_inspected_as_others(tmp_path):

@@ -82,10 +82,10 @@ def extract(
     from yt8m_distill.video import extraction
 
     output = given.output
-    files.check_target(output, f"--output={output}")
     labels = label_files.read(given.labels, vocabulary.read(given.vocabulary))
     work = extraction.plan(given, features)
     videos = list(work.videos)
+    files.check_target(output, f"--output={output}", videos)
     classes = {path: labels.find(path) for path in videos}
     made_of = json.dumps([sorted(work.parts()), classes, labels.names])
     made_of = hashlib.sha256(made_of.encode()).hexdigest()

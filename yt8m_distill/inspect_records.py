@@ -21,7 +21,7 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups, settings, vocabulary
+from yt8m_distill import files, flag_groups, settings, vocabulary
 
 flag_groups.load_tensorflow()
 
@@ -348,19 +348,19 @@ def report(findings: Findings, pattern: str = "", names_from: str = "") -> str:
 
 
 def inspect(
-    files: list[str], id_key="", max_records=0, labels_key="", names: dict | None = None
+    paths: list[str], id_key="", max_records=0, labels_key="", names: dict | None = None
 ) -> Findings:
     """Reads the records of these files.
 
     Raises:
         ValueError: for a damaged file, or if no record is usable.
     """
-    bare = {path for path in files if layouts.is_bare(path)}
-    total = len(bare) + framing.count_records([p for p in files if p not in bare])
+    bare = {path for path in paths if layouts.is_bare(path)}
+    total = len(bare) + framing.count_records([p for p in paths if p not in bare])
     total = min(total, max_records) if max_records else total
     serialized = (
         (path, number, record)
-        for path in files
+        for path in paths
         for number, record in enumerate(layouts.read_serialized(path))
     )
     first = list(itertools.islice(serialized, min(_SAMPLE, total)))
@@ -370,11 +370,11 @@ def inspect(
             examples.append(layouts.parse(record))
     layout, unused = layouts.recognize(examples, id_key, labels_key)
     if not first:
-        raise ValueError(f"{', '.join(files)}: there are no records.")
+        raise ValueError(f"{', '.join(paths)}: there are no records.")
     if not layout.sources:
         why = [f"{key}: {why}" for key, why in unused.items()]
         why += [] if examples else ["none is a SequenceExample or an Example"]
-        raise ValueError(". ".join([f"{files[0]}: no record has a feature", *why]))
+        raise ValueError(". ".join([f"{paths[0]}: no record has a feature", *why]))
     findings = Findings(layout, unused, bool(bare), names or {})
     rest = itertools.islice(serialized, total - len(first))
     with tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
@@ -403,16 +403,18 @@ def define_flags() -> None:
 
 def main() -> None:
     """Flags → report."""
-    files = records.expand_patterns(FLAGS.data_pattern, "data_pattern")
+    paths = records.expand_patterns(FLAGS.data_pattern, "data_pattern")
+    target = os.path.expanduser(FLAGS.per_class_file)
+    if target:
+        files.check_target(target, f"--per_class_file={target}", paths)
     names = vocabulary.read(FLAGS.vocabulary)
     given = (FLAGS.video_id_key, FLAGS.max_records, FLAGS.labels_key, names)
-    with faults.named(files):
-        findings = inspect(files, *given)
-    path = os.path.expanduser(FLAGS.per_class_file)
-    if path:
+    with faults.named(paths):
+        findings = inspect(paths, *given)
+    if target:
         count, _ = findings.published()
         videos = np.array([findings.labels[c] for c in range(count)])
-        per_class.write(path, np.full(count, np.nan), videos, names)
+        per_class.write(target, np.full(count, np.nan), videos, names)
     where = FLAGS.data_pattern, FLAGS.vocabulary
     if FLAGS.json:
         print(json.dumps(findings.to_dict(*where)))

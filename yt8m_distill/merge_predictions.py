@@ -48,13 +48,12 @@ def merge(paths: list[str], output_file: str) -> int:
 
     from yt8m_distill.serving import predictions, skips
 
-    _refuse_a_part(paths, output_file)
     part_of: dict[str, str] = {}  # Video id → the CSV that has it.
     total = sum(tf.io.gfile.stat(path).length for path in paths)
     bar = tqdm.tqdm(
         total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
     )
-    with predictions.PredictionWriter(output_file) as writer, bar:
+    with predictions.PredictionWriter(output_file, inputs=paths) as writer, bar:
         for path in paths:
             bar.update(len(predictions.HEADER_LINE))
             for row in predictions.read_rows(path):
@@ -65,12 +64,6 @@ def merge(paths: list[str], output_file: str) -> int:
             raise ValueError(f"--input: no videos in {paths[0]} and the other parts.")
     skips.merge_lists(paths, output_file)
     return len(part_of)
-
-
-def _refuse_a_part(paths: list[str], output_file: str) -> None:
-    """Raises a ValueError if the output is one of the parts."""
-    if os.path.realpath(output_file) in map(os.path.realpath, paths):
-        raise ValueError(f"--output_file={output_file} is one of the parts.")
 
 
 def _check(row, path: str, part_of: dict[str, str]) -> None:
@@ -110,7 +103,6 @@ def main() -> None:
 
     paths = parts.find_parts(FLAGS.input)
     if predictions.read_header(paths[0]) == segments.PART_HEADER:
-        _refuse_a_part(paths, FLAGS.output_file)
         classes = segments.merge(paths, FLAGS.output_file, FLAGS.segment_max_pred)
         skips.merge_lists(paths, FLAGS.output_file)
         print(f"{classes} classes of {len(paths)} parts in {FLAGS.output_file}.")

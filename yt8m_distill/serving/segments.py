@@ -324,7 +324,7 @@ def merge(paths: Sequence[str], output_file: str, k: int) -> int:
     # A part without files has the header alone.
     used = [n for n, row in enumerate(firsts) if row is not None]
     count = 0
-    with predictions.PredictionWriter(output_file, HEADER) as writer:
+    with predictions.PredictionWriter(output_file, HEADER, paths) as writer:
         rows = [firsts[n] for n in used]
         while any(row is not None for row in rows):
             merged = _merge_class([paths[n] for n in used], rows, k)
