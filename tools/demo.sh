@@ -6,7 +6,7 @@
 #
 #   tools/demo.sh [OUTPUT_DIR]        default: demo_output
 #
-# Takes about five minutes on two cores, without the installation. A second run reuses
+# Takes about three minutes on two cores, without the installation. A second run reuses
 # the environment, the data and the trained networks; remove OUTPUT_DIR to start over.
 set -euo pipefail
 

@@ -73,24 +73,17 @@ class ServingModel(tf.Module):
         )
         num_frames = tf.TensorSpec([None], tf.int32, name="num_frames")
         steps = features.steps(given.data)
-        self.steps = tf.function(
+        traced = functools.partial(tf.function, autograph=False)
+        self.steps = traced(
             lambda: [tf.constant(step, tf.float32) for step in steps],
             input_signature=[],
-            autograph=False,
         )
         self.functions = {
-            "serving_default": tf.function(
-                self._serve_records, [records_of], autograph=False
-            ),
-            "frames": tf.function(
-                self._serve_frames, [frames, num_frames], autograph=False
-            ),
+            "serving_default": traced(self._serve_records, [records_of]),
+            "frames": traced(self._serve_frames, [frames, num_frames]),
         }
         if given.budgets:
-            any_k = tf.function(
-                self._serve_any_k, [records_of, each_k], autograph=False
-            )
-            self.functions["any_k"] = any_k
+            self.functions["any_k"] = traced(self._serve_any_k, [records_of, each_k])
 
     def _logits(self, frames: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
         def as_usual():
