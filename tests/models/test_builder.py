@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +12,7 @@ from yt8m_distill import registry, settings, structures
 from yt8m_distill.losses import registered
 from yt8m_distill.models import (
     base,
+    builder,
     frame_average,
     heads,
     hierarchical_lstm,
@@ -437,3 +439,49 @@ def test_a_network_without_states_is_named_if_they_are_requested():
         ValueError, match="WithKeywords has no intermediate states: use"
     ):
         network({**view, **states})
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+@base.MODELS.register("Held")
+class Held(base.VideoClassifier):
+    """Layers in a list, in a dict and in a list of a layer; and a Keras dropout."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.steps_of = [self._dense(), self._dense()]
+        self.by_name = {"gate": self._dense()}
+        self.outer = keras.layers.Layer()
+        self.outer.inner = [self._dense()]
+        self.drop = keras.layers.Dropout(0.5)
+        self.build_classifier(self.feature_size)
+
+    def _dense(self):
+        layer = keras.layers.Dense(self.feature_size)
+        layer.build((None, self.feature_size))
+        return layer
+
+    def encode(self, frames, num_frames, state_indices, training, noise):
+        x = self.drop(tf.reduce_mean(frames, axis=1), training=training)
+        for layer in (*self.steps_of, *self.outer.inner):
+            x = layer(x)
+        return x * self.by_name["gate"](x), None
+
+
+def test_a_checkpoint_holds_what_only_keras_finds(tmp_path):
+    run = make_run(teacher="Held")
+    spec = registry.parse("Held")
+    saved, restored = (
+        builder.build_network("teacher", spec, run.data, 3) for _ in range(2)
+    )
+    view = {
+        structures.FRAMES: tf.ones([2, 3, 5]),
+        structures.NUM_FRAMES: tf.constant([3, 3]),
+    }
+    saved(view, training=True)  # Moves the generator of the dropout.
+    path = tf.train.Checkpoint(teacher=saved).write(str(tmp_path / "network"))
+    tf.train.Checkpoint(teacher=restored).read(path).assert_existing_objects_matched()
+    assert len(saved.variables) >= 10  # Four layers and the head.
+    for one, other in zip(saved.variables, restored.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())

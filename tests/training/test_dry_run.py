@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill.models import base
@@ -77,5 +78,28 @@ class LateDense(helpers.MeanTanh):
 def test_a_layer_that_would_not_be_trained_is_refused(data, tmp_path):
     run = helpers.make_run(tmp_path / "run", data, teacher="LateDense(units=6)")
     with pytest.raises(ValueError, match="--teacher: LateDense .*kernel"):
+        helpers.train(run)
+    assert not (tmp_path / "run").exists()
+
+
+@base.MODELS.register("PlainVariable")
+class PlainVariable(base.MODELS.get("MeanTanh")):
+    """Scales its encoding by a variable that Keras 3 knows nothing of."""
+
+    def __init__(self, feature_size, num_classes, max_frames, units=6, **others):
+        super().__init__(feature_size, num_classes, max_frames, units, **others)
+        self.scale = tf.Variable(tf.ones([units]), name="my_scale")
+
+    def encode(self, frames, num_frames, state_indices, training, noise):
+        encoding, states = super().encode(
+            frames, num_frames, state_indices, training, noise
+        )
+        return encoding * self.scale, states
+
+
+@pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 trains it.")
+def test_a_variable_that_keras_does_not_train_is_refused(data, tmp_path):
+    run = helpers.make_run(tmp_path / "run", data, teacher="PlainVariable")
+    with pytest.raises(ValueError, match="--teacher: .*my_scale.* PlainVariable"):
         helpers.train(run)
     assert not (tmp_path / "run").exists()

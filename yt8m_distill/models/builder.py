@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from yt8m_distill import registry, settings
 from yt8m_distill.data import features
 from yt8m_distill.models import base, lstm, teacher_student
@@ -107,7 +109,20 @@ def _create(
         )
     if context_size:
         network.add_context(context_size)
+    _track_all(network)
     return network
+
+
+def _track_all(network: base.VideoClassifier) -> None:
+    """Makes checkpoints hold the variables that only Keras knows, under their number.
+
+    tf.train.Checkpoint follows attributes; in Keras 3 (3.15) it finds neither layers in
+    a list or dict nor the state of the generator of keras.layers.Dropout.
+    """
+    reached = {id(part) for part in tf.train.TrackableView(network).descendants()}
+    for number, variable in enumerate(network.variables):
+        if id(variable) not in reached:
+            network._track_trackable(variable, name=f"variable_{number}")
 
 
 def build_networks(

@@ -87,6 +87,15 @@ def _compute_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> 
                 "when it is called, too late to be trained. Build its layers in the "
                 "constructor (layer.build)."
             )
+        kept = {id(variable) for variable in network.weights}
+        for part in tf.train.TrackableView(network).descendants():
+            if isinstance(part, tf.Variable) and part.trainable:
+                if id(part) not in kept:
+                    raise ValueError(
+                        f"--{role.name}: Keras does not train the tf.Variable "
+                        f"{part.name} of {type(network).__name__}. Use add_weight in "
+                        "the constructor, or trainable=False."
+                    )
         if role.frozen:
             continue
         labels = tf.zeros([1, run.data.num_classes])
