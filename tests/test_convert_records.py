@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests import script_helpers
 from yt8m_distill import convert_records
-from yt8m_distill.data import layouts, records
+from yt8m_distill.data import faults, layouts, records
 
 FEATURES = "rgb=RGB/feature/floats,audio=audio"
 LAYOUT = layouts.Layout(convert_records.parse_features(FEATURES))
@@ -37,7 +37,8 @@ def foreign(video_id=(b"v1",), labels=(3, 5), rgb=FRAMES, **context) -> bytes:
 
 
 def convert(serialized: bytes, layout=LAYOUT) -> tf.train.SequenceExample:
-    content, *_ = convert_records.convert_record(serialized, layout, "f:0")
+    record = faults.Record(serialized, "folder/f")
+    content, *_ = convert_records.convert_record(record, layout)
     return tf.train.SequenceExample.FromString(content)
 
 
@@ -64,7 +65,8 @@ def test_float_frames_are_quantized_and_bytes_are_kept():
 
 def test_floats_are_quantized_over_a_range_that_the_record_says():
     layout = LAYOUT._replace(ranges=((-2.5, 2.5), (0.0, 255.0)))
-    content, named, changed = convert_records.convert_record(foreign(), layout, "f:0")
+    record = faults.Record(foreign())
+    content, named, changed = convert_records.convert_record(record, layout)
     native = tf.train.SequenceExample.FromString(content)
     assert context_of(native, "rgb_range") == [-2.5, 2.5]
     restored = records.dequantize(frames_of(native, "rgb"), -2.5, 2.5)
@@ -78,7 +80,7 @@ def test_floats_are_quantized_over_a_range_that_the_record_says():
 
 
 def test_clipped_numbers_are_counted():
-    *_, changed = convert_records.convert_record(foreign(), LAYOUT, "f:0")
+    *_, changed = convert_records.convert_record(faults.Record(foreign()), LAYOUT)
     twice = changed["rgb"].join(changed["rgb"])
     # ±2.5 become the middles of the outermost bins, half a bin from ±2.
     assert twice[:2] == (24, 2 * (np.abs(FRAMES) > 2).sum())

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import script_helpers
 from tests import video_helpers as helpers
-from yt8m_distill.data import records
+from yt8m_distill.data import faults, records
 from yt8m_distill.serving import thinning
 from yt8m_distill.video import decoding, extraction, networks
 
@@ -157,8 +157,8 @@ def test_some_frames_are_those_of_thin_shards(videos, image_network, tmp_path):
     every, some = read(tmp_path / "mine.tfrecord"), read(tmp_path / "few.tfrecord")
     for whole, thin in zip(every, some, strict=True):
         chosen = [0, len(frames_in(whole)) // 2]  # floor(i * n / 2)
-        whole = whole.SerializeToString()
-        expected = thinning.thin_record(whole, chosen, ["rgb"])
+        record = faults.Record(whole.SerializeToString())
+        expected = thinning.thin_record(record, chosen, ["rgb"])
         assert thin.SerializeToString(deterministic=True) == expected
 
 

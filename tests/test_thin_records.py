@@ -12,6 +12,7 @@ import tensorflow as tf
 from tests import record_helpers, script_helpers
 from yt8m_distill import settings, thin_records
 from yt8m_distill.data import (
+    faults,
     frame_sampling,
     framing,
     pipeline,
@@ -329,7 +330,7 @@ def test_a_bad_record_is_named(tmp_path, monkeypatch, defect, words):
     full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(defect)])
     with pytest.raises(ValueError) as caught:
         thin([full], tmp_path / "thin")
-    assert str(caught.value).startswith(f"{full}, record 5 (counted from 0), ")
+    assert str(caught.value).startswith(f"{full}, record 5 (counted from 0)")
     assert not [word for word in words if word not in str(caught.value)]
     assert os.listdir(tmp_path / "thin") == []
 
@@ -448,8 +449,19 @@ def test_audioset_and_youtube8m_are_thinned(real_data, tmp_path):
                 assert after.context.feature[feature] == value
 
 
+def test_a_missing_feature_stays_missing(tmp_path):
+    frames = {"rgb": record_helpers.frames_of(8, 4)}
+    record = record_helpers.frame_level("a", [1], frames)
+    full = record_helpers.write_shard(tmp_path / "a.tfrecord", [record])
+    data = record_helpers.data_settings(missing_feature="zeros", max_frames=MAX_FRAMES)
+    (example,) = examples_of(*thin([full], tmp_path / "thin", data))
+    assert numbers(example, "frame_indices") == [0, 2, 4, 6]
+    assert list(example.feature_lists.feature_list) == ["rgb"]
+
+
 def test_a_thin_record_has_no_rated_segments():
     record = record_helpers.rated_video(3, 12, [1], [(5, 1, 1)])
-    thin = thinning.thin_record(record, [0, 6], list(record_helpers.SIZES))
+    names = list(record_helpers.SIZES)
+    thin = thinning.thin_record(faults.Record(record), [0, 6], names)
     kept = tf.train.SequenceExample.FromString(thin).context.feature
     assert {"id", "labels"} <= set(kept) and not set(segments.KINDS) & set(kept)

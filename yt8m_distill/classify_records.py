@@ -49,20 +49,13 @@ def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
     """The first records of all shards together, each with what to call it.
 
     Raises:
-        ValueError: if there are none.
-        tf.errors.OpError: for a damaged shard.
+        ValueError: if there are none, or at a damage.
     """
-    import tensorflow as tf
+    from yt8m_distill.data import faults
 
-    from yt8m_distill.data import framing
-
-    shards = (tf.data.TFRecordDataset(p, framing.compression_of(p)) for p in files)
-    named = (
-        (f"{path}, record {number} (counted from 0)", record.numpy())
-        for path, shard in zip(files, shards, strict=True)
-        for number, record in enumerate(shard)
-    )
-    found = list(itertools.islice(named, count))
+    records = itertools.chain.from_iterable(map(faults.sound, files))
+    records = itertools.islice(records, count)
+    found = [(record.where, bytes(record.content)) for record in records]
     if not found:
         raise ValueError(f"--records={','.join(files)} has no records.")
     return found
@@ -118,13 +111,12 @@ def main() -> None:
     """Flags → a line a record."""
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill.data import faults, records
+    from yt8m_distill.data import records
     from yt8m_distill.serving import extras
 
     names = names or extras.read_names(FLAGS.model)
     files = records.expand_patterns(FLAGS.records, "records")
-    with faults.named(files):
-        found = read_records(files, FLAGS.count)
+    found = read_records(files, FLAGS.count)
     serve = open_model(FLAGS.model)
     lines, unread = classify(serve, found, FLAGS.classes, names)
     print("\n".join(lines))

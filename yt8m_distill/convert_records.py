@@ -125,7 +125,7 @@ def parse_features(text: str) -> tuple[layouts.Source, ...]:
 
 
 def convert_record(
-    serialized: bytes, layout: layouts.Layout, default_id: str
+    record: faults.Record, layout: layouts.Layout
 ) -> tuple[bytes, bool, dict[str, records.Rounding]]:
     """A native record: context `id` and `labels`, and the features by their names.
 
@@ -133,10 +133,10 @@ def convert_record(
         The record, whether it had an id, and name → what quantization changed.
 
     Raises:
-        ValueError: for an invalid record, without the name of the file.
+        faults.Invalid: if it cannot be converted.
     """
-    video = layouts.read_video(serialized, layout)
-    native = tf.train.SequenceExample(context=video.example.context)
+    video = layouts.read_video(record, layout)
+    native = tf.train.SequenceExample(context=record.context)
     context = native.context.feature
     keys = {layout.video_id_key, layout.labels_key, "id", "labels"}
     for key in keys.union(*((s.key, s.name) for s in layout.sources)):
@@ -146,10 +146,14 @@ def convert_record(
         for name, vector in frames.items():
             context[name].float_list.value.extend(vector.ravel())
         frames = {}
-    video_id = video.video_id or default_id.encode()
+    video_id = video.video_id or _default_id(record).encode()
     ranges = [ranges_of(layout)[name] for name in frames]
     made, changed = arrays.make_record(video_id, video.labels, frames, ranges, native)
     return made, bool(video.video_id), changed
+
+
+def _default_id(record: faults.Record) -> str:
+    return f"{os.path.basename(record.path)}:{record.number}"
 
 
 def ranges_of(layout: layouts.Layout) -> quantization.Ranges:
@@ -186,18 +190,16 @@ def convert(
         if not overwrite and tf.io.gfile.exists(target):
             continue
         with faults.named([path], target), rewriting.writing(target) as writer:
-            for number, serialized in enumerate(layouts.read_serialized(path)):
-                default = f"{os.path.basename(path)}:{number}"
+            for record in layouts.records_of(path):
                 try:
-                    record, *found = convert_record(serialized, layout, default)
-                except ValueError as error:
-                    line = f"{path}, record {number} (counted from 0): {error}."
+                    native, named, changed = convert_record(record, layout)
+                except faults.Invalid as error:
+                    line = record.bad(error).message
                     if not skip:
                         raise ValueError(line) from error
                     done.skipped.append(line)
                     continue
-                writer.write(record)
-                named, changed = found
+                writer.write(native)
                 done.add_video(changed)
                 done.unnamed += not named
     return done
@@ -252,7 +254,7 @@ def convert_arrays(
         target = os.path.join(folder, target)
         of_shard = list(itertools.islice(made, _VIDEOS_PER_SHARD))
         if not overwrite and tf.io.gfile.exists(target):
-            if list(layouts.read_serialized(target)) == of_shard:
+            if [record.content for record in faults.sound(target)] == of_shard:
                 continue
             raise ValueError(
                 f"{target} exists with other records: use --overwrite or another "
@@ -277,13 +279,12 @@ def originals(
             found = arrays.read(path, layout.sources)
             yield quantization.Original(video_id, classes, found)
             continue
-        for number, serialized in enumerate(layouts.read_serialized(path)):
+        for record in layouts.records_of(path):
             try:
-                video = layouts.read_video(serialized, layout)
-            except ValueError:
+                video = layouts.read_video(record, layout)
+            except faults.Invalid:
                 continue
-            default = f"{os.path.basename(path)}:{number}"
-            video_id = video.video_id.decode(errors="replace") or default
+            video_id = video.video_id.decode(errors="replace") or _default_id(record)
             yield quantization.Original(video_id, video.labels, video.frames)
 
 

@@ -8,7 +8,6 @@ for the converted data.
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -29,7 +28,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from yt8m_distill.data import faults, framing, layouts, records, segments
+from yt8m_distill.data import faults, framing, judging, layouts, records, segments
 from yt8m_distill.evaluation import per_class
 
 FLAGS = flags.FLAGS
@@ -63,10 +62,10 @@ class Feature:
         """Adds the frames [T, width] of a video."""
         self.frames[len(frames)] += 1
         self.dtypes.add(frames.dtype.name)
-        self.low = min(self.low, float(frames.min()))
-        self.high = max(self.high, float(frames.max()))
-        self.total += float(frames.sum(dtype=np.float64))
         low, high = frames.min(axis=1), frames.max(axis=1)
+        self.low = min(self.low, float(low.min()))
+        self.high = max(self.high, float(high.max()))
+        self.total += float(frames.sum(dtype=np.float64))
         zero = (0, 127) if frames.dtype == np.uint8 else (0,)
         self.zeros += int(((low == high) & np.isin(low, zero)).sum())
 
@@ -124,30 +123,33 @@ class Findings:
             frame_features=layout.frame_features,
         )
 
-    def add(self, path: str, number: int, serialized: bytes) -> None:
+    def add(self, record: faults.Record) -> None:
         """Adds one record."""
         try:
-            video = layouts.read_video(serialized, self.layout)
-        except layouts.Invalid as error:
-            self.bad.append(faults.Bad(path, number, 0, error.fault, f"{error}."))
+            video = layouts.read_video(record, self.layout)
+        except faults.Invalid as error:
+            self.bad.append(record.bad(error))
             return
         self.videos += 1
-        context, key = video.example.context.feature, self.layout.labels_key
+        context, key = record.context.feature, self.layout.labels_key
         vector = layouts.label_vector(context[key]) if key in context else 0
         self._vector = max(self._vector, vector)
         stored = [records.stored_range(context, s.key) for s in self.layout.sources]
         self.ranges[",".join(f"{low:g}:{high:g}" for low, high in stored)] += 1
         lengths = {len(frames) for frames in video.frames.values()}
-        ratings, wrong = segments.read(video.example.context)
+        ratings, wrong = segments.read(record.context)
         if wrong or segments.problem(ratings, min(lengths), self._native):
             self.problems["have invalid rated segments"] += 1
         if ratings:
             present = sum(rating.score for rating in ratings)
             self.segments.update(videos=1, ratings=len(ratings), present=present)
-        fault = faults.judge(serialized, self._native, video.example)
-        if fault or vector:
+        try:
+            judging.judge(record, self._native)
+            if vector:
+                self.foreign[faults.Fault.LABEL_VECTOR] += 1
+        except faults.Invalid as error:
             # The record was read, so yt8m-convert can convert it.
-            self.foreign[fault.fault if fault else faults.Fault.LABEL_VECTOR] += 1
+            self.foreign[error.fault] += 1
         if video.video_id and video.video_id in self._ids:
             self.problems["repeat an id"] += 1
         self._ids.add(video.video_id)
@@ -358,28 +360,21 @@ def inspect(
     bare = {path for path in paths if layouts.is_bare(path)}
     total = len(bare) + framing.count_records([p for p in paths if p not in bare])
     total = min(total, max_records) if max_records else total
-    serialized = (
-        (path, number, record)
-        for path in paths
-        for number, record in enumerate(layouts.read_serialized(path))
-    )
-    first = list(itertools.islice(serialized, min(_SAMPLE, total)))
-    examples = []
-    for *_, record in first:
-        with contextlib.suppress(layouts.Invalid):
-            examples.append(layouts.parse(record))
-    layout, unused = layouts.recognize(examples, id_key, labels_key)
+    records_of_all = itertools.chain.from_iterable(map(layouts.records_of, paths))
+    first = list(itertools.islice(records_of_all, min(_SAMPLE, total)))
+    samples = [record for record in first if record.is_example]
+    layout, unused = layouts.recognize(samples, id_key, labels_key)
     if not first:
         raise ValueError(f"{', '.join(paths)}: there are no records.")
     if not layout.sources:
         why = [f"{key}: {why}" for key, why in unused.items()]
-        why += [] if examples else ["none is a SequenceExample or an Example"]
+        why += [] if samples else ["none is a SequenceExample or an Example"]
         raise ValueError(". ".join([f"{paths[0]}: no record has a feature", *why]))
     findings = Findings(layout, unused, bool(bare), names or {})
-    rest = itertools.islice(serialized, total - len(first))
+    rest = itertools.islice(records_of_all, total - len(first))
     with tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
-        for path, number, record in itertools.chain(first, rest):
-            findings.add(path, number, record)
+        for record in itertools.chain(first, rest):
+            findings.add(record)
             bar.update()
     if not findings.videos:
         raise ValueError(findings.bad[0].message)
@@ -409,8 +404,7 @@ def main() -> None:
         files.check_target(target, f"--per_class_file={target}", paths)
     names = vocabulary.read(FLAGS.vocabulary)
     given = (FLAGS.video_id_key, FLAGS.max_records, FLAGS.labels_key, names)
-    with faults.named(paths):
-        findings = inspect(paths, *given)
+    findings = inspect(paths, *given)
     if target:
         count, _ = findings.published()
         videos = np.array([findings.labels[c] for c in range(count)])

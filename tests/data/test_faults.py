@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, framing, pipeline
+from yt8m_distill.data import faults, framing, judging, pipeline
 
 DATA = helpers.data_settings()
 VIEWS = {
@@ -687,5 +687,6 @@ def test_a_number_that_is_not_finite_is_named_and_skipped(tmp_path, value, how):
     ids=["floats", "integer id", "one feature"],
 )
 def test_records_of_other_writers_are_recognized(record, fault, named):
-    found = faults.judge(record, DATA)
-    assert found.fault is fault and named in found.detail
+    with pytest.raises(faults.Invalid) as caught:
+        judging.judge(faults.Record(record), DATA)
+    assert caught.value.fault is fault and named in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, pipeline, segments
+from yt8m_distill.data import faults, judging, pipeline, segments
 
 DATA = helpers.data_settings(max_frames=30, segment_labels=True)
 MINED = dataclasses.replace(DATA, segment_negatives=0.5)
@@ -206,10 +206,11 @@ def bad_video(name: str) -> bytes:
 @pytest.mark.parametrize("name", BAD)
 def test_invalid_ratings_are_named_in_the_graph_and_outside(name):
     record, rule = bad_video(name), BAD[name][1]
-    found = faults.judge(record, DATA)
-    assert found.fault == faults.Fault.SEGMENTS and rule in found.detail
+    with pytest.raises(faults.Invalid) as caught:
+        judging.judge(faults.Record(record), DATA)
+    assert caught.value.fault is faults.Fault.SEGMENTS and rule in str(caught.value)
     with pytest.raises((ValueError, tf.errors.OpError)) as caught:
-        faults._parser(DATA)(tf.constant([record]), tf.constant(["some record"]))
+        judging._parser(DATA)(tf.constant([record]), tf.constant(["some record"]))
     line = faults.describe_error(caught.value) or str(caught.value)
     assert line.startswith("some record") and rule in line
 

@@ -164,6 +164,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
         (tmp_path / "file" / "out.csv", "there is no directory .*file"),
         (tmp_path, "it is a directory"),
         (os.devnull, "it is not a regular file"),
+        (tmp_path / "out.csv.gz", "not packed"),
     ):
         with pytest.raises(ValueError, match=reason) as caught:
             predictions.PredictionWriter(path)

@@ -252,7 +252,7 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
         run.training.train_data_pattern, "train_data_pattern"
     )
     fraction = run.training.train_fraction
-    data = teacher_cache.data_key(files, fraction)
+    data = teacher_cache.data_key(files, map(index.identity, files), fraction)
     cache, *_ = open_cache(run)
     if cache.covers(data):
         return TeacherCaching(run, ()), data

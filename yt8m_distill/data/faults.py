@@ -1,24 +1,28 @@
-"""Faults of records, and the validation of a record outside the graph."""
+"""Records of shards outside the graph, their faults, and how these are reported."""
 
 import collections
 import contextlib
+import dataclasses
 import enum
 import functools
-import math
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import framing, records, segments
+from yt8m_distill.data import framing, records, wire
 
 STOP, SKIP = settings.BAD_RECORDS
+NOT_AN_EXAMPLE = "this is not an example (neither a SequenceExample nor an Example)."
 
-_PIECE_BYTES = 1 << 22
+_READ_BYTES, _PIECE_BYTES = 1 << 20, 1 << 22
+# Approximate size of the records that are read and verified in one call.
+_BATCH_BYTES = 1 << 18
 
 
 class Fault(enum.Enum):
@@ -70,306 +74,196 @@ class Bad(NamedTuple):
             where += f", video {self.video_id.decode(errors='backslashreplace')}"
         return f"{where}: {self.detail}"
 
-
-class Found(NamedTuple):
-    """The result of `judge` for an invalid record.
-
-    Attributes:
-        fault, detail, video_id: see Bad.
-    """
-
-    fault: Fault
-    detail: str
-    video_id: bytes = b""
+    @property
+    def is_damage(self) -> bool:
+        """Whether the shard is damaged, not the content of a record invalid."""
+        return self.fault in (Fault.CHECKSUM, Fault.REST_UNREADABLE)
 
 
-def _values(feature: tf.train.Feature):
-    """The values of a feature of any type; empty if it is unset."""
-    kind = feature.WhichOneof("kind")
-    return getattr(feature, kind).value if kind else ()
-
-
-def _judge_id(context, data: settings.DataSettings) -> tuple[bytes, Found | None]:
-    key = data.video_id_key
-    feature = context[key] if key in context else tf.train.Feature()
-    values = _values(feature)
-    if not values or values[0] == b"":
-        return b"", Found(
-            Fault.NO_ID, f"there is no id. Is --video_id_key={key} right?"
-        )
-    if feature.WhichOneof("kind") != "bytes_list":
-        kind = feature.WhichOneof("kind").removesuffix("_list")
-        return b"", Found(
-            Fault.ID_TYPE,
-            f"the id under --video_id_key={key} is {kind}, not bytes; yt8m-convert "
-            "makes it text.",
-        )
-    if len(values) != 1:
-        return b"", Found(
-            Fault.ID_TYPE,
-            f"there are {len(values)} ids under --video_id_key={key}.",
-        )
-    return values[0], None
-
-
-def judge_labels(labels, kind: str, data: settings.DataSettings) -> Found | None:
-    """The fault of the values of the feature under --labels_key, or None.
-
-    Args:
-        labels: the values.
-        kind: `int64_list`, `float_list` or `bytes_list`.
-        data: gives the number of classes.
-    """
-    key, classes = data.labels_key, data.num_classes
-    # Integers are a 0/1 vector only if their number is C; floats are never indices.
-    could_be = kind == "float_list" or (kind == "int64_list" and len(labels) == classes)
-    if could_be and len(labels) > 2 and all(value in (0, 1) for value in labels):
-        return Found(
-            Fault.LABEL_VECTOR,
-            f"--labels_key={key} holds a vector of {len(labels)} zeros and ones, not "
-            "the indices of the labels; yt8m-convert turns one into the other.",
-        )
-    if kind != "int64_list":
-        return Found(
-            Fault.LABEL_TYPE,
-            f"--labels_key={key} holds {kind.removesuffix('_list')}, not int64; "
-            "yt8m-convert turns whole floats into integers.",
-        )
-    for label in labels:
-        if not 0 <= label < classes:
-            return Found(
-                Fault.LABEL_RANGE,
-                f"label {label} is not in 0..{classes - 1}, the range of "
-                "--num_classes.",
-            )
-    return None
-
-
-def _judge_frames(lists, data, name: str, size: int) -> Found | None:
-    """Checks a frame-level feature: one byte string of `size` bytes per frame."""
-    steps = lists[name].feature if name in lists else ()
-    if not steps:
-        if data.missing_feature == "zeros" and any(
-            other in lists for other in data.names
-        ):
-            return None
-        return Found(
-            Fault.NO_FRAMES,
-            f"feature {name} has no frames. Is --feature_names right, and is this "
-            "frame-level data?",
-        )
-    for step in steps:
-        kind = step.WhichOneof("kind")
-        if kind != "bytes_list":
-            return Found(
-                Fault.FRAME_TYPE,
-                f"feature {name} holds {(kind or 'nothing').removesuffix('_list')}, "
-                "not bytes; yt8m-convert quantizes frames.",
-            )
-        values = step.bytes_list.value
-        if len(values) != 1:
-            return Found(
-                Fault.ONE_FEATURE,
-                f"a frame of feature {name} is {len(values)} byte strings, not 1.",
-            )
-        if len(values[0]) != size:
-            whole = len(values[0]) % size == 0 and len(steps) == 1
-            return Found(
-                Fault.ONE_FEATURE if whole and values[0] else Fault.WIDTH,
-                f"a frame of feature {name} is {len(values[0])} bytes wide, not the "
-                f"{size} of --feature_sizes.",
-            )
-    return None
-
-
-def _judge_vector(context, name: str, size: int) -> Found | None:
-    """Checks a video-level feature: `size` finite floats."""
-    feature = context[name] if name in context else tf.train.Feature()
-    kind = feature.WhichOneof("kind") or "float_list"
-    if kind != "float_list":
-        return Found(
-            Fault.FRAME_TYPE,
-            f"feature {name} holds {kind.removesuffix('_list')}, not floats.",
-        )
-    values = np.array(feature.float_list.value, np.float32)
-    if len(values) != size:
-        return Found(
-            Fault.WIDTH,
-            f"feature {name} has {len(values)} numbers, not the {size} of "
-            "--feature_sizes. Is --feature_names right, and is this video-level data?",
-        )
-    if not np.isfinite(values).all():
-        where = int(np.flatnonzero(~np.isfinite(values))[0])
-        return Found(
-            Fault.NOT_FINITE, f"number {where} of feature {name} is {values[where]}."
-        )
-    return None
-
-
-def _judge_segments(example, data: settings.DataSettings) -> Found | None:
-    """Checks the rated segments of a record with valid features."""
-    ratings, detail = segments.read(example.context)
-    frames = min(num_frames(example, data), data.max_frames)
-    detail = detail or segments.problem(ratings, frames, data)
-    return Found(Fault.SEGMENTS, detail) if detail else None
-
-
-def num_frames(example, data: settings.DataSettings) -> int:
-    """Number of frames of a valid record, that of its shortest feature."""
-    lists = example.feature_lists.feature_list
-    counts = [len(lists[name].feature) for name in data.names if name in lists]
-    return min(filter(None, counts), default=0)
-
-
-def judge_ranges(serialized: bytes, data: settings.DataSettings) -> str:
-    """An error if a record was quantized over other ranges than --feature_ranges.
-
-    Not a fault of the record, so only the first record is checked.
-    """
-    example = tf.train.SequenceExample.FromString(serialized)
-    stored = [
-        records.stored_range(example.context.feature, name) for name in data.names
-    ]
-    expected = [tuple(np.float32(pair).tolist()) for pair in data.ranges]
-    if stored == expected:
-        return ""
-    text = ",".join(f"{low:g}:{high:g}" for low, high in stored)
-    return (
-        f"its features have the ranges {text}: use --feature_ranges={text}, not "
-        f"{data.feature_ranges or 'the default -2:2'}."
-    )
-
-
-def judge(
-    serialized: bytes,
-    data: settings.DataSettings,
-    example: tf.train.SequenceExample | None = None,
-) -> Found | None:
-    """Validates a record outside the graph; returns its fault or None.
-
-    A record without a known fault is finally parsed by the graph's parser, which may
-    reject encodings that other protobuf parsers accept.
-
-    Args:
-        serialized: the record.
-        data: description of the records.
-        example: the record, if it is parsed already.
-    """
-    nothing = Found(Fault.NOT_AN_EXAMPLE, "this is not an example.")
-    try:
-        example = example or tf.train.SequenceExample.FromString(serialized)
-    except Exception:  # protobuf's DecodeError has no public home
-        return nothing
-    context, lists = example.context.feature, example.feature_lists.feature_list
-    video_id, found = _judge_id(context, data)
-    if found is None and data.labels_key in context:
-        feature = context[data.labels_key]
-        kind = feature.WhichOneof("kind")
-        found = kind and judge_labels(_values(feature), kind, data)
-    for name, size in zip(data.names, data.sizes, strict=True):
-        if found:
-            break
-        if data.frame_features:
-            found = _judge_frames(lists, data, name, size)
-        else:
-            found = _judge_vector(context, name, size)
-    if found is None and data.segment_labels:
-        found = _judge_segments(example, data)
-    if found is None and not _graph_takes(serialized, data):
-        found = nothing
-    return found and found._replace(video_id=video_id)
-
-
-def _graph_takes(serialized: bytes, data: settings.DataSettings) -> bool:
-    try:
-        _parser(data)(tf.constant([serialized]), tf.constant([""]))
-    except (
-        tf.errors.InvalidArgumentError,
-        tf.errors.DataLossError,
-        UnicodeDecodeError,
-    ):
-        return False
-    return True
-
-
-@functools.lru_cache(maxsize=8)
-def _parser(data: settings.DataSettings):
-    """A traced function that raises for a record that the pipeline would reject."""
-    text = tf.TensorSpec([1], tf.string)
-
-    @tf.function(input_signature=[text, text], autograph=False)  # See build_dataset.
-    def parse(serialized, origins):
-        is_video = tf.constant([True])
-        parsed = records.parse_batch(serialized, origins, data, is_video)
-        records.required_ids(parsed, data, is_video)
-        records.checked_labels(parsed, data)
-        if data.segment_labels:
-            records.checked_segments(parsed, data, tf.constant([0], tf.int64))
-
-    return parse
-
-
-class Good(NamedTuple):
-    """A record with valid framing, before its validation.
+class Invalid(ValueError):
+    """What is wrong with the content of a record; the message does not say where.
 
     Attributes:
-        number: counted from 0, with bad records.
-        offset: of its content in the shard.
+        fault, video_id: see Bad.
+    """
+
+    def __init__(self, fault: Fault, detail: str, video_id: bytes = b""):
+        super().__init__(detail)
+        self.fault = fault
+        self.video_id = video_id
+
+
+@dataclasses.dataclass(eq=False)
+class Record:
+    """A record of a shard. What it holds is parsed when it is first used.
+
+    Attributes:
         content: its bytes.
+        path: the shard.
+        number: counted from 0, with bad records.
+        offset: of its content in the shard; after decompression, if that is compressed.
+        bucket: hash of the content, see `--train_fraction`.
     """
 
-    number: int
-    offset: int
-    content: bytes
+    content: bytes | memoryview
+    path: str = ""
+    number: int = 0
+    offset: int = framing.HEADER
+    bucket: int = 0
+
+    @functools.cached_property
+    def layout(self) -> wire.Layout | None:
+        """Context and offsets of the frames; None for an unusual encoding."""
+        return wire.locate(memoryview(self.content))
+
+    @functools.cached_property
+    def example(self) -> tf.train.SequenceExample:
+        """The parsed record; that of an Example has only a context.
+
+        Raises:
+            Invalid: if it is neither.
+        """
+        try:
+            return tf.train.SequenceExample.FromString(bytes(self.content))
+        except Exception as error:  # protobuf's DecodeError has no public home
+            raise Invalid(Fault.NOT_AN_EXAMPLE, NOT_AN_EXAMPLE) from error
+
+    @property
+    def is_example(self) -> bool:
+        """Whether it can be parsed."""
+        try:
+            return self.example is not None
+        except Invalid:
+            return False
+
+    @property
+    def context(self) -> tf.train.Features:
+        """Its context features; raises Invalid as `example`."""
+        return self.layout.context if self.layout else self.example.context
+
+    def frames(self, name: str) -> Sequence[bytes | np.ndarray]:
+        """The bytes of each frame of a feature; only of a valid record."""
+        if self.layout:
+            found = self.layout.features.get(name)
+            return found.rows(self.content) if found and found.count else ()
+        lists = self.example.feature_lists.feature_list
+        steps = lists[name].feature if name in lists else ()
+        return [step.bytes_list.value[0] for step in steps]
+
+    @property
+    def where(self) -> str:
+        """Its shard and number, for messages."""
+        return f"{self.path}, record {self.number} (counted from 0)"
+
+    def bad(self, error: Invalid) -> Bad:
+        """The description of this record, which is invalid."""
+        at = self.offset - framing.HEADER
+        video_id = error.video_id
+        return Bad(self.path, self.number, at, error.fault, str(error), video_id)
 
 
-def walk(path: str) -> Iterator[Good | Bad]:
+def walk(path: str) -> Iterator[Record | Bad]:
     """Every record of a shard in order; continues after a record with a bad checksum.
 
-    Slow: it copies a local shard piece by piece. Raises tf.errors.OpError if the file
-    cannot be opened.
+    Raises tf.errors.OpError or OSError if the file cannot be opened.
     """
-    compression = framing.compression_of(path)
-    whole = bool(compression) or not os.path.isfile(path)
-    number = offset = 0
-    while True:
-        piece, name = (0, path) if whole else _piece(path, offset)
+    if os.path.isfile(path) and not framing.compression_of(path):
+        yield from _walk_local(path)
+    else:
+        yield from _walk_packed(path)
+
+
+def _walk_packed(path: str) -> Iterator[Record | Bad]:
+    """The records of a compressed or remote shard, up to the first damage."""
+    compression, number, offset = framing.compression_of(path), 0, 0
+    try:
+        for serialized in tf.data.TFRecordDataset(path, compression, _READ_BYTES):
+            bucket = tf.strings.to_hash_bucket_fast(serialized, records.HASH_BUCKETS)
+            content, begin = serialized.numpy(), offset + framing.HEADER
+            yield Record(content, path, number, begin, int(bucket))
+            number, offset = number + 1, offset + len(content) + framing.FRAMING
+        detail = framing.early_end(path, compression, offset)
+    except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
+        raise
+    except tf.errors.OpError as error:
+        # Without the names of operations around the reason.
+        what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
+        what = what.replace("' failed with", ":")  # TensorFlow opens no quote.
+        detail = framing.unread(offset, what)
+    if detail:
+        yield Bad(path, number, offset, Fault.REST_UNREADABLE, detail)
+
+
+def _walk_local(path: str) -> Iterator[Record | Bad]:
+    """The records of a local shard: at once, and piece by piece after a damage."""
+    number, offset, size = 0, 0, os.path.getsize(path)
+    whole = framing.has_sound_lengths(path)
+    # The reader verifies the records; their contents are then used without a copy.
+    view = memoryview(np.memmap(path, np.uint8, mode="r") if size else b"")
+    while offset < size:
+        begin, (end, name) = offset, (size, path) if whole else _piece(path, offset)
         try:
-            for serialized in tf.data.TFRecordDataset(name, compression, 1 << 20):
-                content = serialized.numpy()
-                yield Good(number, offset + framing.HEADER, content)
-                number += 1
-                offset += len(content) + framing.FRAMING
-            if whole:
-                detail = framing.early_end(path, compression, offset)
-                if detail:
-                    yield Bad(path, number, offset, Fault.REST_UNREADABLE, detail)
-                return
-            if offset == os.path.getsize(path):
-                return
-            problem, ended_early = None, not piece
-        except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
-            raise
-        except tf.errors.OpError as error:
-            problem, ended_early = error, True
+            for lengths, buckets in _sizes(name, several=whole):
+                for length, bucket in zip(lengths, buckets, strict=True):
+                    start = offset + framing.HEADER
+                    content = view[start : start + length]
+                    yield Record(content, path, number, start, bucket)
+                    number, offset = number + 1, offset + length + framing.FRAMING
+        except tf.errors.OpError:
+            pass  # The damage is at `offset`, or after it in the same batch.
         finally:
             if not whole:
                 tf.io.gfile.remove(name)
-        if not ended_early:
+        if whole or begin < offset == end:
+            whole = False
             continue
-        detail, behind = framing.damaged(path, offset, problem)
+        detail, behind = framing.damaged(path, offset)
         if behind is None:
-            lost = 0 if whole else os.path.getsize(path) - offset
-            yield Bad(
-                path, number, offset, Fault.REST_UNREADABLE, detail, lost_bytes=lost
-            )
+            rest, lost = Fault.REST_UNREADABLE, size - offset
+            yield Bad(path, number, offset, rest, detail, lost_bytes=lost)
             return
         yield Bad(path, number, offset, Fault.CHECKSUM, detail)
         number, offset = number + 1, behind
 
 
+def _sizes(path: str, several: bool) -> Iterator[tuple[list[int], list[int]]]:
+    """Lengths and hash buckets of the records of a file; verifies their checksums.
+
+    Without Dataset.map: tracing a graph for each of thousands of shards would take
+    longer than reading a shard of small records.
+
+    Args:
+        path: of the file.
+        several: whether to read several small records at a time.
+    """
+    dataset, size = tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES), 1
+    if several:
+        with open(path, "rb") as file:
+            length = framing.header_length(file.read(framing.HEADER)) or 0
+        # Batching copies the records, which for large ones costs more than it saves.
+        size = min(max(_BATCH_BYTES // (length + framing.FRAMING), 1), 4096)
+    dataset = dataset.batch(size) if size > 1 else dataset
+    for batch in dataset.prefetch(2).with_options(records.untuned()):
+        buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
+        sizes = tf.strings.length(batch).numpy(), buckets.numpy()
+        yield tuple(np.atleast_1d(part).tolist() for part in sizes)
+
+
+def sound(path: str) -> Iterator[Record]:
+    """Every record of a shard in order.
+
+    Raises:
+        ValueError: at a damage.
+        tf.errors.OpError: if the file cannot be opened.
+    """
+    for record in walk(path):
+        if isinstance(record, Bad):
+            raise ValueError(record.message)
+        yield record
+
+
 def _piece(path: str, offset: int) -> tuple[int, str]:
-    """Copies some complete records of a local shard to a file in memory: size, name."""
+    """Copies complete records of a local shard to a file in memory: end and name."""
     name = f"ram://yt8m_distill/{uuid.uuid4().hex}"
     size, end = os.path.getsize(path), offset
     with open(path, "rb") as file:
@@ -383,19 +277,7 @@ def _piece(path: str, offset: int) -> tuple[int, str]:
         content = file.read(end - offset)
     with tf.io.gfile.GFile(name, "wb") as piece:
         piece.write(content)
-    return len(content), name
-
-
-def count_lost(bad: Iterable[Bad], mean_bytes: float) -> int:
-    """Estimates the number of videos lost with some bad records.
-
-    Args:
-        bad: of some shards.
-        mean_bytes: mean size of a good record with its framing, for estimating the
-            number of videos after damaged framing; 0 without good records.
-    """
-    mean = mean_bytes or math.inf
-    return sum(max(1, round(record.lost_bytes / mean)) for record in bad)
+    return end, name
 
 
 class Skipped(NamedTuple):
@@ -404,7 +286,7 @@ class Skipped(NamedTuple):
     Attributes:
         num_videos: number of videos that are read.
         bad: the skipped records.
-        num_lost: number of lost videos, estimated by `count_lost`.
+        num_lost: number of lost videos, after damaged framing estimated by its bytes.
     """
 
     num_videos: int
@@ -463,11 +345,8 @@ def describe_error(error: Exception, paths: Iterable[str] = ()) -> str | None:
         for record in walk(path):
             if isinstance(record, Bad):
                 return record.message
-            try:
-                tf.train.SequenceExample.FromString(record.content)
-            except Exception:  # protobuf's DecodeError has no public home
-                detail = "this is not an example."
-                return Bad(path, record.number, 0, Fault.NOT_AN_EXAMPLE, detail).message
+            if not record.is_example:
+                return f"{record.where}: {NOT_AN_EXAMPLE}"
     return text.splitlines()[0]
 
 

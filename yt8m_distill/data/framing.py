@@ -5,7 +5,6 @@ The contents of records are in records.py.
 
 import functools
 import os
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -108,6 +107,11 @@ def check_lengths(path: str) -> None:
         _, problem = _follow_lengths(path)
         if problem:
             raise ValueError(problem)
+
+
+def has_sound_lengths(path: str) -> bool:
+    """Whether `check_lengths` accepts a local shard."""
+    return not _follow_lengths(path)[1]
 
 
 def _follow_lengths(path: str) -> tuple[int | None, str]:
@@ -242,25 +246,12 @@ def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
     return number, end, ""
 
 
-def damaged(
-    path: str, offset: int, error: tf.errors.OpError | None = None
-) -> tuple[str, int | None]:
-    """The error at an offset of a shard, and the offset of the next record.
+def damaged(path: str, offset: int) -> tuple[str, int | None]:
+    """The error at an offset of a local shard, and the offset of the next record.
 
-    Args:
-        path: the shard.
-        offset: where the record begins, in a compressed shard after unpacking.
-        error: of the reader; needed only for a compressed or remote shard.
-
-    Returns:
-        The error, and the offset after the record; None if its length is unknown, so
-        that nothing after it can be read.
+    The offset is None if the length of the damaged record is unknown, so that nothing
+    after it can be read.
     """
-    if compression_of(path) or not os.path.isfile(path):
-        # Without the names of operations around the reason.
-        what = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip()
-        what = what.replace("' failed with", ":")  # TensorFlow opens no quote.
-        return unread(offset, what), None
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(offset)

@@ -11,6 +11,7 @@ changes, it is rebuilt.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import getpass
 import hashlib
 import io
@@ -29,15 +30,13 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings
-from yt8m_distill.data import faults, framing, records, segments, wire
+from yt8m_distill.data import faults, framing, judging, records, segments
 
 _LOG = logging.getLogger(__name__)
 
 SUFFIX = records.INDEX_SUFFIX
 VERSION = 3  # 2 had no segments.
 
-# Approximate size of the records that are read and verified in one call.
-_BATCH_BYTES = 1 << 18
 # Maximum number of shards that are indexed at the same time.
 _MAX_BUILDERS = 8
 # More than any run may have: the range of the labels is checked on opening.
@@ -148,82 +147,36 @@ class _Rows:
 
     def __init__(self, data: settings.DataSettings):
         self.data = data
-        self.features = list(zip(data.names, data.sizes, strict=True))
         self.places: list[tuple[int, int, int]] = []
         self.ids: list[bytes] = []
         self.labels: list[int] = []
         self.label_ends: list[int] = []
         self.frames: list[tuple] = []
-        self.buckets: list[np.ndarray] = []
+        self.buckets: list[int] = []
         self.bad: list[faults.Bad] = []
         self.ratings: list[segments.Rating] = []
         self.rating_ends: list[int] = []
         self.bad_ratings: list[tuple[int, str]] = []
         self.located = data.frame_features
 
-    def add(self, path: str, number: int, offset: int, record: memoryview) -> bool:
-        """Adds one record; returns False if it is invalid."""
-        video = self._usual(record)
-        if video is None:
-            content = bytes(record)
-            found = faults.judge(content, self.data)
-            if found:
-                at = offset - framing.HEADER
-                self.bad.append(faults.Bad(path, number, at, *found))
-                return False
-            # Valid, but an unusual encoding: this shard's records are parsed.
-            self.located = False
-            example = tf.train.SequenceExample.FromString(content)
-            context = example.context
-            video_id = wire_id(context, self.data.video_id_key)
-            labels = wire_labels(context, self.data.labels_key)
-            video = context, video_id, labels, (), faults.num_frames(example, self.data)
-        context, video_id, labels, frames, num_frames = video
-        self.places.append((number, offset, len(record)))
-        self.ids.append(video_id)
-        self.labels += labels
+    def add(self, video: judging.Video) -> None:
+        """Adds a valid record."""
+        record = video.record
+        self.places.append((record.number, record.offset, len(record.content)))
+        self.buckets.append(record.bucket)
+        self.ids.append(video.video_id)
+        self.labels += video.labels
         self.label_ends.append(len(self.labels))
-        self.frames.append(frames)
-        self._add_ratings(context, num_frames)
-        return True
-
-    def _add_ratings(self, context: tf.train.Features, num_frames: int) -> None:
-        """Adds the segment ratings of a record, or their problem."""
-        ratings, detail = segments.read(context)
-        detail = detail or segments.problem(ratings, num_frames, self.data)
+        self.frames.append(video.frames)
+        # Of one unusual encoding: all records of this shard are parsed.
+        self.located &= bool(video.frames)
+        ratings, detail = segments.read(record.context)
+        detail = detail or segments.problem(ratings, video.num_frames, self.data)
         if detail:
             self.bad_ratings.append((len(self.places) - 1, detail))
         else:
             self.ratings += ratings
         self.rating_ends.append(len(self.ratings))
-
-    def _usual(self, record: memoryview):
-        """(context, id, labels, frames, num_frames) if `wire` can locate the frames."""
-        data = self.data
-        layout = wire.locate(record) if data.frame_features else None
-        if layout is None:
-            return None
-        video_id = wire_id(layout.context, data.video_id_key)
-        labels = wire_labels(layout.context, data.labels_key)
-        if not video_id or labels is None:
-            return None
-        if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
-            return None
-        frames, counts = [], []
-        for name, size in self.features:
-            found = layout.features.get(name)
-            if found and found.count:
-                if found.size != size:
-                    return None
-                frames += [found.first, found.stride, found.count]
-                counts.append(found.count)
-            elif data.missing_feature == "zeros":
-                frames += [-1, 0, 0]
-            else:
-                return None
-        if not counts:
-            return None
-        return layout.context, video_id, labels, frames, min(counts)
 
     def finish(self, shard: tuple[int, int]) -> Index:
         """The index of the added records."""
@@ -244,7 +197,7 @@ class _Rows:
             numbers=places[:, 0].astype(np.int32),
             offsets=places[:, 1],
             lengths=places[:, 2].astype(np.int32),
-            buckets=np.concatenate([*self.buckets, np.zeros(0, np.int32)]),
+            buckets=np.array(self.buckets, np.int32),
             id_bytes=np.frombuffer(b"".join(self.ids), np.uint8),
             id_ends=np.cumsum([len(i) for i in self.ids], dtype=np.int64),
             labels=np.array(self.labels, np.int32),
@@ -259,25 +212,8 @@ class _Rows:
         )
 
 
-def wire_id(context: tf.train.Features, key: str) -> bytes:
-    """The single byte string of a context feature; empty if missing."""
-    values = context.feature[key].bytes_list.value if key in context.feature else ()
-    return values[0] if len(values) == 1 else b""
-
-
-def wire_labels(context: tf.train.Features, key: str) -> list[int] | None:
-    """The labels; empty if missing, None if they are not integers."""
-    if key not in context.feature:
-        return []
-    feature = context.feature[key]
-    kind = feature.WhichOneof("kind")
-    if kind not in (None, "int64_list"):
-        return None
-    return list(feature.int64_list.value)
-
-
 def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
-    """Reads, checks and indexes a local, uncompressed shard.
+    """Reads, checks and indexes a shard.
 
     Args:
         shard: a TFRecord file.
@@ -285,77 +221,23 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
         progress: called with the number of bytes read since the last call.
 
     Raises:
-        ValueError: for a compressed shard, or one that cannot be opened.
+        ValueError: for a shard that cannot be opened.
     """
-    if framing.compression_of(shard):
-        raise ValueError(f"{shard} is compressed and cannot be indexed: unpack it.")
     data, found = unlimited(data), identity(shard)
+    rows = _Rows(data)
     try:
-        rows = _scan(shard, data, progress) or _walk(shard, data)
+        for video in judging.read(shard, data):
+            if isinstance(video, faults.Bad):
+                rows.bad.append(video)
+                continue
+            rows.add(video)
+            if progress:
+                progress(len(video.record.content) + framing.FRAMING)
     except (tf.errors.OpError, OSError) as error:
         raise ValueError(f"{shard} cannot be read: {files.reason(error)}.") from error
     if identity(shard) != found:
         raise ValueError(f"{shard} has changed while it was read.")
     return rows.finish(found)
-
-
-def _sizes(shard: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Lengths and hash buckets of a shard's records, in batches; verifies checksums.
-
-    Without Dataset.map: tracing a graph for each of thousands of shards would take
-    longer than reading a shard of small records.
-    """
-    with open(shard, "rb") as file:
-        length = framing.header_length(file.read(framing.HEADER)) or 0
-    dataset = tf.data.TFRecordDataset(shard, buffer_size=1 << 20)
-    # Batching copies the records, which for large ones costs more than it saves.
-    size = min(max(_BATCH_BYTES // (length + framing.FRAMING), 1), 4096)
-    dataset = dataset.batch(size) if size > 1 else dataset
-    for batch in dataset.prefetch(2).with_options(records.untuned()):
-        buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
-        lengths = tf.strings.length(batch)
-        yield np.atleast_1d(lengths.numpy()), np.atleast_1d(buckets.numpy())
-
-
-def _scan(shard: str, data: settings.DataSettings, progress) -> _Rows | None:
-    """The rows of a shard with valid framing; None otherwise."""
-    rows, number, offset = _Rows(data), 0, 0
-    try:
-        framing.check_lengths(shard)
-    except ValueError:
-        return None
-    if not os.path.getsize(shard):
-        return rows
-    # The reader verifies the records; their contents are then read without a copy.
-    view = memoryview(np.memmap(shard, np.uint8, mode="r"))
-    try:
-        for lengths, buckets in _sizes(shard):
-            start, kept = offset, []
-            for length in lengths.tolist():
-                begin = offset + framing.HEADER
-                record = view[begin : begin + length]
-                kept.append(rows.add(shard, number, begin, record))
-                number, offset = number + 1, offset + length + framing.FRAMING
-            rows.buckets.append(buckets[kept].astype(np.int32))
-            if progress:
-                progress(offset - start)
-    except tf.errors.DataLossError:
-        return None
-    return rows
-
-
-def _walk(shard: str, data: settings.DataSettings) -> _Rows:
-    """The rows of a shard with damaged framing; slow."""
-    rows = _Rows(data)
-    for record in faults.walk(shard):
-        if isinstance(record, faults.Bad):
-            rows.bad.append(record)
-        elif rows.add(shard, record.number, record.offset, memoryview(record.content)):
-            bucket = tf.strings.to_hash_bucket_fast(
-                [record.content], records.HASH_BUCKETS
-            )
-            rows.buckets.append(bucket.numpy().astype(np.int32))
-    return rows
 
 
 def read(path: str, shard: str, data: settings.DataSettings) -> Index:
@@ -428,16 +310,17 @@ def load_or_build(
     writable, the indices stay in memory, unless `required`.
 
     Raises:
-        ValueError: for an unreadable shard, two shards of the same name with one
-            `index_dir`, or a required index that cannot be written.
+        ValueError: for an unreadable or compressed shard, two shards of the same name
+            with one `index_dir`, or a required index that cannot be written.
     """
     _check_names(shards, index_dir)
     found = [find(shard, data, index_dir) for shard in shards]
     missing = [i for i, index in enumerate(found) if index is None]
     if not missing:
         return found
+    writable = functools.cache(_writable)  # One question per folder, not per shard.
     target = {
-        shards[i]: next(filter(_writable, folders(shards[i], index_dir)), "")
+        shards[i]: next(filter(writable, folders(shards[i], index_dir)), "")
         for i in missing
     }
     lost = [shard for shard, folder in target.items() if not folder]
@@ -460,6 +343,10 @@ def load_or_build(
             shard = shards[i]
             # Another process may have built it in the meantime.
             index = find(shard, data, index_dir) if locks else None
+            if index is None and framing.compression_of(shard):
+                raise ValueError(
+                    f"{shard} is compressed and cannot be indexed: unpack it."
+                )
             if index is None:
                 index = build(shard, data, bar.update)
                 _keep(index, target[shard], shard, required)

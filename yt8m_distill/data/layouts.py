@@ -36,14 +36,6 @@ _IS_LABELS = re.compile(
 )
 
 
-class Invalid(ValueError):
-    """A record that cannot be read, with its `fault`."""
-
-    def __init__(self, fault: faults.Fault, detail: str):
-        super().__init__(detail)
-        self.fault = fault
-
-
 class Source(NamedTuple):
     """The source of a native feature.
 
@@ -82,29 +74,14 @@ class Video(NamedTuple):
     """The contents of a record.
 
     Attributes:
-        example: the parsed record.
         video_id: empty if missing.
         labels: indices.
         frames: name → [T, size] uint8 or float32, of the features that it has.
     """
 
-    example: tf.train.SequenceExample
     video_id: bytes
     labels: list[int]
     frames: dict[str, np.ndarray]
-
-
-def parse(serialized: bytes) -> tf.train.SequenceExample:
-    """Parses a SequenceExample, or an Example as a context without feature lists.
-
-    Raises:
-        Invalid: for anything else.
-    """
-    try:
-        return tf.train.SequenceExample.FromString(serialized)
-    except Exception as error:  # protobuf's DecodeError has no public home
-        detail = "this is neither a SequenceExample nor an Example"
-        raise Invalid(faults.Fault.NOT_AN_EXAMPLE, detail) from error
 
 
 def read_id(feature: tf.train.Feature | None) -> bytes:
@@ -136,14 +113,16 @@ def read_labels(feature: tf.train.Feature | None) -> list[int]:
     if feature is None:
         return []
     if feature.bytes_list.value:
-        raise Invalid(faults.Fault.LABEL_TYPE, "labels are text, not numbers")
+        raise faults.Invalid(faults.Fault.LABEL_TYPE, "labels are text, not numbers.")
     values = list(feature.int64_list.value) or list(feature.float_list.value)
     for value in values:
         if not float(value).is_integer():
-            raise Invalid(faults.Fault.LABEL_TYPE, f"label {value} is not whole")
+            raise faults.Invalid(
+                faults.Fault.LABEL_TYPE, f"label {value} is not whole."
+            )
         if not 0 <= value < MAX_CLASSES:
-            detail = f"label {value} is not in 0..{MAX_CLASSES - 1}"
-            raise Invalid(faults.Fault.LABEL_RANGE, detail)
+            detail = f"label {value} is not in 0..{MAX_CLASSES - 1}."
+            raise faults.Invalid(faults.Fault.LABEL_RANGE, detail)
     if label_vector(feature):
         return [index for index, value in enumerate(values) if value]
     return [int(value) for value in values]
@@ -169,58 +148,66 @@ def _rows(feature: tf.train.Feature, size: int = 0) -> list[np.ndarray]:
     return list(numbers.reshape(-1, size))
 
 
-def _features(example: tf.train.SequenceExample, key: str) -> list[tf.train.Feature]:
-    lists, context = example.feature_lists.feature_list, example.context.feature
-    if key in lists:
-        return list(lists[key].feature)
+def _features(record: faults.Record, key: str) -> list[tf.train.Feature]:
+    context = record.context.feature
+    if record.layout is None or key in record.layout.features:
+        lists = record.example.feature_lists.feature_list
+        if key in lists:
+            return list(lists[key].feature)
     return [context[key]] if key in context else []
 
 
-def _frames(features: Sequence[tf.train.Feature], source: Source, split: bool):
-    """[T, size] uint8 or float32; `split`: one Feature may contain all frames."""
-    where = f"feature {source.key}"
+def _frames(record: faults.Record, source: Source, split: bool) -> np.ndarray | None:
+    """[T, size] uint8 or float32, None if there are none.
+
+    With `split` one Feature may contain all frames.
+    """
+    located = record.layout and record.layout.features.get(source.key)
+    fits = located and located.size and source.size in (0, located.size)
+    if fits and located.count:
+        return located.rows(record.content)
+    features, where = _features(record, source.key), f"feature {source.key}"
+    if not features:
+        return None
     size = source.size if split and len(features) == 1 else 0
     try:
         frames = [row for feature in features for row in _rows(feature, size)]
     except ValueError as error:
-        raise Invalid(faults.Fault.FRAME_TYPE, f"{where}: {error}") from error
+        raise faults.Invalid(faults.Fault.FRAME_TYPE, f"{where}: {error}.") from error
     widths = sorted({frame.size for frame in frames})
     if len(widths) != 1 or not widths[0] or source.size not in (0, *widths):
         expected = f", not {source.size}" if source.size else ""
-        detail = f"{where} has frames of widths {widths}{expected}"
-        raise Invalid(faults.Fault.WIDTH, detail)
+        detail = f"{where} has frames of widths {widths}{expected}."
+        raise faults.Invalid(faults.Fault.WIDTH, detail)
     if len({frame.dtype for frame in frames}) > 1:
-        raise Invalid(faults.Fault.FRAME_TYPE, f"{where} has floats and bytes")
+        raise faults.Invalid(faults.Fault.FRAME_TYPE, f"{where} has floats and bytes.")
     stacked = np.stack(frames)
     if not np.isfinite(stacked).all():
-        detail = f"{where} has a number that is not finite"
-        raise Invalid(faults.Fault.NOT_FINITE, detail)
+        detail = f"{where} has a number that is not finite."
+        raise faults.Invalid(faults.Fault.NOT_FINITE, detail)
     return stacked
 
 
-def read_video(serialized: bytes, layout: Layout) -> Video:
+def read_video(record: faults.Record, layout: Layout) -> Video:
     """Reads one record.
 
     Raises:
-        Invalid: without the name of the file.
+        Invalid: if it cannot be read.
     """
-    example = parse(serialized)
-    context, frames, missing = example.context.feature, {}, []
+    context = record.context.feature
 
     def context_feature(key):
         return context[key] if key in context else None
 
     labels = read_labels(context_feature(layout.labels_key))
-    for source in layout.sources:
-        features = _features(example, source.key)
-        if features:
-            frames[source.name] = _frames(features, source, layout.frame_features)
-        else:
-            missing.append(source.key)
+    frames = {s: _frames(record, s, layout.frame_features) for s in layout.sources}
+    missing = [source.key for source, found in frames.items() if found is None]
+    frames = {s.name: found for s, found in frames.items() if found is not None}
     if missing and not (frames and layout.missing_feature == "zeros"):
-        raise Invalid(faults.Fault.NO_FRAMES, f"there is no feature {missing[0]}")
-    video_id = read_id(context_feature(layout.video_id_key))
-    return Video(example, video_id, labels, frames)
+        raise faults.Invalid(
+            faults.Fault.NO_FRAMES, f"there is no feature {missing[0]}."
+        )
+    return Video(read_id(context_feature(layout.video_id_key)), labels, frames)
 
 
 def is_bare(path: str) -> bool:
@@ -231,35 +218,32 @@ def is_bare(path: str) -> bool:
     return not framed and not framing.compression_of(path)
 
 
-def read_serialized(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file, or the content of a file with one bare record.
+def records_of(path: str) -> Iterator[faults.Record]:
+    """The records of a TFRecord file, or the one of a file without framing.
 
     Raises:
-        ValueError: for a file that is neither.
-        tf.errors.OpError: for a file that cannot be read or is damaged.
+        ValueError: for a file that is neither, or at a damage.
+        tf.errors.OpError: for a file that cannot be read.
     """
-    if is_bare(path):
-        with tf.io.gfile.GFile(path, "rb") as file:
-            content = file.read()
-        try:
-            parse(content)
-        except Invalid as error:
-            detail = f"{framing.NOT_RECORDS}, and"
-            raise ValueError(f"{path}: damaged at byte 0: {detail} {error}.") from error
-        yield content
+    if not is_bare(path):
+        yield from faults.sound(path)
         return
-    for record in tf.data.TFRecordDataset(path, framing.compression_of(path)):
-        yield record.numpy()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        record = faults.Record(file.read(), path)
+    if not record.is_example:
+        detail = f"{framing.NOT_RECORDS}, and {faults.NOT_AN_EXAMPLE}"
+        raise ValueError(f"{path}: damaged at byte 0: {detail}")
+    yield record
 
 
 def recognize(
-    examples: Sequence[tf.train.SequenceExample], video_id_key="", labels_key=""
+    samples: Sequence[faults.Record], video_id_key="", labels_key=""
 ) -> tuple[Layout, dict[str, str]]:
     """The layout of some records, and the reason for each feature that is not read.
 
-    Audio features come last. Empty keys are searched for.
+    Audio features come last. Empty keys are searched for. The records can be parsed.
     """
-    contexts = [example.context.feature for example in examples]
+    contexts = [record.context.feature for record in samples]
     kinds = {k: f.WhichOneof("kind") or "" for c in contexts for k, f in c.items()}
     keys = [key for key in sorted(kinds) if not key.startswith("segment")]
     labels = [key for key in keys if _IS_LABELS.fullmatch(key)]
@@ -269,14 +253,14 @@ def recognize(
     ids.sort(key=lambda key: (key not in ("id", "video_id"), key[-2:].lower() != "id"))
     video_id_key = video_id_key or next(iter(ids), "id")
     labels_key = labels_key or next(iter(labels), "labels")
-    lists = {k for e in examples for k in e.feature_lists.feature_list}
-    found, unused = _sources(examples, lists, False)
+    lists = {k for r in samples for k in r.example.feature_lists.feature_list}
+    found, unused = _sources(samples, lists, False)
     vectors = False
     if not found:
         context = set(keys) - {video_id_key, labels_key}
-        found, _ = _sources(examples, context, True)
+        found, _ = _sources(samples, context, True)
         # If there are frames, vectors are ignored; if there are vectors, numbers are.
-        widths = {s: [r.size for f in _of(examples, s.key) for r in f] for s in found}
+        widths = {s: [r.size for f in _of(samples, s.key) for r in f] for s in found}
         joint = [s for s in found if max(widths[s]) > s.size]
         vectors = not joint
         found = joint or [s for s in found if s.size > 1] or found
@@ -286,9 +270,9 @@ def recognize(
     return Layout(tuple(found), video_id_key, labels_key, not vectors, missing), unused
 
 
-def _sources(examples, keys, in_context: bool) -> tuple[list[Source], dict[str, str]]:
+def _sources(samples, keys, in_context: bool) -> tuple[list[Source], dict[str, str]]:
     order = sorted(keys, key=lambda key: ("audio" in key.lower(), key))
-    found = {key: _source(examples, key, in_context) for key in order}
+    found = {key: _source(samples, key, in_context) for key in order}
     unused = {key: why for key, why in found.items() if isinstance(why, str)}
     return [found[key] for key in order if key not in unused], unused
 
@@ -297,24 +281,24 @@ def _plain(key: str) -> str:
     return re.sub(r"\W+", "_", key.lower()).strip("_")
 
 
-def _of(examples, key: str) -> list[list[np.ndarray]]:
-    """The rows of a feature, for each example that has it."""
-    holders = [features for e in examples if (features := _features(e, key))]
+def _of(samples, key: str) -> list[list[np.ndarray]]:
+    """The rows of a feature, for each record that has it."""
+    holders = [features for r in samples if (features := _features(r, key))]
     return [[row for f in features for row in _rows(f)] for features in holders]
 
 
-def _source(examples, key: str, in_context: bool) -> Source | str:
+def _source(samples, key: str, in_context: bool) -> Source | str:
     """The source of a feature, or the reason why it does not contain frames."""
-    kinds = {f.WhichOneof("kind") for e in examples for f in _features(e, key)}
+    kinds = {f.WhichOneof("kind") for r in samples for f in _features(r, key)}
     try:
-        holders = _of(examples, key)
+        holders = _of(samples, key)
     except ValueError as error:
         return str(error)
     widths = collections.Counter(r.size for rows in holders for r in rows if r.size)
     if not widths or "," in key:
         return "there is a comma in its name" if widths else "it is empty"
-    if _RARE * len(holders) < len(examples):
-        return f"only {len(holders)} of the first {len(examples)} videos have it"
+    if _RARE * len(holders) < len(samples):
+        return f"only {len(holders)} of the first {len(samples)} videos have it"
     common, times = widths.most_common(1)[0]
     name = _plain(key.partition("/feature/")[0])  # MediaPipe: `RGB/feature/floats`.
     published = _WIDTHS.get(name, 0)

@@ -13,6 +13,7 @@ batches are identical, bit for bit.
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -683,19 +684,17 @@ def _video_keys(
 
 
 def pick_frames(
-    view: ViewSpec, num_frames: int, max_frames: int, video_id: str
-) -> list[int]:
-    """The frames of one video that a view selects in evaluation, in order."""
-    keys = _video_keys(tf.constant([video_id]), 0)
-    count = tf.constant([min(num_frames, max_frames)])
-    found = frame_sampling.pick(view.sampler, count, view.k, max_frames, keys)
-    indices, valid = (part.numpy() for part in found)
-    return indices[0, : valid[0]].tolist()
-
-
-def choose_frames(parsed: records.Parsed, view: ViewSpec, data, video_ids) -> tuple:
-    """Indices [B, K] and valid [B] that a view selects in evaluation."""
-    return _pick(view, parsed.num_frames, data, _video_keys(video_ids, 0))
+    view: ViewSpec,
+    num_frames: Sequence[int],
+    max_frames: int,
+    video_ids: Sequence[str | bytes],
+) -> list[list[int]]:
+    """The frames of each video that a view selects in evaluation, in order."""
+    keys = _video_keys(tf.constant(video_ids), 0)
+    counts = tf.minimum(tf.constant(num_frames), max_frames)
+    found = frame_sampling.pick(view.sampler, counts, view.k, max_frames, keys)
+    rows = zip(*(part.numpy().tolist() for part in found), strict=True)
+    return [indices[:valid] for indices, valid in rows]
 
 
 def view_of(

@@ -48,15 +48,6 @@ def read(context: tf.train.Features) -> tuple[list[Rating], str]:
     return [Rating(*row) for row in zip(starts, labels, scores, strict=True)], ""
 
 
-def starts_of(serialized: bytes) -> list[int]:
-    """Where the rated segments of a record start, ascending; none if it is invalid."""
-    try:
-        context = tf.train.SequenceExample.FromString(serialized).context
-    except Exception:  # protobuf's DecodeError has no public home
-        return []
-    return sorted({rating.start for rating in read(context)[0]})
-
-
 def unequal(starts: Any, labels: Any, scores: Any) -> str:
     """The line about fields of different length."""
     return (

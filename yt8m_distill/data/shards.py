@@ -5,19 +5,20 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import mmap
 import operator
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import faults, framing, index, records, segments
+from yt8m_distill.data import faults, framing, index, judging, records, segments
 
 # Maximum number of mapped shards. The readers and the shuffle buffer of an epoch use
 # about ten at a time.
@@ -220,8 +221,10 @@ class Table:
 
     def class_counts(self, rows: np.ndarray) -> np.ndarray:
         """[C] int64: number of these rows with each label."""
-        _, chosen = _parts(self._label_begins[rows], self._label_ends[rows])
-        return np.bincount(self._labels[chosen], minlength=self.data.num_classes)
+        classes = self.data.num_classes
+        videos, chosen = _parts(self._label_begins[rows], self._label_ends[rows])
+        pairs = np.unique(videos * classes + self._labels[chosen])
+        return np.bincount(pairs % classes, minlength=classes)
 
     def _id(self, row: int) -> bytes:
         return self._ids[self._id_begins[row] : self._id_ends[row]]
@@ -235,19 +238,19 @@ class Table:
         if classes > 2:
             rows |= set(np.flatnonzero(ends - begins == classes).tolist())
         for row in sorted(rows):
-            found = faults.judge_labels(
-                labels[begins[row] : ends[row]].tolist(), "int64_list", self.data
-            )
-            if found:
-                bad[row] = self._bad(paths, row, found)
+            found = labels[begins[row] : ends[row]].tolist()
+            try:
+                judging.judge_labels(found, "int64_list", self.data)
+            except faults.Invalid as error:
+                bad[row] = self._bad(paths, row, error)
         return bad
 
-    def _bad(self, paths, row: int, found: faults.Found) -> faults.Bad:
+    def _bad(self, paths, row: int, error: faults.Invalid) -> faults.Bad:
         """The description of an invalid record with a row in the table."""
         path = paths[int(self.files_of(np.array([row]))[0])]
-        offset = int(self.offsets[row]) - framing.HEADER
-        found = found._replace(video_id=self._id(row))
-        return faults.Bad(path, int(self.numbers[row]), offset, *found)
+        error.video_id = self._id(row)
+        where = int(self.numbers[row]), int(self.offsets[row])
+        return faults.Record(b"", path, *where).bad(error)
 
     def _bad_ratings(self, paths, indices, ratings, splits) -> dict[int, faults.Bad]:
         """The rows whose rated segments are invalid."""
@@ -266,7 +269,7 @@ class Table:
             frames = int(self.num_frames[row]) if self.located else data.max_frames
             details[row] = segments.problem(rated, frames, data)
         return {
-            row: self._bad(paths, row, faults.Found(faults.Fault.SEGMENTS, detail))
+            row: self._bad(paths, row, faults.Invalid(faults.Fault.SEGMENTS, detail))
             for row, detail in details.items()
         }
 
@@ -346,7 +349,6 @@ class Shards:
 
     Attributes:
         table: of local shards with an index; None if they are parsed.
-        kept: if parsed, the numbers of the valid records per shard; None: of all.
         token: identifies them in the graph.
 
     Raises:
@@ -366,9 +368,7 @@ class Shards:
         self.reading = reading
         self.files = Files(self.paths, identities)
         self.table: Table | None = None
-        self.kept: list[np.ndarray] | None = None
-        self._bad: tuple[faults.Bad, ...] = ()
-        self._mean_bytes = 0.0
+        self._known: Table | None = None  # Also of parsed shards, once it is needed.
         self._rows: dict[tuple[float, float], np.ndarray] = {}
         self._first: dict[float, tuple[int, np.ndarray]] = {}
         self.token = next(_TOKENS)
@@ -376,23 +376,28 @@ class Shards:
         why = self._why_not_indexed()
         if why and reading.use_index == "always":
             raise ValueError(f"--use_index=always: {why}")
-        skip = reading.bad_records == faults.SKIP
         if not why:
             found = index.load_or_build(self.paths, data, reading.index_dir)
-            self.table = Table(self.paths, found, data)
-            self._bad = self.table.bad
-            if len(self.table.lengths):
-                mean = float(self.table.lengths.mean(dtype=np.float64))
-                self._mean_bytes = mean + framing.FRAMING
-        elif skip:
-            self._judge_all()
+            self.table = self._know(found)
+        elif reading.bad_records == faults.SKIP:
+            self._look_at_all()
         else:
             for path in self.paths:
                 framing.check_lengths(path)
-        if skip:
-            self.skipped().check_fraction(reading.max_bad_fraction)
-        elif self._bad:
-            raise ValueError(self._bad[0].message)
+
+    def _know(self, indices: Sequence[index.Index]) -> Table:
+        """The table of all videos; raises ValueError as the class."""
+        self._known = Table(self.paths, indices, self.data)
+        skipped = self.skipped()
+        if skipped:
+            skipped.check_fraction(self.reading.max_bad_fraction)
+        elif self._known.bad:
+            raise ValueError(self._known.bad[0].message)
+        return self._known
+
+    def _look_at_all(self) -> Table:
+        """The table of all videos of parsed shards, whose index is not kept."""
+        return self._know([index.build(path, self.data) for path in self.paths])
 
     def _why_not_indexed(self) -> str:
         """Why these shards are parsed; empty if they are read by index."""
@@ -405,25 +410,20 @@ class Shards:
                 return f"{path} is compressed ({compression})."
         return ""
 
-    def _judge_all(self) -> None:
-        """Looks at every record of shards that have no index."""
-        bad, kept, lengths = [], [], []
-        for path in self.paths:
-            numbers = []
-            for record in faults.walk(path):
-                if isinstance(record, faults.Bad):
-                    bad.append(record)
-                    continue
-                found = faults.judge(record.content, self.data)
-                if found:
-                    at = record.offset - framing.HEADER
-                    bad.append(faults.Bad(path, record.number, at, *found))
-                else:
-                    numbers.append(record.number)
-                    lengths.append(len(record.content))
-            kept.append(np.array(numbers, np.int64))
-        self.kept, self._bad = kept, tuple(bad)
-        self._mean_bytes = float(np.mean(lengths)) + framing.FRAMING if lengths else 0.0
+    @functools.cached_property
+    def kept(self) -> list[np.ndarray] | None:
+        """The numbers of the valid records of each parsed shard; None: of all."""
+        if self.reading.bad_records == faults.STOP:
+            return None
+        numbers, good, starts = (
+            self._known.numbers,
+            self._known.good,
+            self._known.starts,
+        )
+        return [
+            np.unique(numbers[begin:end][good[begin:end]])
+            for begin, end in itertools.pairwise(starts)
+        ]
 
     @functools.cached_property
     def compressions(self) -> list[str]:
@@ -447,41 +447,20 @@ class Shards:
         Raises:
             ValueError: for a truncated shard.
         """
-        if self.table is not None:
-            return len(self.kept_rows(fraction, labeled))
-        by_segment = self.data.segment_labels
-        if min(fraction, labeled) >= 1 and not by_segment:
-            if self.kept is not None:
-                return sum(map(len, self.kept))
-            return framing.count_records(self.paths)
-        total = 0
-        kept = self.kept or [None] * len(self.paths)
-        for path, packed, numbers in zip(
-            self.paths, self.compressions, kept, strict=True
-        ):
-            start = 0
-            for batch in tf.data.TFRecordDataset(path, packed).batch(256):
-                end = start + len(batch)
-                if numbers is not None:
-                    own = numbers[(numbers >= start) & (numbers < end)] - start
-                    batch = tf.gather(batch, own)
-                inside = records.in_share(batch, self.data, fraction, labeled).numpy()
-                if by_segment:
-                    found = map(segments.starts_of, batch.numpy()[inside])
-                    total += sum(len(starts) for starts in found)
-                else:
-                    total += int(np.sum(inside))
-                start = end
-        return total
+        if self._known is None:
+            if min(fraction, labeled) >= 1 and not self.data.segment_labels:
+                return framing.count_records(self.paths)
+            self._look_at_all()
+        return len(self.kept_rows(fraction, labeled))
 
     def skipped(self) -> faults.Skipped | None:
         """The records that `--bad_records=skip` skips; None under `stop`."""
         if self.reading.bad_records == faults.STOP:
             return None
-        lost = faults.count_lost(self._bad, self._mean_bytes)
-        kept = self.kept or ()
-        whole = self.table.num_videos if self.table else sum(map(len, kept))
-        return faults.Skipped(whole, self._bad, lost)
+        lengths, bad = self._known.lengths, self._known.bad
+        mean = lengths.mean() + framing.FRAMING if len(lengths) else math.inf
+        lost = sum(max(1, round(record.lost_bytes / mean)) for record in bad)
+        return faults.Skipped(self._known.num_videos, bad, lost)
 
     def fingerprint(self) -> list[list]:
         """Name, size and modification time of each shard, for a manifest."""
@@ -533,37 +512,32 @@ class Shards:
         return self._first[labeled]
 
     def _read_first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
-        if self.table is not None:
+        if self._known is not None:
             rows = self.kept_rows(1.0, labeled)[:_LOOKED_AT]
-            return len(rows), self.table.class_counts(rows)
-        count, labels = 0, []
-        for path, packed in zip(self.paths, self.compressions, strict=True):
-            for record in tf.data.TFRecordDataset(path, packed):
-                if count == _LOOKED_AT:
-                    break
-                try:
-                    example = tf.train.SequenceExample.FromString(record.numpy())
-                except Exception:  # noqa: S112 - the pipeline says what is wrong
-                    continue
-                if labeled < 1:
-                    video_id = index.wire_id(example.context, self.data.video_id_key)
-                    if not records.keeps_labels(video_id, labeled):
-                        continue
-                count += 1
-                found = index.wire_labels(example.context, self.data.labels_key)
-                found = set(found or ())
-                labels += [x for x in found if 0 <= x < self.data.num_classes]
-        return count, np.bincount(labels, minlength=self.data.num_classes)
+            return len(rows), self._known.class_counts(rows)
+        videos = itertools.islice(self._parsed_videos(labeled), _LOOKED_AT)
+        labels = [sorted(set(video.labels)) for video in videos]
+        joined = np.array(list(itertools.chain(*labels)), np.int64)
+        return len(labels), np.bincount(joined, minlength=self.data.num_classes)
+
+    def _parsed_videos(self, labeled: float) -> Iterator[judging.Video]:
+        """The videos of a share, one by one; raises ValueError at an invalid record."""
+        for path in self.paths:
+            for video in judging.read(path, self.data):
+                if isinstance(video, faults.Bad):
+                    raise ValueError(video.message)
+                if labeled >= 1 or records.keeps_labels(video.video_id, labeled):
+                    yield video
 
     def close(self) -> None:
         """Unmaps all files; they are mapped again if more is read."""
         self.files.close()
 
     def kept_rows(self, fraction: float, labeled: float = 1.0) -> np.ndarray:
-        """[M] int64: the table's rows of a share of the videos; cached."""
+        """[M] int64: the rows of a share of the videos; cached."""
         share = fraction, labeled
         if share not in self._rows:
-            self._rows[share] = self.table.rows(*share)
+            self._rows[share] = self._known.rows(*share)
         return self._rows[share]
 
     def rows_at(self, fraction, labeled, places: np.ndarray) -> list[np.ndarray]:

@@ -37,6 +37,11 @@ class Frames(NamedTuple):
     count: int
     size: int
 
+    def rows(self, record: bytes | memoryview) -> np.ndarray:
+        """[count, size] uint8, the frames in their record, without a copy."""
+        shape, strides = (self.count, self.size), (self.stride, 1)
+        return np.ndarray(shape, np.uint8, record, self.first, strides)
+
 
 class Layout(NamedTuple):
     """The contents of a record, with offsets instead of frames.

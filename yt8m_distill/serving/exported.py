@@ -65,7 +65,8 @@ class ExportedNetwork:
         In the order of time; with early exit those of each budget before those that a
         larger one adds. Some samplers may choose none.
         """
-        return pipeline.pick_frames(self._view, num_frames, self.max_frames, video_id)
+        given = self._view, [num_frames], self.max_frames, [video_id]
+        return pipeline.pick_frames(*given)[0]
 
     def classify(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """The answers of the signature `frames`.

@@ -29,6 +29,7 @@ FRAMES_HEADER, FRAMES_SUFFIX = ("VideoId", "Frames"), ".frames.csv"
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _BUFFER_BYTES = 1 << 20
+_PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # Readers unpack by these names.
 csv.field_size_limit(1 << 30)  # An id may be longer than the 131,072 bytes by default.
 
 
@@ -54,11 +55,13 @@ class PredictionWriter:
 
         Raises:
             ValueError: if the directory is missing or read-only, or the path is
-                that of a directory, a device or one of the `inputs`.
+                that of a directory, a device, one of the `inputs` or a packed file.
         """
         self.header = header
         self._target = os.fspath(path)
         self._what = f"--output_file={self._target}"
+        if self._target.endswith(_PACKED):
+            raise ValueError(f"{self._what} cannot be written: CSVs are not packed.")
         if not files.is_remote(self._target):
             self._target = os.path.realpath(path)
             files.check_target(self._target, self._what, inputs)

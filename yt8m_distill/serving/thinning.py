@@ -3,7 +3,6 @@
 File names and the order of records are kept; the output is deterministic.
 """
 
-import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,8 @@ from yt8m_distill import settings
 from yt8m_distill.data import (
     faults,
     framing,
+    judging,
     pipeline,
-    records,
     rewriting,
     segments,
 )
@@ -23,55 +22,27 @@ from yt8m_distill.data import (
 NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
 
-_BATCH = 64  # Records parsed at a time.
+_BATCH = 64  # Videos whose frames are chosen at a time.
 _COMPARED = 16  # Records compared to see whether a shard was thinned in the same way.
 
 
-@functools.cache
-def _chooser(data: settings.DataSettings, view: pipeline.ViewSpec):
-    """(path, number of the first record, serialized [B]) → (ids, indices, valid).
-
-    Cached, since tracing the graph takes as long as thinning a few hundred videos.
-    """
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([], tf.string),
-            tf.TensorSpec([], tf.int64),
-            tf.TensorSpec([None], tf.string),
-        ],
-        autograph=False,
-    )
-    def choose(path, first, serialized):
-        numbers = first + tf.range(tf.size(serialized, tf.int64))
-        numbers = tf.strings.as_string(numbers)
-        origins = tf.strings.join([path, ", record ", numbers, " (counted from 0)"])
-        is_video = tf.ones_like(serialized, tf.bool)
-        parsed = records.parse_batch(serialized, origins, data, is_video)
-        video_ids = records.required_ids(parsed, data, is_video)
-        return video_ids, *pipeline.choose_frames(parsed, view, data, video_ids)
-
-    return choose
-
-
 def thin_record(
-    serialized: bytes, indices: Sequence[int], names: Sequence[str]
+    record: faults.Record, indices: Sequence[int], names: Sequence[str]
 ) -> bytes:
-    """Reduces a serialized SequenceExample to some frames of some features.
+    """Reduces a valid record to some frames of some features.
 
     Raises:
         ValueError: if it was thinned before and its `frame_indices` do not match its
             frames.
     """
-    full = tf.train.SequenceExample.FromString(serialized)
-    lists = full.feature_lists.feature_list
-    thin = tf.train.SequenceExample(context=full.context)
-    for name in names:
-        frames = lists[name].feature
+    thin = tf.train.SequenceExample(context=record.context)
+    features = {name: record.frames(name) for name in names}
+    features = {name: frames for name, frames in features.items() if len(frames)}
+    for name, frames in features.items():
         kept = thin.feature_lists.feature_list[name].feature
-        kept.extend([frames[index] for index in indices])
-    num_frames = min(len(lists[name].feature) for name in names)
-    context = thin.context.feature
+        for index in indices:
+            kept.add().bytes_list.value.append(bytes(frames[index]))
+    num_frames, context = min(map(len, features.values())), thin.context.feature
     for name in segments.KINDS:  # The frames of a segment are not all there.
         context.pop(name, None)
     if NUM_FRAMES in context and FRAME_INDICES in context:  # Thinned before.
@@ -98,44 +69,28 @@ def thin_records(
     """The thinned records of a shard, in order.
 
     Raises:
-        ValueError: if the sampler selects no frame of a record.
-        tf.errors.OpError: as records.parse_batch, for an invalid record.
+        ValueError: for an invalid record, or if the sampler selects no frame of it.
     """
-    choose, number = _chooser(data, view), 0
-    compression = framing.compression_of(path)
-    dataset = tf.data.TFRecordDataset(path, compression, buffer_size=1 << 20)
-    dataset = dataset.batch(_BATCH)
-    for batch in dataset.prefetch(1):
-        ids, indices, valid = (part.numpy() for part in choose(path, number, batch))
-        for row, serialized in enumerate(batch.numpy()):
-            where = (
-                f"{path}, record {number} (counted from 0), video "
-                f"{ids[row].decode(errors='replace')}"
-            )
-            if not valid[row]:
+    videos = judging.read(path, data)
+    while some := list(itertools.islice(videos, _BATCH)):
+        for video in some:
+            if isinstance(video, faults.Bad):
+                raise ValueError(video.message)
+        counts = [video.num_frames for video in some]
+        video_ids = [video.video_id for video in some]
+        chosen = pipeline.pick_frames(view, counts, data.max_frames, video_ids)
+        for video, indices in zip(some, chosen, strict=True):
+            name = video.video_id.decode(errors="replace")
+            where = f"{video.record.where}, video {name}"
+            if not indices:
                 raise ValueError(
                     f"{where}: --frame_sampler={view.sampler} selects none of its "
                     "frames, and a record needs at least one."
                 )
-            chosen = indices[row, : valid[row]].tolist()
             try:
-                yield thin_record(serialized, chosen, data.names)
+                yield thin_record(video.record, indices, data.names)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            number += 1
-
-
-def _first_records(path: str) -> list[bytes]:
-    """The first records of a shard, up to the first damaged one."""
-    first = []
-    try:
-        for record in tf.data.TFRecordDataset(path, framing.compression_of(path)).take(
-            _COMPARED
-        ):
-            first.append(record.numpy())
-    except tf.errors.DataLossError:
-        pass
-    return first
 
 
 def _is_complete(
@@ -154,7 +109,9 @@ def _is_complete(
     """
     if overwrite or not tf.io.gfile.exists(target):
         return False
-    existing = _first_records(target)
+    first = itertools.islice(faults.walk(target), _COMPARED)
+    first = itertools.takewhile(lambda found: isinstance(found, faults.Record), first)
+    existing = [bytes(record.content) for record in first]
     if existing != list(itertools.islice(thinned, len(existing))):
         raise ValueError(
             f"{target} exists with other records, perhaps of another --student_k or "

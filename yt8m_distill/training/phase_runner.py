@@ -332,7 +332,8 @@ class PhaseRunner:
             dataset = inputs.evaluation_dataset(
                 self.strategy, opened, views, run.training.batch_size, share
             )
-            data = teacher_cache.data_key(opened.paths, share)
+            shards = opened.files  # Not asked again: each may be a request.
+            data = teacher_cache.data_key(shards.paths, shards.identities, share)
             if not cache.covers(data):
                 if distribution.num_processes(self.strategy) > 1:
                     raise ValueError(

@@ -27,7 +27,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import filelock
 import numpy as np
@@ -35,7 +35,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings, structures
-from yt8m_distill.data import frame_sampling, index, pipeline
+from yt8m_distill.data import frame_sampling, pipeline
 from yt8m_distill.models import replicas
 from yt8m_distill.training import manifest
 
@@ -501,14 +501,14 @@ def _check_finite(names: np.ndarray, outputs: Arrays) -> None:
             )
 
 
-def data_key(shards: Sequence[str], fraction: float) -> dict:
-    """Identifies a data set by the names, sizes and times of change of its shards."""
+def data_key(
+    paths: Sequence[str], identities: Iterable[tuple[int, int]], fraction: float
+) -> dict:
+    """Identifies a data set by the names of its shards and index.identity of each."""
     digest = hashlib.sha256()
-    for path in shards:
-        # tf.io.gfile has whole seconds: a shard may be written anew within one.
-        size, changed = index.identity(path)
+    for path, (size, changed) in zip(paths, identities, strict=True):
         digest.update(f"{path} {size} {changed}\n".encode())
-    return {"files": len(shards), "digest": digest.hexdigest(), "fraction": fraction}
+    return {"files": len(paths), "digest": digest.hexdigest(), "fraction": fraction}
 
 
 def check_same_frames(view, max_frames: int) -> None:

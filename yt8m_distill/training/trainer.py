@@ -11,7 +11,7 @@ import shlex
 import tensorflow as tf
 
 from yt8m_distill import files, settings, vocabulary
-from yt8m_distill.data import faults, records
+from yt8m_distill.data import faults, judging, records
 from yt8m_distill.training import (
     checkpoints,
     distribution,
@@ -196,18 +196,18 @@ def _look_at_one_record(path: str, run: settings.RunSettings) -> None:
     Raises:
         ValueError: if the first record of a shard does not match the flags.
     """
-    if run.reading.bad_records == faults.STOP:
-        first = next(faults.walk(path), None)
-        if isinstance(first, faults.Good):
-            found = faults.judge(first.content, run.data)
-            if found:
-                raise ValueError(
-                    f"{faults.Bad(path, 0, 0, *found).message} yt8m-inspect "
-                    f"--data_pattern={shlex.quote(path)} prints the flags for it."
-                )
-            problem = faults.judge_ranges(first.content, run.data)
-            if problem:
-                raise ValueError(f"{path}: {problem}")
+    if run.reading.bad_records != faults.STOP:
+        return
+    first = next(judging.read(path, run.data), None)
+    if isinstance(first, judging.Video):
+        problem = judging.judge_ranges(first.record, run.data)
+        if problem:
+            raise ValueError(f"{path}: {problem}")
+    elif first and not first.is_damage:
+        raise ValueError(
+            f"{first.message} yt8m-inspect --data_pattern={shlex.quote(path)} prints "
+            "the flags for it."
+        )
 
 
 def _check_continues(plan, run: settings.RunSettings) -> None:

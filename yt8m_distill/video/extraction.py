@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import files, settings, structures
-from yt8m_distill.data import layouts, pipeline, records, rewriting
+from yt8m_distill.data import faults, pipeline, records, rewriting
 from yt8m_distill.video import decoding, networks, reduction, sound
 
 PARTS_SUFFIX = ".parts"  # Of the folder of finished videos, after --output.
@@ -172,8 +172,8 @@ def make_record(
         num_frames = len(extractor.frames_of(clip))
         context, chosen = {"id": _bytes(video_id.encode())}, list(range(num_frames))
         if view:
-            chosen = pipeline.pick_frames(
-                view, num_frames, extractor.given.max_frames, video_id
+            (chosen,) = pipeline.pick_frames(
+                view, [num_frames], extractor.given.max_frames, [video_id]
             )
             context[structures.NUM_FRAMES] = _integers([num_frames])
             context[structures.FRAME_INDICES] = _integers(chosen)
@@ -272,8 +272,7 @@ class Extraction:
             parts: id → name of the part that its record was made from.
         """
         paths = {video_id: path for path, video_id in self.videos.items()}
-        for serialized in layouts.read_serialized(source):
-            example = tf.train.SequenceExample.FromString(serialized)
+        for example in (record.example for record in faults.sound(source)):
             (video_id,) = example.context.feature["id"].bytes_list.value
             name, path = parts.get(video_id.decode()), paths.get(video_id.decode())
             part = self.part(path) if path else ""
@@ -295,8 +294,7 @@ class Extraction:
             for path, part in zip(self.videos, self.parts(), strict=True):
                 if not os.path.exists(part):
                     continue
-                (serialized,) = layouts.read_serialized(part)
-                example = tf.train.SequenceExample.FromString(serialized)
+                (example,) = (record.example for record in faults.sound(part))
                 feature = _integers(labels.get(path, ()))
                 example.context.feature["labels"].CopyFrom(feature)
                 num_frames += len(example.feature_lists.feature_list[IMAGE].feature)
