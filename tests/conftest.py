@@ -21,6 +21,40 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="without faults, what is marked slow, trains a run or exports a network",
+    )
+
+
+def pytest_configure(config):
+    if config.option.fast:
+        config.option.markexpr = "not slow and not faults"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def neither_trained_nor_exported(request):
+    """With --fast, a test or a fixture ends where networks are built to be trained, or
+    one is exported: so none of them needs a mark, and what comes before is tested.
+    """
+    if not request.config.option.fast:
+        yield
+        return
+    from yt8m_distill.serving import export
+    from yt8m_distill.training import phase_runner
+
+    def end(*arguments):
+        pytest.skip("--fast: trains a run or exports a network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phase_runner.PhaseRunner, "_build", end)
+        for name, form in export.FORMATS.items():
+            patch.setitem(export.FORMATS, name, form._replace(write=end))
+        yield
+
+
 @pytest.hookimpl(trylast=True)  # Behind the choice by markers.
 def pytest_collection_modifyitems(items):
     """Long files first, so that no worker is left with one when the others are done."""

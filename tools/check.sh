@@ -6,7 +6,8 @@
 #
 #   tools/check.sh [--fast] [-- PYTEST_ARGUMENT...]
 #
-#   --fast    without the addons stack and without the tests marked slow
+#   --fast    without the addons stack and without the tests that are slow, train a run
+#             or export a network (python -m pytest --fast)
 #   --help    this text
 #
 # Arguments after -- are passed to pytest on both stacks. Prints a line per stage at the
@@ -22,7 +23,7 @@ closing_lines=()
 failures=0
 
 main() {
-  local fast=false status=0 marked="not faults or not slow"
+  local fast=false status=0 chosen=(-m "not faults or not slow")
   # One worker per core, limited by memory (a gigabyte each); the tests of a file share
   # trained runs, so they stay on one worker.
   local pytest_arguments=(
@@ -33,7 +34,7 @@ main() {
     case $1 in
       --fast)
         fast=true
-        marked="not slow and not faults"
+        chosen=(--fast)
         ;;
       --help | -h)
         print_help
@@ -56,7 +57,7 @@ main() {
     stage "ruff check" "$CURRENT_VENV/bin/python" -m ruff check . || true
     stage "ruff format" "$CURRENT_VENV/bin/python" -m ruff format --check . || true
     stage "import-linter" "$CURRENT_VENV/bin/lint-imports" --no-cache || true
-    stage "pytest" run_pytest "$CURRENT_VENV" -m "$marked" "${pytest_arguments[@]}" ||
+    stage "pytest" run_pytest "$CURRENT_VENV" "${chosen[@]}" "${pytest_arguments[@]}" ||
       true
   fi
   if [[ $fast == false ]]; then
