@@ -35,7 +35,6 @@ AREAS = (
     "reading",
     "evaluation",
     "end_to_end",
-    "memory",
     "requests",
     "edge",
     "scale",

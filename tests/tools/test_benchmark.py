@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tools import benchmark
-from tools.benchmarking import evaluation, network, results, scale
+from tools.benchmarking import evaluation, results, scale
 from yt8m_distill import settings, structures
 from yt8m_distill.data import shards
 
@@ -30,28 +30,6 @@ def test_an_area_gives_finite_numbers_without_bars(area):
 def test_a_function_runs_in_a_process_of_its_own():
     size = results.in_own_process(results.resident_bytes, True)
     assert 0 < size < results.resident_bytes(peak=True)
-
-
-@pytest.mark.parametrize(
-    ("flags", "found"),
-    [("fpu avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx2 sse", False)],
-)
-def test_a_processor_with_bfloat16_is_detected(tmp_path, flags, found):
-    path = tmp_path / "cpuinfo"
-    path.write_text(f"processor : 0\nflags\t\t: {flags}\n")
-    assert network.has_bfloat16(str(path)) is found
-    assert network.has_bfloat16(str(tmp_path / "absent"))
-
-
-def test_bfloat16_has_a_bar_where_the_processor_has_it():
-    seconds = {"product": 1.0, "product bf16": 2.0}
-    (row,) = network._half_precision_rows(seconds, None)
-    assert row.value == 0.5 and row.bar is None
-    for name, ours in (("forward", 2.0), ("step", 4.0)):
-        seconds |= {f"hoisted {name}": 3.0, f"bf16 {name}": ours}
-    forward, step = network._half_precision_rows(seconds, "a case")
-    assert (forward.value, forward.met) == (1.5, True)
-    assert (step.value, step.met) == (0.75, None)
 
 
 @pytest.mark.parametrize(

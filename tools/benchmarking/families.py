@@ -34,12 +34,12 @@ MEMORY_BATCH = {"NeXtVLAD": 256}
 def _share_rows(name: str, case: network.Case, quick: bool) -> list[results.Row]:
     """Forward pass and step of one network as shares of the product rate."""
     calls = {
-        "product": network.product(tf.float32),
+        "product": network.product(tf.float32, quick),
         "forward": lambda: case.forward()[0, 0].numpy(),
         "step": lambda: case.step().numpy(),
     }
     seconds = results.interleaved(calls, 1 if quick else 5)
-    rate = 2 * math.prod(network.PRODUCT) / seconds["product"]
+    rate = 2 * math.prod(network.PRODUCT[quick]) / seconds["product"]
     table = []
     for what, bar in zip(("forward", "step"), BARS[name], strict=True):
         speed = case.floating_operations(what == "step") / seconds[what]

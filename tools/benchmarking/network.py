@@ -1,7 +1,6 @@
 """Speed of the teacher over matrix products and over stock Keras layers."""
 
 import math
-import pathlib
 
 import keras
 import tensorflow as tf
@@ -9,8 +8,8 @@ import tensorflow as tf
 from tools.benchmarking import results
 from yt8m_distill.models import hierarchical_lstm
 
-# Rows, inner size and columns of the product that gives the machine's rate.
-PRODUCT = (2048, 2048, 4096)
+# Rows, inner size and columns of the product that gives the machine's rate; by `quick`.
+PRODUCT = {False: (2048, 2048, 4096), True: (64, 64, 64)}
 
 
 class StockBlocks(keras.layers.Layer):
@@ -102,9 +101,9 @@ def _step_operations(case: Case) -> float:
     return case.floating_operations(True) - 2 * rows * inputs * gates
 
 
-def product(dtype, size=PRODUCT):
-    """A call that multiplies two matrices of this size."""
-    rows, inner, columns = size
+def product(dtype, quick: bool):
+    """A call that multiplies two matrices."""
+    rows, inner, columns = PRODUCT[quick]
     a = tf.cast(tf.random.stateless_uniform([rows, inner], [5, 6]), dtype)
     b = tf.cast(tf.random.stateless_uniform([inner, columns], [7, 8]), dtype)
 
@@ -115,47 +114,6 @@ def product(dtype, size=PRODUCT):
     return lambda: multiply()[0, 0].numpy()
 
 
-def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the processor has bfloat16 instructions; True if unknown.
-
-    Without them TensorFlow converts the numbers, which is slower than float32.
-    """
-    path = pathlib.Path(cpuinfo)
-    if not path.exists():
-        return True
-    found = path.read_text()
-    return any(flag in found for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
-
-
-def _half_precision_rows(seconds: dict, case) -> list[results.Row]:
-    """mixed_bfloat16 over float32; `case` is None if the processor lacks bfloat16."""
-    products = seconds["product"] / seconds["product bf16"]
-    if case is None:
-        return [
-            results.Row(
-                "bfloat16 products, rate over float32 ones",
-                products,
-                unit="x",
-                detail="this processor has no bfloat16 instructions, so the bar of "
-                "mixed_bfloat16 (forward, 1.3x) does not apply",
-            )
-        ]
-    table = []
-    for name, bar in (("forward", 1.3), ("step", None)):
-        theirs, ours = seconds[f"hoisted {name}"], seconds[f"bf16 {name}"]
-        table.append(
-            results.Row(
-                f"{name} under mixed_bfloat16 over float32",
-                theirs / ours,
-                bar,
-                unit="x",
-                detail=f"{theirs:.3f} s and {ours:.3f} s; products alone run at "
-                f"{products:.2f}x",
-            )
-        )
-    return table
-
-
 def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` measures small sizes and takes seconds."""
     size = (8, 5, 10, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
@@ -163,23 +121,15 @@ def rows(quick: bool) -> list[results.Row]:
     *shape, batch = size
     kinds = ("hoisted", "blocks")
     cases = {kind: Case(_lstm(*shape, kind), batch) for kind in kinds}
-    half = None
-    if has_bfloat16() and not quick:
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
-        try:
-            half = Case(_lstm(*shape, "hoisted"), batch)
-            half.forward(), half.step()  # Traced under this policy.
-        finally:
-            keras.mixed_precision.set_global_policy("float32")
     calls = {
-        "product": product(tf.float32),
-        "product bf16": product(tf.bfloat16),
+        "product": product(tf.float32, quick),
+        "product bf16": product(tf.bfloat16, quick),
     }
-    for kind, case in {**cases, **({"bf16": half} if half else {})}.items():
+    for kind, case in cases.items():
         calls[f"{kind} forward"] = lambda case=case: case.forward()[0, 0].numpy()
         calls[f"{kind} step"] = lambda case=case: case.step().numpy()
     seconds = results.interleaved(calls, rounds)
-    rate = 2 * math.prod(PRODUCT) / seconds["product"]
+    rate = 2 * math.prod(PRODUCT[quick]) / seconds["product"]
     table = []
     for step, name, bar in ((False, "forward", 0.85), (True, "step", 0.75)):
         case, time = cases["hoisted"], seconds[f"hoisted {name}"]
@@ -205,4 +155,12 @@ def rows(quick: bool) -> list[results.Row]:
                 detail=f"{theirs:.3f} s and {ours:.3f} s",
             )
         )
-    return table + _half_precision_rows(seconds, half)
+    table.append(
+        results.Row(
+            "bfloat16 products, rate over float32 ones",
+            seconds["product"] / seconds["product bf16"],
+            unit="x",
+            detail="above 1 where the processor has instructions for it",
+        )
+    )
+    return table
