@@ -104,8 +104,8 @@ def read_numbers(name: str) -> tuple[int, ...]:
         ) from error
 
 
-def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
-    """The grid of the flags; flags that are not given keep their stored values.
+def read_grid() -> plan.Grid:
+    """The grid of the flags.
 
     Raises:
         ValueError: for an unknown table or method.
@@ -113,21 +113,12 @@ def read_grid(stored: plan.Grid | None = None) -> plan.Grid:
     tables = tuple(FLAGS.table)
     if "all" in tables:
         tables = (*plan.PAPER, *(t for t in tables if t not in ("all", *plan.PAPER)))
-    from_flags = {
-        "tables": ("table", tables),
-        "frames": ("frames", read_numbers("frames")),
-        "seeds": ("seeds", read_numbers("seeds")),
-        "methods": ("methods", tuple(FLAGS.methods)),
-        "networks": ("networks", plan.find_networks(FLAGS.networks)),
-    }
     return plan.Grid(
-        **{
-            field: getattr(stored, field)
-            if stored and not FLAGS[flag].present
-            else value
-            for field, (flag, value) in from_flags.items()
-        },
-        left_out=stored.left_out if stored else (),
+        tables,
+        read_numbers("frames"),
+        read_numbers("seeds"),
+        tuple(FLAGS.methods),
+        plan.find_networks(FLAGS.networks),
     )
 
 
@@ -150,46 +141,51 @@ def print_plan(
     )
 
 
-def run_experiments(output_dir: str, grid: plan.Grid) -> int:
-    """Runs and measures; returns the exit status.
+def run_command() -> int:
+    """Flags → plan → runs → report; returns the exit status.
 
     Raises:
-        ValueError: for invalid settings or data.
+        ValueError: for invalid flags, data or output_dir.
     """
-    base = [*plan.data_flags(FLAGS.data), *plan.split_flags(FLAGS.base_flags)]
-    cache = os.path.abspath(FLAGS.teacher_cache) if FLAGS.teacher_cache else ""
-    grid = plan.suited(grid, base)
-    for names, reason in (
-        (grid.unused_methods(), f"in none of --table={','.join(grid.tables)}"),
-        (grid.left_out[:1], "--base_flags has another --preset"),
-    ):
-        if names:
-            print(f"Left out: {', '.join(names)}: {reason}.", file=sys.stderr)
-    if plan.BUDGETS in grid.tables and not FLAGS.test_data_pattern:
+    if not FLAGS.output_dir:
+        raise ValueError("--output_dir is empty: name the folder of runs and reports.")
+    if not FLAGS.data:
+        raise ValueError("--data is empty: name a folder of shards or a flagfile.")
+    output_dir = os.path.abspath(FLAGS.output_dir)
+    grid, test = read_grid(), FLAGS.test_data_pattern
+    check_summary(grid)
+    if unused := grid.unused_methods():
+        where = f"in none of --table={','.join(grid.tables)}"
+        print(f"Left out: {', '.join(unused)}: {where}.", file=sys.stderr)
+    if plan.BUDGETS in grid.tables and not test:
         raise ValueError(
             f"--table={plan.BUDGETS} needs --test_data_pattern: early exit is "
             "calibrated on the validation shards."
         )
+    base = [*plan.data_flags(FLAGS.data), *plan.split_flags(FLAGS.base_flags)]
+    cache = os.path.abspath(FLAGS.teacher_cache) if FLAGS.teacher_cache else ""
     experiments = plan.make_experiments(grid, output_dir, base, cache)
     if not experiments:
         raise ValueError("No method of --methods is in --table: nothing to run.")
     common = plan.common_settings(output_dir, base)
-    plan.check_settings(output_dir, common, FLAGS.test_data_pattern)
     flag_groups.load_tensorflow()
     from tools.reproduction import archive, measures, runner
     from yt8m_distill.data import records
 
-    known = archive.read(FLAGS.known_runs, common, FLAGS.test_data_pattern)
-    missing = known.missing(experiments, FLAGS.test_data_pattern)
+    runner.check_settings(experiments)
+    known = archive.read(FLAGS.known_runs, common, test)
+    if FLAGS.report_only:
+        write_results(output_dir, grid, common, known)
+        return 0
+    missing = known.missing(experiments, test)
     for name in plan.SHARDS:
         records.expand_patterns(getattr(common.training, name), name)
-    if FLAGS.test_data_pattern:
-        records.expand_patterns(FLAGS.test_data_pattern, "test_data_pattern")
+    if test:
+        records.expand_patterns(test, "test_data_pattern")
     if FLAGS.dry_run:
         print_plan(experiments, missing)
         return 0
-    plan.write(output_dir, grid, common, FLAGS.test_data_pattern)
-    experiment_runner = runner.Runner(missing, FLAGS.jobs, FLAGS.test_data_pattern)
+    experiment_runner = runner.Runner(missing, FLAGS.jobs, test)
     failures = experiment_runner.run()
     received = experiment_runner.received
     try:
@@ -198,7 +194,7 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
     except (ValueError, OSError) as error:
         failures.append(runner.Failure("Measuring", str(error)))
     finally:
-        write_results(output_dir, grid, FLAGS.test_data_pattern, common, known)
+        write_results(output_dir, grid, common, known)
     if received is not None:
         command = shlex.join([sys.executable, *sys.argv])
         print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
@@ -210,26 +206,22 @@ def run_experiments(output_dir: str, grid: plan.Grid) -> int:
 
 
 def write_results(
-    output_dir: str,
-    grid: plan.Grid,
-    test_data_pattern: str,
-    common: settings.RunSettings,
-    known,
+    output_dir: str, grid: plan.Grid, common: settings.RunSettings, known
 ) -> None:
     """Writes the report, runs.jsonl and the section of --write_to.
 
     Args:
-        output_dir, grid, test_data_pattern: see scores.Results.
+        output_dir, grid: see scores.Results.
         common: see plan.common_settings.
         known: the archive.Archive of --known_runs.
     """
     from tools.reproduction import archive, document, report, scores
 
-    results = scores.Results(grid, output_dir, test_data_pattern, known)
+    test = FLAGS.test_data_pattern
+    results = scores.Results(grid, output_dir, test, known)
     folder = pathlib.Path(report_dir(output_dir))
     document.write(folder, report.make_report(results))
-    archived = results.to_archive()
-    archive.write(folder / archive.RUNS, common, test_data_pattern, archived)
+    archive.write(folder / archive.RUNS, common, test, results.to_archive())
     if FLAGS.write_to:
         write_summary(results)
 
@@ -272,32 +264,6 @@ def check_summary(grid: plan.Grid) -> None:
 def report_dir(output_dir: str) -> str:
     """The folder of the report."""
     return os.path.abspath(FLAGS.report_dir) if FLAGS.report_dir else output_dir
-
-
-def run_command() -> int:
-    """Flags → plan → runs → report; returns the exit status.
-
-    Raises:
-        ValueError: for invalid flags, data or output_dir.
-    """
-    if not FLAGS.output_dir:
-        raise ValueError("--output_dir is empty: name the folder of runs and reports.")
-    output_dir = os.path.abspath(FLAGS.output_dir)
-    if FLAGS.report_only:
-        grid, common, test_data_pattern = plan.read(output_dir)
-        flag_groups.load_tensorflow()
-        grid = read_grid(grid)
-        check_summary(grid)
-        from tools.reproduction import archive
-
-        known = archive.read(FLAGS.known_runs, common, test_data_pattern)
-        write_results(output_dir, grid, test_data_pattern, common, known)
-        return 0
-    if not FLAGS.data:
-        raise ValueError("--data is empty: name a folder of shards or a flagfile.")
-    grid = read_grid()
-    check_summary(grid)
-    return run_experiments(output_dir, grid)
 
 
 def main(argv: list[str]) -> None:

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -29,7 +28,6 @@ from tools.reproduction import (
     runner,
     runs,
     scores,
-    table_budgets,
 )
 from yt8m_distill.training import modes
 
@@ -157,21 +155,16 @@ def test_a_mistake_is_named(make, message):
 
 
 def test_an_output_dir_is_not_used_with_other_settings(tmp_path):
-    def check(*changes, test=""):
-        run = plan.common_settings(str(tmp_path), [*BASE, *changes])
-        plan.check_settings(str(tmp_path), run, test)
-        return run
+    def check(*changes):
+        grid = {"tables": ("figure3",), "frames": (6,)}
+        made = experiments(tmp_path, [*BASE, *changes], **grid)
+        runner.check_settings(made)
+        return made
 
-    run = check()
-    plan.write(str(tmp_path), plan.Grid(seeds=(3,)), run, "")
+    fabricate(check()[0], [0.5], finished=False)
     check("--log_steps=3")  # changes no result
-    check(test="more*")  # adds to what is there
-    with pytest.raises(ValueError, match="--batch_size: was 256, is 8.") as raised:
+    with pytest.raises(ValueError, match=f"{tmp_path}/.*--num_epochs: was 5, is 9"):
         check("--batch_size=8", "--num_epochs=9")
-    assert "--num_epochs: was 5, is 9" in str(raised.value)
-    plan.write(str(tmp_path), plan.Grid(), run, "more*")
-    with pytest.raises(ValueError, match=r"--test_data_pattern: was 'more\*', is 'o'"):
-        check(test="o")
 
 
 def test_the_paper_s_accounting_gives_its_flops():
@@ -386,8 +379,10 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path, unsaved):
         expected = report_of(grid, str(out), test)
         found = report_of(grid, str(tmp_path / "none"), test, known)
         assert document.to_markdown(found) == document.to_markdown(expected)
-        (every,) = tables_of(found)["All runs"]
+        tables_ = tables_of(found)
+        (every,), (cvpr,) = tables_["All runs"], tables_["CVPR 2019, Table 6: NeXtVLAD"]
         assert sum(row[0] == "finished" for row in every.values()) == len(made) - 3
+        assert cvpr["Uniform-k, k=6"][2:5:2] == ["0.715", "0.266"]
         drawn = [b.svg for b in found if isinstance(b, document.Figure)]
         assert len(drawn) == 5
         # Once more through the file, and nothing is lost.
@@ -436,96 +431,25 @@ def test_a_file_of_other_runs_is_refused(tmp_path):
         archive.read(str(tmp_path / "none"))
 
 
-def test_the_tables_of_networks_have_scores_and_costs(tmp_path, unsaved):
-    networks = plan.find_networks(["network_audioset_N*", "network_audioset_MoeModel"])
-    grid, made = make_grid(
-        tmp_path,
-        tables=("cvpr_6", "families"),
-        frames=(3, 30),
-        methods=(),
-        networks=networks,
-    )
-    gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.5))
-    uniform = "network_audioset_NeXtVLAD/baseline_uniform"
-    fabricate_all(made, gaps | {uniform: (0.38, 0.42)})
-    rates = {"model_videos_per_second": 2000.0}
-    times = {plan.Cell(uniform, 3, 0).name: rates}
-    (tmp_path / measures.TIMING).write_text(json.dumps(times))
-    blocks = report_of(grid, str(tmp_path), "")
-    tables = tables_of(blocks)
-    (cvpr,), (families,) = (
-        tables[name] for name in ("CVPR 2019, Table 6: NeXtVLAD", "Network families")
-    )
-
-    # One feature more of 4 numbers, with half of the clusters and groups. Per frame, N
-    # numbers to 4N: 4N * (N + G + G*K + K), and the paper's without attention.
-    def per_frame(n, clusters, groups):
-        return 4 * n * (n + groups + groups * clusters + clusters)
-
-    hidden = (64 * 4 * 8 // 8 + 32 * 4 * 4 // 4) * 1024 + 2 * 1024 * 128
-    whole = 3 * (per_frame(8, 64, 8) + per_frame(4, 32, 4)) + hidden + 1024 * 10
-    account = 3 * 4 * 8 * (8 + 8 * 64 + 64)
-    row = ["3", "0.400 ± 0.028", "–", "0.200 ± 0.014", "–", "1.23 k"]
-    row += [f"{whole / 1e3:.0f} k", f"{account / 1e3:.1f} k", "–", "0.5"]
-    assert cvpr["NeXtVLAD, Uniform-k, k=3"] == row
-    at_30 = cvpr["NeXtVLAD, Serial rep, pred, ce, k=30"]
-    assert at_30[2] == "0.818" and at_30[4] == "0.439" and at_30[8] == "0.134 G"
-    assert cvpr["Uniform-k, k=30"][:4] == ["–", "–", "0.795", "–"]
-    assert list(cvpr)[0] == "Teacher-Skyline" and len(families) == 3 * 3
-    assert families["NeXtVLAD, Uniform-k, k=3"] == [row[i] for i in (0, 1, 3, 5, 6, 9)]
-    drawn = [b.name for b in blocks if isinstance(b, document.Figure)]
-    assert drawn == ["gap_by_network"]
-
-
 def test_one_student_is_evaluated_at_each_k_then_calibrated_and_stopped_early(tmp_path):
-    grid, made = make_grid(
-        tmp_path / "out", tables=("budgets",), methods=(), frames=(2, 6)
-    )
-    assert [e.cell.name for e in made[2:]] == [
-        f"preset_best/k2,6/seed{seed}" for seed in (0, 1)
-    ]
-    work, commands = runner.Runner(made, test_data_pattern="test*"), []
-    fabricate_all(made, {"teacher_skyline": (0.6, 0.6), "preset_best": (0.5, 0.5)})
-    # (GAP, frames read) of each seed; half of the way from 2 to 6 frames is asked for.
-    expected = {
-        "": [(0.5, None), (0.52, None)],
-        "--student_k=2": [(0.4, None), (0.4, None)],
-        "--mean_frames=4": [(0.47, 3.9), (0.49, 4.3)],
-    }
-    for seed, student in enumerate(made[2:]):
-        assert student.run.sampling.budgets == (2, 6)
-        for asked, numbers in expected.items():
-            gap, read = numbers[seed]
+    _, made = make_grid(tmp_path, tables=("budgets",), methods=(), frames=(2, 6))
+    work = runner.Runner(made, test_data_pattern="test*")
+    student = made[-1]
+    assert student.cell.name == "preset_best/k2,6/seed1"
+    fabricate(student, [0.4, 0.5, 0.45])
+    commands = []
+    # Half of the way from 2 to 6 frames is asked for.
+    for asked in ("", "--student_k=2", "--mean_frames=4"):
+        commands.append(work._next_command(student))
+        if asked.startswith("--mean_frames"):
+            (pathlib.Path(student.train_dir) / "early_exit.json").touch()
             commands.append(work._next_command(student))
-            if read:
-                (pathlib.Path(student.train_dir) / "early_exit.json").touch()
-                commands.append(work._next_command(student))
-            others = {"mean_frames": read} if read else {}
-            evaluate(student, gap, 20, "student", asked=asked, **others)
-        assert work._next_command(student) is None
-        evaluate(student, 0.1, 20, "student", asked="--max_regret=0.1", mean_frames=3.0)
+        evaluate(student, 0.5, 20, "student", asked=asked)
+    assert work._next_command(student) is None
     scripts = [pathlib.Path(command[1]).stem for command in commands]
-    assert scripts == 2 * ["eval", "eval", "calibrate", "eval"]
+    assert scripts == ["eval", "eval", "calibrate", "eval"]
+    assert "--student_k=2" in commands[1] and "--mean_frames=4" in commands[3]
     assert "--calibration_data_pattern=v" in commands[2]
-    assert "--mean_frames=4" in commands[3] and "--student_k=2" in commands[1]
-    blocks = report_of(grid, str(tmp_path / "out"), "test*")
-    (rows,) = tables_of(blocks)["One student for k=2,6, and early exit"]
-    assert rows == {
-        "2": ["0.400 ± 0.000 / 0.200 ± 0.000", "–", "–"],
-        "4": ["–", "0.480 ± 0.014 / 0.240 ± 0.007", "3.90 to 4.30"],
-        "6": ["0.510 ± 0.014 / 0.255 ± 0.007", "–", "–"],
-    }
-    results = scores.Results(grid, str(tmp_path / "out"), "test*")
-    ((_, _, _, series, _),) = table_budgets.plots(results)
-    # The means that were read, not the one that was asked for.
-    assert [(s.x, s.y) for s in series] == [
-        ((2, 6), (pytest.approx(0.4), pytest.approx(0.51))),
-        ((pytest.approx(4.1),), (pytest.approx(0.48),)),
-    ]
-    known = kept(results, tmp_path / archive.RUNS, "test*")
-    assert known.missing(made[2:], "test*") == []
-    again = report_of(grid, str(tmp_path / "none"), "test*", known)
-    assert document.to_markdown(again) == document.to_markdown(blocks)
 
 
 def ablation_rows(tmp_path, leave_out=()) -> dict:
@@ -761,16 +685,6 @@ def test_the_order_compares_clear_pairs_on_common_seeds():
     assert found.pairs == [scores.Pair("a", "b", False)]
 
 
-def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
-    arguments = ["--table=7", f"--output_dir={tmp_path}", "--data=x"]
-    command = [sys.executable, "tools/reproduce.py", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
-    assert arguments[0] in script_helpers.refusal("reproduce", done)
-    assert len(done.stderr.splitlines()) == 1
-
-
 class InThisProcess:
     """Stands for subprocess.Popen: the script has ended once it has started."""
 
@@ -792,6 +706,11 @@ def reproduce(*arguments: str) -> script_helpers.Ended:
         module.main(module.FLAGS(sys.argv))
 
     return script_helpers.in_place(run, "reproduce", *arguments)
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+    arguments = ["--table=7", f"--output_dir={tmp_path}", "--data=x"]
+    assert arguments[0] in script_helpers.refusal("reproduce", reproduce(*arguments))
 
 
 @pytest.mark.slow
@@ -822,7 +741,8 @@ def test_one_command_trains_evaluates_and_reports(tmp_path, monkeypatch, unsaved
     assert done.returncode == 0, done.stderr
     assert "| Uniform-k" in page.read_text()
     assert "3 of 3 runs are finished" in (folder / "report.html").read_text()
-    grid, _, _ = plan.read(str(out))
+    methods = ("baseline_uniform", "serial_rep_pred_ce")
+    grid = plan.Grid(frames=(6,), methods=methods)
     tables = tables_of(report_of(grid, str(out), f"{data}/valid*.tfrecord"))
     for row, cell in zip(tables["GAP"][0].values(), grid.cells(), strict=True):
         metrics = plan.train_dir(str(out), cell) / "eval" / "metrics.jsonl"
@@ -840,6 +760,41 @@ def test_one_command_trains_evaluates_and_reports(tmp_path, monkeypatch, unsaved
     assert (folder / "report.md").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["audioset", "synthetic"])
-def test_the_published_reports_can_be_read(name):
-    assert len(archive.read(str(ROOT / "results" / name / archive.RUNS)).runs) > 70
+@pytest.mark.parametrize(
+    "folder, grid, test",
+    [
+        (
+            "audioset_networks",
+            {
+                "tables": ("families",),
+                "frames": (3,),
+                "seeds": (0, 1, 2),
+                "networks": ("network_audioset_*",),
+            },
+            "",
+        ),
+        (
+            "synthetic_budgets",
+            {"tables": ("budgets",), "frames": (1, 2, 4, 8, 16)},
+            "test*.tfrecord",
+        ),
+    ],
+)
+def test_a_published_report_is_that_of_its_runs(folder, grid, test, unsaved):
+    if "networks" in grid:
+        grid = {**grid, "networks": plan.find_networks(grid["networks"])}
+    kept_runs = archive.read(str(ROOT / "results" / folder / archive.RUNS))
+    blocks = report_of(plan.Grid(**grid), "none", test, kept_runs)
+    text = (ROOT / "results" / folder / "report.md").read_text("utf-8")
+    assert document.to_markdown(blocks) == text
+
+
+def test_the_table_in_the_readme_is_that_of_its_runs():
+    grid = plan.Grid(("1",), (1, 2, 3, 5), (0, 1, 2))
+    kept_runs = archive.read(str(ROOT / "results" / "audioset" / archive.RUNS))
+    results = scores.Results(grid, "none", "", kept_runs)
+    assert report.missing_in_summary(results) == []
+    table = document.table_text(report.summary(results))
+    assert f"<!-- audioset -->\n{table}\n<!-- /audioset -->" in (
+        ROOT / "README.md"
+    ).read_text("utf-8")

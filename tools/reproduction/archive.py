@@ -27,6 +27,11 @@ _PATTERNS = ("train_data_pattern", "validation_data_pattern")
 _OF_EPOCHS = ("epoch", "step", "gap", "map", "hit_at_one", "perr", "loss")
 # Settings that are paths of this machine and affect no result.
 _PLACES = ("train_dir", "teacher_checkpoint", "teacher_cache", "index_dir")
+# Settings that affect no result of a run, besides those.
+_CHANGEABLE = (
+    *("num_gpus", "num_readers", "use_index", "log_steps", "steps_per_loop"),
+    *("save_checkpoint_minutes", "max_checkpoints"),
+)
 _DIGITS = 8
 _ROLES = (settings.TEACHER, settings.STUDENT)
 
@@ -113,8 +118,7 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _essence(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings on which the numbers of a run depend."""
-    left_out = plan.CHANGEABLE - {"seed", "student_k"} | set(_PLACES)
-    values = portable(values)
+    values, left_out = portable(values), (*_CHANGEABLE, *_PLACES)
     essence = {name: v for name, v in values.items() if name not in left_out}
     # Whether the teacher is that of another run.
     return {**essence, "teacher_checkpoint": bool(values["teacher_checkpoint"])}
@@ -263,6 +267,8 @@ def _check(where: str, line: dict, common: settings.RunSettings, test: str) -> N
     now = {**_essence(common.to_dict()), "test_data_pattern": file_names(test)}
     # Runs without an evaluation on test data are evaluated later.
     before["test_data_pattern"] = before["test_data_pattern"] or file_names(test)
-    different = settings.differences(*(plan.deciding(v) for v in (before, now)))
+    for of_cells in ("seed", "student_k"):
+        before[of_cells] = now[of_cells]
+    different = settings.differences(before, now)
     if different:
         raise ValueError(f"{where} was made with other settings: {different}.")

@@ -12,8 +12,8 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import flags
 
@@ -22,7 +22,6 @@ from yt8m_distill import flag_groups, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGFILES = ROOT / "flags"
-PLAN = "plan.json"
 # Tables and figures of the paper, and the ablation of the best preset.
 PAPER = ("1", "2", "3", "4", "figure2", "figure3")
 ABLATION = "ablation"
@@ -85,7 +84,6 @@ class Grid:
             largest, the ablation the middle one.
         seeds: of the runs of every cell; Figure 3 uses the first.
         methods: methods to run; empty for all of the paper's.
-        left_out: methods to skip in any case.
         networks: flagfiles of the networks in the tables of BY_NETWORK.
     """
 
@@ -93,7 +91,6 @@ class Grid:
     frames: tuple[int, ...] = published.FRAMES
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
     networks: tuple[str, ...] = dataclasses.field(
         default_factory=lambda: find_networks(PUBLISHED_NETWORKS)
     )
@@ -192,17 +189,14 @@ class Grid:
             # The skyline is trained for these students, so it is reported too.
             selected.add(published.TEACHER)
         return [
-            row
-            for row in rows
-            if row[0] not in self.left_out
-            and (not selected or row[0].rpartition("/")[2] in selected)
+            row for row in rows if not selected or row[0].rpartition("/")[2] in selected
         ]
 
     def unused_methods(self) -> list[str]:
         """The methods of --methods that are in none of the tables."""
         rows = (row for table in self.tables for row in self.rows(table))
         used = {method.rpartition("/")[2] for method, _ in rows}
-        return [m for m in self.methods if m not in used and m not in self.left_out]
+        return [m for m in self.methods if m not in used]
 
     def cells(self) -> list[Cell]:
         """The distinct cells of all tables, teachers first."""
@@ -341,31 +335,8 @@ def split_flags(text: str) -> list[str]:
     ]
 
 
-def suited(grid: Grid, base: Sequence[str]) -> Grid:
-    """The grid without the rows of the best preset, if the base flags set a preset.
-
-    A run has one preset. With `--preset=authors` in the base flags, the best preset
-    would have another teacher than the skyline of the report.
-
-    Raises:
-        ValueError: if these rows were requested explicitly.
-    """
-    preset = parse(base)["preset"]
-    if not preset.present or preset.value == "paper":
-        return grid
-    best_methods = (published.BEST_PRESET, *published.ABLATIONS)
-    requested = [table for table in (ABLATION, BUDGETS) if table in grid.tables]
-    requested += [method for method in grid.methods if method in best_methods]
-    if requested:
-        raise ValueError(
-            f"{requested[0]} uses the best preset and cannot be combined with "
-            f"--preset={preset.value} in --base_flags."
-        )
-    return dataclasses.replace(grid, left_out=best_methods)
-
-
-def parse(arguments: Sequence[str]) -> flags.FlagValues:
-    """The flags of train.py on a command line.
+def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
+    """The settings of a command line of train.py.
 
     Raises:
         ValueError: for an invalid flag or value.
@@ -379,16 +350,7 @@ def parse(arguments: Sequence[str]) -> flags.FlagValues:
         raise ValueError(" ".join(str(error).split())) from error
     if positional:
         raise ValueError(f"--base_flags: not a flag: {' '.join(positional)}")
-    return values
-
-
-def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
-    """The settings of a command line of train.py.
-
-    Raises:
-        ValueError: for an invalid flag or value.
-    """
-    return flag_groups.read_run(parse(arguments))
+    return flag_groups.read_run(values)
 
 
 def _experiment(
@@ -465,68 +427,3 @@ def common_settings(output_dir: str, base: Sequence[str]) -> settings.RunSetting
         ValueError: for invalid settings.
     """
     return read_settings([*base, "--mode=teacher", f"--train_dir={output_dir}"])
-
-
-def check_settings(
-    output_dir: str, run: settings.RunSettings, test_data_pattern: str
-) -> None:
-    """Compares with the settings that an output_dir was started with.
-
-    Raises:
-        ValueError: listing the settings that differ.
-    """
-    path = pathlib.Path(output_dir) / PLAN
-    if not path.is_file():
-        return
-    content = json.loads(path.read_text())
-    stored = settings.RunSettings.from_dict(content["settings"]).to_dict()
-    stored["test_data_pattern"] = content["test_data_pattern"] or test_data_pattern
-    wanted = {**run.to_dict(), "test_data_pattern": test_data_pattern}
-    different = settings.differences(*(deciding(v) for v in (stored, wanted)))
-    if different:
-        raise ValueError(
-            f"--output_dir={output_dir} was made with other settings: {different}. Use "
-            "the old ones or another --output_dir."
-        )
-
-
-# Settings that affect no result, and those that differ between cells.
-CHANGEABLE = {
-    *("train_dir", "seed", "student_k", "num_gpus", "num_readers", "use_index"),
-    *("index_dir", "log_steps", "steps_per_loop", "save_checkpoint_minutes"),
-    *("max_checkpoints",),
-}
-
-
-def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that all cells share and that affect results."""
-    return {name: v for name, v in values.items() if name not in CHANGEABLE}
-
-
-def write(
-    output_dir: str, grid: Grid, run: settings.RunSettings, test_data_pattern: str
-) -> None:
-    """Writes the grid and the common settings to plan.json."""
-    path = pathlib.Path(output_dir) / PLAN
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "grid": dataclasses.asdict(grid),
-        "test_data_pattern": test_data_pattern,
-        "settings": run.to_dict(),
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def read(output_dir: str) -> tuple[Grid, settings.RunSettings, str]:
-    """The grid, the common settings and the test_data_pattern of an output_dir.
-
-    Raises:
-        ValueError: if there is no plan.
-    """
-    path = pathlib.Path(output_dir) / PLAN
-    if not path.is_file():
-        raise ValueError(f"--output_dir={output_dir} has no {PLAN}: nothing ran there.")
-    content = json.loads(path.read_text())
-    grid = {name: tuple(value) for name, value in content["grid"].items()}
-    common = settings.RunSettings.from_dict(content["settings"])
-    return Grid(**grid), common, content["test_data_pattern"]

@@ -80,19 +80,33 @@ def job_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
 
 
 def is_trained(experiment: plan.Experiment) -> bool:
-    """Whether its run is finished, with these settings.
+    """Whether its run is finished, with these settings."""
+    run = runs.Run(experiment.train_dir)
+    return run.finished and not _differences(run, experiment)
+
+
+def check_settings(experiments: Sequence[plan.Experiment]) -> None:
+    """Raises ValueError if a run has begun with other settings."""
+    for experiment in experiments:
+        run = runs.Run(experiment.train_dir)
+        if run.begun and (different := _differences(run, experiment)):
+            raise ValueError(
+                f"{experiment.train_dir} was made with other settings: {different}. "
+                "Use the old ones or another --output_dir."
+            )
+
+
+def _differences(run: runs.Run, experiment: plan.Experiment) -> str:
+    """The settings of a run that differ from its experiment's and decide its result.
 
     The path of the teacher may differ: a whole output_dir can be moved.
     """
-    run = runs.Run(experiment.train_dir)
-    if not run.finished:
-        return False
     stored, wanted = (
         {k: v for k, v in s.to_dict().items() if k not in manifest.CHANGEABLE}
         for s in (run.settings, experiment.run)
     )
     stored["teacher_checkpoint"] = wanted["teacher_checkpoint"]
-    return not settings.differences(stored, wanted)
+    return settings.differences(stored, wanted)
 
 
 def evaluation_command(
