@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -211,6 +212,30 @@ def test_a_simple_rule_calibrates_too(run, tmp_path):
     largest = (9 * (NUM_VIDEOS - 1) + 3) / NUM_VIDEOS
     assert made["mean_frames"][0] == BUDGETS[0]
     assert made["mean_frames"][-1] == pytest.approx(largest)
+
+
+def test_a_rule_of_a_module_that_training_did_not_name(run, tmp_path, monkeypatch):
+    """It is that of `max_probability` under another name: the same thresholds."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "late_rules.py").write_text(
+        "from yt8m_distill.models import early_exit\n"
+        "early_exit.RULES.register('late')(early_exit.max_probability)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(early_exit.RULES, "_entries", {**early_exit.RULES._entries})
+    moved = helpers.change(run, train_dir=str(tmp_path / "run"))
+    shutil.copytree(run.training.train_dir, moved.training.train_dir)
+    made = []
+    for flags in (["max_probability"], ["late", "--import_modules=late_rules"]):
+        rule, *named = flags
+        train_dir = moved.training.train_dir
+        calibrate(run, f"--exit_rule={rule}", *named, train_dir=train_dir)
+        made.append(stored(moved)["mean_frames"])
+        scripts.succeed(*arguments(moved, "eval"), "--mean_frames=5", *named)
+    assert made[0] == made[1]
+    early_exit.RULES._entries.pop("late")
+    line = scripts.refuse(*arguments(moved, "eval"), "--mean_frames=5")
+    assert "late" in line and "--import_modules" in line
 
 
 def test_a_regret_is_asked_for_with_its_confidence(run):

@@ -200,7 +200,10 @@ class Calibration:
         """
         policy = early_exit.Policy(**values["policy"], threshold=math.nan)
         if policy.rule not in early_exit.RULES:
-            raise ValueError(f"there is no exit rule {policy.rule}")
+            raise ValueError(
+                f"there is no exit rule {policy.rule}; its module is one for "
+                "--import_modules"
+            )
         return cls(**{**values, "policy": policy})
 
     def for_mean_frames(self, mean_frames: float) -> int:

@@ -114,7 +114,7 @@ class TrainedNetwork:
                     f"{path} is for {found.checkpoint}, not {self.checkpoint_name}."
                 )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = error if path in str(error) else f"{path} is damaged ({error})."
+            reason = error if path in str(error) else f"{path} is of no use ({error})."
             raise ValueError(
                 f"{given.early_exit}: {reason} yt8m-calibrate "
                 f"--train_dir={given.train_dir} makes it."
@@ -312,7 +312,8 @@ def open_network(
         wait: without a checkpoint, return the network unloaded (`found` is None)
             instead of raising.
         strategy: the devices; None for all that the flags allow.
-        stated: settings that must agree with those of the run.
+        stated: settings that must agree with those of the run; the modules of
+            `import_modules` are imported beside those of the run.
         segment_context: frames to each side of segments, if rows are segments; -1 for
             the value of training, or the default. None: rows are videos.
 
@@ -322,7 +323,8 @@ def open_network(
             checkpoint.
     """
     run = manifest.read_run_settings(given.train_dir)
-    stated, of_run = stated or {}, run.to_dict()
+    stated, of_run = dict(stated or {}), run.to_dict()
+    more_modules = stated.pop("import_modules", "")
     different = settings.differences({k: of_run[k] for k in stated}, stated)
     if different:
         raise ValueError(
@@ -341,7 +343,7 @@ def open_network(
     if segment_context is not None:
         data = dataclasses.replace(run.data, segment_labels=True)
         run = dataclasses.replace(run, data=data)
-    registry.import_user_modules(run.networks.import_modules)
+    registry.import_user_modules(f"{run.networks.import_modules},{more_modules}")
     plan = manifest.read_plan(given.train_dir)
     role = resolve_role(run, plan, given.network)
     found = checkpoints.find(given.train_dir, plan, role, given.checkpoint)
