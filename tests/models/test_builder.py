@@ -485,3 +485,12 @@ def test_a_checkpoint_holds_what_only_keras_finds(tmp_path):
     assert len(saved.variables) >= 10  # Four layers and the head.
     for one, other in zip(saved.variables, restored.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_a_checkpoint_of_lstms_holds_their_weights_alone(tmp_path):
+    """Generators that none draws from would be missed in earlier checkpoints."""
+    network = helpers.build_network("teacher", make_run())
+    path = tf.train.Checkpoint(teacher=network).write(str(tmp_path / "network"))
+    names = [name for name, _ in tf.train.list_variables(path) if "teacher/" in name]
+    # Three of each LSTM, two layers of them below and two above; two of the head.
+    assert len(names) == len(network.weights) == 2 * 2 * 3 + 2

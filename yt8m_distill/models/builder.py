@@ -120,6 +120,10 @@ def _track_all(network: base.VideoClassifier) -> None:
     a list or dict nor the state of the generator of keras.layers.Dropout.
     """
     reached = {id(part) for part in tf.train.TrackableView(network).descendants()}
+    for layer in network._flatten_layers():
+        # No LSTM here draws from its generator, which earlier checkpoints lack.
+        if isinstance(layer, lstm.StackedLSTM):
+            reached |= {id(variable) for variable in layer.variables}
     for number, variable in enumerate(network.variables):
         if id(variable) not in reached:
             network._track_trackable(variable, name=f"variable_{number}")
