@@ -1,4 +1,4 @@
-"""A module outside of the package adds a network, a head, a loss and a sampler.
+"""A module outside of the package adds a network, a head, a loss, a sampler, a mode.
 
 It is written to a folder of its own and named by --import_modules; no file of the
 package knows its names.
@@ -24,9 +24,10 @@ MODULE = """
     import keras
     import tensorflow as tf
 
-    from yt8m_distill.data import frame_sampling
+    from yt8m_distill.data import frame_sampling, pipeline
     from yt8m_distill.losses import registered
     from yt8m_distill.models import base, heads, layers
+    from yt8m_distill.training import modes, roles
 
 
     @base.MODELS.register("Outside")
@@ -73,6 +74,25 @@ MODULE = """
     def every(num_frames, k, max_frames, keys, step=2):
         valid = tf.minimum((num_frames + step - 1) // step, k)
         return tf.zeros_like(num_frames)[:, None] + step * tf.range(k), valid
+
+
+    @modes.MODES.register("listening")
+    def listening(parts):
+        # One network hears all, and teaches another one that sees a few pictures.
+        hears = pipeline.ViewSpec("all", parts.run.data.max_frames, ("audio",))
+        parts.views["hears"] = roles.View(hears, hears)
+        sees = [spec._replace(features=("rgb",)) for spec in parts.views["sampled"]]
+        parts.views["sees"] = roles.View(*sees)
+        network = modes.teacher_specification(parts.run)
+        how = {"objective": parts.label_objective}
+        listener = parts.role("listener", network, "hears", **how)
+        start = roles.Start("listener", phase="listening")
+        guide = parts.role("listener", network, "hears", start=start)
+        epochs = parts.run.training.num_epochs
+        return [
+            parts.phase("listening", (listener,), epochs),
+            parts.phase("looking", (guide, parts.student((guide,), "sees")), epochs),
+        ]
 """
 NETWORK = "Outside(units={}, head='outside')"
 
@@ -125,15 +145,26 @@ def finished(outside, data, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("mode", settings.MODES)
+@pytest.mark.parametrize(
+    ("mode", "network", "width"),
+    [
+        ("teacher", "auto", 12),
+        ("baseline", "auto", 12),
+        ("serial", "auto", 12),
+        ("parallel", "auto", 12),
+        ("listening", "listener", 4),
+        ("listening", "student", 8),
+    ],
+)
 def test_every_mode_trains_evaluates_predicts_and_exports_it(
-    finished, data, tmp_path, mode
+    finished, data, tmp_path, mode, network, width
 ):
     run = finished(mode)
     given = settings.CheckpointSettings(
-        train_dir=run.training.train_dir, batch_size=4, num_gpus=0
+        train_dir=run.training.train_dir, network=network, batch_size=4, num_gpus=0
     )
     opened = trained.open_network(given)
+    assert opened.network.kernel.shape[0] == width
     # The moving averages are part of what was stored.
     assert np.any(opened.network.norm.moving_mean.numpy())
     assert len(opened.network.non_trainable_weights) == 3

@@ -133,7 +133,7 @@ def test_want_of_memory_names_the_flag_that_helps():
     assert "shape[12,4000000000]" in line and "--batch_size" in line
 
 
-@pytest.mark.parametrize("argument", ["--mode=sideways", "--batch_size=x", "--nope=1"])
+@pytest.mark.parametrize("argument", ["--match=sideways", "--batch_size=x", "--nope=1"])
 def test_an_invalid_value_is_refused_while_parsing(argument):
     with pytest.raises(flags.Error, match=argument.split("=")[0].strip("-")):
         parse(argument)

@@ -305,6 +305,17 @@ def test_features_are_split_in_order_and_their_widths_added_up():
     assert data.feature_size == 1024 + 128
 
 
+def test_some_features_alone_keep_their_widths_and_ranges():
+    data = settings.DataSettings(
+        feature_names="a,b,c", feature_sizes="1,2,3", feature_ranges="-1:1,0:2,0:3"
+    )
+    some = data.only(("c", "a"))
+    assert (some.names, some.sizes) == (("c", "a"), (3, 1))
+    assert some.ranges == ((0, 3), (-1, 1))
+    assert data.only(()) == data
+    assert "--feature_names=a,b,c lacks d" in error_of(data.only, ("a", "d"))
+
+
 def run_fields() -> list[dataclasses.Field]:
     groups = dataclasses.fields(settings.RunSettings)
     return [field for group in groups for field in dataclasses.fields(group.type)]

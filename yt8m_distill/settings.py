@@ -8,15 +8,11 @@ error messages name them, since the values come from there.
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yt8m_distill import registry
 
-# The two networks that have a flag; also their roles' names.
-TEACHER, STUDENT = "teacher", "student"
-MODES = ("teacher", "baseline", "serial", "parallel")
-GUIDED_MODES = ("serial", "parallel")
 STUDENT_STARTS = ("new", "teacher")
 CLASSIFIERS = ("auto", "shared", "copied", "own")
 MATCHES = ("final", "intermediate", "both")
@@ -26,7 +22,6 @@ USES_OF_INDEX = ("auto", "always", "never")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 BAD_RECORDS = ("stop", "skip")
 MISSING_FEATURES = ("refuse", "zeros")
-NETWORKS = ("auto", TEACHER, STUDENT)
 TEACHER_MEANS = ("probabilities", "logits")
 SCHEDULES = ("exponential", "cosine")
 MIXES = ("none", "cut", "mixup")
@@ -283,6 +278,29 @@ class DataSettings(Settings):
         """Width of a frame, all features together."""
         return sum(self.sizes)
 
+    def only(self, names: Sequence[str]) -> "DataSettings":
+        """The same records with these features alone, in this order; empty: all.
+
+        Raises:
+            ValueError: for a name that is not in --feature_names.
+        """
+        if not names:
+            return self
+        unknown = set(names) - set(self.names)
+        if unknown:
+            raise ValueError(
+                f"--feature_names={self.feature_names} lacks {', '.join(unknown)}, "
+                "which a view takes."
+            )
+        columns = [self.names.index(name) for name in names]
+        ranges = [self.ranges[c] for c in columns] if self.feature_ranges else []
+        return dataclasses.replace(
+            self,
+            feature_names=",".join(names),
+            feature_sizes=",".join(str(self.sizes[c]) for c in columns),
+            feature_ranges=",".join(f"{low}:{high}" for low, high in ranges),
+        )
+
     def require_frames(self, what: str) -> None:
         """Raises ValueError for video-level records.
 
@@ -440,7 +458,7 @@ class NetworkSettings(Settings):
     import_modules: str = setting(
         "",
         "Modules of your own, comma separated, that register networks, losses, "
-        "samplers or heads, such as my_package.my_models.",
+        "samplers, heads or modes, such as my_package.my_models.",
     )
     dtype_policy: str = setting(
         "float32",
@@ -458,7 +476,6 @@ class DistillationSettings(Settings):
         "teacher: the teacher alone. baseline: a network on k frames from scratch. "
         "serial: a trained, frozen teacher guides the student. parallel: both are "
         "trained in the same steps.",
-        choices=MODES,
     )
     student_loss: str = setting(
         "ce + rep + pred",
@@ -815,8 +832,8 @@ class CheckpointSettings(Settings):
     )
     network: str = setting(
         "auto",
-        "The network to read. auto: the student, or the teacher if there is none.",
-        choices=NETWORKS,
+        "The network to read: teacher or student, or one that a mode of your own "
+        "trains. auto: the student, or the teacher if there is none.",
     )
     checkpoint: str = setting(
         "best",

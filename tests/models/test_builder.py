@@ -17,7 +17,7 @@ from yt8m_distill.models import (
     heads,
     hierarchical_lstm,
 )
-from yt8m_distill.training import specifications
+from yt8m_distill.training import modes
 
 TEACHER = "HierarchicalLSTM(cells=3, block_len=4)"
 ROLES = ("teacher", "student")
@@ -63,7 +63,7 @@ def test_the_help_of_teacher_names_every_model_and_head():
     [(6, 3), (3, 3), (9, 3), (10, 5), (15, 5), (20, 5), (30, 5), (7, 5), (1, 5)],
 )
 def test_the_default_student_is_the_teacher_with_short_blocks(k, block_len):
-    found = specifications.student_specification(make_run(k=k))
+    found = modes.student_specification(make_run(k=k))
     expected = {"cells": 3, "block_len": block_len}
     assert found == registry.Specification("HierarchicalLSTM", expected)
 
@@ -86,14 +86,14 @@ def test_a_student_of_all_frames_is_as_wide_as_the_teachers_view():
 @pytest.mark.parametrize("k, num_blocks", [(6, 3), (10, 5), (15, 5), (30, 5)])
 def test_the_default_student_of_a_teacher_in_blocks_has_fewer(k, num_blocks):
     teacher = 'HierarchicalLSTM(cells=3, num_blocks=20, head="moe")'
-    found = specifications.student_specification(make_run(teacher=teacher, k=k))
+    found = modes.student_specification(make_run(teacher=teacher, k=k))
     assert found.arguments == {"cells": 3, "num_blocks": num_blocks, "head": "moe"}
 
 
 def test_a_student_is_as_given_or_that_of_a_teacher_without_blocks():
     text = "LstmModel(cells=3)"
     for run in (make_run(teacher=text), make_run(student=text, k=6)):
-        found = specifications.student_specification(run)
+        found = modes.student_specification(run)
         assert found == registry.parse(text)
 
 
@@ -102,19 +102,17 @@ def test_a_student_is_as_given_or_that_of_a_teacher_without_blocks():
     [
         ("parallel", "shared"),
         ("serial", "copied"),
-        ("teacher", "own"),
         ("baseline", "own"),
     ],
 )
-def test_the_classifier_of_each_mode(mode, expected):
-    assert specifications.classifier_of(make_run(mode=mode).distillation) == expected
-
-
-@pytest.mark.parametrize("mode", settings.MODES)
-@pytest.mark.parametrize("classifier", ["copied", "own"])
-def test_a_given_classifier_wins(mode, classifier):
-    run = make_run(mode=mode, classifier=classifier)
-    assert specifications.classifier_of(run.distillation) == classifier
+def test_the_classifier_of_each_mode_unless_one_is_given(mode, expected):
+    for given in ("auto", "copied", "own"):
+        run = make_run(mode=mode, classifier=given)
+        student = modes.networks(run)["student"]
+        found = "copied" if student.copies_classifier else "own"
+        found = "shared" if student.shares_classifier_with else found
+        guided = mode != "baseline"
+        assert found == (given if guided and given != "auto" else expected)
 
 
 # ------------------------------------------------------------------ the networks

@@ -5,7 +5,7 @@ import pytest
 
 from tests import training_helpers as helpers
 from yt8m_distill.data import records
-from yt8m_distill.training import manifest, outside
+from yt8m_distill.training import manifest, modes
 
 FRACTION = 0.4
 
@@ -68,7 +68,7 @@ def test_labels_without_weight_do_not_change_the_result(tmp_path, caplog):
     for fraction, warns in ((FRACTION, True), (1.0, False)):
         caplog.clear()
         how = {"teacher_checkpoint": teacher, "label_fraction": fraction}
-        outside.warn(helpers.change(full, mode="serial", **how))
+        modes.phases(helpers.change(full, mode="serial", **how))
         assert ("--label_fraction" in caplog.text and teacher in caplog.text) == warns
 
 

@@ -81,7 +81,7 @@ def test_it_is_written_before_the_first_step(data, tmp_path, monkeypatch):
 def phase_of(index: int = -1, **changes) -> set:
     """Names of the settings on which a phase of a run depends."""
     run = helpers.make_run("run", "data", **changes)
-    return set(modes.phase_settings(modes.phases(run)[index], run))
+    return set(modes.phases(run)[index].settings)
 
 
 def test_a_phase_depends_only_on_what_changes_its_result():

@@ -4,7 +4,7 @@ import pytest
 
 from tests import training_helpers as helpers
 from yt8m_distill.losses import registered
-from yt8m_distill.training import modes
+from yt8m_distill.training import modes, roles
 
 pytestmark = pytest.mark.once
 
@@ -13,11 +13,11 @@ def make_run(**changes):
     return helpers.make_run("run", "data", **changes)
 
 
-def plan(**changes) -> list[modes.Phase]:
+def plan(**changes) -> list[roles.Phase]:
     return modes.phases(make_run(**changes))
 
 
-def parts(role: modes.Role) -> list[str]:
+def parts(role: roles.Role) -> list[str]:
     return [term.name for term in role.objective.terms]
 
 
@@ -42,7 +42,7 @@ def test_whoever_has_no_guide_minimises_the_label_loss():
         for phase in modes.phases(run):
             for role in phase.trained:
                 assert parts(role) == ["rep" if role.guides else "asymmetric"]
-            depends = "label_loss" in modes.phase_settings(phase, run)
+            depends = "label_loss" in phase.settings
             assert depends == (phase.name != "student")
 
 
@@ -52,7 +52,7 @@ def test_serial_trains_the_teacher_and_then_the_student_under_it():
     assert [role.name for role in first.trained] == ["teacher"]
     teacher, student = second.roles
     assert (teacher.name, teacher.frozen) == ("teacher", True)
-    assert teacher.start == modes.Start("teacher", phase="teacher")
+    assert teacher.start == roles.Start("teacher", phase="teacher")
     assert (student.name, student.guides) == ("student", ("teacher",))
     assert student.start is None
     assert parts(student) == ["ce", "rep"]
@@ -139,7 +139,7 @@ def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):
     assert not before.roles[-1].trains_classifier
     (student,) = tuning.roles
     assert (tuning.name, tuning.epochs) == ("finetune", 4)
-    assert student.start == modes.Start("student", phase=before.name)
+    assert student.start == roles.Start("student", phase=before.name)
     assert parts(student) == ["ce"]
     assert student.trains_classifier and student.guides == ()
 
@@ -181,3 +181,9 @@ def test_views_are_data_of_the_phase():
     assert set(phase.views) == {"all", "sampled"}
     assert phase.views["sampled"].training == ("random", 6, (), None)
     assert phase.views["sampled"].evaluation == ("uniform", 6, (), None)
+
+
+def test_an_unknown_mode_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError) as caught:
+        modes.phases(make_run(mode="sideways"))
+    assert "--mode=sideways" in str(caught.value) and "parallel" in str(caught.value)

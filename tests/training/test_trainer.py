@@ -31,7 +31,7 @@ def test_a_teacher_alone_and_one_of_a_serial_run_are_the_same(serial_run):
     assert phase == modes.phases(serial_run)[0]
     folder = f"{serial_run.training.train_dir}/teacher"
     # So --mode=serial goes on after --mode=teacher in the same train_dir.
-    manifest.check_same_settings(folder, modes.phase_settings(phase, alone))
+    manifest.check_same_settings(folder, phase.settings)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_settings_that_change_no_result_may_differ(serial_run, changes):
     run = helpers.change(serial_run, **changes)
     for phase in modes.phases(run):
         folder = f"{run.training.train_dir}/{phase.name}"
-        manifest.check_same_settings(folder, modes.phase_settings(phase, run))
+        manifest.check_same_settings(folder, phase.settings)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ _CHANGEABLE = (
     *("save_checkpoint_minutes", "max_checkpoints"),
 )
 _DIGITS = 8
-_ROLES = (settings.TEACHER, settings.STUDENT)
+_ROLES = ("teacher", "student")
 
 
 class KeptRun(runs.Run):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from yt8m_distill import registry, settings
 from yt8m_distill.models import base, builder, lstm
-from yt8m_distill.training import modes, specifications
+from yt8m_distill.training import modes
 
 # Forward and backward: backward has a product for the inputs and one for the weights.
 _LEARNING = 3
@@ -82,9 +82,9 @@ def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | N
 
 
 def _specification(run: settings.RunSettings, role: str) -> registry.Specification:
-    if role == settings.TEACHER:
-        return specifications.teacher_specification(run)
-    return specifications.student_specification(run)
+    if role == modes.TEACHER:
+        return modes.teacher_specification(run)
+    return modes.student_specification(run)
 
 
 def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tools.reproduction import published
-from yt8m_distill import settings
 
 EMBEDDING = "figure3"
 POINTS = "points.json"
@@ -229,13 +228,13 @@ def gap_by_epoch(panels: dict[str, dict[str, Sequence[float]]]) -> bytes:
         for name, values in lines.items():
             training, role = name.split()
             # Wide, so that the line of a parallel teacher does not hide it.
-            width = 2.8 if (training, role) == ("Serial", settings.TEACHER) else 1.2
+            width = 2.8 if (training, role) == ("Serial", "teacher") else 1.2
             axes.plot(
                 range(1, len(values) + 1),
                 values,
                 color=_TRAINING_COLORS[training],
-                linestyle="-" if role == settings.STUDENT else "--",
-                marker="o" if role == settings.STUDENT else "s",
+                linestyle="-" if role == "student" else "--",
+                marker="o" if role == "student" else "s",
                 markersize=4,
                 linewidth=width,
                 label=name,
@@ -282,7 +281,7 @@ def embedding(points: np.ndarray, classes: Sequence[int]) -> bytes:
         of_class = classes == label
         # The student's points are smaller, so that both are visible where they overlap.
         for role, size, shade, plane in zip(
-            (settings.TEACHER, settings.STUDENT), (26, 8), shades, points, strict=True
+            ("teacher", "student"), (26, 8), shades, points, strict=True
         ):
             name = f"class {label}, {role}"
             axes.scatter(*plane[of_class].T, s=size, color=shade, label=name)
@@ -306,7 +305,7 @@ def write_projector(
     np.savetxt(folder / "tensors.tsv", both, fmt="%.5g", delimiter="\t")
     rows = [
         f"{' '.join(name.split())}\t{label}\t{role}"
-        for role in (settings.TEACHER, settings.STUDENT)
+        for role in ("teacher", "student")
         for name, label in zip(ids, classes, strict=True)
     ]
     text = "\n".join(["video\tclass\tnetwork", *rows]) + "\n"

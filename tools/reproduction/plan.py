@@ -234,7 +234,7 @@ class Experiment:
 
 def role_of(k: int | str | None) -> str:
     """The network whose scores a cell of k frames shows."""
-    return settings.TEACHER if k is None else settings.STUDENT
+    return "teacher" if k is None else "student"
 
 
 def asked(run: settings.RunSettings) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from tools.reproduction import (
     table_families,
     texts,
 )
-from yt8m_distill import settings
 
 # ------------------------------------------------------------------- Tables 2 and 3
 
@@ -67,9 +66,9 @@ def table_3(results: scores.Results) -> list[document.Block]:
     for percent in published.PERCENTS:
         serial, uniform = (_percent_method(n, percent) for n in published.TABLE_3)
         share = scores.gap_share(
-            results.by_seed(serial, k, "gap", settings.STUDENT),
-            results.by_seed(uniform, k, "gap", settings.STUDENT),
-            results.by_seed(serial, k, "gap", settings.TEACHER),
+            results.by_seed(serial, k, "gap", "student"),
+            results.by_seed(uniform, k, "gap", "student"),
+            results.by_seed(serial, k, "gap", "teacher"),
         )
         shares += [texts.number_text(share, ".2f"), texts.MISSING]
     return [
@@ -141,15 +140,15 @@ def _mean_curve(results: scores.Results, method: str, k: int | None, role: str):
 def figure_2(results: scores.Results) -> list[document.Block]:
     """Figure 2: GAP by epoch, serial and parallel, teacher and student."""
     k = results.grid.largest
-    skyline = _mean_curve(results, published.TEACHER, None, settings.TEACHER)
+    skyline = _mean_curve(results, published.TEACHER, None, "teacher")
     panels = {}
     for method in published.TABLE_2:
         training = published.METHODS[method].training
         loss = published.label(method).removeprefix(f"{training} ")
         lines = panels.setdefault(loss, {"Serial teacher": skyline})
-        for role in (settings.TEACHER, settings.STUDENT):
+        for role in ("teacher", "student"):
             # A serial student's teacher is the skyline.
-            if training == "Parallel" or role == settings.STUDENT:
+            if training == "Parallel" or role == "student":
                 lines[f"{training} {role}"] = _mean_curve(results, method, k, role)
     heading = document.Heading(2, f"Figure 2: GAP by epoch, k={k}")
     if not any(curve for lines in panels.values() for curve in lines.values()):

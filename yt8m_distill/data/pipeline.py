@@ -67,13 +67,7 @@ class ViewSpec(NamedTuple):
         Raises:
             ValueError: for a feature that is not in --feature_names.
         """
-        unknown = set(self.features) - set(data.names)
-        if unknown:
-            raise ValueError(
-                f"--feature_names={data.feature_names} lacks {', '.join(unknown)}, "
-                "which a view takes."
-            )
-        return [data.names.index(name) for name in self.features or data.names]
+        return [data.names.index(name) for name in data.only(self.features).names]
 
 
 class Altered(NamedTuple):

@@ -233,7 +233,7 @@ def _make_terms(
         "temperature": distillation_settings.temperature,
     }
     arguments = dict(spec.arguments)
-    guide = arguments.pop(settings.TEACHER, None)
+    guide = arguments.pop("teacher", None)
     if guide is not None and (type(guide) is not int or guide < 1):
         raise ValueError(
             f"teacher={guide!r} is not a position in --teacher_checkpoint."

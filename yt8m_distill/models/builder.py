@@ -71,7 +71,7 @@ def build_network(
     Args:
         name: of its role, which is the flag that an error names.
         spec: its class and arguments.
-        data: feature widths and number of classes.
+        data: widths of the features that it reads, and number of classes.
         frames: T, of the view that it reads.
         sharing: the network whose head it shares, or None.
 
@@ -135,8 +135,9 @@ def build_networks(
     """New networks for these roles; call it in the strategy's scope.
 
     Args:
-        roles: with `name`, `network` (a specification), `frames`, `view`, and
-            `shares_classifier_with` and `context`, an earlier role or None.
+        roles: with `name`, `network` (a specification), `frames`, `view`, `features`
+            (empty for all), and `shares_classifier_with` and `context`, an earlier role
+            or None.
         data: description of the records.
         to_be_read: the weights will come from a checkpoint, or do not matter: slow
             initializers are replaced by zeros.
@@ -145,8 +146,9 @@ def build_networks(
     with lstm.to_be_read() if to_be_read else contextlib.nullcontext():
         for role in roles:
             sharing = networks.get(role.shares_classifier_with)
+            read = data.only(role.features)
             networks[role.name] = build_network(
-                role.name, role.network, data, role.frames, sharing
+                role.name, role.network, read, role.frames, sharing
             )
     views = {role.name: role.view for role in roles}
     contexts = {role.name: role.context for role in roles if role.context}

@@ -72,7 +72,7 @@ class ServingModel(tf.Module):
             [None, None, network.feature_size], tf.float32, name="frames"
         )
         num_frames = tf.TensorSpec([None], tf.int32, name="num_frames")
-        steps = features.steps(given.data)
+        steps = features.steps(given.data.only(given.view.features))
         traced = functools.partial(tf.function, autograph=False)
         self.steps = traced(
             lambda: [tf.constant(step, tf.float32) for step in steps],

@@ -19,7 +19,7 @@ from yt8m_distill.training import (
     interruption,
     loop,
     manifest,
-    modes,
+    roles,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -305,7 +305,7 @@ class Validate(loop.Action):
 
     def __init__(
         self,
-        roles: Sequence[modes.Role],
+        roles: Sequence[roles.Role],
         evaluate: Callable,
         log: MetricsLog,
         between: Callable[[loop.Loop], None] | None = None,
@@ -377,9 +377,9 @@ class KeepBest(loop.Action):
 
     def __init__(
         self,
-        roles: Sequence[modes.Role],
+        roles: Sequence[roles.Role],
         networks,
-        folder_of: Callable[[modes.Role], str],
+        folder_of: Callable[[roles.Role], str],
         state: checkpoints.State,
         writes: bool = True,
     ):
@@ -388,7 +388,7 @@ class KeepBest(loop.Action):
         self.folder_of = folder_of
         self.state = state
         self.writes = writes
-        self._improved: list[modes.Role] = []
+        self._improved: list[roles.Role] = []
 
     def start(self, loop: loop.Loop) -> None:
         """Resolves a proposed network that a killed process has left.

@@ -12,14 +12,13 @@ from yt8m_distill.training import (
     initial_weights,
     modes,
     optimizers,
-    outside,
-    specifications,
+    roles,
     steps,
     transfer,
 )
 
 
-def build_phases(plan: list[modes.Phase], run: settings.RunSettings) -> None:
+def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
     """Builds the networks, losses and optimizer of every phase, and discards them.
 
     Otherwise an error in the student's settings would surface only after the teacher
@@ -30,7 +29,7 @@ def build_phases(plan: list[modes.Phase], run: settings.RunSettings) -> None:
         ValueError: if a phase cannot be built, or a setting cannot be parsed.
     """
     objectives.build_objective(run.distillation)
-    specifications.student_specification(run)
+    modes.student_specification(run)
     for phase in plan:
         networks = builder.build_networks(phase.roles, run.data, to_be_read=True)
         initial_weights.copy_from_guide(phase, networks)
@@ -44,7 +43,6 @@ def build_phases(plan: list[modes.Phase], run: settings.RunSettings) -> None:
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )
-    outside.warn(run)
     if run.training.start_new_model:
         _check_not_inside(run, "teacher_checkpoint", run.distillation)
         _check_not_inside(run, "start_from", run.training)
@@ -58,7 +56,7 @@ def _check_not_inside(run: settings.RunSettings, flag: str, group) -> None:
             raise ValueError(f"--start_new_model would move --{flag}={path} away.")
 
 
-def _compute_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> None:
+def _compute_losses(phase: roles.Phase, networks, run: settings.RunSettings) -> None:
     """Computes the losses of a phase once, on zeros.
 
     Raises:
@@ -67,7 +65,9 @@ def _compute_losses(phase: modes.Phase, networks, run: settings.RunSettings) -> 
     dtype = tf.uint8 if run.data.frame_features else tf.float32
     views = {
         role.view: {
-            structures.FRAMES: tf.zeros([1, role.frames, run.data.feature_size], dtype),
+            structures.FRAMES: tf.zeros(
+                [1, role.frames, run.data.only(role.features).feature_size], dtype
+            ),
             structures.NUM_FRAMES: tf.ones([1], tf.int32),
             structures.FRAME_INDICES: tf.zeros([1, role.frames], tf.int32),
         }

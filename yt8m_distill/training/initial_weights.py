@@ -2,12 +2,12 @@
 
 import logging
 
-from yt8m_distill.training import checkpoints, modes
+from yt8m_distill.training import checkpoints, roles
 
 _LOG = logging.getLogger(__name__)
 
 
-def start_heads(phase: modes.Phase, networks, shards, label_fraction: float) -> None:
+def start_heads(phase: roles.Phase, networks, shards, label_fraction: float) -> None:
     """Initializes new classifiers to the class frequencies of the training data.
 
     Counts only videos that keep their labels under `--label_fraction`.
@@ -21,7 +21,7 @@ def start_heads(phase: modes.Phase, networks, shards, label_fraction: float) -> 
             head.start_at(frequencies)
 
 
-def assign(phase: modes.Phase, networks, train_dir: str) -> None:
+def assign(phase: roles.Phase, networks, train_dir: str) -> None:
     """Restores the weights that a phase takes from earlier phases and other runs.
 
     Raises:
@@ -48,7 +48,7 @@ def assign(phase: modes.Phase, networks, train_dir: str) -> None:
             _LOG.info("The %s starts as the %s%s.", role.name, role.guides[0], new)
 
 
-def copy_from_guide(phase: modes.Phase, networks) -> None:
+def copy_from_guide(phase: roles.Phase, networks) -> None:
     """Copies to each learner the weights that it takes from its guide.
 
     Raises:

@@ -1,175 +1,99 @@
 """Modes: which networks learn from which, in each phase.
 
-A mode is a list of phases and a phase a set of roles, and all of them are data: other
-modules work with roles and views and do not know the mode.
+A mode is a function that makes a list of phases from `Parts`, registered with
+`@MODES.register("name")`. No other module knows the modes or their networks' names.
 """
-
-import dataclasses
-from typing import NamedTuple
 
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective as objectives
-from yt8m_distill.models import builder
-from yt8m_distill.training import manifest, outside, specifications
+from yt8m_distill.models import base, builder
+from yt8m_distill.training import manifest, outside
+from yt8m_distill.training.roles import Phase, Role, Start, View
 
-TEACHER, STUDENT = settings.TEACHER, settings.STUDENT
+MODES = registry.Registry("mode")
+
+# The two networks that have a flag of that name.
+TEACHER, STUDENT = "teacher", "student"
 # The view with a random number of frames for each video.
 _MIXED = f"{structures.SAMPLED}_mixed"
 
 
-class Start(NamedTuple):
-    """The source of a role's initial weights.
+def teacher_specification(run: settings.RunSettings) -> registry.Specification:
+    """The network of `--teacher`."""
+    return builder.parse(TEACHER, run.networks.teacher)
 
-    Attributes:
-        role: its name there.
-        phase: of this run, whose best network is used; empty if prefix is given.
-        prefix: of a checkpoint of another run.
+
+def student_specification(run: settings.RunSettings) -> registry.Specification:
+    """The network of `--student`, or the teacher's with short blocks.
+
+    Their length l is 5, or 3 if only 3 divides k (the paper's k = 6).
     """
-
-    role: str
-    phase: str = ""
-    prefix: str = ""
-
-
-class View(NamedTuple):
-    """The specifications of a view in training and in evaluation."""
-
-    training: pipeline.ViewSpec
-    evaluation: pipeline.ViewSpec
+    if run.networks.student:
+        return builder.parse(STUDENT, run.networks.student)
+    teacher = teacher_specification(run)
+    arguments, k = dict(teacher.arguments), run.sampling.largest_k
+    if "num_blocks" in arguments:
+        arguments["num_blocks"] = 3 if k == 6 else 5
+    elif base.MODELS.accepts(teacher.name, "block_len"):
+        arguments["block_len"] = 3 if k % 5 and k % 3 == 0 else 5
+    return registry.Specification(teacher.name, arguments)
 
 
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """One network's part in a phase.
+def _with_encoding_size(
+    spec: registry.Specification, guide_width: int, data: settings.DataSettings
+) -> registry.Specification:
+    """The student with an encoding as wide as its guide's.
 
-    Attributes:
-        name: its name in logs, folders and checkpoints.
-        network: its class and arguments.
-        view: name of the view that it reads.
-        frames: T, the width of that view.
-        more_views: other views that it reads in the same training step; the loss is the
-            mean over all views.
-        budgets: frames → view, if it is evaluated on several; the largest has the view
-            above.
-        objective: what it minimizes; None if it is frozen and only guides.
-        guides: the roles whose outputs its objective compares with; last its own name,
-            if it learns from its main view in the others.
-        start: source of its initial weights; None for new weights.
-        copies_classifier: whether it starts with its guide's classifier.
-        copies_network: whether it starts with all of its guide's weights.
-        trains_classifier: False keeps the classifier unchanged (L_REP alone does not
-            depend on it).
-        shares_classifier_with: the role whose classifier it uses; None for its own.
-        context: the role whose encoding it reads, too; None for its view alone.
+    If the widths differ, a learned linear map (the bridge) is added.
+
+    Raises:
+        ValueError: if the network's constructor takes no encoding_size.
     """
-
-    name: str
-    network: registry.Specification
-    view: str
-    frames: int
-    more_views: tuple[str, ...] = ()
-    budgets: dict[int, str] = dataclasses.field(default_factory=dict)
-    objective: objectives.Objective | None = None
-    guides: tuple[str, ...] = ()
-    start: Start | None = None
-    copies_classifier: bool = False
-    copies_network: bool = False
-    trains_classifier: bool = True
-    shares_classifier_with: str | None = None
-    context: str | None = None
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the network only guides."""
-        return self.objective is None
-
-    @property
-    def every_view(self) -> tuple[str, ...]:
-        """The views that it reads in a training step, the main one first."""
-        return (self.view, *(() if self.frozen else self.more_views))
-
-    @property
-    def keeps_last(self) -> bool:
-        """Whether its last epoch counts as the best.
-
-        If only states are compared, the layers after them do not learn, so GAP does not
-        measure progress.
-        """
-        return not self.frozen and self.objective.needs_states_alone
-
-    @property
-    def states_of(self) -> str | None:
-        """The view at whose frames it compares intermediate states, or None."""
-        needs = not self.frozen and self.objective.needs_states
-        return self.view if needs else None
+    try:
+        width = builder.encoding_size(spec, data)
+    except ValueError as error:
+        raise ValueError(f"--student={spec}: {error}") from error
+    if width == guide_width:
+        return spec
+    if not base.MODELS.accepts(spec.name, "encoding_size"):
+        raise ValueError(
+            f"--student={spec}: the encoding is {width} wide, the teacher's "
+            f"{guide_width}, and the constructor of {spec.name} takes no encoding_size."
+        )
+    return spec.with_defaults(encoding_size=guide_width)
 
 
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """Roles that train together, for some epochs.
-
-    Attributes:
-        name: also the name of its folder in the train_dir.
-        roles: guides before the roles that they guide.
-        views: name → specifications of all views that the roles read.
-        epochs: passes over the training data.
-    """
-
-    name: str
-    roles: tuple[Role, ...]
-    views: dict[str, View]
-    epochs: int
-
-    @property
-    def trained(self) -> tuple[Role, ...]:
-        """The roles that learn."""
-        return tuple(role for role in self.roles if not role.frozen)
-
-    @property
-    def frozen(self) -> tuple[Role, ...]:
-        """The roles that only guide."""
-        return tuple(role for role in self.roles if role.frozen)
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether any role learns from another."""
-        return any(role.guides for role in self.roles)
-
-    @property
-    def states_of(self) -> str | None:
-        """The view at whose frames intermediate states are compared, if any."""
-        return next((r.states_of for r in self.trained if r.states_of), None)
-
-    def view_specs(self, names, training: bool = False) -> dict[str, pipeline.ViewSpec]:
-        """View specifications by name, for the pipeline."""
-        return {
-            name: view.training if training else view.evaluation
-            for name, view in self.views.items()
-            if name in names
-        }
-
-    def describe(self) -> dict:
-        """The description of its networks for other programs, as JSON."""
-        return {
-            role.name: {
-                "network": str(role.network),
-                "view": role.view,
-                "sampler": list(self.views[role.view].evaluation),
-                "frames": role.frames,
-                "trained": not role.frozen,
-                "context": role.context,
-            }
-            for role in self.roles
-        }
+def _check_shared_head(
+    spec: registry.Specification, guide: registry.Specification, reason: str
+) -> None:
+    """Raises ValueError unless the student can use its guide's classifier."""
+    other = ", or --classifier=own" if reason.startswith("--classifier") else ""
+    for name in (guide.name, spec.name):
+        if not base.MODELS.accepts(name, "head"):
+            raise ValueError(
+                f"--student={spec}: {reason} needs models that take a head; the "
+                f"constructor of {name} does not. Add the argument{other}."
+            )
+    guide_head = base.MODELS.arguments(guide)["head"]
+    head = base.MODELS.arguments(spec)["head"]
+    if head != guide_head:
+        raise ValueError(
+            f"--student={spec}: {reason} needs the teacher's head {guide_head!r}; the "
+            f"student's is {head!r}. Give both the same head{other}."
+        )
 
 
-class _Run:
-    """Makes the roles of a run.
+class Parts:
+    """Makes the views, roles and phases of a run, for a mode.
 
     Args:
         run: the settings.
         resolved: whether to look up the teachers of other runs.
+
+    Attributes:
+        views: name → View; a mode may add some.
+        label_objective: that of a role without a guide.
     """
 
     def __init__(self, run: settings.RunSettings, resolved: bool = True):
@@ -193,7 +117,7 @@ class _Run:
             structures.SAMPLED: View(sampled_in_training, sampled),
         }
         self.budgets = self._add_budgets(run.sampling.budgets)
-        self.outside = outside.teachers(run) if resolved else ()
+        self.outside = outside.teachers(run, TEACHER) if resolved else ()
         self.is_external = bool(run.distillation.teacher_checkpoint)
         self.label_objective = objectives.label_objective(run.distillation)
         self.alone = objectives.is_representation_only(run.distillation)
@@ -222,46 +146,55 @@ class _Run:
         self.views[_MIXED] = View(mixed, mixed)
         return {**budgets, numbers[-1]: structures.SAMPLED}
 
-    def frames(self, view: str) -> int:
-        """T of a view."""
-        return self.views[view].evaluation.width(self.run.data)
+    def role(
+        self, name: str, network: registry.Specification, view: str, **fields
+    ) -> Role:
+        """A role that reads one of the views."""
+        spec = self.views[view].evaluation
+        frames = spec.width(self.run.data)
+        return Role(name, network, view, frames, features=spec.features, **fields)
+
+    def _encoding_size(self, role: Role) -> int:
+        return builder.encoding_size(role.network, self.run.data.only(role.features))
 
     def phase(self, name: str, roles: tuple[Role, ...], epochs: int) -> Phase:
         """A phase of these roles, with their views."""
         names = {name for role in roles for name in role.every_view}
         names |= {name for role in roles for name in role.budgets.values()}
         views = {name: view for name, view in self.views.items() if name in names}
-        return Phase(name, roles, views, epochs)
+        depends_on = _settings_of(roles, epochs, self.run)
+        return Phase(name, roles, views, epochs, depends_on)
 
     def teacher(self, **fields) -> Role:
         """The teacher that the settings describe."""
-        spec, view = specifications.teacher_specification(self.run), structures.ALL
-        return Role(TEACHER, spec, view, self.frames(view), **fields)
+        spec = teacher_specification(self.run)
+        return self.role(TEACHER, spec, structures.ALL, **fields)
 
     def frozen_teachers(self) -> tuple[Role, ...]:
         """The teachers of a serial student."""
         if not self.outside:
             return (self.teacher(start=Start(TEACHER, phase=TEACHER)),)
-        view, several = structures.ALL, len(self.outside) > 1
+        several = len(self.outside) > 1
         return tuple(
-            Role(
+            self.role(
                 f"{TEACHER}_{number}" if several else TEACHER,
                 found.network,
-                view,
-                self.frames(view),
-                start=Start(found.role, prefix=found.prefix),
+                structures.ALL,
+                start=Start(TEACHER, prefix=found.prefix),
             )
             for number, found in enumerate(self.outside, 1)
         )
 
-    def student(self, guides: tuple[Role, ...] = (), **fields) -> Role:
-        """The student that learns from these guides."""
-        run, view = self.run, structures.SAMPLED
-        spec = specifications.student_specification(run)
+    def student(
+        self, guides: tuple[Role, ...] = (), view: str = structures.SAMPLED, **fields
+    ) -> Role:
+        """The student that learns from these guides in a view."""
+        run = self.run
+        spec = student_specification(run)
         objective = objectives.build_objective(run.distillation)
         if guides:
             objective.check_guides(len(guides))
-            classifier = specifications.classifier_of(run.distillation)
+            classifier = self._classifier_of(guides[0])
             copies = run.distillation.student_start == "teacher"
             if len(guides) > 1 and (copies or classifier != "own"):
                 flag = "student_start=teacher" if copies else f"classifier={classifier}"
@@ -278,18 +211,19 @@ class _Run:
                 )
             names = [guide.name for guide in guides]
             if classifier == "shared":
-                specifications.check_shared_head(
-                    spec, guides[0].network, run.distillation
-                )
+                loss = f"--student_loss={run.distillation.student_loss} alone"
+                reason = loss if self.alone else "--classifier=shared"
+                _check_shared_head(spec, guides[0].network, reason)
             if classifier != "own" or objective.compares_representations:
                 position = next((t.guide for t in objective.terms if t.guide), 0)
-                guide = guides[position].network
-                spec = specifications.with_encoding_size(spec, guide, run.data)
+                width = self._encoding_size(guides[position])
+                read = run.data.only(self.views[view].evaluation.features)
+                spec = _with_encoding_size(spec, width, read)
             context = None
             if run.distillation.video_context:
                 self._check_context(guides, objective)
                 context = guides[0].name
-                width = builder.encoding_size(guides[0].network, run.data)
+                width = self._encoding_size(guides[0])
                 spec = spec.with_defaults(**{builder.CONTEXT_SIZE: width})
             fields = {
                 "context": context,
@@ -310,7 +244,18 @@ class _Run:
                 )
             smallest = self.budgets[run.sampling.budgets[0]]
             fields |= {"more_views": (smallest, _MIXED), "budgets": self.budgets}
-        return Role(STUDENT, spec, view, self.frames(view), **fields)
+        return self.role(STUDENT, spec, view, **fields)
+
+    def _classifier_of(self, guide: Role) -> str:
+        """Resolves `--classifier` to `shared`, `copied` or `own`.
+
+        With L_REP alone the student always has its guide's classifier: its own would
+        learn nothing before the fine-tuning.
+        """
+        given = self.run.distillation.classifier
+        if given == "auto" or self.alone:
+            return "copied" if guide.frozen else "shared"
+        return given
 
     def _check_context(self, guides, objective) -> None:
         """Raises ValueError if a student cannot read its guide's encoding."""
@@ -331,61 +276,56 @@ class _Run:
         epochs = self.run.distillation.finetune_epochs
         if not (self.alone and epochs):
             return []
-        alone = Role(
+        alone = self.role(
             student.name,
             student.network,
             student.view,
-            student.frames,
-            student.more_views,
-            student.budgets,
-            self.label_objective,
+            more_views=student.more_views,
+            budgets=student.budgets,
+            objective=self.label_objective,
             start=Start(student.name, phase=after),
         )
         return [self.phase("finetune", (alone,), epochs)]
 
 
-def _teacher_phase(made: _Run) -> Phase:
-    teacher = made.teacher(objective=made.label_objective)
-    return made.phase(TEACHER, (teacher,), made.run.training.num_epochs)
+def _teacher_phase(parts: Parts) -> Phase:
+    teacher = parts.teacher(objective=parts.label_objective)
+    return parts.phase(TEACHER, (teacher,), parts.run.training.num_epochs)
 
 
-def _teacher(made: _Run) -> list[Phase]:
-    return [_teacher_phase(made)]
+@MODES.register("teacher")
+def _teacher(parts: Parts) -> list[Phase]:
+    return [_teacher_phase(parts)]
 
 
-def _baseline(made: _Run) -> list[Phase]:
-    student = made.student(objective=made.label_objective)
-    return [made.phase("baseline", (student,), made.run.training.num_epochs)]
+@MODES.register("baseline")
+def _baseline(parts: Parts) -> list[Phase]:
+    student = parts.student(objective=parts.label_objective)
+    return [parts.phase("baseline", (student,), parts.run.training.num_epochs)]
 
 
-def _serial(made: _Run) -> list[Phase]:
-    teachers = made.frozen_teachers()
-    student = made.student(teachers)
-    run = made.run
+@MODES.register("serial")
+def _serial(parts: Parts) -> list[Phase]:
+    teachers = parts.frozen_teachers()
+    student = parts.student(teachers)
+    run = parts.run
     epochs = run.distillation.student_epochs or run.training.num_epochs
     return [
-        *([] if made.is_external else [_teacher_phase(made)]),
-        made.phase(STUDENT, (*teachers, student), epochs),
-        *made.finetuning(student, after=STUDENT),
+        *([] if parts.is_external else [_teacher_phase(parts)]),
+        parts.phase(STUDENT, (*teachers, student), epochs),
+        *parts.finetuning(student, after=STUDENT),
     ]
 
 
-def _parallel(made: _Run) -> list[Phase]:
-    teacher = made.teacher(objective=made.label_objective)
-    student = made.student((teacher,))
-    epochs = made.run.training.num_epochs
+@MODES.register("parallel")
+def _parallel(parts: Parts) -> list[Phase]:
+    teacher = parts.teacher(objective=parts.label_objective)
+    student = parts.student((teacher,))
+    epochs = parts.run.training.num_epochs
     return [
-        made.phase("parallel", (teacher, student), epochs),
-        *made.finetuning(student, after="parallel"),
+        parts.phase("parallel", (teacher, student), epochs),
+        *parts.finetuning(student, after="parallel"),
     ]
-
-
-_MODES = {
-    "teacher": _teacher,
-    "baseline": _baseline,
-    "serial": _serial,
-    "parallel": _parallel,
-}
 
 
 def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
@@ -397,11 +337,17 @@ def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
             without weights replaces them.
 
     Raises:
-        ValueError: for an invalid objective or network, or incompatible networks.
+        ValueError: for an unknown mode, an invalid objective or network, or
+            incompatible networks.
     """
     if run.data.segment_labels:
         _check_segments(run)
-    return _MODES[run.distillation.mode](_Run(run, resolved))
+    parts, mode = Parts(run, resolved), run.distillation.mode
+    try:
+        make = MODES.get(mode)
+    except ValueError as error:
+        raise ValueError(f"--mode={mode}: {error}") from error
+    return make(parts)
 
 
 def _check_segments(run: settings.RunSettings) -> None:
@@ -420,20 +366,17 @@ def _check_segments(run: settings.RunSettings) -> None:
 
 
 def networks(run: settings.RunSettings) -> dict[str, Role]:
-    """The two networks that the settings describe, whatever the mode trains."""
-    made = _Run(run, resolved=False)
-    teacher = made.teacher()
-    guided = run.distillation.mode in settings.GUIDED_MODES
-    student = made.student((teacher,) if guided else ())
-    return {TEACHER: teacher, STUDENT: student}
+    """The networks that the settings describe; the two with a flag in any mode."""
+    plan, parts = phases(run, resolved=False), Parts(run, resolved=False)
+    found = {TEACHER: parts.teacher(), STUDENT: parts.student()}
+    return found | {role.name: role for phase in plan for role in phase.roles}
 
 
 def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
-    """The views that the two networks of these names read."""
-    made, found = _Run(run, resolved=False), networks(run)
-    wanted = {found[name].view for name in names}
-    every = Phase("", (), made.views, 0)
-    return every.view_specs(wanted, training)
+    """The views that the networks of these names read."""
+    found, views = networks(run), Parts(run, resolved=False).views
+    every = Phase("", (), views, 0)
+    return every.view_specs({found[name].view for name in names}, training)
 
 
 # Settings that a phase without a student, or without a guide, does not see.
@@ -458,24 +401,26 @@ _GUIDED_ONLY = (
 )
 
 
-def phase_settings(phase: Phase, run: settings.RunSettings) -> dict:
-    """The settings that a phase depends on, name → value."""
-    names = {role.name for role in phase.roles}
-    guided = any(role.guides or role.start for role in phase.roles)
+def _settings_of(
+    roles: tuple[Role, ...], epochs: int, run: settings.RunSettings
+) -> dict:
+    """The settings that a phase of these roles depends on, name → value."""
+    names = {role.name for role in roles}
+    guided = any(role.guides or role.start for role in roles)
     left_out = set(manifest.CHANGEABLE)
-    if STUDENT not in names:
+    if names == {TEACHER}:
         left_out |= {*_STUDENT_ONLY, *_GUIDED_ONLY}
-    if not guided and TEACHER not in names:
+    if names == {STUDENT} and not guided:
         left_out |= {"teacher"} if run.networks.student else set()
         left_out |= set(_GUIDED_ONLY)
-    if all(role.guides for role in phase.trained):
+    if all(role.guides for role in roles if not role.frozen):
         left_out.add("label_loss")
     values = {k: v for k, v in run.to_dict().items() if k not in left_out}
     # What ends it, under one name in all phases.
     for name in ("num_epochs", "student_epochs", "finetune_epochs"):
         values.pop(name, None)
-    values["epochs"] = phase.epochs
-    if any(role.start for role in phase.trained):
+    values["epochs"] = epochs
+    if any(role.start and not role.frozen for role in roles):
         # What it continues from: serial and parallel mode have their own.
         values["mode"] = run.distillation.mode
     return values

@@ -13,63 +13,75 @@ from yt8m_distill.training import checkpoints, manifest
 
 _LOG = logging.getLogger(__name__)
 
-_ROLE = settings.TEACHER  # The role of the network in the other run.
-
 
 class Teacher(NamedTuple):
     """A network of another run.
 
     Attributes:
-        role: its role there.
         network: its class and arguments.
         prefix: of its checkpoint.
-        is_finished: whether that run has finished.
-        label_fraction: that of its run.
     """
 
-    role: str
     network: registry.Specification
     prefix: str
-    is_finished: bool = True
-    label_fraction: float = 0.0  # Of a checkpoint alone nothing is known.
 
 
-def teachers(run: settings.RunSettings) -> tuple[Teacher, ...]:
-    """The teachers of `--teacher_checkpoint`, in the order of the flag.
+def teachers(run: settings.RunSettings, role: str) -> tuple[Teacher, ...]:
+    """The networks of `--teacher_checkpoint`, in the order of the flag.
+
+    Logs a warning for each run that may surprise: it has not finished, or it learned
+    from labels that this run withholds.
+
+    Args:
+        run: the settings of this run.
+        role: theirs there, also the flag of the network here.
 
     Raises:
         ValueError: for an entry that is neither a run nor a checkpoint, a run on other
             data or without a teacher, or a single entry with another `--teacher`.
     """
     entries = settings.split_names(run.distillation.teacher_checkpoint)
-    return tuple(_teacher(entry, run, len(entries) == 1) for entry in entries)
+    return tuple(_teacher(entry, run, role, len(entries) == 1) for entry in entries)
 
 
-def _teacher(entry: str, run: settings.RunSettings, alone: bool) -> Teacher:
+def _teacher(entry: str, run: settings.RunSettings, role: str, alone: bool) -> Teacher:
     entry = os.path.expanduser(entry)
-    where = f"--teacher_checkpoint={entry}"
+    where, here = f"--teacher_checkpoint={entry}", getattr(run.networks, role)
     if tf.io.gfile.exists(f"{entry}.index"):
-        return Teacher(_ROLE, builder.parse(_ROLE, run.networks.teacher), entry)
+        return Teacher(builder.parse(role, here), entry)
     if not tf.io.gfile.isdir(entry):
         raise ValueError(f"{where} is neither a train_dir nor a checkpoint prefix.")
     source_run = manifest.read_run_settings(entry)
     registry.import_user_modules(source_run.networks.import_modules)
-    same = settings.is_same(_ROLE, source_run.networks.teacher, run.networks.teacher)
-    if alone and not same:
+    there = getattr(source_run.networks, role)
+    if alone and not settings.is_same(role, there, here):
         raise ValueError(
-            f"{where} was trained with --teacher={source_run.networks.teacher!r}, but "
-            f"this command has {run.networks.teacher!r}: give it that --teacher, too."
+            f"{where} was trained with --{role}={there!r}, but this command has "
+            f"{here!r}: give it that --{role}, too."
         )
     check_same_data(where, source_run, run)
     plan = manifest.read_plan(entry)
-    best = checkpoints.find(entry, plan, _ROLE)
+    best = checkpoints.find(entry, plan, role)
     if best is None:
-        raise ValueError(f"{where} has no trained teacher yet.")
-    network = registry.parse(plan.network(_ROLE)["network"])
-    entries, last = manifest.read_phases(entry), plan.phases_of(_ROLE)[0]
-    is_finished = bool(entries.get(last, {}).get("finished"))
-    seen = source_run.training.label_fraction
-    return Teacher(_ROLE, network, best.prefix, is_finished, seen)
+        raise ValueError(f"{where} has no trained {role} yet.")
+    last = plan.phases_of(role)[0]
+    if not manifest.read_phases(entry).get(last, {}).get("finished"):
+        _LOG.warning(
+            "%s has not finished; the student learns from its best %s so far.",
+            where,
+            role,
+        )
+    seen, fraction = source_run.training.label_fraction, run.training.label_fraction
+    if seen > fraction:
+        _LOG.warning(
+            "--label_fraction=%g: the %s of %s has learned from a share of %g of the "
+            "labels.",
+            fraction,
+            role,
+            where,
+            seen,
+        )
+    return Teacher(registry.parse(plan.network(role)["network"]), best.prefix)
 
 
 def check_same_data(
@@ -98,25 +110,3 @@ def check_same_data(
     different = settings.differences(source_data, data)
     if different:
         raise ValueError(f"{where} was trained on other data: {different}.")
-
-
-def warn(run: settings.RunSettings) -> None:
-    """Logs a warning for each run of `--teacher_checkpoint` that may surprise.
-
-    It has not finished, or it learned from labels that this run withholds.
-    """
-    for teacher in teachers(run):
-        if not teacher.is_finished:
-            _LOG.warning(
-                "--teacher_checkpoint: the run of %s has not finished; the student "
-                "learns from its best teacher so far.",
-                teacher.prefix,
-            )
-        if teacher.label_fraction > run.training.label_fraction:
-            _LOG.warning(
-                "--label_fraction=%g: the teacher of %s has learned from a share of %g "
-                "of the labels.",
-                run.training.label_fraction,
-                teacher.prefix,
-                teacher.label_fraction,
-            )

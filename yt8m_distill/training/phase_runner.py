@@ -30,8 +30,8 @@ from yt8m_distill.training import (
     interruption,
     loop,
     manifest,
-    modes,
     optimizers,
+    roles,
     steps,
     teacher_cache,
     transfer,
@@ -42,7 +42,7 @@ _LOG = logging.getLogger(__name__)
 AVERAGED = ("gap", "map", "map_all_classes", "hit_at_one", "perr", "loss")
 
 
-def goal_of(phase: modes.Phase, run: settings.RunSettings) -> dict[str, int]:
+def goal_of(phase: roles.Phase, run: settings.RunSettings) -> dict[str, int]:
     """What ends a phase; a finished one continues where that has changed."""
     return {
         "epochs": phase.epochs,
@@ -51,7 +51,7 @@ def goal_of(phase: modes.Phase, run: settings.RunSettings) -> dict[str, int]:
 
 
 def is_finished(
-    phase: modes.Phase, run: settings.RunSettings, record: manifest.Manifest
+    phase: roles.Phase, run: settings.RunSettings, record: manifest.Manifest
 ) -> bool:
     """Whether a phase has come to the end that these settings give it."""
     entry = record.phase(phase.name)
@@ -117,7 +117,7 @@ class PhaseRunner:
             with files.one_line_errors(self.folder):
                 tf.io.gfile.makedirs(self.folder)
             path = os.path.join(self.folder, manifest.PHASE_SETTINGS)
-            manifest.write_json(path, modes.phase_settings(phase, self.run_settings))
+            manifest.write_json(path, phase.settings)
         resumed = self.state.restore()
         if resumed:
             self._check_same_data()
@@ -189,7 +189,7 @@ class PhaseRunner:
                 f"{what} differ. --allow_moved_shards leaves the times of change out."
             )
 
-    def _best_folder(self, role: modes.Role) -> str:
+    def _best_folder(self, role: roles.Role) -> str:
         train_dir = self.run_settings.training.train_dir
         return checkpoints.best_folder(train_dir, self.phase.name, role.name)
 
@@ -267,7 +267,7 @@ class PhaseRunner:
             self.kept.add(role.name, self.networks.network(role.name), role.view)
         return average
 
-    def _build_learner(self, role: modes.Role, rate) -> steps.Learner:
+    def _build_learner(self, role: roles.Role, rate) -> steps.Learner:
         network = self.networks.network(role.name)
         variables = steps.trained_variables(network, role)
         scope = self.run_settings.optimization.regularization_scope
@@ -311,7 +311,7 @@ class PhaseRunner:
             )
         return {name: cache for name, (cache, _) in found.items()}
 
-    def _open_cache(self, role: modes.Role) -> tuple[teacher_cache.TeacherCache, int]:
+    def _open_cache(self, role: roles.Role) -> tuple[teacher_cache.TeacherCache, int]:
         """A guide's filled cache, and the number of new videos."""
         run, states_of = self.run_settings, self.phase.states_of
         given = run.distillation.teacher_cache
@@ -359,8 +359,8 @@ class PhaseRunner:
 
     def _dataset(self, epoch: int, skip_batches: int):
         run, caches = self.run_settings, self.caches
-        roles = [role for role in self.phase.roles if role.name not in caches]
-        names = {name for role in roles for name in role.every_view}
+        computed = [role for role in self.phase.roles if role.name not in caches]
+        names = {name for role in computed for name in role.every_view}
         names |= {self.phase.states_of} - {None}
         views = self.phase.view_specs(names, training=True)
 
@@ -413,14 +413,14 @@ class PhaseRunner:
 
     def _actions(self, bar, watch: interruption.Watch) -> list[loop.Action]:
         """The actions around the steps, in order."""
-        training, roles = self.run_settings.training, self.phase.trained
+        training, learners = self.run_settings.training, self.phase.trained
         patience = training.early_stop_epochs
         stop = actions.StopOnSignal(watch, self.strategy, self.state, self.log)
         # A signal interrupts a long validation, except with several processes, which
         # all have to finish it.
         alone = distribution.num_processes(self.strategy) == 1
         keep = actions.KeepBest(
-            roles, self.kept, self._best_folder, self.state, self.chief
+            learners, self.kept, self._best_folder, self.state, self.chief
         )
         return [
             actions.StopOnNaN(self.state),
@@ -429,7 +429,7 @@ class PhaseRunner:
                 self.log, training.log_steps, training.batch_size, self._rate_at
             ),
             actions.Validate(
-                roles, self._evaluate, self.log, stop.check if alone else None
+                learners, self._evaluate, self.log, stop.check if alone else None
             ),
             actions.Save(self.state, training.save_checkpoint_minutes),
             keep,  # After the save: the state must refer to a best network first.
@@ -449,7 +449,7 @@ class PhaseRunner:
         (learner, *_) = self.step.learners.values()
         return int(learner.optimizer.iterations.numpy())
 
-    def _evaluate(self, role: modes.Role, watched: Callable) -> dict | None:
+    def _evaluate(self, role: roles.Role, watched: Callable) -> dict | None:
         """Metrics on the validation data; None without validation data.
 
         For a role with several budgets: the means over them (or the GAP of
@@ -473,7 +473,7 @@ class PhaseRunner:
             means |= {f"{name}_k{k}": numbers[name] for name in ("gap", "map")}
         return means
 
-    def _evaluate_view(self, role: modes.Role, view: str, watched: Callable) -> dict:
+    def _evaluate_view(self, role: roles.Role, view: str, watched: Callable) -> dict:
         run = self.run_settings
         dataset = inputs.evaluation_dataset(
             self.strategy,

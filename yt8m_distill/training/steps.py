@@ -15,7 +15,7 @@ import tensorflow as tf
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import top_predictions
 from yt8m_distill.models import layers, teacher_student
-from yt8m_distill.training import averaging, modes, optimizers, teacher_cache
+from yt8m_distill.training import averaging, optimizers, roles, teacher_cache
 
 # L2 penalties are given in this unit (the paper's "penalty of 2").
 REGULARIZATION_UNIT = 1e-8
@@ -72,7 +72,7 @@ def batch_gap(scores: tf.Tensor, hits: tf.Tensor, num_labels: tf.Tensor) -> tf.T
 class Learner:
     """A role that learns in this phase, with its optimizer and variables."""
 
-    role: modes.Role
+    role: roles.Role
     optimizer: Any
     variables: list
     kernels: list
@@ -86,7 +86,7 @@ class Learner:
         return [f"{self.role.name}/{name}" for name in names]
 
 
-def trained_variables(network, role: modes.Role) -> list:
+def trained_variables(network, role: roles.Role) -> list:
     """The variables that a role's optimizer owns."""
     if role.objective.needs_states_alone:
         return network.state_variables()
@@ -95,7 +95,7 @@ def trained_variables(network, role: modes.Role) -> list:
     return network.variables_without_head()
 
 
-def trained_kernels(network, role: modes.Role, scope: str) -> list:
+def trained_kernels(network, role: roles.Role, scope: str) -> list:
     """The kernels under the L2 penalty that the role trains.
 
     A shared classifier is only under the guide's penalty.
@@ -106,7 +106,7 @@ def trained_kernels(network, role: modes.Role, scope: str) -> list:
     return [kernel for kernel in network.kernels(scope) if id(kernel) in trained]
 
 
-def _check_reached(role: modes.Role, network, gradients: list, variables: list) -> None:
+def _check_reached(role: roles.Role, network, gradients: list, variables: list) -> None:
     """Raises ValueError during tracing if a variable has no gradient."""
     pairs = zip(gradients, variables, strict=True)
     lost = [v for gradient, v in pairs if gradient is None]
@@ -147,7 +147,7 @@ class TrainStep:
     def __init__(
         self,
         networks: teacher_student.TeacherStudent,
-        phase: modes.Phase,
+        phase: roles.Phase,
         learners: list[Learner],
         optimization: settings.OptimizationSettings,
         batch_size: int,
@@ -173,7 +173,7 @@ class TrainStep:
         learners = self.learners.values()
         return [name for learner in learners for name in learner.metric_names]
 
-    def _noise(self, role: modes.Role, step, place: int) -> layers.Noise | None:
+    def _noise(self, role: roles.Role, step, place: int) -> layers.Noise | None:
         """The source of a network's random numbers in a view; None if frozen."""
         if role.frozen:
             return None
@@ -252,7 +252,7 @@ class TrainStep:
             metrics += [*numbers[name], norm]
         return gradients, tf.stack(metrics), finite
 
-    def _as_guide(self, role: modes.Role, outputs) -> structures.Outputs:
+    def _as_guide(self, role: roles.Role, outputs) -> structures.Outputs:
         """A training network's outputs as targets: without dropout, constant.
 
         If nothing uses these logits, the graph does not compute them.

@@ -65,7 +65,7 @@ def describe(
 
     Args:
         network: the teacher; all its variables enter the key, trainable or not.
-        role: its modes.Role.
+        role: its roles.Role.
         run: gives feature names, number of frames and precision.
         states_of: the view at whose frames the states are cached, or None.
     """
@@ -515,7 +515,7 @@ def check_same_frames(view, max_frames: int) -> None:
     """Raises ValueError unless cached states match the frames that the student reads.
 
     Args:
-        view: modes.View of the student; states are cached at its evaluation frames.
+        view: roles.View of the student; states are cached at its evaluation frames.
         max_frames: T of the data.
     """
     if view.evaluation.segment_context is not None:

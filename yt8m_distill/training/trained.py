@@ -246,7 +246,8 @@ def resolve_role(run: settings.RunSettings, plan: manifest.Plan, network: str) -
         given = run.distillation.teacher_checkpoint
         raise ValueError(
             f"--network={network}: a run with --mode={run.distillation.mode} "
-            f"{f'and --teacher_checkpoint={given} ' if given else ''}trains no {role}."
+            f"{f'and --teacher_checkpoint={given} ' if given else ''}trains no {role}, "
+            f"but {' and '.join(plan.trained)}."
         )
     return role
 
@@ -260,8 +261,9 @@ def read_network(
     """
     entry = plan.network(role)
     spec = registry.parse(entry["network"])
+    read = data.only(_view_of(entry).features)
     with lstm.to_be_read():
-        network = builder.build_network(role, spec, data, entry["frames"])
+        network = builder.build_network(role, spec, read, entry["frames"])
     return network, entry["view"]
 
 
@@ -278,8 +280,7 @@ def _with_frames(
         return spec
     if spec.sampler == "all":
         raise ValueError(
-            f"--student_k={student_k}: the {role} reads all frames; --network=student "
-            "is the one that reads a few."
+            f"--student_k={student_k}: the {role} (--network={role}) reads all frames."
         )
     if student_k > spec.k:
         raise ValueError(

@@ -222,7 +222,7 @@ def _check_continues(plan, run: settings.RunSettings) -> None:
         folder = os.path.join(run.training.train_dir, phase.name)
         if not checkpoints.has_weights(folder):
             continue
-        before = manifest.check_same_settings(folder, modes.phase_settings(phase, run))
+        before = manifest.check_same_settings(folder, phase.settings)
         if longer:
             raise ValueError(
                 f"--num_epochs: phase {longer.name} would go on to {longer.epochs} "
