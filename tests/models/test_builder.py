@@ -10,13 +10,7 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.losses import registered
-from yt8m_distill.models import (
-    base,
-    builder,
-    frame_average,
-    heads,
-    hierarchical_lstm,
-)
+from yt8m_distill.models import base, builder, frame_average, heads
 from yt8m_distill.training import modes
 
 TEACHER = "HierarchicalLSTM(cells=3, block_len=4)"
@@ -127,7 +121,7 @@ def test_the_roles_read_views_of_their_own_length():
         "student": structures.SAMPLED,
     }
     for network in (networks.teacher, networks.student):
-        assert isinstance(network, hierarchical_lstm.HierarchicalLSTM)
+        assert type(network).__name__ == "HierarchicalLSTM"
         assert (network.feature_size, network.num_classes) == (5, 2)
 
 
@@ -162,35 +156,7 @@ def test_a_network_on_video_level_records_reads_one_frame():
     assert (networks.teacher.max_frames, networks.student.max_frames) == (1, 1)
 
 
-def test_the_width_known_beforehand_is_the_width_of_the_encoding():
-    for text in (TEACHER, "LstmModel(cells=2, layers=3)", "FrameLevelLogisticModel"):
-        network = helpers.build_network("teacher", make_run(teacher=text))
-        spec = registry.parse(text)
-        arguments = base.MODELS.arguments(spec)
-        assert network.encoder_size(5, arguments) == network.encoding_size
-
-
 # ----------------------------------------------------------- sharing and bridging
-
-
-def make_views(rows=2) -> dict:
-    def view(steps):
-        random = np.random.default_rng(0)
-        frames = random.integers(0, 256, (rows, steps, 5), dtype=np.uint8)
-        return {
-            "frames": tf.constant(frames),
-            "num_frames": tf.fill([rows], steps),
-        }
-
-    return {structures.ALL: view(40), structures.SAMPLED: view(10)}
-
-
-def test_a_shared_classifier_is_one_set_of_variables():
-    run = make_run(mode="parallel")
-    networks = helpers.build_networks(run, ROLES, share_classifier=True)
-    assert networks.student.head is networks.teacher.head
-    unshared = helpers.build_networks(run, ROLES)
-    assert unshared.student.head is not unshared.teacher.head
 
 
 def test_a_narrower_student_shares_through_a_bridge():
@@ -198,8 +164,10 @@ def test_a_narrower_student_shares_through_a_bridge():
     networks = helpers.build_networks(run, ROLES, share_classifier=True)
     assert networks.student.head is networks.teacher.head
     assert tuple(networks.student.bridge.shape) == (8, 12)
-    outputs = networks({structures.VIEWS: make_views()})
-    assert outputs["student"].encoding.shape == outputs["teacher"].encoding.shape
+    assert networks.student.encoding_size == networks.teacher.encoding_size
+    unshared = helpers.build_networks(run, ROLES)
+    assert unshared.student.head is not unshared.teacher.head
+    assert unshared.teacher.bridge is None
     # Whatever the order of the roles is called in.
     again = helpers.build_networks(run, ROLES[::-1], share_classifier=True)
     assert again.student.head is again.teacher.head
@@ -251,15 +219,6 @@ def test_a_registered_loss_decides_whether_the_encodings_meet(
     assert student.encoding_size == (12 if bridged else 5)
 
 
-def test_equal_widths_need_no_bridge_and_a_teacher_never_has_one():
-    run = make_run(student="HierarchicalLSTM(cells=3, block_len=2)")
-    networks = helpers.build_networks(run, ROLES)
-    assert networks.student.bridge is None
-    assert networks.teacher.bridge is None
-    narrow = make_run(student="HierarchicalLSTM(cells=2, block_len=2)")
-    assert helpers.build_network("teacher", narrow).bridge is None
-
-
 def test_the_student_meets_a_teacher_that_has_a_bridge_itself():
     run = make_run(
         teacher="HierarchicalLSTM(cells=3, block_len=4, encoding_size=7)",
@@ -288,11 +247,6 @@ def test_an_unknown_teacher_names_its_flag_even_where_only_the_student_is_made(r
     assert all(f" {name}" in message for name in base.MODELS)
 
 
-def test_an_unknown_student_names_its_flag():
-    message = refuse(make_run(student="Transformer"))
-    assert message.startswith("--student=Transformer: ")
-
-
 @pytest.mark.parametrize("flag", ROLES)
 @pytest.mark.parametrize(
     "text, reason",
@@ -300,13 +254,10 @@ def test_an_unknown_student_names_its_flag():
         ("HierarchicalLSTM(", "must be a name or a call"),
         ("__import__('os').mkdir('ran')", "must be a name or a call"),
         ("HierarchicalLSTM(cell=3, block_len=4)", "does not take cell; it takes: "),
-        ("HierarchicalLSTM(block_len=4, num_blocks=4)", "one of them"),
         ("HierarchicalLSTM(cells=0, block_len=4)", "cells=0 is not"),
-        ("HierarchicalLSTM(cells='x', block_len=4)", ""),
         ("HierarchicalLSTM(cells=3, block_len=4, head='svm')", "Unknown head 'svm'"),
         ("HierarchicalLSTM(cells=3, block_len=4, num_classes=3)", "num_classes"),
-        ("LstmModel(cells=3, dropout=1.0)", "dropout=1.0 is not in [0, 1)"),
-        ("LstmModel(cells=3, implementation='fast')", "auto, hoisted, keras"),
+        ("Transformer", "Known: "),
     ],
 )
 def test_a_bad_argument_names_its_flag(flag, text, reason, tmp_path, monkeypatch):
@@ -424,19 +375,6 @@ def test_a_defect_of_a_constructor_is_named_in_one_line(register, entry, mode, w
     )
     assert message.startswith("--student=Mine: ") and "\n" not in message
     assert not [word for word in words if word not in message]
-
-
-def test_a_network_without_states_is_named_if_they_are_requested():
-    network = WithKeywords(feature_size=5, num_classes=2, max_frames=10)
-    view = make_views()[structures.SAMPLED]
-    states = {
-        "state_indices": tf.zeros([2, 3], tf.int32),
-        "num_states": tf.fill([2], 3),
-    }
-    with pytest.raises(
-        ValueError, match="WithKeywords has no intermediate states: use"
-    ):
-        network({**view, **states})
 
 
 # ------------------------------------------------------------------ checkpoints

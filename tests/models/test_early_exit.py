@@ -4,56 +4,40 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import family_oracle as families
+from tests.models import small_networks as small
 from yt8m_distill.data import frame_sampling
-from yt8m_distill.models import early_exit, hierarchical_lstm, lstm_model
+from yt8m_distill.models import early_exit
 
 BUDGETS = (1, 3, 4, 7)
-LSTMS = {
-    "hierarchical": lambda **size: hierarchical_lstm.HierarchicalLSTM(
-        **size, cells=3, layers=1, block_len=2
-    ),
-    "lstm": lambda **size: lstm_model.LstmModel(**size, cells=3, layers=1),
-}
 
 
-def make_network(name):
-    if name not in LSTMS:
-        return families.make_network(name)
-    network = LSTMS[name](
-        feature_size=sum(families.SIZES), num_classes=families.C, max_frames=families.T
-    )
-    families.randomize(network, 0)
-    return network
-
-
-def make_view(lengths=families.LENGTHS, seed=0):
+def make_view(lengths=small.LENGTHS, seed=0):
     """A view of videos, in time and in the order of early exit."""
-    view = families.make_view(seed, lengths)
+    view = small.make_view(seed, lengths)
     order, _ = frame_sampling.pick(
         early_exit.SAMPLER,
         view["num_frames"],
-        families.T,
-        families.T,
+        small.T,
+        small.T,
         tf.zeros(len(lengths), tf.int64),
     )
     frames = tf.gather(view["frames"], order, batch_dims=1)
     return view, {**view, "frames": frames, "frame_indices": order}
 
 
-@pytest.mark.parametrize("name", [*families.CASES, *LSTMS])
+@pytest.mark.parametrize("name", small.CASES)
 def test_step_by_step_is_direct_evaluation_at_each_budget(name):
-    network = make_network(name)
+    network = small.make_network(name)
     whole, view = make_view()
     state = None
     for start, stop in zip((0, *BUDGETS), BUDGETS, strict=False):
         logits, state = early_exit.read_on(network, view, start, stop, state)
         # Its frames of this budget in time, and nothing else.
         frames = np.zeros_like(whole["frames"])[:, :stop]
-        for row, n in enumerate(families.LENGTHS):
+        for row, n in enumerate(small.LENGTHS):
             chosen = np.sort(view["frame_indices"][row, : min(n, stop)].numpy())
             frames[row, : len(chosen)] = whole["frames"].numpy()[row, chosen]
-        count = tf.minimum(families.LENGTHS, stop)
+        count = tf.minimum(small.LENGTHS, stop)
         direct = network({"frames": tf.constant(frames), "num_frames": count}).logits
         # Sums of at most seven float32 numbers, in another order.
         np.testing.assert_allclose(logits, direct, rtol=1e-4, atol=1e-5)
@@ -114,7 +98,7 @@ LENGTHS = (3, 7, 1, 0, 5, 7, 7, 2, 7, 6, 7, 4)
 @pytest.mark.parametrize("name", ["attention", "hierarchical"])
 @pytest.mark.parametrize("rule", early_exit.RULES)
 def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
-    network = make_network(name)
+    network = small.make_network(name)
     _, view = make_view(LENGTHS)
     logits = answers_of(network, view)
     confidences = confidences_of(logits, make_policy(rule, 0.0))
@@ -130,7 +114,7 @@ def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
         zip(stages, thresholds, strict=True), key=lambda pair: len(set(pair[0]))
     )
     policy = make_policy(rule, threshold)
-    outputs = early_exit.EarlyExit(network, policy, families.T)(view)
+    outputs = early_exit.EarlyExit(network, policy, small.T)(view)
     assert len(set(expected)) > 2
     budgets = np.array(BUDGETS)[expected]
     read = np.minimum(budgets, LENGTHS)
@@ -144,34 +128,28 @@ def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
 
 @pytest.mark.parametrize("name", ["netvlad", "hierarchical"])
 def test_exits_depend_neither_on_the_batch_nor_on_its_order(name):
-    network = make_network(name)
+    network = small.make_network(name)
     _, view = make_view(LENGTHS)
     policy = make_policy("expected_saving", 0.1)
-    stop = early_exit.EarlyExit(network, policy, families.T)
+    stop = early_exit.EarlyExit(network, policy, small.T)
     whole = stop(view)
     assert len(np.unique(whole.exits[:, 0])) > 2
     order = np.random.default_rng(1).permutation(len(LENGTHS))
     for rows in (order, *np.array_split(order, 5), [0], [2]):
-        part = stop(rows_of(view, rows))
+        part = stop(small.rows_of(view, rows))
         np.testing.assert_array_equal(part.exits, whole.exits.numpy()[rows])
         # Matrix products of other shapes.
         expected = whole.logits.numpy()[rows]
         np.testing.assert_allclose(part.logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def rows_of(view, rows):
-    return {key: tf.gather(value, rows) for key, value in view.items()}
-
-
 def test_a_higher_threshold_never_reads_fewer_frames_of_a_video():
-    network = make_network("attention")
+    network = small.make_network("attention")
     _, view = make_view(LENGTHS)
     before = np.zeros(len(LENGTHS))
     for threshold in (-np.inf, -1.0, 0.0, 0.5, 1.0, np.inf):
         policy = make_policy("expected_saving", threshold)
-        read = (
-            early_exit.EarlyExit(network, policy, families.T)(view).exits[:, 1].numpy()
-        )
+        read = early_exit.EarlyExit(network, policy, small.T)(view).exits[:, 1].numpy()
         assert (read >= before).all()
         if threshold == -np.inf:
             np.testing.assert_array_equal(read, np.minimum(LENGTHS, BUDGETS[0]))
@@ -181,7 +159,7 @@ def test_a_higher_threshold_never_reads_fewer_frames_of_a_video():
 
 def test_early_exit_is_not_for_training():
     network = early_exit.EarlyExit(
-        make_network("mean"), make_policy("entropy", threshold=0.0), families.T
+        small.make_network("mean"), make_policy("entropy", threshold=0.0), small.T
     )
     with pytest.raises(ValueError, match="trained"):
         network(make_view()[1], training=True)

@@ -65,3 +65,19 @@ def test_a_training_step_alone_moves_the_averages():
     norm(tf.ones([2, 3]))
     for variable, value in zip(norm.non_trainable_weights, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_numbers_below_the_rate_drop_and_the_rest_is_scaled_up(monkeypatch):
+    drawn = tf.constant([[0.0, 0.2499, 0.25, 0.99]])
+    monkeypatch.setattr(tf.random, "uniform", lambda shape: drawn)
+    found = layers.dropout(tf.constant([[1.0, 2.0, 3.0, 4.0]]), 0.25)
+    np.testing.assert_allclose(found, [[0, 0, 3 / 0.75, 4 / 0.75]], rtol=1e-6)
+
+
+def test_dropout_without_given_noise_is_drawn_from_the_global_generator():
+    drawn = []
+    for seed in (1, 1, 2):
+        tf.random.set_seed(seed)
+        drawn.append(layers.dropout(tf.ones([50, 5]), 0.5).numpy())
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.any(drawn[0] != drawn[2])

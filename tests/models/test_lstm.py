@@ -1,11 +1,12 @@
 """lstm.py: the equations, its two implementations, and what padding may not do."""
 
-import math
+import contextlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import small_networks as small
 from yt8m_distill.models import lstm
 
 # float32 against float64 over at most seven steps of numbers around 1: some dozens
@@ -14,28 +15,33 @@ CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 # Gradients add up products of such numbers over all rows and steps.
 GRADIENTS_CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 # Name of the implementation, training; `padded` is `hoisted` with padded kernels, as
-# those of 1024 cells are.
+# those of 1024 cells are; `unrolled` has no loop.
 PATHS = [
     *[("hoisted", False), ("hoisted", True), ("padded", False), ("padded", True)],
-    ("keras", True),
+    *[("unrolled", False), ("keras", True)],
 ]
 
 LENGTHS = [7, 1, 0, 4, 6]
 
 
-def set_path(monkeypatch, name: str) -> str:
-    """The implementation of a path."""
-    if name == "padded":
-        monkeypatch.setattr(lstm, "_ALIASING", 1)
-        monkeypatch.setattr(lstm, "FEW_FRAMES", 0)
-    return "hoisted" if name == "padded" else name
+@contextlib.contextmanager
+def way(name: str):
+    """Within it the module goes this way; gives the implementation."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        if name == "padded":
+            patch.setattr(lstm, "_ALIASING", 1)
+            patch.setattr(lstm, "FEW_FRAMES", 0)
+        if name == "unrolled":
+            stack.enter_context(lstm.unrolled())
+        yield "keras" if name == "keras" else "hoisted"
 
 
 @pytest.fixture(params=PATHS, ids=str)
-def path(request, monkeypatch) -> tuple[str, bool]:
+def path(request):
     """Implementation and `training` of each way through the module."""
     name, training = request.param
-    return set_path(monkeypatch, name), training
+    with way(name) as implementation:
+        yield implementation, training
 
 
 @pytest.mark.parametrize(
@@ -64,10 +70,10 @@ def test_few_frames_are_not_worth_the_padding(monkeypatch, limit, padded):
     np.testing.assert_allclose(found.h, expected.h, **CLOSE)
 
 
-def make_stack(oracle, implementation="hoisted", layers=2, seed=0):
+def make_stack(implementation="hoisted", layers=2, seed=0):
     stack = lstm.StackedLSTM(cells=3, layers=layers, implementation=implementation)
     stack.build((None, None, 4))
-    oracle.randomize(stack, seed)
+    small.randomize(stack, seed)
     return stack
 
 
@@ -77,64 +83,22 @@ def make_input(seed=0, lengths=LENGTHS, steps=7):
     return tf.constant(x, tf.float32), tf.constant(lengths, tf.int32)
 
 
-def test_two_steps_of_one_cell_by_hand():
-    # A number of its own for each gate, so that any other order gives other values.
-    w = {"i": 1.0, "f": -2.0, "g": 0.5, "o": 3.0}
-    u = {"i": 0.1, "f": 0.2, "g": -0.3, "o": 0.4}
-    b = {"i": 0.01, "f": 1.0, "g": 0.03, "o": -0.04}
-
-    def sigmoid(x):
-        return 1 / (1 + math.exp(-x))
-
-    x1, x2 = 0.6, -0.7
-    # h_0 = c_0 = 0, so the first step has neither u nor the forget gate.
-    c1 = sigmoid(x1 * w["i"] + b["i"]) * math.tanh(x1 * w["g"] + b["g"])
-    h1 = sigmoid(x1 * w["o"] + b["o"]) * math.tanh(c1)
-    z = {gate: x2 * w[gate] + h1 * u[gate] + b[gate] for gate in "ifgo"}
-    c2 = sigmoid(z["f"]) * c1 + sigmoid(z["i"]) * math.tanh(z["g"])
-    h2 = sigmoid(z["o"]) * math.tanh(c2)
-
-    for training in (False, True):
-        c, h = lstm.lstm(
-            tf.constant([[[x1]], [[x2]]]),
-            *(tf.constant([[p[gate] for gate in "ifgo"]]) for p in (w, u)),
-            tf.constant([b[gate] for gate in "ifgo"]),
-            training=training,
-        )
-        np.testing.assert_allclose(tf.squeeze(c), [c1, c2], rtol=1e-6)
-        np.testing.assert_allclose(tf.squeeze(h), [h1, h2], rtol=1e-6)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_one_layer_follows_the_equations_at_all_steps(oracle, training):
-    random = np.random.default_rng(int(training))
-    x = random.normal(size=(7, 3, 4))
-    weights = [random.normal(size=shape) for shape in ((4, 20), (5, 20), (20,))]
-    found = lstm.lstm(
-        *(tf.constant(value, tf.float32) for value in (x, *weights)), training=training
-    )
-    for row in range(3):
-        c, h = oracle.lstm(x[:, row], *weights)
-        np.testing.assert_allclose(found.c[:, row], c, **CLOSE)
-        np.testing.assert_allclose(found.h[:, row], h, **CLOSE)
-
-
 @pytest.mark.parametrize("layers", [1, 3])
-def test_final_states_are_those_of_each_rows_last_valid_step(oracle, path, layers):
+def test_final_states_are_those_of_each_rows_last_valid_step(path, layers):
     implementation, training = path
-    stack = make_stack(oracle, implementation, layers)
+    stack = make_stack(implementation, layers)
     x, lengths = make_input()
     found = stack(x, lengths, training=training)
     assert found.dtype == tf.float32
     assert found.shape == (len(LENGTHS), 2 * layers * 3) == (5, stack.state_size)
     for row, length in enumerate(LENGTHS):
-        expected = oracle.final(x[:length, row].numpy(), oracle.layers(stack))
+        expected = small.final_state(x[:length, row].numpy(), stack)
         np.testing.assert_allclose(found[row], expected, **CLOSE)
 
 
-def test_a_row_of_length_0_gives_zeros_and_no_gradient(oracle, path):
+def test_a_row_of_length_0_gives_zeros_and_no_gradient(path):
     implementation, training = path
-    stack = make_stack(oracle, implementation)
+    stack = make_stack(implementation)
     x, lengths = make_input(lengths=[0, 0])
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -156,12 +120,12 @@ def gradients_of(stack, x, lengths, training, seed):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_all_implementations_agree_in_outputs_and_gradients(oracle, monkeypatch, seed):
+def test_all_implementations_agree_in_outputs_and_gradients(seed):
     results = []
     x, lengths = make_input(seed)
     for name, training in PATHS:
-        with monkeypatch.context() as patch:
-            stack = make_stack(oracle, set_path(patch, name), seed=seed)
+        with way(name) as implementation:
+            stack = make_stack(implementation, seed=seed)
             results.append(gradients_of(stack, x, lengths, training, seed))
     states, gradients = results[0]
     assert all(np.abs(gradient).max() > 0.01 for gradient in gradients)
@@ -172,14 +136,14 @@ def test_all_implementations_agree_in_outputs_and_gradients(oracle, monkeypatch,
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients_are_the_slopes_of_the_equations(oracle, training):
+def test_gradients_are_the_slopes_of_the_equations(training):
     random = np.random.default_rng(0)
     values = [random.normal(size=s) for s in ((5, 1, 2), (2, 12), (3, 12), (12,))]
     # Directions of c and of h at all five steps, so every path of the gradient counts.
     directions = random.normal(size=(2, 5, 3))
 
     def loss(x, *weights):
-        return np.sum(directions * np.stack(oracle.lstm(x[:, 0], *weights)))
+        return np.sum(directions * np.stack(small.lstm(x[:, 0], *weights)))
 
     tensors = [tf.constant(value, tf.float32) for value in values]
     with tf.GradientTape() as tape:
@@ -201,9 +165,9 @@ def test_gradients_are_the_slopes_of_the_equations(oracle, training):
             assert gradient[index].numpy() == pytest.approx(slope, rel=1e-4, abs=1e-5)
 
 
-def test_data_after_a_rows_length_is_not_read(oracle, path):
+def test_data_after_a_rows_length_is_not_read(path):
     implementation, training = path
-    stack = make_stack(oracle, implementation)
+    stack = make_stack(implementation)
     x, lengths = make_input()
     behind = np.arange(7)[:, np.newaxis] >= np.array(LENGTHS)
     other = np.where(behind[..., np.newaxis], 1e3, x)
@@ -213,9 +177,9 @@ def test_data_after_a_rows_length_is_not_read(oracle, path):
     np.testing.assert_array_equal(gradients[0].numpy()[behind], 0.0)
 
 
-def test_a_row_does_not_depend_on_padding_or_other_rows(oracle, path):
+def test_a_row_does_not_depend_on_padding_or_other_rows(path):
     implementation, training = path
-    stack = make_stack(oracle, implementation)
+    stack = make_stack(implementation)
     x, lengths = make_input()
     together = stack(x, lengths, training=training)
     for row, length in enumerate(LENGTHS):
@@ -227,9 +191,13 @@ def test_a_row_does_not_depend_on_padding_or_other_rows(oracle, path):
         np.testing.assert_allclose(alone[0], together[row], rtol=1e-5, atol=1e-6)
 
 
-def test_a_graph_of_unknown_shape_gives_the_same_states(oracle, path):
+# Without a loop the number of steps is known.
+@pytest.mark.parametrize(
+    "path", [p for p in PATHS if p[0] != "unrolled"], indirect=True
+)
+def test_a_graph_of_unknown_shape_gives_the_same_states(path):
     implementation, training = path
-    stack = make_stack(oracle, implementation, layers=1)
+    stack = make_stack(implementation, layers=1)
 
     @tf.function(
         input_signature=[
@@ -256,24 +224,6 @@ def test_a_graph_of_unknown_shape_gives_the_same_states(oracle, path):
             np.testing.assert_allclose(found, eager, **GRADIENTS_CLOSE)
 
 
-@pytest.mark.parametrize("implementation", ["hoisted", "keras"])
-def test_its_variables_are_there_once_it_is_built(implementation):
-    stack = lstm.StackedLSTM(cells=3, layers=2, implementation=implementation)
-    stack.build((None, None, 4))
-    before = [id(v) for v in stack.weights]
-    # A layer has 4H(D + H + 1) numbers; the second one reads D = H.
-    expected = 4 * 3 * (4 + 3 + 1) + 4 * 3 * (3 + 3 + 1)
-    assert sum(math.prod(v.shape) for v in stack.trainable_variables) == expected
-    stack(*make_input(), training=True)
-    assert [id(v) for v in stack.weights] == before
-
-
-def test_the_kernels_are_the_weights_without_the_biases(oracle):
-    stack = make_stack(oracle)
-    shapes = [tuple(kernel.shape) for kernel in stack.kernels()]
-    assert shapes == [(4, 12), (3, 12), (3, 12), (3, 12)]
-
-
 def test_the_forget_gate_starts_open():
     stack = lstm.StackedLSTM(cells=2, layers=1)
     stack.build((None, None, 4))
@@ -290,14 +240,6 @@ def test_auto_takes_keras_only_where_a_gpu_is_visible(monkeypatch):
         assert stack.uses_keras == bool(devices)
 
 
-def test_an_unknown_implementation_lists_the_known_ones():
-    with pytest.raises(ValueError) as caught:
-        lstm.StackedLSTM(cells=2, layers=1, implementation="fast")
-    assert str(caught.value) == (
-        "implementation='fast' is not one of auto, hoisted, keras."
-    )
-
-
 @pytest.mark.parametrize("cells, layers", [(0, 1), (1, 0), (-1, 2)])
 def test_cells_and_layers_are_at_least_1(cells, layers):
     with pytest.raises(ValueError, match=f"not {cells} and {layers}"):
@@ -305,12 +247,12 @@ def test_cells_and_layers_are_at_least_1(cells, layers):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_a_mixed_policy_stays_close_to_float32(oracle, use_policy, path, policy):
+def test_a_mixed_policy_stays_close_to_float32(use_policy, path, policy):
     implementation, training = path
     x, lengths = make_input()
-    exact = make_stack(oracle, implementation)(x, lengths, training=training)
+    exact = make_stack(implementation)(x, lengths, training=training)
     use_policy(policy)
-    stack = make_stack(oracle, implementation)
+    stack = make_stack(implementation)
     assert {v.dtype for v in stack.trainable_variables} <= {"float32", tf.float32}
     states, gradients = gradients_of(stack, x, lengths, training, seed=0)
     assert states.dtype == tf.float32

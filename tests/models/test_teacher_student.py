@@ -1,237 +1,173 @@
-"""TeacherStudent: two networks, each on its view, and what they share."""
+"""TeacherStudent: networks by role, each on its view, and what they share."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import small_networks as small
 from yt8m_distill import structures
-from yt8m_distill.models import (
-    frame_average,
-    hierarchical_lstm,
-    layers,
-    teacher_student,
-)
+from yt8m_distill.models import teacher_student
 
-D, C, T, K, H = 5, 4, 12, 6, 3
-TEACHER_BLOCK, STUDENT_BLOCK = 4, 3
 # Frames of each video, and the positions at which the student sees them.
-LENGTHS = [12, 7, 3, 0]
-POSITIONS = [[0, 2, 4, 6, 8, 10], [0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 0, 0], [0] * 6]
-SAMPLED_LENGTHS = [6, 6, 3, 0]
-# float32 against float64 through two levels of LSTMs.
-CLOSE = {"rtol": 1e-4, "atol": 5e-6}
+LENGTHS = [7, 5, 3, 0]
+POSITIONS = [[0, 2, 4, 6], [0, 1, 2, 4], [0, 1, 2, 0], [0] * 4]
+SAMPLED_LENGTHS = [4, 4, 3, 0]
 
 
-def make_network(max_frames, block_len, **arguments):
-    arguments = {"cells": H, "implementation": "hoisted"} | arguments
-    return hierarchical_lstm.HierarchicalLSTM(
-        D, C, max_frames, block_len=block_len, **arguments
-    )
-
-
-def make_pair(oracle, share=False, **student_arguments):
-    teacher = make_network(T, TEACHER_BLOCK)
-    if share:
-        student_arguments["head"] = teacher.head
-    student = make_network(K, STUDENT_BLOCK, **student_arguments)
-    pair = teacher_student.TeacherStudent(
-        {"teacher": teacher, "student": student},
+def make_pair(student="hierarchical", **changes):
+    """A teacher with blocks of 3 frames, and a student."""
+    if student == "hierarchical":
+        changes = {"block_len": 2, **changes}
+    return teacher_student.TeacherStudent(
+        {
+            "teacher": small.make_network("hierarchical", seed=1),
+            "student": small.make_network(student, seed=2, **changes),
+        },
         {"teacher": structures.ALL, "student": structures.SAMPLED},
     )
-    oracle.randomize(pair, seed=0)
-    return pair
 
 
-def make_views(seed=0) -> dict:
-    random = np.random.default_rng(seed)
-    frames = random.integers(0, 256, (len(LENGTHS), T, D), dtype=np.uint8)
-    sampled = np.take_along_axis(frames, np.array(POSITIONS)[..., np.newaxis], axis=1)
-    return {
-        structures.ALL: {
-            "frames": tf.constant(frames),
-            "num_frames": tf.constant(LENGTHS),
-            "frame_indices": tf.tile(tf.range(T)[tf.newaxis], [len(LENGTHS), 1]),
-        },
-        structures.SAMPLED: {
-            "frames": tf.constant(sampled),
-            "num_frames": tf.constant(SAMPLED_LENGTHS),
-            "frame_indices": tf.constant(POSITIONS),
-        },
+@pytest.fixture(scope="module")
+def pair():
+    """Not changed by any test."""
+    return make_pair(dropout=0.5)
+
+
+@pytest.fixture(scope="module")
+def views() -> dict:
+    whole = small.make_view(lengths=LENGTHS)
+    sampled = {
+        "frames": tf.gather(whole["frames"], POSITIONS, batch_dims=1),
+        "num_frames": tf.constant(SAMPLED_LENGTHS),
+        "frame_indices": tf.constant(POSITIONS),
     }
+    return {structures.ALL: whole, structures.SAMPLED: sampled}
 
 
-def test_each_role_reads_its_own_view(oracle):
-    pair = make_pair(oracle)
-    views = make_views()
+def test_each_role_reads_its_own_view(pair, views):
     outputs = pair({structures.VIEWS: views})
     assert list(outputs) == ["teacher", "student"]
-    for role, view in (("teacher", structures.ALL), ("student", structures.SAMPLED)):
+    for role, view in pair.views.items():
         expected = pair.network(role)(views[view])
-        np.testing.assert_array_equal(outputs[role].logits, expected.logits)
-        np.testing.assert_array_equal(outputs[role].encoding, expected.encoding)
-        forward = pair.forward(role, views)
-        np.testing.assert_array_equal(forward.logits, expected.logits)
-        assert forward.states is None
+        for found in (outputs[role], pair.forward(role, views)):
+            np.testing.assert_array_equal(found.logits, expected.logits)
+            np.testing.assert_array_equal(found.encoding, expected.encoding)
+            assert found.states is None
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("training", [False, True])
-def test_states_of_both_roles_belong_to_the_same_frames(oracle, seed, training):
-    pair = make_pair(oracle)
-    views = make_views(seed)
-    states = {
-        role: pair.forward(
-            role, views, training=training, states_of=structures.SAMPLED
-        ).states
-        for role in ("teacher", "student")
-    }
-    frames = views[structures.ALL]["frames"].numpy()
-    for row, (n, k) in enumerate(zip(LENGTHS, SAMPLED_LENGTHS, strict=True)):
-        video = oracle.normalize(frames[row, :n])
-        positions = POSITIONS[row][:k]
+def test_states_of_both_roles_belong_to_the_same_frames(pair, views, training):
+    how = {"training": training, "states_of": structures.SAMPLED}
+    found = {role: pair.forward(role, views, **how).states for role in pair.views}
+    frames = small.videos(views[structures.ALL])
+    for row, count in enumerate(SAMPLED_LENGTHS[:3]):
+        positions = POSITIONS[row][:count]
         # The teacher's at the frame's position among all frames; the student's at its
         # position among those it reads.
-        _, of_all = oracle.hierarchical(pair.teacher, video, TEACHER_BLOCK)
-        _, of_sampled = oracle.hierarchical(
-            pair.student, video[positions], STUDENT_BLOCK
-        )
-        expected = {"teacher": of_all[positions], "student": of_sampled}
-        for role, found in states.items():
-            assert found.shape == (4, K, 4 * H)
-            np.testing.assert_allclose(found[row, :k], expected[role], **CLOSE)
-            np.testing.assert_array_equal(found[row, k:], 0.0)
+        for role, of_role, chosen in (
+            ("teacher", frames[row], positions),
+            ("student", frames[row][positions], range(count)),
+        ):
+            oracle = small.NumpyNetwork(pair.network(role), "hierarchical")
+            states = oracle.lstm_states(of_role)[chosen]
+            small.assert_close(found[role][row, :count], states)
+            np.testing.assert_array_equal(found[role][row, count:], 0.0)
 
 
-def test_noise_reaches_the_network(oracle):
-    pair = make_pair(oracle, dropout=0.5)
-    views = make_views()
-    noise = layers.Noise(tf.constant([3, 7]), tf.constant(0), tf.constant(4))
+def test_noise_reaches_the_network(pair, views):
+    noise = small.make_noise(len(LENGTHS))
     outputs = pair.forward("student", views, training=True, noise=noise)
     kept = noise.uniform(outputs.encoding) >= 0.5
     expected = pair.student.head(tf.where(kept, outputs.encoding * 2, 0.0))
     np.testing.assert_array_equal(outputs.logits, expected)
 
 
-def test_one_role_may_be_absent(oracle):
-    student = make_network(K, STUDENT_BLOCK)
-    alone = teacher_student.TeacherStudent(
-        {"student": student}, {"student": structures.SAMPLED}
-    )
-    assert not hasattr(alone, "teacher")
-    assert list(alone({structures.VIEWS: make_views()})) == ["student"]
-    assert len(alone.trainable_variables) == len(student.trainable_variables)
-
-
 def ids(variables) -> set:
     return {id(variable) for variable in variables}
 
 
-def test_a_shared_classifier_is_one_layer_with_one_set_of_variables(oracle):
-    pair = make_pair(oracle, share=True)
-    assert pair.student.head is pair.teacher.head
-    head = ids(pair.teacher.head.trainable_variables)
-    assert len(head) == 2
-    of_each = [ids(n.trainable_variables) for n in (pair.teacher, pair.student)]
-    assert of_each[0] & of_each[1] == head
-    assert len(pair.trainable_variables) == len(of_each[0] | of_each[1])
-
-
-def test_both_networks_train_a_shared_classifier(oracle):
-    pair = make_pair(oracle, share=True)
-    views = make_views()
-    for role in ("teacher", "student"):
+def test_both_networks_have_and_train_a_shared_classifier(views):
+    teacher = small.make_network("hierarchical")
+    student = small.make_network("hierarchical", head=teacher.head)
+    roles = {"teacher": structures.ALL, "student": structures.SAMPLED}
+    shared = teacher_student.TeacherStudent(
+        dict(zip(roles, (teacher, student), strict=True)), roles
+    )
+    of_each = [ids(n.trainable_variables) for n in (teacher, student)]
+    head = teacher.head.trainable_variables
+    assert of_each[0] & of_each[1] == ids(head) and len(head) == 2
+    assert len(shared.trainable_variables) == len(of_each[0] | of_each[1])
+    for role in shared.views:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(pair.forward(role, views, training=True).logits ** 2)
-        for gradient in tape.gradient(loss, pair.teacher.head.trainable_variables):
+            loss = tf.reduce_sum(shared.forward(role, views, training=True).logits ** 2)
+        for gradient in tape.gradient(loss, head):
             assert np.any(gradient)
-
-
-def test_own_classifiers_share_nothing(oracle):
-    pair = make_pair(oracle)
-    of_each = [ids(n.trainable_variables) for n in (pair.teacher, pair.student)]
-    assert not of_each[0] & of_each[1]
 
 
 def values(layer) -> list:
     return [variable.numpy().copy() for variable in layer.trainable_variables]
 
 
-def test_a_copied_classifier_is_equal_once_and_then_on_its_own(oracle):
-    pair = make_pair(oracle)
-    teacher, student = pair.teacher.head, pair.student.head
-    encoder = values(pair.student.lower)
-    taught = values(teacher)
-    assert not np.array_equal(values(student)[0], taught[0])
-    pair.copy_classifier("teacher", "student")
-    for mine, theirs in zip(values(student), taught, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-    for before, after in zip(encoder, values(pair.student.lower), strict=True):
-        np.testing.assert_array_equal(before, after)
-
-    student.kernel.assign(student.kernel.numpy() + 1.0)
-    for before, after in zip(taught, values(teacher), strict=True):
-        np.testing.assert_array_equal(before, after)
-    teacher.bias.assign(teacher.bias.numpy() - 1.0)
-    np.testing.assert_array_equal(student.bias.numpy(), taught[1])
+def assert_same(one: list, other: list) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_a_mixture_is_copied_variable_by_variable(oracle):
-    networks = {
-        role: frame_average.FrameLevelLogisticModel(D, C, T, head="moe")
-        for role in ("teacher", "student")
-    }
-    pair = teacher_student.TeacherStudent(networks, {})
-    oracle.randomize(pair, seed=0)
-    pair.copy_classifier("teacher", "student")
-    for name in ("gate_kernel", "expert_kernel", "expert_bias"):
-        mine, theirs = (getattr(n.head, name).numpy() for n in networks.values())
-        np.testing.assert_array_equal(mine, theirs)
-
-
-def test_a_copied_network_is_the_teacher_with_other_blocks(oracle):
-    pair = make_pair(oracle)
-    pair.copy_network("teacher", "student")
-    for mine, theirs in zip(values(pair.student), values(pair.teacher), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-    # A video of one block of either length: the same states, so the same answer.
-    view = make_views()[structures.SAMPLED] | {"num_frames": tf.fill([4], 3)}
-    mine, theirs = (n(view).logits for n in (pair.student, pair.teacher))
-    np.testing.assert_allclose(mine, theirs, **CLOSE)
-
-
-def test_networks_that_differ_are_not_copied(oracle):
-    pair = make_pair(oracle, cells=2)
-    before = values(pair.student)
-    with pytest.raises(ValueError, match="--student_start=teacher needs two networks"):
-        pair.copy_network("teacher", "student")
-    for one, other in zip(before, values(pair.student), strict=True):
-        np.testing.assert_array_equal(one, other)
-    networks = {
-        "teacher": make_network(T, TEACHER_BLOCK),
-        "student": frame_average.FrameLevelLogisticModel(D, C, T),
-    }
-    pair = teacher_student.TeacherStudent(networks, {})
-    with pytest.raises(ValueError) as caught:
-        pair.copy_network("teacher", "student")
-    assert str(caught.value) == (
-        "--student_start=teacher needs two networks of the same kind; the student is "
-        "a FrameLevelLogisticModel, the teacher a HierarchicalLSTM."
+@pytest.mark.parametrize("head", ["logistic", "moe"])
+def test_a_copied_classifier_is_equal_once_and_then_on_its_own(head):
+    teacher, student = (
+        small.make_network("hierarchical", seed, head=head) for seed in (1, 2)
     )
+    copied = teacher_student.TeacherStudent({"t": teacher, "s": student}, {})
+    assert not ids(teacher.trainable_variables) & ids(student.trainable_variables)
+    encoder, taught = values(student.lower), values(teacher.head)
+    assert not np.array_equal(values(student.head)[0], taught[0])
+    copied.copy_classifier("t", "s")
+    assert_same(values(student.head), taught)
+    assert_same(values(student.lower), encoder)
+    for variable in student.head.trainable_variables:
+        variable.assign(variable + 1)
+    assert_same(values(teacher.head), taught)
+
+
+def test_a_copied_network_is_the_teacher_with_other_blocks():
+    copied = make_pair()
+    copied.copy_network("teacher", "student")
+    assert_same(values(copied.student), values(copied.teacher))
+    # A video of one block of either length: the same states, so the same answer.
+    view = small.make_view(lengths=[2, 2], steps=2)
+    one, other = (n(view).logits for n in (copied.student, copied.teacher))
+    small.assert_close(one, other)
 
 
 @pytest.mark.parametrize(
-    "arguments, shapes",
+    "student, changes, named",
+    [
+        ("hierarchical", {"cells": 2}, ["two networks", "cells", "(24, 12)"]),
+        ("lstm", {}, ["same kind", "LstmModel", "HierarchicalLSTM"]),
+    ],
+)
+def test_networks_that_differ_are_not_copied(student, changes, named):
+    different = make_pair(student, **changes)
+    before = values(different.student)
+    with pytest.raises(ValueError, match="--student_start=teacher") as caught:
+        different.copy_network("teacher", "student")
+    assert not [word for word in named if word not in str(caught.value)]
+    assert_same(values(different.student), before)
+
+
+@pytest.mark.parametrize(
+    "changes, shapes",
     [
         ({"head": "moe"}, "[(12, 12), (12, 8), (8,)]"),
         ({"cells": 2}, "[(8, 4), (4,)]"),
     ],
 )
-def test_classifiers_that_differ_are_not_copied(oracle, arguments, shapes):
-    pair = make_pair(oracle, **arguments)
-    before = values(pair.student.head)
+def test_classifiers_that_differ_are_not_copied(changes, shapes):
+    different = make_pair(**changes)
+    before = values(different.student.head)
     with pytest.raises(ValueError) as caught:
-        pair.copy_classifier("teacher", "student")
+        different.copy_classifier("teacher", "student")
     for named in ("--classifier=copied", shapes, "[(12, 4), (4,)]", "--classifier=own"):
         assert named in str(caught.value)
-    for one, other in zip(before, values(pair.student.head), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same(values(different.student.head), before)

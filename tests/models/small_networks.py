@@ -1,7 +1,8 @@
-"""The set families and the transformer in numpy: one video at a time, float64.
+"""The networks in numpy, and small ones of each kind to compare with.
 
-Written from the equations in the docstrings of the networks, with loops where those
-have sums, and no padding.
+One video at a time in float64, written from the equations in the docstrings, with loops
+where those have sums, without padding or batches: slow, and plain enough to be
+believed.
 """
 
 import math
@@ -9,71 +10,67 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill.models import (
-    attention_pooling,
-    dbof,
-    frame_average,
-    netvlad,
-    nextvlad,
-    transformer,
-)
+from yt8m_distill import registry, settings
+from yt8m_distill.models import builder, layers
 
 SIZES, C, T = (16, 8), 4, 7
-# None, one, some and all of the frames.
+DATA = settings.DataSettings(
+    feature_names="rgb,audio", feature_sizes="16,8", num_classes=C
+)
+# None, one, some and all of the frames; below, at and above the end of a block of 3.
 LENGTHS = (3, 0, 7, 1, 5)
-# A class and its arguments; where they are given for the first feature, the second
+# A network and its arguments; where they are given for the first feature, the second
 # one has half of them, rounded up.
 CASES = {
-    "attention": (
-        attention_pooling.AttentionPooling,
-        dict(hidden_size=12, num_heads=3),
-    ),
+    "attention": ("AttentionPooling", dict(hidden_size=12, num_heads=3)),
     "nextvlad": (
-        nextvlad.NeXtVLAD,
+        "NeXtVLAD",
         dict(clusters=6, groups=4, expansion=2, hidden_size=8, gating_reduction=4),
     ),
     "nextvlad_one_group": (
-        nextvlad.NeXtVLAD,
+        "NeXtVLAD",
         dict(clusters=5, groups=1, expansion=3, hidden_size=8, gating_reduction=1),
     ),
-    "netvlad": (netvlad.NetVLAD, dict(clusters=5, hidden_size=8)),
+    "netvlad": ("NetVLAD", dict(clusters=5, hidden_size=8)),
     "netvlad_light": (
-        netvlad.NetVLAD,
+        "NetVLAD",
         dict(clusters=4, hidden_size=8, centers=False, gating=False),
     ),
-    "dbof_max": (dbof.DbofModel, dict(cluster_size=9, hidden_size=8)),
+    "dbof_max": ("DbofModel", dict(cluster_size=9, hidden_size=8)),
     "dbof_average": (
-        dbof.DbofModel,
+        "DbofModel",
         dict(cluster_size=9, hidden_size=8, pooling_method="average"),
     ),
     "dbof_bias": (
-        dbof.DbofModel,
+        "DbofModel",
         dict(cluster_size=9, hidden_size=8, add_batch_norm=False),
     ),
-    "transformer": (
-        transformer.TransformerModel,
-        dict(width=8, layers=2, num_heads=2),
+    "transformer": ("TransformerModel", dict(width=8, layers=2, num_heads=2)),
+    "mean": ("LogisticModel", {}),
+    "mean_moe": ("MoeModel", {}),
+    "hierarchical": ("HierarchicalLSTM", dict(cells=3, layers=2, block_len=3)),
+    "hierarchical_keras": (
+        "HierarchicalLSTM",
+        dict(cells=3, layers=2, block_len=3, implementation="keras"),
     ),
-    "mean": (frame_average.LogisticModel, {}),
-    "mean_moe": (frame_average.MoeModel, {}),
+    "hierarchical_blocks": (
+        "HierarchicalLSTM",
+        dict(cells=2, layers=3, num_blocks=4),  # of ceil(7 / 4) frames
+    ),
+    "lstm": ("LstmModel", dict(cells=3, layers=2)),
+    "lstm_keras": ("LstmModel", dict(cells=3, layers=1, implementation="keras")),
 }
 # Those with `start`, `add_frame` and `finish`.
-INCREMENTAL = [
-    name for name in CASES if name not in ("transformer", "mean", "mean_moe")
-]
-WITH_BATCH_NORM = [
-    name for name in INCREMENTAL if name not in ("attention", "dbof_bias")
-]
+SETS = [n for n in CASES if n.startswith(("attention", "nextvlad", "netvlad", "dbof"))]
+LSTMS = [n for n in CASES if n.startswith(("hierarchical", "lstm"))]
+WITH_BATCH_NORM = [n for n in SETS if n not in ("attention", "dbof_bias")]
 
 
 def make_network(name: str, seed: int = 0, **changes):
     """A small network of a case, all of whose variables are random."""
     entry, arguments = CASES[name]
-    if entry in (nextvlad.NeXtVLAD, netvlad.NetVLAD):
-        arguments = {"feature_sizes": SIZES, **arguments}
-    network = entry(
-        feature_size=sum(SIZES), num_classes=C, max_frames=T, **{**arguments, **changes}
-    )
+    spec = registry.Specification(entry, {**arguments, **changes})
+    network = builder.build_network("teacher", spec, DATA, T)
     randomize(network, seed)
     return network
 
@@ -123,6 +120,28 @@ def unit(x):
     return x / length if length > 0 else x
 
 
+def make_noise(rows: int, first_row: int = 0) -> layers.Noise:
+    """Of a step whose global batch has so many rows."""
+    return layers.Noise(
+        tf.constant([3, 7]), tf.constant(first_row), tf.constant(rows, tf.int32)
+    )
+
+
+def rows_of(view: dict, rows) -> dict:
+    return {key: tf.gather(value, rows) for key, value in view.items()}
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    """Equal up to `tolerance` times the largest expected number.
+
+    By default that of float32 against float64.
+    """
+    found, expected = np.asarray(found), np.asarray(expected)
+    scale = np.abs(expected).max()
+    assert scale > 0.01, "nothing was compared"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
+
+
 def relu6(x):
     return np.clip(x, 0, 6)
 
@@ -138,7 +157,55 @@ def layer_norm(layer, x):
     return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
 
-class FamilyOracle:
+def normalize(frames):
+    """Stored uint8 frames [n, D] → dequantized, of length 1, float64."""
+    frames = frames.astype(np.float64) * 4 / 255 + 4 / 512 - 2
+    return frames / np.linalg.norm(frames, axis=1, keepdims=True)
+
+
+def videos(view) -> list:
+    """The valid frames of each video, [n, D], as a network should see them."""
+    frames, lengths = view["frames"].numpy(), view["num_frames"].numpy()
+    return [normalize(f[:n]) for f, n in zip(frames, lengths, strict=True)]
+
+
+def lstm(x, kernel, recurrent_kernel, bias):
+    """One layer over one row, by the equations in lstm.py: x [T, D] → c, h [T, H]."""
+    size = len(recurrent_kernel)
+    part = {gate: slice(n * size, (n + 1) * size) for n, gate in enumerate("ifgo")}
+    c, h = np.zeros(size), np.zeros(size)
+    all_c, all_h = [], []
+    for x_t in x:
+        z = {
+            gate: x_t @ kernel[:, s] + h @ recurrent_kernel[:, s] + bias[s]
+            for gate, s in part.items()
+        }
+        i, f, o = sigmoid(z["i"]), sigmoid(z["f"]), sigmoid(z["o"])
+        c = f * c + i * np.tanh(z["g"])
+        h = o * np.tanh(c)
+        all_c.append(c)
+        all_h.append(h)
+    shape = (len(x), size)
+    return np.reshape(all_c, shape), np.reshape(all_h, shape)
+
+
+def lstm_states(x, stack):
+    """[c1, h1, c2, h2, ...] of a StackedLSTM at all steps: [T, D] → [T, 2 * L * H]."""
+    found = []
+    for cell in (layer.cell for layer in stack.stack):
+        weights = (cell.kernel, cell.recurrent_kernel, cell.bias)
+        c, x = lstm(x, *(np.float64(v) for v in weights))
+        found += [c, x]
+    return np.concatenate(found, axis=1)
+
+
+def final_state(x, stack):
+    """The states at the last step; zeros for an empty row."""
+    states = lstm_states(x, stack)
+    return states[-1] if len(states) else np.zeros(states.shape[1])
+
+
+class NumpyNetwork:
     """Encodings of a network, by its weights.
 
     Args:
@@ -152,9 +219,9 @@ class FamilyOracle:
         self._encode = getattr(self, name.split("_")[0])
         self._seen: dict[int, list] = {}
 
-    def encode(self, frames):
-        """Normalized frames [n, D] → the encoding."""
-        return self._encode(frames)
+    def encode(self, view):
+        """A View → the encodings."""
+        return np.array([self._encode(frames) for frames in videos(view)])
 
     def seen(self, layer):
         """All rows that a BatchNorm has read, of videos with frames, [rows, W]."""
@@ -277,3 +344,23 @@ class FamilyOracle:
             normal = (1 + np.vectorize(math.erf)(inside / math.sqrt(2))) / 2
             z = z + linear(block.narrow, inside * normal)  # gelu(x) = x P(X < x)
         return layer_norm(net.norm, z[0])
+
+    def lstm_states(self, frames):
+        """The states at all frames, each block of the hierarchical one from zeros."""
+        if hasattr(self.network, "lstm"):
+            return lstm_states(frames, self.network.lstm)
+        size = self.network.block_len
+        blocks = [frames[start : start + size] for start in range(0, T, size)]
+        return np.concatenate([lstm_states(b, self.network.lower) for b in blocks])
+
+    def lstm(self, frames):
+        size = self.arguments["cells"]
+        return final_state(frames, self.network.lstm)[-size:]  # h of the top layer
+
+    def hierarchical(self, frames):
+        net = self.network
+        states = self.lstm_states(frames)
+        ends = [*range(net.block_len - 1, len(frames), net.block_len)]
+        if len(frames) % net.block_len:
+            ends.append(len(frames) - 1)
+        return final_state(states[ends], net.upper)

@@ -1,4 +1,4 @@
-"""Every family against numpy; and what holds of sets, padding, batches and noise."""
+"""Every network against numpy; and what holds of all: sets, padding, batches, noise."""
 
 import dataclasses
 import math
@@ -7,84 +7,79 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import family_oracle as families
+from tests.models import small_networks as small
+from tests.models.small_networks import assert_close, make_network, make_view
 from yt8m_distill import registry
 from yt8m_distill.models import base, layers, teacher_student
 
-# float32 against float64, relative to the largest number of the encoding.
-CLOSE = 1e-5
-EVERY = sorted(families.CASES)
-# One case of each family; the others differ in their equations alone.
-FAMILIES = ["attention", "dbof_max", "mean", "netvlad", "nextvlad", "transformer"]
-POOLINGS = [*FAMILIES, "dbof_average"]
-
-
-def assert_close(found, expected, tolerance=CLOSE):
-    """Equal up to `tolerance` times the largest expected number."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    scale = np.abs(expected).max()
-    assert scale > 0.01, "nothing was compared"
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
-
-
-def make_noise(rows, first_row=0):
-    return layers.Noise(
-        tf.constant([3, 7]), tf.constant(first_row), tf.constant(rows, tf.int32)
-    )
-
-
-def rows_of(view: dict, rows) -> dict:
-    return {key: tf.gather(value, rows) for key, value in view.items()}
+# One case of each network; the others differ in their equations alone.
+KINDS = ["attention", "dbof_max", "mean", "netvlad", "nextvlad", "transformer"]
+KINDS += ["hierarchical", "lstm"]
+# And where another code pools the frames.
+POOLINGS = [*KINDS, "dbof_average", "hierarchical_keras", "lstm_keras"]
+LENGTHS = small.LENGTHS
 
 
 # ------------------------------------------------------------------- the equations
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_the_encoding_is_that_of_the_equations(oracle, name):
-    network = families.make_network(name)
-    view = families.make_view()
-    found = network(view).encoding
-    numpy_network = families.FamilyOracle(network, name)
-    expected = [
-        numpy_network.encode(oracle.normalize(frames[:n]))
-        for frames, n in zip(view["frames"].numpy(), families.LENGTHS, strict=True)
-    ]
-    assert found.shape == (len(families.LENGTHS), network.encoding_size)
-    assert_close(found, expected)
+@pytest.mark.parametrize("name", small.CASES)
+def test_the_encoding_is_that_of_the_equations(name):
+    network, view = make_network(name), make_view()
+    outputs = network(view)
+    assert outputs.encoding.shape == (len(LENGTHS), network.encoding_size)
+    assert_close(outputs.encoding, small.NumpyNetwork(network, name).encode(view))
+    assert_close(outputs.logits, network.head(outputs.encoding))
+    assert outputs.states is None
 
 
-@pytest.mark.parametrize("name", families.WITH_BATCH_NORM)
-def test_batch_norm_in_training_is_over_valid_frames_and_videos(oracle, name):
+@pytest.mark.parametrize("name", small.WITH_BATCH_NORM)
+def test_batch_norm_in_training_is_over_valid_frames_and_videos(name):
     """With momentum 0 the moving averages are the last batch's statistics.
 
     So the numpy network, which goes by the averages, must give the encodings of
     training, and what its batch norms have seen must have those statistics. None of it
     has seen padding, or a video without frames.
     """
-    network = families.make_network(name, dropout=0.0)
-    view = families.make_view()
-    norms = families.batch_norms(network)
+    network, view = make_network(name, dropout=0.0), make_view()
+    norms = small.batch_norms(network)
     for norm in norms:
         norm.momentum = 0.0
     found = network(view, training=True).encoding.numpy()
-    numpy_network = families.FamilyOracle(network, name)
-    expected = np.array(
-        [
-            numpy_network.encode(oracle.normalize(frames[:n]))
-            for frames, n in zip(view["frames"].numpy(), families.LENGTHS, strict=True)
-        ]
-    )
+    numpy_network = small.NumpyNetwork(network, name)
+    expected = numpy_network.encode(view)
     for norm in norms:
         rows = numpy_network.seen(norm)
-        assert len(rows) in (sum(families.LENGTHS), np.count_nonzero(families.LENGTHS))
+        assert len(rows) in (sum(LENGTHS), np.count_nonzero(LENGTHS))
         np.testing.assert_allclose(norm.moving_mean, rows.mean(axis=0), atol=1e-4)
         np.testing.assert_allclose(
             norm.moving_variance, rows.var(axis=0), rtol=1e-4, atol=1e-5
         )
     # Division by the spread of four videos enlarges the rounding.
-    valid = np.array(families.LENGTHS) > 0
+    valid = np.array(LENGTHS) > 0
     assert_close(found[valid], expected[valid], 1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", small.LSTMS)
+def test_states_at_given_frames_are_those_of_the_equations(name, training):
+    network, view = make_network(name, dropout=0.0), make_view()
+    # Up to four valid frames of each video, in order; the tail is invalid: 0.
+    random = np.random.default_rng(1)
+    counts = np.minimum(LENGTHS, 4)
+    indices = np.zeros((len(LENGTHS), 4), int)
+    for row, (n, count) in enumerate(zip(LENGTHS, counts, strict=True)):
+        indices[row, :count] = np.sort(random.choice(n, count, replace=False))
+    asked = {"state_indices": tf.constant(indices, tf.int32), "num_states": counts}
+    outputs = network(view | asked, training=training)
+    numpy_network = small.NumpyNetwork(network, name)
+    assert_close(outputs.encoding, numpy_network.encode(view))
+    for row, frames in enumerate(small.videos(view)):
+        found, count = outputs.states[row].numpy(), counts[row]
+        np.testing.assert_array_equal(found[count:], 0.0)
+        if count:
+            states = numpy_network.lstm_states(frames)
+            assert_close(found[:count], states[indices[row, :count]])
 
 
 def gradients_of(network, view):
@@ -96,13 +91,13 @@ def gradients_of(network, view):
     return tape.gradient(loss, network.trainable_variables)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", POOLINGS)
 def test_padding_rows_do_not_change_training(name):
     results = []
     more = {"block_dropout": 0.0} if name == "transformer" else {}
     for lengths in ((3, 7, 5), (3, 7, 5, 0, 0)):
-        network = families.make_network(name, dropout=0.0, **more)
-        view = families.make_view(lengths=lengths)
+        network = make_network(name, dropout=0.0, **more)
+        view = make_view(lengths=lengths)
         encoding = network(view, training=True).encoding[:3]
         gradients = gradients_of(network, view)
         averages = [v.numpy() for v in network.non_trainable_weights]
@@ -114,23 +109,35 @@ def test_padding_rows_do_not_change_training(name):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("lengths", [(0, 1, 0), (0, 0)])
 @pytest.mark.parametrize("name", POOLINGS)
-def test_videos_without_frames_have_finite_gradients(name):
-    network = families.make_network(name)
-    view = families.make_view(lengths=(0, 1, 0))
+def test_videos_without_frames_have_finite_gradients(name, lengths):
+    network = make_network(name)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(tf.square(network(view, training=True).logits))
+        logits = network(make_view(lengths=lengths), training=True).logits
+        loss = tf.reduce_sum(tf.square(logits))
     for gradient in tape.gradient(loss, network.trainable_variables):
         assert np.isfinite(gradient).all()
 
 
-def test_every_trainable_weight_of_every_family_learns():
-    for name in EVERY:
-        network = families.make_network(name)
+def test_every_trainable_weight_of_every_network_learns():
+    for name in small.CASES:
+        network = make_network(name)
         variables = network.trainable_variables
-        gradients = gradients_of(network, families.make_view())
+        gradients = gradients_of(network, make_view())
         for variable, gradient in zip(variables, gradients, strict=True):
             assert np.any(gradient), (name, variable.name)
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "lstm"])
+def test_both_implementations_of_the_lstm_have_the_same_gradients(name):
+    one, other = (
+        gradients_of(make_network(name, implementation=i, dropout=0.0), make_view())
+        for i in ("hoisted", "keras")
+    )
+    scale = max(np.abs(g).max() for g in one)
+    for found, expected in zip(other, one, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
 # ------------------------------------------------------- padding, batches and noise
@@ -138,10 +145,10 @@ def test_every_trainable_weight_of_every_family_learns():
 
 @pytest.mark.parametrize("name", POOLINGS)
 def test_frames_after_the_last_valid_one_are_not_read(name):
-    network = families.make_network(name)
-    view = families.make_view()
-    view["noise"] = make_noise(len(families.LENGTHS))
-    behind = np.arange(families.T) >= np.array(families.LENGTHS)[:, np.newaxis]
+    network = make_network(name)
+    view = make_view()
+    view["noise"] = small.make_noise(len(LENGTHS))
+    behind = np.arange(small.T) >= np.array(LENGTHS)[:, np.newaxis]
     other = tf.where(behind[..., np.newaxis], np.uint8(255), view["frames"])
     for training in (False, True):
         one, two = (
@@ -154,19 +161,41 @@ def test_frames_after_the_last_valid_one_are_not_read(name):
 
 @pytest.mark.parametrize("name", POOLINGS)
 def test_neither_the_batch_nor_the_width_of_the_view_changes_a_video(name):
-    network = families.make_network(name)
-    view = families.make_view()
+    network = make_network(name)
+    view = make_view()
     together = network(view).encoding
     rows = [2, 3]
-    assert_close(network(rows_of(view, rows)).encoding, together.numpy()[rows])
+    assert_close(network(small.rows_of(view, rows)).encoding, together.numpy()[rows])
     wider = tf.pad(view["frames"], [[0, 0], [0, 4], [0, 0]], constant_values=9)
     assert_close(network(view | {"frames": wider}).encoding, together)
-    short = rows_of(view, [0, 3])
+    short = small.rows_of(view, [0, 3])
     short["frames"] = short["frames"][:, :3]
     assert_close(network(short).encoding, together.numpy()[[0, 3]])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*KINDS, "hierarchical_keras"])
+def test_a_graph_of_unknown_sizes_gives_the_same_and_a_call_makes_no_weights(name):
+    network = make_network(name)
+    weights = [id(v) for v in network.weights]
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, sum(small.SIZES)], tf.uint8),
+            tf.TensorSpec([None], tf.int32),
+        ],
+        autograph=False,
+    )
+    def run(frames, num_frames):
+        return network({"frames": frames, "num_frames": num_frames}).logits
+
+    for lengths, steps in ((LENGTHS, small.T), ([2], 4), ([0], 1)):
+        view = make_view(lengths=lengths, steps=steps)
+        assert_close(run(**view), network(view).logits)
+    network(view, training=True)
+    assert [id(v) for v in network.weights] == weights
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
     original = layers.BatchNorm.call
     # Statistics of half of a batch would differ from those of the whole batch.
@@ -177,11 +206,11 @@ def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
             self, x, mask, training=False
         ),
     )
-    network = families.make_network(name, dropout=0.4)
-    view = families.make_view(lengths=(3, 7, 1, 5))
+    network = make_network(name, dropout=0.4)
+    view = make_view(lengths=(3, 7, 1, 5))
 
     def outputs(rows, first_row):
-        part = rows_of(view, rows) | {"noise": make_noise(4, first_row)}
+        part = small.rows_of(view, rows) | {"noise": small.make_noise(4, first_row)}
         return network(part, training=True).logits
 
     whole = outputs([0, 1, 2, 3], 0)
@@ -191,7 +220,7 @@ def test_a_row_keeps_its_dropout_where_the_batch_is_divided(name, monkeypatch):
     assert np.abs(whole[2:] - outputs([2, 3], 0)).max() > 0.01, "rows drop the same"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_dropout_has_its_own_noise(name, monkeypatch):
     original, places = layers.Noise.uniform, []
 
@@ -200,8 +229,8 @@ def test_every_dropout_has_its_own_noise(name, monkeypatch):
         return original(self, like, index)
 
     monkeypatch.setattr(layers.Noise, "uniform", uniform)
-    view = families.make_view() | {"noise": make_noise(len(families.LENGTHS))}
-    families.make_network(name, dropout=0.4)(view, training=True)
+    view = make_view() | {"noise": small.make_noise(len(LENGTHS))}
+    make_network(name, dropout=0.4)(view, training=True)
     # The transformer has two dropouts in each of two blocks, and the classifier one.
     assert len(places) == (5 if name == "transformer" else 1)
     assert len(set(places)) == len(places)
@@ -211,21 +240,21 @@ def test_every_dropout_has_its_own_noise(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_only_the_transformer_reads_the_order_of_frames(name):
-    network = families.make_network(name)
-    view = families.make_view(lengths=(7, 7))
+def test_sets_alone_do_not_read_the_order_of_frames(name):
+    network = make_network(name)
+    view = make_view(lengths=(7, 7))
     encoding = network(view).encoding
     other = network(view | {"frames": view["frames"][:, ::-1]}).encoding
-    if name == "transformer":
-        assert np.abs(other - encoding).max() > 1e-2
-    else:
+    if name in (*small.SETS, "mean"):
         assert_close(other, encoding)
+    else:
+        assert np.abs(other - encoding).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", families.INCREMENTAL)
+@pytest.mark.parametrize("name", small.SETS)
 def test_frame_by_frame_encoding_equals_that_of_the_set(name):
-    network = families.make_network(name)
-    frames = families.make_view(lengths=(4, 4, 4), steps=4)["frames"]
+    network = make_network(name)
+    frames = make_view(lengths=(4, 4, 4), steps=4)["frames"]
     state = network.start(3)
     states = [state]
     for t in range(4):
@@ -250,11 +279,11 @@ def test_frame_by_frame_encoding_equals_that_of_the_set(name):
 @pytest.mark.parametrize("name", POOLINGS)
 def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
     """Also where frames are read once for all parts; some are after the end."""
-    network = families.make_network(name)
+    network = make_network(name)
     scale, offset = network.steps
     network.steps = (scale * 0.5, offset + 0.1)  # Of records with a range of their own.
     lengths = (7, 3, 1)
-    view = families.make_view(lengths=lengths, steps=9)
+    view = make_view(lengths=lengths, steps=9)
     bounds = np.array([[0, 4], [1, 6], [1, 6], [5, 9], [2, 3]])
     network.add_context(2)
     network.context.assign(tf.ones_like(network.context))
@@ -278,31 +307,27 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
 
 @pytest.mark.parametrize("name", ["dbof_max", "netvlad", "nextvlad"])
 def test_a_copied_network_has_the_moving_averages_of_its_source(name):
-    networks = {
-        role: families.make_network(name, seed) for seed, role in enumerate("ab")
-    }
-    view = families.make_view()
-    pair = teacher_student.TeacherStudent(networks, {"a": "all", "b": "all"})
+    a, b = (make_network(name, seed) for seed in range(2))
+    view = make_view()
+    pair = teacher_student.TeacherStudent({"a": a, "b": b}, {"a": "all", "b": "all"})
     pair.copy_network("a", "b")
-    np.testing.assert_array_equal(
-        networks["b"](view).logits, networks["a"](view).logits
-    )
-    for one, other in zip(*(n.weights for n in networks.values()), strict=True):
+    np.testing.assert_array_equal(b(view).logits, a(view).logits)
+    for one, other in zip(a.weights, b.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 @pytest.mark.parametrize(
     "name, policy",
     [
-        *((name, "mixed_bfloat16") for name in FAMILIES),
+        *((name, "mixed_bfloat16") for name in KINDS),
         *((name, "mixed_float16") for name in ("nextvlad", "transformer")),
     ],
 )
 def test_a_mixed_policy_stays_close_to_float32(name, policy, use_policy):
-    view = families.make_view()
-    exact = families.make_network(name)(view)
+    view = make_view()
+    exact = make_network(name)(view)
     use_policy(policy)
-    network = families.make_network(name)
+    network = make_network(name)
     found = network(view)
     assert {t.dtype for t in found[:2]} == {tf.float32}
     assert all(tf.as_dtype(v.dtype) == tf.float32 for v in network.weights)
@@ -325,10 +350,11 @@ class Count:
     weights: int = 0
     batch_norm: int = 0
     per_frame: int = 0
+    per_block: int = 0
     per_video: int = 0
 
     def linear(self, inputs, outputs, times="per_video", bias=True):
-        """A product with a matrix, once per frame or once per video."""
+        """A product with a matrix, once per frame, per block or per video."""
         self.weights += inputs * outputs + outputs * bias
         setattr(self, times, getattr(self, times) + inputs * outputs)
 
@@ -336,8 +362,9 @@ class Count:
         """A scale and an offset per column."""
         self.batch_norm += 2 * sum(widths)
 
-    def multiply_adds(self, num_frames):
-        return num_frames * self.per_frame + self.per_video
+    def multiply_adds(self, num_frames, num_blocks=0):
+        of_blocks = num_blocks * self.per_block
+        return num_frames * self.per_frame + of_blocks + self.per_video
 
 
 def count_nextvlad(
@@ -381,29 +408,46 @@ def count_netvlad(sizes, classes, clusters, hidden_size, **_) -> Count:
     return count
 
 
-COUNTS = {"NeXtVLAD": count_nextvlad, "NetVLAD": count_netvlad}
+def count_hierarchical_lstm(sizes, classes, cells, layers, **_) -> Count:
+    count, states = Count(), 2 * layers * cells
+    for inputs, times in ((sum(sizes), "per_frame"), (states, "per_block")):
+        for _ in range(layers):
+            count.linear(inputs + cells, 4 * cells, times)
+            inputs = cells
+    count.linear(states, classes)
+    return count
+
+
+COUNTS = {
+    "NeXtVLAD": count_nextvlad,
+    "NetVLAD": count_netvlad,
+    "HierarchicalLSTM": count_hierarchical_lstm,
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "small"),
+    "name",
     [
-        ("NeXtVLAD", "nextvlad"),
-        ("NeXtVLAD", "nextvlad_one_group"),
-        ("NetVLAD", "netvlad"),
+        "nextvlad",
+        "nextvlad_one_group",
+        "netvlad",
+        "hierarchical",
+        "hierarchical_blocks",
     ],
 )
-def test_a_network_has_the_numbers_of_its_equations(name, small):
-    network = families.make_network(small)
-    count = COUNTS[name](families.SIZES, families.C, **families.CASES[small][1])
+def test_a_network_has_the_numbers_of_its_equations(name):
+    network, (entry, arguments) = make_network(name), small.CASES[name]
+    count = COUNTS[entry](small.SIZES, small.C, **arguments)
     trainable = base.num_weights(network.trainable_variables)
     assert trainable == count.weights + count.batch_norm
     # Two moving averages per column, and the number of batches.
-    averages = count.batch_norm + len(families.batch_norms(network))
+    averages = count.batch_norm + len(small.batch_norms(network))
     assert base.num_weights(network.non_trainable_weights) == averages
-    for frames in (1, 7):
+    for frames in (1, 4, 7):
+        blocks = math.ceil(frames / getattr(network, "block_len", small.T))
         parts = network.multiply_adds(frames)
-        assert sum(parts.values()) == count.multiply_adds(frames)
-        assert parts["frames"] == frames * count.per_frame
+        assert sum(parts.values()) == count.multiply_adds(frames, blocks)
+        assert next(iter(parts.values())) == frames * count.per_frame
 
 
 def test_numbers_of_the_published_sizes():
@@ -421,11 +465,14 @@ def test_numbers_of_the_published_sizes():
     assert nextvlad.weights + nextvlad.batch_norm == 88_889_378
     assert millions("NeXtVLAD", 300, 30, 10) == [1461, 222, 130]
     assert millions("NetVLAD", 300, 30) == [473, 323]
+    # The two LSTMs on one feature, without a classifier: the paper's 46.15 M.
+    lstm = count_hierarchical_lstm((1024,), classes=0, cells=1024, layers=2)
+    assert lstm.weights == 46_153_728
 
 
 def test_multiply_adds_of_the_others_by_hand():
     def parts(name, **changes):
-        return families.make_network(name, **changes).multiply_adds(5)
+        return make_network(name, **changes).multiply_adds(5)
 
     none = {"bridge": 0}
     # The starter's models end in a mixture: 2 experts and 3 gates per class.
@@ -445,17 +492,26 @@ def test_multiply_adds_of_the_others_by_hand():
     }
     assert parts("transformer") == expected | none
     assert parts("mean_moe") == {"classifier": 24 * 4 * 5} | none
+    # A step costs a layer 4H(D + H).
+    expected = {"lower": 5 * (12 * (24 + 3) + 12 * (3 + 3)), "classifier": 3 * 4 * 5}
+    assert parts("lstm") == expected | none
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_width_known_beforehand_is_the_width_of_the_encoding(name):
-    entry, arguments = families.CASES[name]
-    network = families.make_network(name)
-    assert entry.encoder_size(sum(families.SIZES), arguments) == network.encoding_size
-    # The penalty is on matrices alone, never on a batch norm.
-    assert {len(kernel.shape) for kernel in network.kernels()} == {2}
-    bridged = families.make_network(name, encoding_size=5)
-    assert bridged(families.make_view()).encoding.shape == (len(families.LENGTHS), 5)
+    entry, arguments = small.CASES[name]
+    network = make_network(name)
+    arguments = base.MODELS.arguments(registry.Specification(entry, arguments))
+    width = base.MODELS.get(entry).encoder_size(sum(small.SIZES), arguments)
+    assert width == network.encoding_size
+    # The penalty is on matrices alone, never on a bias or a batch norm.
+    kernels = network.kernels()
+    assert {len(kernel.shape) for kernel in kernels} == {2}
+    matrices = [v for v in network.trainable_variables if len(v.shape) > 1]
+    assert {id(v) for v in kernels} == {id(v) for v in matrices}
+    bridged = make_network(name, encoding_size=5)
+    assert bridged(make_view()).encoding.shape == (len(LENGTHS), 5)
+    assert len(bridged.kernels()) == len(kernels) + 1
 
 
 # ------------------------------------------------------------------------ bad input
@@ -466,14 +522,20 @@ COUNTED = {
     "netvlad": ["clusters", "hidden_size"],
     "dbof_max": ["cluster_size", "hidden_size"],
     "transformer": ["width", "layers", "num_heads"],
+    "hierarchical": ["cells", "layers", "block_len"],
+    "hierarchical_blocks": ["num_blocks"],
+    "lstm": ["cells", "layers"],
 }
 
 
 def refuse(name, **changes) -> str:
+    """The error line, after the flag and its value."""
     with pytest.raises(ValueError) as caught:
-        families.make_network(name, **changes)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+        make_network(name, **changes)
+    flag, message = str(caught.value).split("): ", maxsplit=1)
+    assert flag.startswith(f"--teacher={small.CASES[name][0]}(")
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -483,7 +545,7 @@ def test_a_count_must_be_a_positive_integer(name):
             assert f"{argument}={value!r}" in refuse(name, **{argument: value})
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_dropout_rate_is_below_1(name):
     for value in (1, -0.1, 1.5, float("nan")):
         assert f"dropout={value}" in refuse(name, dropout=value)
@@ -502,6 +564,8 @@ def test_a_dropout_rate_is_below_1(name):
         ("nextvlad", {"groups": 5, "expansion": 5}, ["groups=5", "3", "40"]),
         ("nextvlad", {"gating_reduction": 3}, ["gating_reduction", "3", "8"]),
         ("dbof_max", {"pooling_method": "sum"}, ["pooling_method", "'sum'", "average"]),
+        ("hierarchical", {"num_blocks": 2}, ["block_len=3", "num_blocks=2"]),
+        ("lstm", {"implementation": "fast"}, ["'fast'", "auto", "hoisted", "keras"]),
     ],
 )
 def test_an_invalid_setting_is_named_with_its_value(name, changes, named):
