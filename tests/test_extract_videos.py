@@ -87,6 +87,12 @@ def test_records_contain_the_networks_output_for_each_second(videos, image_netwo
     flags = done.stdout.splitlines()[-1]
     assert "--feature_sizes=6" in flags and "--num_classes=3" in flags
     assert "mine.tfrecord.vocabulary.csv" in flags
+    # The range fits if few numbers are at its ends.
+    numbers = np.concatenate([frames_in(e) for e in read(output)])
+    ends = records.dequantize(np.array([numbers.min(), numbers.max()])).tolist()
+    shares = [(numbers == byte).mean() for byte in (0, 255)]
+    np.testing.assert_allclose(manifest["numbers"]["rgb"], [*ends, *shares])
+    assert f"{shares[0]:.1%} at its low end" in done.stdout
 
 
 def test_an_interrupted_run_continues_and_writes_the_same(

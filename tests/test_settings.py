@@ -151,6 +151,16 @@ def test_a_value_outside_the_choices_is_refused_by_name(group, field):
     assert message == f"--{field.name}=nonsense is not one of {known}."
 
 
+def test_a_missing_feature_needs_a_zero_in_every_range():
+    zeros = {"missing_feature": "zeros"}
+    build(settings.DataSettings, feature_ranges="0:6,-2:2", **zeros)
+    ranges = {"feature_ranges": "-2:2,1:3"}
+    message = error_of(build, settings.DataSettings, **ranges, **zeros)
+    assert (
+        "--missing_feature=zeros" in message and "--feature_ranges=-2:2,1:3" in message
+    )
+
+
 @pytest.mark.parametrize("group, field", fields_with("minimum"))
 def test_a_value_below_the_minimum_is_refused_by_name(group, field):
     least = field.metadata["minimum"]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import shutil
 
 import numpy as np
@@ -39,23 +40,19 @@ def made(tmp_path_factory, image_network) -> pathlib.Path:
     np.save(pca / "mean.npy", random.normal(0, 0.1, 6))
     np.save(pca / "eigenvals.npy", random.uniform(0.01, 0.1, 4))
     np.save(pca / "eigenvecs.npy", random.normal(0, 1, [6, 4]))
-    script_helpers.succeed(
+    done = script_helpers.succeed(
         "extract_videos",
         f"--videos={folder}/clips/*.mp4",
         f"--labels={folder}/labels.csv",
         f"--output={folder}/mine.tfrecord",
         f"--image_network={image_network}",
         f"--audio_network={helpers.write_sound_network(folder / 'bands')}",
-        *(f"--pca={pca}", "--feature_range=-9:9"),
+        *(f"--pca={pca}", "--feature_range=-3:9"),
     )
     script_helpers.succeed(
         "train",
-        *("--mode=baseline", f"--student_k={K}", "--num_classes=3"),
-        *("--feature_names=rgb,audio", "--feature_sizes=4,64"),
-        *("--feature_ranges=-9:9,-2:2", "--missing_feature=zeros"),
-        "--student=FrameLevelLogisticModel",
-        f"--train_data_pattern={folder}/mine.tfrecord",
-        f"--vocabulary={folder}/mine.tfrecord.vocabulary.csv",
+        *("--mode=baseline", f"--student_k={K}", "--student=FrameLevelLogisticModel"),
+        *shlex.split(done.stdout.splitlines()[-1].removeprefix("Flags for train.py: ")),
         *(f"--train_dir={folder}/run", "--batch_size=2", "--num_epochs=1"),
     )
     script_helpers.succeed(
@@ -108,7 +105,7 @@ def stopping(made, tmp_path_factory) -> pathlib.Path:
         "unused",
         "unused",
         feature_sizes="4,64",
-        feature_ranges="-9:9,-2:2",
+        feature_ranges="-3:9,-2:2",
         num_classes=3,
         missing_feature="zeros",
         teacher="MeanTanh(units=6, dropout=0.0)",

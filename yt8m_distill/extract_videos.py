@@ -60,10 +60,19 @@ def report(output: str, manifest: dict) -> str:
         flags.append("--missing_feature=zeros")
     if os.path.exists(output + VOCABULARY_SUFFIX):
         flags.append(f"--vocabulary={output}{VOCABULARY_SUFFIX}")
-    return (
+    lines = [
         f"{manifest['videos']} videos, {manifest['frames']} frames in {output}, "
-        f"{manifest['skipped']} skipped.\nFlags for train.py: {shlex.join(flags)}"
-    )
+        f"{manifest['skipped']} skipped."
+    ]
+    ranges = dict(zip(names, ranges, strict=True))
+    for name, numbers in manifest.get("numbers", {}).items():
+        lowest, highest, at_low, at_high = numbers
+        lines.append(
+            f"{name}: numbers from {lowest:.3g} to {highest:.3g} in the range "
+            f"{ranges[name]}; {at_low:.1%} at its low end, {at_high:.1%} at its high "
+            "end."
+        )
+    return "\n".join([*lines, f"Flags for train.py: {shlex.join(flags)}"])
 
 
 def extract(
@@ -114,7 +123,7 @@ def extract(
         _LOG.warning("%s", line)
     if len(problems) == len(videos):
         raise ValueError(f"--videos={given.videos}: none of the videos can be read.")
-    frames = work.join(output, {p: c for p, c in classes.items() if c})
+    frames, numbers = work.join(output, {p: c for p, c in classes.items() if c})
     unlabeled = [path for path in videos if not classes[path] and path not in problems]
     if given.labels and unlabeled:
         _LOG.warning(
@@ -129,6 +138,7 @@ def extract(
         "frames": frames,
         "skipped": len(problems),
         "num_classes": max([0, *counts, *labels.names]) + 1,
+        "numbers": numbers,
         "extraction": work.extractor.description,
         "parts": {
             work.videos[path]: os.path.basename(work.part(path))

@@ -231,7 +231,7 @@ class DataSettings(Settings):
     missing_feature: str = setting(
         "refuse",
         "How to handle a video that lacks one of several features, such as audio. "
-        "refuse: its record is invalid. zeros: use frames of byte 127, nearest to 0.",
+        "refuse: its record is invalid. zeros: use frames of the byte nearest to 0.",
         choices=MISSING_FEATURES,
     )
     feature_ranges: str = setting(
@@ -339,11 +339,9 @@ class DataSettings(Settings):
                 f"{given} has {len(self.ranges)} entries, --feature_names="
                 f"{self.feature_names} has {len(sizes)}."
             )
-        symmetric = all(low == -high for low, high in self.ranges)
-        if self.missing_feature == "zeros" and not symmetric:
-            raise ValueError(
-                f"--missing_feature=zeros writes byte 127, which is not 0 in {given}."
-            )
+        has_zero = all(low <= 0 <= high for low, high in self.ranges)
+        if self.missing_feature == "zeros" and not has_zero:
+            raise ValueError(f"--missing_feature=zeros: 0 is not in {given}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,15 @@ def test_golden_values_of_quantization():
     assert records.quantize(values).dtype == np.uint8
 
 
+def test_the_byte_of_a_missing_feature_is_read_as_the_number_nearest_to_zero():
+    # 127 is the middle of the 256 bins, and bins are centered half a step higher.
+    expected = {(-2, 2): 127, (-0.1, 0.1): 127, (0, 6): 0, (-6, 0): 255, (-1, 3): 63}
+    for low_high, byte in expected.items():
+        assert records.zero_byte(*low_high) == byte
+        step = (low_high[1] - low_high[0]) / 255
+        assert abs(records.dequantize(np.array(byte), *low_high)) <= step / 2 + 1e-6
+
+
 def test_truncation_is_unbiased():
     values = np.random.default_rng(0).uniform(-1.9, 1.9, 200_000)
     error = records.dequantize(records.quantize(values)) - values

@@ -718,21 +718,25 @@ def _frames(features, data, columns, indices, valid) -> tf.Tensor:
         vectors = tf.concat([features[c] for c in columns], axis=1)
         return vectors[:, tf.newaxis]
     inside = tf.sequence_mask(valid, tf.shape(indices)[1])
-    may_lack = data.missing_feature == "zeros"
+    blanks = [None] * len(data.sizes)
+    if data.missing_feature == "zeros":
+        blanks = [records.zero_byte(*low_high) for low_high in data.ranges]
     frames = [
-        _decode(features[c], indices, inside, valid, data.sizes[c], may_lack)
+        _decode(features[c], indices, inside, valid, data.sizes[c], blanks[c])
         for c in columns
     ]
     return tf.concat(frames, axis=2)
 
 
-def _decode(ragged, indices, inside, valid, size: int, may_lack: bool) -> tf.Tensor:
-    """The selected byte strings of one feature: [B, K, size] uint8, then 0."""
+def _decode(ragged, indices, inside, valid, size: int, blank: int | None) -> tf.Tensor:
+    """The selected byte strings of one feature: [B, K, size] uint8, then 0.
+
+    A video that lacks the feature has frames of the byte `blank`, where that is given.
+    """
     strings = ragged.values
     where = tf.cast(ragged.row_starts(), tf.int32)[:, tf.newaxis] + indices
-    if may_lack:  # Copies all strings.
-        missing = bytes([shards_module.MISSING_BYTE]) * size
-        strings = tf.concat([strings, [missing]], axis=0)
+    if blank is not None:  # Copies all strings.
+        strings = tf.concat([strings, [bytes([blank]) * size]], axis=0)
         has_any = (ragged.row_lengths() > 0)[:, tf.newaxis]
         where = tf.where(has_any, where, tf.size(strings) - 1)
     chosen = tf.io.decode_raw(

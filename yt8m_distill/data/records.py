@@ -98,6 +98,11 @@ def dequantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarr
     return values.astype(np.float32) * np.float32(scale) + np.float32(offset)
 
 
+def zero_byte(low: float = -2, high: float = 2) -> int:
+    """The byte that is read as the number nearest to 0: 127 over any range -x:x."""
+    return int(np.abs(dequantize(np.arange(256), low, high)).argmin())
+
+
 def add_frames(
     example: tf.train.SequenceExample,
     name: str,

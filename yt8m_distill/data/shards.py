@@ -32,8 +32,6 @@ _MAPPED_AROUND = 1 << 16
 _ALIGNMENT = 128
 # Frames are copied twice, which is cheap while they stay in a core's cache.
 _CACHED_BYTES = 1 << 20
-# The byte of a missing feature, the nearest to 0: -0.00003.
-MISSING_BYTE = 127
 # Number of first records among which a training set must have a label, and from which
 # class frequencies are estimated.
 _LOOKED_AT = 4096
@@ -600,7 +598,7 @@ class Shards:
         steps = indices.astype(np.int64) * stride[:, np.newaxis]
         found = self.files.frames(shard, begins[:, np.newaxis] + steps, size)
         if missing.any():
-            found[missing] = MISSING_BYTE
+            found[missing] = records.zero_byte(*self.data.ranges[feature])
         return found
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from yt8m_distill import settings
-from yt8m_distill.data import records, shards
+from yt8m_distill.data import records
 from yt8m_distill.serving import exported, extras
 from yt8m_distill.video import decoding, extraction
 
@@ -96,7 +96,8 @@ class Tagger:
             if not self._may_lack:
                 raise ValueError(f"{path}: it has no {name}, which the network reads.")
             shape = [count, self._widths[name]]
-            features[name] = np.full(shape, shards.MISSING_BYTE, np.uint8)
+            blank = records.zero_byte(*self._extractor.ranges[name])
+            features[name] = np.full(shape, blank, np.uint8)
         return features
 
     def tag(self, path: str) -> Tagged:

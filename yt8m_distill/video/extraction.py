@@ -282,14 +282,21 @@ class Extraction:
             with files.one_line_errors(part), rewriting.writing(part) as writer:
                 writer.write(example.SerializeToString(deterministic=True))
 
-    def join(self, target: str, labels: Mapping[str, Sequence[int]]) -> int:
-        """Writes the records of all parts as one shard; how many frames they have.
+    def join(
+        self, target: str, labels: Mapping[str, Sequence[int]]
+    ) -> tuple[int, dict[str, list[float]]]:
+        """Writes the records of all parts as one shard.
 
         Args:
             target: the shard, written atomically.
             labels: path → classes of a video.
+
+        Returns:
+            The number of frames, and feature → smallest and largest number, share of
+            the numbers at the low and at the high end of the range, or beyond it.
         """
-        num_frames = 0
+        num_frames, ranges = 0, self.extractor.ranges
+        counts = {name: np.zeros(256, np.int64) for name in ranges}
         with files.one_line_errors(target), rewriting.writing(target) as writer:
             for path, part in zip(self.videos, self.parts(), strict=True):
                 if not os.path.exists(part):
@@ -297,9 +304,24 @@ class Extraction:
                 (example,) = (record.example for record in faults.sound(part))
                 feature = _integers(labels.get(path, ()))
                 example.context.feature["labels"].CopyFrom(feature)
-                num_frames += len(example.feature_lists.feature_list[IMAGE].feature)
+                lists = example.feature_lists.feature_list
+                num_frames += len(lists[IMAGE].feature)
+                for name in lists:
+                    for step in lists[name].feature:
+                        row = np.frombuffer(step.bytes_list.value[0], np.uint8)
+                        counts[name] += np.bincount(row, minlength=256)
                 writer.write(example.SerializeToString(deterministic=True))
-        return num_frames
+        found = {name: _summary(counts[name], ends) for name, ends in ranges.items()}
+        return num_frames, {name: numbers for name, numbers in found.items() if numbers}
+
+
+def _summary(counts: np.ndarray, low_high: tuple[float, float]) -> list[float]:
+    """See Extraction.join; of the number of times that each byte occurs, [256]."""
+    found = np.flatnonzero(counts)
+    if not found.size:
+        return []
+    numbers = records.dequantize(found[[0, -1]], *low_high)
+    return [*numbers.tolist(), *(counts[[0, 255]] / counts.sum()).tolist()]
 
 
 def ids_of(paths: Sequence[str]) -> dict[str, str]:
