@@ -690,3 +690,14 @@ def test_records_of_other_writers_are_recognized(record, fault, named):
     with pytest.raises(faults.Invalid) as caught:
         judging.judge(faults.Record(record), DATA)
     assert caught.value.fault is fault and named in str(caught.value)
+
+
+def test_a_small_shard_costs_no_dataset(tmp_path, monkeypatch):
+    """A tf.data.TFRecordDataset takes 15 ms of CPU per shard, the walk .2 ms."""
+    path = str(tmp_path / "shard.tfrecord")
+    contents = [b"", b"first", b"second" * 99]
+    with tf.io.TFRecordWriter(path) as writer:
+        for content in contents:
+            writer.write(content)
+    monkeypatch.setattr(tf.data, "TFRecordDataset", None)
+    assert [bytes(record.content) for record in faults.walk(path)] == contents
