@@ -31,7 +31,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.option.fast:
-        config.option.markexpr = "not slow and not faults"
+        config.option.markexpr = "not slow and not faults and not real_data"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -266,6 +266,7 @@ def check_videos(batch: dict, kind: str) -> None:
         np.testing.assert_array_equal(view["frames"][row, : 2 + row], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_printed_commands_read_the_videos(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)

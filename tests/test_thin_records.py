@@ -112,6 +112,7 @@ def check_thin(thinned: list[str], expected: dict, of: pipeline.ViewSpec) -> Non
         assert_same_videos(again, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_reading_thin_shards_equals_sampling_full_ones(
     full, sampled, tmp_path, sampler

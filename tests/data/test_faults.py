@@ -182,6 +182,7 @@ def test_both_readers_stop_at_a_bad_record_with_a_line_that_names_it(tmp_path, n
     assert line_of_parser(shard).startswith(f"{shard}, record 1 (counted from 0)")
 
 
+@pytest.mark.slow
 def test_the_line_of_a_dataset_is_that_of_its_parser(tmp_path):
     good = helpers.video(1, 3)
     for name in ("two byte strings in a frame", "frame without end", "label"):
@@ -340,6 +341,7 @@ def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_lev
         assert len(ids_of(read([str(path)], data))) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("by", "arguments"), [(gzip.compress, {}), (zlib.compress, TRAINING)]
 )
@@ -408,6 +410,7 @@ def test_the_end_of_a_packed_shard_is_not_lost_without_a_word(tmp_path, how):
     assert bad.fault is faults.Fault.REST_UNREADABLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "arguments"), [(1, {}), (11, TRAINING)], ids=["evaluation", "training"]
 )
@@ -462,6 +465,7 @@ def mixed(tmp_path_factory) -> tuple[list[str], list[str]]:
     return bad, good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

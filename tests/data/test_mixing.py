@@ -83,6 +83,7 @@ def test_partners_go_round_each_group(seed):
     assert found == expected_partners(groups.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mixing.KINDS)
 def test_all_views_of_a_row_are_of_one_altered_video(shards, originals, kind):
     shares = []
@@ -134,6 +135,7 @@ def test_all_views_of_a_row_are_of_one_altered_video(shards, originals, kind):
     assert len(shares) > 40 and abs(np.mean(shares) - 0.5) < 5 * np.sqrt(1 / 12 / 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mixing.KINDS)
 def test_batches_are_the_same_however_they_are_read(shards, kind):
     how = {**TRAINING, "mix": kind, "batch_size": 6}

@@ -114,6 +114,7 @@ def test_frames_are_those_that_were_written(shards):
         assert view["frame_indices"].tolist() == [*range(n), *[0] * (12 - n)]
 
 
+@pytest.mark.slow
 @both
 def test_features_are_those_of_the_flag_or_the_view_in_that_order(shards, how):
     views = {"all": ALL, "ears": ALL._replace(features=("audio",))}
@@ -145,6 +146,7 @@ def uneven(number: int, labels, *lengths: int) -> bytes:
     return helpers.frame_level(f"v{number}", labels, frames)
 
 
+@pytest.mark.slow
 @both
 def test_records_may_differ_in_labels_lengths_and_features(tmp_path, how):
     lengths = [(5, 3), (3, 5), (12, 12), (2, 2), (3, 3), (4, 0)]
@@ -266,6 +268,7 @@ def test_a_sampler_that_counts_frames_of_the_next_video_is_named(
     )
 
 
+@pytest.mark.slow
 @both
 def test_a_sampler_may_decide_by_tensors_and_say_anything_after_valid(
     shards, monkeypatch, how
@@ -284,6 +287,7 @@ def test_a_sampler_may_decide_by_tensors_and_say_anything_after_valid(
     helpers.assert_same_batches(found, read(shards, {"sampled": UNIFORM}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use_index", "made"),
     [("never", pipeline._parsing), ("always", pipeline._locating)],
@@ -406,6 +410,7 @@ def test_skipping_batches_equals_dropping_them(shards):
         assert not train(shards, views, epoch=1, skip_batches=skip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_the_parts_of_all_processes_make_the_global_batch(shards, training):
     views = {"all": ALL, "sampled": RANDOM}
@@ -441,6 +446,7 @@ def test_a_fraction_holds_the_same_videos_in_every_epoch_and_order(shards):
     assert set(smaller) < set(first)
 
 
+@pytest.mark.slow
 @both
 def test_a_fraction_is_about_that_share(tmp_path, how):
     total = 2000
@@ -513,6 +519,7 @@ def test_unlabeled_videos_fill_their_share_of_every_batch(shards, unlabeled):
     assert sorted(used[:5]) == [f"u{n}" for n in range(5)]  # Each before any again.
 
 
+@pytest.mark.slow
 def test_unlabeled_rows_are_the_same_parsed_after_a_stop_and_in_parts(
     shards, unlabeled
 ):

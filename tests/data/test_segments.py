@@ -98,6 +98,7 @@ def test_each_rated_segment_is_one_row_with_its_frames_and_labels(shards, found)
         assert set(row["label_weights"]) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_indexed_and_parsed_rows_of_training_are_the_same(shards):
     drawn = pipeline.ViewSpec("random", 4).in_segments(3)
     given = {"views": {**VIEWS, "drawn": drawn}, "data": MINED}
@@ -111,6 +112,7 @@ def test_indexed_and_parsed_rows_of_training_are_the_same(shards):
     assert set(names) <= set(ROWS)
 
 
+@pytest.mark.slow
 def test_the_rows_of_all_processes_are_each_segment_once(shards):
     """Also where one has an index and the other parses."""
     parts = [
@@ -120,6 +122,7 @@ def test_the_rows_of_all_processes_are_each_segment_once(shards):
     assert sorted(names_of(parts[0]) + names_of(parts[1])) == ROWS
 
 
+@pytest.mark.slow
 def test_a_compressed_shard_gives_the_same_rows_and_count(shards, found):
     files = [packed(shard) for shard in shards]
     helpers.assert_same_batches(read(files), found)
@@ -226,6 +229,7 @@ def test_an_invalid_rating_is_named_by_both_readers_of_a_shard(tmp_path):
         assert BAD["start"][1] in line
 
 
+@pytest.mark.slow
 def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path):
     good = helpers.rated_video(0, 12, [1], [(3, 1, 1)])
     bad = [bad_video(name) for name in BAD]
@@ -241,6 +245,7 @@ def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path
     assert batch["weights"].sum() == len(BAD) + 1
 
 
+@pytest.mark.slow
 def test_records_that_only_a_parser_knows_give_the_same_rows(tmp_path):
     """An unusual encoding (a field twice) is read through the index by parsing."""
     usual = helpers.rated_video(0, 12, [1], [(3, 1, 1), (8, 2, 0)])

@@ -58,6 +58,7 @@ def few_open(monkeypatch):
     monkeypatch.setattr(shards_module, "MAX_OPEN", 4)
 
 
+@pytest.mark.slow
 def test_epochs_leave_no_open_files(tmp_path, few_open):
     files = helpers.write_shards(tmp_path, [2] * 12)
     opened = helpers.open_shards(files)
@@ -73,6 +74,7 @@ def test_epochs_leave_no_open_files(tmp_path, few_open):
     assert mapped(tmp_path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["cut", "grown", "rewritten", "gone"])
 @pytest.mark.parametrize("during", [False, True])
 def test_a_shard_that_changes_is_named(tmp_path, few_open, change, during):

@@ -64,6 +64,7 @@ def whole(run):
     return evaluate(run, 1, 21).metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas, batch_size", [(1, 4), (2, 24)])
 def test_metrics_depend_neither_on_batches_nor_on_replicas(
     run, whole, replicas, batch_size
@@ -117,6 +118,7 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
         network_evaluator.evaluate(dataset_of(run, strategy, 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "replicas, batch_size, top_k",
     [(1, 4, TOP_K), (2, 24, 20)],  # 20 are more than the classes.

@@ -152,6 +152,7 @@ def test_the_mean_on_the_calibration_videos_is_as_asked(answers, calibration):
     assert calibration.thresholds == sorted(calibration.thresholds)
 
 
+@pytest.mark.slow
 def test_a_bound_asked_at_90_percent_holds_in_90_percent_of_random_splits():
     pool = make_answers(8000, seed=3)
     random = np.random.default_rng(4)

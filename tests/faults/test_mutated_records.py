@@ -87,12 +87,14 @@ def check_damaged(seed: int) -> None:
         check_batches(found, helpers.open_shards([shard], DATA, **SKIP).num_videos())
 
 
+@pytest.mark.slow
 @hypothesis.settings(few, max_examples=2)
 @seeds
 def test_mutated_records_are_read_right_or_named(seed):
     check_mutated(seed)
 
 
+@pytest.mark.slow
 @few
 @seeds
 def test_damaged_shards_are_read_as_far_as_they_go(seed):

@@ -101,6 +101,7 @@ def test_frames_of_another_width_and_states_that_are_not_there_are_refused():
         network(view | states)
 
 
+@pytest.mark.slow
 def test_keras_trains_a_network_in_a_wrapper_that_returns_logits():
     class Logits(keras.Model):
         def __init__(self, network):

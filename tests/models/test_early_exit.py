@@ -25,6 +25,7 @@ def make_view(lengths=small.LENGTHS, seed=0):
     return view, {**view, "frames": frames, "frame_indices": order}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", small.CASES)
 def test_step_by_step_is_direct_evaluation_at_each_budget(name):
     network = small.make_network(name)
@@ -126,6 +127,7 @@ def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["netvlad", "hierarchical"])
 def test_exits_depend_neither_on_the_batch_nor_on_its_order(name):
     network = small.make_network(name)

@@ -192,6 +192,7 @@ def test_a_row_does_not_depend_on_padding_or_other_rows(path):
 
 
 # Without a loop the number of steps is known.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [p for p in PATHS if p[0] != "unrolled"], indirect=True
 )

@@ -173,6 +173,7 @@ def test_neither_the_batch_nor_the_width_of_the_view_changes_a_video(name):
     assert_close(network(short).encoding, together.numpy()[[0, 3]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS, "hierarchical_keras"])
 def test_a_graph_of_unknown_sizes_gives_the_same_and_a_call_makes_no_weights(name):
     network = make_network(name)

@@ -13,6 +13,7 @@ from yt8m_distill import settings, structures
 from yt8m_distill.data import shards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "area",
     ["network", "families", "reading", "segments", "requests", "edge", "evaluation"],

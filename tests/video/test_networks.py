@@ -36,6 +36,7 @@ def test_an_image_has_the_same_bits_among_any_others(image_network):
         np.testing.assert_array_equal(alone[0], together[number])
 
 
+@pytest.mark.slow
 def test_a_keras_application_is_preprocessed_in_its_own_way(tmp_path):
     model = keras.applications.MobileNet(
         include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
