@@ -94,9 +94,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small, without bars")
     parser.add_argument("--output_dir", default="", help="where the table is written")
     parser.add_argument("--scale_dir", default="", help="where `scale` keeps its data")
-    parser.add_argument(
-        "--scale_videos", type=int, default=5_600_000, help="of `scale`, in all shards"
-    )
     given = parser.parse_args()
     names = [name for name in given.areas.split(",") if name]
     if not names or not set(names) <= set(AREAS):
@@ -105,7 +102,7 @@ def main() -> None:
     bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
-        options = (given.scale_dir, given.scale_videos) if area == "scale" else ()
+        options = (given.scale_dir,) if area == "scale" else ()
         measured[area] = measure(area, given.quick, *options)
         tqdm.tqdm.write(f"{area}\n{markdown(measured[area])}", file=sys.stderr)
         if given.output_dir:

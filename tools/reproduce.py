@@ -192,7 +192,7 @@ def run_command() -> int:
         if received is None:
             measures.make_all(grid, missing, output_dir)
     except (ValueError, OSError) as error:
-        failures.append(runner.Failure("Measuring", str(error)))
+        failures["Measuring"] = str(error)
     finally:
         write_results(output_dir, grid, common, known)
     if received is not None:
@@ -200,8 +200,8 @@ def run_command() -> int:
         print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
         return 128 + received
     print(f"The report is {os.path.join(report_dir(output_dir), 'report.html')}")
-    for failure in failures:
-        print(f"{failure.name} failed: {failure.reason}", file=sys.stderr)
+    for name, reason in failures.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
     return 1 if failures else 0
 
 

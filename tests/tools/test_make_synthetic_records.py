@@ -44,19 +44,6 @@ def records_of(folder, split: str) -> list[bytes]:
     return [record.numpy() for record in tf.data.TFRecordDataset(files)]
 
 
-def test_shards_of_any_length_hold_the_same_bytes(tmp_path):
-    found = []
-    for size in (1, 3, 10):
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        made = recipe(videos_per_shard=size, num_train=7, num_validate=2, max_frames=8)
-        for split, shard, count in synthetic.plan_shards(made):
-            synthetic.write_shard(made, str(folder), split, shard, count)
-        found.append([records_of(folder, "train"), records_of(folder, "validate")])
-    assert [len(split) for split in found[0]] == [7, 2]
-    assert found[0] == found[1] == found[2]
-
-
 def test_the_records_hold_the_video(tmp_path):
     made = recipe(video_level=True, max_frames=8, video_id_key="key")
     video_id, labels, frames, _ = videos(1, made)[0]

@@ -95,19 +95,6 @@ def _call(name: str, folder: str, run: parity.Run, videos: parity.Videos):
     return lambda: signature(frames=frames, num_frames=counts)["predictions"].numpy()
 
 
-def _times(calls: dict, repeats: int) -> dict[str, np.ndarray]:
-    """Wall and CPU milliseconds of the calls, which take turns: [repeats, 2] each."""
-    found: dict[str, list] = {name: [] for name in calls}
-    for turn in range(repeats + 3):
-        for name, call in calls.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            call()
-            passed = time.perf_counter() - wall, time.process_time() - cpu
-            if turn >= 3:
-                found[name].append(passed)
-    return {name: 1e3 * np.array(times) for name, times in found.items()}
-
-
 def _rows(text: str, k: int, data: settings.DataSettings, quick: bool):
     spec = registry.parse(text)
     network = builder.build_network("student", spec, data, k)
@@ -140,14 +127,14 @@ def _rows(text: str, k: int, data: settings.DataSettings, quick: bool):
             singles[name] = _call(name, folder, run, one)
             if not name.startswith("litert"):
                 batches[name] = _call(name, folder, run, many)
-        alone = _times(singles, 3 if quick else 100)
-        together = _times(batches, 2 if quick else 20)
+        alone = results.timed(singles, 3 if quick else 100, untimed=3)
+        together = results.timed(batches, 2 if quick else 20, untimed=3)
     rows = []
     for name, times in alone.items():
-        p50, p95 = np.percentile(times[:, 0], [50, 95])
-        detail = f"p95 {p95:.2f} ms; CPU {np.median(times[:, 1]):.2f} ms; "
+        p50, p95 = 1e3 * np.percentile(times[:, 0], [50, 95])
+        detail = f"p95 {p95:.2f} ms; CPU {1e3 * np.median(times[:, 1]):.2f} ms; "
         if name in together:
-            batch = np.median(together[name][:, 0])
+            batch = 1e3 * np.median(together[name][:, 0])
             detail += f"{_BATCH} videos {batch:.1f} ms; "
         title = f"{text}, k={k}, {name}: p50 of a video"
         rows.append(results.Row(title, p50, unit="ms", detail=detail + facts[name]))

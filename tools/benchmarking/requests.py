@@ -1,8 +1,6 @@
 """The cost of a request to the exported model, over its `frames` signature."""
 
 import tempfile
-import time
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -16,18 +14,6 @@ from yt8m_distill.training import modes
 _BATCHES = (1, 8, 64)
 # A small network: the cost of a request itself shows most there.
 _NETWORK = "HierarchicalLSTM(cells=64, layers=1, block_len=5)"
-
-
-def _time(call: Callable[[], object], repeats: int) -> tuple[np.ndarray, float]:
-    """Wall seconds of each call, and CPU seconds per call."""
-    for _ in range(5):
-        call()
-    walls, cpu = [], time.process_time()
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        walls.append(time.perf_counter() - began)
-    return np.array(walls), (time.process_time() - cpu) / repeats
 
 
 def rows(quick: bool) -> list[results.Row]:
@@ -60,13 +46,15 @@ def rows(quick: bool) -> list[results.Row]:
         records = tf.constant([record] * size)
         frames = tf.zeros([size, run.sampling.largest_k, data.feature_size])
         counts = tf.fill([size], run.sampling.largest_k)
-        walls, cpu = _time(
-            lambda r=records: signatures["serving_default"](example_bytes=r), repeats
-        )
-        _, cpu_frames = _time(
-            lambda f=frames, n=counts: signatures["frames"](frames=f, num_frames=n),
-            repeats,
-        )
+        calls = {
+            "records": lambda r=records: signatures["serving_default"](example_bytes=r),
+            "frames": lambda f=frames, n=counts: signatures["frames"](
+                frames=f, num_frames=n
+            ),
+        }
+        times = results.timed(calls, repeats, untimed=5)
+        walls, cpu = times["records"][:, 0], times["records"][:, 1].mean()
+        cpu_frames = times["frames"][:, 1].mean()
         p50, p95 = 1e3 * np.percentile(walls, [50, 95])
         found.append(
             results.Row(

@@ -5,12 +5,13 @@ import json
 import pathlib
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEBIBYTE = 2**20
@@ -44,20 +45,29 @@ class Row:
         return self.value <= self.bar if self.at_most else self.value >= self.bar
 
 
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict:
-    """Median seconds of each call; the calls take turns, so conditions are equal.
+def timed(
+    calls: dict[str, Callable[[], object]], rounds: int, untimed: int = 1
+) -> dict[str, np.ndarray]:
+    """Wall and CPU seconds of each call, [rounds, 2].
 
-    Each is called once before, untimed, which traces its graphs.
+    The calls take turns, so conditions are equal. Each is called `untimed` times
+    before, which traces its graphs.
     """
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    times: dict[str, list] = {name: [] for name in calls}
+    for turn in range(untimed + rounds):
         for name, call in calls.items():
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             call()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+            passed = time.perf_counter() - wall, time.process_time() - cpu
+            if turn >= untimed:
+                times[name].append(passed)
+    return {name: np.array(passed) for name, passed in times.items()}
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict:
+    """Median wall seconds of each call; see `timed`."""
+    found = timed(calls, rounds)
+    return {name: float(np.median(times[:, 0])) for name, times in found.items()}
 
 
 def processor() -> str:

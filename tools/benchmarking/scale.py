@@ -231,11 +231,9 @@ def _size(folder: pathlib.Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def rows(
-    quick: bool, folder: str = "", num_videos: int = NUM_VIDEOS
-) -> list[results.Row]:
+def rows(quick: bool, folder: str = "") -> list[results.Row]:
     """The table's rows; `quick`: 40 shards with 2,000 videos in total."""
-    num_shards, num_videos = (40, 2000) if quick else (NUM_SHARDS, num_videos)
+    num_shards, num_videos = (40, 2000) if quick else (NUM_SHARDS, NUM_VIDEOS)
     with tempfile.TemporaryDirectory(dir=folder or None) as place:
         made = pathlib.Path(folder or place) / f"{num_shards}x{num_videos}"
         paths = write(made, num_shards, num_videos)
@@ -247,8 +245,7 @@ def rows(
         held = small.held
         small, whole = small.measure(), whole.measure()
         held = held()
-    scaled = "" if num_videos == NUM_VIDEOS else f"; 1/{NUM_VIDEOS / num_videos:.3g}"
-    what = f"{num_shards:,} shards, {num_videos:,} videos{scaled} of YouTube-8M's"
+    what = f"{num_shards:,} shards, {num_videos:,} videos of YouTube-8M's"
     seconds = {
         "command to first step": whole["first step"],
         "command to first step, full teacher cache": whole["first step, cached"],

@@ -1,7 +1,6 @@
 """The plots of the report as SVG, and the embedding of Figure 3."""
 
 import dataclasses
-import importlib.util
 import io
 import pathlib
 from collections.abc import Sequence
@@ -60,11 +59,6 @@ class Series:
     x: tuple[float, ...]
     y: tuple[float, ...]
     spread: tuple[float, ...]
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _new_figure(width: float, height: float):

@@ -38,10 +38,9 @@ TABLES = (*PAPER, LATER, ABLATION, BUDGETS, *BY_NETWORK)
 # The default of --networks.
 PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
 # Shard names of make_synthetic_records.py and of the YouTube-8M downloads.
-TRAIN_SHARDS, VALIDATION_SHARDS = "train*.tfrecord", "valid*.tfrecord"
 SHARDS = {
-    "train_data_pattern": TRAIN_SHARDS,
-    "validation_data_pattern": VALIDATION_SHARDS,
+    "train_data_pattern": "train*.tfrecord",
+    "validation_data_pattern": "valid*.tfrecord",
 }
 DATA_SET = "dataset.json"
 # Prefixes of flagfiles that are not experiments.

@@ -122,14 +122,6 @@ def ablation(results: scores.Results) -> list[document.Block]:
 # ------------------------------------------------------------------------ figures
 
 
-def drawn(name: str, caption: str, plot, *arguments) -> list[document.Block]:
-    """A figure, or a line of text without matplotlib."""
-    if not figures.can_draw():
-        text = f"{name} is left out: it needs matplotlib (pip install matplotlib)."
-        return [document.Text(text)]
-    return [document.Figure(name, caption, plot(*arguments))]
-
-
 def _mean_curve(results: scores.Results, method: str, k: int | None, role: str):
     """Mean validation GAP after each epoch that all started runs have finished."""
     curves = [[e["gap"] for e in r.epochs(role)] for r in results.runs(method, k)]
@@ -158,7 +150,8 @@ def figure_2(results: scores.Results) -> list[document.Block]:
         "when its teacher has ended: its epoch 1 comes after the teacher's last. With "
         "the loss rep alone, the epochs of fine-tuning are at the end."
     )
-    return [heading, *drawn("figure2", caption, figures.gap_by_epoch, panels)]
+    svg = figures.gap_by_epoch(panels)
+    return [heading, document.Figure("figure2", caption, svg)]
 
 
 def figure_3(results: scores.Results) -> list[document.Block]:
@@ -175,8 +168,8 @@ def figure_3(results: scores.Results) -> list[document.Block]:
         "the encodings themselves."
     )
     points = np.asarray(content["points"])
-    plot = (figures.embedding, points, content["classes"])
-    return [heading, *drawn("figure3", caption, *plot)]
+    svg = figures.embedding(points, content["classes"])
+    return [heading, document.Figure("figure3", caption, svg)]
 
 
 # ---------------------------------------------------------------- the whole report
@@ -323,9 +316,8 @@ def make_report(results: scores.Results) -> list[document.Block]:
     sections = [t for t in _SECTIONS if t in results.grid.tables]
     blocks: list[document.Block] = [b for t in sections for b in _SECTIONS[t](results)]
     blocks += [*_all_runs(results), *_conditions(results)]
-    arguments = [
+    plots = [
         plot for table in sections if table in _PLOTS for plot in _PLOTS[table](results)
     ]
-    plots = [block for plot in arguments for block in drawn(*plot)]
     tables = [block for block in blocks if isinstance(block, document.Table)]
     return [*_introduction(results, tables), *plots, *blocks]

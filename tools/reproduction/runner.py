@@ -1,7 +1,6 @@
 """Runs experiments as concurrent processes: resumable, with a progress bar."""
 
 import dataclasses
-import fcntl
 import os
 import pathlib
 import shlex
@@ -21,14 +20,6 @@ LOG = "train.log"
 # Prefix of commands in the log.
 _COMMAND = "$ "
 _POLL_SECONDS = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """An experiment that failed."""
-
-    name: str
-    reason: str
 
 
 @dataclasses.dataclass
@@ -194,7 +185,7 @@ class Runner:
         self.waiting: list[plan.Experiment] = []
         self.running: list[_Job] = []
         self.done: set[plan.Cell] = set()
-        self.failures: dict[plan.Cell, Failure] = {}
+        self.failures: dict[plan.Cell, str] = {}  # And why.
         self.received: int | None = None
         self._signals = 0
         self._started: set[tuple[str, ...]] = set()
@@ -203,8 +194,8 @@ class Runner:
         }
         self._began, self._cost_done = time.monotonic(), 0.0
 
-    def run(self) -> list[Failure]:
-        """Runs all experiments and returns those that failed.
+    def run(self) -> dict[str, str]:
+        """Runs all experiments; returns the names of those that failed, and why.
 
         After SIGTERM or Ctrl-C the processes are asked to save and exit, and `received`
         is the number of the signal.
@@ -227,7 +218,7 @@ class Runner:
         finally:
             for number, handler in old_handlers.items():
                 signal.signal(number, handler)
-        return list(self.failures.values())
+        return {cell.name: reason for cell, reason in self.failures.items()}
 
     def _stop(self, number, frame) -> None:
         del frame
@@ -281,13 +272,6 @@ class Runner:
         taken = {job.slot for job in self.running}
         slot = next(i for i in range(self.jobs) if i not in taken)
         with path.open("ab") as log:
-            # The process inherits the lock and holds it until it ends, even if this
-            # program is killed.
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._fail(experiment, "another process is running it")
-                return
             log.write(f"{_COMMAND}{shlex.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(
@@ -321,9 +305,8 @@ class Runner:
                 self._report(experiment)
 
     def _fail(self, experiment: plan.Experiment, reason: str) -> None:
-        name = experiment.cell.name
-        self.failures[experiment.cell] = Failure(name, reason)
-        tqdm.tqdm.write(f"FAILED {name}: {reason}", file=sys.stderr)
+        self.failures[experiment.cell] = reason
+        tqdm.tqdm.write(f"FAILED {experiment.cell.name}: {reason}", file=sys.stderr)
 
     def _report(self, experiment: plan.Experiment) -> None:
         """Prints one line for a successful run.

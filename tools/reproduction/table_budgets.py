@@ -73,8 +73,8 @@ def make(results: scores.Results) -> list[document.Block]:
     ]
 
 
-def plots(results: scores.Results) -> list[tuple]:
-    """(name, caption, function, arguments...) of the figure."""
+def plots(results: scores.Results) -> list[document.Figure]:
+    """The figure of GAP against the frames that are really read."""
     points = _points(results)
     if not points:
         return []
@@ -89,6 +89,6 @@ def plots(results: scores.Results) -> list[tuple]:
         "GAP of one student against the frames that it really reads per video: at a "
         "fixed k, and where each video stops once the student is sure enough."
     )
-    arguments = (series, None if skyline.empty else skyline.mean())
-    name = "gap_against_mean_frames"
-    return [(name, caption, figures.gap_against_mean_frames, *arguments)]
+    skyline = None if skyline.empty else skyline.mean()
+    svg = figures.gap_against_mean_frames(series, skyline)
+    return [document.Figure("gap_against_mean_frames", caption, svg)]

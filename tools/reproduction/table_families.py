@@ -73,8 +73,8 @@ def _line(results: scores.Results, method: str, k: int | None) -> dict[str, str]
     }
 
 
-def plots(results: scores.Results) -> list[tuple]:
-    """(name, caption, function, arguments...) of the figure of all families."""
+def plots(results: scores.Results) -> list[document.Figure]:
+    """The figure of all families."""
     against_frames, against_cost = [], []
     for network in results.grid.networks_of(plan.FAMILIES):
         points = []
@@ -91,5 +91,5 @@ def plots(results: scores.Results) -> list[tuple]:
     if not against_frames:
         return []
     caption = "GAP of each network on k frames and on all, from labels alone."
-    series = (against_frames, against_cost)
-    return [("gap_by_network", caption, figures.gap_by_network, *series)]
+    svg = figures.gap_by_network(against_frames, against_cost)
+    return [document.Figure("gap_by_network", caption, svg)]
