@@ -13,7 +13,7 @@ from tests import record_helpers, script_helpers, training_helpers
 from tests import video_helpers as helpers
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import early_exit
-from yt8m_distill.serving import export, extras
+from yt8m_distill.serving import export, exported
 
 helpers.import_av()
 pytestmark = pytest.mark.slow  # A network is trained and exported.
@@ -124,7 +124,7 @@ def stopping(made, tmp_path_factory) -> pathlib.Path:
     stops = early_exit.EarlyExit(network, policy, run.data.max_frames)
     export.export(stops, run.data, view, f"{folder}/model", 3)
     extra = "model/assets.extra"
-    shutil.copy(made / extra / extras.FEATURES, folder / extra)
+    shutil.copy(made / extra / exported.FEATURES, folder / extra)
     shutil.copytree(made / extra / "pca", folder / extra / "pca")
     return folder
 
@@ -171,7 +171,7 @@ def test_another_image_network_is_refused_and_a_moved_one_accepted(made, tmp_pat
     given = (f"--model={made}/model", f"{made}/clips/v0.mp4")
     line = script_helpers.refuse("tag_videos", *given, f"--image_network={other}")
     assert f"--image_network={other}" in line and "SHA-256" in line
-    text = extras.read_features(f"{made}/model")["settings"]["image_network"]
+    text = exported.read_features(f"{made}/model")["settings"]["image_network"]
     folder = text.split("'")[1]
     moved = shutil.copytree(folder, tmp_path / "moved")
     again = tag(made, given[1], f"--image_network={text.replace(folder, str(moved))}")

@@ -112,9 +112,9 @@ def main() -> None:
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.data import records
-    from yt8m_distill.serving import extras
+    from yt8m_distill.serving import exported
 
-    names = names or extras.read_names(FLAGS.model)
+    names = names or exported.read_names(FLAGS.model)
     files = records.expand_patterns(FLAGS.records, "records")
     found = read_records(files, FLAGS.count)
     serve = open_model(FLAGS.model)

@@ -48,7 +48,7 @@ def main() -> None:
     import tensorflow as tf
 
     from yt8m_distill.data import pipeline
-    from yt8m_distill.serving import export, extras, parity, segments, served
+    from yt8m_distill.serving import export, exported, parity, segments, served
     from yt8m_distill.training import trained as trained_networks
 
     # For plain variables; a SavedModel needs no mirrored ones.
@@ -73,7 +73,7 @@ def main() -> None:
     # Early exit and segments have no signature for another number of frames.
     alone = checkpoint.early_exit or given.segments
     budgets = () if alone else trained.budgets
-    exported = served.Served(network, data, view, top_k, budgets)
+    to_export = served.Served(network, data, view, top_k, budgets)
     videos = None
     if pattern:
         if checkpoint.early_exit:  # What its signature `frames` takes.
@@ -90,8 +90,8 @@ def main() -> None:
         checkpoint.train_dir, "export", f"{trained.role}{suffix}"
     )
     names = trained.class_names(given.vocabulary)
-    extra_files = extras.make(data, names, given.extraction_manifest)
-    result = export.export_as(given.format, exported, folder, videos, extra_files)
+    more = exported.extra_files(data, names, given.extraction_manifest)
+    result = export.export_as(given.format, to_export, folder, videos, more)
     _LOG.info(
         "On %d %s its scores differ by up to %.2g from the network's.",
         result.videos,

@@ -83,10 +83,10 @@ def main() -> None:
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.data import records
-    from yt8m_distill.serving import extras, tagging
+    from yt8m_distill.serving import exported, tagging
 
     videos = records.expand_patterns(FLAGS.videos, "videos")
-    names = names or extras.read_names(FLAGS.model)
+    names = names or exported.read_names(FLAGS.model)
     tagger = tagging.Tagger(
         FLAGS.model, FLAGS.student_k, FLAGS.image_network, FLAGS.audio_network
     )

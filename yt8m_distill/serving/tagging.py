@@ -9,7 +9,7 @@ import numpy as np
 
 from yt8m_distill import settings
 from yt8m_distill.data import records
-from yt8m_distill.serving import exported, extras
+from yt8m_distill.serving import exported
 from yt8m_distill.video import decoding, extraction
 
 
@@ -59,11 +59,11 @@ class Tagger:
         audio_network: str = "",
     ):
         self._network = exported.ExportedNetwork(folder, student_k)
-        made_by = extras.read_features(folder)
+        made_by = exported.read_features(folder)
         given = settings.FeatureSettings(**made_by["settings"])
         moved = {
-            flag: os.path.join(extras.folder_in(folder), flag)
-            for flag in extras.PCAS
+            flag: os.path.join(exported.folder_in(folder), flag)
+            for flag in exported.PCAS
             if getattr(given, flag)
         }
         moved["image_network"] = image_network or given.image_network
