@@ -10,6 +10,8 @@ from yt8m_distill import settings
 from yt8m_distill.data import frame_sampling
 from yt8m_distill.training import modes, trained
 
+pytestmark = pytest.mark.once
+
 BUDGETS = (2, 4, 6)
 NETWORK = "AttentionPooling(hidden_size=8, num_heads=2)"
 

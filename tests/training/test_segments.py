@@ -23,6 +23,8 @@ from yt8m_distill.training import (
 )
 from yt8m_distill.training import trained as trained_networks
 
+pytestmark = pytest.mark.once
+
 # 5 frames, and one to each side.
 RATED = {"segment_labels": True, "segment_context": 1, "student_k": 7}
 
