@@ -677,7 +677,10 @@ class TrainingSettings(Settings):
     )
     num_epochs: int = setting(5, "Passes over the training data.", minimum=1)
     max_steps: int = setting(
-        0, "Maximum number of steps of a phase. 0: no limit.", minimum=0
+        0,
+        "Maximum number of steps of a phase, which ends within an epoch then. 0: no "
+        "limit.",
+        minimum=0,
     )
     seed: int = setting(0, "Seed of weights, order, dropout and sampling.", minimum=0)
     deterministic: bool = setting(

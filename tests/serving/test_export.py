@@ -179,7 +179,8 @@ def test_each_record_is_looked_at_with_as_many_frames_as_it_asks_for(student):
         scores = tf.sigmoid(network(made).logits)
         return [x.numpy() for x in tf.math.top_k(scores, TOP_K)]
 
-    for numbers in ([k] * NUM_VIDEOS for k in range(1, helpers.STUDENT_K + 1)):
+    same = [[k] * NUM_VIDEOS for k in range(1, helpers.STUDENT_K + 1)]
+    for numbers in (*same, [4]):  # One number is that of all.
         found = signature(
             example_bytes=tf.constant(serialized), student_k=tf.constant(numbers)
         )
@@ -213,9 +214,12 @@ def test_fewer_frames_than_k_and_more_go_through_the_signature_frames(student):
     for rows, length in ((2, 2), (2, 3), (1, 9), (60, 6), (0, 6)):
         frames = random.normal(size=[rows, length, 12]).astype(np.float32)
         view = {"frames": frames, "num_frames": np.full([rows], length, np.int32)}
-        found = signature(**{name: tf.constant(x) for name, x in view.items()})
         scores = tf.math.top_k(tf.sigmoid(network(view).logits), TOP_K)[0]
-        np.testing.assert_allclose(found["predictions"], scores, rtol=2e-6)
+        for numbers in (view["num_frames"], np.int32([length])):  # Or one for all.
+            found = signature(
+                frames=tf.constant(frames), num_frames=tf.constant(numbers)
+            )
+            np.testing.assert_allclose(found["predictions"], scores, rtol=2e-6)
 
 
 def test_it_contains_the_one_network_alone(case):

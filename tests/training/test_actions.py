@@ -22,6 +22,7 @@ def place(step=0, epoch=0, batch=0, **more):
         batch=batch,
         epochs=5,
         batches=10,
+        total_steps=50,
         seconds_left=90.0,
         stop=lambda: stops.append(True),
         stops=stops,
@@ -50,6 +51,19 @@ def test_means_cover_the_steps_that_were_not_skipped(tmp_path):
     assert line["step"] == 4 and line["learning_rate"] == 0.5
     assert line["net/loss"] == pytest.approx((2 * 1 + 1 * 4) / 3, rel=1e-5)
     assert line["global_step/Examples/Second"] == 4 * 8 / 2
+
+
+def test_the_speed_counts_no_padding(tmp_path):
+    log = actions.MetricsLog(str(tmp_path))
+    log.check_writable()
+    action = actions.LogTraining(log, 2, 8, lambda step: 0.5, padding=5)
+    for step, count in ((2, 2), (3, 1)):
+        action.after_steps(place(step, batch=7 + step), chunk(1.0, count=count))
+    speeds = [
+        line["global_step/Examples/Second"]
+        for line in helpers.read_lines(log._lines_path)
+    ]
+    assert speeds == [2 * 8, 8 - 5]
 
 
 def test_a_line_has_the_gap_of_each_k_next_to_their_mean():

@@ -111,11 +111,11 @@ def test_a_phase_depends_only_on_what_changes_its_result():
 def test_the_differences_are_listed(tmp_path):
     ends = {"epochs": 3}
     # Nothing began here.
-    assert manifest.check_same_settings(str(tmp_path), {"a": 1, **ends}) == 3
+    assert not manifest.check_same_settings(str(tmp_path), {"a": 1, **ends})
     path = str(tmp_path / manifest.PHASE_SETTINGS)
     manifest.write_json(path, {"a": 1, "b": "x", "gone": 2.5, **ends})
     same = {"gone": 2.5, "b": "x", "a": 1, **ends}
-    assert manifest.check_same_settings(str(tmp_path), same) == 3
+    assert not manifest.check_same_settings(str(tmp_path), same)
     wanted = {"a": 2, "b": "x", "new": True, **ends}
     with pytest.raises(ValueError) as error:
         manifest.check_same_settings(str(tmp_path), wanted)
@@ -189,22 +189,26 @@ def test_only_the_chief_writes_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_epochs_continue_a_phase_but_for_a_schedule_that_has_ended(tmp_path):
+def test_a_later_end_continues_a_phase_but_for_a_schedule_that_has_ended(tmp_path):
     folder = str(tmp_path / "run" / "teacher")
     path = f"{folder}/{manifest.PHASE_SETTINGS}"
     (tmp_path / "run" / "teacher").mkdir(parents=True)
 
-    def check(epochs: int, schedule: str = "exponential") -> int:
-        values = {"epochs": epochs, "learning_rate_schedule": schedule}
-        manifest.write_json(path, {**values, "epochs": 3})
-        return manifest.check_same_settings(folder, values)
+    def check(epochs: int, steps: int = 9, schedule: str = "exponential") -> bool:
+        ends = {"epochs": epochs, "max_steps": steps}
+        values = {"learning_rate_schedule": schedule}
+        manifest.write_json(path, {**values, "epochs": 3, "max_steps": 9})
+        return manifest.check_same_settings(folder, {**values, **ends})
 
-    assert check(3) == check(7) == check(3, "cosine") == 3
-    with pytest.raises(ValueError, match="3 epochs.*--num_epochs=2"):
-        check(2)
-    with pytest.raises(ValueError, match=f"--start_from={tmp_path}/run") as error:
-        check(4, "cosine")
-    assert "--learning_rate_schedule=cosine" in str(error.value)
+    assert not check(3) and not check(3, schedule="cosine")
+    assert check(7) and check(3, 10) and check(3, 0)
+    for epochs, steps in ((2, 9), (4, 8)):
+        with pytest.raises(ValueError, match="3 epochs.*--num_epochs.*--max_steps"):
+            check(epochs, steps)
+    for epochs, steps in ((4, 9), (3, 0)):
+        with pytest.raises(ValueError, match=f"--start_from={tmp_path}/run") as error:
+            check(epochs, steps, "cosine")
+        assert "--learning_rate_schedule=cosine" in str(error.value)
 
 
 HARMED = [

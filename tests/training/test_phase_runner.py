@@ -149,13 +149,22 @@ def test_a_damaged_best_network_is_named_and_the_next_epoch_replaces_it(
 
 
 @once
-def test_max_steps_ends_a_phase_within_an_epoch(data, tmp_path):
-    run = helpers.make_run(
-        tmp_path / "run", data, max_steps=3, validation_data_pattern=""
+def test_max_steps_ends_a_phase_within_an_epoch_that_more_of_them_continue(
+    serial_run, tmp_path
+):
+    """The teacher of the serial run had no limit."""
+    changes = {"mode": "teacher", "train_dir": str(tmp_path / "run")}
+    for limit, epochs in ((3, 1), (7, 2), (0, 2)):
+        run = helpers.change(serial_run, max_steps=limit, **changes)
+        entry = helpers.train(run)["teacher"]
+        assert (entry["finished"], entry["step"]) == (True, limit or 10)
+        assert len(entry["results"]["teacher"]["epochs"]) == epochs
+        assert len(entry["epoch_seconds"]) == epochs
+    whole, continued = (
+        helpers.read_variables(helpers.latest(folder, "teacher"))
+        for folder in (serial_run.training.train_dir, tmp_path / "run")
     )
-    entry = helpers.train(run)["teacher"]
-    assert (entry["finished"], entry["step"]) == (True, 3)
-    assert len(entry["results"]["teacher"]["epochs"]) == 1
+    helpers.assert_identical(whole, continued)
 
 
 # ------------------------------------------------------- the best network

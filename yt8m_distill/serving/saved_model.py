@@ -26,10 +26,11 @@ class ServingModel(tf.Module):
             is empty otherwise, class indexes -1, predictions 0 and no id; the other
             records of the request are not touched by it.
         any_k (of a student for several k): `example_bytes` and `student_k` int32 [N],
-            how many frames of each record are looked at → as `serving_default`.
+            or [1] for all, how many frames of each record are looked at → as
+            `serving_default`.
         frames: `frames` float32 [N, T, D], dequantised, and `num_frames` int32
-            [N] → `class_indexes`, `predictions`. All T frames are taken, so a
-            student is given the k it is to look at.
+            [N], or [1] for all → `class_indexes`, `predictions`. All T frames are
+            taken, so a student is given the k it is to look at.
 
     Of a SegmentNetwork, class indexes and predictions are [N, W, k], and
     `segment_starts` int32 [N, W] is the first frame of each segment, or -1: the video
@@ -149,9 +150,11 @@ class ServingModel(tf.Module):
         }
 
     def _serve_any_k(self, example_bytes, student_k):
-        return self._serve_records(example_bytes, student_k)
+        each_k = tf.broadcast_to(student_k, tf.shape(example_bytes))
+        return self._serve_records(example_bytes, each_k)
 
     def _serve_frames(self, frames, num_frames):
+        num_frames = tf.broadcast_to(num_frames, tf.shape(frames)[:1])
         return self._top(served.view_of(frames, num_frames))
 
 

@@ -243,13 +243,22 @@ class LogTraining(loop.Action):
         every: steps between two lines; an epoch ends with a line, too.
         batch_size: videos per step.
         rate_at: number of finished steps → learning rate of the last one.
+        padding: rows without a video in the last step of an epoch.
     """
 
-    def __init__(self, log: MetricsLog, every: int, batch_size: int, rate_at: Callable):
+    def __init__(
+        self,
+        log: MetricsLog,
+        every: int,
+        batch_size: int,
+        rate_at: Callable,
+        padding: int = 0,
+    ):
         self.log = log
         self.every = every
         self.batch_size = batch_size
         self.rate_at = rate_at
+        self.padding = padding
         self._chunks: list[loop.Chunk] = []
 
     def start(self, loop: loop.Loop) -> None:
@@ -260,7 +269,8 @@ class LogTraining(loop.Action):
 
     def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
         self._chunks.append(chunk)
-        if loop.step % self.every and loop.batch < loop.batches:
+        at_the_end = loop.batch == loop.batches
+        if loop.step % self.every and not at_the_end and loop.step < loop.total_steps:
             return
         chunks, self._chunks = self._chunks, []
         count, taken = sum(c.count for c in chunks), sum(c.taken for c in chunks)
@@ -272,7 +282,8 @@ class LogTraining(loop.Action):
                 count,
             )
             return
-        speed = count * self.batch_size / sum(c.seconds for c in chunks)
+        videos = count * self.batch_size - self.padding * at_the_end
+        speed = videos / sum(c.seconds for c in chunks)
         means = {
             name: sum(c.means[name] * c.taken for c in chunks) / taken
             for name in chunk.means
@@ -464,7 +475,8 @@ class RecordResults(loop.Action):
 
     def next_epoch(self, loop: loop.Loop) -> None:
         before = self.record.phase(loop.name).get("epoch_seconds", [])
-        seconds = [*before[: loop.epoch - 1], round(loop.epoch_seconds, 3)]
+        whole = loop.epoch if loop.batch else loop.epoch - 1
+        seconds = [*before[:whole], round(loop.epoch_seconds, 3)]
         self.start(loop)
         self.record.update(loop.name, epoch_seconds=seconds)
 

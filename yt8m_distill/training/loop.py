@@ -51,7 +51,10 @@ class Action:
         """
 
     def next_epoch(self, loop: "Loop") -> None:
-        """Called once the counters have moved to the next epoch."""
+        """Called once the counters have moved to the next epoch.
+
+        After an epoch that total_steps has ended early, they stay.
+        """
 
     def end(self, loop: "Loop") -> None:
         """Called after the last epoch, not after an error."""
@@ -152,8 +155,12 @@ class Loop:
             self.epoch_seconds = time.perf_counter() - began
             self.results = {}
             self._call("after_epoch")
-            self._counters.epoch.assign_add(1)
-            self._counters.batch.assign(0)
+            if self.batch < self.batches:
+                # Ended by total_steps; it can go on from here if they are raised.
+                self._stopped = True
+            else:
+                self._counters.epoch.assign_add(1)
+                self._counters.batch.assign(0)
             self._call("next_epoch")
         self._call("end")
 

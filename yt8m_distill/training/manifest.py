@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -183,48 +184,58 @@ def read_plan(train_dir: str) -> Plan:
     return Plan(path, read_json(path, dict).get("plan"))
 
 
-def check_same_settings(folder: str, wanted: dict) -> int:
+# What ends a phase; it may be raised later.
+_ENDS = ("epochs", "max_steps")
+
+
+def check_same_settings(folder: str, wanted: dict) -> bool:
     """Compares the settings of a phase with those that it was started with.
 
-    Only `epochs` may differ: a phase can be continued with more epochs, if its schedule
-    does not depend on their number.
+    Only `epochs` and `max_steps` may differ: a phase can go on beyond its end, if its
+    schedule does not depend on it.
 
     Returns:
-        The number of epochs that the phase was started with.
+        Whether it now ends later than when it was started.
 
     Raises:
-        ValueError: listing the settings that differ, or if epochs cannot change so.
+        ValueError: listing the settings that differ, or if its end cannot change so.
     """
     path = os.path.join(folder, PHASE_SETTINGS)
     if not tf.io.gfile.exists(path):
-        return wanted["epochs"]
+        return False
     # Settings added after the run started had their defaults; the mode was not stored.
     mode = {name: wanted[name] for name in ("mode",) if name in wanted}
     stored = {**_defaults(wanted), **mode, **read_json(path, dict)}
-    old_epochs, new_epochs = stored.pop("epochs", None), wanted["epochs"]
+    old, new = ({name: x.get(name, 0) for name in _ENDS} for x in (stored, wanted))
     different = settings.differences(
-        stored, {name: value for name, value in wanted.items() if name != "epochs"}
+        *({k: v for k, v in x.items() if k not in _ENDS} for x in (stored, wanted))
     )
     if different:
         raise ValueError(
             f"{folder} was trained with other settings: {different}. Use "
             "the old ones, another --train_dir, or --start_new_model."
         )
-    if type(old_epochs) is not int:
-        raise ValueError(f"{path}: epochs={old_epochs!r} is not a whole number.")
-    if old_epochs > new_epochs:
+    for name, value in old.items():
+        if type(value) is not int:
+            raise ValueError(f"{path}: {name}={value!r} is not a whole number.")
+    if new == old:
+        return False
+    change = (
+        f"{folder} was started with {old['epochs']} epochs and --max_steps="
+        f"{old['max_steps']}, not {new['epochs']} and {new['max_steps']}"
+    )
+    limits = [ends["max_steps"] or math.inf for ends in (old, new)]
+    if new["epochs"] < old["epochs"] or limits[1] < limits[0]:
         raise ValueError(
-            f"{folder} was started with {old_epochs} epochs; --num_epochs={new_epochs} "
-            "is fewer. Use as many or more."
+            f"{change}: --num_epochs and --max_steps can be raised, not lowered; 0 "
+            "steps are no limit."
         )
-    if old_epochs < new_epochs and wanted.get("learning_rate_schedule") == "cosine":
+    if wanted.get("learning_rate_schedule") == "cosine":
         raise ValueError(
-            f"{folder} was trained for {old_epochs} epochs and "
-            "--learning_rate_schedule=cosine has ended at 0, so "
-            f"--num_epochs={new_epochs} cannot continue it. Use another --train_dir "
-            f"and --start_from={os.path.dirname(folder)}."
+            f"{change}: --learning_rate_schedule=cosine ends at 0, so it cannot go on. "
+            f"Use another --train_dir and --start_from={os.path.dirname(folder)}."
         )
-    return old_epochs
+    return True
 
 
 def _defaults(names) -> dict:

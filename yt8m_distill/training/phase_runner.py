@@ -46,6 +46,7 @@ def goal_of(phase: roles.Phase, run: settings.RunSettings) -> dict[str, int]:
     """What ends a phase; a finished one continues where that has changed."""
     return {
         "epochs": phase.epochs,
+        "max_steps": run.training.max_steps,
         "early_stop_epochs": run.training.early_stop_epochs,
     }
 
@@ -99,9 +100,11 @@ class PhaseRunner:
         labeled = 1.0 if phase.is_guided else run.training.label_fraction
         self.num_videos = shards.num_videos(run.training.train_fraction, labeled)
         fraction = run.training.unlabeled_fraction if self.unlabeled else 0.0
-        self.batches = pipeline.num_batches(
-            self.num_videos, run.training.batch_size, fraction
-        )
+        size = run.training.batch_size
+        self.batches = pipeline.num_batches(self.num_videos, size, fraction)
+        rows = size - pipeline.num_unlabeled_rows(size, fraction)
+        # Rows without a video at the end of an epoch.
+        self.padding = self.batches * rows - self.num_videos
         steps_planned = self.batches * phase.epochs
         limit = run.training.max_steps
         self.total_steps = min(steps_planned, limit) if limit else steps_planned
@@ -426,7 +429,11 @@ class PhaseRunner:
             actions.StopOnNaN(self.state),
             actions.ShowProgress(bar),
             actions.LogTraining(
-                self.log, training.log_steps, training.batch_size, self._rate_at
+                self.log,
+                training.log_steps,
+                training.batch_size,
+                self._rate_at,
+                self.padding,
             ),
             actions.Validate(
                 learners, self._evaluate, self.log, stop.check if alone else None

@@ -222,14 +222,14 @@ def _check_continues(plan, run: settings.RunSettings) -> None:
         folder = os.path.join(run.training.train_dir, phase.name)
         if not checkpoints.has_weights(folder):
             continue
-        before = manifest.check_same_settings(folder, phase.settings)
+        ends_later = manifest.check_same_settings(folder, phase.settings)
         if longer:
             raise ValueError(
-                f"--num_epochs: phase {longer.name} would go on to {longer.epochs} "
-                f"epochs, but {folder} has begun with its network. Put --num_epochs "
-                "back and raise --student_epochs, or take another --train_dir."
+                f"--num_epochs or --max_steps: phase {longer.name} would go on, but "
+                f"{folder} has begun with its network. Put them back "
+                "(--student_epochs can be raised), or take another --train_dir."
             )
-        if before < phase.epochs:
+        if ends_later:
             longer = phase
     train_dir, names = run.training.train_dir, [phase.name for phase in plan]
     for name in manifest.read_phases(train_dir):
