@@ -239,7 +239,7 @@ def test_a_student_that_starts_as_its_teacher_has_its_batch_statistics(
     )
     (phase,) = modes.phases(run)
     networks = builder.build_networks(phase.roles, run.data)
-    initial_weights.assign(phase, networks, run.training.train_dir)
+    initial_weights.assign(phase, networks, run)
     assert np.any(networks.teacher.norm.moving_mean.numpy())
     pairs = zip(networks.teacher.weights, networks.student.weights, strict=True)
     for theirs, own in pairs:

@@ -13,19 +13,11 @@ from typing import Any
 
 from yt8m_distill import registry
 
-STUDENT_STARTS = ("new", "teacher")
-CLASSIFIERS = ("auto", "shared", "copied", "own")
-MATCHES = ("final", "intermediate", "both")
-PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
-REGULARIZATION_SCOPES = ("all", "classifier")
-USES_OF_INDEX = ("auto", "always", "never")
-DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 BAD_RECORDS = ("stop", "skip")
 MISSING_FEATURES = ("refuse", "zeros")
-TEACHER_MEANS = ("probabilities", "logits")
-SCHEDULES = ("exponential", "cosine")
-MIXES = ("none", "cut", "mixup")
 EXPORT_FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
+MATCHES = ("final", "intermediate", "both")
+PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
 
 # YouTube-8M 2019: frames of a segment, and segments that count per class.
 SEGMENT_FRAMES, SEGMENT_MAX_PRED = 5, 100_000
@@ -354,7 +346,7 @@ class ReadingSettings(Settings):
         "Read only the frames of a view, with an index of each local shard. auto: "
         "build missing indices, and parse remote and compressed shards, which cannot "
         "have one; always: stop at such a shard; never: parse all shards.",
-        choices=USES_OF_INDEX,
+        choices=("auto", "always", "never"),
     )
     index_dir: str = setting(
         "",
@@ -461,7 +453,7 @@ class NetworkSettings(Settings):
     dtype_policy: str = setting(
         "float32",
         "Precision of matrix products; variables and losses are always float32.",
-        choices=DTYPE_POLICIES,
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
 
 
@@ -507,7 +499,7 @@ class DistillationSettings(Settings):
         "auto",
         "The student's classifier: shared with the teacher, copied from the teacher at "
         "the start, or its own. auto: shared in parallel mode, copied in serial mode.",
-        choices=CLASSIFIERS,
+        choices=("auto", "shared", "copied", "own"),
     )
     teacher_checkpoint: str = setting(
         "",
@@ -520,13 +512,13 @@ class DistillationSettings(Settings):
     teacher_mean: str = setting(
         "probabilities",
         "With several teachers: average their probabilities or their logits.",
-        choices=TEACHER_MEANS,
+        choices=("probabilities", "logits"),
     )
     student_start: str = setting(
         "new",
         "Serial mode: the student's initial weights. new: random; teacher: all of the "
         "teacher's, which must have the same shapes.",
-        choices=STUDENT_STARTS,
+        choices=("new", "teacher"),
     )
     video_context: bool = setting(
         False,
@@ -574,7 +566,7 @@ class OptimizationSettings(Settings):
         "exponential: multiplied by --learning_rate_decay after every "
         "--learning_rate_decay_examples. cosine: from the base rate to 0 over the "
         "phase.",
-        choices=SCHEDULES,
+        choices=("exponential", "cosine"),
     )
     learning_rate_decay: float = setting(
         0.95,
@@ -604,7 +596,7 @@ class OptimizationSettings(Settings):
     regularization_scope: str = setting(
         "all",
         "Kernels under --regularization_penalty: all, or only the classifier's.",
-        choices=REGULARIZATION_SCOPES,
+        choices=("all", "classifier"),
     )
     ema_decay: float = setting(
         0.0,
@@ -670,7 +662,7 @@ class TrainingSettings(Settings):
         "Mixes each training video with another one of the batch, for all networks "
         "alike. cut: the first part of one, then the rest of the other; mixup: a "
         "weighted mean of their frames. Labels are weighted in the same way.",
-        choices=MIXES,
+        choices=("none", "cut", "mixup"),
     )
     batch_size: int = setting(
         256, "Videos per step, over all replicas.", minimum=1, maximum=65_536

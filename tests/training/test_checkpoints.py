@@ -319,23 +319,6 @@ def test_a_new_best_replaces_the_old_one(tmp_path):
     assert not tf.io.gfile.glob(f"{folder}/network-100*")
 
 
-def test_a_network_with_hidden_variables_is_not_saved_in_silence(tmp_path):
-    network = build("MeanTanh()")
-
-    class Hiding(tf.Module):
-        """Has the variables, but not as attributes that can be followed."""
-
-        def __init__(self):
-            super().__init__()
-            self.head = network.head
-
-        weights = network.weights
-
-    with pytest.raises(RuntimeError, match="2 of the 3 variables of the student"):
-        checkpoints.write_best(str(tmp_path), "student", Hiding(), {"step": 1})
-    assert not (tmp_path / "best.json").exists()
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -178,7 +178,7 @@ def test_fine_tuning_starts_from_the_best_student_of_the_first_stage(
     train_dir = representation_run.training.train_dir
     phase = modes.phases(representation_run)[-1]
     networks = builder.build_networks(phase.roles, representation_run.data)
-    initial_weights.assign(phase, networks, train_dir)
+    initial_weights.assign(phase, networks, representation_run)
     prefix = helpers.best(train_dir, "student", "student")
     assert_holds(networks.student, prefix, "student")
     assert not hasattr(networks, "teacher")

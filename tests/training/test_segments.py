@@ -463,7 +463,7 @@ def test_a_student_with_context_starts_from_what_fits(
     roles = modes.phases(run, resolved=False)[0].roles
     networks = builder.build_networks(roles, run.data)
     with caplog.at_level("INFO", logger=transfer.__name__):
-        transfer.plan("student", networks.student, run).assign("student")
+        transfer.plan(roles[-1], networks.student, run).assign("student")
     assert re.search(said, caplog.text)
     given = settings.CheckpointSettings(train_dir=str(folder / source))
     found = trained_networks.open_network(given, segment_context=1).network

@@ -307,8 +307,7 @@ class Validate(loop.Action):
 
     Args:
         roles: the roles to evaluate.
-        evaluate: (role, function that the batches are passed through) → metrics, or
-            None without data.
+        evaluate: (role, function that the batches are passed through) → metrics.
         log: receives the metrics.
         between: called between two batches; an exception ends the validation.
         name: of the data set.
@@ -338,10 +337,7 @@ class Validate(loop.Action):
         step, epoch = loop.step, loop.epoch + 1
         found = loop.results.setdefault(self.name, {})
         for role in self.roles:
-            numbers = self.evaluate(role, watched)
-            if numbers is None:
-                continue
-            found[role.name] = numbers
+            numbers = found[role.name] = self.evaluate(role, watched)
             scalars = evaluation_scalars(numbers)
             self.log.scalars(scalars, step, subfolder=f"{self.name}_{role.name}")
             line = {"network": role.name, "epoch": epoch, **numbers}

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -98,21 +97,6 @@ def problem(prefix: str) -> str | None:
     return None
 
 
-def _check_complete(prefix: str, role: str, network) -> None:
-    """Raises RuntimeError unless a new checkpoint contains every variable.
-
-    tf.train.Checkpoint finds variables by following attributes; it silently omits a
-    variable behind an attribute that it does not follow.
-    """
-    saved = [name for name, _ in tf.train.list_variables(prefix)]
-    count = sum(name.startswith(f"{role}/") for name in saved)
-    wanted = len(network.weights)
-    if count < wanted:
-        raise RuntimeError(
-            f"{prefix} holds {count} of the {wanted} variables of the {role}."
-        )
-
-
 def _variables_of(trackable) -> list:
     """The variables of a network, an optimizer or a plain checkpoint."""
     for name in ("weights", "variables"):
@@ -149,19 +133,13 @@ def _what_is_left(folder: str) -> str:
     return f"; {os.path.join(folder, stems[-1])} is intact" if stems else ""
 
 
-def _write(
-    checkpoint: tf.train.Checkpoint,
-    folder: str,
-    name: str,
-    check: Callable[[str], None] = lambda prefix: None,
-) -> str:
+def _write(checkpoint: tf.train.Checkpoint, folder: str, name: str) -> str:
     """Writes a checkpoint atomically; returns its prefix.
 
     Args:
         checkpoint: to be written.
         folder: target folder.
         name: of its files; a number is appended if it exists.
-        check: called with the temporary prefix before the rename.
 
     Raises:
         ValueError: if it cannot be written.
@@ -177,7 +155,6 @@ def _write(
         _remove_others(folder, _stems(folder))
         tf.io.gfile.makedirs(scratch)
         written = checkpoint.write(os.path.join(scratch, name))
-        check(written)
         taken = {_stem(n) for n in files.names_in(folder)}
         names = (
             f"{name}-{again}" if again else name for again in range(len(taken) + 1)
@@ -212,14 +189,10 @@ def propose_best(folder: str, role: str, network, info: dict) -> None:
         network: its variables are written.
         info: `epoch`, `step` and metrics.
     """
-
-    def check(prefix: str) -> None:
-        _check_complete(prefix, role, network)
-
     tf.io.gfile.makedirs(folder)
     _check_finite({role: network}, info["step"], folder)
     checkpoint = tf.train.Checkpoint(**{role: network})
-    prefix = _write(checkpoint, folder, f"{_BEST_PREFIX}-{info['step']}", check)
+    prefix = _write(checkpoint, folder, f"{_BEST_PREFIX}-{info['step']}")
     content = {"name": os.path.basename(prefix), **info}
     manifest.write_json(os.path.join(folder, _PROPOSED_FILE), content)
 

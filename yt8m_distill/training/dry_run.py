@@ -35,10 +35,9 @@ def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
         initial_weights.copy_from_guide(phase, networks)
         folder = os.path.join(run.training.train_dir, phase.name)
         if run.training.start_new_model or not checkpoints.has_weights(folder):
-            for role, network in transfer.receivers(
-                phase, phase is plan[0], networks, run.training.start_from
-            ):
-                transfer.plan(role, network, run)
+            for role in phase.trained:
+                if role.start_from:
+                    transfer.plan(role, networks.network(role.name), run)
         _compute_losses(phase, networks, run)
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)

@@ -2,7 +2,8 @@
 
 import logging
 
-from yt8m_distill.training import checkpoints, roles
+from yt8m_distill import settings
+from yt8m_distill.training import checkpoints, roles, transfer
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def start_heads(phase: roles.Phase, networks, shards, label_fraction: float) -> 
             head.start_at(frequencies)
 
 
-def assign(phase: roles.Phase, networks, train_dir: str) -> None:
+def assign(phase: roles.Phase, networks, run: settings.RunSettings) -> None:
     """Restores the weights that a phase takes from earlier phases and other runs.
 
     Raises:
@@ -32,6 +33,7 @@ def assign(phase: roles.Phase, networks, train_dir: str) -> None:
             continue
         prefix, source = role.start.prefix, role.start.role
         if not prefix:
+            train_dir = run.training.train_dir
             best = checkpoints.read_best(train_dir, role.start.phase, source)
             if best is None:
                 raise ValueError(
@@ -46,6 +48,8 @@ def assign(phase: roles.Phase, networks, train_dir: str) -> None:
         if role.copies_network:
             new = "; the weights of the video's context are new" if role.context else ""
             _LOG.info("The %s starts as the %s%s.", role.name, role.guides[0], new)
+        if role.start_from:
+            transfer.plan(role, networks.network(role.name), run).assign(role.name)
 
 
 def copy_from_guide(phase: roles.Phase, networks) -> None:

@@ -4,6 +4,8 @@ A mode is a function that makes a list of phases from `Parts`, registered with
 `@MODES.register("name")`. No other module knows the modes or their networks' names.
 """
 
+import dataclasses
+
 from yt8m_distill import registry, settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective as objectives
@@ -347,7 +349,10 @@ def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
         make = MODES.get(mode)
     except ValueError as error:
         raise ValueError(f"--mode={mode}: {error}") from error
-    return make(parts)
+    first, *others = make(parts)
+    start = {"start_from": run.training.start_from}
+    begun = (r if r.frozen else dataclasses.replace(r, **start) for r in first.roles)
+    return [dataclasses.replace(first, roles=tuple(begun)), *others]
 
 
 def _check_segments(run: settings.RunSettings) -> None:

@@ -4,6 +4,7 @@ A phase (see modes) leaves its checkpoints, its best networks and its logs in a 
 of its own.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -34,7 +35,6 @@ from yt8m_distill.training import (
     roles,
     steps,
     teacher_cache,
-    transfer,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -70,7 +70,6 @@ class PhaseRunner:
         shards: the training data, opened.
         validation: the validation data, or None.
         unlabeled: videos without labels for guided phases, or None.
-        is_first: whether it is the run's first phase.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class PhaseRunner:
         shards,
         validation=None,
         unlabeled=None,
-        is_first=True,
     ):
         self.phase = phase
         self.run_settings = run
@@ -93,7 +91,6 @@ class PhaseRunner:
         self.caches: dict[str, teacher_cache.TeacherCache] = {}
         self.shards = shards
         self.validation = validation
-        self.is_first = is_first
         # Without a guide nobody learns anything from them.
         self.unlabeled = unlabeled if phase.is_guided else None
         # Nor from videos whose labels do not count.
@@ -130,11 +127,7 @@ class PhaseRunner:
             initial_weights.start_heads(
                 phase, self.networks, self.shards, run.training.label_fraction
             )
-            initial_weights.assign(phase, self.networks, run.training.train_dir)
-            for role, network in transfer.receivers(
-                phase, self.is_first, self.networks, run.training.start_from
-            ):
-                transfer.plan(role, network, run).assign(role)
+            initial_weights.assign(phase, self.networks, run)
             if self.average:
                 self.average.start()
         counters = [self.state.step, self.state.epoch, self.state.batch]
@@ -422,6 +415,11 @@ class PhaseRunner:
         # A signal interrupts a long validation, except with several processes, which
         # all have to finish it.
         alone = distribution.num_processes(self.strategy) == 1
+        validate = []
+        if self.validation is not None:
+            on_shards = functools.partial(self._evaluate, self.validation)
+            between = stop.check if alone else None
+            validate = [actions.Validate(learners, on_shards, self.log, between)]
         keep = actions.KeepBest(
             learners, self.kept, self._best_folder, self.state, self.chief
         )
@@ -435,9 +433,7 @@ class PhaseRunner:
                 self._rate_at,
                 self.padding,
             ),
-            actions.Validate(
-                learners, self._evaluate, self.log, stop.check if alone else None
-            ),
+            *validate,
             actions.Save(self.state, training.save_checkpoint_minutes),
             keep,  # After the save: the state must refer to a best network first.
             actions.RecordResults(self.record, self.state),
@@ -456,18 +452,16 @@ class PhaseRunner:
         (learner, *_) = self.step.learners.values()
         return int(learner.optimizer.iterations.numpy())
 
-    def _evaluate(self, role: roles.Role, watched: Callable) -> dict | None:
-        """Metrics on the validation data; None without validation data.
+    def _evaluate(self, opened, role: roles.Role, watched: Callable) -> dict:
+        """Metrics of a role on opened shards.
 
         For a role with several budgets: the means over them (or the GAP of
         --best_budget, if given), and the GAP and mAP of each.
         """
-        if self.validation is None:
-            return None
         if not role.budgets:
-            return self._evaluate_view(role, role.view, watched)
+            return self._evaluate_view(opened, role, role.view, watched)
         found = {
-            k: self._evaluate_view(role, view, watched)
+            k: self._evaluate_view(opened, role, view, watched)
             for k, view in role.budgets.items()
         }
         means = dict(found[max(found)])
@@ -480,15 +474,15 @@ class PhaseRunner:
             means |= {f"{name}_k{k}": numbers[name] for name in ("gap", "map")}
         return means
 
-    def _evaluate_view(self, role: roles.Role, view: str, watched: Callable) -> dict:
+    def _evaluate_view(self, opened, role, view: str, watched: Callable) -> dict:
         run = self.run_settings
         dataset = inputs.evaluation_dataset(
             self.strategy,
-            self.validation,
+            opened,
             self.phase.view_specs({view, self.networks.views.get(role.context)}),
             run.training.batch_size,
         )
-        skipped = self.validation.skipped()
+        skipped = opened.skipped()
         result = self.evaluators[role.name, view].evaluate(
             watched(dataset),
             num_skipped=len(skipped.bad) if skipped else 0,

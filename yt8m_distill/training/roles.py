@@ -50,6 +50,7 @@ class Role:
         guides: the roles whose outputs its objective compares with; last its own name,
             if it learns from its main view in the others.
         start: source of its initial weights; None for new weights.
+        start_from: another run, of which it copies the weights that fit; see transfer.
         copies_classifier: whether it starts with its guide's classifier.
         copies_network: whether it starts with all of its guide's weights.
         trains_classifier: False keeps the classifier unchanged (L_REP alone does not
@@ -68,6 +69,7 @@ class Role:
     objective: objectives.Objective | None = None
     guides: tuple[str, ...] = ()
     start: Start | None = None
+    start_from: str = ""
     copies_classifier: bool = False
     copies_network: bool = False
     trains_classifier: bool = True

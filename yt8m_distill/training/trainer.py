@@ -121,14 +121,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     )
     for phase in plan:
         phase_runner.PhaseRunner(
-            phase,
-            run,
-            strategy,
-            record,
-            shards,
-            validation,
-            unlabeled,
-            phase is plan[0],
+            phase, run, strategy, record, shards, validation, unlabeled
         ).run()
     if skipped:
         _report_skipped(skipped)

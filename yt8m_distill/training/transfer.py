@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from yt8m_distill import registry, settings
-from yt8m_distill.training import checkpoints, manifest, trained
+from yt8m_distill.training import checkpoints, manifest, roles, trained
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,28 +42,21 @@ class Transfer(NamedTuple):
         )
 
 
-def receivers(phase, is_first: bool, networks, start_from: str) -> list[tuple]:
-    """(role, network) of those that `--start_from` initializes: the first phase's."""
-    if not (start_from and is_first):
-        return []
-    return [(role.name, networks.network(role.name)) for role in phase.trained]
-
-
-def plan(role: str, network, run: settings.RunSettings) -> Transfer:
-    """Plans what a new network copies from `--start_from`.
+def plan(role: roles.Role, network, run: settings.RunSettings) -> Transfer:
+    """Plans what a role's new network copies from another run.
 
     That is the encoder, the classifier if its shapes and classes are the same, and the
     weights of the context if both networks have one of the same width.
 
     Args:
-        role: of the network.
+        role: its start_from names the other run.
         network: in this run.
         run: the settings of this run.
 
     Raises:
         ValueError: if there is no such network, or its encoder has other shapes.
     """
-    start_from = run.training.start_from
+    start_from = role.start_from
     train_dir = _train_dir_of(start_from)
     source_run = manifest.read_run_settings(train_dir)
     for name in ("feature_names", "feature_sizes", "frame_features"):
@@ -75,7 +68,7 @@ def plan(role: str, network, run: settings.RunSettings) -> Transfer:
             )
     registry.import_user_modules(source_run.networks.import_modules)
     source_plan = manifest.read_plan(train_dir)
-    prefix, source_role = _find(start_from, train_dir, source_plan, role)
+    prefix, source_role = _find(start_from, train_dir, source_plan, role.name)
     source, _ = trained.read_network(source_plan, source_role, source_run.data)
     checkpoints.restore_network(prefix, source_role, source)
     (encoder, head, context), others = _parts(network), _parts(source)
@@ -83,8 +76,8 @@ def plan(role: str, network, run: settings.RunSettings) -> Transfer:
     if _shapes(encoder) != _shapes(source_encoder):
         raise ValueError(
             f"--start_from={start_from}: the encoder of its {source_role} has "
-            f"variables of the shapes {_shapes(source_encoder)}, that of the {role} "
-            f"here {_shapes(encoder)}."
+            f"variables of the shapes {_shapes(source_encoder)}, that of the "
+            f"{role.name} here {_shapes(encoder)}."
         )
     pairs, remark = list(zip(encoder, source_encoder, strict=True)), ""
     classes, source_classes = run.data.num_classes, source_run.data.num_classes
