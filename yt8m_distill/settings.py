@@ -465,7 +465,7 @@ class DistillationSettings(Settings):
         "serial",
         "teacher: the teacher alone. baseline: a network on k frames from scratch. "
         "serial: a trained, frozen teacher guides the student. parallel: both are "
-        "trained in the same steps.",
+        "trained in the same steps. Or one that --import_modules registers.",
     )
     student_loss: str = setting(
         "ce + rep + pred",

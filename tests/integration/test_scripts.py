@@ -406,7 +406,7 @@ def test_help_of_the_export_lists_only_flags_that_it_uses():
             "--train_dir=x --train_data_pattern=y --student_k=301",
             "--student_k=301",
         ),
-        ("train", "--mode=sideways", "--mode=sideways"),
+        ("train", "--match=sideways", "--match=sideways"),
         ("train", "--frobnicate=1", "--frobnicate"),
         ("train", "--lstm_cells=4", "--lstm_cells"),
         ("train", "--flagfile=none", "--flagfile=none"),

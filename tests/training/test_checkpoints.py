@@ -178,10 +178,13 @@ def test_no_file_of_a_checkpoint_is_ever_written_over(tmp_path):
     state.epoch.assign(1)  # As at the end of an epoch, after a save at its last step.
     seen = {}
 
-    def look(written):
-        seen.update(helpers.snapshot(folder))
+    class Looking:
+        def write(self, path):
+            written = state.checkpoint.write(path)
+            seen.update(helpers.snapshot(folder))
+            return written
 
-    checkpoints._write(state.checkpoint, str(folder), "ckpt-2", look)
+    checkpoints._write(Looking(), str(folder), "ckpt-2")
     assert {name: seen.get(name) for name in before} == before
     # The next process goes on from the second one, and a save keeps that one alone.
     other, _ = make_state(tmp_path, "SGD")
