@@ -126,7 +126,7 @@ def gap(answers, stages):
     rows = np.arange(len(stages))
     scores, hits = answers.logits[rows, stages], answers.hits[rows, stages]
     positives = answers.hits[:, 0].sum()  # All classes are in each list.
-    return average_precision.global_average_precision(scores, hits, positives)
+    return average_precision.average_precision(scores, hits, positives)
 
 
 def test_easy_videos_stop_early_and_half_the_frames_give_the_same_gap(calibration):

@@ -65,8 +65,8 @@ def test_gap_of_the_csv_is_gap_of_the_scores(tmp_path):
     write(path, [b"v"] * 400, np.tile(np.arange(20), [400, 1]), scores)
     _, _, read = prediction_helpers.read_predictions(path)
     num_positives = int(hits.sum()) + 50
-    before = average_precision.global_average_precision(scores, hits, num_positives)
-    after = average_precision.global_average_precision(read, hits, num_positives)
+    before = average_precision.average_precision(scores, hits, num_positives)
+    after = average_precision.average_precision(read, hits, num_positives)
     # Rounding swaps or ties neighbours only; three digits are printed.
     assert after == pytest.approx(before, abs=1e-4)
 

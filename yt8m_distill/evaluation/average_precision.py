@@ -78,11 +78,12 @@ def average_precision(
     """Sum over thresholds of precision times the increase in recall.
 
     Every distinct score of a positive is a threshold t; it contributes
-    (positives of score t) * (positives >= t) / (predictions >= t).
+    (positives of score t) * (positives >= t) / (predictions >= t). Over the pooled
+    top-k lists of all videos, with all their labels as positives, it is GAP@k.
 
     Args:
-        scores: [N], in any order.
-        labels: [N] bool or 0/1, whether the prediction is correct.
+        scores: of any shape, in any order.
+        labels: of the same shape, bool or 0/1, whether the prediction is correct.
         num_positives: the denominator, if there are positives without a score.
             Default: the positives in `labels`.
 
@@ -92,7 +93,7 @@ def average_precision(
     Raises:
         ValueError: for a NaN.
     """
-    scores, hits = np.asarray(scores), np.asarray(labels, bool)
+    scores, hits = np.ravel(scores), np.ravel(labels).astype(bool, copy=False)
     undefined = np.isnan(scores)
     if undefined.any():
         raise ValueError(f"scores[{undefined.argmax()}] is NaN.")
@@ -105,25 +106,6 @@ def average_precision(
     hits_above = np.cumsum(gained[::-1])[::-1]
     predictions_above = scores.size - np.searchsorted(np.sort(scores), thresholds)
     return float(np.sum(gained * (hits_above / predictions_above)) / num_positives)
-
-
-def global_average_precision(
-    scores: np.ndarray, hits: np.ndarray, num_positives: int
-) -> float:
-    """GAP@k: average precision over the pooled top-k lists of all videos.
-
-    Args:
-        scores: [N, k], the best k scores of each video.
-        hits: [N, k] bool, whether each is a label of its video.
-        num_positives: all labels of all videos, in a top-k list or not.
-
-    Returns:
-        In [0, 1]; 0 without positives.
-
-    Raises:
-        ValueError: as `average_precision`.
-    """
-    return average_precision(np.ravel(scores), np.ravel(hits), num_positives)
 
 
 def class_average_precisions(
@@ -230,8 +212,8 @@ class MetricsAccumulator:
         self.class_precisions = precisions
         total = float(np.nansum(precisions))
         return Metrics(
-            gap=global_average_precision(scores, hits, int(self.class_positives.sum())),
-            map=total / max(np.count_nonzero(self.class_positives), 1),
+            gap=average_precision(scores, hits, int(self.class_positives.sum())),
+            map=total / max(int(np.count_nonzero(self.class_positives)), 1),
             map_all_classes=total / len(precisions),
             hit_at_one=self._num_hits_at_one / self._num_videos,
             perr=math.fsum(_joined(self._perr)) / self._num_videos,

@@ -50,9 +50,8 @@ class Evaluation(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers by name, as JSON values."""
-        numbers = {k: _plain(v) for k, v in self.metrics._asdict().items()}
         return {
-            **numbers,
+            **self.metrics._asdict(),
             "videos_per_second": round(self.videos_per_second, 2),
             "num_skipped": self.num_skipped,
             "num_repeated_ids": self.num_repeated_ids,
@@ -98,10 +97,6 @@ def count_repeated(hashes: Sequence[np.ndarray]) -> int:
     """Number of ids that occurred before."""
     joined = np.concatenate([*hashes, np.zeros(0, np.int64)])
     return len(joined) - len(np.unique(joined))
-
-
-def _plain(value):
-    return value.item() if hasattr(value, "item") else value
 
 
 def _rate(began: float, ends: list[float], videos: list[int]) -> float:
@@ -182,7 +177,6 @@ class Evaluator:
     def evaluate(
         self,
         dataset,
-        num_batches: int | None = None,
         progress: bool = False,
         writer=None,
         num_skipped: int = 0,
@@ -191,8 +185,7 @@ class Evaluator:
 
         Args:
             dataset: yields global batches, see distribution.distribute.
-            num_batches: for the progress bar.
-            progress: whether to show it.
+            progress: whether to show a progress bar.
             writer: an opened predictions.PredictionWriter; gets the top k of every
                 video, in the order of the dataset.
             num_skipped: number of records that the dataset skips, for the result.
@@ -205,9 +198,7 @@ class Evaluator:
         pool = self._new_pool()
         began, ends, videos = time.perf_counter(), [], []
         hashes, exits, all_ids = [], [], True
-        bar = tqdm.tqdm(
-            dataset, total=num_batches, disable=not progress, unit="batch", leave=False
-        )
+        bar = tqdm.tqdm(dataset, disable=not progress, unit="batch", leave=False)
         for batch in bar:
             top = self._to_arrays(self._step(batch))
             top = top._replace(video_ids=self._video_ids(batch, len(top.scores)))

@@ -118,10 +118,8 @@ class SegmentAccumulator:
         self.class_precisions = precisions
         total = float(np.nansum(precisions))
         return SegmentMetrics(
-            gap=average_precision.global_average_precision(
-                scores, hits, int(positives.sum())
-            ),
-            map=total / max(np.count_nonzero(positives), 1),
+            gap=average_precision.average_precision(scores, hits, int(positives.sum())),
+            map=total / max(int(np.count_nonzero(positives)), 1),
             map_all_classes=total / len(positives),
             loss=float(losses.mean()),
             num_segments=losses.size,

@@ -104,7 +104,7 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
         return Result(count, difference)
     predictions, best, *hits = map(np.concatenate, zip(*lists, strict=True))
     gaps = (
-        average_precision.global_average_precision(scores, hit, int(positives))
+        average_precision.average_precision(scores, hit, int(positives))
         for scores, hit in zip((predictions, best), hits, strict=True)
     )
     return Result(count, difference, *gaps)

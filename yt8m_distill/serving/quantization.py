@@ -75,7 +75,7 @@ def cost(
         raise ValueError("--model: no video has a label and all features it reads.")
     scores, hits = map(np.stack, zip(*lists, strict=True))  # [N, 2, top_k]
     of_numbers, of_bytes = (
-        average_precision.global_average_precision(scores[:, n], hits[:, n], positives)
+        average_precision.average_precision(scores[:, n], hits[:, n], positives)
         for n in range(2)
     )
     return Cost(len(lists), of_bytes, of_numbers, difference)
