@@ -25,9 +25,9 @@ class StockBlocks(keras.layers.Layer):
         self.state_size = stacked.state_size
         self.kernels = stacked.kernels
 
-    def call(self, x, lengths, training=False):
+    def call(self, x, lengths, training=False, at=None):
         """[T, N, D] → [N, 2 * layers * cells], N = videos * blocks."""
-        del lengths  # All blocks are full here.
+        del lengths, at  # All blocks are full here.
         videos = tf.transpose(x, [1, 0, 2])
         videos = tf.reshape(videos, [-1, self.blocks, *videos.shape[1:]])
         ends = []
@@ -37,15 +37,15 @@ class StockBlocks(keras.layers.Layer):
                 block, h, c = layer(block, training=training)
                 states += [c, h]
             ends.append(tf.concat(states, axis=1))
-        return tf.reshape(tf.stack(ends, axis=1), [-1, ends[0].shape[-1]])
+        return tf.reshape(tf.stack(ends, axis=1), [-1, ends[0].shape[-1]]), None
 
 
 def _lstm(cells, block_len, frames, width, classes, kind):
     """The teacher: `hoisted`, or `blocks` for stock layers, block by block."""
     implementation = "hoisted" if kind == "hoisted" else "keras"
     network = hierarchical_lstm.HierarchicalLSTM(
-        width, classes, frames, cells, block_len=block_len,
-        implementation=implementation,
+        feature_size=width, num_classes=classes, max_frames=frames, cells=cells,
+        block_len=block_len, implementation=implementation,
     )  # fmt: skip
     if kind == "blocks":
         network.lower = StockBlocks(network.lower, -(-frames // block_len))

@@ -73,8 +73,8 @@ def rows(quick: bool) -> list[results.Row]:
     size = (8, 5, 20, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
     cells, block_len, frames, width, classes, batch = size
     ours = hierarchical_lstm.HierarchicalLSTM(
-        width, classes, frames, cells, block_len=block_len, dropout=0.0,
-        implementation="hoisted",
+        feature_size=width, num_classes=classes, max_frames=frames, cells=cells,
+        block_len=block_len, dropout=0.0, implementation="hoisted",
     )  # fmt: skip
     case = network.Case(ours, batch)
     theirs = _twin(ours)

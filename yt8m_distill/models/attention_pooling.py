@@ -19,9 +19,7 @@ class AttentionPooling(sets.SetClassifier):
 
     The softmax is over the valid frames.
 
-    Args:
-        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         hidden_size: width of h and of the encoding.
         num_heads: J; must divide hidden_size.
 

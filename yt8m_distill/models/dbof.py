@@ -17,9 +17,7 @@ class DbofModel(sets.SetClassifier):
     The starter code draws 30 random frames inside the network; here the sampler of the
     view selects the frames.
 
-    Args:
-        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         cluster_size: width of f.
         hidden_size: width of the encoding.
         pooling_method: `max` or `average`.

@@ -10,26 +10,11 @@ from yt8m_distill.models import base
 
 @base.MODELS.register("FrameLevelLogisticModel")
 class FrameLevelLogisticModel(base.VideoClassifier):
-    """A bag of frames: the encoding is the mean frame [B, D].
+    """A bag of frames: the encoding is the mean frame [B, D]."""
 
-    Args:
-        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
-            VideoClassifier.
-    """
-
-    def __init__(
-        self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
-        head: str = "logistic",
-        dropout: float = 0.0,
-        encoding_size: int | None = None,
-    ):
-        super().__init__(
-            feature_size, num_classes, max_frames, head, dropout, encoding_size
-        )
-        self.build_classifier(feature_size)
+    def __init__(self, head: str = "logistic", dropout: float = 0.0, **kwargs):
+        super().__init__(head=head, dropout=dropout, **kwargs)
+        self.build_classifier(self.feature_size)
 
     @classmethod
     def encoder_size(cls, feature_size: int, arguments: dict) -> int:
@@ -52,9 +37,7 @@ class LogisticModel(FrameLevelLogisticModel):
 class MoeModel(FrameLevelLogisticModel):
     """A mixture of logistic experts on the mean of the frames.
 
-    Args:
-        feature_size, num_classes, max_frames, dropout, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         head: the mixture; `moe(num_mixtures=4)` has more experts.
     """
 

@@ -109,31 +109,19 @@ class BatchNorm(keras.layers.Layer):
         size: columns of x.
         momentum: of the moving averages; after n batches min(momentum, n / (n + 1)).
         epsilon: see above.
-        center, scale: whether beta and gamma exist.
     """
 
-    def __init__(
-        self,
-        size: int,
-        momentum: float = 0.99,
-        epsilon: float = 1e-3,
-        center: bool = True,
-        scale: bool = True,
-    ):
+    def __init__(self, size: int, momentum: float = 0.99, epsilon: float = 1e-3):
         super().__init__(dtype="float32")
         self.momentum = momentum
         self.epsilon = epsilon
 
         def weight(name, initializer, trainable=True, shape=(size,)):
-            return self.add_weight(
-                name=name,
-                shape=shape,
-                initializer=initializer,
-                trainable=trainable,
-            )
+            how = {"initializer": initializer, "trainable": trainable}
+            return self.add_weight(name=name, shape=shape, **how)
 
-        self.gamma = weight("gamma", "ones") if scale else None
-        self.beta = weight("beta", "zeros") if center else None
+        self.gamma = weight("gamma", "ones")
+        self.beta = weight("beta", "zeros")
         self.moving_mean = weight("moving_mean", "zeros", False)
         self.moving_variance = weight("moving_variance", "ones", False)
         self.batches = weight("batches", "zeros", False, ())
@@ -155,11 +143,8 @@ class BatchNorm(keras.layers.Layer):
         if training:
             mean, variance = self._statistics(x, mask)
             self._follow(mean, variance)
-        scale = tf.math.rsqrt(variance + self.epsilon)
-        if self.gamma is not None:
-            scale *= self.gamma
-        y = (x - mean) * scale
-        return y if self.beta is None else y + self.beta
+        scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
+        return (x - mean) * scale + self.beta
 
     def _statistics(self, x, mask) -> tuple[tf.Tensor, tf.Tensor]:
         axes = list(range(len(x.shape) - 1))

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from yt8m_distill.models import layers
+from yt8m_distill.models import arguments, layers
 
 IMPLEMENTATIONS = ("auto", "hoisted", "keras")
 
@@ -248,9 +248,15 @@ def lstm(
     return Sequences(*(tf.ensure_shape(states, shape) for states in sequences))
 
 
-def at_step(sequence: tf.Tensor, steps: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """sequence[steps, rows]: [T, N, H] at int32 [...] → [..., H]."""
-    return tf.gather_nd(sequence, tf.stack([steps, rows], axis=-1))
+def states_at(sequences: list[Sequences], steps, rows) -> tf.Tensor:
+    """[c1, h1, c2, h2, ...] of all layers at int32 steps [...] of rows [...]: [..., S].
+
+    S is 2 * layers * cells.
+    """
+    places = tf.stack([steps, rows], axis=-1)
+    return tf.concat(
+        [tf.gather_nd(states, places) for pair in sequences for states in pair], axis=-1
+    )
 
 
 _TO_BE_READ = contextvars.ContextVar("to_be_read", default=False)
@@ -309,10 +315,7 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
                 f"implementation={implementation!r} is not one of "
                 f"{', '.join(IMPLEMENTATIONS)}."
             )
-        if cells < 1 or layers < 1:
-            raise ValueError(
-                f"An LSTM needs cells >= 1 and layers >= 1, not {cells} and {layers}."
-            )
+        arguments.require_counts(cells=cells, layers=layers)
         self.cells = cells
         self.num_layers = layers
         self.implementation = implementation
@@ -380,32 +383,25 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
             x = sequences[-1].h
         return sequences
 
-    def final_states(self, sequences: list[Sequences], lengths: tf.Tensor) -> tf.Tensor:
-        """[c1, h1, c2, h2, ...] at each row's last valid step, 0 for an empty row.
-
-        Args:
-            sequences: of every layer.
-            lengths: [N] int32.
-
-        Returns:
-            [N, 2 * layers * cells] float32.
-        """
-        last = tf.maximum(lengths - 1, 0)
-        rows = tf.range(tf.shape(lengths)[0])
-        states = tf.concat(
-            [at_step(s, last, rows) for pair in sequences for s in pair], axis=1
-        )
-        return tf.where(lengths[:, tf.newaxis] > 0, states, 0.0)
-
-    def call(self, x: tf.Tensor, lengths: tf.Tensor, training: bool = False):
+    def call(self, x: tf.Tensor, lengths: tf.Tensor, training: bool = False, at=None):
         """Final states of [T, N, D] inputs whose rows have `lengths` valid steps.
 
+        Args:
+            x: [T, N, D] float32, time first.
+            lengths: [N] int32.
+            training: whether a backward pass follows.
+            at: None, or int32 steps [...] and rows [...] whose states are wanted, too.
+
         Returns:
-            [N, 2 * layers * cells] float32: [c1, h1, c2, h2] for two layers, and
-            zeros for a row of length 0.
+            [N, 2 * layers * cells] float32: [c1, h1, c2, h2] for two layers, and zeros
+            for a row of length 0. And the states [..., 2 * layers * cells] or None.
         """
-        if not self.uses_keras:
-            return self.final_states(self.sequences(x, training), lengths)
+        if at is not None or not self.uses_keras:
+            sequences = self.sequences(x, training)
+            last, rows = tf.maximum(lengths - 1, 0), tf.range(tf.shape(lengths)[0])
+            final = states_at(sequences, last, rows)
+            final = tf.where(lengths[:, tf.newaxis] > 0, final, 0.0)
+            return final, None if at is None else states_at(sequences, *at)
         x = tf.transpose(x, [1, 0, 2])  # [N, T, D]
         # cuDNN rejects a row without a valid step, so step 1 counts as valid here; the
         # states of such rows are set to 0 below.
@@ -415,4 +411,4 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
             x, h, c = layer(x, mask=mask, training=training)
             states += [tf.cast(c, tf.float32), tf.cast(h, tf.float32)]
         states = tf.concat(states, axis=1)
-        return tf.where(lengths[:, tf.newaxis] > 0, states, 0.0)
+        return tf.where(lengths[:, tf.newaxis] > 0, states, 0.0), None

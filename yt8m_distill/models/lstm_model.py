@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from yt8m_distill.models import arguments, base, lstm
+from yt8m_distill.models import base, lstm
 
 
 @base.MODELS.register("LstmModel")
@@ -12,9 +12,7 @@ class LstmModel(base.VideoClassifier):
     The encoding is the top layer's h at the last valid frame, [B, cells]; the head is
     a mixture of experts. Both are as in the starter code.
 
-    Args:
-        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         cells: cells of each layer.
         layers: number of layers.
         implementation: of the LSTM; `auto`, `hoisted` or `keras`.
@@ -25,23 +23,17 @@ class LstmModel(base.VideoClassifier):
 
     def __init__(
         self,
-        feature_size: int,
-        num_classes: int,
-        max_frames: int,
         cells: int = 1024,
         layers: int = 2,
         head: str = "moe",
         dropout: float = 0.0,
-        encoding_size: int | None = None,
         implementation: str = "auto",
+        **kwargs,
     ):
-        super().__init__(
-            feature_size, num_classes, max_frames, head, dropout, encoding_size
-        )
-        arguments.require_counts(cells=cells, layers=layers)
+        super().__init__(head=head, dropout=dropout, **kwargs)
         self.cells = cells
         self.lstm = lstm.StackedLSTM(cells, layers, implementation)
-        self.lstm.build((None, None, feature_size))
+        self.lstm.build((None, None, self.feature_size))
         self.build_classifier(cells)
 
     @classmethod
@@ -56,16 +48,9 @@ class LstmModel(base.VideoClassifier):
 
     def encode(self, frames, num_frames, state_indices, training, noise):
         x = tf.transpose(frames, [1, 0, 2])  # [T, B, D]
-        if state_indices is None:
-            states = self.lstm(x, num_frames, training=training)
-            return states[:, -self.cells :], None
-        sequences = self.lstm.sequences(x, training)
-        final = self.lstm.final_states(sequences, num_frames)
-        rows = tf.broadcast_to(
-            tf.range(tf.shape(frames)[0])[:, tf.newaxis], tf.shape(state_indices)
-        )
-        states = tf.concat(
-            [lstm.at_step(s, state_indices, rows) for pair in sequences for s in pair],
-            axis=-1,
-        )
+        at = None
+        if state_indices is not None:
+            rows = tf.range(tf.shape(frames)[0])[:, tf.newaxis]
+            at = state_indices, tf.broadcast_to(rows, tf.shape(state_indices))
+        final, states = self.lstm(x, num_frames, training=training, at=at)
         return final[:, -self.cells :], states

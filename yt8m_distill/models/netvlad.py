@@ -65,9 +65,7 @@ class NetVLAD(sets.SetClassifier):
 
     The first feature has K clusters, every other feature (audio) half as many.
 
-    Args:
-        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         feature_sizes: width of each feature.
         clusters: K of the first feature.
         hidden_size: width of the encoding.

@@ -95,9 +95,7 @@ class NeXtVLAD(sets.SetClassifier):
     The groups share the centers c_k. The first feature has K clusters and G groups,
     every other feature (audio) half as many.
 
-    Args:
-        feature_size, num_classes, max_frames, head, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         feature_sizes: N of each feature.
         clusters: K of the first feature.
         groups: G of the first feature.

@@ -92,9 +92,7 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
         z = Block(z), `layers` times, padding masked
         e = LN(z_0)
 
-    Args:
-        feature_size, num_classes, max_frames, head, dropout, encoding_size: as in
-            VideoClassifier.
+    Args, besides those of VideoClassifier:
         width: of the tokens and of the encoding; even.
         layers: number of blocks.
         num_heads: attention heads of each block; must divide the width.
