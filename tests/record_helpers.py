@@ -172,6 +172,12 @@ def rated_video(
     return frame_level(f"v{number}", labels, frames, context=features)
 
 
+def context_again(record: bytes) -> bytes:
+    """What makes the encoding of a record unusual, not its meaning, if it is added."""
+    context = tf.train.SequenceExample.FromString(record).context
+    return tf.train.SequenceExample(context=context).SerializeToString()
+
+
 # A byte string's tag and a length of 2**32 - 1, without data.
 _ENDLESS = b"\x0a\xff\xff\xff\xff\x0f"
 

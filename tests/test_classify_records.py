@@ -1,11 +1,9 @@
 """yt8m-classify: a line per record, and a line for all that goes wrong."""
 
-import gzip
 import pathlib
 import subprocess
 import sys
 import types
-import zlib
 
 import pytest
 import tensorflow as tf
@@ -69,13 +67,6 @@ def test_a_model_without_the_output_error_still_classifies():
 
     lines, unread = classify_records.classify(serve, [("here", b"a")], 1, {})
     assert (lines, unread) == (["a: 2 0.750"], 0)
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
-def test_packed_shards_are_read_as_others(shard, pack):
-    expected = classify_records.read_records([shard], 9)
-    pathlib.Path(shard).write_bytes(pack(pathlib.Path(shard).read_bytes()))
-    assert classify_records.read_records([shard], 9) == expected
 
 
 def test_the_first_records_are_of_all_shards_together(tmp_path, shard):

@@ -177,18 +177,6 @@ def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
     assert done.videos == 1 and len(done.skipped) == 1 and "record 1" in done.skipped[0]
 
 
-def test_a_truncated_shard_is_named_and_leaves_no_output(tmp_path):
-    shard, folder = tmp_path / "in.tfrecord", tmp_path / "native"
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        for _ in range(3):
-            writer.write(foreign())
-    shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(ValueError) as caught:
-        convert_records.convert([str(shard)], str(folder), LAYOUT)
-    assert str(caught.value).startswith(str(shard)) and "\n" not in str(caught.value)
-    assert not list(folder.iterdir())
-
-
 def test_a_shard_without_records_stays_one(tmp_path):
     shard, folder = tmp_path / "in.tfrecord", tmp_path / "native"
     shard.touch()

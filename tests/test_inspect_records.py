@@ -1,7 +1,6 @@
 """yt8m-inspect finds what is in records and suggests flags that fit."""
 
 import collections
-import gzip
 import json
 import pathlib
 import types
@@ -66,14 +65,6 @@ def test_the_videos_of_each_class_are_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--per_class_file=.* is one of the files"):
         inspect_records.main()
     assert pathlib.Path(shard).read_bytes() == before
-
-
-def test_compressed_shards_are_inspected_as_others(tmp_path):
-    files = record_helpers.write_shards(tmp_path, [4, 3])
-    expected = inspect_records.inspect(files).to_dict()
-    packed = pathlib.Path(files[1])
-    packed.write_bytes(gzip.compress(packed.read_bytes()))
-    assert inspect_records.inspect(files).to_dict() == expected
 
 
 def test_odd_records_are_counted_and_invalid_ones_named(tmp_path):

@@ -319,24 +319,6 @@ def test_the_printed_flags_train(tmp_path, monkeypatch, kind):
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"labels": floats([0.5])}, "0.5"),
-        ({"labels": text("dog")}, "text"),
-        ({"labels": ints([-4])}, "-4"),
-        ({"labels": ints([2**40])}, str(2**40)),
-    ],
-    ids=["soft", "text", "negative", "hashes"],
-)
-def test_labels_that_cannot_become_indices_are_named(tmp_path, changed, named):
-    pattern = write(tmp_path, lambda video: example(video, changed))
-    files = records.expand_patterns(pattern, "data_pattern")
-    with pytest.raises(ValueError) as caught:
-        inspect_records.inspect(files)
-    assert f"{files[0]}, record 0" in str(caught.value) and named in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("lists", "named"),
     [
         ({"image/encoded": [text("a" * n) for n in range(1, 9)]}, "image/encoded"),

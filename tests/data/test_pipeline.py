@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import record_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.data import faults, frame_sampling, pipeline
+from yt8m_distill.data import frame_sampling, pipeline
 
 ALL = pipeline.ViewSpec("all", 0)
 UNIFORM = pipeline.ViewSpec("uniform", 4)
@@ -245,27 +245,6 @@ def test_a_server_minds_neither_labels_nor_a_missing_id():
     ids, view = helpers.read_view(tf.constant([record]), helpers.data_settings(), ALL)
     assert ids.numpy().tolist() == [b""]
     assert view["num_frames"].numpy().tolist() == [2]
-
-
-@both
-def test_a_sampler_that_counts_frames_of_the_next_video_is_named(
-    tmp_path, monkeypatch, how
-):
-    def greedy(num_frames, k, max_frames, keys):
-        indices = tf.zeros_like(num_frames)[:, tf.newaxis] + tf.range(k)
-        return indices, tf.where(num_frames > 0, k, 0)
-
-    monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "greedy", greedy)
-    view = {"sampled": pipeline.ViewSpec("greedy", 4)}
-    shard = helpers.write_shard(
-        tmp_path / "a", [helpers.video(n, 4 - n) for n in (0, 1)]
-    )
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        read([shard], view, **how)
-    # Video 1 has 3 frames; a frame 3 was that of the next video.
-    assert faults.describe_error(caught.value) == (
-        "Sampler greedy: valid 4 of a video of 3 frames is not in [0, 3]."
-    )
 
 
 @pytest.mark.slow

@@ -249,9 +249,7 @@ def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path
 def test_records_that_only_a_parser_knows_give_the_same_rows(tmp_path):
     """An unusual encoding (a field twice) is read through the index by parsing."""
     usual = helpers.rated_video(0, 12, [1], [(3, 1, 1), (8, 2, 0)])
-    example = tf.train.SequenceExample()
-    example.context.feature["id"].bytes_list.value.append(b"v0")
-    unusual = usual + example.SerializeToString()
+    unusual = usual + helpers.context_again(usual)
     one, other = (
         helpers.write_shard(tmp_path / name, [record])
         for name, record in (("one", usual), ("other", unusual))

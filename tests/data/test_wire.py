@@ -1,39 +1,18 @@
 """`wire` locates the same contents in a record as the protobuf parser."""
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import mutated_records
 from tests import record_helpers as helpers
 from yt8m_distill.data import wire
-
-
-def mutations(record: bytes, count: int):
-    """Copies of the record with bytes changed, deleted, duplicated or truncated."""
-    random = np.random.default_rng(0)
-    for _ in range(count):
-        changed = bytearray(record)
-        for _ in range(random.integers(1, 4)):
-            if not changed:
-                break
-            at = int(random.integers(len(changed)))
-            mutation = random.integers(4)
-            if mutation == 0:
-                changed[at] = random.integers(256)
-            elif mutation == 1:
-                del changed[at : at + int(random.integers(1, 9))]
-            elif mutation == 2:
-                changed[at:at] = changed[at : at + int(random.integers(1, 9))]
-            else:
-                del changed[max(at, 1) :]
-        yield bytes(changed)
 
 
 def test_a_layout_of_a_damaged_record_agrees_with_the_parser():
     """`locate` may return None for any record, but never a wrong layout."""
     record = helpers.video(3, 6, [1, 4])
     compared = 0
-    for changed in mutations(record, 4000):
+    for changed in mutated_records.mutations([record], 4000, seed=0):
         layout = wire.locate(memoryview(changed))
         if layout is None:
             continue

@@ -6,7 +6,7 @@ A sampler processes a whole batch:
 
 `keys` is a hash of each video, combined with seed and epoch in training; only `random`
 and `uniform_jitter` use it. Both results are int32. The first `valid` indices of a
-video are positions below `num_frames`; the others are 0 and without meaning.
+video are positions below `num_frames`; the others have no meaning: `pick` makes them 0.
 
 To add a sampler, register a function of this form with `@SAMPLERS.register("name")`.
 Further arguments come from the flag, as in `--frame_sampler="name(step=3)"`. `pick`
@@ -196,16 +196,9 @@ def _positions(k: int) -> tf.Tensor:
     return tf.range(k, dtype=tf.int32)[tf.newaxis]  # [1, k]
 
 
-def _finish(indices, valid):
-    """Sets the indices after `valid` to 0."""
-    inside = tf.sequence_mask(valid, tf.shape(indices)[1])
-    return tf.where(inside, indices, 0), valid
-
-
 def _from_start(num_frames, k, start):
     """k consecutive frames from `start` [B], or all of a shorter video."""
-    valid = tf.minimum(num_frames, k)
-    return _finish(start[:, tf.newaxis] + _positions(k), valid)
+    return start[:, tf.newaxis] + _positions(k), tf.minimum(num_frames, k)
 
 
 @SAMPLERS.register("all")
@@ -222,7 +215,7 @@ def uniform(num_frames, k, max_frames, keys):
     spread = _positions(k) * num_frames[:, tf.newaxis] // k
     few = num_frames[:, tf.newaxis] <= k
     indices = tf.where(few, _positions(k), spread)
-    return _finish(indices, tf.minimum(num_frames, k))
+    return indices, tf.minimum(num_frames, k)
 
 
 @SAMPLERS.register("uniform_center")
@@ -232,7 +225,7 @@ def uniform_center(num_frames, k, max_frames, keys):
     spread = (2 * _positions(k) + 1) * num_frames[:, tf.newaxis] // (2 * k)
     few = num_frames[:, tf.newaxis] <= k
     indices = tf.where(few, _positions(k), spread)
-    return _finish(indices, tf.minimum(num_frames, k))
+    return indices, tf.minimum(num_frames, k)
 
 
 @SAMPLERS.register("uniform_stride")
@@ -241,9 +234,7 @@ def uniform_stride(num_frames, k, max_frames, keys):
     del keys
     stride = max(max_frames // k, 1)
     valid = tf.minimum(-(-num_frames // stride), k)
-    return _finish(
-        tf.zeros_like(num_frames)[:, tf.newaxis] + _positions(k) * stride, valid
-    )
+    return tf.zeros_like(num_frames)[:, tf.newaxis] + _positions(k) * stride, valid
 
 
 @SAMPLERS.register("first")
@@ -273,7 +264,7 @@ def last_padded(num_frames, k, max_frames, keys):
     del keys
     start = tf.zeros_like(num_frames) + max(max_frames - k, 0)
     valid = tf.clip_by_value(num_frames - start, 0, k)
-    return _finish(start[:, tf.newaxis] + _positions(k), valid)
+    return start[:, tf.newaxis] + _positions(k), valid
 
 
 @SAMPLERS.register("first_middle_last")
@@ -289,7 +280,7 @@ def first_middle_last(num_frames, k, max_frames, keys):
         n - sizes[2] + _positions(sizes[2]),
     ]
     indices = tf.where(n <= k, _positions(k), tf.concat(parts, axis=1))
-    return _finish(indices, tf.minimum(num_frames, k))
+    return indices, tf.minimum(num_frames, k)
 
 
 @SAMPLERS.register("uniform_jitter")
@@ -307,7 +298,7 @@ def uniform_jitter(num_frames, k, max_frames, keys):
     drawn = tf.bitwise.bitwise_and(_mix(_mix(keys)[:, tf.newaxis] + parts), 2**31 - 1)
     jitter = tf.cast(drawn % tf.cast(lengths, tf.int64), tf.int32)
     indices = tf.where(n <= k, _positions(k), starts + jitter)
-    return _finish(indices, tf.minimum(num_frames, k))
+    return indices, tf.minimum(num_frames, k)
 
 
 @SAMPLERS.register("random")
@@ -322,7 +313,7 @@ def random(num_frames, k, max_frames, keys):
     valid = tf.minimum(num_frames, k)
     late = tf.sequence_mask(valid, k)
     chosen = tf.sort(tf.where(late, chosen, max_frames), axis=1)
-    return _finish(chosen, valid)
+    return chosen, valid
 
 
 @SAMPLERS.register("nested")
@@ -354,7 +345,7 @@ def nested(num_frames, k, max_frames, keys, in_time=True):
     if in_time:
         is_valid = tf.sequence_mask(valid, k)
         chosen = tf.sort(tf.where(is_valid, chosen, max_frames), axis=1)
-    return _finish(chosen, valid)
+    return chosen, valid
 
 
 @functools.lru_cache(maxsize=32)

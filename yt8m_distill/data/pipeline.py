@@ -476,16 +476,13 @@ class _Indexed(_Source):
         return tf.data.Dataset.from_tensors(np.int64(-1)).repeat(count)
 
     def make_batch(self, places):
-        shards = self.shards
-        rows = shards_module.rows_of(shards.token, *self.share, places)
-        if shards.table.located:
-            token = tf.constant(shards.token, tf.int64)
-            return self.traced(_locating)(token, rows, tf.constant(self.salt))
-        starts = None
-        if self.data.segment_labels:
-            rated = shards_module.look_up_segments(shards.token, rows)
-            starts = tf.cast(rated.starts, tf.int64)
-        return self.parsed(*shards_module.serialized(shards.token, rows), starts)
+        token, share = self.shards.token, tf.constant(self.share, tf.float64)
+        if self.shards.table.located:
+            token, salt = tf.constant(token, tf.int64), tf.constant(self.salt)
+            return self.traced(_locating)(token, share, places, salt)
+        of_segments = self.data.segment_labels
+        found = shards_module.serialized(token, share, places, of_segments)
+        return self.parsed(*found)
 
 
 def _batch(
@@ -601,7 +598,9 @@ def _parsing(
     samplers: tuple,
     altered: Altered = Altered(),  # noqa: B008 - a constant.
 ):
-    """`_parsed_batch` as a function that is traced once, not in every epoch.
+    """The batch of serialized records as a function, traced once, not in every epoch.
+
+    They are parsed and checked.
 
     Args:
         data: description of the records.
@@ -614,8 +613,22 @@ def _parsing(
 
     @tf.function(autograph=False)  # As in build_dataset.
     def parse(serialized, origins, is_video, salt, starts):
-        how = data, dict(views), salt, altered
-        return _parsed_batch(serialized, origins, is_video, *how, starts)
+        parsed = records.parse_batch(serialized, origins, data, is_video)
+        labels = records.entry_rows(parsed.labels), parsed.labels.values
+        size = serialized.shape[0], data.num_classes
+        multi_hot = records.multi_hot(*labels, *size)
+
+        def gather(picks, partner=None):
+            frames = parsed.frames
+            if partner is not None:
+                frames = [tf.gather(feature, partner) for feature in frames]
+            return [_frames(frames, data, *pick) for pick in picks]
+
+        rated = None
+        if data.segment_labels:
+            rated = records.rated_segments(parsed, starts)
+        videos = parsed.video_ids, multi_hot, is_video, parsed.num_frames
+        return _batch(*videos, gather, data, dict(views), salt, altered, rated)
 
     return parse
 
@@ -626,11 +639,9 @@ def _locating(data: settings.DataSettings, views: tuple, samplers: tuple, altere
     del samplers
 
     @tf.function(autograph=False)
-    def locate(token, rows, salt):
-        located = shards_module.look_up(token, rows)
-        rated = None
-        if data.segment_labels:
-            rated = shards_module.look_up_segments(token, rows)
+    def locate(token, share, places, salt):
+        given = token, share, places, data.segment_labels
+        rows, located, rated = shards_module.look_up(*given)
         labels = records.multi_hot(
             located.label_rows, located.labels, rows.shape[0], data.num_classes
         )
@@ -643,28 +654,6 @@ def _locating(data: settings.DataSettings, views: tuple, samplers: tuple, altere
         return _batch(*videos, gather, data, dict(views), salt, altered, rated)
 
     return locate
-
-
-def _parsed_batch(
-    serialized, origins, is_video, data, views, salt, altered, starts
-) -> structures.Batch:
-    """The batch of serialized records, which are parsed and checked."""
-    parsed = records.parse_batch(serialized, origins, data, is_video)
-    video_ids = records.required_ids(parsed, data, is_video)
-    labels = records.checked_labels(parsed, data)
-    multi_hot = records.multi_hot(*labels, video_ids.shape[0], data.num_classes)
-
-    def gather(picks, partner=None):
-        frames = parsed.frames
-        if partner is not None:
-            frames = [tf.gather(feature, partner) for feature in frames]
-        return [_frames(frames, data, *pick) for pick in picks]
-
-    rated = None
-    if starts is not None:
-        rated = records.checked_segments(parsed, data, starts)
-    videos = video_ids, multi_hot, is_video, parsed.num_frames
-    return _batch(*videos, gather, data, views, salt, altered, rated)
 
 
 def _video_keys(

@@ -30,7 +30,6 @@ class Parsed(NamedTuple):
     """A batch of records before any frame is decoded.
 
     Attributes:
-        origins: [B] string, file and number of each record, for errors.
         video_ids: [B] string, empty if missing.
         labels: ragged [B, None] int64, unsorted, repeats possible.
         frames: for each feature, in the order of its flag, the byte strings of
@@ -40,7 +39,6 @@ class Parsed(NamedTuple):
             [B, None]; otherwise nothing.
     """
 
-    origins: tf.Tensor
     video_ids: tf.Tensor
     labels: tf.RaggedTensor
     frames: tuple
@@ -297,7 +295,7 @@ def parse_batch(
     data: settings.DataSettings,
     is_video: tf.Tensor,
 ) -> Parsed:
-    """Parses a batch of serialized records.
+    """Parses and checks a batch of serialized records.
 
     Args:
         serialized: [B] string.
@@ -310,10 +308,12 @@ def parse_batch(
             `describe_error` turns it into one line.
     """
     context, features = _read(sound(serialized, data), origins, data)
-    checks = _checks(features, data, ~is_video)
-    with _required(checks, origins, context[data.video_id_key]):
-        features = tf.nest.map_structure(tf.identity, features, expand_composites=True)
-    return _parsed(context, features, origins, data, is_video)
+    parsed = _parsed(context, features, data, is_video)
+    checks = [*_context_checks(parsed, data, is_video)]
+    checks += _checks(features, data, ~is_video)
+    checks += _rating_checks(parsed, data) if data.segment_labels else []
+    with _required(checks, origins, parsed.video_ids):
+        return tf.nest.map_structure(tf.identity, parsed, expand_composites=True)
 
 
 def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
@@ -466,7 +466,7 @@ def parse_request(
     faults = tf.where(refused, NOT_AN_EXAMPLE, _first_faults(checks, serialized))
     bad = faults != ""
     fields = tf.cond(tf.reduce_any(bad), lambda: without(bad), lambda: fields)
-    return _parsed(*fields, origins, data, ~bad), faults
+    return _parsed(*fields, data, ~bad), faults
 
 
 def _first_faults(checks: Sequence[_Check], serialized: tf.Tensor) -> tf.Tensor:
@@ -582,14 +582,14 @@ def _frame_checks(lists, data, is_exempt) -> list[_Check]:
     return checks
 
 
-def _parsed(context, features, origins, data, is_video) -> Parsed:
-    """What `_read` found, checked.
+def _parsed(context, features, data, is_video) -> Parsed:
+    """What `_read` found.
 
     Args:
         context, features: from `_read`.
-        origins, data, is_video: see `parse_batch`.
+        data, is_video: see `parse_batch`.
     """
-    named = origins, context[data.video_id_key], context[data.labels_key]
+    named = context[data.video_id_key], context[data.labels_key]
     if not data.frame_features:
         vectors = tuple(
             features[name].to_tensor(shape=[None, size])
@@ -635,43 +635,28 @@ def _vector_checks(parsed, data, is_exempt) -> list[_Check]:
     return checks
 
 
-def required_ids(
-    parsed: Parsed, data: settings.DataSettings, is_video: tf.Tensor
-) -> tf.Tensor:
-    """[B] string.
-
-    Raises (when the graph runs):
-        tf.errors.InvalidArgumentError: for a video without an id.
-    """
+def _context_checks(parsed: Parsed, data, is_video) -> list[_Check]:
+    """The conditions on ids and labels: indices in [0, C), not a vector of C bits."""
     what = [f"there is no id. Is --video_id_key={data.video_id_key} right?"]
-    check = _Check((parsed.video_ids != "") | ~is_video, what)
-    with _required([check], parsed.origins, parsed.video_ids):
-        return tf.identity(parsed.video_ids)
-
-
-def checked_labels(
-    parsed: Parsed, data: settings.DataSettings
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The labels of parsed records: [L] int64 their rows, and [L] int64.
-
-    Raises (when the graph runs):
-        tf.errors.InvalidArgumentError: for a label outside [0, C), or a vector of C
-            zeros and ones instead of indices.
-    """
+    checks = [_Check((parsed.video_ids != "") | ~is_video, what)]
     labels, classes = parsed.labels, data.num_classes
-    rows = _rows(labels.row_splits, tf.range(tf.size(labels.values, tf.int64)))
-    outside = (labels.values < 0) | (labels.values >= classes)
+    inside = (labels.values >= 0) & (labels.values < classes)
     what = ["label ", labels.values]
     what += [f" is not in 0..{classes - 1}, the range of --num_classes."]
-    checks = [_Check(~outside, what, labels.row_splits)]
+    checks.append(_Check(inside, what, labels.row_splits))
     if classes > 2:
+        rows = entry_rows(labels)
         largest = tf.math.unsorted_segment_max(labels.values, rows, labels.nrows())
         is_vector = (labels.row_lengths() == classes) & (largest <= 1)
         what = [f"--labels_key={data.labels_key} holds a vector of {classes} zeros "]
         what += ["and ones, not the indices of the labels."]
         checks.append(_Check(~is_vector, what))
-    with _required(checks, parsed.origins, parsed.video_ids):
-        return rows, tf.identity(labels.values)
+    return checks
+
+
+def entry_rows(ragged: tf.RaggedTensor) -> tf.Tensor:
+    """[N] int64, the row of each entry of a ragged tensor; see `_rows`."""
+    return _rows(ragged.row_splits, tf.range(tf.size(ragged.values, tf.int64)))
 
 
 def rated_starts(serialized: tf.Tensor, origins: tf.Tensor) -> tf.Tensor:
@@ -689,31 +674,18 @@ def rated_starts(serialized: tf.Tensor, origins: tf.Tensor) -> tf.Tensor:
     return tf.unique(tf.sort(context[segments.START_TIMES].flat_values))[0]
 
 
-def checked_segments(
-    parsed: Parsed, data: settings.DataSettings, starts: tf.Tensor
-) -> segments.Segments:
-    """The ratings of one segment of each parsed record.
-
-    Args:
-        parsed: with --segment_labels.
-        data: what the records hold.
-        starts: [B] int64, start of the segment of each row.
-
-    Raises (when the graph runs):
-        tf.errors.InvalidArgumentError: for ratings that break a rule, see
-            segments.read and segments.problem.
-    """
+def _rating_checks(parsed: Parsed, data) -> list[_Check]:
+    """The rules of segments.read and segments.problem."""
     times, labels, scores = parsed.ratings
-    splits, values, classes = times.row_splits, times.values, labels.values
+    values, classes = times.values, labels.values
     counts = [field.row_lengths() for field in parsed.ratings]
     mark = "\0"  # Placeholder for the numbers of the line.
     line = segments.unequal(mark, mark, mark).split(mark)
     what = [line[0], counts[0], line[1], counts[1], line[2], counts[2], line[3]]
     checks = [_Check((counts[0] == counts[1]) & (counts[0] == counts[2]), what)]
-    rows = _rows(splits, tf.range(tf.size(values, tf.int64)))
-    ends = tf.cast(tf.gather(parsed.num_frames, rows), tf.int64)
+    ends = tf.cast(tf.gather(parsed.num_frames, entry_rows(times)), tf.int64)
     what = ["a segment starts at ", values, ", the video has ", ends, " frames."]
-    checks.append(_Check((values >= 0) & (values < ends), what, splits))
+    checks.append(_Check((values >= 0) & (values < ends), what, times.row_splits))
     what = [f"{segments.LABELS} has ", classes, ", which is not in 0.."]
     what += [f"{data.num_classes - 1}, the range of --num_classes."]
     inside = (classes >= 0) & (classes < data.num_classes)
@@ -721,12 +693,23 @@ def checked_segments(
     what = [f"a number of {segments.SCORES} is ", scores.values, ", not 0 or 1."]
     known = (scores.values == 0) | (scores.values == 1)
     checks.append(_Check(known, what, scores.row_splits))
-    with _required(checks, parsed.origins, parsed.video_ids):
-        chosen = tf.where(values == tf.gather(starts, rows))[:, 0]
+    return checks
+
+
+def rated_segments(parsed: Parsed, starts: tf.Tensor) -> segments.Segments:
+    """The ratings of one segment of each parsed record.
+
+    Args:
+        parsed: with --segment_labels.
+        starts: [B] int64, start of the segment of each row.
+    """
+    times, labels, scores = parsed.ratings
+    rows = entry_rows(times)
+    chosen = tf.where(times.values == tf.gather(starts, rows))[:, 0]
     return segments.Segments(
         tf.cast(starts, tf.int32),
         tf.gather(rows, chosen),
-        tf.gather(classes, chosen),
+        tf.gather(labels.values, chosen),
         tf.cast(tf.gather(scores.values, chosen), tf.int32),
     )
 

@@ -413,14 +413,10 @@ class Shards:
         """The numbers of the valid records of each parsed shard; None: of all."""
         if self.reading.bad_records == faults.STOP:
             return None
-        numbers, good, starts = (
-            self._known.numbers,
-            self._known.good,
-            self._known.starts,
-        )
+        known = self._known
         return [
-            np.unique(numbers[begin:end][good[begin:end]])
-            for begin, end in itertools.pairwise(starts)
+            np.unique(known.numbers[begin:end][known.good[begin:end]])
+            for begin, end in itertools.pairwise(known.starts)
         ]
 
     @functools.cached_property
@@ -538,23 +534,33 @@ class Shards:
             self._rows[share] = self._known.rows(*share)
         return self._rows[share]
 
-    def rows_at(self, fraction, labeled, places: np.ndarray) -> list[np.ndarray]:
-        """[[B]] int64, the rows at positions in `kept_rows`; -1 for padding."""
-        kept = self.kept_rows(float(fraction), float(labeled))
+    def _rows_at(self, share, places: np.ndarray) -> np.ndarray:
+        """[B] int64, the rows at positions in `kept_rows`; -1 for padding."""
+        kept = self.kept_rows(*share.tolist())
         rows = np.full(len(places), -1, np.int64)
         rows[places >= 0] = kept[places[places >= 0]]
-        return [rows]
+        return rows
 
-    def serialized(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """File, number and content [B] of records; -1, 0 and empty for padding."""
-        table, found = self.table, np.full(len(rows), b"", object)
+    def look_up(self, share, places: np.ndarray) -> tuple:
+        """See the function of this name."""
+        rows = self._rows_at(share, places)
+        rated = self.table.look_up_segments(rows) if self.data.segment_labels else ()
+        return rows, *self.table.look_up(rows), *rated
+
+    def serialized(self, share, places: np.ndarray) -> tuple:
+        """See the function of this name."""
+        rows, table = self._rows_at(share, places), self.table
+        contents = np.full(len(rows), b"", object)
         shards = np.where(rows >= 0, table.files_of(rows), -1)
         numbers = np.where(rows >= 0, table.numbers[rows], 0).astype(np.int64)
         for at in np.flatnonzero(rows >= 0).tolist():
             begin, length = int(table.offsets[rows[at]]), int(table.lengths[rows[at]])
             data = self.files.mapped(int(shards[at]), length)
-            found[at] = data[begin : begin + length]
-        return shards, numbers, found
+            contents[at] = data[begin : begin + length]
+        if not self.data.segment_labels:
+            return shards, numbers, contents
+        starts, *_ = table.look_up_segments(rows)
+        return shards, numbers, contents, starts.astype(np.int64)
 
     def gather_views(self, rows, *picks) -> list[np.ndarray]:
         """The frames of several views: features, indices and valid of each."""
@@ -681,36 +687,36 @@ def _in_graph(name: str, token: Token, arguments: Sequence, results: Sequence) -
     return values
 
 
-def look_up(token: Token, rows: tf.Tensor) -> Located:
-    """Looks up the videos of these rows [B]; in the graph."""
-    labels = [(tf.int64, [None])] * 2
-    results = [(tf.string, rows.shape), *labels, (tf.int32, rows.shape)]
-    return Located(*_in_graph("table.look_up", token, [rows], results))
+def look_up(
+    token: Token, share: tf.Tensor, places: tf.Tensor, of_segments: bool
+) -> tuple[tf.Tensor, Located, segments.Segments | None]:
+    """Looks up videos in the graph: their rows in the table, and what is known of them.
+
+    Args:
+        token: of the Shards.
+        share: [2] float64, `fraction` and `labeled` of records.in_share.
+        places: [B] int64, positions in `kept_rows` of the share; -1 for padding.
+        of_segments: whether rows are segments.
+    """
+    each, labels = places.shape, [(tf.int64, [None])] * 2
+    located = [(tf.string, each), *labels, (tf.int32, each)]
+    rated = [(tf.int32, each), *labels, (tf.int32, [None])] if of_segments else []
+    results = [(tf.int64, each), *located, *rated]
+    rows, *found = _in_graph("look_up", token, [share, places], results)
+    rated = segments.Segments(*found[4:]) if of_segments else None
+    return rows, Located(*found[:4]), rated
 
 
-def look_up_segments(token: Token, rows: tf.Tensor) -> segments.Segments:
-    """Looks up the segments of these rows [B]; in the graph."""
-    labels = [(tf.int64, [None])] * 2
-    results = [(tf.int32, rows.shape), *labels, (tf.int32, [None])]
-    return segments.Segments(
-        *_in_graph("table.look_up_segments", token, [rows], results)
-    )
+def serialized(
+    token: Token, share: tf.Tensor, places: tf.Tensor, of_segments: bool
+) -> list[tf.Tensor]:
+    """File, number and content [B] of records, in the graph; -1, 0 and empty: padding.
 
-
-def rows_of(
-    token: Token, fraction: float, labeled: float, places: tf.Tensor
-) -> tf.Tensor:
-    """The table's rows [B] at positions of a share of the videos; in the graph."""
-    arguments = [*(tf.constant(x, tf.float64) for x in (fraction, labeled)), places]
-    (rows,) = _in_graph("rows_at", token, arguments, [(tf.int64, places.shape)])
-    return rows
-
-
-def serialized(token: Token, rows: tf.Tensor) -> list[tf.Tensor]:
-    """File, number and content [B] of the records of these rows; in the graph."""
-    dtypes = (tf.int64, tf.int64, tf.string)
-    results = [(dtype, rows.shape) for dtype in dtypes]
-    return _in_graph("serialized", token, [rows], results)
+    With `of_segments` the start of each segment, too. For the arguments see look_up.
+    """
+    dtypes = [tf.int64, tf.int64, tf.string, *([tf.int64] * of_segments)]
+    results = [(dtype, places.shape) for dtype in dtypes]
+    return _in_graph("serialized", token, [share, places], results)
 
 
 def gather(
