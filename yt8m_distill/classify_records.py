@@ -55,7 +55,7 @@ def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
 
     records = itertools.chain.from_iterable(map(faults.sound, files))
     records = itertools.islice(records, count)
-    found = [(record.where, bytes(record.content)) for record in records]
+    found = [(record.where, record.content) for record in records]
     if not found:
         raise ValueError(f"--records={','.join(files)} has no records.")
     return found

@@ -520,6 +520,7 @@ def test_more_bad_records_than_allowed_stop_with_the_first(mixed):
 def test_valid_records_have_no_fault(tmp_path):
     """One frame, more than max_frames, unequal lengths, no labels, odd ids, extras."""
     more = {**frames(), "more": [helpers.bytes_feature(b"xyz")]}
+    unnamed = {"": helpers.int64_feature([1, 2])}  # Was refused by the parser alone.
     odd = {"id": helpers.bytes_feature(b"\xff\x00\n")}
     videos = [
         helpers.video(0, 1),
@@ -527,13 +528,15 @@ def test_valid_records_have_no_fault(tmp_path):
         helpers.frame_level("unequal", [1], frames(rgb=(4,) * 5)),
         helpers.frame_level("unlabelled", [], frames()),
         helpers.frame_level("extra", [1], more),
+        helpers.frame_level("unnamed", [1], frames(), context=unnamed),
         helpers.frame_level(None, [1], frames(), context=odd),
         helpers.video(0, 1),
     ]
     shard = helpers.write_shard(tmp_path / "s", videos)
     assert not bad_of(shard)
     expected = read([shard])
-    names = [b"v0", b"v1", b"unequal", b"unlabelled", b"extra", b"\xff\x00\n", b"v0"]
+    names = [b"v0", b"v1", b"unequal", b"unlabelled", b"extra", b"unnamed"]
+    names += [b"\xff\x00\n", b"v0"]
     assert ids_of(expected) == names
     helpers.assert_same_batches(read([shard], **SKIP), expected)
     helpers.assert_same_batches(read([compressed(shard)]), expected)
@@ -648,4 +651,4 @@ def test_a_small_shard_costs_no_dataset(tmp_path, monkeypatch):
         for content in contents:
             writer.write(content)
     monkeypatch.setattr(tf.data, "TFRecordDataset", None)
-    assert [bytes(record.content) for record in faults.walk(path)] == contents
+    assert [record.content for record in faults.walk(path)] == contents

@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import functools
 import inspect
-import itertools
 import os
 import re
 import uuid
@@ -22,8 +21,8 @@ from yt8m_distill.data import framing, records, wire
 STOP, SKIP = settings.BAD_RECORDS
 NOT_AN_EXAMPLE = "this is not an example (neither a SequenceExample nor an Example)."
 
-_READ_BYTES, _PIECE_BYTES = 1 << 20, 1 << 22
-# Approximate size of the records that are read and verified in one call.
+_PIECE_BYTES = 1 << 22
+# Approximate size of the records that are hashed in one call.
 _BATCH_BYTES = 1 << 18
 # Without the warning that recommends a tf.data.TFRecordDataset: to make one for each of
 # thousands of small shards costs 15 ms of CPU (in 2.21), far more than to read them.
@@ -110,7 +109,7 @@ class Record:
         bucket: hash of the content, see `--train_fraction`.
     """
 
-    content: bytes | memoryview
+    content: bytes
     path: str = ""
     number: int = 0
     offset: int = framing.HEADER
@@ -129,7 +128,7 @@ class Record:
             Invalid: if it is neither.
         """
         try:
-            return tf.train.SequenceExample.FromString(bytes(self.content))
+            return tf.train.SequenceExample.FromString(self.content)
         except Exception as error:  # protobuf's DecodeError has no public home
             raise Invalid(Fault.NOT_AN_EXAMPLE, NOT_AN_EXAMPLE) from error
 
@@ -182,10 +181,8 @@ def _walk_packed(path: str) -> Iterator[Record | Bad]:
     """The records of a compressed or remote shard, up to the first damage."""
     compression, number, offset = framing.compression_of(path), 0, 0
     try:
-        for serialized in tf.data.TFRecordDataset(path, compression, _READ_BYTES):
-            bucket = tf.strings.to_hash_bucket_fast(serialized, records.HASH_BUCKETS)
-            content, begin = serialized.numpy(), offset + framing.HEADER
-            yield Record(content, path, number, begin, int(bucket))
+        for content, bucket in _contents(path, compression):
+            yield Record(content, path, number, offset + framing.HEADER, bucket)
             number, offset = number + 1, offset + len(content) + framing.FRAMING
         detail = framing.early_end(path, compression, offset)
     except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
@@ -203,24 +200,19 @@ def _walk_local(path: str) -> Iterator[Record | Bad]:
     """The records of a local shard: at once, and piece by piece after a damage."""
     number, offset, size = 0, 0, os.path.getsize(path)
     whole = framing.has_sound_lengths(path)
-    # The reader verifies the records; their contents are then used without a copy.
-    view = memoryview(np.memmap(path, np.uint8, mode="r") if size else b"")
     while offset < size:
         begin, (end, name) = offset, (size, path) if whole else _piece(path, offset)
         try:
-            for lengths, buckets in _sizes(name, several=whole):
-                for length, bucket in zip(lengths, buckets, strict=True):
-                    start = offset + framing.HEADER
-                    content = view[start : start + length]
-                    yield Record(content, path, number, start, bucket)
-                    number, offset = number + 1, offset + length + framing.FRAMING
+            for content, bucket in _contents(name):
+                yield Record(content, path, number, offset + framing.HEADER, bucket)
+                number, offset = number + 1, offset + len(content) + framing.FRAMING
         except tf.errors.OpError:
-            pass  # The damage is at `offset`, or after it in the same batch.
+            pass  # The damage is at `offset`.
         finally:
-            if not whole:
+            if name != path:
                 tf.io.gfile.remove(name)
-        if whole or begin < offset == end:
-            whole = False
+        whole = False
+        if begin < offset == end:
             continue
         detail, behind = framing.damaged(path, offset)
         if behind is None:
@@ -231,23 +223,28 @@ def _walk_local(path: str) -> Iterator[Record | Bad]:
         number, offset = number + 1, behind
 
 
-def _sizes(path: str, several: bool) -> Iterator[tuple[list[int], list[int]]]:
-    """Lengths and hash buckets of the records of a file; verifies their checksums.
+def _contents(path: str, compression: str = "") -> Iterator[tuple[bytes, int]]:
+    """Contents and hash buckets of the records of a file; verifies their checksums.
 
-    Args:
-        path: of the file.
-        several: whether to read several small records at a time.
+    Raises tf.errors.OpError at a damage, after the records before it.
     """
-    size = 1
-    if several:
-        with open(path, "rb") as file:
-            length = framing.header_length(file.read(framing.HEADER)) or 0
-        # Batching copies the records, which for large ones costs more than it saves.
-        size = min(max(_BATCH_BYTES // (length + framing.FRAMING), 1), 4096)
-    reading = _records_of(path)
-    while batch := list(itertools.islice(reading, size)):
-        buckets = tf.strings.to_hash_bucket_fast(batch, records.HASH_BUCKETS)
-        yield list(map(len, batch)), buckets.numpy().tolist()
+    batch, size = [], 0
+    try:
+        for content in _records_of(path, tf.io.TFRecordOptions(compression)):
+            batch.append(content)
+            size += len(content) + framing.FRAMING
+            if size >= _BATCH_BYTES:
+                yield from _hashed(batch)
+                batch, size = [], 0
+    except tf.errors.OpError:
+        yield from _hashed(batch)
+        raise
+    yield from _hashed(batch)
+
+
+def _hashed(contents: list[bytes]) -> Iterator[tuple[bytes, int]]:
+    buckets = tf.strings.to_hash_bucket_fast(contents, records.HASH_BUCKETS)
+    return zip(contents, buckets.numpy().tolist(), strict=True)
 
 
 def sound(path: str) -> Iterator[Record]:

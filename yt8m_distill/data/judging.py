@@ -76,7 +76,7 @@ def judge(record: faults.Record, data: settings.DataSettings) -> Video:
             detail = detail or segments.problem(ratings, read_frames, data)
             if detail:
                 raise faults.Invalid(faults.Fault.SEGMENTS, detail)
-        if not frames and not _graph_takes(bytes(record.content), data):
+        if not frames and not _graph_takes(record.content, data):
             raise faults.Invalid(faults.Fault.NOT_AN_EXAMPLE, faults.NOT_AN_EXAMPLE)
     except faults.Invalid as error:
         error.video_id = video_id

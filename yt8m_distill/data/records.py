@@ -345,7 +345,8 @@ def _read_by_protobuf(record: tf.Tensor) -> tf.Tensor:
         serialized=record,
         feature_list_dense_missing_assumed_empty=tf.constant([], tf.string),
         context_sparse_keys=[],
-        context_dense_keys=[""],  # An output is needed; no feature has this name.
+        # An output is needed. No feature has this name, which is not UTF-8.
+        context_dense_keys=[b"\xff"],
         context_dense_defaults=[tf.constant(0, tf.int64)],
         context_dense_shapes=[[]],
         feature_list_sparse_keys=[],

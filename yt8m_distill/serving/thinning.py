@@ -111,7 +111,7 @@ def _is_complete(
         return False
     first = itertools.islice(faults.walk(target), _COMPARED)
     first = itertools.takewhile(lambda found: isinstance(found, faults.Record), first)
-    existing = [bytes(record.content) for record in first]
+    existing = [record.content for record in first]
     if existing != list(itertools.islice(thinned, len(existing))):
         raise ValueError(
             f"{target} exists with other records, perhaps of another --student_k or "
