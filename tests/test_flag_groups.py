@@ -35,23 +35,6 @@ def test_every_setting_is_a_flag_with_its_default_and_its_help():
             assert field.metadata["help"].endswith("."), field.name
 
 
-@pytest.mark.parametrize(
-    "groups",
-    [
-        (settings.CheckpointSettings, settings.EvalSettings),
-        (settings.CheckpointSettings, settings.InferenceSettings),
-        (settings.CheckpointSettings, settings.ExportSettings),
-        (settings.CheckpointSettings, settings.CalibrationSettings),
-    ],
-)
-def test_the_other_scripts_flags_can_be_defined_side_by_side(groups):
-    flag_values = flags.FlagValues()
-    flag_groups.define(groups, flag_values)
-    names = [f.name for group in groups for f in dataclasses.fields(group)]
-    assert len(names) == len(set(names))
-    assert all(name in flag_values for name in names)
-
-
 def test_a_programs_own_setting_is_not_one_of_the_run_that_is_stated_again():
     # Each of a process's programs for itself: calibration has no vocabulary of its own.
     found = []

@@ -258,16 +258,6 @@ def test_some_features_alone_keep_their_widths_and_ranges():
     assert "--feature_names=a,b,c lacks d" in error_of(data.only, ("a", "d"))
 
 
-def run_fields() -> list[dataclasses.Field]:
-    groups = dataclasses.fields(settings.RunSettings)
-    return [field for group in groups for field in dataclasses.fields(group.type)]
-
-
-def test_names_are_unique_over_all_groups_of_a_run():
-    names = [field.name for field in run_fields()]
-    assert len(set(names)) == len(names)
-
-
 @pytest.mark.parametrize(
     "group, field",
     [p for p in FIELD_PARAMETERS if p.values[0] in RUN.__annotations__.values()],

@@ -192,8 +192,8 @@ def build_phase(run, replicas: int = 1, prepare=None) -> phase_runner.PhaseRunne
         prepare: called with the networks.
     """
     (phase,) = modes.phases(run, resolved=False)
-    shards = inputs.training_shards(run)
-    runner = phase_runner.PhaseRunner(phase, run, cpus(replicas), None, shards)
+    data = inputs.Data(inputs.training_shards(run))
+    runner = phase_runner.PhaseRunner(phase, run, cpus(replicas), None, data)
     runner._build()
     if prepare:
         prepare(runner.networks)

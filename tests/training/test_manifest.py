@@ -127,22 +127,6 @@ def test_the_differences_are_listed(tmp_path):
     assert "--b" not in message and "--start_new_model" in message
 
 
-def test_json_is_written_atomically(tmp_path):
-    path = tmp_path / "x.json"
-    manifest.write_json(str(path), {"a": 1})
-    with pytest.raises(TypeError):
-        manifest.write_json(str(path), {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_lines_are_appended(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    manifest.append_json_line(str(path), {"a": 1})
-    manifest.append_json_line(str(path), {"b": [2.5]})
-    assert helpers.read_lines(path) == [{"a": 1}, {"b": [2.5]}]
-
-
 def test_rejected_and_incomplete_lines_are_dropped(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"st')

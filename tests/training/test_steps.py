@@ -275,9 +275,8 @@ def test_representation_alone_leaves_the_classifier_to_others(data):
     run = make_run(data, mode="serial", teacher_checkpoint="x", student_loss="rep")
     # Two phases; the first is the one with the teacher.
     phase = modes.phases(run, resolved=False)[0]
-    runner = phase_runner.PhaseRunner(
-        phase, run, helpers.cpus(1), None, inputs.training_shards(run)
-    )
+    data = inputs.Data(inputs.training_shards(run))
+    runner = phase_runner.PhaseRunner(phase, run, helpers.cpus(1), None, data)
     runner._build()
     (learner,) = runner.step.learners.values()
     student = runner.networks.student

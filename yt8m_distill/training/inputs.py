@@ -1,6 +1,7 @@
 """Opens shards and makes distributed datasets of them."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from yt8m_distill import settings
 from yt8m_distill.data import pipeline, shards
@@ -24,6 +25,45 @@ def training_shards(run: settings.RunSettings) -> shards.Shards:
     found = open_shards(run, run.training.train_data_pattern, flag)
     found.check_labels(flag)
     return found
+
+
+class Data(NamedTuple):
+    """The opened shards of a run.
+
+    Attributes:
+        training: the videos of the training steps.
+        validation: those of the validation, or None.
+        unlabeled: further ones for phases with a guide, or None.
+    """
+
+    training: shards.Shards
+    validation: shards.Shards | None = None
+    unlabeled: shards.Shards | None = None
+
+
+def open_data(run: settings.RunSettings) -> Data:
+    """Opens all shards of a run.
+
+    Raises:
+        ValueError: as training_shards, or if no video is left to train on, or none with
+            its labels.
+    """
+    training, others = training_shards(run), []
+    for flag in ("validation_data_pattern", "unlabeled_data_pattern"):
+        pattern = getattr(run.training, flag)
+        others.append(open_shards(run, pattern, flag) if pattern else None)
+    share, labeled = run.training.train_fraction, run.training.label_fraction
+    num_videos = training.num_videos(share)
+    if num_videos == 0:
+        raise ValueError(
+            f"--train_data_pattern={run.training.train_data_pattern} has no videos."
+        )
+    if training.num_videos(share, labeled) == 0:
+        raise ValueError(
+            f"--label_fraction={labeled} leaves the labels of none of the {num_videos} "
+            "training videos."
+        )
+    return Data(training, *others)
 
 
 def evaluation_dataset(

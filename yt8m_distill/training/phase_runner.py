@@ -67,21 +67,10 @@ class PhaseRunner:
         run: the settings.
         strategy: the devices.
         record: the run's manifest.
-        shards: the training data, opened.
-        validation: the validation data, or None.
-        unlabeled: videos without labels for guided phases, or None.
+        data: opened shards.
     """
 
-    def __init__(
-        self,
-        phase,
-        run,
-        strategy,
-        record,
-        shards,
-        validation=None,
-        unlabeled=None,
-    ):
+    def __init__(self, phase, run, strategy, record, data: inputs.Data):
         self.phase = phase
         self.run_settings = run
         self.strategy = strategy
@@ -89,13 +78,13 @@ class PhaseRunner:
         self.folder = os.path.join(run.training.train_dir, phase.name)
         self.chief = distribution.is_chief(strategy)
         self.caches: dict[str, teacher_cache.TeacherCache] = {}
-        self.shards = shards
-        self.validation = validation
+        self.shards = data.training
+        self.validation = data.validation
         # Without a guide nobody learns anything from them.
-        self.unlabeled = unlabeled if phase.is_guided else None
+        self.unlabeled = data.unlabeled if phase.is_guided else None
         # Nor from videos whose labels do not count.
         labeled = 1.0 if phase.is_guided else run.training.label_fraction
-        self.num_videos = shards.num_videos(run.training.train_fraction, labeled)
+        self.num_videos = self.shards.num_videos(run.training.train_fraction, labeled)
         fraction = run.training.unlabeled_fraction if self.unlabeled else 0.0
         size = run.training.batch_size
         self.batches = pipeline.num_batches(self.num_videos, size, fraction)

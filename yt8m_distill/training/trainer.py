@@ -38,91 +38,46 @@ def train(run: settings.RunSettings, strategy: tf.distribute.Strategy) -> dict:
 
 
 def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
-    distribution.check_batch_size(run.training.batch_size, strategy)
     plan = modes.phases(run)
-    train_dir = run.training.train_dir
     # First all checks: a rejected command must not change the run.
-    if run.training.start_new_model:
-        _has_run(train_dir)  # Raises in every process or in none.
-    else:
-        _check_continues(plan, run)
+    names = _check(plan, run, strategy)
+    data = inputs.open_data(run)
+    described, skipped = _describe(data.training, run), data.training.skipped()
+    shared = {
+        "names of the training shards": [r[0] for r in data.training.fingerprint()],
+        "number of training videos": described["videos"],
+        **_same_everywhere(run),
+    }
+    distribution.check_agreement(strategy, shared)
     chief = distribution.is_chief(strategy)
-    paths = records.expand_patterns(
-        run.training.train_data_pattern, "train_data_pattern"
-    )
-    pattern = run.training.validation_data_pattern
-    if pattern:
-        records.expand_patterns(pattern, "validation_data_pattern")
-    names = vocabulary.read(run.training.vocabulary, run.data.num_classes)
-    _look_at_one_record(paths[0], run)
-    dry_run.build_phases(plan, run)
-    shards, validation = inputs.training_shards(run), None
-    if pattern:
-        validation = inputs.open_shards(run, pattern, "validation_data_pattern")
-    unlabeled = None
-    if run.training.unlabeled_data_pattern:
-        unlabeled = inputs.open_shards(
-            run, run.training.unlabeled_data_pattern, "unlabeled_data_pattern"
-        )
-    skipped = shards.skipped()
-    num_videos = shards.num_videos(run.training.train_fraction)
-    if num_videos == 0:
-        raise ValueError(
-            f"--train_data_pattern={run.training.train_data_pattern} has no videos."
-        )
-    labeled = run.training.label_fraction
-    num_labeled = shards.num_videos(run.training.train_fraction, labeled)
-    if num_labeled == 0:
-        raise ValueError(
-            f"--label_fraction={labeled} leaves the labels of none of the {num_videos} "
-            "training videos."
-        )
-    shared = {"names of the training shards": [row[0] for row in shards.fingerprint()]}
-    shared |= {"number of training videos": num_videos}
-    distribution.check_agreement(strategy, shared | _same_everywhere(run))
     if chief:
-        if run.training.start_new_model and _has_run(train_dir):
-            _move_aside(train_dir)
-        what = f"--train_dir={train_dir}"
-        with files.one_line_errors(what):
-            tf.io.gfile.makedirs(train_dir)
-        until_the_end.enter_context(files.held(train_dir, what))
-        path = os.path.join(train_dir, manifest.MODEL_FLAGS)
-        manifest.write_json(path, run.to_dict())
-        if names:
-            path = os.path.join(train_dir, manifest.VOCABULARY)
-            files.write_text(path, vocabulary.to_text(names))
+        _begin_folder(run, names, until_the_end)
     # The other processes wait until the chief has prepared the folder.
     distribution.check_agreement(strategy, {})
-    record = manifest.Manifest(train_dir, run, chief)
+    record = manifest.Manifest(run.training.train_dir, run, chief)
     finished = [
         phase.name for phase in plan if phase_runner.is_finished(phase, run, record)
     ]
     distribution.check_agreement(strategy, {"finished phases": finished})
-    record.content["data"] = _describe(shards, num_videos)
-    if labeled < 1:
-        record.content["data"]["videos_with_labels"] = num_labeled
-    if skipped:
-        record.content["data"] |= skipped.to_dict()
-        _report_skipped(skipped)
-    record.content["replicas"] = strategy.num_replicas_in_sync
-    record.content["plan"] = [
-        {"phase": phase.name, "roles": phase.describe()} for phase in plan
-    ]
+    record.content |= {
+        "data": described | (skipped.to_dict() if skipped else {}),
+        "replicas": strategy.num_replicas_in_sync,
+        "plan": [{"phase": phase.name, "roles": phase.describe()} for phase in plan],
+    }
     record.write()
+    if skipped:
+        _report_skipped(skipped)
     _LOG.info(
         "%s; %d %s in %d shards, %d per step; %s.",
         " and then ".join(f"phase {phase.name}" for phase in plan).capitalize(),
-        num_videos,
+        described["videos"],
         "rated segments" if run.data.segment_labels else "videos",
-        len(shards.paths),
+        described["files"],
         run.training.batch_size,
         _devices(strategy),
     )
     for phase in plan:
-        phase_runner.PhaseRunner(
-            phase, run, strategy, record, shards, validation, unlabeled
-        ).run()
+        phase_runner.PhaseRunner(phase, run, strategy, record, data).run()
     if skipped:
         _report_skipped(skipped)
     if chief:
@@ -130,15 +85,61 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     return record.content["phases"]
 
 
-def _describe(shards, num_videos: int) -> dict[str, int | str]:
+def _check(plan, run: settings.RunSettings, strategy) -> dict[int, str]:
+    """Checks what can be checked before the shards are opened.
+
+    Returns:
+        Class index → name, from `--vocabulary`; may be empty.
+    """
+    distribution.check_batch_size(run.training.batch_size, strategy)
+    if run.training.start_new_model:
+        _has_run(run.training.train_dir)  # Raises in every process or in none.
+    else:
+        _check_continues(plan, run)
+    paths = records.expand_patterns(
+        run.training.train_data_pattern, "train_data_pattern"
+    )
+    if run.training.validation_data_pattern:
+        records.expand_patterns(
+            run.training.validation_data_pattern, "validation_data_pattern"
+        )
+    names = vocabulary.read(run.training.vocabulary, run.data.num_classes)
+    _look_at_one_record(paths[0], run)
+    dry_run.build_phases(plan, run)
+    return names
+
+
+def _begin_folder(
+    run: settings.RunSettings, names: dict[int, str], until_the_end
+) -> None:
+    """Locks the train_dir, and writes the settings and names of classes there."""
+    train_dir = run.training.train_dir
+    if run.training.start_new_model and _has_run(train_dir):
+        _move_aside(train_dir)
+    what = f"--train_dir={train_dir}"
+    with files.one_line_errors(what):
+        tf.io.gfile.makedirs(train_dir)
+    until_the_end.enter_context(files.held(train_dir, what))
+    path = os.path.join(train_dir, manifest.MODEL_FLAGS)
+    manifest.write_json(path, run.to_dict())
+    if names:
+        path = os.path.join(train_dir, manifest.VOCABULARY)
+        files.write_text(path, vocabulary.to_text(names))
+
+
+def _describe(shards, run: settings.RunSettings) -> dict[str, int | str]:
     """Numbers of shards and videos, and digests that identify the data set."""
     rows = shards.fingerprint()
-    return {
+    share, labeled = run.training.train_fraction, run.training.label_fraction
+    found = {
         "files": len(rows),
-        "videos": num_videos,
+        "videos": shards.num_videos(share),
         "shards": _digest(rows),
         "names_and_sizes": _digest([row[:2] for row in rows]),
     }
+    if labeled < 1:
+        found["videos_with_labels"] = shards.num_videos(share, labeled)
+    return found
 
 
 def _digest(value) -> str:
