@@ -61,7 +61,8 @@ def pytest_collection_modifyitems(items):
     weights = collections.Counter()
     for item in items:
         long = any(item.get_closest_marker(name) for name in ("slow", "faults"))
-        weights[item.path] += 1000 if long else 1
+        trains = item.path.parent.name in ("training", "serving", "beam")
+        weights[item.path] += 1000 if long or trains else 1
     items.sort(key=lambda item: -weights[item.path])
 
 

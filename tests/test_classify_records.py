@@ -76,6 +76,7 @@ def test_the_first_records_are_of_all_shards_together(tmp_path, shard):
     assert found[3][0] == f"{other}, record 0 (counted from 0)"
 
 
+@pytest.mark.slow
 def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
     done = subprocess.run(
         [

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -58,13 +57,6 @@ def test_every_task_of_the_slurm_script_has_its_index(tmp_path):
             "worker",
             index,
         )
-
-
-@pytest.mark.parametrize("path", [SLURM])
-def test_the_shell_scripts_parse(path):
-    subprocess.run(["bash", "-n", str(path)], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", "-x", str(path)], check=True, cwd=ROOT)
 
 
 def test_the_manifest_names_a_worker_for_each_pod():
