@@ -20,7 +20,7 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import files, flag_groups, settings, vocabulary
+from yt8m_distill import flag_groups, settings, vocabulary
 
 flag_groups.load_tensorflow()
 
@@ -28,6 +28,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from yt8m_distill import files
 from yt8m_distill.data import faults, framing, judging, layouts, records, segments
 from yt8m_distill.evaluation import per_class
 
