@@ -8,8 +8,7 @@ A `Batch` is a nested dict (what tf.data and tf.distribute carry best):
 | `labels`   | [B, C] float32     | multi-hot, 0 or 1; between them with `--mix` |
 | `weights`  | [B] float32        | 1 for a video, 0 for a padding row           |
 | `label_weights` | [B] float32   | 1 where the video has labels, otherwise 0: it |
-|            | (or [B, C])        | counts in no loss of labels; in evaluation it |
-|            |                    | scores 0                                      |
+|            | (or [B, C])        | counts in no loss and no metric of labels    |
 | `segment_starts` | [B] int32    | with --segment_labels: first frame of the    |
 |            |                    | row's segment; 0 for a padding row           |
 | `video_labels` | [B, C] float32 | with --segment_labels: the row's video's     |

@@ -18,7 +18,7 @@ TOP_K = 4
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Settings, and 21 videos, of which the last has no label."""
+    """Settings, and 21 videos, of which the last has no label and counts nowhere."""
     folder = tmp_path_factory.mktemp("data")
     videos = helpers.make_videos(21, seed=5)
     videos[-1] = (videos[-1][0], [], videos[-1][2])
@@ -70,7 +70,7 @@ def test_metrics_depend_neither_on_batches_nor_on_replicas(
     run, whole, replicas, batch_size
 ):
     found = evaluate(run, replicas, batch_size).metrics
-    assert found.num_videos == 21
+    assert found.num_videos == 20
     # The ranking decides all but the loss, so a score's last bit does not show.
     assert found._replace(loss=0) == whole._replace(loss=0)
     # float32 losses of products that are summed in another order.
@@ -85,14 +85,28 @@ def test_metrics_are_those_computed_from_all_logits(run, whole, role):
     (batch,) = dataset_of(run, strategy, 21)
     logits = networks.forward(role, batch[structures.VIEWS]).logits.numpy()
     labels = batch[structures.LABELS].numpy()
+    has_labels = labels.any(axis=1)
+    assert has_labels.sum() == 20
     top = top_predictions.top_predictions(
-        tf.sigmoid(logits), tf.constant(labels), tf.ones(21), TOP_K
+        tf.sigmoid(logits), tf.constant(labels), tf.constant(has_labels), TOP_K
     )
     pool = average_precision.MetricsAccumulator(helpers.NUM_CLASSES)
     pool.update(type(top)(*(None if x is None else x.numpy() for x in top)))
     assert found._replace(loss=None) == pool.result()
     entropy = np.logaddexp(0, logits) - labels * logits
-    assert found.loss == pytest.approx(entropy.sum(axis=1).mean(), rel=1e-5)
+    entropy = entropy.sum(axis=1)[has_labels]
+    assert found.loss == pytest.approx(entropy.mean(), rel=1e-5)
+
+
+def test_videos_without_labels_alone_are_refused(run):
+    strategy = helpers.cpus(1)
+    network_evaluator = evaluator.Evaluator(
+        make_networks(run, strategy), "student", strategy, helpers.NUM_CLASSES
+    )
+    (batch,) = dataset_of(run, strategy, 24)
+    batch[structures.LABELS] *= 0.0
+    with pytest.raises(ValueError, match="None of the 21 videos has labels"):
+        network_evaluator.evaluate([batch])
 
 
 def test_the_numbers_are_plain_and_named(run, whole):

@@ -192,17 +192,19 @@ class Evaluator:
 
         Raises:
             ValueError: for a score that is NaN, naming the video if one process has all
-                ids; or for a `writer` with several processes, of which none has all
-                ids.
+                ids; if no video has labels; or for a `writer` with several processes,
+                of which none has all ids.
         """
         pool = self._new_pool()
-        began, ends, videos = time.perf_counter(), [], []
+        began, ends, videos, num_unlabeled = time.perf_counter(), [], [], 0
         hashes, exits, all_ids = [], [], True
         bar = tqdm.tqdm(dataset, disable=not progress, unit="batch", leave=False)
         for batch in bar:
             top = self._to_arrays(self._step(batch))
             top = top._replace(video_ids=self._video_ids(batch, len(top.scores)))
-            pool.update(top)
+            labeled = top._replace(weights=top.weights * self._have_labels(top))
+            num_unlabeled += int((top.weights - labeled.weights).sum())
+            pool.update(labeled)
             if top.video_ids is None:
                 all_ids = False
             else:
@@ -213,6 +215,15 @@ class Evaluator:
                 _write(writer, top)
             ends.append(time.perf_counter())
             videos.append(int(top.weights.sum()))
+        if num_unlabeled and num_unlabeled == sum(videos):
+            raise ValueError(
+                f"None of the {num_unlabeled} videos has labels; inference.py writes "
+                "predictions without them."
+            )
+        if num_unlabeled:
+            _LOG.warning(
+                "%d videos have no labels; they count in no metric.", num_unlabeled
+            )
         metrics = pool.result()
         repeated = count_repeated(hashes) if all_ids else None
         if repeated:
@@ -238,6 +249,10 @@ class Evaluator:
         """The results of a step as numpy arrays."""
         found = type(found)(*(None if x is None else x.numpy() for x in found))
         return found._replace(class_positives=found.class_positives.sum(axis=0))
+
+    def _have_labels(self, top) -> np.ndarray:
+        """[B], whether a row's predictions can be right or wrong."""
+        return top.num_labels > 0
 
     def _video_ids(self, batch, rows: int):
         """Ids of the rows, or None if other processes have some of them."""
@@ -276,6 +291,10 @@ class SegmentEvaluator(Evaluator):
 
     def _to_arrays(self, found):
         return type(found)(*(None if x is None else x.numpy() for x in found))
+
+    def _have_labels(self, top) -> np.ndarray:
+        # A row is a rated segment; classes without a rating have no weight.
+        return np.ones_like(top.weights)
 
     def _video_ids(self, batch, rows: int):
         ids = super()._video_ids(batch, rows)
