@@ -73,3 +73,9 @@ class Outputs(NamedTuple):
     encoding: Any
     states: Any = None
     exits: Any = None
+
+
+def readable_id(video_id: bytes) -> str:
+    """A video's id for a message of one line, whatever its bytes are."""
+    text = video_id.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

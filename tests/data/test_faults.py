@@ -517,6 +517,14 @@ def test_more_bad_records_than_allowed_stop_with_the_first(mixed):
     read(bad, bad_records="skip", max_bad_fraction=6 / 28)
 
 
+def test_a_bad_record_is_one_line_whatever_its_id_is():
+    bad = faults.Bad(
+        "s", 0, 0, faults.Fault.NO_FRAMES, "none.", b"\xff\x00\n\xe2\x80\xa8v"
+    )
+    assert bad.message.isprintable()
+    assert r"\xff\x00\n\u2028v" in bad.message
+
+
 def test_valid_records_have_no_fault(tmp_path):
     """One frame, more than max_frames, unequal lengths, no labels, odd ids, extras."""
     more = {**frames(), "more": [helpers.bytes_feature(b"xyz")]}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings
+from yt8m_distill import settings, structures
 from yt8m_distill.data import framing, records, wire
 
 STOP, SKIP = settings.BAD_RECORDS
@@ -75,7 +75,7 @@ class Bad(NamedTuple):
         """One line: file, number, id and rule."""
         where = f"{self.path}, record {self.number} (counted from 0)"
         if self.video_id:
-            where += f", video {self.video_id.decode(errors='backslashreplace')}"
+            where += f", video {structures.readable_id(self.video_id)}"
         return f"{where}: {self.detail}"
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yt8m_distill import settings
+from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import average_precision, best_per_class
 
 
@@ -90,7 +90,7 @@ class SegmentAccumulator:
         if bad.size:
             name = f"number {bad[0]} of a batch"
             if batch.video_ids is not None:
-                name = batch.video_ids[keep[bad[0]]].decode(errors="backslashreplace")
+                name = structures.readable_id(batch.video_ids[keep[bad[0]]])
             raise ValueError(f"The score of segment {name} is NaN.")
         rows, classes = np.nonzero(rated)
         hits = labels[rows, classes] > 0

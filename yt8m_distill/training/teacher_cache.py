@@ -301,7 +301,7 @@ class TeacherCache:
         try:
             found = [self._offsets[video_ids[row]] for row in rows]
         except KeyError as error:
-            name = error.args[0].decode(errors="backslashreplace")
+            name = structures.readable_id(error.args[0])
             raise KeyError(f"{self.folder} has no outputs for video {name}.") from error
         offsets = np.array(found, np.int64)
         parts = np.searchsorted(self._starts, offsets, side="right") - 1
@@ -351,7 +351,7 @@ def _check_distinct(ids: Sequence[bytes], known: Container[bytes] = ()) -> None:
 
 
 def _repeated(video_id: bytes) -> str:
-    name = video_id.decode(errors="backslashreplace")
+    name = structures.readable_id(video_id)
     return f"--teacher_cache needs unique ids; {name} is the id of more than one video."
 
 
@@ -460,7 +460,7 @@ class Builder:
         for video_id in names[mask][cached != self._fingerprints(batch)[mask]]:
             raise ValueError(
                 f"--teacher_cache: {self.cache.folder} has the outputs for other "
-                f"frames of video {video_id.decode(errors='backslashreplace')}. If "
+                f"frames of video {structures.readable_id(video_id)}. If "
                 "its shard was written anew, remove that folder."
             )
 
@@ -495,7 +495,7 @@ def _check_finite(names: np.ndarray, outputs: Arrays) -> None:
         flat = values.reshape(len(values), -1)
         bad = ~np.isfinite(flat).all(axis=1)
         if bad.any():
-            video = names[bad.argmax()].decode(errors="backslashreplace")
+            video = structures.readable_id(names[bad.argmax()])
             raise ValueError(
                 f"The teacher's {name} of video {video} do not fit float16."
             )
