@@ -266,8 +266,8 @@ class TopSegments:
         for video_id in new:
             if _UNFIT.search(video_id):
                 raise ValueError(
-                    f"Video '{structures.readable_id(video_id)}' has a space in its id, "
-                    "which separates the segments of the CSV."
+                    f"Video '{structures.readable_id(video_id)}' has a space in its "
+                    "id, which separates the segments of the CSV."
                 )
         numbers = len(self._ids) + np.cumsum(is_first) - 1
         self._ids += new
