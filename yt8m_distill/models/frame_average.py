@@ -12,8 +12,8 @@ from yt8m_distill.models import base
 class FrameLevelLogisticModel(base.VideoClassifier):
     """A bag of frames: the encoding is the mean frame [B, D]."""
 
-    def __init__(self, head: str = "logistic", dropout: float = 0.0, **kwargs):
-        super().__init__(head=head, dropout=dropout, **kwargs)
+    def __init__(self, *args, head: str = "logistic", dropout: float = 0.0, **kwargs):
+        super().__init__(*args, head=head, dropout=dropout, **kwargs)
         self.build_classifier(self.feature_size)
 
     @classmethod

@@ -55,6 +55,7 @@ class HierarchicalLSTM(base.VideoClassifier):
 
     def __init__(
         self,
+        *args,
         cells: int = 1024,
         layers: int = 2,
         block_len: int | None = None,
@@ -62,7 +63,7 @@ class HierarchicalLSTM(base.VideoClassifier):
         implementation: str = "auto",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(*args, **kwargs)
         if block_len is not None and num_blocks is not None:
             raise ValueError(
                 "HierarchicalLSTM takes block_len or num_blocks, one of them; "

@@ -23,6 +23,7 @@ class LstmModel(base.VideoClassifier):
 
     def __init__(
         self,
+        *args,
         cells: int = 1024,
         layers: int = 2,
         head: str = "moe",
@@ -30,7 +31,7 @@ class LstmModel(base.VideoClassifier):
         implementation: str = "auto",
         **kwargs,
     ):
-        super().__init__(head=head, dropout=dropout, **kwargs)
+        super().__init__(*args, head=head, dropout=dropout, **kwargs)
         self.cells = cells
         self.lstm = lstm.StackedLSTM(cells, layers, implementation)
         self.lstm.build((None, None, self.feature_size))
