@@ -176,6 +176,9 @@ def test_another_image_network_is_refused_and_a_moved_one_accepted(made, tmp_pat
     moved = shutil.copytree(folder, tmp_path / "moved")
     again = tag(made, given[1], f"--image_network={text.replace(folder, str(moved))}")
     assert again[0]["tags"] == tag(made, given[1])[0]["tags"]
+    brighter = text.replace(folder, str(moved)).replace("mean=0.5", "mean=0.4")
+    line = script_helpers.refuse("tag_videos", *given, f"--image_network={brighter}")
+    assert brighter in line and folder in line
 
 
 def test_the_other_programs_print_the_stored_names(made):

@@ -80,6 +80,13 @@ class Tagger:
                     f"--{name}={getattr(given, name, '')} is not the one that made the "
                     f"features: its SHA-256 is {value}, not {expected}."
                 )
+        for branch in self._extractor.branches:
+            before = made_by["settings"][branch.flag]
+            if not branch.is_at_another_place(before):
+                raise ValueError(
+                    f"--{branch.flag}={branch.text} is not the one that made the "
+                    f"features, {before}; only the path of its files may differ."
+                )
         blank = {n: np.zeros([1, w], np.uint8) for n, w in self._widths.items()}
         self._classify(blank)  # Warms up.
         self._network.choose(1, "")  # Makes the table of `nested`.

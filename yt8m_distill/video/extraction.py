@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import files, settings, structures
+from yt8m_distill import files, registry, settings, structures
 from yt8m_distill.data import faults, pipeline, records, rewriting
 from yt8m_distill.video import decoding, networks, reduction, sound
 
@@ -34,15 +34,16 @@ class _Branch:
 
     def __init__(self, feature, network, registered, pca, low_high, blank):
         self.feature, self.range = feature, low_high
-        self._flag, text = network
-        self.network = networks.open_network(text, self._flag, registered)
+        self.flag, self.text = network
+        self._registered = registered
+        self.network = networks.open_network(self.text, self.flag, registered)
         self._pca_flag, self._folder = pca
         self._pca = reduction.read(self._folder, self._pca_flag) if pca[1] else None
         try:
             self.width = self.features(blank((1, *self.network.size))).shape[1]
         except (ValueError, tf.errors.OpError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"--{self._flag}={text}: {reason}") from error
+            raise ValueError(f"--{self.flag}={self.text}: {reason}") from error
 
     def features(self, inputs: np.ndarray) -> np.ndarray:
         """[n, width] uint8, quantized over the range."""
@@ -53,11 +54,20 @@ class _Branch:
 
     def hashes(self) -> dict[str, str]:
         """Flag or file → SHA-256 of everything that determines the feature."""
-        found = {self._flag: self.network.hash()}
+        found = {self.flag: self.network.hash()}
         for name in reduction.FILES if self._pca else ():
             path = os.path.join(self._folder, name)
             found[f"{self._pca_flag}/{name}"] = networks.file_hash(path)
         return found
+
+    def is_at_another_place(self, text: str) -> bool:
+        """Whether a specification differs only in the path of the network's files."""
+        before, now = registry.parse(text), registry.parse(self.text)
+        old, new = (self._registered.arguments(spec) for spec in (before, now))
+        for name, value in new.items():
+            if str(value).rstrip("/") == self.network.path:
+                old[name] = value
+        return (before.name, old) == (now.name, new)
 
 
 class Extractor:
@@ -68,6 +78,7 @@ class Extractor:
 
     Attributes:
         given: the same.
+        branches: the networks, one for each feature.
         ranges: feature → low and high of its numbers.
         widths: feature → numbers per frame.
         description: settings, SHA-256 of all files used, widths; plain values.
@@ -88,7 +99,7 @@ class Extractor:
             given.range,
             lambda shape: np.zeros([*shape, 3], np.uint8),
         )
-        self._branches = [self._image]
+        self.branches = [self._image]
         if given.audio_network:
             sound_branch = _Branch(
                 SOUND,
@@ -98,10 +109,10 @@ class Extractor:
                 given.sound_range,
                 lambda shape: np.zeros(shape, np.float32),
             )
-            self._branches.append(sound_branch)
-        self.ranges = {branch.feature: branch.range for branch in self._branches}
-        self.widths = {branch.feature: branch.width for branch in self._branches}
-        hashes = [branch.hashes() for branch in self._branches]
+            self.branches.append(sound_branch)
+        self.ranges = {branch.feature: branch.range for branch in self.branches}
+        self.widths = {branch.feature: branch.width for branch in self.branches}
+        hashes = [branch.hashes() for branch in self.branches]
         self.description: dict[str, Any] = {
             "settings": dataclasses.asdict(given),
             "sha256": {name: value for of in hashes for name, value in of.items()},
@@ -140,7 +151,7 @@ class Extractor:
         """Feature → [n, width] uint8."""
         return {
             branch.feature: branch.features(inputs[branch.feature])
-            for branch in self._branches
+            for branch in self.branches
             if branch.feature in inputs
         }
 
