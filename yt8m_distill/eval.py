@@ -61,7 +61,7 @@ def evaluate_once(
     for reason in skipped.lines() if skipped else ():
         _LOG.warning("%s", reason)
     if not result.class_positives.any():
-        what = f"{result.num_rows} videos has a label"
+        what = f"{result.num_unlabeled} videos has a label"
         if evaluation.segment_labels:
             what = f"{result.num_rows} segments has a class that is present"
         raise ValueError(

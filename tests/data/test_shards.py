@@ -68,7 +68,8 @@ def test_epochs_leave_no_open_files(tmp_path, few_open):
         dataset = pipeline.build_dataset(opened, VIEWS, epoch=epoch, **how)
         assert sum(1 for _ in dataset) == len(files) // 2
         seen.append((open_files(), mapped(tmp_path)))
-    assert seen[9] == seen[1]
+    # Other tests of the process may close files meanwhile.
+    assert all(after <= before for after, before in zip(seen[9], seen[1], strict=True))
     assert mapped(tmp_path) <= shards_module.MAX_OPEN
     opened.close()
     assert mapped(tmp_path) == 0

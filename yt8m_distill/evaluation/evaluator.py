@@ -32,6 +32,8 @@ class Evaluation(NamedTuple):
         exits: with early exit, the mean number of frames read (`mean_frames`), and the
             number of videos by frames read (`frames_histogram`) and by the budget at
             which they stopped (`stopped_at`).
+        num_unlabeled: videos without labels, which count in no metric; if there are no
+            others, all metrics are 0.
     """
 
     metrics: average_precision.Metrics | segments.SegmentMetrics
@@ -41,6 +43,7 @@ class Evaluation(NamedTuple):
     class_precisions: np.ndarray | None = None
     class_positives: np.ndarray | None = None
     exits: dict | None = None
+    num_unlabeled: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -192,8 +195,8 @@ class Evaluator:
 
         Raises:
             ValueError: for a score that is NaN, naming the video if one process has all
-                ids; if no video has labels; or for a `writer` with several processes,
-                of which none has all ids.
+                ids; or for a `writer` with several processes, of which none has all
+                ids.
         """
         pool = self._new_pool()
         began, ends, videos, num_unlabeled = time.perf_counter(), [], [], 0
@@ -215,16 +218,14 @@ class Evaluator:
                 _write(writer, top)
             ends.append(time.perf_counter())
             videos.append(int(top.weights.sum()))
-        if num_unlabeled and num_unlabeled == sum(videos):
-            raise ValueError(
-                f"None of the {num_unlabeled} videos has labels; inference.py writes "
-                "predictions without them."
-            )
         if num_unlabeled:
             _LOG.warning(
                 "%d videos have no labels; they count in no metric.", num_unlabeled
             )
-        metrics = pool.result()
+        if num_unlabeled and num_unlabeled == sum(videos):
+            metrics = average_precision.Metrics(*[0.0] * 6, num_videos=0)
+        else:
+            metrics = pool.result()
         repeated = count_repeated(hashes) if all_ids else None
         if repeated:
             _LOG.warning(
@@ -239,6 +240,7 @@ class Evaluator:
             pool.class_precisions,
             pool.class_positives,
             _summarize(exits),
+            num_unlabeled,
         )
 
     def _new_pool(self):
