@@ -746,7 +746,10 @@ PUBLISHED = {
         ),
     ),
     "audioset_networks": plan.Grid(
-        ("families",), (3,), SEEDS, networks=plan.find_networks(["network_audioset_*"])
+        ("families",),
+        (1, 2, 3, 5),
+        SEEDS,
+        networks=plan.find_networks(["network_audioset_*"]),
     ),
     "synthetic_budgets": plan.Grid(("budgets",), (1, 2, 4, 8, 16)),
 }
