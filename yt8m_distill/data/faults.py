@@ -22,8 +22,6 @@ STOP, SKIP = settings.BAD_RECORDS
 NOT_AN_EXAMPLE = "this is not an example (neither a SequenceExample nor an Example)."
 
 _PIECE_BYTES = 1 << 22
-# Approximate size of the records that are hashed in one call.
-_BATCH_BYTES = 1 << 18
 # Without the warning that recommends a tf.data.TFRecordDataset: to make one for each of
 # thousands of small shards costs 15 ms of CPU (in 2.21), far more than to read them.
 _records_of = inspect.unwrap(tf.compat.v1.io.tf_record_iterator)
@@ -73,7 +71,7 @@ class Bad(NamedTuple):
     @property
     def message(self) -> str:
         """One line: file, number, id and rule."""
-        where = f"{self.path}, record {self.number} (counted from 0)"
+        where = framing.place(self.path, self.number)
         if self.video_id:
             where += f", video {structures.readable_id(self.video_id)}"
         return f"{where}: {self.detail}"
@@ -106,14 +104,12 @@ class Record:
         path: the shard.
         number: counted from 0, with bad records.
         offset: of its content in the shard; after decompression, if that is compressed.
-        bucket: hash of the content, see `--train_fraction`.
     """
 
     content: bytes
     path: str = ""
     number: int = 0
     offset: int = framing.HEADER
-    bucket: int = 0
 
     @functools.cached_property
     def layout(self) -> wire.Layout | None:
@@ -157,7 +153,7 @@ class Record:
     @property
     def where(self) -> str:
         """Its shard and number, for messages."""
-        return f"{self.path}, record {self.number} (counted from 0)"
+        return framing.place(self.path, self.number)
 
     def bad(self, error: Invalid) -> Bad:
         """The description of this record, which is invalid."""
@@ -181,8 +177,8 @@ def _walk_packed(path: str) -> Iterator[Record | Bad]:
     """The records of a compressed or remote shard, up to the first damage."""
     compression, number, offset = framing.compression_of(path), 0, 0
     try:
-        for content, bucket in _contents(path, compression):
-            yield Record(content, path, number, offset + framing.HEADER, bucket)
+        for content in _records_of(path, tf.io.TFRecordOptions(compression)):
+            yield Record(content, path, number, offset + framing.HEADER)
             number, offset = number + 1, offset + len(content) + framing.FRAMING
         detail = framing.early_end(path, compression, offset)
     except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
@@ -203,8 +199,8 @@ def _walk_local(path: str) -> Iterator[Record | Bad]:
     while offset < size:
         begin, (end, name) = offset, (size, path) if whole else _piece(path, offset)
         try:
-            for content, bucket in _contents(name):
-                yield Record(content, path, number, offset + framing.HEADER, bucket)
+            for content in _records_of(name):
+                yield Record(content, path, number, offset + framing.HEADER)
                 number, offset = number + 1, offset + len(content) + framing.FRAMING
         except tf.errors.OpError:
             pass  # The damage is at `offset`.
@@ -221,30 +217,6 @@ def _walk_local(path: str) -> Iterator[Record | Bad]:
             return
         yield Bad(path, number, offset, Fault.CHECKSUM, detail)
         number, offset = number + 1, behind
-
-
-def _contents(path: str, compression: str = "") -> Iterator[tuple[bytes, int]]:
-    """Contents and hash buckets of the records of a file; verifies their checksums.
-
-    Raises tf.errors.OpError at a damage, after the records before it.
-    """
-    batch, size = [], 0
-    try:
-        for content in _records_of(path, tf.io.TFRecordOptions(compression)):
-            batch.append(content)
-            size += len(content) + framing.FRAMING
-            if size >= _BATCH_BYTES:
-                yield from _hashed(batch)
-                batch, size = [], 0
-    except tf.errors.OpError:
-        yield from _hashed(batch)
-        raise
-    yield from _hashed(batch)
-
-
-def _hashed(contents: list[bytes]) -> Iterator[tuple[bytes, int]]:
-    buckets = tf.strings.to_hash_bucket_fast(contents, records.HASH_BUCKETS)
-    return zip(contents, buckets.numpy().tolist(), strict=True)
 
 
 def sound(path: str) -> Iterator[Record]:

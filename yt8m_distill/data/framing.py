@@ -171,7 +171,12 @@ def unread(offset: int, what: str) -> str:
 
 
 def _located(path: str, number: int, detail: str) -> str:
-    return f"{path}, record {number} (counted from 0): {detail}"
+    return f"{place(path, number)}: {detail}"
+
+
+def place(path: str, number: int) -> str:
+    """Where a record is, for messages."""
+    return f"{path}, record {number} (counted from 0)"
 
 
 def early_end(path: str, compression: str, offset: int) -> str:

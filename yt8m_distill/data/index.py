@@ -37,6 +37,9 @@ _LOG = logging.getLogger(__name__)
 SUFFIX = records.INDEX_SUFFIX
 VERSION = 3  # 2 had no segments.
 
+# Approximate size of the records that are hashed in one call.
+_HASHED_BYTES = 1 << 18
+
 # Maximum number of shards that are indexed at the same time.
 _MAX_BUILDERS = 8
 # More than any run may have: the range of the labels is checked on opening.
@@ -153,6 +156,8 @@ class _Rows:
         self.label_ends: list[int] = []
         self.frames: list[tuple] = []
         self.buckets: list[int] = []
+        self._unhashed: list[bytes] = []
+        self._unhashed_bytes = 0
         self.bad: list[faults.Bad] = []
         self.ratings: list[segments.Rating] = []
         self.rating_ends: list[int] = []
@@ -163,7 +168,10 @@ class _Rows:
         """Adds a valid record."""
         record = video.record
         self.places.append((record.number, record.offset, len(record.content)))
-        self.buckets.append(record.bucket)
+        self._unhashed.append(record.content)
+        self._unhashed_bytes += len(record.content)
+        if self._unhashed_bytes >= _HASHED_BYTES:
+            self._hash()
         self.ids.append(video.video_id)
         self.labels += video.labels
         self.label_ends.append(len(self.labels))
@@ -178,8 +186,15 @@ class _Rows:
             self.ratings += ratings
         self.rating_ends.append(len(self.ratings))
 
+    def _hash(self) -> None:
+        """Adds the buckets of the last records."""
+        found = tf.strings.to_hash_bucket_fast(self._unhashed, records.HASH_BUCKETS)
+        self.buckets += found.numpy().tolist()
+        self._unhashed, self._unhashed_bytes = [], 0
+
     def finish(self, shard: tuple[int, int]) -> Index:
         """The index of the added records."""
+        self._hash()
         places = np.array(self.places, np.int64).reshape(-1, 3)
         width = len(self.data.names) if self.located else 0
         frames = np.zeros((len(places), 0), np.int32)
