@@ -81,7 +81,7 @@ class Predictor:
             )
             bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
             if bad.size:
-                name = found.video_ids[bad[0]].decode(errors="replace")
+                name = structures.readable_id(found.video_ids[bad[0]])
                 raise ValueError(f"Video {name} has a score that is not a number.")
             yield found
 

@@ -229,7 +229,7 @@ class SegmentPredictor:
             found = Scores(ids[rows], starts[places], scores[rows, places], own)
             bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
             if bad.size:
-                name = found.video_ids[bad[0]].decode(errors="replace")
+                name = structures.readable_id(found.video_ids[bad[0]])
                 start = found.starts[bad[0]]
                 raise ValueError(f"Segment {name}:{start} has a score that is NaN.")
             yield found

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from yt8m_distill import settings
+from yt8m_distill import settings, structures
 from yt8m_distill.data import (
     faults,
     framing,
@@ -80,7 +80,7 @@ def thin_records(
         video_ids = [video.video_id for video in some]
         chosen = pipeline.pick_frames(view, counts, data.max_frames, video_ids)
         for video, indices in zip(some, chosen, strict=True):
-            name = video.video_id.decode(errors="replace")
+            name = structures.readable_id(video.video_id)
             where = f"{video.record.where}, video {name}"
             if not indices:
                 raise ValueError(
