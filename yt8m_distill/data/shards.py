@@ -420,6 +420,10 @@ class Shards:
         ]
 
     @functools.cached_property
+    def _num_records(self) -> int:
+        return framing.count_records(self.paths)
+
+    @functools.cached_property
     def compressions(self) -> list[str]:
         """How each shard is compressed, see framing.compression_of."""
         return [framing.compression_of(path) for path in self.paths]
@@ -443,7 +447,7 @@ class Shards:
         """
         if self._known is None:
             if min(fraction, labeled) >= 1 and not self.data.segment_labels:
-                return framing.count_records(self.paths)
+                return self._num_records
             self._look_at_all()
         return len(self.kept_rows(fraction, labeled))
 
