@@ -173,6 +173,7 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
     found = list(predict.predict(opened.dataset(shards, 4)))
     assert sum(len(part.video_ids) for part in found) == 12
     (view,) = opened.views.values()
+    assert list(modes.views_of(run, [opened.role]).values()) == [view]
     folder = str(tmp_path / "model")
     export.export(opened.network, run.data, view, folder, 3)
     served = tf.saved_model.load(folder).signatures["serving_default"]

@@ -379,9 +379,11 @@ def networks(run: settings.RunSettings) -> dict[str, Role]:
 
 def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
     """The views that the networks of these names read."""
-    found, views = networks(run), Parts(run, resolved=False).views
-    every = Phase("", (), views, 0)
-    return every.view_specs({found[name].view for name in names}, training)
+    found, every = networks(run), dict(Parts(run, resolved=False).views)
+    for phase in phases(run, resolved=False):
+        every |= phase.views  # A mode may have added some.
+    wanted = {found[name].view for name in names}
+    return Phase("", (), every, 0).view_specs(wanted, training)
 
 
 # Settings that a phase without a student, or without a guide, does not see.
