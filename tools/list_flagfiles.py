@@ -48,12 +48,7 @@ def make_table() -> str:
         purpose = next(header[name] for name in KINDS if name in header)
         published = header.get("Published GAP/mAP", "").replace(" | ", ", ")
         rows.append(f"| [{path.stem}]({path.name}) | {purpose} | {published} |")
-    return "\n".join(rows) + "\n"
-
-
-def replaced(text: str, table: str) -> str:
-    """The text with the table between its markers."""
-    return document.replace_section(text, "table", table.rstrip("\n"))
+    return "\n".join(rows)
 
 
 def read_command(command: str) -> settings.RunSettings:
@@ -142,15 +137,14 @@ def with_cost(text: str) -> str:
 def main() -> None:
     """Prints the table, or writes the table and the costs."""
     if "--write" not in sys.argv[1:]:
-        print(make_table(), end="")
+        print(make_table())
         return
     for path in sorted(FOLDER.glob("*.flags")):
         try:
             path.write_text(with_cost(path.read_text("utf-8")), encoding="utf-8")
         except ValueError as error:
             sys.exit(f"list_flagfiles.py: flags/{path.name}: {error}")
-    path = FOLDER / "README.md"
-    path.write_text(replaced(path.read_text("utf-8"), make_table()), encoding="utf-8")
+    document.write_section(FOLDER / "README.md", "table", make_table())
 
 
 if __name__ == "__main__":

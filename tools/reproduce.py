@@ -24,8 +24,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags
 from absl import logging as absl_logging
 
-from tools.reproduction import plan, published
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups
+
+flag_groups.load_tensorflow()
+
+from tools.reproduction import (  # noqa: E402
+    cost,
+    document,
+    measures,
+    plan,
+    published,
+    report,
+    runner,
+    runs,
+    scores,
+    tables,
+)
+from yt8m_distill.data import records  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -126,9 +141,7 @@ def print_plan(
     experiments: list[plan.Experiment], missing: list[plan.Experiment]
 ) -> None:
     """Prints the commands, which of them are finished, and the remaining cost."""
-    from tools.reproduction import cost, runner
-
-    unfinished = [e for e in missing if not runner.is_trained(e)]
+    unfinished = [e for e in missing if not runs.open_run(e.train_dir).has(e)]
     for experiment in experiments:
         state = "" if experiment in unfinished else " (finished)"
         print(f"# {experiment.cell.name}{state}")
@@ -152,6 +165,7 @@ def run_command() -> int:
     if not FLAGS.data:
         raise ValueError("--data is empty: name a folder of shards or a flagfile.")
     output_dir = os.path.abspath(FLAGS.output_dir)
+    report_dir = pathlib.Path(os.path.abspath(FLAGS.report_dir or output_dir))
     grid, test = read_grid(), FLAGS.test_data_pattern
     check_summary(grid)
     if unused := grid.unused_methods():
@@ -168,16 +182,21 @@ def run_command() -> int:
     if not experiments:
         raise ValueError("No method of --methods is in --table: nothing to run.")
     common = plan.common_settings(output_dir, base)
-    flag_groups.load_tensorflow()
-    from tools.reproduction import archive, measures, runner
-    from yt8m_distill.data import records
-
     runner.check_settings(experiments)
-    known = archive.read(FLAGS.known_runs, common, test)
+    known = runs.read(FLAGS.known_runs, common, test)
+
+    def write_results() -> None:
+        archive = runs.collect(output_dir, grid.cells(), test, known)
+        results = scores.Results(grid, archive, test)
+        document.write(report_dir, report.make_report(results))
+        runs.write(report_dir / runs.RUNS, common, test, archive)
+        if FLAGS.write_to:
+            write_summary(results)
+
     if FLAGS.report_only:
-        write_results(output_dir, grid, common, known)
+        write_results()
         return 0
-    missing = known.missing(experiments, test)
+    missing = known.missing(experiments, bool(test))
     for name in plan.SHARDS:
         records.expand_patterns(getattr(common.training, name), name)
     if test:
@@ -194,55 +213,15 @@ def run_command() -> int:
     except (ValueError, OSError) as error:
         failures["Measuring"] = str(error)
     finally:
-        write_results(output_dir, grid, common, known)
+        write_results()
     if received is not None:
         command = shlex.join([sys.executable, *sys.argv])
         print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
         return 128 + received
-    print(f"The report is {os.path.join(report_dir(output_dir), 'report.html')}")
+    print(f"The report is {report_dir / 'report.html'}")
     for name, reason in failures.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def write_results(
-    output_dir: str, grid: plan.Grid, common: settings.RunSettings, known
-) -> None:
-    """Writes the report, runs.jsonl and the section of --write_to.
-
-    Args:
-        output_dir, grid: see scores.Results.
-        common: see plan.common_settings.
-        known: the archive.Archive of --known_runs.
-    """
-    from tools.reproduction import archive, document, report, scores
-
-    test = FLAGS.test_data_pattern
-    results = scores.Results(grid, output_dir, test, known)
-    folder = pathlib.Path(report_dir(output_dir))
-    document.write(folder, report.make_report(results))
-    archive.write(folder / archive.RUNS, common, test, results.to_archive())
-    if FLAGS.write_to:
-        write_summary(results)
-
-
-def write_summary(results) -> None:
-    """Writes the section of --write_to, unless a cell has no score yet."""
-    from tools.reproduction import document, report
-
-    missing = report.missing_in_summary(results)
-    if missing:
-        print(
-            f"{FLAGS.write_to} is unchanged: {missing[0]} has no score yet"
-            + (f", nor have {len(missing) - 1} others." if missing[1:] else "."),
-            file=sys.stderr,
-        )
-        return
-    path = pathlib.Path(FLAGS.write_to)
-    text = path.read_text(encoding="utf-8")
-    table = document.table_text(report.summary(results))
-    text = document.replace_section(text, FLAGS.section, table)
-    path.write_text(text, encoding="utf-8")
 
 
 def check_summary(grid: plan.Grid) -> None:
@@ -254,16 +233,21 @@ def check_summary(grid: plan.Grid) -> None:
             f"--write_to={FLAGS.write_to} needs Table 1, which is not in "
             f"--table={','.join(grid.tables)}."
         )
-    text = pathlib.Path(FLAGS.write_to).read_text(encoding="utf-8")
-    if f"<!-- {FLAGS.section} -->" not in text:
-        raise ValueError(
-            f"--write_to={FLAGS.write_to} has no <!-- {FLAGS.section} -->."
+    document.find_section(pathlib.Path(FLAGS.write_to), FLAGS.section)
+
+
+def write_summary(results: scores.Results) -> None:
+    """Writes the section of --write_to, unless a cell has no score yet."""
+    missing = report.missing_in_summary(results)
+    if missing:
+        print(
+            f"{FLAGS.write_to} is unchanged: {missing[0]} has no score yet"
+            + (f", nor have {len(missing) - 1} others." if missing[1:] else "."),
+            file=sys.stderr,
         )
-
-
-def report_dir(output_dir: str) -> str:
-    """The folder of the report."""
-    return os.path.abspath(FLAGS.report_dir) if FLAGS.report_dir else output_dir
+        return
+    table = document.table_text(tables.summary(results))
+    document.write_section(pathlib.Path(FLAGS.write_to), FLAGS.section, table)
 
 
 def main(argv: list[str]) -> None:

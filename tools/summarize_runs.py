@@ -13,6 +13,7 @@ where NAME is --section.
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ from yt8m_distill import flag_groups
 
 flag_groups.load_tensorflow()
 
-from tools.reproduction import archive, cost, document, runs, texts  # noqa: E402
+from tools.reproduction import cost, document, runs  # noqa: E402
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
@@ -78,21 +79,19 @@ def read_run(train_dir: pathlib.Path) -> dict:
     Raises:
         ValueError: if the run has not finished.
     """
-    run = runs.Run(train_dir)
+    run = runs.open_run(train_dir)
     if not run.finished:
         raise ValueError(f"{train_dir} has not finished.")
     settings = run.manifest["settings"]
-    epochs, total = {}, 0.0
-    for teacher in filter(
-        None, run.settings.distillation.teacher_checkpoint.split(",")
-    ):
-        of_teacher = read_run(pathlib.Path(teacher))
-        total += of_teacher["multiply_adds"]
-        for name, number in of_teacher["epochs"].items():
-            epochs[name] = epochs.get(name, 0) + number
+    epochs, total = collections.Counter(), 0.0
+    for teacher in run.settings.distillation.teacher_checkpoint.split(","):
+        if teacher:
+            of_teacher = read_run(pathlib.Path(teacher))
+            total += of_teacher["multiply_adds"]
+            epochs.update(of_teacher["epochs"])
     for phase in run.planned:
         number = run.epochs_done(phase)
-        epochs[phase.name] = epochs.get(phase.name, 0) + number
+        epochs[phase.name] += number
         networks = run.phases[phase.name]["networks"]
         parts = {role: network["multiply_adds"] for role, network in networks.items()}
         videos = number * cost.share_of_videos(run.settings, phase)
@@ -102,7 +101,7 @@ def read_run(train_dir: pathlib.Path) -> dict:
     gaps = {k[5:]: gap for k, gap in best.items() if k.startswith("gap_k")}
     start = pathlib.PurePath(settings.get("start_from", "")).name
     return {
-        "settings": {**archive.portable(settings), "start_from": start},
+        "settings": {**runs.portable(settings), "start_from": start},
         "gap": gaps or {str(run.network(role)["frames"]): best["gap"]},
         "best": best,
         "epochs": epochs,
@@ -125,7 +124,7 @@ def compare(groups: dict[str, list[dict]]) -> document.Table:
         epochs = " + ".join(str(number) for number in group[0]["epochs"].values())
         row = [label, epochs, f"{group[0]['multiply_adds'] / 1e9:.2f}"]
         row.append(str(max(map(len, by_k.values()))))
-        rows.append(row + [texts.spread_text(pd.Series(v)) for v in by_k.values()])
+        rows.append(row + [document.spread(pd.Series(v)) for v in by_k.values()])
     return document.Table(header, rows)
 
 
@@ -178,9 +177,7 @@ def main() -> None:
         table = document.table_text(made)
         print(table)
         if given.write_to:
-            text = given.write_to.read_text()
-            text = document.replace_section(text, given.section, table)
-            given.write_to.write_text(text)
+            document.write_section(given.write_to, given.section, table)
     except (ValueError, OSError) as error:
         sys.exit(f"summarize_runs.py: {error}")
 

@@ -5,8 +5,7 @@
 #   tools/synthetic.sh [OUTPUT_DIR] [REPRODUCE_FLAG...]     default: synthetic_output
 #
 # Makes the videos, runs all of Tables 1 to 4 and Figures 2 and 3; writes
-# results/synthetic and the table in README.md. About an hour and a half on two cores;
-# finished runs are not repeated.
+# results/synthetic. About an hour and a half on two cores; finished runs are not repeated.
 set -euo pipefail
 
 # shellcheck source=tools/environment.sh
@@ -33,5 +32,4 @@ if [[ ! -f $output/data/dataset.json ]]; then
 fi
 "$CURRENT_VENV/bin/python" tools/reproduce.py --table=all --data="$output/data" \
   --base_flags=flags/training_synthetic.flags --jobs=2 --output_dir="$output" \
-  --teacher_cache="$output/teacher_cache" --report_dir=results/synthetic \
-  --write_to=README.md --section=synthetic "$@"
+  --teacher_cache="$output/teacher_cache" --report_dir=results/synthetic "$@"

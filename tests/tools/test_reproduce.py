@@ -17,11 +17,9 @@ import pytest
 from tests import script_helpers
 from tests import training_helpers as helpers
 from tools.reproduction import (
-    archive,
     cost,
     document,
     figures,
-    measures,
     plan,
     published,
     report,
@@ -29,6 +27,7 @@ from tools.reproduction import (
     runs,
     scores,
 )
+from tools.reproduction import tables as report_tables
 from yt8m_distill.training import modes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -168,19 +167,18 @@ def test_an_output_dir_is_not_used_with_other_settings(tmp_path):
 
 
 def test_the_paper_s_accounting_gives_its_flops():
-    account = cost.paper_account()
-    assert account.products == 16_777_216  # two layers, four gates of 2 x 1024 x 1024
-    assert account.element_wise == 28_672
+    # Two layers: four gates of 2 x 1024 x 1024, and 14 operations per cell.
+    assert cost.paper_frame() == 2 * (4 * 2 * 1024**2 + 14 * 1024)
     # The rows k = 10 and k = 20 were made with 9 and 15 frames.
     frames = {None: 300, 10: 9, 20: 15, 30: 30}
-    for k, row in published.TABLE_4.items():
-        assert round(account.billions(frames[k]), 3) == row.billions
-        assert cost.frames_for(row.billions) == frames[k]
+    for k, billions in published.LOWER_LSTM.items():
+        assert round(frames[k] * cost.paper_frame() / 1e9, 3) == billions
+        assert cost.frames_for(billions) == frames[k]
     # The CVPR 2019 version: with the classifier, and a NeXtVLAD without.
     for table in ("4", "cvpr_6"):
         base = ["--train_data_pattern=t"]
         made = experiments(base=base, tables=(table,), frames=(9, 15, 30))
-        counted = {e.cell.k: cost.paper_operations(e.run, e.role) for e in made}
+        counted = {e.cell.k: cost.paper_operations(e.run, e.cell.role) for e in made}
         family = published.family(made[0].cell.method)
         for k, billions in published.OPERATIONS[family].items():
             parts = counted[k and frames[k]]
@@ -258,7 +256,7 @@ def evaluate(
     """A line of eval.py for a checkpoint of that step, on those shards."""
     folder = pathlib.Path(experiment.train_dir) / "eval"
     folder.mkdir(exist_ok=True)
-    role = experiment.role
+    role = experiment.cell.role
     line = {
         "network": role,
         "checkpoint": f"/moved/since/{phase}/best/{role}/network-{step}",
@@ -292,9 +290,14 @@ def make_grid(tmp_path, **changes) -> tuple[plan.Grid, list[plan.Experiment]]:
     return grid, plan.make_experiments(grid, str(tmp_path), BASE)
 
 
-def report_of(grid, output_dir, test_data_pattern, known=None) -> list:
-    results = scores.Results(grid, output_dir, test_data_pattern, known)
-    return report.make_report(results)
+def results_of(grid, output_dir, test_data_pattern="", known=None) -> scores.Results:
+    known, output_dir = known or runs.Archive(), str(output_dir)
+    archive = runs.collect(output_dir, grid.cells(), test_data_pattern, known)
+    return scores.Results(grid, archive, test_data_pattern)
+
+
+def report_of(*arguments) -> list:
+    return report.make_report(results_of(*arguments))
 
 
 def fabricate_all(made: list[plan.Experiment], gaps=GAPS) -> None:
@@ -342,11 +345,11 @@ def test_the_report_has_the_numbers_of_the_manifests(tmp_path):
     assert every["teacher_skyline/seed0"][:4] == ["finished", "2", "0.600", "0.300"]
 
 
-def kept(results: scores.Results, path, test_data_pattern="") -> archive.Archive:
+def kept(results: scores.Results, path, test_data_pattern="") -> runs.Archive:
     """The results as stored in the file next to a report."""
     common = plan.common_settings(str(path.parent), BASE)
-    archive.write(path, common, test_data_pattern, results.to_archive())
-    return archive.read(str(path), common, test_data_pattern)
+    runs.write(path, common, test_data_pattern, results.archive)
+    return runs.read(str(path), common, test_data_pattern)
 
 
 @pytest.fixture
@@ -368,15 +371,15 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path, unsaved):
     out = tmp_path / "out"
     rate = {"checkpoint": f"{out}/x", "videos_per_second": 5.0}
     times = {made[0].cell.name: {**rate, "model_videos_per_second": 9.0}}
-    (out / measures.TIMING).write_text(json.dumps(times))
-    (out / figures.EMBEDDING).mkdir()
+    (out / runs.TIMING).write_text(json.dumps(times))
+    (out / runs.POINTS).parent.mkdir()
     points = {"source": [f"{out}/x"], "classes": [1, 2, 2], "student": "Serial", "k": 6}
     points["points"] = [[[0.5, 1], [1, 1], [2, 3]], [[1, 2], [3, 2], [4, 5]]]
-    (out / figures.EMBEDDING / figures.POINTS).write_text(json.dumps(points))
+    (out / runs.POINTS).write_text(json.dumps(points))
     for test in ("", f"{tmp_path}/test*"):
-        results = scores.Results(grid, str(out), test)
-        known = kept(results, tmp_path / archive.RUNS, test)
-        assert str(tmp_path) not in (tmp_path / archive.RUNS).read_text()
+        results = results_of(grid, out, test)
+        known = kept(results, tmp_path / runs.RUNS, test)
+        assert str(tmp_path) not in (tmp_path / runs.RUNS).read_text()
         expected = report_of(grid, str(out), test)
         found = report_of(grid, str(tmp_path / "none"), test, known)
         assert document.to_markdown(found) == document.to_markdown(expected)
@@ -387,49 +390,49 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path, unsaved):
         drawn = [b.svg for b in found if isinstance(b, document.Figure)]
         assert len(drawn) == 5
         # Once more through the file, and nothing is lost.
-        again = scores.Results(grid, str(tmp_path / "none"), test, known)
-        text = (tmp_path / archive.RUNS).read_text()
-        kept(again, tmp_path / archive.RUNS, test)
-        assert (tmp_path / archive.RUNS).read_text() == text
+        again = results_of(grid, tmp_path / "none", test, known)
+        text = (tmp_path / runs.RUNS).read_text()
+        kept(again, tmp_path / runs.RUNS, test)
+        assert (tmp_path / runs.RUNS).read_text() == text
 
 
 def test_known_runs_are_not_run_again_but_for_the_teachers_of_others(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     absent = plan.Cell("serial_rep_pred_ce", 6, 1)
     fabricate_all([e for e in made if e.cell != absent])
-    known = kept(scores.Results(grid, str(tmp_path / "out")), tmp_path / "x")
+    known = kept(results_of(grid, tmp_path / "out"), tmp_path / "x")
     _, anew = make_grid(tmp_path / "new")
     missing = known.missing(anew)
     assert [e.cell for e in missing] == [("teacher_skyline", None, 1), absent]
     # None of them has been evaluated.
-    assert known.missing(anew, "test*") == anew
+    assert known.missing(anew, is_evaluated=True) == anew
     other = plan.make_experiments(grid, str(tmp_path), [*BASE, "--num_epochs=9"])
     assert known.missing(other) == other
-    assert archive.read("").missing(anew) == anew
+    assert runs.read("").missing(anew) == anew
 
 
 def test_a_file_of_other_runs_is_refused(tmp_path):
     grid, made = make_grid(tmp_path / "out")
     fabricate_all(made)
-    path = tmp_path / archive.RUNS
-    kept(scores.Results(grid, str(tmp_path / "out")), path)
+    path = tmp_path / runs.RUNS
+    kept(results_of(grid, tmp_path / "out"), path)
     moved = [*BASE, "--train_data_pattern=/elsewhere/t", "--log_steps=3"]
-    assert archive.read(str(path), plan.common_settings("o", moved)).runs
+    assert runs.read(str(path), plan.common_settings("o", moved)).runs
     for change, complaint in (
         ("--num_epochs=9", "--num_epochs: was 5, is 9"),
         ("--train_data_pattern=u", "--train_data_pattern: was 't', is 'u'"),
     ):
         common = plan.common_settings("o", [*BASE, change])
         with pytest.raises(ValueError, match=f"x*runs.*{complaint}"):
-            archive.read(str(path), common)
+            runs.read(str(path), common)
     path.write_text(path.read_text()[:-30])
     with pytest.raises(ValueError, match=r"runs.jsonl, line \d+: not written by"):
-        archive.read(str(path))
+        runs.read(str(path))
     path.write_text("")
     with pytest.raises(ValueError, match="has no settings"):
-        archive.read(str(path))
+        runs.read(str(path))
     with pytest.raises(ValueError, match="is not a file"):
-        archive.read(str(tmp_path / "none"))
+        runs.read(str(tmp_path / "none"))
 
 
 def test_one_student_is_evaluated_at_each_k_then_calibrated_and_stopped_early(tmp_path):
@@ -492,9 +495,9 @@ def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
     (every,) = tables["All runs"]
     of_uniform = every["baseline_uniform/k6/seed0"]
     assert of_uniform[2:] == ["0.380", "0.190", "0.710", "0.355"]
-    run = runs.Run(uniform.train_dir)
-    assert run.evaluation("student", "train*")["gap"] == 0.8
-    assert run.evaluation("student", "other*") is None
+    on_train = runs.open_run(uniform.train_dir, "train*")
+    assert on_train.evaluations["student"]["gap"] == 0.8
+    assert runs.open_run(uniform.train_dir, "other*").evaluations == {}
 
 
 def test_table_3_takes_its_share_over_the_seeds_that_all_have(tmp_path):
@@ -547,13 +550,17 @@ def prepare(tmp_path, made, status=0, seconds=0.0, failing=()):
     return list(quick.values())
 
 
+def is_trained(experiment: plan.Experiment) -> bool:
+    return runs.open_run(experiment.train_dir).has(experiment)
+
+
 def test_runs_are_run_and_the_finished_ones_skipped(tmp_path, capfd):
     _, made = make_grid(tmp_path / "out")
     quick = prepare(tmp_path, made)
     fabricate(made[0], [0.25])
-    assert runner.is_trained(made[0]) and not runner.is_trained(made[1])
+    assert is_trained(made[0]) and not is_trained(made[1])
     assert runner.Runner(quick, jobs=3).run() == {}
-    assert all(runner.is_trained(e) for e in made)
+    assert all(map(is_trained, made))
     logs = [pathlib.Path(e.train_dir) / runner.LOG for e in made]
     assert not logs[0].exists()
     assert all(runner.last_line(log) == "last words" for log in logs[1:])
@@ -573,7 +580,7 @@ def test_a_failure_stops_only_those_that_need_it(tmp_path, capfd):
         "serial_rep_pred_ce/k6/seed0": "its teacher teacher_skyline/seed0 failed",
     }
     assert "FAILED teacher_skyline/seed0: last words" in capfd.readouterr().err
-    done = [e.cell.method for e in made if runner.is_trained(e)]
+    done = [e.cell.method for e in made if is_trained(e)]
     assert done == ["baseline_uniform", "parallel_rep_pred_ce"]
 
 
@@ -724,7 +731,7 @@ def test_one_command_trains_evaluates_and_reports(tmp_path, monkeypatch, unsaved
     assert all("–" not in row[:5] for row in tables["Time"][0].values())
     # From the file next to the report: nothing is trained, and the report is the same.
     before = (folder / "report.md").read_text()
-    known = (folder / archive.RUNS).rename(tmp_path / "known.jsonl")
+    known = (folder / runs.RUNS).rename(tmp_path / "known.jsonl")
     assert str(tmp_path) not in known.read_text()
     more = [f"--output_dir={tmp_path / 'new'}", f"--known_runs={known}"]
     done = reproduce(*arguments, *more)
@@ -758,7 +765,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("folder", PUBLISHED)
 def test_a_published_report_is_that_of_its_runs(folder, unsaved):
     grid, test = PUBLISHED[folder], "test*.tfrecord" * (folder == "synthetic_budgets")
-    kept_runs = archive.read(str(ROOT / "results" / folder / archive.RUNS))
+    kept_runs = runs.read(str(ROOT / "results" / folder / runs.RUNS), None, test)
     blocks = report_of(grid, "none", test, kept_runs)
     text = (ROOT / "results" / folder / "report.md").read_text("utf-8")
     assert document.to_markdown(blocks) == text
@@ -766,10 +773,10 @@ def test_a_published_report_is_that_of_its_runs(folder, unsaved):
 
 def test_the_table_in_the_readme_is_that_of_its_runs():
     grid = dataclasses.replace(PUBLISHED["audioset"], tables=("1",))
-    kept_runs = archive.read(str(ROOT / "results" / "audioset" / archive.RUNS))
-    results = scores.Results(grid, "none", "", kept_runs)
+    kept_runs = runs.read(str(ROOT / "results" / "audioset" / runs.RUNS))
+    results = results_of(grid, "none", "", kept_runs)
     assert report.missing_in_summary(results) == []
-    table = document.table_text(report.summary(results))
+    table = document.table_text(report_tables.summary(results))
     assert f"<!-- audioset -->\n{table}\n<!-- /audioset -->" in (
         ROOT / "README.md"
     ).read_text("utf-8")

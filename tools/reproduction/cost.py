@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -14,46 +13,23 @@ from yt8m_distill.training import modes
 _LEARNING = 3
 
 
-class PaperAccount(NamedTuple):
-    """The paper's "FLOPs" of Table 4: the lower LSTM alone, on the visual feature.
+def paper_frame(inputs: int = 1024, cells: int = 1024, layers: int = 2) -> int:
+    """The paper's "FLOPs" of a frame in Table 4: the lower LSTM, visual feature alone.
 
-    Attributes:
-        products: multiply-adds of the matrix products per frame.
-        element_wise: 14 operations per cell and layer.
-    """
-
-    products: int
-    element_wise: int
-
-    def billions(self, num_frames: int) -> float:
-        """Cost of a video with `num_frames` frames, in 1e9."""
-        return num_frames * (self.products + self.element_wise) / 1e9
-
-
-def paper_account(
-    inputs: int = 1024, cells: int = 1024, layers: int = 2
-) -> PaperAccount:
-    """The cost of a frame by the paper's accounting.
-
-    Every layer multiplies its input and its state by four gates: 16.777 M
-    multiply-adds per frame with 1024 inputs and 2 x 1024 cells.
+    Every layer multiplies its input and its state by four gates, 16.777 M multiply-adds
+    with 1024 inputs and 2 x 1024 cells, and has 14 operations per cell.
 
     Args:
         inputs: width of the visual feature.
         cells, layers: of the lower LSTM.
     """
-    return PaperAccount(lstm_weights(inputs, cells, layers), layers * 14 * cells)
+    products = 4 * cells * (inputs + cells) + (layers - 1) * 4 * cells * (2 * cells)
+    return products + 14 * cells * layers
 
 
 def frames_for(billions: float) -> int:
     """The number of frames that gives a published cost of Table 4."""
-    return round(billions / paper_account().billions(1))
-
-
-def lstm_weights(inputs: int, cells: int, layers: int) -> int:
-    """Weights of stacked LSTM layers without biases: 4 gates on input and state."""
-    first = 4 * cells * (inputs + cells)
-    return first + (layers - 1) * 4 * cells * (2 * cells)
+    return round(1e9 * billions / paper_frame())
 
 
 def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | None:
@@ -71,7 +47,7 @@ def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | N
     if spec.name == "HierarchicalLSTM":
         cells, layers = arguments["cells"], arguments["layers"]
         return {
-            "frames": frames * sum(paper_account(size, cells, layers)),
+            "frames": frames * paper_frame(size, cells, layers),
             "classifier": multiply_adds(run, role)["classifier"],
         }
     if spec.name == "NeXtVLAD":

@@ -1,4 +1,7 @@
-"""Documents of headings, texts, tables and figures, as Markdown and HTML."""
+"""Documents of headings, texts, tables and figures, as Markdown and HTML.
+
+And how numbers are written in them; a missing one is "–".
+"""
 
 import base64
 import pathlib
@@ -8,11 +11,34 @@ from typing import NamedTuple
 
 import jinja2
 import markupsafe
+import pandas as pd
 import tabulate
 
 # Prefix of the headers of columns with published numbers.
 PAPER = "paper"
+MISSING = "–"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html.j2")
+
+
+def number(value: float | None, form: str = ".3f", unit: str = "") -> str:
+    """A number with its unit."""
+    return MISSING if value is None else format(value, form) + unit
+
+
+def count(value: float | None) -> str:
+    """`5.65 G`, `29.5 M`, `812`: three digits and a unit prefix."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value is not None and value >= size:
+            return f"{value / size:.3g}{unit}"
+    return number(value, ".3g")
+
+
+def spread(values: pd.Series) -> str:
+    """`0.803 ± 0.002`: mean and sample standard deviation; one value has none."""
+    if values.empty:
+        return MISSING
+    deviation = f" ± {values.std():.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{deviation}"
 
 
 class Heading(NamedTuple):
@@ -84,19 +110,20 @@ def table_text(table: Table) -> str:
     )
 
 
-def _markdown_block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"{'#' * block.level} {block.text}"
-    if isinstance(block, Text):
-        return block.text
-    if isinstance(block, Figure):
-        return f"![{block.caption}](figures/{block.name}.svg)\n\n{block.caption}"
-    return table_text(block)
-
-
-def to_markdown(blocks: Sequence[Block]) -> str:
+def to_markdown(blocks: Iterable[Block]) -> str:
     """Markdown; figures are links to files in `figures/`."""
-    return "\n\n".join(map(_markdown_block, blocks)) + "\n"
+    parts = []
+    for block in blocks:
+        match block:
+            case Heading(level, text):
+                parts.append(f"{'#' * level} {text}")
+            case Text(text):
+                parts.append(text)
+            case Figure(name, caption):
+                parts += [f"![{caption}](figures/{name}.svg)", caption]
+            case Table():
+                parts.append(table_text(block))
+    return "\n\n".join(parts) + "\n"
 
 
 def _with_code(text: str) -> markupsafe.Markup:
@@ -129,14 +156,21 @@ def write(folder: pathlib.Path, blocks: Sequence[Block]) -> None:
     (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
 
 
-def replace_section(text: str, name: str, table: str) -> str:
-    """Replaces the text between <!-- NAME --> and <!-- /NAME --> by a table.
+def find_section(path: pathlib.Path, name: str) -> tuple[str, str, str]:
+    """The text of a file before, between and after <!-- NAME --> and <!-- /NAME -->.
 
     Raises:
         ValueError: if the markers are missing.
     """
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"There is no {begin} ... {end} in the file.")
-    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, first, rest = path.read_text("utf-8").partition(begin)
+    section, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"--write_to={path} has no {begin.strip()} ... {end}.")
+    return before + first, section, last + after
+
+
+def write_section(path: pathlib.Path, name: str, table: str) -> None:
+    """Replaces a section of a Markdown file; see `find_section`."""
+    before, _, after = find_section(path, name)
+    path.write_text(f"{before}{table}\n{after}", "utf-8")

@@ -1,16 +1,17 @@
-"""The plots of the report as SVG, and the embedding of Figure 3."""
+"""The plots of the report as SVG, and the embedding of Figure 3.
 
-import dataclasses
+Lines of a plot are a frame with a row per point: `method`, which determines label and
+style, `gap`, its standard deviation `spread`, 0 if unknown, and the columns of x.
+"""
+
 import io
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from tools.reproduction import published
-
-EMBEDDING = "figure3"
-POINTS = "points.json"
 
 _TEACHER_COLOR = "#222222"
 _TRAINING_COLORS = {"Serial": "#c8501e", "Parallel": "#1f6fb4"}
@@ -45,22 +46,6 @@ _SHADES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """A line of a plot.
-
-    Attributes:
-        method: determines label and style.
-        x, y: of its points.
-        spread: standard deviation of each y, 0 if unknown.
-    """
-
-    method: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    spread: tuple[float, ...]
-
-
 def _new_figure(width: float, height: float):
     import matplotlib
     import matplotlib.figure
@@ -88,21 +73,22 @@ def _svg(figure) -> bytes:
     return target.getvalue()
 
 
-def _draw(axes, series: Sequence[Series], skyline: float | None) -> None:
-    for n, one in enumerate(series):
+def _draw(axes, lines: pd.DataFrame, x: str, skyline: float | None = None) -> None:
+    for n, (method, line) in enumerate(lines.groupby("method", sort=False)):
+        line = line.sort_values(x, kind="stable")
         default = f"C{n % 10}", _MARKERS[n % len(_MARKERS)], "-"
-        color, marker, line = _STYLES.get(one.method, default)
+        color, marker, linestyle = _STYLES.get(method, default)
         axes.errorbar(
-            one.x,
-            one.y,
-            yerr=one.spread if any(one.spread) else None,
-            label=published.label(one.method),
+            line[x],
+            line["gap"],
+            yerr=line["spread"] if line["spread"].any() else None,
+            label=published.label(method),
             markersize=4,
             linewidth=1.2,
             capsize=2,
             color=color,
             marker=marker,
-            linestyle=line,
+            linestyle=linestyle,
         )
     if skyline is not None:
         label = published.label(published.TEACHER)
@@ -110,10 +96,10 @@ def _draw(axes, series: Sequence[Series], skyline: float | None) -> None:
     axes.set_ylabel("GAP")
 
 
-def _close_up(series: Sequence[Series]) -> list[Series]:
+def _close_up(lines: pd.DataFrame) -> pd.DataFrame:
     """Uniform-k and the students, without the other baselines, which are far below."""
-    students = [n for n, m in published.METHODS.items() if m.kind == "student"]
-    return [one for one in series if one.method in (published.UNIFORM, *students)]
+    near = lines["method"].map(published.is_student)
+    return lines[near | (lines["method"] == published.UNIFORM)]
 
 
 def _shared_legend(figure, every_axes) -> None:
@@ -127,42 +113,39 @@ def _shared_legend(figure, every_axes) -> None:
 
 
 def gap_against_frames(
-    ours: Sequence[Series],
-    our_skyline: float | None,
-    theirs: Sequence[Series],
+    ours: pd.DataFrame, our_skyline: float | None, theirs: pd.DataFrame
 ) -> bytes:
-    """GAP against k: these runs on the left, the published numbers on the right.
+    """GAP against `k`: these runs on the left, the published numbers on the right.
 
     Below each, a close-up of the students, Uniform-k and the teacher.
     """
     figure = _new_figure(10, 7.5)
     every_axes = figure.subplots(2, 2)
-    sides = (ours, our_skyline, "these runs"), (theirs, published.SKYLINE.gap, "paper")
-    for column, (series, skyline, title) in enumerate(sides):
+    their_skyline = published.score(published.TEACHER, None, "gap")
+    sides = (ours, our_skyline, "these runs"), (theirs, their_skyline, "paper")
+    for column, (lines, skyline, title) in enumerate(sides):
         above, below = every_axes[:, column]
-        _draw(above, series, skyline)
-        _draw(below, _close_up(series), skyline)
+        _draw(above, lines, "k", skyline)
+        _draw(below, _close_up(lines), "k", skyline)
         above.set_title(title)
         below.set_xlabel("frames the student sees (k)")
         for axes in (above, below):
-            axes.set_xticks(sorted({k for one in series for k in one.x}))
+            axes.set_xticks(sorted(lines["k"].unique()))
     _shared_legend(figure, every_axes[0])
     return _svg(figure)
 
 
-def gap_against_cost(
-    ours: Sequence[Series], teacher: tuple[float, float] | None
-) -> bytes:
-    """GAP against multiply-adds per video, on a logarithmic scale; close-up below.
+def gap_against_cost(lines: pd.DataFrame, teacher: tuple[float, float] | None) -> bytes:
+    """GAP against `multiply_adds` on a logarithmic scale; close-up below.
 
     Args:
-        ours: x in multiply-adds.
+        lines: of the students and baselines.
         teacher: the skyline's multiply-adds and GAP.
     """
     figure = _new_figure(8, 7)
     every_axes = figure.subplots(2, 1)
-    for axes, series in zip(every_axes, (ours, _close_up(ours)), strict=True):
-        _draw(axes, series, None)
+    for axes, shown in zip(every_axes, (lines, _close_up(lines)), strict=True):
+        _draw(axes, shown, "multiply_adds")
         if teacher:
             label = published.label(published.TEACHER)
             axes.plot(*teacher, "P", color=_TEACHER_COLOR, markersize=8, label=label)
@@ -172,16 +155,16 @@ def gap_against_cost(
     return _svg(figure)
 
 
-def gap_against_mean_frames(series: Sequence[Series], skyline: float | None) -> bytes:
-    """GAP of one student at a fixed k and with early exit, against frames really read.
+def gap_against_mean_frames(lines: pd.DataFrame, skyline: float | None) -> bytes:
+    """GAP of one student at a fixed k and with early exit, against frames `read`.
 
     Args:
-        series: x in frames per video, on average.
+        lines: of published.BUDGETS.
         skyline: the GAP of its teacher, or None.
     """
     figure = _new_figure(7, 4)
     axes = figure.subplots()
-    _draw(axes, series, skyline)
+    _draw(axes, lines, "read", skyline)
     axes.set_xlabel("frames read per video, on average")
     _shared_legend(figure, [axes])
     return _svg(figure)
@@ -196,13 +179,17 @@ def _make_logarithmic(axes) -> None:
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
-def gap_by_network(frames: Sequence[Series], costs: Sequence[Series]) -> bytes:
-    """GAP of each network against its frames, and against its multiply-adds."""
+def gap_by_network(lines: pd.DataFrame) -> bytes:
+    """GAP of each network against its `frames`, and against its `multiply_adds`."""
     figure = _new_figure(10, 4)
     every_axes = figure.subplots(1, 2, sharey=True)
-    labels = "frames to compute per video", "multiply-adds per video"
-    for axes, series, label in zip(every_axes, (frames, costs), labels, strict=True):
-        _draw(axes, series, None)
+    for axes, x, label in zip(
+        every_axes,
+        ("frames", "multiply_adds"),
+        ("frames to compute per video", "multiply-adds per video"),
+        strict=True,
+    ):
+        _draw(axes, lines, x)
         axes.set_xlabel(label)
     _make_logarithmic(every_axes[1])
     _shared_legend(figure, every_axes[:1])

@@ -12,13 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tools.benchmarking import results
-from tools.reproduction import figures, plan, published, runner, runs
+from tools.reproduction import figures, plan, published, runs
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import replicas
 from yt8m_distill.training import inputs, manifest, trained
 
-TIMING = "timing.json"
 ROUNDS = 7
 # More batches of a large data set would not change a rate or a figure.
 TIMED_BATCHES = 50
@@ -31,7 +30,7 @@ def make_all(
     grid: plan.Grid, experiments: list[plan.Experiment], output_dir: str
 ) -> None:
     """Makes the measurements for the tables and Figure 3 on all finished runs."""
-    finished = {e.cell: e for e in experiments if runner.is_trained(e)}
+    finished = {e.cell: e for e in experiments if runs.open_run(e.train_dir).has(e)}
     seed = grid.seeds[0]
 
     def of(table):
@@ -45,12 +44,12 @@ def make_all(
         embed(*of("figure3"), output_dir)
 
 
-def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
-    """An experiment's network and a dataset of its validation shards."""
+def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object, bool]:
+    """An experiment's network, its validation videos, whether by an index."""
     training = experiment.run.training
     checkpoint = settings.CheckpointSettings(
         train_dir=experiment.train_dir,
-        network=experiment.role,
+        network=experiment.cell.role,
         batch_size=training.batch_size,
         num_gpus=training.num_gpus,
     )
@@ -58,7 +57,8 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object]:
     shards = inputs.open_shards(
         experiment.run, training.validation_data_pattern, "validation_data_pattern"
     )
-    return network, network.dataset(shards, training.batch_size)
+    dataset = network.dataset(shards, training.batch_size)
+    return network, dataset, shards.table is not None
 
 
 def _forward(network: trained.TrainedNetwork, part: Callable) -> Callable:
@@ -91,13 +91,6 @@ def _machine() -> str:
     return ", ".join([f"{os.cpu_count()} x {results.processor()}", *gpus])
 
 
-def _uses_index(run: settings.RunSettings) -> bool:
-    """Whether the validation shards are read through an index."""
-    pattern = run.training.validation_data_pattern
-    shards = inputs.open_shards(run, pattern, "validation_data_pattern")
-    return shards.table is not None
-
-
 def time_network(experiment: plan.Experiment) -> dict:
     """Times a trained network on the validation shards of its run.
 
@@ -106,7 +99,7 @@ def time_network(experiment: plan.Experiment) -> dict:
         `model_videos_per_second`, for one batch in memory; `videos_per_second`, end to
         end from the shards to the metrics, as in eval.py.
     """
-    network, dataset = _open(experiment)
+    network, dataset, uses_index = _open(experiment)
     data = experiment.run.data
     network_evaluator = evaluator.Evaluator(
         network.networks, network.role, network.strategy, data.num_classes
@@ -120,7 +113,7 @@ def time_network(experiment: plan.Experiment) -> dict:
         "checkpoint": network.found.prefix,
         "machine": _machine(),
         "batch_size": batch_size,
-        "uses_index": _uses_index(experiment.run),
+        "uses_index": uses_index,
         "model_videos_per_second": batch_size / seconds,
         "videos_per_second": result.videos_per_second,
     }
@@ -128,11 +121,11 @@ def time_network(experiment: plan.Experiment) -> dict:
 
 def time_networks(experiments: list[plan.Experiment], output_dir: str) -> None:
     """Times networks one after another; keeps up-to-date entries of timing.json."""
-    path = str(pathlib.Path(output_dir) / TIMING)
+    path = str(pathlib.Path(output_dir) / runs.TIMING)
     times = manifest.read_json(path) if pathlib.Path(path).is_file() else {}
     for experiment in experiments:
         name = experiment.cell.name
-        prefix = runs.best_prefix(experiment.train_dir, experiment.role)
+        prefix = runs.best_prefix(experiment.train_dir, experiment.cell.role)
         if times.get(name, {}).get("checkpoint") != prefix:
             print(f"Timing {name}.", file=sys.stderr)
             times[name] = time_network(experiment)
@@ -141,7 +134,7 @@ def time_networks(experiments: list[plan.Experiment], output_dir: str) -> None:
 
 def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Encodings [N, E], labels [N, C] bool and ids [N] of validation videos."""
-    network, dataset = _open(experiment)
+    network, dataset, _ = _open(experiment)
     batches = -(-_MAX_ENCODED // experiment.run.training.batch_size)
     forward = _forward(network, lambda outputs: outputs.encoding)
     parts = []
@@ -184,9 +177,8 @@ def choose_videos(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def embed(teacher: plan.Experiment, student: plan.Experiment, output_dir: str) -> None:
     """Writes Figure 3's points and the projector's files, unless up to date."""
-    folder = pathlib.Path(output_dir) / figures.EMBEDDING
-    source = [runs.best_prefix(e.train_dir, e.role) for e in (teacher, student)]
-    path = folder / figures.POINTS
+    path = pathlib.Path(output_dir) / runs.POINTS
+    source = [runs.best_prefix(e.train_dir, e.cell.role) for e in (teacher, student)]
     if path.is_file() and manifest.read_json(str(path))["source"] == source:
         return
     print("Embedding the encodings of Figure 3.", file=sys.stderr)
@@ -199,9 +191,9 @@ def embed(teacher: plan.Experiment, student: plan.Experiment, output_dir: str) -
         print("No Figure 3: too few videos with one frequent class.", file=sys.stderr)
         return
     pair = np.stack([teacher_encodings[rows], student_encodings[rows]])  # [2, M, E]
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     names = [i.decode(errors="replace") for i in ids[rows]]
-    figures.write_projector(folder, pair, classes, names)
+    figures.write_projector(path.parent, pair, classes, names)
     content = {
         "source": source,
         "classes": classes.tolist(),

@@ -7,6 +7,7 @@ the command of its run.
 
 import dataclasses
 import fnmatch
+import functools
 import itertools
 import json
 import pathlib
@@ -22,29 +23,59 @@ from yt8m_distill import flag_groups, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGFILES = ROOT / "flags"
-# Tables and figures of the paper, and the ablation of the best preset.
-PAPER = ("1", "2", "3", "4", "figure2", "figure3")
-ABLATION = "ablation"
-# One student for all of --frames, and early exit.
-BUDGETS = "budgets"
-STUDENT_K, MEAN_FRAMES = "--student_k=", "--mean_frames="
-# Additional rows of Table 1, from the paper's later version.
-LATER = "cvpr_2019"
-# Tables whose rows are the networks of --networks, and the family that they accept;
-# empty: all families.
-FAMILIES = "families"
-BY_NETWORK = {"cvpr_5": "NetVLAD", "cvpr_6": "NeXtVLAD", FAMILIES: ""}
-TABLES = (*PAPER, LATER, ABLATION, BUDGETS, *BY_NETWORK)
-# The default of --networks.
-PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
 # Shard names of make_synthetic_records.py and of the YouTube-8M downloads.
 SHARDS = {
     "train_data_pattern": "train*.tfrecord",
     "validation_data_pattern": "valid*.tfrecord",
 }
 DATA_SET = "dataset.json"
+STUDENT_K, MEAN_FRAMES = "--student_k=", "--mean_frames="
+# The default of --networks.
+PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
 # Prefixes of flagfiles that are not experiments.
 _NO_METHODS = ("data_", "preset_", "training_", published.NETWORK)
+
+# Tables and figures of the paper, and the ablation of the best preset.
+PAPER = ("1", "2", "3", "4", "figure2", "figure3")
+ABLATION = "ablation"
+# One student for all of --frames, and early exit.
+BUDGETS = "budgets"
+# Additional rows of Table 1, from the paper's later version.
+LATER = "cvpr_2019"
+# Tables whose rows are the networks of --networks, and the family that they accept;
+# empty: all families.
+FAMILIES = "families"
+BY_NETWORK = {"cvpr_5": "NetVLAD", "cvpr_6": "NeXtVLAD", FAMILIES: ""}
+
+
+def _rows(frames: str, *methods: str) -> list[tuple[str, str]]:
+    return [(method, frames) for method in methods]
+
+
+# Table → its methods, each with its values of k, which are one of Grid.values_of_k.
+_TEACHER = _rows("all frames", published.TEACHER)
+_MAIN = published.MAIN_STUDENT
+_TABLE_1 = (*published.TABLE_1, *published.CVPR_2019, published.BEST_PRESET)
+TABLES = {
+    "1": _TEACHER + _rows("each", *_TABLE_1),
+    "2": _TEACHER
+    + _rows("largest", *published.TABLE_2)
+    + _rows("largest", *(m + published.INTERMEDIATE for m in published.TABLE_2)),
+    "3": _rows(
+        "largest",
+        *(f"{m}_{p}_percent" for m in published.TABLE_3 for p in published.PERCENTS),
+    ),
+    "4": _TEACHER + _rows("each", _MAIN),
+    "figure2": _TEACHER + _rows("largest", *published.TABLE_2),
+    "figure3": _TEACHER + _rows("largest", _MAIN),
+    LATER: [],
+    ABLATION: _TEACHER
+    + _rows("middle", published.UNIFORM, published.BEST_PRESET, *published.ABLATIONS),
+    BUDGETS: _TEACHER + _rows("every", published.BEST_PRESET),
+    "cvpr_5": _TEACHER + _rows("each", published.UNIFORM, _MAIN),
+    "cvpr_6": _TEACHER + _rows("each", published.UNIFORM, _MAIN),
+    FAMILIES: _TEACHER + _rows("each", published.UNIFORM),
+}
 
 
 class Cell(NamedTuple):
@@ -71,6 +102,11 @@ class Cell(NamedTuple):
         """The name, also of the run's folder: `serial_rep/k30/seed0`."""
         frames = () if self.k is None else (f"k{self.k}",)
         return "/".join((self.method, *frames, f"seed{self.seed}"))
+
+    @property
+    def role(self) -> str:
+        """The network whose scores the cell shows."""
+        return "teacher" if self.k is None else "student"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +173,17 @@ class Grid:
         """The k of the ablation."""
         return self.frames[len(self.frames) // 2]
 
+    @property
+    def values_of_k(self) -> dict[str, tuple[int | str | None, ...]]:
+        """The values of k that a row of TABLES stands for."""
+        return {
+            "all frames": (None,),
+            "each": self.frames,
+            "largest": (self.largest,),
+            "middle": (self.middle,),
+            "every": (self.every_k,),
+        }
+
     def networks_of(self, table: str) -> list[str]:
         """The networks of a table in BY_NETWORK."""
         family = BY_NETWORK[table]
@@ -144,57 +191,27 @@ class Grid:
 
     def rows(self, table: str) -> list[tuple[str, int | str | None]]:
         """(method, k) of the rows of a table, restricted to `methods`."""
-        largest = self.largest
-        teacher = [(published.TEACHER, None)]
-        guided = [(m, largest) for m in published.TABLE_2]
-        main = published.MAIN_STUDENT
-        if table == "1":
-            later = LATER in self.tables
-            cvpr_2019 = [m for m in published.CVPR_2019 if later or m in self.methods]
-            names = [*published.TABLE_1, *cvpr_2019, published.BEST_PRESET]
-            rows = teacher + [(m, k) for m in names for k in self.frames]
-        elif table == "2":
-            other = [(m + published.INTERMEDIATE, k) for m, k in guided]
-            rows = teacher + guided + other
-        elif table == "3":
-            rows = [
-                (f"{name}_{percent}_percent", largest)
-                for name in published.TABLE_3
-                for percent in published.PERCENTS
-            ]
-        elif table == "4":
-            rows = teacher + [(main, k) for k in self.frames]
-        elif table == "figure2":
-            rows = teacher + guided
-        elif table == ABLATION:
-            names = (published.UNIFORM, published.BEST_PRESET, *published.ABLATIONS)
-            rows = teacher + [(m, self.middle) for m in names]
-        elif table == BUDGETS:
-            rows = [*teacher, (published.BEST_PRESET, self.every_k)]
-        elif table in BY_NETWORK:
-            names = [published.UNIFORM, main][: 1 if table == FAMILIES else 2]
-            of_one = teacher + [(m, k) for k in self.frames for m in names]
-            rows = [
-                (f"{network}/{method}", k)
-                for network in self.networks_of(table)
-                for method, k in of_one
-            ]
-        elif table == LATER:
-            rows = []
-        else:
-            rows = [*teacher, (main, largest)]
-        selected = set(self.methods)
-        if any(map(_takes_the_skyline, selected)):
+        wanted = set(self.methods)
+        if any(map(_takes_the_skyline, wanted)):
             # The skyline is trained for these students, so it is reported too.
-            selected.add(published.TEACHER)
+            wanted.add(published.TEACHER)
+        hidden = () if LATER in self.tables else published.CVPR_2019
+        rows = [
+            (method, k)
+            for method, frames in TABLES[table]
+            for k in self.values_of_k[frames]
+            if (method in wanted if wanted else method not in hidden)
+        ]
+        if table not in BY_NETWORK:
+            return rows
+        rows.sort(key=lambda row: row[1] or 0)
         return [
-            row for row in rows if not selected or row[0].rpartition("/")[2] in selected
+            (f"{n}/{method}", k) for n in self.networks_of(table) for method, k in rows
         ]
 
     def unused_methods(self) -> list[str]:
         """The methods of --methods that are in none of the tables."""
-        rows = (row for table in self.tables for row in self.rows(table))
-        used = {method.rpartition("/")[2] for method, _ in rows}
+        used = {method for table in self.tables for method, _ in TABLES[table]}
         return [m for m in self.methods if m not in used]
 
     def cells(self) -> list[Cell]:
@@ -224,16 +241,6 @@ class Experiment:
     command: tuple[str, ...]
     run: settings.RunSettings
     teacher: "Experiment | None" = None
-
-    @property
-    def role(self) -> str:
-        """The network whose scores the cell shows."""
-        return role_of(self.cell.k)
-
-
-def role_of(k: int | str | None) -> str:
-    """The network whose scores a cell of k frames shows."""
-    return "teacher" if k is None else "student"
 
 
 def asked(run: settings.RunSettings) -> tuple[str, ...]:
@@ -276,14 +283,12 @@ def find_networks(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(matches)
 
 
+@functools.cache
 def _takes_the_skyline(method: str) -> bool:
     """Whether a method's teacher is trained on all training videos."""
-    text = (FLAGFILES / f"{method}.flags").read_text("utf-8")
-    words = [line for line in text.splitlines() if not line.startswith("#")]
-    fraction = any(word.startswith("--train_fraction") for word in words)
-    modes = [word for word in words if word.startswith("--mode=")]
-    serial = modes == ["--mode=serial"] or (not modes and "--preset=best" in words)
-    return serial and not fraction
+    flagfile = f"--flagfile={FLAGFILES / method}.flags"
+    run = read_settings([flagfile, "--train_dir=.", "--train_data_pattern=."])
+    return run.distillation.mode == "serial" and run.training.train_fraction == 1
 
 
 def train_dir(output_dir: str, cell: Cell) -> pathlib.Path:
@@ -414,7 +419,7 @@ def make_experiments(
         else _experiment(cell, output_dir, base, teachers[cell.teacher], teacher_cache)
         for cell in cells
     ]
-    # Figure 3 has cells of one seed only, but a serial student needs its own teacher.
+    # Needed also where no table has the teacher as a row.
     needed = [e.teacher for e in experiments if e.teacher]
     return list({e.cell: e for e in [*needed, *experiments]}.values())
 

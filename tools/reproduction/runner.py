@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import tqdm
 
 from tools.reproduction import cost, plan, runs
-from yt8m_distill import settings
-from yt8m_distill.training import manifest, trained
+from yt8m_distill.training import trained
 
 LOG = "train.log"
 # Prefix of commands in the log.
@@ -70,34 +69,15 @@ def job_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
     }
 
 
-def is_trained(experiment: plan.Experiment) -> bool:
-    """Whether its run is finished, with these settings."""
-    run = runs.Run(experiment.train_dir)
-    return run.finished and not _differences(run, experiment)
-
-
 def check_settings(experiments: Sequence[plan.Experiment]) -> None:
     """Raises ValueError if a run has begun with other settings."""
     for experiment in experiments:
-        run = runs.Run(experiment.train_dir)
-        if run.begun and (different := _differences(run, experiment)):
+        run = runs.open_run(experiment.train_dir)
+        if run.begun and (different := run.differences(experiment)):
             raise ValueError(
                 f"{experiment.train_dir} was made with other settings: {different}. "
                 "Use the old ones or another --output_dir."
             )
-
-
-def _differences(run: runs.Run, experiment: plan.Experiment) -> str:
-    """The settings of a run that differ from its experiment's and decide its result.
-
-    The path of the teacher may differ: a whole output_dir can be moved.
-    """
-    stored, wanted = (
-        {k: v for k, v in s.to_dict().items() if k not in manifest.CHANGEABLE}
-        for s in (run.settings, experiment.run)
-    )
-    stored["teacher_checkpoint"] = wanted["teacher_checkpoint"]
-    return settings.differences(stored, wanted)
 
 
 def evaluation_command(
@@ -130,7 +110,7 @@ def _command_on_network(
         str(plan.ROOT / "yt8m_distill" / f"{script}.py"),
         *flags,
         f"--train_dir={experiment.train_dir}",
-        f"--network={experiment.role}",
+        f"--network={experiment.cell.role}",
         f"--batch_size={training.batch_size}",
         f"--num_gpus={training.num_gpus}",
         *(f"--{name}={value}" for name, value in vars(experiment.run.reading).items()),
@@ -234,14 +214,15 @@ class Runner:
 
     def _next_command(self, experiment: plan.Experiment) -> tuple[str, ...] | None:
         """The next command of an experiment, or None if it is complete."""
-        if not is_trained(experiment):
+        run = runs.open_run(experiment.train_dir, self.pattern)
+        if not run.has(experiment):
             return experiment.command
-        run = runs.Run(experiment.train_dir)
         for asked in plan.asked(experiment.run) if self.pattern else ():
-            if run.evaluation(experiment.role, self.pattern, asked):
+            if (asked or experiment.cell.role) in run.evaluations:
                 continue
             is_exit = asked.startswith(plan.MEAN_FRAMES)
-            if is_exit and not (run.train_dir / trained.EXIT_FILE).is_file():
+            calibrated = pathlib.Path(experiment.train_dir, trained.EXIT_FILE)
+            if is_exit and not calibrated.is_file():
                 return calibration_command(experiment)
             return evaluation_command(experiment, self.pattern, asked)
         return None
@@ -313,7 +294,8 @@ class Runner:
 
         The time left is estimated from the multiply-adds of whole runs.
         """
-        numbers = runs.Run(experiment.train_dir).validation(experiment.role)
+        run = runs.open_run(experiment.train_dir)
+        numbers = run.validation(experiment.cell.role)
         self._cost_done += self._costs[experiment.cell]
         ended = self.done | set(self.failures)
         left = sum(c for cell, c in self._costs.items() if cell not in ended)

@@ -1,14 +1,12 @@
 """Scores of a grid's runs: per seed, shares of the gap closed, order of methods."""
 
 import itertools
-import json
-import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
 
-from tools.reproduction import archive, figures, measures, plan, published, runs
+from tools.reproduction import document, plan, published, runs
 
 # The smallest clear difference of GAP with one seed, where the spread is unknown.
 OF_ONE_SEED = 0.01
@@ -19,62 +17,31 @@ class Results:
 
     Args:
         grid: the grid of the report.
-        output_dir: the folder of its runs.
-        test_data_pattern: use eval.py's scores on these shards; empty for those of the
-            best epoch on the validation shards.
-        known: runs and measurements to use where output_dir has none.
+        archive: its runs and measurements.
+        test_data_pattern: the scores are eval.py's on these shards; empty for those of
+            the best epoch on the validation shards.
     """
 
     def __init__(
-        self,
-        grid: plan.Grid,
-        output_dir: str,
-        test_data_pattern: str = "",
-        known: archive.Archive | None = None,
+        self, grid: plan.Grid, archive: runs.Archive, test_data_pattern: str = ""
     ):
         self.grid = grid
-        self.output_dir = pathlib.Path(output_dir)
+        self.archive = archive
         self.test_data_pattern = test_data_pattern
-        self.known = known or archive.Archive()
-        self._runs: dict[plan.Cell, runs.Run] = {}
 
     def run(self, cell: plan.Cell) -> runs.Run:
-        """A cell's run, which may not exist."""
-        if cell not in self._runs:
-            run = runs.Run(plan.train_dir(str(self.output_dir), cell))
-            if not run.finished:
-                run = self.known.runs.get(cell.name, run)
-            self._runs[cell] = run
-        return self._runs[cell]
+        """A cell's run, which may not have begun."""
+        return self.archive.runs.get(cell.name) or runs.Run({}, {})
 
-    def runs(self, method: str, k: int | None) -> list[runs.Run]:
+    def runs(self, method: str, k: int | str | None) -> list[runs.Run]:
         """The runs of a method with all seeds."""
         return [self.run(plan.Cell(method, k, seed)) for seed in self.grid.seeds]
-
-    def times(self) -> dict[str, dict]:
-        """Name of a cell → result of measures.time_network."""
-        path = self.output_dir / measures.TIMING
-        times = json.loads(path.read_text()) if path.is_file() else {}
-        return {**self.known.times, **times}
-
-    def points(self) -> dict | None:
-        """The result of measures.embed, or None."""
-        path = self.output_dir / figures.EMBEDDING / figures.POINTS
-        return json.loads(path.read_text()) if path.is_file() else self.known.points
-
-    def to_archive(self) -> archive.Archive:
-        """All finished and known runs."""
-        by_name = {cell.name: self.run(cell) for cell in self.grid.cells()}
-        finished = {name: run for name, run in by_name.items() if run.finished}
-        return archive.Archive(
-            {**self.known.runs, **finished}, self.times(), self.points()
-        )
 
     def by_seed(
         self,
         method: str,
         k: int | str | None,
-        metric: str,
+        metric: str = "gap",
         role: str = "",
         asked: str = "",
     ) -> pd.Series:
@@ -84,37 +51,77 @@ class Results:
             role: another network than the cell's, for its validation scores.
             asked: of eval.py, on the test shards; see plan.asked.
         """
-        cell_role = plan.role_of(k)
-        scores = {
-            seed: run.evaluation(cell_role, self.test_data_pattern, asked)
-            if self.test_data_pattern and not role
-            else run.validation(role or cell_role)
-            for seed, run in zip(self.grid.seeds, self.runs(method, k), strict=True)
-        }
-        values = {seed: numbers[metric] for seed, numbers in scores.items() if numbers}
+        values = {}
+        for cell in (plan.Cell(method, k, seed) for seed in self.grid.seeds):
+            run = self.run(cell)
+            if self.test_data_pattern and not role:
+                numbers = run.evaluations.get(asked or cell.role)
+            else:
+                numbers = run.validation(role or cell.role)
+            if numbers:
+                values[cell.seed] = numbers[metric]
         return pd.Series(values, dtype=float)
 
-    def network(self, method: str, k: int | None) -> dict | None:
-        """The manifests' entry of a method's network, or None."""
-        entries = (run.network(plan.role_of(k)) for run in self.runs(method, k))
-        return next((network for network in entries if network), None)
+    def network(self, method: str, k: int | str | None) -> dict:
+        """The manifests' entry of a method's network, or nothing."""
+        role = plan.Cell(method, k, 0).role
+        entries = (run.network(role) for run in self.runs(method, k))
+        return next(filter(None, entries), {})
 
-    def methods(self, table: str, *kinds: str) -> list[str]:
-        """The distinct methods of a table, in order.
+    def multiply_adds(self, method: str, k: int | str | None) -> int | None:
+        """Of a method's network, or None."""
+        return sum(self.network(method, k).get("multiply_adds", {}).values()) or None
 
-        Args:
-            kinds: keep methods of these kinds, `baseline` or `student`; empty for all.
+    def lines(self, rows: Iterable[tuple[str, int | None]]) -> pd.DataFrame:
+        """The rows (method, k) that have finished runs, as lines of a figure.
+
+        `k`, `frames` and `multiply_adds` are the columns of x.
         """
+        points = []
+        for method, k in rows:
+            gaps, network = self.by_seed(method, k), self.network(method, k)
+            if network and not gaps.empty:
+                point = {"k": k, "frames": network["frames"]}
+                point["multiply_adds"] = self.multiply_adds(method, k)
+                points.append({"method": method, **point, **mean_and_spread(gaps)})
+        return pd.DataFrame(points)
+
+    def skyline(self) -> float | None:
+        """The teacher's mean GAP, or None."""
+        gaps = self.by_seed(published.TEACHER, None)
+        return None if gaps.empty else gaps.mean()
+
+    def text(self, method: str, k: int | str | None, *metrics: str) -> str:
+        """`0.803 ± 0.002 / 0.399 ± 0.001`, with the number of seeds if some miss."""
+        parts = []
+        for metric in metrics:
+            ours = self.by_seed(method, k, metric)
+            is_complete = ours.empty or len(ours) == len(self.grid.seeds)
+            seeds = "" if is_complete else f" (n={len(ours)})"
+            parts.append(document.spread(ours) + seeds)
+        return " / ".join(parts)
+
+    def methods(self, table: str) -> list[str]:
+        """The distinct methods of a table but the teacher, in order."""
         names = dict.fromkeys(method for method, _ in self.grid.rows(table))
-        kind = {name: m.kind for name, m in published.METHODS.items()}
-        return [name for name in names if not kinds or kind.get(name) in kinds]
+        return [name for name in names if name != published.TEACHER]
 
     def share(
         self, method: str, k: int, seeds: Iterable[int] | None = None
     ) -> float | None:
         """The share of the gap between Uniform-k and the teacher; see `gap_share`."""
         rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
-        return gap_share(*(self.by_seed(*row, "gap") for row in rows), seeds=seeds)
+        return gap_share(*(self.by_seed(*row) for row in rows), seeds=seeds)
+
+
+def mean_and_spread(gaps: pd.Series) -> dict[str, float]:
+    """`gap` and `spread` of a point of a figure."""
+    return {"gap": gaps.mean(), "spread": gaps.std() if len(gaps) > 1 else 0.0}
+
+
+def published_text(method: str, k: int | None, *metrics: str) -> str:
+    """`.803 / .399` of the paper."""
+    return " / ".join(document.number(published.score(method, k, m)) for m in metrics)
 
 
 def gap_share(student, uniform, teacher, seeds=None) -> float | None:
