@@ -27,7 +27,6 @@ from absl import flags
 
 from yt8m_distill import flag_groups, settings
 
-WORKS = ("inference", "index", "thin", "extract", "teacher_cache")
 GROUPS = {
     "inference": (
         settings.CheckpointSettings,
@@ -71,7 +70,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
 def _with_work() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_enum(
-        "work", "inference", list(WORKS), "What to do.", flag_values=values
+        "work", "inference", list(GROUPS), "What to do.", flag_values=values
     )
     flags.DEFINE_bool("help", False, "This text.", flag_values=values)
     return values

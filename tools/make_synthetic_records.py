@@ -46,7 +46,7 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import settings
-from yt8m_distill.data import records, segments
+from yt8m_distill.data import arrays, records, segments
 
 SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
@@ -55,6 +55,8 @@ _LATENT = 64  # Dimensions in which content lives.
 _TOPIC = 8  # Classes per topic, on average.
 _FULL_LENGTH = 0.29  # Share of videos with max_frames frames.
 _TITLE, _CREDITS = 0.08, 0.12  # Shares of a video without content.
+_SHOT_LENGTH = 10.0  # Mean number of frames, in videos of 300.
+_EMPTY_SHOTS = 0.5  # Share of shots without a label.
 _FRAME_CORRELATION = 0.7  # Of the noise in content from frame to frame.
 _WHITE = 0.6  # Standard deviation of each number's own noise.
 
@@ -87,17 +89,10 @@ class Recipe(settings.Settings):
     max_frames: int = settings.setting(300, "Frames of the longest videos.", minimum=4)
     feature_names: str = settings.setting("rgb,audio", "Names of the features.")
     feature_sizes: str = settings.setting("1024,128", "Bytes per frame of each.")
-    video_id_key: str = settings.setting("id", "Context key of the video's id.")
     videos_per_shard: int = settings.setting(250, "Videos in a shard.", minimum=1)
     seed: int = settings.setting(0, "Seed of everything.", minimum=0)
     signal: float = settings.setting(
         0.55, "Strength of a label in its shots.", minimum=0
-    )
-    shot_length: float = settings.setting(
-        10.0, "Mean length of a shot, in videos of 300 frames.", minimum=1
-    )
-    empty_shots: float = settings.setting(
-        0.5, "Share of shots without a label.", minimum=0, maximum=1
     )
     rated_segments: int = settings.setting(
         0, "Rated segments of each video of validate and test, at most.", minimum=0
@@ -182,7 +177,7 @@ def draw_num_frames(rng: np.random.Generator, max_frames: int) -> int:
 
 def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> tuple:
     """What frames show before noise, [num_frames, latent], and their labels or -1."""
-    mean_shot = max(recipe.shot_length * recipe.max_frames / 300, 1.0)
+    mean_shot = max(_SHOT_LENGTH * recipe.max_frames / 300, 1.0)
     content = np.zeros((num_frames, _LATENT))
     shown = np.full(num_frames, -1)
     title = int(np.ceil(_TITLE * num_frames * rng.uniform(0.5, 1.5)))
@@ -201,7 +196,7 @@ def draw_content(rng, world: World, recipe: Recipe, labels, num_frames) -> tuple
         if title <= start < ending:
             if seen:
                 label = seen.pop()
-            elif rng.random() < recipe.empty_shots:
+            elif rng.random() < _EMPTY_SHOTS:
                 label = None
             else:  # ... and the first ones drawn more often.
                 label = rng.choice(labels)
@@ -278,17 +273,10 @@ def make_video(world: World, recipe: Recipe, split: str, number: int):
         video_id += f"_k{needed}"
     frames = make_frames(rng, world, recipe, content)
     ratings = []
-    if (
-        split != "train" and shown is not None
-    ):  # Of their own numbers: the videos stay what they are.
+    if split != "train" and shown is not None:
+        # Of their own random numbers: the videos stay what they are.
         ratings = draw_ratings(np.random.default_rng([*seed, 1]), recipe, labels, shown)
     return video_id.encode(), labels, frames, ratings
-
-
-def _describe(features: tf.train.Features, recipe: Recipe, video_id, labels) -> None:
-    """Adds the id and the labels to a record."""
-    features.feature[recipe.video_id_key].bytes_list.value.append(video_id)
-    features.feature["labels"].int64_list.value.extend(labels)
 
 
 def frame_level_record(
@@ -296,14 +284,13 @@ def frame_level_record(
 ) -> bytes:
     """A serialized SequenceExample."""
     example = tf.train.SequenceExample()
-    _describe(example.context, recipe, video_id, labels)
     columns = zip(*ratings, strict=True)  # Empty without ratings.
     for (name, kind), values in zip(segments.KINDS.items(), columns, strict=False):
         getattr(example.context.feature[name], kind).value.extend(values)
-    for name, rows in zip(recipe.names, frames, strict=True):
-        records.add_frames(example, name, rows)
-    # Otherwise the order of features changes from process to process.
-    return example.SerializeToString(deterministic=True)
+    features = dict(zip(recipe.names, frames, strict=True))
+    ranges = [settings.YOUTUBE_8M] * len(features)
+    record, _ = arrays.make_record(video_id, labels, features, ranges, example)
+    return record
 
 
 def video_level_record(
@@ -312,10 +299,12 @@ def video_level_record(
     """A serialized Example with the mean of each feature."""
     del ratings
     example = tf.train.Example()
-    _describe(example.features, recipe, video_id, labels)
+    feature = example.features.feature
+    feature["id"].bytes_list.value.append(video_id)
+    feature["labels"].int64_list.value.extend(labels)
     for name, values in zip(recipe.names, frames, strict=True):
         mean = records.dequantize(values).mean(axis=0)
-        example.features.feature[f"mean_{name}"].float_list.value.extend(mean)
+        feature[f"mean_{name}"].float_list.value.extend(mean)
     return example.SerializeToString(deterministic=True)
 
 
@@ -360,7 +349,6 @@ def suggested_flags(recipe: Recipe, folder: pathlib.Path) -> str:
             f"--feature_sizes={recipe.feature_sizes}",
             f"--num_classes={recipe.num_classes}",
             f"--max_frames={recipe.max_frames}",
-            f"--video_id_key={recipe.video_id_key}",
         ]
     )
 

@@ -45,20 +45,20 @@ def records_of(folder, split: str) -> list[bytes]:
 
 
 def test_the_records_hold_the_video(tmp_path):
-    made = recipe(video_level=True, max_frames=8, video_id_key="key")
+    made = recipe(video_level=True, max_frames=8)
     video_id, labels, frames, _ = videos(1, made)[0]
     (tmp_path / "video_level").mkdir()
     synthetic.write_shard(made, str(tmp_path), "train", 0, 1)
     (record,) = records_of(tmp_path, "train")
     example = tf.train.SequenceExample.FromString(record)
-    assert example.context.feature["key"].bytes_list.value[:] == [video_id]
+    assert example.context.feature["id"].bytes_list.value[:] == [video_id]
     assert example.context.feature["labels"].int64_list.value[:] == labels.tolist()
     for name, rows in zip(["rgb", "audio"], frames, strict=True):
         stored = example.feature_lists.feature_list[name].feature
         assert [f.bytes_list.value[0] for f in stored] == [r.tobytes() for r in rows]
     (record,) = records_of(tmp_path / "video_level", "train")
     feature = tf.train.Example.FromString(record).features.feature
-    assert feature["key"].bytes_list.value[:] == [video_id]
+    assert feature["id"].bytes_list.value[:] == [video_id]
     assert feature["labels"].int64_list.value[:] == labels.tolist()
     mean = records.dequantize(frames[0]).mean(axis=0)
     np.testing.assert_array_equal(feature["mean_rgb"].float_list.value[:], mean)

@@ -529,6 +529,12 @@ sys.exit(int(status))
 """
 
 
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Ended processes are noticed at once."""
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
+
+
 def prepare(tmp_path, made, status=0, seconds=0.0, failing=()):
     """Experiments with quick commands that leave a fabricated run."""
     worker = tmp_path / "worker.py"
@@ -758,6 +764,7 @@ PUBLISHED = {
         SEEDS,
         networks=plan.find_networks(["network_audioset_*"]),
     ),
+    "synthetic": plan.Grid(),
     "synthetic_budgets": plan.Grid(("budgets",), (1, 2, 4, 8, 16)),
 }
 

@@ -1,15 +1,18 @@
 """tools/summarize_runs.py: ways of training in one table."""
 
 import json
+import pathlib
 
 import pytest
 
 from tests import script_helpers
 from tools import summarize_runs
+from tools.reproduction import document
 from yt8m_distill import settings
 from yt8m_distill.training import modes
 
 pytestmark = pytest.mark.once
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def write_run(folder, gaps, networks, **values):
@@ -87,6 +90,13 @@ def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_p
     assert summarize_runs.read_run(twice)["multiply_adds"] == cost
     kept = json.dumps(groups)  # No folder of this machine.
     assert str(tmp_path) not in kept and "/x" not in kept
+
+
+def test_the_published_table_is_that_of_its_runs():
+    folder = ROOT / "results" / "audioset_teaching"
+    table = summarize_runs.compare(summarize_runs.read_kept(folder / "runs.jsonl"))
+    _, published, _ = document.find_section(folder / "report.md", "teaching")
+    assert document.table_text(table) + "\n" == published
 
 
 def test_a_run_that_has_not_finished_is_named(tmp_path):

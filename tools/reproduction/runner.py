@@ -80,30 +80,10 @@ def check_settings(experiments: Sequence[plan.Experiment]) -> None:
             )
 
 
-def evaluation_command(
-    experiment: plan.Experiment, pattern: str, asked: str = ""
-) -> tuple[str, ...]:
-    """The command of eval.py on the network whose scores the cell shows.
-
-    Args:
-        experiment: a finished one.
-        pattern: of the shards.
-        asked: one of plan.asked.
-    """
-    flags = ["--run_once", f"--eval_data_pattern={pattern}", *filter(None, [asked])]
-    return _command_on_network("eval", experiment, *flags)
-
-
-def calibration_command(experiment: plan.Experiment) -> tuple[str, ...]:
-    """The command of calibrate.py, on the validation shards."""
-    pattern = experiment.run.training.validation_data_pattern
-    flag = f"--calibration_data_pattern={pattern}"
-    return _command_on_network("calibrate", experiment, flag)
-
-
-def _command_on_network(
+def network_command(
     script: str, experiment: plan.Experiment, *flags: str
 ) -> tuple[str, ...]:
+    """The command of a script on the network whose scores the cell shows."""
     training = experiment.run.training
     return (
         sys.executable,
@@ -223,8 +203,12 @@ class Runner:
             is_exit = asked.startswith(plan.MEAN_FRAMES)
             calibrated = pathlib.Path(experiment.train_dir, trained.EXIT_FILE)
             if is_exit and not calibrated.is_file():
-                return calibration_command(experiment)
-            return evaluation_command(experiment, self.pattern, asked)
+                validation = experiment.run.training.validation_data_pattern
+                flags = (f"--calibration_data_pattern={validation}",)
+                return network_command("calibrate", experiment, *flags)
+            flags = ("--run_once", f"--eval_data_pattern={self.pattern}")
+            flags += (asked,) if asked else ()
+            return network_command("eval", experiment, *flags)
         return None
 
     def _start_ready(self) -> None:
