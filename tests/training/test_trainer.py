@@ -197,6 +197,7 @@ def test_settings_that_change_no_result_may_differ(serial_run, changes):
             {"validation_data_pattern": "nowhere/*"},
             "--validation_data_pattern=nowhere/* matches no file.",
         ),
+        ({"train_fraction": 0.001}, "--train_fraction=0.001 leaves no video"),
         ({"student_loss": "ce + nothing"}, "nothing"),
         ({"teacher": "Nothing()"}, "--teacher=Nothing()"),
         ({"optimizer": "Nothing"}, "--optimizer=Nothing"),

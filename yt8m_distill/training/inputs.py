@@ -55,9 +55,10 @@ def open_data(run: settings.RunSettings) -> Data:
     share, labeled = run.training.train_fraction, run.training.label_fraction
     num_videos = training.num_videos(share)
     if num_videos == 0:
-        raise ValueError(
-            f"--train_data_pattern={run.training.train_data_pattern} has no videos."
-        )
+        pattern = f"--train_data_pattern={run.training.train_data_pattern}"
+        if training.num_videos():
+            raise ValueError(f"--train_fraction={share} leaves no video of {pattern}.")
+        raise ValueError(f"{pattern} has no videos.")
     if training.num_videos(share, labeled) == 0:
         raise ValueError(
             f"--label_fraction={labeled} leaves the labels of none of the {num_videos} "
