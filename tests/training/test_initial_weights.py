@@ -48,10 +48,18 @@ def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix
         ),
     ],
 )
+@pytest.mark.parametrize("as_prefix", [False, True])
 @once
-def test_a_teacher_of_other_data_is_refused(serial_run, tmp_path, changes, said):
+def test_a_teacher_of_other_data_is_refused(
+    serial_run, tmp_path, changes, said, as_prefix
+):
     other = serial_run.training.train_dir
-    changes |= {"train_dir": str(tmp_path / "run"), "teacher_checkpoint": other}
+    if as_prefix:
+        other = helpers.best(other, "teacher", "teacher")
+    changes = changes | {
+        "train_dir": str(tmp_path / "run"),
+        "teacher_checkpoint": other,
+    }
     with pytest.raises(ValueError, match="was trained on other data: ") as caught:
         helpers.train(helpers.change(serial_run, **changes))
     assert said in str(caught.value)

@@ -34,6 +34,7 @@ MODEL_FLAGS = "model_flags.json"
 MANIFEST = "manifest.json"
 PHASE_SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.csv"
+_DEPTH = 4  # A checkpoint is at most this many folders below its train_dir.
 
 # Settings that may change when a training continues.
 CHANGEABLE = (
@@ -133,6 +134,16 @@ def read_run_settings(train_dir: str) -> settings.RunSettings:
         return settings.RunSettings.from_dict(read_json(path))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def train_dir_of(path: str) -> str | None:
+    """The train_dir that this is, or that contains this checkpoint prefix, or None."""
+    depth = _DEPTH if tf.io.gfile.exists(f"{path}.index") else 0
+    for _ in range(1 + depth):
+        if tf.io.gfile.exists(os.path.join(path, MODEL_FLAGS)):
+            return path
+        path = os.path.dirname(path)
+    return None
 
 
 class Plan:

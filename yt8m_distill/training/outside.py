@@ -48,6 +48,9 @@ def _teacher(entry: str, run: settings.RunSettings, role: str, alone: bool) -> T
     entry = os.path.expanduser(entry)
     where, here = f"--teacher_checkpoint={entry}", getattr(run.networks, role)
     if tf.io.gfile.exists(f"{entry}.index"):
+        train_dir = manifest.train_dir_of(entry)
+        if train_dir:  # Of a checkpoint alone nobody knows what its network reads.
+            check_same_data(where, manifest.read_run_settings(train_dir), run)
         return Teacher(builder.parse(role, here), entry)
     if not tf.io.gfile.isdir(entry):
         raise ValueError(f"{where} is neither a train_dir nor a checkpoint prefix.")

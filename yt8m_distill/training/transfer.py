@@ -1,7 +1,6 @@
 """Initial weights from another run: `--start_from`."""
 
 import logging
-import os
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -10,9 +9,6 @@ from yt8m_distill import registry, settings
 from yt8m_distill.training import checkpoints, manifest, roles, trained
 
 _LOG = logging.getLogger(__name__)
-
-# A checkpoint is at most this many folders below its train_dir.
-_DEPTH = 4
 
 
 class Transfer(NamedTuple):
@@ -57,7 +53,11 @@ def plan(role: roles.Role, network, run: settings.RunSettings) -> Transfer:
         ValueError: if there is no such network, or its encoder has other shapes.
     """
     start_from = role.start_from
-    train_dir = _train_dir_of(start_from)
+    train_dir = manifest.train_dir_of(start_from)
+    if train_dir is None:
+        raise ValueError(
+            f"--start_from={start_from} is neither a train_dir nor a checkpoint in one."
+        )
     source_run = manifest.read_run_settings(train_dir)
     for name in ("feature_names", "feature_sizes", "frame_features"):
         there, here = getattr(source_run.data, name), getattr(run.data, name)
@@ -92,18 +92,6 @@ def plan(role: roles.Role, network, run: settings.RunSettings) -> Transfer:
         state = "new" if context else "left out"
         remark += f"; the weights of the video's context are {state}"
     return Transfer(prefix, pairs, remark)
-
-
-def _train_dir_of(start_from: str) -> str:
-    """The train_dir that the flag names, or that contains the checkpoint it names."""
-    is_checkpoint, folder = tf.io.gfile.exists(f"{start_from}.index"), start_from
-    for _ in range(1 + is_checkpoint * _DEPTH):
-        if tf.io.gfile.exists(os.path.join(folder, manifest.MODEL_FLAGS)):
-            return folder
-        folder = os.path.dirname(folder)
-    raise ValueError(
-        f"--start_from={start_from} is neither a train_dir nor a checkpoint in one."
-    )
 
 
 def _find(
