@@ -38,7 +38,8 @@ def test_a_function_runs_in_a_process_of_its_own():
     [(0.5, True, True), (0.7, True, False), (0.5, False, False), (0.7, False, True)],
 )
 def test_a_bar_is_a_limit_in_its_direction(value, at_most, met):
-    assert results.Row("x", value, bar=0.6, at_most=at_most).met is met
+    for number in (value, np.float64(value)):
+        assert results.Row("x", number, bar=0.6, at_most=at_most).met is met
 
 
 def test_calls_are_timed_in_turns_and_once_before():

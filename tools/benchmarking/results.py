@@ -42,7 +42,8 @@ class Row:
         """Whether the bar is met; None without one."""
         if self.bar is None:
             return None
-        return self.value <= self.bar if self.at_most else self.value >= self.bar
+        met = self.value <= self.bar if self.at_most else self.value >= self.bar
+        return bool(met)  # Values may be of numpy, whose True is not True.
 
 
 def timed(
