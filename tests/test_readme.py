@@ -4,16 +4,21 @@ import pathlib
 import re
 import shlex
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from tests import training_helpers as helpers
 from yt8m_distill import command_line, flag_groups, settings
-from yt8m_distill.models import builder
+from yt8m_distill.data import frame_sampling
+from yt8m_distill.losses import registered
+from yt8m_distill.models import base, builder, layers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OWN_NAMES = ("MyNetwork", "cosine", "every")  # What its module registers.
 GROUPS = {
     "yt8m-train": flag_groups.RUN_GROUPS,
     "yt8m-eval": (
@@ -74,6 +79,42 @@ def test_the_python_lines_run_as_described(tmp_path, monkeypatch):
     assert [int(sum(weights)) for _, weights in found] == [8, 4]
     assert all(scores.shape == (8, 10) for scores, _ in found)
     assert len(np.unique(found[0][0])) > 10
+
+
+def test_the_module_of_ones_own_trains_where_the_last_batch_is_not_full(
+    tmp_path, monkeypatch
+):
+    registries = base.MODELS, registered.LOSSES, frame_sampling.SAMPLERS
+    for (
+        registry
+    ) in registries:  # Other tests may have used the names; none keeps these.
+        others = {n: v for n, v in registry._entries.items() if n not in OWN_NAMES}
+        monkeypatch.setattr(registry, "_entries", others)
+    (text,) = re.findall(r"```python\n(# my_models.py.*?)```", README, re.DOTALL)
+    names = {
+        "__name__": "my_models",
+        **{"tf": tf, "base": base, "layers": layers, "registered": registered},
+        "frame_sampling": frame_sampling,
+        "cosine_distance": lambda student, guide: (
+            1 + keras.losses.cosine_similarity(guide.encoding, student.encoding)
+        ),
+    }
+    exec(compile(text, "README.md", "exec"), names)
+    helpers.write_data(tmp_path)
+    run = helpers.make_run(
+        tmp_path / "run",
+        tmp_path,
+        mode="parallel",
+        teacher="MyNetwork",
+        student="MyNetwork(width=3)",
+        student_loss="ce + 10*cosine",
+        frame_sampler="every(step=3)",
+        num_epochs=1,
+    )
+    # 36 videos in batches of 8: four padding rows in the last one.
+    assert helpers.train(run)["parallel"]["finished"]
+    # Of a video of 4 frames, those at 0 and 3.
+    assert frame_sampling.pick("every(step=3)", tf.constant([4]), 5, 20, None)[1] == [2]
 
 
 def test_every_linked_file_exists():

@@ -126,7 +126,8 @@ class VideoClassifier(keras.Model, abc.ABC):
 
         Args:
             frames: [B, T, D] float32, normalized, 0 after the last valid frame.
-            num_frames: [B] int32.
+            num_frames: [B] int32, 0 in a padding row. Its encoding must be finite, too:
+                its loss is left out, but Inf or NaN would spread in the gradient.
             state_indices: [B, S] int32 positions in the view, or None.
             training: whether a backward pass follows.
             noise: source of randomness for layers.dropout; use an index above 0, since
