@@ -416,11 +416,13 @@ class SamplingSettings(Settings):
                 f"--student_k={self.student_k} is not a whole number above 0, or "
                 "several separated by commas."
             )
+        if len(set(self.budgets)) < len(self.budgets):
+            raise ValueError(f"--student_k={self.student_k} repeats a number.")
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """The distinct numbers of frames, ascending."""
-        return tuple(sorted({int(n) for n in split_names(self.student_k)}))
+        """The numbers of frames, ascending."""
+        return tuple(sorted(int(n) for n in split_names(self.student_k)))
 
     @property
     def largest_k(self) -> int:
