@@ -41,8 +41,8 @@ def main() -> None:
     from yt8m_distill.data import index, records
 
     shards = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
-    known = [index.find(path, data, reading.index_dir) is not None for path in shards]
-    indices = index.load_or_build(shards, data, reading.index_dir, required=True)
+    found = index.find_all(shards, data, reading.index_dir)
+    indices = index.build_missing(found, shards, data, reading.index_dir, required=True)
     bad = [
         b for path, i in zip(shards, indices, strict=True) for b in i.bad_records(path)
     ]
@@ -52,8 +52,9 @@ def main() -> None:
         raise ValueError(f"--input_data_pattern: {why}")
     for record in bad:
         print(record.message)
+    missing = found.count(None)
     print(
-        f"{len(shards) - sum(known)} indices built, {sum(known)} were up to date: "
+        f"{missing} indices built, {len(shards) - missing} were up to date: "
         f"{videos} videos, {len(bad)} invalid records."
     )
 

@@ -301,8 +301,14 @@ def find(shard: str, data: settings.DataSettings, index_dir: str) -> Index | Non
     return None
 
 
-def _check_names(shards: Sequence[str], index_dir: str) -> None:
-    """Raises ValueError if two shards would share one index file."""
+def find_all(
+    shards: Sequence[str], data: settings.DataSettings, index_dir: str = ""
+) -> list[Index | None]:
+    """The usable index of each shard, or None.
+
+    Raises:
+        ValueError: for two shards of the same name with one `index_dir`.
+    """
     seen: dict[str, str] = {}
     for shard in shards if index_dir else ():
         other = seen.setdefault(os.path.basename(shard), shard)
@@ -311,6 +317,7 @@ def _check_names(shards: Sequence[str], index_dir: str) -> None:
                 f"--index_dir={index_dir}: {other} and {shard} would share one index; "
                 "give each folder of shards an --index_dir of its own."
             )
+    return [find(shard, data, index_dir) for shard in shards]
 
 
 def load_or_build(
@@ -319,17 +326,28 @@ def load_or_build(
     index_dir: str = "",
     required: bool = False,
 ) -> list[Index]:
-    """The index of each local shard; builds and stores the missing ones.
+    """The index of each local shard: `build_missing` after `find_all`."""
+    found = find_all(shards, data, index_dir)
+    return build_missing(found, shards, data, index_dir, required)
+
+
+def build_missing(
+    found: Sequence[Index | None],
+    shards: Sequence[str],
+    data: settings.DataSettings,
+    index_dir: str = "",
+    required: bool = False,
+) -> list[Index]:
+    """The index of each local shard; builds and stores those that are None.
 
     Of two concurrent processes one builds them and the other waits. If no folder is
     writable, the indices stay in memory, unless `required`.
 
     Raises:
-        ValueError: for an unreadable or compressed shard, two shards of the same name
-            with one `index_dir`, or a required index that cannot be written.
+        ValueError: for an unreadable or compressed shard, or a required index that
+            cannot be written.
     """
-    _check_names(shards, index_dir)
-    found = [find(shard, data, index_dir) for shard in shards]
+    found = list(found)
     missing = [i for i, index in enumerate(found) if index is None]
     if not missing:
         return found
