@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tests import script_helpers
 from tests import video_helpers as helpers
-from yt8m_distill.data import faults, records
+from yt8m_distill import settings
+from yt8m_distill.data import faults, judging, records
 from yt8m_distill.serving import thinning
 from yt8m_distill.video import decoding, extraction, networks
 
@@ -164,7 +165,9 @@ def test_some_frames_are_those_of_thin_shards(videos, image_network, tmp_path):
     for whole, thin in zip(every, some, strict=True):
         chosen = [0, len(frames_in(whole)) // 2]  # floor(i * n / 2)
         record = faults.Record(whole.SerializeToString())
-        expected = thinning.thin_record(record, chosen, ["rgb"])
+        data = settings.DataSettings(feature_names="rgb", feature_sizes="6")
+        video = judging.judge(record, data)
+        expected = thinning.thin_record(video, chosen, ["rgb"])
         assert thin.SerializeToString(deterministic=True) == expected
 
 

@@ -14,6 +14,7 @@ from yt8m_distill.data import (
     faults,
     frame_sampling,
     framing,
+    judging,
     pipeline,
     rewriting,
     segments,
@@ -415,7 +416,8 @@ def test_a_missing_feature_stays_missing(tmp_path):
 
 def test_a_thin_record_has_no_rated_segments():
     record = record_helpers.rated_video(3, 12, [1], [(5, 1, 1)])
-    names = list(record_helpers.SIZES)
-    thin = thinning.thin_record(faults.Record(record), [0, 6], names)
+    data = record_helpers.data_settings()
+    video = judging.judge(faults.Record(record), data)
+    thin = thinning.thin_record(video, [0, 6], data.names)
     kept = tf.train.SequenceExample.FromString(thin).context.feature
     assert {"id", "labels"} <= set(kept) and not set(segments.KINDS) & set(kept)

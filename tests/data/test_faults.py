@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, framing, pipeline
+from yt8m_distill.data import faults, framing, judging, pipeline, wire
 
 DATA = helpers.data_settings()
 VIEWS = {
@@ -605,6 +605,28 @@ def test_a_key_that_comes_twice_is_left_to_the_parser(tmp_path):
     located = len(ids_of(read([shard], **SKIP)))
     parsed = len(ids_of(read([shard], **SKIP, **NEVER)))
     assert located == parsed == 1 - len(bad_of(shard))
+
+
+def test_a_frame_of_several_lists_is_read_alike(tmp_path):
+    """Found by fuzzing: where the length of a frame includes the next one, protobuf
+    takes that for more byte strings, which the index refused. TensorFlow's parser, in
+    datasets and servers, ignores the length and reads the frames as they were."""
+    record = bytearray(helpers.video(0, 3))
+    rgb = wire.locate(memoryview(record)).features["rgb"]
+    record[rgb.first - len(wire.frame_header(rgb.size)) + 1] += rgb.stride
+    lists = tf.train.SequenceExample.FromString(bytes(record)).feature_lists
+    assert len(lists.feature_list["rgb"].feature) == 2
+    clean = helpers.write_shard(tmp_path / "clean", [helpers.video(0, 3)])
+    expected = read([clean])
+    shard = helpers.write_shard(tmp_path / "s", [bytes(record)])
+    helpers.assert_same_batches(read([shard]), expected)
+    helpers.assert_same_batches(read([compressed(shard)]), expected)
+    one, other = (
+        [list(map(bytes, video.frames_of(name))) for name in DATA.names]
+        for path in (shard, clean)
+        for video in judging.read(path, DATA)
+    )
+    assert one == other
 
 
 # ------------------------------------------------------------------------- labels

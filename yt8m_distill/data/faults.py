@@ -9,10 +9,9 @@ import inspect
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
@@ -140,15 +139,6 @@ class Record:
     def context(self) -> tf.train.Features:
         """Its context features; raises Invalid as `example`."""
         return self.layout.context if self.layout else self.example.context
-
-    def frames(self, name: str) -> Sequence[bytes | np.ndarray]:
-        """The bytes of each frame of a feature; only of a valid record."""
-        if self.layout:
-            found = self.layout.features.get(name)
-            return found.rows(self.content) if found and found.count else ()
-        lists = self.example.feature_lists.feature_list
-        steps = lists[name].feature if name in lists else ()
-        return [step.bytes_list.value[0] for step in steps]
 
     @property
     def where(self) -> str:

@@ -5,7 +5,7 @@ graph; the pipeline checks the same rules in the graph (data/records.py).
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ class Video(NamedTuple):
             missing), bytes from one frame to the next, and number of frames; empty for
             an encoding that only a parser reads, and for video-level records.
         num_frames: of the shortest feature; 0 for video-level records.
+        strings: name → [T] string, the frames of each feature if `frames` is empty.
     """
 
     record: faults.Record
@@ -33,6 +34,14 @@ class Video(NamedTuple):
     labels: list[int]
     frames: list[int]
     num_frames: int
+    strings: dict[str, tf.Tensor]
+
+    def frames_of(self, name: str) -> Sequence[bytes | np.ndarray]:
+        """The bytes of each frame of a feature, which may be missing."""
+        if not self.frames:
+            return self.strings[name].numpy()
+        found = self.record.layout.features.get(name)
+        return found.rows(self.record.content) if found and found.count else ()
 
 
 def read(path: str, data: settings.DataSettings) -> Iterator[Video | faults.Bad]:
@@ -50,9 +59,9 @@ def read(path: str, data: settings.DataSettings) -> Iterator[Video | faults.Bad]
 def judge(record: faults.Record, data: settings.DataSettings) -> Video:
     """Validates a record.
 
-    A record in the encoding of all writers is not parsed but located. Any other without
-    a known fault is finally parsed in the graph, whose parser rejects encodings that
-    other protobuf parsers accept.
+    A record in the encoding of all writers is not parsed but located. Any other holds
+    what the graph reads, whose parser rejects some encodings that protobuf's accepts;
+    protobuf's, which is faster with invalid records, names the fault.
 
     Raises:
         Invalid: for an invalid record.
@@ -76,12 +85,19 @@ def judge(record: faults.Record, data: settings.DataSettings) -> Video:
             detail = detail or segments.problem(ratings, read_frames, data)
             if detail:
                 raise faults.Invalid(faults.Fault.SEGMENTS, detail)
-        if not frames and not _graph_takes(record.content, data):
-            raise faults.Invalid(faults.Fault.NOT_AN_EXAMPLE, faults.NOT_AN_EXAMPLE)
+        if frames:
+            return Video(record, video_id, labels, frames, num_frames, {})
+        if video := _parsed(record, data):
+            return video
+        raise faults.Invalid(faults.Fault.NOT_AN_EXAMPLE, faults.NOT_AN_EXAMPLE)
     except faults.Invalid as error:
         error.video_id = video_id
+        # A frame with several lists of byte strings is one frame of several strings for
+        # protobuf, and several frames for TensorFlow's parser (seen in 2.15 and 2.21).
+        several = error.fault is faults.Fault.ONE_FEATURE
+        if several and (video := _parsed(record, data)):
+            return video
         raise
-    return Video(record, video_id, labels, frames, num_frames)
 
 
 def _values(feature: tf.train.Feature):
@@ -253,25 +269,32 @@ def judge_ranges(record: faults.Record, data: settings.DataSettings) -> str:
     )
 
 
-def _graph_takes(serialized: bytes, data: settings.DataSettings) -> bool:
+def _parsed(record: faults.Record, data: settings.DataSettings) -> Video | None:
+    """What the graph reads; None for a record that it rejects."""
     try:
-        _parser(data)(tf.constant([serialized]), tf.constant([""]))
+        parsed = _parser(data)(tf.constant([record.content]), tf.constant([""]))
     except (
         tf.errors.InvalidArgumentError,
         tf.errors.DataLossError,
         UnicodeDecodeError,
     ):
-        return False
-    return True
+        return None
+    strings = {}
+    if data.frame_features:
+        frames = (feature.values for feature in parsed.frames)
+        strings = dict(zip(data.names, frames, strict=True))
+    num_frames = min(filter(None, map(len, strings.values())), default=0)
+    video_id, labels = parsed.video_ids.numpy()[0], parsed.labels.values.numpy()
+    return Video(record, video_id, labels.tolist(), [], num_frames, strings)
 
 
 @functools.lru_cache(maxsize=8)
 def _parser(data: settings.DataSettings):
-    """A traced function that raises for a record that the pipeline would reject."""
+    """A traced function that parses a record as the pipeline does."""
     text = tf.TensorSpec([1], tf.string)
 
     @tf.function(input_signature=[text, text], autograph=False)  # See build_dataset.
     def parse(serialized, origins):
-        records.parse_batch(serialized, origins, data, tf.constant([True]))
+        return records.parse_batch(serialized, origins, data, tf.constant([True]))
 
     return parse

@@ -27,16 +27,16 @@ _COMPARED = 16  # Records compared to see whether a shard was thinned in the sam
 
 
 def thin_record(
-    record: faults.Record, indices: Sequence[int], names: Sequence[str]
+    video: judging.Video, indices: Sequence[int], names: Sequence[str]
 ) -> bytes:
-    """Reduces a valid record to some frames of some features.
+    """Reduces a record to some frames of some features.
 
     Raises:
         ValueError: if it was thinned before and its `frame_indices` do not match its
             frames.
     """
-    thin = tf.train.SequenceExample(context=record.context)
-    features = {name: record.frames(name) for name in names}
+    thin = tf.train.SequenceExample(context=video.record.context)
+    features = {name: video.frames_of(name) for name in names}
     features = {name: frames for name, frames in features.items() if len(frames)}
     for name, frames in features.items():
         kept = thin.feature_lists.feature_list[name].feature
@@ -88,7 +88,7 @@ def thin_records(
                     "frames, and a record needs at least one."
                 )
             try:
-                yield thin_record(video.record, indices, data.names)
+                yield thin_record(video, indices, data.names)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
 
