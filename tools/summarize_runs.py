@@ -28,7 +28,7 @@ from yt8m_distill import flag_groups
 
 flag_groups.load_tensorflow()
 
-from tools.reproduction import cost, document, runs  # noqa: E402
+from tools.reproduction import cost, document, runs
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 

@@ -1,7 +1,6 @@
 """tools/reproduce.py: which runs a table needs, how they are run, what is reported."""
 
 import dataclasses
-import importlib
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ import pytest
 
 from tests import script_helpers
 from tests import training_helpers as helpers
+from tools import reproduce as reproduce_
 from tools.reproduction import (
     cost,
     document,
@@ -686,12 +686,7 @@ class InThisProcess:
 
 
 def reproduce(*arguments: str) -> script_helpers.Ended:
-    def run():
-        sys.modules.pop("tools.reproduce", None)  # It defines its flags on import.
-        module = importlib.import_module("tools.reproduce")
-        module.main(module.FLAGS(sys.argv))
-
-    return script_helpers.in_place(run, "reproduce", *arguments)
+    return script_helpers.in_place(reproduce_.run, "reproduce", *arguments)
 
 
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path):

@@ -31,7 +31,7 @@ SHARDS = {
 DATA_SET = "dataset.json"
 STUDENT_K, MEAN_FRAMES = "--student_k=", "--mean_frames="
 # The default of --networks.
-PUBLISHED_NETWORKS = (f"{published.NETWORK}yt8m_*",)
+PUBLISHED_NETWORKS = f"{published.NETWORK}yt8m_*"
 # Prefixes of flagfiles that are not experiments.
 _NO_METHODS = ("data_", "preset_", "training_", published.NETWORK)
 
@@ -127,7 +127,7 @@ class Grid:
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()
     networks: tuple[str, ...] = dataclasses.field(
-        default_factory=lambda: find_networks(PUBLISHED_NETWORKS)
+        default_factory=lambda: find_networks([PUBLISHED_NETWORKS])
     )
 
     def __post_init__(self) -> None:
