@@ -32,35 +32,35 @@ def frames_for(billions: float) -> int:
     return round(1e9 * billions / paper_frame())
 
 
-def paper_operations(run: settings.RunSettings, role: str) -> dict[str, int] | None:
+def paper_operations(
+    run: settings.RunSettings, role: str, parts: Mapping[str, int]
+) -> tuple[int | None, int | None]:
     """The operations that the paper counts for a network and a video of full length.
 
     Only for the first (visual) feature: the lower LSTM of a HierarchicalLSTM, or the
-    expansion, assignment and aggregation of a NeXtVLAD.
+    expansion, assignment and aggregation of a NeXtVLAD. None for other networks.
+
+    Args:
+        run, role: name the network.
+        parts: its multiply-adds.
 
     Returns:
-        `frames`, and for a HierarchicalLSTM `classifier`, which the CVPR 2019 version
-        adds; None for other networks, which the paper does not count.
+        Those of the frames, and the sum with a HierarchicalLSTM's classifier, which the
+        CVPR 2019 version adds.
     """
-    spec, frames = _specification(run, role), modes.networks(run)[role].frames
-    arguments, size = base.MODELS.arguments(spec), run.data.sizes[0]
+    planned = modes.networks(run)[role]
+    spec, size = registry.parse(str(planned.network)), run.data.sizes[0]
+    arguments = base.MODELS.arguments(spec)
     if spec.name == "HierarchicalLSTM":
-        cells, layers = arguments["cells"], arguments["layers"]
-        return {
-            "frames": frames * paper_frame(size, cells, layers),
-            "classifier": multiply_adds(run, role)["classifier"],
-        }
+        frame = paper_frame(size, arguments["cells"], arguments["layers"])
+        of_frames = planned.frames * frame
+        return of_frames, of_frames + parts["classifier"]
     if spec.name == "NeXtVLAD":
         clusters, groups = arguments["clusters"], arguments["groups"]
         wide = arguments["expansion"] * size
-        return {"frames": frames * wide * (size + groups * clusters + clusters)}
-    return None
-
-
-def _specification(run: settings.RunSettings, role: str) -> registry.Specification:
-    if role == modes.TEACHER:
-        return modes.teacher_specification(run)
-    return modes.student_specification(run)
+        of_frames = planned.frames * wide * (size + groups * clusters + clusters)
+        return of_frames, of_frames
+    return None, None
 
 
 def multiply_adds(run: settings.RunSettings, role: str) -> dict[str, int]:

@@ -18,10 +18,12 @@ def _paper_operations(
     results: scores.Results, method: str, k: int | None
 ) -> tuple[int | None, int | None]:
     """The cost of our network as the paper counts it: of the frames, and in total."""
-    begun = [run for run in results.runs(method, k) if run.begun]
+    network = results.network(method, k)
+    if not network:
+        return None, None
+    run = next(run for run in results.runs(method, k) if run.begun)
     role = plan.Cell(method, k, 0).role
-    parts = begun and cost.paper_operations(begun[0].settings, role)
-    return (parts["frames"], sum(parts.values())) if parts else (None, None)
+    return cost.paper_operations(run.settings, role, network["multiply_adds"])
 
 
 def _rates(results: scores.Results, method: str, k: int | None) -> dict:
