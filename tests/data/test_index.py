@@ -147,6 +147,24 @@ def test_an_outdated_index_is_rebuilt(tmp_path, change):
     tf.nest.map_structure(np.testing.assert_array_equal, kept, built)
 
 
+def test_no_damaged_byte_of_an_index_ends_in_another_error(tmp_path):
+    (shard,) = helpers.write_shards(tmp_path, [6])
+    path = pathlib.Path(f"{shard}.frame_index")
+    (built,) = index.load_or_build([shard], DATA)
+    content, unusable = path.read_bytes(), 0
+    for position in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            kept = index.read(str(path), shard, DATA)
+        except index.Unusable:
+            unusable += 1
+        else:  # Zip has bytes that say nothing about the arrays.
+            tf.nest.map_structure(np.testing.assert_array_equal, kept, built)
+    assert unusable > len(content) / 7 / 2
+
+
 def test_classes_and_frames_make_no_other_index(tmp_path):
     (shard,) = helpers.write_shards(tmp_path, [6])
     index.load_or_build([shard], DATA)

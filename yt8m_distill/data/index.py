@@ -20,7 +20,6 @@ import logging
 import os
 import sys
 import tempfile
-import zipfile  # noqa: TID251 (for the name of an error of np.load)
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -266,7 +265,7 @@ def read(path: str, shard: str, data: settings.DataSettings) -> Index:
             index = Index(**{name: arrays[name] for name in Index._fields})
     except FileNotFoundError as error:
         raise Unusable(f"{shard} has no index {path}.") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Of np.load: also BadZipFile, zlib.error and others.
         raise Unusable(f"{path} is damaged: {error}.") from error
     if str(index.key) != key_of(data):
         raise Unusable(f"{path} is of other features, or of another version.")
