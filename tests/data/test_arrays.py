@@ -1,5 +1,6 @@
 """Embeddings in files of arrays become records that say how they were quantized."""
 
+import io
 import shlex
 import sys
 
@@ -183,6 +184,7 @@ def test_shards_that_are_there_are_kept_or_refused(tmp_path, embeddings):
         ({"clip": np.ones(4), "sound": np.ones([4, 3])}, "clip"),
         ({"clip": np.ones([4, 6]), "sound": np.ones([4, 3])}, "6 wide"),
         ({"clip": np.full([4, 5], np.nan), "sound": np.ones([4, 3])}, "finite"),
+        ({"clip": np.full([4, 5], 1e300), "sound": np.ones([4, 3])}, "finite"),
         ({"clip": np.ones([4, 5]), "sound": np.ones([4, 4])}, "4 wide"),
         (b"no arrays", "bad.npz"),
     ],
@@ -195,6 +197,40 @@ def test_a_bad_file_is_named(tmp_path, embeddings, content, named):
         np.savez(path, **content)
     line = convert(tmp_path, call=script_helpers.refuse)
     assert str(path) in line and named in line
+
+
+@pytest.mark.once
+def test_a_damaged_file_is_named_wherever_it_is_damaged(tmp_path):
+    random = np.random.default_rng(0)
+    whole, path = io.BytesIO(), tmp_path / "bad.npz"
+    np.savez_compressed(whole, clip=random.integers(0, 9, [50, 5]))
+    whole = whole.getvalue()
+    damaged = [whole[:-1], whole[: len(whole) // 2], b"PK\x03\x04"]
+    for position in range(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[position] ^= 0xFF
+        damaged.append(bytes(flipped))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            array_files.read(str(path), [layouts.Source("rgb", "clip")])
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > len(damaged) / 2
+
+
+@pytest.mark.once
+def test_a_group_is_not_an_array(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["deep/clip"] = np.ones([4, 5])
+    read = array_files.read(str(path), [layouts.Source("rgb", "deep/clip")])
+    assert read["rgb"].shape == (4, 5)
+    with pytest.raises(ValueError, match=f"{path}.*deep/clip"):
+        array_files.read(str(path), [layouts.Source("rgb", "deep")])
 
 
 @pytest.mark.once

@@ -38,8 +38,9 @@ def read(path: str, sources: Sequence[layouts.Source]) -> dict[str, np.ndarray]:
     found = {}
     try:
         arrays = _open(path, [source.key for source in sources])
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}.") from error
+    except Exception as error:  # Damaged files raise many, such as zlib.error.
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path}: {reason}.") from error
     for source in sources:
         array = np.asarray(arrays[source.key])
         where = f"{path}, {source.key}"
@@ -51,7 +52,8 @@ def read(path: str, sources: Sequence[layouts.Source]) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"{where}: frames are {array.shape[1]} wide, not {source.size}."
             )
-        found[source.name] = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # Inf is refused below.
+            found[source.name] = array.astype(np.float32)
         if not np.isfinite(found[source.name]).all():
             raise ValueError(f"{where}: it has a number that is not finite.")
     return found
@@ -74,6 +76,10 @@ def _open(path: str, keys: list[str]) -> dict[str, np.ndarray]:
         return {key: np.stack(table[key].to_numpy()) for key in keys}
     with _load("h5py").File(path, "r") as file:
         _require([key.split("/")[0] for key in keys], list(file))
+        groups = [key for key in keys if not hasattr(file[key], "dtype")]
+        if groups:
+            inside = ", ".join(f"{groups[0]}/{name}" for name in file[groups[0]])
+            raise ValueError(f"--features: {groups[0]} is a group of {inside}")
         return {key: file[key][()] for key in keys}
 
 
