@@ -208,7 +208,8 @@ def test_a_video_is_not_replaced_by_its_records(videos, image_network):
 
 
 def test_nothing_but_broken_files_is_an_error(videos, image_network, tmp_path):
-    given = arguments(videos, image_network, f"--videos={videos}/[be]*.mp4")
+    pattern = f"--videos={videos}/[be]*.mp4"
+    given = arguments(videos, image_network, pattern, "--labels=")
     done = script_helpers.call("extract_videos", *given)
     assert done.returncode == 1 and "[be]*.mp4" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".parts")]

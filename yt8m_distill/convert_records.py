@@ -224,8 +224,10 @@ def convert_arrays(
         overwrite: whether to replace existing shards with other records.
 
     Raises:
-        ValueError: for an invalid file, or an existing shard with other records.
+        ValueError: for an invalid file, an existing shard with other records, or
+            labels of none of the files.
     """
+    classes_of = labels.find_each(paths)
     ids = [pathlib.Path(path).stem for path in paths]
     repeated = [stem for stem, count in collections.Counter(ids).items() if count > 1]
     if repeated:
@@ -238,7 +240,7 @@ def convert_arrays(
     done = Converted()
 
     def make(path, video_id):
-        classes = labels.find(path)
+        classes = classes_of[path]
         if not classes:
             done.unlabeled.append(path)
         found = arrays.read(path, sources)

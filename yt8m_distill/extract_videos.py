@@ -95,7 +95,7 @@ def extract(
     work = extraction.plan(given, features)
     videos = list(work.videos)
     files.check_target(output, f"--output={output}", videos)
-    classes = {path: labels.find(path) for path in videos}
+    classes = labels.find_each(videos)
     made_of = json.dumps([sorted(work.parts()), classes, labels.names])
     made_of = hashlib.sha256(made_of.encode()).hexdigest()
     old = read_manifest(output + MANIFEST_SUFFIX)

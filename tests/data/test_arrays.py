@@ -234,6 +234,14 @@ def test_a_group_is_not_an_array(tmp_path):
 
 
 @pytest.mark.once
+def test_labels_of_other_files_are_refused(tmp_path, embeddings):
+    (tmp_path / "labels.csv").write_text("id;labels\nv0;cat\nv1;dog\n")
+    line = convert(tmp_path, call=script_helpers.refuse)
+    assert "--labels" in line and "'v0;cat'" in line and "v0.npz" in line
+    assert not (tmp_path / "native").exists()
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("suffix", ["h5", "parquet"])
 def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch, suffix):
     name = {"h5": "h5py", "parquet": "pyarrow"}[suffix]

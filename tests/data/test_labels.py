@@ -43,6 +43,12 @@ def test_numbers_are_classes(tmp_path):
     assert labels.read(path, names).of == {"a": [3, 7], "b": [3, 12]}
 
 
+def test_a_number_that_is_no_class_is_named(tmp_path):
+    path = write(tmp_path / "labels.csv", "id,label", "a,7", f"b,{2**31 - 1}")
+    with pytest.raises(ValueError, match="line 3.*2147483647"):
+        labels.read(path, {})
+
+
 @pytest.mark.parametrize(
     ("lines", "named"),
     [

@@ -2,12 +2,13 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from yt8m_distill import vocabulary
 
 _SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
+_MAX_CLASS = 2**31 - 2  # The number of classes is an int32.
 
 
 class Labels(NamedTuple):
@@ -20,6 +21,21 @@ class Labels(NamedTuple):
 
     of: dict[str, list[int]]
     names: dict[int, str]
+
+    def find_each(self, paths: Sequence[str]) -> dict[str, list[int] | None]:
+        """Path → classes of each file, as `find`.
+
+        Raises:
+            ValueError: if the CSV has rows, but of none of the files.
+        """
+        found = {path: self.find(path) for path in paths}
+        if self.of and all(classes is None for classes in found.values()):
+            raise ValueError(
+                f"--labels has a row for none of the files, such as {paths[0]}: its "
+                f"first row is of {next(iter(self.of))!r}. Its columns are separated "
+                "by commas."
+            )
+        return found
 
     def find(self, path: str) -> list[int] | None:
         """The classes of a file, by its path, its name or that without extension."""
@@ -70,6 +86,10 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
             if label not in numbers and not (label.isdecimal() and _fits(label, names)):
                 raise ValueError(
                     f"{where}, line {line}: the vocabulary has no class {label!r}."
+                )
+            if label not in numbers and int(label) > _MAX_CLASS:
+                raise ValueError(
+                    f"{where}, line {line}: class {label} is more than {_MAX_CLASS}."
                 )
         classes = {numbers[x] if x in numbers else int(x) for x in labels}
         of.setdefault(key, set()).update(classes)
