@@ -673,11 +673,25 @@ def pick_frames(
     video_ids: Sequence[str | bytes],
 ) -> list[list[int]]:
     """The frames of each video that a view selects in evaluation, in order."""
-    keys = _video_keys(tf.constant(video_ids), 0)
-    counts = tf.minimum(tf.constant(num_frames), max_frames)
-    found = frame_sampling.pick(view.sampler, counts, view.k, max_frames, keys)
+    sampler = frame_sampling.SAMPLERS.get(frame_sampling.parse(view.sampler).name)
+    picking = _picking(view, max_frames, sampler)
+    found = picking(tf.constant(num_frames, tf.int32), tf.constant(video_ids))
     rows = zip(*(part.numpy().tolist() for part in found), strict=True)
     return [indices[:valid] for indices, valid in rows]
+
+
+@functools.lru_cache(maxsize=16)
+def _picking(view: ViewSpec, max_frames: int, sampler):
+    """A sampler as a function, traced once; see `_parsing`."""
+    del sampler
+    each = (tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.string))
+
+    @tf.function(input_signature=tuple(each), autograph=False)
+    def pick(num_frames, video_ids):
+        counts, keys = tf.minimum(num_frames, max_frames), _video_keys(video_ids, 0)
+        return frame_sampling.pick(view.sampler, counts, view.k, max_frames, keys)
+
+    return pick
 
 
 def view_of(
