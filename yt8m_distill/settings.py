@@ -345,7 +345,8 @@ class ReadingSettings(Settings):
         "auto",
         "Read only the frames of a view, with an index of each local shard. auto: "
         "build missing indices, and parse remote and compressed shards, which cannot "
-        "have one; always: stop at such a shard; never: parse all shards.",
+        "have one; always: stop at such a shard; never: store none, and parse all "
+        "shards except under --bad_records=skip.",
         choices=("auto", "always", "never"),
     )
     index_dir: str = setting(

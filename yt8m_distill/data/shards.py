@@ -346,12 +346,13 @@ class Shards:
         reading: whether to use an index, and how to handle invalid records.
 
     Attributes:
-        table: of local shards with an index; None if they are parsed.
+        table: of local shards that are read by an index; None if they are parsed.
         token: identifies them in the graph.
 
     Raises:
         ValueError: for a known invalid record under `stop`, too many of them under
-            `skip`, or an index that --use_index=always needs and cannot be built.
+            `skip` or one that cannot be skipped, or an index that --use_index=always
+            needs and cannot be built.
     """
 
     def __init__(
@@ -371,14 +372,18 @@ class Shards:
         self._first: dict[float, tuple[int, np.ndarray]] = {}
         self.token = next(_TOKENS)
         _SHARDS[self.token] = self
-        why = self._why_not_indexed()
+        why, never = self._why_parsed(), reading.use_index == "never"
         if why and reading.use_index == "always":
             raise ValueError(f"--use_index=always: {why}")
-        if not why:
+        if not why and not never:
             found = index.load_or_build(self.paths, data, reading.index_dir)
             self.table = self._know(found)
         elif reading.bad_records == faults.SKIP:
-            self._look_at_all()
+            known = self._look_at_all()
+            if why:
+                self._check_passable(why)
+            else:  # By offsets: TensorFlow's reader stops at a wrong checksum.
+                self.table = known
         else:
             for path in self.paths:
                 framing.check_lengths(path)
@@ -397,16 +402,26 @@ class Shards:
         """The table of all videos of parsed shards, whose index is not kept."""
         return self._know([index.build(path, self.data) for path in self.paths])
 
-    def _why_not_indexed(self) -> str:
-        """Why these shards are parsed; empty if they are read by index."""
-        if self.reading.use_index == "never":
-            return "--use_index=never."
+    def _why_parsed(self) -> str:
+        """Why these shards cannot be read by an index; empty if they can."""
         for path, compression in zip(self.paths, self.compressions, strict=True):
             if not os.path.isfile(path):
                 return f"{path} is not a local file."
             if compression:
                 return f"{path} is compressed ({compression})."
         return ""
+
+    def _check_passable(self, why: str) -> None:
+        """Raises ValueError at a wrong checksum before a valid record."""
+        kept = dict(zip(self.paths, self.kept, strict=True))
+        for bad in self._known.bad:
+            if (
+                bad.fault is faults.Fault.CHECKSUM
+                and (kept[bad.path] > bad.number).any()
+            ):
+                raise ValueError(
+                    f"{bad.message} It can be skipped with an index only, and {why}"
+                )
 
     @functools.cached_property
     def kept(self) -> list[np.ndarray] | None:
