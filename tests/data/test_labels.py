@@ -44,8 +44,8 @@ def test_numbers_are_classes(tmp_path):
 
 
 def test_a_number_that_is_no_class_is_named(tmp_path):
-    path = write(tmp_path / "labels.csv", "id,label", "a,7", f"b,{2**31 - 1}")
-    with pytest.raises(ValueError, match="line 3.*2147483647"):
+    path = write(tmp_path / "labels.csv", "id,label", "a,7", f"b,{10**6}")
+    with pytest.raises(ValueError, match="line 3.*1000000"):
         labels.read(path, {})
 
 

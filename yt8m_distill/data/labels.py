@@ -8,7 +8,7 @@ from typing import NamedTuple
 from yt8m_distill import vocabulary
 
 _SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
-_MAX_CLASS = 2**31 - 2  # The number of classes is an int32.
+_MAX_CLASSES = 1_000_000  # The largest --num_classes.
 
 
 class Labels(NamedTuple):
@@ -87,9 +87,10 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
                 raise ValueError(
                     f"{where}, line {line}: the vocabulary has no class {label!r}."
                 )
-            if label not in numbers and int(label) > _MAX_CLASS:
+            if label not in numbers and int(label) >= _MAX_CLASSES:
                 raise ValueError(
-                    f"{where}, line {line}: class {label} is more than {_MAX_CLASS}."
+                    f"{where}, line {line}: class {label} is not in "
+                    f"0..{_MAX_CLASSES - 1}."
                 )
         classes = {numbers[x] if x in numbers else int(x) for x in labels}
         of.setdefault(key, set()).update(classes)
