@@ -54,10 +54,6 @@ class MeanTanh(base.VideoClassifier):
         )
         self.build_classifier(units)
 
-    @classmethod
-    def encoder_size(cls, feature_size, arguments):
-        return arguments["units"]
-
     def encoder_kernels(self):
         return [self.kernel]
 

@@ -296,10 +296,6 @@ def test_a_shared_classifier_needs_the_same_width():
 class MeanNetwork(frame_average.FrameLevelLogisticModel):
     """A mean of frames, of which only the constructor is another in each test."""
 
-    @classmethod
-    def encoder_size(cls, feature_size, arguments):
-        return arguments.get("width", feature_size)
-
     def encode(self, frames, num_frames, state_indices, training, noise):
         return tf.reduce_sum(frames, axis=1), None
 
@@ -318,7 +314,7 @@ class WithoutHead(MeanNetwork):
 
 class WithoutEncodingSize(MeanNetwork):
     def __init__(self, feature_size, num_classes, max_frames, head="logistic"):
-        super().__init__(feature_size, num_classes, max_frames, head)
+        super().__init__(feature_size, num_classes, max_frames, head=head)
 
 
 class WithoutDefault(MeanNetwork):
@@ -329,12 +325,6 @@ class WithoutDefault(MeanNetwork):
 class WithoutClassifier(MeanNetwork):
     def __init__(self, feature_size, num_classes, max_frames):
         base.VideoClassifier.__init__(self, feature_size, num_classes, max_frames)
-
-
-class WithAnotherName(MeanNetwork):
-    @classmethod
-    def encoder_size(cls, feature_size, arguments):
-        return arguments["units"]
 
 
 @pytest.fixture
@@ -362,7 +352,6 @@ def test_a_constructor_may_pass_keywords_on(register, mode, share):
         (WithoutDefault, "serial", ["lacks width"]),
         (WithoutDefault, "baseline", ["lacks width"]),
         (WithoutClassifier, "baseline", ["build_classifier"]),
-        (WithAnotherName, "serial", ["encoder_size", "'units'"]),
     ],
 )
 def test_a_defect_of_a_constructor_is_named_in_one_line(register, entry, mode, words):

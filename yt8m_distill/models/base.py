@@ -35,7 +35,8 @@ class VideoClassifier(keras.Model, abc.ABC):
     """Maps the frames of a video to class logits.
 
     The constructor creates all variables: a subclass makes those of its encoder and
-    then calls `build_classifier`.
+    then calls `build_classifier`. It reads no values of them: to find the width of an
+    encoding, it is called in a graph.
 
     Args:
         feature_size: D, the width of a frame.
@@ -105,13 +106,6 @@ class VideoClassifier(keras.Model, abc.ABC):
         """
         shape = (size, self.encoding_size)
         self.context = self.add_weight(name="context", shape=shape, initializer="zeros")
-
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int | None:
-        """Width of the encoder's output for these constructor arguments.
-
-        By default None: the width is then found by building a network.
-        """
 
     @abc.abstractmethod
     def encode(

@@ -36,29 +36,6 @@ def parse(name: str, text: str) -> registry.Specification:
     return spec
 
 
-def encoding_size(spec: registry.Specification, data: settings.DataSettings) -> int:
-    """E, the width of the encoding of a network with this specification.
-
-    Raises:
-        ValueError: if its `encoder_size` reads an argument that it does not take.
-    """
-    arguments = base.MODELS.arguments(spec)
-    if arguments.get("encoding_size"):
-        return arguments["encoding_size"]
-    entry = base.MODELS.get(spec.name)
-    try:
-        size = entry.encoder_size(data.feature_size, arguments)
-    except KeyError as error:
-        raise ValueError(
-            f"encoder_size of {spec.name} asks for {error}, which its constructor does "
-            "not take."
-        ) from error
-    if size is None:
-        with lstm.to_be_read():
-            size = _create(spec, data, 1).encoding_size
-    return size
-
-
 def build_network(
     name: str,
     spec: registry.Specification,
@@ -86,6 +63,22 @@ def build_network(
         return _create(full_spec, data, frames)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--{name}={spec}: {error}") from error
+
+
+def encoding_size(
+    name: str, spec: registry.Specification, data: settings.DataSettings, frames: int
+) -> int:
+    """E, the width of the encoding of a network that is not built yet.
+
+    Args:
+        name, spec, data, frames: as of build_network.
+
+    Raises:
+        ValueError: as build_network.
+    """
+    # In a graph no variable gets a value.
+    with tf.Graph().as_default(), lstm.to_be_read():
+        return build_network(name, spec, data, frames).encoding_size
 
 
 def _create(

@@ -16,10 +16,6 @@ class FrameLevelLogisticModel(base.VideoClassifier):
         super().__init__(*args, head=head, dropout=dropout, **kwargs)
         self.build_classifier(self.feature_size)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return feature_size
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         return self.classifier_multiply_adds()
 

@@ -83,10 +83,6 @@ class HierarchicalLSTM(base.VideoClassifier):
         self.upper.build((None, None, self.lower.state_size))
         self.build_classifier(self.upper.state_size)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return 2 * arguments["layers"] * arguments["cells"]
-
     def state_variables(self) -> list:
         return list(self.lower.trainable_variables)
 

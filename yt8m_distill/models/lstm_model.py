@@ -37,10 +37,6 @@ class LstmModel(base.VideoClassifier):
         self.lstm.build((None, None, self.feature_size))
         self.build_classifier(cells)
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return arguments["cells"]
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         return {
             "lower": num_frames * base.num_weights(self.lstm.kernels()),

@@ -28,11 +28,6 @@ class SetClassifier(base.VideoClassifier):
     A subclass defines `read` and `finish`, and `join` if a state is not a plain sum.
     """
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int | None:
-        """The argument `hidden_size`, if the constructor takes one."""
-        return arguments.get("hidden_size")
-
     @abc.abstractmethod
     def read(
         self,

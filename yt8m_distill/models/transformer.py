@@ -131,10 +131,6 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
         """The blocks in order."""
         return self.numbered("block")
 
-    @classmethod
-    def encoder_size(cls, feature_size: int, arguments: dict) -> int:
-        return arguments["width"]
-
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
         kernels = [kernel for block in self.blocks for kernel in block.kernels()]
         rows, width = num_frames + 1, self.token.shape[0]

@@ -43,7 +43,7 @@ def student_specification(run: settings.RunSettings) -> registry.Specification:
 
 
 def _with_encoding_size(
-    spec: registry.Specification, guide_width: int, data: settings.DataSettings
+    spec: registry.Specification, width: int, guide_width: int
 ) -> registry.Specification:
     """The student with an encoding as wide as its guide's.
 
@@ -52,10 +52,6 @@ def _with_encoding_size(
     Raises:
         ValueError: if the network's constructor takes no encoding_size.
     """
-    try:
-        width = builder.encoding_size(spec, data)
-    except ValueError as error:
-        raise ValueError(f"--student={spec}: {error}") from error
     if width == guide_width:
         return spec
     if not base.MODELS.accepts(spec.name, "encoding_size"):
@@ -157,7 +153,8 @@ class Parts:
         return Role(name, network, view, frames, features=spec.features, **fields)
 
     def _encoding_size(self, role: Role) -> int:
-        return builder.encoding_size(role.network, self.run.data.only(role.features))
+        data = self.run.data.only(role.features)
+        return builder.encoding_size(role.name, role.network, data, role.frames)
 
     def phase(self, name: str, roles: tuple[Role, ...], epochs: int) -> Phase:
         """A phase of these roles, with their views."""
@@ -218,9 +215,9 @@ class Parts:
                 _check_shared_head(spec, guides[0].network, reason)
             if classifier != "own" or objective.compares_representations:
                 position = next((t.guide for t in objective.terms if t.guide), 0)
-                width = self._encoding_size(guides[position])
-                read = run.data.only(self.views[view].evaluation.features)
-                spec = _with_encoding_size(spec, width, read)
+                guide_width = self._encoding_size(guides[position])
+                width = self._encoding_size(self.role(STUDENT, spec, view))
+                spec = _with_encoding_size(spec, width, guide_width)
             context = None
             if run.distillation.video_context:
                 self._check_context(guides, objective)
