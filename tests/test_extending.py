@@ -191,7 +191,23 @@ def test_a_module_that_is_not_found_says_where_it_is_looked_for():
     given = ("--train_dir=run", "--train_data_pattern=x", "--import_modules=no_such")
     line = script_helpers.refuse("train", *given)
     assert "--import_modules=no_such" in line and "PYTHONPATH" in line
-    assert "--verbosity=1" in line  # An error in own code needs its traceback.
+    assert "--verbosity" not in line
+
+
+def test_only_an_error_in_own_code_says_how_to_see_where(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = "if BROKEN:\n    raise ValueError('Too few.')\n"
+    for broken in (True, False):
+        name = f"own_{broken}".lower()
+        (tmp_path / f"{name}.py").write_text(f"BROKEN = {broken}\n{code}")
+        given = (
+            "--train_dir=run",
+            "--train_data_pattern=x",
+            f"--import_modules={name}",
+        )
+        line = script_helpers.refuse("train", *given)
+        assert ("Too few." in line) == broken
+        assert (f"--verbosity=1 shows where in {name}" in line) == broken
 
 
 def test_a_run_is_opened_where_its_loss_is_not_registered(finished, monkeypatch):

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -344,8 +345,8 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> No
         except Exception as error:
             if not _is_expected(error) or flags.FLAGS.verbosity > 0:
                 raise
-            own = getattr(flags.FLAGS, "import_modules", "")
-            where = f" (--verbosity=1: where, for errors in {own})" if own else ""
+            module = _module_of_user(error)
+            where = f" (--verbosity=1 shows where in {module})" if module else ""
             _exit(_one_line(error) + where)
 
     app.run(guarded, flags_parser=parse)
@@ -354,6 +355,19 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> No
 def _exit(line: str, code: int = 1) -> NoReturn:
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     sys.exit(code)
+
+
+def _module_of_user(error: BaseException | None) -> str:
+    """The module of `--import_modules` that the error went through, or ""."""
+    names = getattr(flags.FLAGS, "import_modules", "").replace(",", " ").split()
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            module = f"{frame.f_globals.get('__name__')}."
+            for name in names:
+                if module.startswith(f"{name}."):  # Or is inside this package.
+                    return name
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _is_expected(error: BaseException) -> bool:
