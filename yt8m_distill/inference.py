@@ -84,7 +84,9 @@ def main() -> None:
     files = parts.files_of_part(found_files, *part)
     header = predictions.HEADER
     if inference.segments:
-        header = segments.HEADER if part[1] == 1 else segments.PART_HEADER
+        header = segments.HEADER
+        if part[1] > 1:
+            header = segments.part_header(inference.segment_max_pred)
     # Checks the path now, before the network is loaded.
     predictions_file = predictions.PredictionWriter(output_file, header, found_files)
     if not files:

@@ -11,7 +11,8 @@ The lists of videos that `--bad_records=skip` skipped (.skipped.txt) are joined,
 All N parts must exist, and no video may be in two of them. The output is written
 atomically. Only the ids of the videos are kept in memory, not their predictions.
 
-The CSVs of `inference.py --segments` are merged class by class, by score.
+The CSVs of `inference.py --segments` are merged class by class, by score; all parts
+must have as many segments per class as are asked for.
 """
 
 import os
@@ -23,7 +24,7 @@ if __package__ in (None, ""):
 
 from absl import flags
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups
 
 FLAGS = flags.FLAGS
 
@@ -86,8 +87,9 @@ def define_flags() -> None:
     flags.DEFINE_string("output_file", "", "The CSV to write.")
     flags.DEFINE_integer(
         "segment_max_pred",
-        settings.SEGMENT_MAX_PRED,
-        "For CSVs of inference.py --segments: maximum segments per class.",
+        None,
+        "For CSVs of inference.py --segments: maximum segments per class. Default: as "
+        "many as the parts have.",
         lower_bound=1,
     )
 
@@ -99,15 +101,15 @@ def main() -> None:
     if not FLAGS.output_file:
         raise ValueError("--output_file is empty: name the CSV to write.")
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill.serving import parts, predictions, segments, skips
+    from yt8m_distill.serving import parts, segments, skips
 
     paths = parts.find_parts(FLAGS.input)
-    if predictions.read_header(paths[0]) == segments.PART_HEADER:
+    if segments.part_k(paths[0]):
         classes = segments.merge(paths, FLAGS.output_file, FLAGS.segment_max_pred)
         skips.merge_lists(paths, FLAGS.output_file)
         print(f"{classes} classes of {len(paths)} parts in {FLAGS.output_file}.")
         return
-    if FLAGS["segment_max_pred"].present:
+    if FLAGS.segment_max_pred:
         raise ValueError(
             f"--segment_max_pred={FLAGS.segment_max_pred} is of segments; "
             f"{paths[0]} is of videos."

@@ -108,24 +108,24 @@ def test_merged_parts_are_the_csv_of_a_single_process(tmp_path, count):
     paths = [parts.part_path(f"{tmp_path}/x.csv", i, count + 1) for i in range(count)]
     for n, path in enumerate(paths):
         chosen = parts.files_of_part(batches, n, count)
-        write(path, chosen, segments.PART_HEADER)
+        write(path, chosen, segments.part_header(6))
     # And one that had no files.
     paths.insert(1, f"{tmp_path}/empty.csv")
-    write(paths[1], [], segments.PART_HEADER)
-    assert segments.merge(paths, f"{tmp_path}/merged.csv", 6) == 3
+    write(paths[1], [], segments.part_header(6))
+    assert segments.merge(paths, f"{tmp_path}/merged.csv") == 3
     merged = (tmp_path / "merged.csv").read_bytes()
     assert merged == (tmp_path / "one.csv").read_bytes()
     assert merged.startswith(b'Class,Segments\n7,"')
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path):
-    def merge(*texts) -> str:
+    def merge(*texts, k=6) -> str:
         paths = [f"{tmp_path}/{n}.csv" for n in range(len(texts))]
         for path, text in zip(paths, texts, strict=True):
             with open(path, "w") as file:
-                file.write("Class,Segments,Scores\n" + text)
+                file.write("Class,Segments,Scores@6\n" + text)
         with pytest.raises(ValueError) as caught:
-            segments.merge(paths, f"{tmp_path}/merged.csv", 6)
+            segments.merge(paths, f"{tmp_path}/merged.csv", k)
         assert not (tmp_path / "merged.csv").exists()
         return str(caught.value)
 
@@ -135,6 +135,22 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
     assert "1.csv" in merge(one + one, one.replace("a", "c").replace("b", "d"))
     assert "2 segments and 1 scores" in merge("7,a:0 b:0,0.5\n")
     assert "line 2" in merge("7,a:0,0.5")
+    # A part that was cut at six may lack the seventh of all.
+    refused = merge(one, k=7)
+    assert "0.csv" in refused and "6" in refused and "--segment_max_pred=7" in refused
+
+
+def test_parts_cut_at_different_numbers_are_merged_up_to_the_smallest(tmp_path):
+    batches, paths = [make_scores(seed, 9) for seed in range(2)], []
+    for batch, k in zip(batches, (4, 6), strict=True):
+        paths.append(f"{tmp_path}/{k}.csv")
+        write(paths[-1], [batch], segments.part_header(k), k)
+    with pytest.raises(ValueError, match=rf"{paths[0]} .*--segment_max_pred=6"):
+        segments.merge(paths, f"{tmp_path}/merged.csv")
+    segments.merge(paths, f"{tmp_path}/merged.csv", 4)
+    write(tmp_path / "one.csv", batches, segments.HEADER, 4)
+    merged = (tmp_path / "merged.csv").read_bytes()
+    assert merged == (tmp_path / "one.csv").read_bytes()
 
 
 def test_memory_does_not_grow_with_the_videos(monkeypatch):

@@ -220,7 +220,7 @@ def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
             scores = tf.sigmoid(network(view).logits)[0].numpy()
             expected[f"{video_id}:{start}"] = scores
     path = tmp_path / "two-00001-of-00002.csv"
-    rows = list(predictions.read_rows(path, segments_csv.PART_HEADER))
+    rows = list(predictions.read_rows(path, segments_csv.part_header(100_000)))
     assert [row.columns[0] for row in rows] == [str(c) for c in range(10)]
     for label, row in enumerate(rows):
         _, names, scores = (column.split() for column in row.columns)
@@ -270,7 +270,7 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(
             mixed = 1 / (1 + np.exp(-0.75 * part - 0.25 * whole))
             expected[f"{video_id}:{start}"] = mixed
     path = tmp_path / "mean-00001-of-00002.csv"
-    rows = list(predictions.read_rows(path, segments_csv.PART_HEADER))
+    rows = list(predictions.read_rows(path, segments_csv.part_header(100_000)))
     for label, row in enumerate(rows):
         _, names, scores = (column.split() for column in row.columns)
         assert len(names) == len(expected)
@@ -397,7 +397,7 @@ def test_an_exported_network_scores_segments_as_inference_does(folder, aware, tm
     )
     inferred = {}
     path = tmp_path / "x-00001-of-00002.csv"
-    for row in predictions.read_rows(path, segments_csv.PART_HEADER):
+    for row in predictions.read_rows(path, segments_csv.part_header(100_000)):
         label, names, scores = (column.split() for column in row.columns)
         for name, score in zip(names, scores, strict=True):
             inferred[name, int(*label)] = float(score)

@@ -2,7 +2,8 @@
 
 The CSV of YouTube-8M 2019 has a row per class: `Class,Segments`, the segments
 `id:start` separated by spaces, best first. That of a part of the files has a third
-column, `Scores`, by which parts are merged.
+column, the scores by which parts are merged; its name, `Scores@K`, says of how many
+segments per class.
 """
 
 import re
@@ -21,7 +22,6 @@ from yt8m_distill.models import replicas, teacher_student
 from yt8m_distill.serving import predictions
 
 HEADER = ("Class", "Segments")
-PART_HEADER = (*HEADER, "Scores")
 
 # A reference has the number of a video above so many bits of a start.
 _START_BITS = 20
@@ -29,6 +29,18 @@ _START = (1 << _START_BITS) - 1
 # Videos whose ids are held beyond twice those that a class holds.
 _SPARE_IDS = 1 << 16
 _UNFIT = re.compile(rb"\s")
+
+
+def part_header(k: int) -> tuple[str, ...]:
+    """The columns of the CSV of a part that has the best k segments of each class."""
+    return (*HEADER, f"Scores@{k}")
+
+
+def part_k(path: str) -> int:
+    """The k of part_header; 0 for another CSV."""
+    columns = ",".join(predictions.read_header(path))
+    match = re.fullmatch(r"Class,Segments,Scores@(\d+)", columns)
+    return int(match[1]) if match else 0
 
 
 class Grid(NamedTuple):
@@ -298,28 +310,37 @@ class TopSegments:
 def _write_row(writer: predictions.PredictionWriter, label, names, scores) -> None:
     """Writes the row of a class, with scores if the header has them."""
     cells = [b"%d" % label, predictions.quoted(b" ".join(names))]
-    if writer.header == PART_HEADER:
+    if writer.header != HEADER:
         # Nine digits tell float32 numbers apart.
         cells.append(b" ".join(b"%.9g" % score for score in scores.tolist()))
     writer.write_text(b",".join(cells) + b"\n")
 
 
-def merge(paths: Sequence[str], output_file: str, k: int) -> int:
+def merge(paths: Sequence[str], output_file: str, k: int | None = None) -> int:
     """Joins the CSVs of parts to that of a single process; one class is in memory.
 
     Args:
         paths: with scores, in the order of the parts.
         output_file: the CSV to write, without scores.
-        k: segments per class.
+        k: segments per class; None: as many as the parts have.
 
     Returns:
         The number of classes.
 
     Raises:
-        ValueError: for parts of other classes, a row that is not whole, or a segment
-            that is in two of them.
+        ValueError: for parts of fewer segments or of other classes, a row that is not
+            whole, or a segment that is in two of them.
     """
-    readers = [predictions.read_rows(path, PART_HEADER) for path in paths]
+    limits = [part_k(path) for path in paths]
+    k = k or max(limits)
+    for path, limit in zip(paths, limits, strict=True):
+        if 0 < limit < k:
+            raise ValueError(
+                f"{path} has the best {limit} segments of each class, fewer than "
+                f"--segment_max_pred={k}."
+            )
+    headers = [part_header(limit or k) for limit in limits]
+    readers = [*map(predictions.read_rows, paths, headers)]
     firsts = [next(reader, None) for reader in readers]
     # A part without files has the header alone.
     used = [n for n, row in enumerate(firsts) if row is not None]
