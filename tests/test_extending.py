@@ -208,6 +208,8 @@ def test_only_an_error_in_own_code_says_how_to_see_where(tmp_path, monkeypatch):
         line = script_helpers.refuse("train", *given)
         assert ("Too few." in line) == broken
         assert (f"--verbosity=1 shows where in {name}" in line) == broken
+    # The other programs take the modules of the run.
+    assert "--verbosity" not in script_helpers.refuse("eval", "--train_dir=run")
 
 
 def test_a_run_is_opened_where_its_loss_is_not_registered(finished, monkeypatch):

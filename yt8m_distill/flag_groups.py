@@ -359,7 +359,8 @@ def _exit(line: str, code: int = 1) -> NoReturn:
 
 def _module_of_user(error: BaseException | None) -> str:
     """The module of `--import_modules` that the error went through, or ""."""
-    names = getattr(flags.FLAGS, "import_modules", "").replace(",", " ").split()
+    given = getattr(flags.FLAGS, "import_modules", "") or ""  # None: not stated.
+    names = given.replace(",", " ").split()
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             module = f"{frame.f_globals.get('__name__')}."
