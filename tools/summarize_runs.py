@@ -56,15 +56,13 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
         raise ValueError(f"{path} does not exist: run eval.py on {train_dir} first.")
     lines = map(json.loads, path.read_text().splitlines())
     newest = {line["network"]: line for line in lines}
-    manifest = json.loads((train_dir / "manifest.json").read_text())
-    rows = []
+    run, rows = runs.open_run(train_dir), []
     for network, line in sorted(newest.items(), reverse=True):  # teacher, student
-        phases = manifest["phases"].values()
-        facts = next(p["networks"][network] for p in phases if network in p["networks"])
         scores = [f"{line[name]:.3f}" for name in ("gap", "map", "hit_at_one")]
-        name = describe(network, manifest["settings"])
+        name = describe(network, run.manifest["settings"])
         seconds = f"{1000 / line['videos_per_second']:.2f}"
-        rows.append([name, str(facts["frames"]), *scores, seconds])
+        frames = str(run.network(network)["frames"])
+        rows.append([name, frames, *scores, seconds])
     return rows
 
 

@@ -92,6 +92,17 @@ def test_ways_of_training_are_compared_over_seeds_with_their_teachers_cost(tmp_p
     assert str(tmp_path) not in kept and "/x" not in kept
 
 
+def test_a_row_is_the_newest_evaluation_of_a_network(tmp_path):
+    run = write_run(tmp_path / "run", [{"gap": 0.4}], {"student": (4, 4)})
+    (run / "eval").mkdir()
+    line = {"network": "student", "map": 0.25, "hit_at_one": 0.75}
+    line["videos_per_second"] = 500.0
+    lines = [json.dumps({**line, "gap": gap}) + "\n" for gap in (0.6, 0.5)]
+    (run / "eval" / "metrics.jsonl").write_text("".join(lines))
+    row = ["uniform baseline", "4", "0.500", "0.250", "0.750", "2.00"]
+    assert summarize_runs.read_rows(run) == [row]
+
+
 def test_the_published_table_is_that_of_its_runs():
     folder = ROOT / "results" / "audioset_teaching"
     table = summarize_runs.compare(summarize_runs.read_kept(folder / "runs.jsonl"))

@@ -138,7 +138,7 @@ def open_run(train_dir: str | os.PathLike, test_data_pattern: str = "") -> Run:
     path = train_dir / manifest.MANIFEST
     run = Run(json.loads(path.read_text()) if path.is_file() else {}, {})
     path = train_dir / "eval" / "metrics.jsonl"
-    if not run.finished or not path.is_file():
+    if not (test_data_pattern and run.finished and path.is_file()):
         return run
     best = {role: best_prefix(train_dir, role) for role in _ROLES}
     for line in map(json.loads, path.read_text().splitlines()):

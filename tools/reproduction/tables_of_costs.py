@@ -32,6 +32,116 @@ def _rates(results: scores.Results, method: str, k: int | None) -> dict:
     return results.archive.times.get(cell.name, {})
 
 
+# Columns of tables: header, column of _facts, and how its numbers are written.
+_COST = (
+    ("model", "k", ""),
+    ("frames", "frames", ".0f"),
+    ("GAP", "GAP", ""),
+    ("parameters", "parameters", "count"),
+    ("lower", "lower", "count"),
+    ("upper", "upper", "count"),
+    ("classifier", "rest", "count"),
+    ("total", "total", "count"),
+    ("of the teacher's", "share of total", ".1%"),
+    ("by the paper's account", "counted frames", "count"),
+    (document.PAPER, "published frames", ".3f G"),
+    ("its frames", "its frames", ".0f"),
+    ("with the classifier", "counted", "count"),
+    (f"{document.PAPER}, 2019", "published", ".3f G"),
+)
+_TIME = (
+    ("model", "k", ""),
+    ("model: ms per video", "ms", ".3g"),
+    ("videos/s", "rate", ".0f"),
+    ("end to end: ms per video", "whole ms", ".3g"),
+    ("videos/s", "whole rate", ".0f"),
+    ("of the teacher's", "share of time", ".0%"),
+    (f"{document.PAPER}, hours", "hours", ".2f h"),
+    (f"{document.PAPER}, of the teacher's", "share of hours", ".0%"),
+)
+_NETWORK = (
+    ("model", "model", ""),
+    ("frames", "frames", ".0f"),
+    ("GAP", "GAP", ""),
+    (document.PAPER, "published GAP", ""),
+    ("mAP", "mAP", ""),
+    (document.PAPER, "published mAP", ""),
+    ("weights", "parameters", "count"),
+    ("multiply-adds", "total", "count"),
+    ("by the paper's account", "counted", "count"),
+    (document.PAPER, "published", ".3f G"),
+    ("ms per video", "ms", ".3g"),
+)
+_OF_THE_PAPER = ("published GAP", "published mAP", "counted", "published")
+
+
+def _facts(results: scores.Results, rows) -> pd.DataFrame:
+    """All that is known of the networks of some rows (method, k).
+
+    Scores are text, all else are numbers: parameters, multiply-adds, videos per second,
+    hours. Missing ones are NaN.
+    """
+    teacher, facts = _rates(results, published.TEACHER, None), []
+    for method, k in rows:
+        network, rates = results.network(method, k), _rates(results, method, k)
+        parts = network.get("multiply_adds", {})
+        rest = [n for part, n in parts.items() if part not in ("lower", "upper")]
+        counted_frames, counted = _paper_operations(results, method, k)
+        numbers = {
+            "frames": network.get("frames"),
+            "parameters": network.get("parameters"),
+            "lower": parts.get("lower"),
+            "upper": parts.get("upper"),
+            "rest": sum(rest) if rest else None,
+            "total": results.multiply_adds(method, k),
+            "counted frames": counted_frames,
+            "counted": counted,
+            "published frames": published.LOWER_LSTM.get(k),
+            "published": published.operations(method, k),
+            "rate": rates.get("model_videos_per_second"),
+            "whole rate": rates.get("videos_per_second"),
+            "hours": published.HOURS.get(k),
+            "rate of teacher": teacher.get("videos_per_second"),
+        }
+        if rates.get("machine") != teacher.get("machine"):  # Not comparable.
+            numbers["rate of teacher"] = None
+        facts.append(
+            {
+                "k": f"k={k}" if k else published.label(method),
+                "model": published.label(method) + (f", k={k}" if k else ""),
+                "GAP": results.text(method, k, "gap"),
+                "mAP": results.text(method, k, "map"),
+                "published GAP": scores.published_text(method, k, "gap"),
+                "published mAP": scores.published_text(method, k, "map"),
+                **{name: float(n or "nan") for name, n in numbers.items()},
+            }
+        )
+    facts = pd.DataFrame(facts)
+    total = results.multiply_adds(published.TEACHER, None)
+    facts["share of total"] = facts["total"] / float(total or "nan")
+    facts["its frames"] = facts["published frames"].map(cost.frames_for, "ignore")
+    facts["ms"], facts["whole ms"] = 1000 / facts["rate"], 1000 / facts["whole rate"]
+    facts["share of time"] = facts["rate of teacher"] / facts["whole rate"]
+    facts["share of hours"] = facts["hours"] / published.HOURS[None]
+    return facts
+
+
+def _table(facts: pd.DataFrame, columns) -> document.Table:
+    def text(value: str | float, form: str) -> str:
+        if isinstance(value, str):
+            return value
+        if pd.isna(value):
+            return document.MISSING
+        if form == "count":
+            return document.count(value)
+        form, space, unit = form.partition(" ")
+        return document.number(value, form, space + unit)
+
+    cells = [[text(value, form) for value in facts[name]] for _, name, form in columns]
+    header = [header for header, _, _ in columns]
+    return document.Table(header, list(zip(*cells, strict=True)))
+
+
 def _timing_conditions(results: scores.Results, rows) -> list[document.Block]:
     """The conditions of the measurements, if they were recorded."""
     measured = [r for r in (_rates(results, *row) for row in rows) if "machine" in r]
@@ -55,6 +165,7 @@ def table_4(results: scores.Results) -> list[document.Block]:
     """Table 4: the cost of the networks, by formula and measured."""
     rows = [(published.TEACHER, None)]
     rows += [(published.MAIN_STUDENT, k) for k in results.grid.frames]
+    facts = _facts(results, rows)
     return [
         document.Heading(2, "Table 4: cost"),
         document.Text(
@@ -64,7 +175,7 @@ def table_4(results: scores.Results) -> list[document.Block]:
             "figure; the CVPR 2019 version adds the classifier. The other columns "
             "count all products. `frames` are those whose features must be computed."
         ),
-        _cost_table(results, rows),
+        _table(facts, _COST),
         document.Heading(3, "Time"),
         document.Text(
             "One network at a time: model, a batch in memory, median of "
@@ -74,76 +185,8 @@ def table_4(results: scores.Results) -> list[document.Block]:
             "those of the validate set on K80s, end to end."
         ),
         *_timing_conditions(results, rows),
-        _time_table(results, rows),
+        _table(facts, _TIME),
     ]
-
-
-def _model_name(k: int | None) -> str:
-    return published.label(published.TEACHER) if k is None else f"k={k}"
-
-
-def _cost_table(results: scores.Results, rows) -> document.Table:
-    header = ["model", "frames", "GAP", "parameters", "lower", "upper", "classifier"]
-    header += ["total", "of the teacher's", "by the paper's account", document.PAPER]
-    header += ["its frames", "with the classifier", f"{document.PAPER}, 2019"]
-    teacher = results.multiply_adds(published.TEACHER, None)
-    lines = []
-    for method, k in rows:
-        network, total = results.network(method, k), results.multiply_adds(method, k)
-        parts = network.get("multiply_adds", {})
-        rest = [n for part, n in parts.items() if part not in ("lower", "upper")]
-        of_frames, with_classifier = _paper_operations(results, method, k)
-        theirs = published.LOWER_LSTM.get(k)
-        lines.append(
-            [
-                _model_name(k),
-                document.number(network.get("frames"), "d"),
-                results.text(method, k, "gap"),
-                document.count(network.get("parameters")),
-                document.count(parts.get("lower")),
-                document.count(parts.get("upper")),
-                document.count(sum(rest) if rest else None),
-                document.count(total),
-                document.number(total / teacher if total and teacher else None, ".1%"),
-                document.count(of_frames),
-                document.number(theirs, unit=" G"),
-                document.number(cost.frames_for(theirs) if theirs else None, "d"),
-                document.count(with_classifier),
-                document.number(published.operations(method, k), unit=" G"),
-            ]
-        )
-    return document.Table(header, lines)
-
-
-def _time_table(results: scores.Results, rows) -> document.Table:
-    header = ["model", "model: ms per video", "videos/s", "end to end: ms per video"]
-    header += ["videos/s", "of the teacher's", f"{document.PAPER}, hours"]
-    header += [f"{document.PAPER}, of the teacher's"]
-    teacher = _rates(results, published.TEACHER, None)
-    lines = []
-    for method, k in rows:
-        timed, hours = _rates(results, method, k), published.HOURS.get(k)
-        model = timed.get("model_videos_per_second")
-        whole = timed.get("videos_per_second")
-        # Rates of different machines are not comparable.
-        share = None
-        if teacher and whole and teacher.get("machine") == timed.get("machine"):
-            share = teacher["videos_per_second"] / whole
-        lines.append(
-            [
-                _model_name(k),
-                document.number(1000 / model if model else None, ".3g"),
-                document.number(model, ".0f"),
-                document.number(1000 / whole if whole else None, ".3g"),
-                document.number(whole, ".0f"),
-                document.number(share, ".0%"),
-                document.number(hours, ".2f", " h"),
-                document.number(
-                    hours / published.HOURS[None] if hours else None, ".0%"
-                ),
-            ]
-        )
-    return document.Table(header, lines)
 
 
 # ------------------------------------------------------------------------- networks
@@ -166,41 +209,17 @@ def by_network(results: scores.Results, table: str) -> list[document.Block]:
             " The paper's account leaves out audio, and of NeXtVLAD the hidden layer "
             "and the classifier, too. Rows without a network are Table 1's."
         )
-    lines = pd.DataFrame([_line(results, method, k) for method, k in rows])
+    facts = _facts(results, rows)
     # Columns of times or published numbers are omitted if they would be empty.
-    if not is_published:
-        lines = lines.loc[:, ~lines.columns.str.match(f"{document.PAPER}|by the paper")]
-    if (lines["ms per video"] == document.MISSING).all():
-        lines = lines.drop(columns="ms per video")
-    # The two columns of published scores have the same name.
-    header = [document.PAPER if name.startswith("paper ") else name for name in lines]
+    omitted = () if is_published else _OF_THE_PAPER
+    omitted += ("ms",) if facts["ms"].isna().all() else ()
+    columns = [column for column in _NETWORK if column[1] not in omitted]
     return [
         document.Heading(2, title),
         document.Text(text),
         *_timing_conditions(results, rows),
-        document.Table(header, lines.values.tolist()),
+        _table(facts, columns),
     ]
-
-
-def _line(results: scores.Results, method: str, k: int | None) -> dict[str, str]:
-    """Column → cell."""
-    network = results.network(method, k)
-    speed = _rates(results, method, k).get("model_videos_per_second")
-    return {
-        "model": published.label(method) + ("" if k is None else f", k={k}"),
-        "frames": document.number(network.get("frames"), "d"),
-        "GAP": results.text(method, k, "gap"),
-        f"{document.PAPER} GAP": scores.published_text(method, k, "gap"),
-        "mAP": results.text(method, k, "map"),
-        f"{document.PAPER} mAP": scores.published_text(method, k, "map"),
-        "weights": document.count(network.get("parameters")),
-        "multiply-adds": document.count(results.multiply_adds(method, k)),
-        "by the paper's account": document.count(
-            _paper_operations(results, method, k)[1]
-        ),
-        document.PAPER: document.number(published.operations(method, k), unit=" G"),
-        "ms per video": document.number(1000 / speed if speed else None, ".3g"),
-    }
 
 
 def plots_of_families(results: scores.Results) -> list[document.Figure]:
