@@ -88,7 +88,7 @@ def read_run(train_dir: pathlib.Path) -> dict:
             total += of_teacher["multiply_adds"]
             epochs.update(of_teacher["epochs"])
     for phase in run.planned:
-        number = run.epochs_done(phase)
+        number = run.epochs_done(phase.name)
         epochs[phase.name] += number
         networks = run.phases[phase.name]["networks"]
         parts = {role: network["multiply_adds"] for role, network in networks.items()}

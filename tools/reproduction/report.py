@@ -42,8 +42,9 @@ def _state(run: runs.Run) -> str:
         return "not begun"
     if run.finished:
         return "finished"
-    done = sum(run.epochs_done(phase) for phase in run.planned)
-    return f"{done} of {sum(phase.epochs for phase in run.planned)} epochs"
+    planned = run.planned
+    done = sum(run.epochs_done(phase.name) for phase in planned)
+    return f"{done} of {sum(phase.epochs for phase in planned)} epochs"
 
 
 def _all_runs(results: scores.Results) -> list[document.Block]:

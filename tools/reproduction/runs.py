@@ -65,16 +65,19 @@ class Run:
         """The settings of the run, which must have begun."""
         return settings.RunSettings.from_dict(self.manifest["settings"])
 
-    @functools.cached_property
+    @property
     def planned(self) -> list[modes.Phase]:
-        """The phases of its mode; none if the run has not begun."""
-        return modes.phases(self.settings, resolved=False) if self.begun else []
+        """The phases of its mode; the run must have begun."""
+        return modes.phases(self.settings, resolved=False)
 
     @property
     def finished(self) -> bool:
         """Whether all phases of its mode are finished."""
+        # In a file, which has no plan, all runs are finished.
+        names = [entry["phase"] for entry in self.manifest.get("plan", [])]
+        names = names or list(self.phases)
         return self.begun and all(
-            self.phases.get(phase.name, {}).get("finished") for phase in self.planned
+            self.phases.get(name, {}).get("finished") for name in names
         )
 
     def differences(self, experiment: plan.Experiment) -> str:
@@ -94,31 +97,27 @@ class Run:
         has_all = wanted <= self.evaluations.keys()
         return self.finished and has_all and not self.differences(experiment)
 
+    def _results(self, role: str) -> list[dict]:
+        """What a manifest has of a role, for each phase that trains it."""
+        found = (phase.get("results", {}) for phase in self.phases.values())
+        return [results[role] for results in found if role in results]
+
     def epochs(self, role: str) -> list[dict]:
         """Validation results of a role per epoch, over all its phases."""
-        phases = self._phases_of(role)
-        return [epoch for p in phases for epoch in self._results(p.name, role)]
+        return [e for results in self._results(role) for e in results["epochs"]]
 
-    def _phases_of(self, role: str) -> list[modes.Phase]:
-        """The phases that train a role."""
-        return [p for p in self.planned if any(r.name == role for r in p.trained)]
-
-    def _results(self, phase: str, role: str) -> list[dict]:
-        results = self.phases.get(phase, {}).get("results", {})
-        return results.get(role, {}).get("epochs", [])
-
-    def epochs_done(self, phase: modes.Phase) -> int:
+    def epochs_done(self, phase: str) -> int:
         """Number of finished epochs of a phase."""
-        return max(len(self._results(phase.name, r.name)) for r in phase.trained)
+        results = self.phases.get(phase, {}).get("results", {})
+        return max((len(entry["epochs"]) for entry in results.values()), default=0)
 
     def validation(self, role: str) -> dict:
         """The best epoch by validation GAP of a finished run's network, or nothing.
 
         From the last phase that trains the role, as eval.py does.
         """
-        phases = self._phases_of(role) if self.finished else []
-        results = self.phases[phases[-1].name]["results"][role] if phases else {}
-        return results.get("best", {})
+        results = self._results(role) if self.finished else []
+        return results[-1].get("best", {}) if results else {}
 
     def network(self, role: str) -> dict:
         """`parameters`, `frames` and `multiply_adds` of a network, or nothing."""
