@@ -43,6 +43,15 @@ def test_numbers_are_classes(tmp_path):
     assert labels.read(path, names).of == {"a": [3, 7], "b": [3, 12]}
 
 
+def test_a_name_of_two_classes_is_no_label(tmp_path):
+    names = {0: "jaguar", 1: "cat", 2: "jaguar"}
+    path = write(tmp_path / "labels.csv", "file,labels", "a,cat;2", "b,cat")
+    assert labels.read(path, names).of == {"a": [1, 2], "b": [1]}
+    path = write(tmp_path / "labels.csv", "file,labels", "a,cat", "b,jaguar")
+    with pytest.raises(ValueError, match="line 3.*'jaguar'.* 0 and 2"):
+        labels.read(path, names)
+
+
 def test_a_number_that_is_no_class_is_named(tmp_path):
     path = write(tmp_path / "labels.csv", "id,label", "a,7", f"b,{10**6}")
     with pytest.raises(ValueError, match="line 3.*1000000"):

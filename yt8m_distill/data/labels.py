@@ -57,8 +57,8 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
         flag: for errors.
 
     Raises:
-        ValueError: if it cannot be read, or has a label that the vocabulary lacks;
-            names the line.
+        ValueError: if it cannot be read, or has a label that the vocabulary lacks or
+            has twice; names the line.
     """
     if not path:
         return Labels({}, dict(names))
@@ -79,23 +79,38 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
     stated = {label for *_, labels in rows for label in labels}
     if not names and not all(label.isdecimal() for label in stated):
         names = dict(enumerate(sorted(stated)))
-    numbers = {name: number for number, name in names.items()}
+    numbers: dict[str, list[int]] = {}
+    for number, name in names.items():
+        numbers.setdefault(name, []).append(number)
     of: dict[str, set[int]] = {}
     for line, key, labels in rows:
-        for label in labels:
-            if label not in numbers and not (label.isdecimal() and _fits(label, names)):
-                raise ValueError(
-                    f"{where}, line {line}: the vocabulary has no class {label!r}."
-                )
-            if label not in numbers and int(label) >= _MAX_CLASSES:
-                raise ValueError(
-                    f"{where}, line {line}: class {label} is not in "
-                    f"0..{_MAX_CLASSES - 1}."
-                )
-        classes = {numbers[x] if x in numbers else int(x) for x in labels}
+        at = f"{where}, line {line}"
+        classes = {_class_of(label, names, numbers, at) for label in labels}
         of.setdefault(key, set()).update(classes)
     return Labels({key: sorted(classes) for key, classes in of.items()}, dict(names))
 
 
-def _fits(number: str, names: Mapping[int, str]) -> bool:
-    return not names or int(number) in names
+def _class_of(
+    label: str, names: Mapping[int, str], numbers: Mapping[str, list[int]], where: str
+) -> int:
+    """The class of a label, which is a name or a number.
+
+    Args:
+        label: as in the CSV.
+        names: class → name; empty where there are numbers alone.
+        numbers: name → its classes.
+        where: for errors.
+    """
+    found = numbers.get(label, [])
+    if len(found) > 1:
+        raise ValueError(
+            f"{where}: {label!r} is the name of the classes "
+            f"{' and '.join(map(str, found))}: give the number."
+        )
+    if found:
+        return found[0]
+    if not label.isdecimal() or (names and int(label) not in names):
+        raise ValueError(f"{where}: the vocabulary has no class {label!r}.")
+    if int(label) >= _MAX_CLASSES:
+        raise ValueError(f"{where}: class {label} is not in 0..{_MAX_CLASSES - 1}.")
+    return int(label)
