@@ -28,24 +28,16 @@ _LOG = logging.getLogger("yt8m_distill.eval")
 
 
 def evaluate_once(
-    trained, shards, checkpoint, evaluation, log, names, predictions_file=None
+    judge, trained, shards, checkpoint, evaluation, log, names, predictions_file=None
 ) -> None:
     """Evaluates the loaded checkpoint and writes the results.
 
     The CSV of `predictions_file`, if any, is complete before the metrics are written.
     """
-    from yt8m_distill.evaluation import evaluator, per_class
+    from yt8m_distill.evaluation import per_class
     from yt8m_distill.serving import skips
     from yt8m_distill.training import actions
 
-    judge = evaluator.build(
-        trained.networks,
-        trained.role,
-        trained.strategy,
-        trained.run.data,
-        checkpoint.top_k,
-        evaluation.segment_max_pred,
-    )
     skipped = shards.skipped()
     dataset = trained.dataset(shards, checkpoint.batch_size)
     with predictions_file or contextlib.nullcontext() as writer:
@@ -113,6 +105,7 @@ def main() -> None:
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import files
     from yt8m_distill.data import records
+    from yt8m_distill.evaluation import evaluator
     from yt8m_distill.serving import predictions
     from yt8m_distill.training import actions, checkpoints
     from yt8m_distill.training import trained as trained_networks
@@ -141,9 +134,18 @@ def main() -> None:
     pattern = (evaluation.eval_data_pattern, reading, "eval_data_pattern")
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
     log.check_writable()
+    judge = evaluator.build(  # Once: its graph serves every checkpoint.
+        trained.networks,
+        trained.role,
+        trained.strategy,
+        trained.run.data,
+        checkpoint.top_k,
+        evaluation.segment_max_pred,
+    )
+    given = (checkpoint, evaluation, log, names)
     if evaluation.run_once:
-        given = (trained.open_shards(*pattern), checkpoint, evaluation, log, names)
-        evaluate_once(trained, *given, predictions_file)
+        shards = trained.open_shards(*pattern)
+        evaluate_once(judge, trained, shards, *given, predictions_file)
         return
     _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
     seen = None
@@ -159,7 +161,7 @@ def main() -> None:
                 _LOG.warning("%s", error)
                 continue
             shards = trained.open_shards(*pattern)
-            evaluate_once(trained, shards, checkpoint, evaluation, log, names)
+            evaluate_once(judge, trained, shards, *given)
         time.sleep(evaluation.eval_interval_secs)
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ import tensorflow as tf
 from tests import prediction_helpers, script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
+from yt8m_distill.evaluation import evaluator
 from yt8m_distill.serving import predictions, skips
+from yt8m_distill.training import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 300
@@ -365,6 +368,38 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
         "eval.py: stopped by SIGTERM. The same command evaluates again."
     )
     assert "Traceback" not in said
+
+
+def test_eval_traces_one_graph_for_all_checkpoints(
+    data, train_dir, tmp_path, monkeypatch
+):
+    copied = tmp_path / "run"
+    shutil.copytree(train_dir, copied)
+    traced, looks, find = [], [], checkpoints.find
+    trace = evaluator.Evaluator._distributed_step
+
+    def distributed_step(self, batch):
+        traced.append(self)
+        return trace(self, batch)
+
+    def next_one(folder, plan, role, which):
+        looks.append(which)
+        if len(looks) > 4:  # The first is that of open_network.
+            raise SystemExit(0)
+        return find(folder, plan, role, ["latest", "best"][len(looks) % 2])
+
+    monkeypatch.setattr(evaluator.Evaluator, "_distributed_step", distributed_step)
+    monkeypatch.setattr(checkpoints, "find", next_one)
+    script_helpers.succeed(
+        "eval",
+        f"--train_dir={copied}",
+        f"--eval_data_pattern={data}/validate-*.tfrecord",
+        "--eval_interval_secs=0.1",
+    )
+    first, second, third = read_evaluations(copied)[-3:]
+    assert first["checkpoint"] != second["checkpoint"]
+    assert first["loss"] == third["loss"]  # Each is the loss of its own weights.
+    assert len(traced) == 1
 
 
 # -------------------------------------------------------------------- errors
