@@ -10,7 +10,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import flag_groups, registry, settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import base, builder
-from yt8m_distill.serving import export, predictor
+from yt8m_distill.serving import export, predictor, served
 from yt8m_distill.training import (
     checkpoints,
     manifest,
@@ -104,10 +104,10 @@ def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name, fin
     found = list(predict.predict(opened.dataset(shards, 5)))
     (view,) = opened.views.values()
     folder = str(tmp_path / "model")
-    export.export(opened.network, run.data, view, folder, 3)
-    served = tf.saved_model.load(folder).signatures["serving_default"]
+    export.export(served.Served(opened.network, run.data, view, 3), folder)
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
     records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
-    answer = served(example_bytes=tf.constant(records))["predictions"]
+    answer = serve(example_bytes=tf.constant(records))["predictions"]
     scores = np.concatenate([part.scores for part in found])
     np.testing.assert_allclose(answer, scores, rtol=1e-5, atol=1e-6)
 

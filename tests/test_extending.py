@@ -17,7 +17,7 @@ from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.losses import registered
 from yt8m_distill.models import builder
-from yt8m_distill.serving import export, predictor
+from yt8m_distill.serving import export, predictor, served
 from yt8m_distill.training import initial_weights, modes, trained
 
 MODULE = """
@@ -175,10 +175,10 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
     (view,) = opened.views.values()
     assert list(modes.views_of(run, [opened.role]).values()) == [view]
     folder = str(tmp_path / "model")
-    export.export(opened.network, run.data, view, folder, 3)
-    served = tf.saved_model.load(folder).signatures["serving_default"]
+    export.export(served.Served(opened.network, run.data, view, 3), folder)
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
     records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
-    answer = served(example_bytes=tf.constant(records))
+    answer = serve(example_bytes=tf.constant(records))
     np.testing.assert_allclose(
         answer["predictions"],
         np.concatenate([part.scores for part in found]),

@@ -13,7 +13,7 @@ from tests import record_helpers, script_helpers, training_helpers
 from tests import video_helpers as helpers
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import early_exit
-from yt8m_distill.serving import export, exported
+from yt8m_distill.serving import export, exported, served
 
 helpers.import_av()
 pytestmark = pytest.mark.slow  # A network is trained and exported.
@@ -122,7 +122,7 @@ def stopping(made, tmp_path_factory) -> pathlib.Path:
         BUDGETS, "max_probability", *plain, (best[2] + best[3]) / 2
     )
     stops = early_exit.EarlyExit(network, policy, run.data.max_frames)
-    export.export(stops, run.data, view, f"{folder}/model", 3)
+    export.export(served.Served(stops, run.data, view, 3), f"{folder}/model")
     extra = "model/assets.extra"
     shutil.copy(made / extra / exported.FEATURES, folder / extra)
     shutil.copytree(made / extra / "pca", folder / extra / "pca")

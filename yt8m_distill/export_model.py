@@ -69,11 +69,10 @@ def main() -> None:
         role = trained.networks, trained.role
         network = segments.SegmentNetwork(*role, grid, data.max_frames)
         view = pipeline.ViewSpec("all", data.max_frames)
-    top_k = min(checkpoint.top_k, data.num_classes)
     # Early exit and segments have no signature for another number of frames.
     alone = checkpoint.early_exit or given.segments
     budgets = () if alone else trained.budgets
-    to_export = served.Served(network, data, view, top_k, budgets)
+    to_export = served.Served(network, data, view, checkpoint.top_k, budgets)
     videos = None
     if pattern:
         if checkpoint.early_exit:  # What its signature `frames` takes.
@@ -91,7 +90,7 @@ def main() -> None:
     )
     names = trained.class_names(given.vocabulary)
     more = exported.extra_files(data, names, given.extraction_manifest)
-    result = export.export_as(given.format, to_export, folder, videos, more)
+    result = export.export(to_export, folder, given.format, videos, more)
     _LOG.info(
         "On %d %s its scores differ by up to %.2g from the network's.",
         result.videos,

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tests import prediction_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.serving import export, predictions
+from yt8m_distill.serving import export, predictions, served
 from yt8m_distill.training import trained
 
 # All characters that globs, shells, formats and lists of paths give a meaning to, but
@@ -34,7 +34,8 @@ def test_every_path_that_is_not_refused_works(tmp_path):
     checkpoint = settings.CheckpointSettings(train_dir=str(root / "run"), num_gpus=0)
     opened = trained.open_network(checkpoint)
     (view,) = opened.views.values()
-    export.export(opened.network, second.data, view, str(root / "model"))
+    given = served.Served(opened.network, second.data, view, 20)
+    export.export(given, str(root / "model"))
     assert tf.saved_model.load(str(root / "model")).signatures
     path = root / f"{NAME}.csv"
     with predictions.PredictionWriter(path):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.serving import export, predictor
+from yt8m_distill.serving import export, predictor, served
 from yt8m_distill.training import trained
 
 pytestmark = pytest.mark.real_data
@@ -112,13 +112,13 @@ def test_a_genuine_youtube8m_video_is_learnt_and_classified(real_data, tmp_path)
     assert found.scores.shape == (1, TOP_K)
     folder = str(tmp_path / "model")
     (view,) = opened.views.values()
-    export.export(opened.network, run.data, view, folder, TOP_K)
+    export.export(served.Served(opened.network, run.data, view, TOP_K), folder)
     record = next(iter(tf.data.TFRecordDataset(shard)))
     signature = tf.saved_model.load(folder).signatures["serving_default"]
-    served = signature(example_bytes=record[tf.newaxis])
-    assert served["video_id"].numpy().tolist() == [b"SjJ3"]
-    assert served["class_indexes"].numpy()[0, 0] == 11
+    answer = signature(example_bytes=record[tf.newaxis])
+    assert answer["video_id"].numpy().tolist() == [b"SjJ3"]
+    assert answer["class_indexes"].numpy()[0, 0] == 11
     # float32 products of one row and of two; six digits reach a CSV.
     np.testing.assert_allclose(
-        served["predictions"].numpy()[0, 0], found.scores[0, 0], rtol=2e-6
+        answer["predictions"].numpy()[0, 0], found.scores[0, 0], rtol=2e-6
     )

@@ -89,7 +89,8 @@ def make_case(folder, role: str) -> Case:
     # The student as one that was trained for k = 2 and 6.
     budgets = (2, helpers.STUDENT_K) if role == "student" else ()
     network = networks.network(role)
-    export.export(network, run.data, made.view, made.folder, TOP_K, budgets)
+    given = served.Served(network, run.data, made.view, TOP_K, budgets)
+    export.export(given, made.folder)
     return made
 
 
@@ -320,7 +321,7 @@ def export_tiny(folder, top_k: int = TOP_K) -> None:
     run = helpers.make_run("unused", "data", mode="baseline")
     (view,) = modes.views_of(run, ["student"]).values()
     network = helpers.build_network("student", run)
-    export.export(network, run.data, view, str(folder), top_k)
+    export.export(served.Served(network, run.data, view, top_k), str(folder))
 
 
 @pytest.fixture
@@ -333,7 +334,10 @@ def write_text(monkeypatch):
             with open(f"{folder}/saved_model.pb", "w") as file:
                 file.write(text)
 
-        written = export.FORMATS["saved_model"]._replace(write=write)
+        def run(folder):
+            return lambda frames, num_frames: 2 * [np.zeros([len(frames), TOP_K], int)]
+
+        written = SAVED_MODEL._replace(write=write, run=run, bound=np.inf)
         monkeypatch.setitem(export.FORMATS, "saved_model", written)
         export_tiny(folder)
 

@@ -91,7 +91,7 @@ def test_every_network_is_written_and_agrees(model, name, data, tmp_path):
     network = make_network(small(model), data)
     given = served_by(network, data)
     folder = tmp_path / "model"
-    result = export.export_as(name, given, str(folder))
+    result = export.export(given, str(folder), name)
     videos = parity.generated(given)
     assert result.videos == K  # of 1, 2 and 3 frames
     # Within the bound, and of 8 bits where it should be.
@@ -155,12 +155,12 @@ def test_a_model_that_differs_is_refused_and_the_old_one_kept(data, tmp_path):
     given = served_by(network, data)
     folder = str(tmp_path / "model")
     network.error = 0.0
-    export.export_as("litert", given, folder)
+    export.export(given, folder, "litert")
     before = helpers.snapshot(tmp_path)
     for error in (1e-2, float("nan")):
         network.error = error
         with pytest.raises(ValueError, match="--format=litert.* 1e-05"):
-            export.export_as("litert", given, folder)
+            export.export(given, folder, "litert")
         assert helpers.snapshot(tmp_path) == before
 
 
@@ -179,7 +179,7 @@ def test_a_network_that_cannot_be_converted_is_named_with_the_operation(
     require(name)
     network = Odd(12, 300, max_frames=K, cells=4, layers=1)
     with pytest.raises(ValueError, match=f"--format={name}: Odd .*Betainc") as caught:
-        export.export_as(name, served_by(network, data), str(tmp_path / "model"))
+        export.export(served_by(network, data), str(tmp_path / "model"), name)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +206,7 @@ def test_video_level_vectors_are_read_as_float32(data, tmp_path):
     videos = parity.generated(given)
     assert videos.frames.shape == (1, 1, 12) and videos.frames.dtype == np.float32
     folder = str(tmp_path / "model")
-    export.export_as("onnx", given, folder)
+    export.export(given, folder, "onnx")
     described = json.loads((tmp_path / "model" / served.DESCRIPTION).read_text())
     assert (described["k"], described["frames_dtype"]) == (1, "float32")
 

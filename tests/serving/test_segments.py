@@ -59,7 +59,7 @@ def test_one_file_scores_all_segments_of_videos_that_may_have_none(tmp_path, nam
     data = dataclasses.replace(run.data, segment_labels=False)
     given = served.Served(network, data, pipeline.ViewSpec("all", 12), 5)
     # Of 1, 2, 4, 5, 7, 8, 10 and 12 frames; those of less than 8 have no segment.
-    result = export.export_as(name, given, f"{tmp_path}/model")
+    result = export.export(given, f"{tmp_path}/model", name)
     assert (result.videos, result.difference < 1e-5) == (8, True)
     found = json.loads((tmp_path / "model" / served.DESCRIPTION).read_text())
     assert found["segment_starts"] == [3, 6]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import builder
-from yt8m_distill.serving import export, tf_serving
+from yt8m_distill.serving import export, served, tf_serving
 
 pytestmark = pytest.mark.once
 
@@ -36,7 +36,8 @@ def folder(tmp_path_factory) -> pathlib.Path:
     network = builder.build_network("student", spec, run.data, 3)
     path = tmp_path_factory.mktemp("models") / "1"
     view = pipeline.ViewSpec("uniform", 3)
-    export.export(network, run.data, view, str(path), TOP_K, (2, 3))
+    given = served.Served(network, run.data, view, TOP_K, (2, 3))
+    export.export(given, str(path))
     return path
 
 

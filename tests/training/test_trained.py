@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.serving import export
+from yt8m_distill.serving import export, served
 from yt8m_distill.training import trained
 
 
@@ -43,11 +43,13 @@ def test_a_student_reads_fewer_frames_than_it_was_trained_on(run, tmp_path):
     np.testing.assert_array_equal(sampled, at_six[:, ::2])
     expected = tf.sigmoid(opened.network(view).logits)
     folder = str(tmp_path / "model")
-    export.export(opened.network, run.data, opened.views["sampled"], folder, 3)
-    served = tf.saved_model.load(folder).signatures["serving_default"]
+    export.export(
+        served.Served(opened.network, run.data, opened.views["sampled"], 3), folder
+    )
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
     records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
     scores = dict(zip(batch["video_id"].numpy(), expected.numpy(), strict=True))
-    answer = served(example_bytes=tf.constant(records))
+    answer = serve(example_bytes=tf.constant(records))
     answers = zip(answer["video_id"].numpy(), answer["predictions"], strict=True)
     found = {name: top for name, top in answers if name in scores}
     assert len(found) == 4

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tools.benchmarking import results, shards
 from yt8m_distill import settings
 from yt8m_distill.models import builder
-from yt8m_distill.serving import export
+from yt8m_distill.serving import export, served
 from yt8m_distill.training import modes
 
 _BATCHES = (1, 8, 64)
@@ -36,7 +36,7 @@ def rows(quick: bool) -> list[results.Row]:
     ).network("student")
     (view,) = modes.views_of(run, ["student"]).values()
     with tempfile.TemporaryDirectory() as folder:
-        export.export(network, data, view, f"{folder}/model")
+        export.export(served.Served(network, data, view, 20), f"{folder}/model")
         model = tf.saved_model.load(f"{folder}/model")  # noqa: TID251 (its own)
         signatures = model.signatures
     record = shards.make_video("video", data, np.random.default_rng(0))

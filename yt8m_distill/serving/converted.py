@@ -48,7 +48,7 @@ def fixed_function(given: served.Served, batch_size: int | None):
 
 
 def write_litert(given: served.Served, folder: str, int8: bool = False) -> None:
-    """Writes LITERT, of built-in operations only.
+    """Writes LITERT, of built-in operations only; with `int8`, weights of 8 bits.
 
     Raises:
         ValueError: if the network needs others, or the converter fails.
@@ -61,15 +61,10 @@ def write_litert(given: served.Served, folder: str, int8: bool = False) -> None:
         # Without the object that holds the variables they become constants; TensorFlow
         # (2.21) warns of that, and leaves them out of the file otherwise.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
-        if int8:  # Weights of 8 bits, activations of float32.
+        if int8:  # Activations stay float32.
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         content = converter.convert()
     _write(folder, LITERT, content)
-
-
-def write_litert_int8(given: served.Served, folder: str) -> None:
-    """As write_litert, with weights of 8 bits."""
-    write_litert(given, folder, int8=True)
 
 
 def run_litert(folder: str) -> parity.Run:

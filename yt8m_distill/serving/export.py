@@ -5,6 +5,7 @@ written under another name, opened again, run next to the network, and gets its 
 only if the scores agree.
 """
 
+import functools
 import json
 import logging
 import os
@@ -15,9 +16,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 import yt8m_distill
-from yt8m_distill import files, settings
-from yt8m_distill.data import pipeline
-from yt8m_distill.models import base, early_exit
+from yt8m_distill import files
+from yt8m_distill.models import early_exit
 from yt8m_distill.serving import converted, parity, saved_model, segments, served
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ FORMATS = {
         converted.LITERT,
         "a LiteRT model",
         _EIGHT_BITS,
-        converted.write_litert_int8,
+        functools.partial(converted.write_litert, int8=True),
         converted.run_litert,
     ),
     "onnx": Format(
@@ -81,31 +81,18 @@ FORMATS = {
 
 
 def export(
-    network: base.VideoClassifier,
-    data: settings.DataSettings,
-    view: pipeline.ViewSpec,
-    folder: str,
-    top_k: int = 20,
-    budgets: tuple[int, ...] = (),
-) -> None:
-    """Writes a SavedModel, without running it; see export_as."""
-    given = served.Served(network, data, view, min(top_k, data.num_classes), budgets)
-    _replace("saved_model", given, folder, lambda written: None, {})
-
-
-def export_as(
-    name: str,
     given: served.Served,
     folder: str,
+    name: str = "saved_model",
     videos: Iterable[parity.Videos] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> parity.Result:
     """Writes a network, which appears under its name only if it is whole and right.
 
     Args:
-        name: of the format.
         given: the network.
         folder: of the model; must not exist, or hold one of this format.
+        name: of the format.
         videos: on which the written model is run beside the network; None: noise.
         extra_files: name → content, written next to `model.json`.
 
@@ -117,30 +104,8 @@ def export_as(
             cannot be converted, or the two differ by more than the format's bound. An
             older model is as it was then.
     """
-    bound = FORMATS[name].bound
-
-    def check(written: str) -> parity.Result:
-        result = parity.compare(given, FORMATS[name].run(written), videos)
-        if not result.difference <= bound:  # Nor where it is a NaN.
-            raise ValueError(
-                f"--format={name}: the scores of the written model differ by up to "
-                f"{result.difference:.2g} from the network's, more than {bound:g}; it "
-                "is not kept."
-            )
-        return result
-
-    return _replace(name, given, folder, check, extra_files or {})
-
-
-def _replace(
-    name: str,
-    given: served.Served,
-    folder: str,
-    check: Callable,
-    extra_files: Mapping[str, bytes],
-):
-    """Writes, checks, and puts what was written into its place."""
     chosen = FORMATS[name]
+    given = given._replace(top_k=min(given.top_k, given.data.num_classes))
     folder = folder.rstrip("/")
     what = f"--export_dir={folder}"
     with files.one_line_errors(what):
@@ -152,13 +117,17 @@ def _replace(
     temporary, old = f"{folder}.tmp-{number}", f"{folder}.old-{number}"
     with files.one_line_errors(what), files.removed_after_errors(temporary):
         chosen.write(given, temporary)
-        result = check(temporary)
-        text = json.dumps(_describe(name, given, result), indent=1)
-        extra = os.path.join(temporary, chosen.extra)
-        tf.io.gfile.makedirs(extra)
-        files.write_text(os.path.join(extra, served.DESCRIPTION), text + "\n")
-        for extra_name, content in extra_files.items():
-            path = os.path.join(extra, extra_name)
+        result = parity.compare(given, chosen.run(temporary), videos)
+        if not result.difference <= chosen.bound:  # Nor where it is a NaN.
+            raise ValueError(
+                f"--format={name}: the scores of the written model differ by up to "
+                f"{result.difference:.2g} from the network's, more than "
+                f"{chosen.bound:g}; it is not kept."
+            )
+        text = json.dumps(_describe(name, given, result), indent=1) + "\n"
+        every_file = {served.DESCRIPTION: text.encode(), **(extra_files or {})}
+        for extra_name, content in every_file.items():
+            path = os.path.join(temporary, chosen.extra, extra_name)
             tf.io.gfile.makedirs(os.path.dirname(path))
             with tf.io.gfile.GFile(path, "wb") as file:
                 file.write(content)
@@ -169,7 +138,7 @@ def _replace(
     return result
 
 
-def _describe(name: str, given: served.Served, result: parity.Result | None) -> dict:
+def _describe(name: str, given: served.Served, result: parity.Result) -> dict:
     """What a program has to know in order to use the model alone."""
     data, view = given.data, given.view
     columns = view.columns(data)
@@ -190,7 +159,7 @@ def _describe(name: str, given: served.Served, result: parity.Result | None) -> 
         "max_frames": data.max_frames,
         "num_classes": data.num_classes,
         "top_k": given.top_k,
-        "checked": None if result is None else result._asdict(),
+        "checked": result._asdict(),
         "versions": {
             "yt8m_distill": yt8m_distill.__version__,
             "tensorflow": tf.__version__,
