@@ -33,8 +33,7 @@ def predict_videos(trained, dataset, checkpoint, writer) -> Iterator:
         trained.networks, trained.role, trained.strategy, checkpoint.top_k
     ).predict
     for found in predict(dataset):
-        frames = found.num_frames if checkpoint.early_exit else None
-        writer.write(found.video_ids, found.classes, found.scores, frames)
+        writer.write(*found)
         yield found.video_ids
 
 

@@ -63,7 +63,8 @@ class Case:
                 4,
             )
         )
-        return predictor.Predictions(*map(np.concatenate, zip(*found, strict=True)))
+        columns = zip(*(batch[:3] for batch in found), strict=True)
+        return predictor.Predictions(*map(np.concatenate, columns))
 
 
 @functools.cache
@@ -128,7 +129,7 @@ def test_serialized_records_give_the_numbers_of_inference(case):
     assert (np.diff(found["predictions"], axis=1) <= 0).all()
     for row in (1, 2):  # Alone, of few frames and of many.
         alone = signature(example_bytes=tf.constant(serialized[row : row + 1]))
-        part = (x[row : row + 1] for x in case.inferred)
+        part = (x[row : row + 1] for x in case.inferred[:3])
         assert_same(alone, predictor.Predictions(*part))
     # The labels do not matter.
     bare = [helpers.make_example(name, [], frames) for name, _, frames in case.videos]
@@ -144,7 +145,7 @@ def test_kernels_with_padded_columns_give_the_same(student, monkeypatch):
     signature = saved_model.ServingModel(given).functions["serving_default"]
     assert_same(signature(tf.constant(student.serialized())), student.inferred)
     alone = signature(tf.constant(student.serialized()[1:2]))
-    part = (x[1:2] for x in student.inferred)
+    part = (x[1:2] for x in student.inferred[:3])
     assert_same(alone, predictor.Predictions(*part))
 
 

@@ -87,8 +87,7 @@ class Inference:
                 files, self.reading, "input_data_pattern", may_be_empty=True
             )
             for batch in predict(trained.dataset(shards, self.checkpoint.batch_size)):
-                frames = batch.num_frames if self.checkpoint.early_exit else None
-                writer.write(batch.video_ids, batch.classes, batch.scores, frames)
+                writer.write(*batch)
                 videos += len(batch.video_ids)
         skips.write_list(self.path(item), shards.skipped())
         return videos

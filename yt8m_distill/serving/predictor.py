@@ -1,7 +1,7 @@
 """The top classes of every video of a data set, batch by batch."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,17 +17,23 @@ class Predictions(NamedTuple):
         video_ids: [N] bytes.
         classes: [N, k] int32.
         scores: [N, k] float32 in [0, 1].
-        num_frames: [N] int32, the frames that were read.
+        num_frames: [N] int32, the frames that were read with early exit, or None.
     """
 
     video_ids: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
-    num_frames: np.ndarray
+    num_frames: np.ndarray | None = None
+
+    def name(self, row: int) -> str:
+        """Which video a row is, for an error."""
+        return f"Video {structures.readable_id(self.video_ids[row])}"
 
 
 class Predictor:
     """Runs one role's network and keeps the top k of every video.
+
+    A subclass scores other rows: `_replica_step` in the graph, `_rows` of its results.
 
     Args:
         networks: of the run; only the role's is used.
@@ -46,43 +52,41 @@ class Predictor:
         self.networks = networks
         self.role = role
         self.strategy = strategy
-        self.top_k = min(top_k, networks.network(role).num_classes)
+        self.top_k = top_k
         self._step = replicas.on_replicas(strategy, self._replica_step)
 
-    def _replica_step(self, batch):
-        views = batch[structures.VIEWS]
-        outputs = self.networks.forward(self.role, views)
-        num_frames = views[self.networks.views[self.role]][structures.NUM_FRAMES]
-        if outputs.exits is not None:
-            num_frames = outputs.exits[:, 1]
-        scores, classes = tf.math.top_k(tf.sigmoid(outputs.logits), self.top_k)
+    def _replica_step(self, batch) -> tuple:
+        outputs = self.networks.forward(self.role, batch[structures.VIEWS])
+        logits = outputs.logits
+        k = min(self.top_k, logits.shape[1])
+        scores, classes = tf.math.top_k(tf.sigmoid(logits), k)
         # A NaN could stay outside the top k: where a sort puts it is undefined.
-        finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
+        finite = tf.reduce_all(tf.math.is_finite(logits), 1, keepdims=True)
         scores = tf.where(finite, scores, float("nan"))
+        exits = () if outputs.exits is None else (outputs.exits[:, 1],)
         # The logits leave the graph so that TensorFlow (2.21) does not fuse the sigmoid
         # with the classifier's product, which changes last bits: so the scores are the
         # Evaluator's, whose loss needs the logits.
-        return scores, classes, outputs.logits, num_frames
+        return logits, classes, scores, *exits
 
-    def predict(self, dataset) -> Iterator[Predictions]:
+    def _rows(self, batch, logits, *results) -> Any:
+        """What is predicted of the rows that do not fill up a batch."""
+        keep = self._local(batch[structures.WEIGHTS]) > 0
+        columns = (batch[structures.VIDEO_ID], *results)
+        return Predictions(*(self._local(column)[keep] for column in columns))
+
+    def predict(self, dataset) -> Iterator:
         """Predictions of each batch of a distributed dataset, in its order.
 
         Raises:
-            ValueError: for a score that is not a number, naming the video.
+            ValueError: for a score that is not a number, naming the row.
         """
         for batch in dataset:
-            scores, classes, _, num_frames = self._step(batch)
-            keep = self._local(batch[structures.WEIGHTS]) > 0
-            found = Predictions(
-                self._local(batch[structures.VIDEO_ID])[keep],
-                self._local(classes)[keep],
-                self._local(scores)[keep],
-                self._local(num_frames)[keep],
-            )
+            found = self._rows(batch, *self._step(batch))
             bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
             if bad.size:
-                name = structures.readable_id(found.video_ids[bad[0]])
-                raise ValueError(f"Video {name} has a score that is not a number.")
+                name = found.name(bad[0])
+                raise ValueError(f"{name} has a score that is not a number.")
             yield found
 
     def _local(self, value) -> np.ndarray:

@@ -7,7 +7,7 @@ segments per class.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,8 +18,8 @@ from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.data import segments as segment_rules
 from yt8m_distill.evaluation import best_per_class
-from yt8m_distill.models import replicas, teacher_student
-from yt8m_distill.serving import predictions
+from yt8m_distill.models import teacher_student
+from yt8m_distill.serving import predictions, predictor
 
 HEADER = ("Class", "Segments")
 
@@ -185,9 +185,14 @@ class Scores(NamedTuple):
     scores: np.ndarray
     batch_ids: np.ndarray
 
+    def name(self, row: int) -> str:
+        """Which segment a row is, for an error."""
+        video = structures.readable_id(self.video_ids[row])
+        return f"Segment {video}:{self.starts[row]}"
 
-class SegmentPredictor:
-    """Runs one role's network on all segments of whole videos.
+
+class SegmentPredictor(predictor.Predictor):
+    """A Predictor of all segments of whole videos; its rows are Scores.
 
     Args:
         networks: of the run, or a mean.MeanNetworks; only the role's is used.
@@ -207,47 +212,28 @@ class SegmentPredictor:
         max_frames: int,
         classes: Sequence[int] | None = None,
     ):
-        self.networks = networks
-        self.role = role
-        self.strategy = strategy
+        super().__init__(networks, role, strategy)
         self.grid = grid
         self.max_frames = max_frames
         self.classes = classes
-        self._step = replicas.on_replicas(strategy, self._replica_step)
 
-    def _replica_step(self, batch):
+    def _replica_step(self, batch) -> tuple:
         bounds = self.grid.bounds(self.max_frames)
         views = batch[structures.VIEWS]
         logits = self.networks.parts_logits(self.role, views, bounds)
         if self.classes is not None:
             logits = tf.gather(logits, self.classes, axis=2)
         finite = tf.math.is_finite(logits)
-        return tf.where(finite, tf.sigmoid(logits), float("nan"))
+        return (tf.where(finite, tf.sigmoid(logits), float("nan")),)
 
-    def predict(self, dataset) -> Iterator[Scores]:
-        """The segments of each batch of a distributed dataset, in its order.
-
-        Raises:
-            ValueError: for a score that is not a number, naming the segment.
-        """
-        starts = self.grid.starts(self.max_frames)
-        for batch in dataset:
-            scores = self._local(self._step(batch))
-            view = batch[structures.VIEWS][structures.ALL]
-            num_frames = self._local(view[structures.NUM_FRAMES])
-            rows, places = np.nonzero(self.grid.scored(num_frames, self.max_frames))
-            ids = self._local(batch[structures.VIDEO_ID])
-            own = ids[self._local(batch[structures.WEIGHTS]) > 0]
-            found = Scores(ids[rows], starts[places], scores[rows, places], own)
-            bad = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
-            if bad.size:
-                name = structures.readable_id(found.video_ids[bad[0]])
-                start = found.starts[bad[0]]
-                raise ValueError(f"Segment {name}:{start} has a score that is NaN.")
-            yield found
-
-    def _local(self, value) -> np.ndarray:
-        return replicas.local_rows(self.strategy, value)
+    def _rows(self, batch, scores) -> Scores:
+        view = batch[structures.VIEWS][structures.ALL]
+        num_frames = self._local(view[structures.NUM_FRAMES])
+        rows, places = np.nonzero(self.grid.scored(num_frames, self.max_frames))
+        ids = self._local(batch[structures.VIDEO_ID])
+        own = ids[self._local(batch[structures.WEIGHTS]) > 0]
+        starts = self.grid.starts(self.max_frames)[places]
+        return Scores(ids[rows], starts, self._local(scores)[rows, places], own)
 
 
 class TopSegments:
