@@ -98,7 +98,7 @@ def test_a_nan_anywhere_marks_its_video_and_no_other():
     np.testing.assert_array_equal(np.isnan(result.scores), [[False], [True], [False]])
     ids = np.array([b"first", b"second", b"third"], object)
     accumulator = average_precision.MetricsAccumulator(3)
-    with pytest.raises(ValueError, match="video 'second' is NaN"):
+    with pytest.raises(ValueError, match="video second is NaN"):
         accumulator.update(result._replace(video_ids=ids))
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from yt8m_distill import structures
+
 
 class TopPredictions(NamedTuple):
     """The results of a batch that leave the graph: k per video and one [C] vector.
@@ -233,7 +235,7 @@ class MetricsAccumulator:
         if video_ids is None:
             name = f"number {self._num_videos + position}, counted from 0,"
         else:
-            name = _readable(np.asarray(video_ids)[rows[position]])
+            name = structures.readable_id(video_ids[rows[position]])
         raise ValueError(f"The score of video {name} is NaN.")
 
 
@@ -241,9 +243,3 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     """Concatenates `parts` in place, so that only one copy remains."""
     parts[:] = [np.concatenate(parts)]
     return parts[0]
-
-
-def _readable(video_id: Any) -> str:
-    if isinstance(video_id, bytes):
-        video_id = video_id.decode("utf-8", errors="backslashreplace")
-    return repr(str(video_id))
