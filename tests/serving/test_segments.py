@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import training_helpers as helpers
-from yt8m_distill import settings, vocabulary
+from yt8m_distill import settings, structures, vocabulary
 from yt8m_distill.data import pipeline
 from yt8m_distill.models import builder
-from yt8m_distill.serving import export, parts, predictions, segments, served
+from yt8m_distill.serving import export, parts, predictions, predictor, segments, served
 from yt8m_distill.training import modes
 
 pytestmark = pytest.mark.once
@@ -170,6 +171,27 @@ def test_an_id_that_the_csv_cannot_hold_is_named():
         segments.TopSegments([7, 2, 9], 6).update(
             found._replace(starts=found.starts[:1], scores=found.scores[:1])
         )
+
+
+class Broken:
+    """Networks whose logits of the second video have a NaN."""
+
+    def forward(self, role, views):
+        return structures.Outputs(tf.constant([[0.0, 1.0], [0.0, np.nan]]), None)
+
+    def parts_logits(self, role, views, bounds):
+        return self.forward(role, views).logits[:, tf.newaxis]
+
+
+def test_a_score_that_is_nan_names_the_video_or_the_segment():
+    view = {"all": {"num_frames": tf.constant([5, 5])}}
+    ids = tf.constant([b"a", b"b"])
+    batch = {"video_id": ids, "weights": tf.ones([2]), "views": view}
+    given = Broken(), "student", tf.distribute.get_strategy()
+    of_segments = segments.SegmentPredictor(*given, segments.Grid(), 5)
+    for made, name in ((predictor.Predictor(*given), "b"), (of_segments, "b:0")):
+        with pytest.raises(ValueError, match=f" {name} "):
+            list(made.predict([batch]))
 
 
 def test_flags_of_segments_are_checked(tmp_path):
