@@ -369,13 +369,10 @@ class _Parsed(_Source):
             for path, compression in zip(paths, packed, strict=True)
         ]
         kept = self.shards.kept
-        if kept is not None:  # By number: the valid records of each shard.
-            lengths = [int(numbers[-1]) + 1 if len(numbers) else 0 for numbers in kept]
-            self._lengths = np.array(lengths, np.int64)
-            self._starts = np.cumsum([0, *lengths], dtype=np.int64)
-            self._is_kept = np.zeros(self._starts[-1], bool)
-            for start, numbers in zip(self._starts, kept, strict=False):
-                self._is_kept[start + numbers] = True
+        if kept is not None:
+            self._lengths = np.array([len(valid) for valid in kept], np.int64)
+            self._starts = np.cumsum([0, *self._lengths], dtype=np.int64)
+            self._is_kept = np.concatenate(kept)
 
     def read(self, file):
         dataset = tf.data.TFRecordDataset(

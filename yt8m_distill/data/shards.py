@@ -415,22 +415,21 @@ class Shards:
         """Raises ValueError at a wrong checksum before a valid record."""
         kept = dict(zip(self.paths, self.kept, strict=True))
         for bad in self._known.bad:
-            if (
-                bad.fault is faults.Fault.CHECKSUM
-                and (kept[bad.path] > bad.number).any()
-            ):
+            rest = kept[bad.path][bad.number :]
+            if bad.fault is faults.Fault.CHECKSUM and rest.any():
                 raise ValueError(
-                    f"{bad.message} It can be skipped with an index only, and {why}"
+                    f"{bad.message} To skip it, all shards must be local and not "
+                    f"compressed: {why}"
                 )
 
     @functools.cached_property
     def kept(self) -> list[np.ndarray] | None:
-        """The numbers of the valid records of each parsed shard; None: of all."""
+        """Per shard, which of its records are read, up to the last one; None: all."""
         if self.reading.bad_records == faults.STOP:
             return None
         known = self._known
         return [
-            np.unique(known.numbers[begin:end][known.good[begin:end]])
+            np.bincount(known.numbers[begin:end][known.good[begin:end]]) > 0
             for begin, end in itertools.pairwise(known.starts)
         ]
 
