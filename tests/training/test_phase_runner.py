@@ -202,33 +202,22 @@ def test_the_best_epoch_by_validation_gap_is_kept(data, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("loss", "gaps"),
+    [
+        ("ce + rep + pred", [0.9, 0.1, 0.8, 0.2]),
+        # Its predictions say nothing: the last epoch of the student is kept.
+        ("rep_intermediate", [0.5, 0.9, 0.4, 0.1]),
+    ],
+)
 @once
-def test_where_states_alone_are_compared_the_last_epoch_is_kept(
-    data, monkeypatch, tmp_path
+def test_parallel_keeps_the_best_of_each_network_or_the_last_of_states_alone(
+    data, monkeypatch, tmp_path, loss, gaps
 ):
-    # Teacher and student in turn.
-    fake_gaps(monkeypatch, [0.5, 0.9, 0.4, 0.1])
-    run = helpers.make_run(
-        tmp_path / "run",
-        data,
-        mode="parallel",
-        teacher=helpers.LSTM_TEACHER,
-        student=helpers.LSTM_STUDENT,
-        student_loss="rep_intermediate",
-        finetune_epochs=0,
-        num_epochs=2,
-    )
-    results = helpers.train(run)["parallel"]["results"]
-    assert results["teacher"]["best"]["epoch"] == 1
-    assert results["student"]["best"]["epoch"] == 2
-    assert helpers.best(tmp_path / "run", "parallel", "student").endswith("-10")
-
-
-@once
-def test_parallel_keeps_the_best_of_each_network(data, monkeypatch, tmp_path):
     # In every epoch the teacher is evaluated first.
-    fake_gaps(monkeypatch, [0.9, 0.1, 0.8, 0.2])
-    run = helpers.make_run(tmp_path / "run", data, mode="parallel")
+    fake_gaps(monkeypatch, gaps)
+    changes = {"student_loss": loss, "finetune_epochs": 0}
+    run = helpers.make_run(tmp_path / "run", data, mode="parallel", **changes)
     results = helpers.train(run)["parallel"]["results"]
     assert results["teacher"]["best"]["epoch"] == 1
     assert results["student"]["best"]["epoch"] == 2
