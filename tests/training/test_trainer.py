@@ -34,23 +34,6 @@ def test_a_teacher_alone_and_one_of_a_serial_run_are_the_same(serial_run):
     manifest.check_same_settings(folder, phase.settings)
 
 
-@pytest.mark.parametrize(
-    "match, parts",
-    [
-        ("final", ["rep_loss"]),
-        ("intermediate", ["rep_intermediate_loss"]),
-        ("both", ["rep_loss", "rep_intermediate_loss"]),
-    ],
-)
-@once
-def test_match_decides_which_encodings_are_compared(parallel_run, match, parts):
-    run = helpers.change(parallel_run, match=match)
-    _, metrics = helpers.first_gradients(helpers.build_phase(run))
-    found = [k for k in metrics if k.startswith("student/rep")]
-    assert found == [f"student/{part}" for part in parts]
-    assert all(metrics[name] > 0 for name in found)
-
-
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
 def test_a_loss_of_states_trains_only_the_variables_of_the_states(data, mode):
     """The lower LSTM; the upper one has neither gradients nor a penalty."""
@@ -91,24 +74,6 @@ def test_a_variable_that_the_loss_does_not_reach_is_named(
     )
     with pytest.raises(ValueError, match="loss of the student does not depend on .*:"):
         helpers.train(run)
-
-
-@once
-def test_fine_tuning_of_another_mode_is_not_continued(representation_run):
-    train_dir = representation_run.training.train_dir
-    before = helpers.snapshot(train_dir)
-    with pytest.raises(ValueError, match="--mode: was 'serial', is 'parallel'"):
-        helpers.train(helpers.change(representation_run, mode="parallel"))
-    assert helpers.snapshot(train_dir) == before
-
-
-@once
-def test_a_run_of_another_mode_does_not_hide_the_networks(serial_run):
-    train_dir = serial_run.training.train_dir
-    before = helpers.snapshot(train_dir)
-    with pytest.raises(ValueError, match="--mode=baseline") as caught:
-        helpers.train(helpers.change(serial_run, mode="baseline"))
-    assert train_dir in str(caught.value) and helpers.snapshot(train_dir) == before
 
 
 @pytest.mark.parametrize(
@@ -153,21 +118,56 @@ def test_training_learns(serial_run):
 # --------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize(
+    ("trained", "changes", "named"),
+    [
+        ("serial_run", {"batch_size": 4}, ["--batch_size: was 8, is 4"]),
+        (
+            "serial_run",
+            {"student_loss": "ce", "student_k": 5},
+            [
+                "--student_loss: was 'ce + 0.5*rep + 0.5*pred', is 'ce'",
+                "--student_k: was '6', is '5'",
+            ],
+        ),
+        # It would hide the networks of both phases.
+        ("serial_run", {"mode": "baseline"}, ["--mode=baseline", "{train_dir}"]),
+        # Its teacher has taught.
+        ("serial_run", {"num_epochs": 3}, ["--student_epochs", "{train_dir}/student"]),
+        (
+            "serial_run",
+            {"teacher_checkpoint": "{train_dir}", "start_new_model": True},
+            ["would move --teacher_checkpoint"],
+        ),
+        (
+            "serial_run",
+            {"start_from": "{train_dir}", "start_new_model": True},
+            ["would move --start_from"],
+        ),
+        (
+            "representation_run",
+            {"mode": "parallel"},
+            ["--mode: was 'serial', is 'parallel'"],
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
 @once
-def test_other_settings_are_refused_before_anything_is_written(serial_run):
-    train_dir = serial_run.training.train_dir
+def test_what_a_finished_run_cannot_become_is_refused_and_leaves_it_alone(
+    request, trained, changes, named
+):
+    run = request.getfixturevalue(trained)
+    train_dir = run.training.train_dir
     before = helpers.snapshot(train_dir)
-    run = helpers.change(serial_run, batch_size=4, student_loss="ce")
+    changes = {
+        name: value.format(train_dir=train_dir) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
     with pytest.raises(ValueError) as error:
-        helpers.train(run)
+        helpers.train(helpers.change(run, **changes))
     message = str(error.value)
-    assert "--batch_size: was 8, is 4" in message and "\n" not in message
-    with pytest.raises(ValueError) as error:
-        helpers.train(helpers.change(serial_run, student_loss="ce", student_k=5))
-    message = str(error.value)
-    assert "--student_loss: was 'ce + 0.5*rep + 0.5*pred', is 'ce'" in message
-    assert "--student_k: was '6', is '5'" in message
-    assert helpers.snapshot(train_dir) == before
+    assert all(part.format(train_dir=train_dir) in message for part in named)
+    assert "\n" not in message and helpers.snapshot(train_dir) == before
 
 
 @pytest.mark.parametrize(
@@ -265,16 +265,6 @@ def test_start_new_model_starts_over_and_leaves_a_link_to_another_disk(data, tmp
 
 
 @once
-def test_start_new_model_spares_the_teacher_that_it_is_to_use(serial_run):
-    train_dir = serial_run.training.train_dir
-    before = helpers.snapshot(train_dir)
-    run = helpers.change(serial_run, teacher_checkpoint=train_dir, start_new_model=True)
-    with pytest.raises(ValueError, match="would move --teacher_checkpoint"):
-        helpers.train(run)
-    assert helpers.snapshot(train_dir) == before
-
-
-@once
 def test_a_train_dir_that_another_process_is_at_is_left_alone(serial_run):
     train_dir = serial_run.training.train_dir
     before = helpers.snapshot(train_dir)
@@ -365,15 +355,6 @@ def test_more_epochs_continue_a_finished_run_as_if_there_had_been_no_end(
             for x in ("a", "b")
         )
     )
-
-
-def test_more_epochs_of_a_teacher_that_has_taught_are_refused(serial_run):
-    train_dir = serial_run.training.train_dir
-    before = helpers.snapshot(train_dir)
-    with pytest.raises(ValueError, match="--student_epochs") as error:
-        helpers.train(helpers.change(serial_run, num_epochs=3))
-    assert f"{train_dir}/student" in str(error.value)
-    assert helpers.snapshot(train_dir) == before
 
 
 @once

@@ -89,12 +89,3 @@ def test_an_incompatible_source_is_refused_before_anything_is_written(
         helpers.train(run)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_the_run_that_it_starts_from_is_not_moved_away(serial_run):
-    train_dir = serial_run.training.train_dir
-    run = helpers.change(serial_run, start_from=train_dir, start_new_model=True)
-    before = helpers.snapshot(train_dir)
-    with pytest.raises(ValueError, match="would move --start_from"):
-        helpers.train(run)
-    assert helpers.snapshot(train_dir) == before
