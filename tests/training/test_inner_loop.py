@@ -7,15 +7,27 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 
 
-def make_scaled_runner(data, replicas: int):
+@pytest.fixture(autouse=True)
+def float16(use_policy):
+    use_policy("mixed_float16")
+
+
+def make_runner(data, replicas: int = 1, is_finite=None):
+    """A runner; `is_finite`, if given, says of a step whether it did not overflow."""
     run = helpers.make_run("unused", data, dtype_policy="mixed_float16")
-    return helpers.build_phase(run, replicas)
+    runner = helpers.build_phase(run, replicas)
+    compute = runner.step.compute
+    if is_finite:
+        runner.step.compute = lambda batch, step: (
+            *compute(batch, step)[:2],
+            is_finite(step),
+        )
+    return runner
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_an_overflow_skips_the_step_and_halves_the_scale(data, use_policy, replicas):
-    use_policy("mixed_float16")
-    runner = make_scaled_runner(data, replicas)
+def test_an_overflow_skips_the_step_and_halves_the_scale(data, replicas):
+    runner = make_runner(data, replicas)
     scale = runner.loop.loss_scale
     assert float(scale.numpy()) == 2.0**15
     scale.assign(2.0**30)  # float16 ends at 65504.
@@ -33,19 +45,10 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(data, use_policy, repli
     assert int(runner.state.step.numpy()) == 2
 
 
-def test_a_skipped_step_is_not_in_the_mean_that_is_logged(data, use_policy):
-    use_policy("mixed_float16")
-
+def test_a_skipped_step_is_not_in_the_mean_that_is_logged(data):
     def every_other():
         """A runner whose steps 0, 2 and 4 overflow."""
-        runner = make_scaled_runner(data, 1)
-        compute = runner.step.compute
-
-        def overflowing(batch, step):
-            gradients, metrics, _ = compute(batch, step)
-            return gradients, metrics, tf.equal(step % 2, 1)
-
-        runner.step.compute = overflowing
+        runner = make_runner(data, is_finite=lambda step: tf.equal(step % 2, 1))
         return runner, iter(runner._dataset(0, 0))
 
     runner, iterator = every_other()
@@ -58,9 +61,8 @@ def test_a_skipped_step_is_not_in_the_mean_that_is_logged(data, use_policy):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
-def test_the_scale_doubles_after_many_good_steps(data, use_policy):
-    use_policy("mixed_float16")
-    runner = make_scaled_runner(data, 1)
+def test_the_scale_doubles_after_many_good_steps(data):
+    runner = make_runner(data)
     runner.loop.good_steps.assign(1998)
     iterator = iter(runner._dataset(0, 0))
     runner.loop.run(iterator, tf.constant(1))
@@ -70,18 +72,16 @@ def test_the_scale_doubles_after_many_good_steps(data, use_policy):
     assert int(runner.loop.good_steps.numpy()) == 0
 
 
-def test_the_count_of_good_steps_is_part_of_the_state(data, use_policy, tmp_path):
-    use_policy("mixed_float16")
-    runner = make_scaled_runner(data, 1)
+def test_the_count_of_good_steps_is_part_of_the_state(data, tmp_path):
+    runner = make_runner(data)
     runner.loop.good_steps.assign(7)
     prefix = runner.state.checkpoint.write(str(tmp_path / "state"))
     stored = helpers.read_variables(prefix)
     assert stored[f"good_steps/{helpers.SUFFIX}"] == 7
 
 
-def test_float16_too_stops_at_a_loss_that_no_scale_saves(data, use_policy):
-    use_policy("mixed_float16")
-    runner = make_scaled_runner(data, 1)
+def test_float16_too_stops_at_a_loss_that_no_scale_saves(data):
+    runner = make_runner(data)
     runner.networks.teacher.kernel.assign(np.full([12, 6], np.nan, np.float32))
     iterator = iter(runner._dataset(0, 0))
     metrics, bad, _ = runner.loop.run(iterator, tf.constant(5))
@@ -91,18 +91,9 @@ def test_float16_too_stops_at_a_loss_that_no_scale_saves(data, use_policy):
     assert float(runner.loop.loss_scale.numpy()) == 2.0**14
 
 
-def test_float16_stops_at_a_gradient_that_no_scale_saves(data, use_policy):
-    use_policy("mixed_float16")
-    runner = make_scaled_runner(data, 1)
-    scale = runner.loop.loss_scale
-    scale.assign(4.0)
-    compute = runner.step.compute
-
-    def overflowing(batch, step):
-        gradients, metrics, _ = compute(batch, step)
-        return gradients, metrics, tf.constant(False)
-
-    runner.step.compute = overflowing
+def test_float16_stops_at_a_gradient_that_no_scale_saves(data):
+    runner = make_runner(data, is_finite=lambda step: tf.constant(False))
+    runner.loop.loss_scale.assign(4.0)
     iterator = iter(runner._dataset(0, 0))
     _, bad, _ = runner.loop.run(iterator, tf.constant(5))
     # 4, 2 and 1 are tried, in steps 0, 1 and 2.
