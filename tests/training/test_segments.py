@@ -62,6 +62,40 @@ def results_of(train_dir, phase: str) -> dict:
     return phases[phase]["results"]["student"]["best"]
 
 
+def logits_of(network, frames) -> np.ndarray:
+    """Of all frames of one video or segment, [C]."""
+    view = {"frames": frames[np.newaxis], "num_frames": [len(frames)]}
+    view = {name: tf.constant(value) for name, value in view.items()}
+    return network(view).logits[0].numpy()
+
+
+def segments_by_hand(logits_of_segment) -> dict:
+    """(segment, class) → score of the validation, by a function (video, segment).
+
+    Frames of the video, and the segment's own 5 with 3 to each side.
+    """
+    found = {}
+    for video_id, _, frames in helpers.make_videos(9, 2, "e"):
+        for start in range(0, len(frames) - 4, 5):
+            logits = logits_of_segment(frames, frames[max(start - 3, 0) : start + 8])
+            for label, score in enumerate(1 / (1 + np.exp(-logits))):
+                found[f"{video_id}:{start}", label] = score
+    return found
+
+
+def scores_in(path) -> dict:
+    """(segment, class) → score in a part; its order is checked."""
+    rows = list(predictions.read_rows(path, segments_csv.part_header(100_000)))
+    assert [row.columns[0] for row in rows] == [str(c) for c in range(10)]
+    found = {}
+    for label, row in enumerate(rows):
+        names, scores = (column.split() for column in row.columns[1:])
+        assert scores == sorted(scores, key=float, reverse=True)
+        for name, score in zip(names, scores, strict=True):
+            found[name, label] = float(score)
+    return found
+
+
 def open_trained(train_dir):
     given = settings.CheckpointSettings(train_dir=str(train_dir), batch_size=8)
     return trained_networks.open_network(given, segment_context=-1)
@@ -165,13 +199,27 @@ def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tune
             ("--unlabeled_data_pattern=x", "--segment_labels"),
         ),
         ({"mode": "baseline", "mix": "cut"}, ("--mix=cut", "--segment_labels")),
+        *(
+            (
+                {"mode": "serial", "teacher_checkpoint": "{}/teacher"}
+                | {"video_context": True, **changes},
+                ("--video_context", named),
+            )
+            for changes, named in (
+                ({"mode": "baseline", "teacher_checkpoint": ""}, "--mode=serial"),
+                ({"segment_labels": False}, "--segment_labels"),
+                ({"student_loss": "rep"}, "--student_loss=rep"),
+                ({"student_k": "6,7"}, "--student_k=6,7"),
+            )
+        ),
     ],
     ids=str,
 )
 def test_a_run_that_cannot_learn_from_segments_is_refused(folder, changes, named):
-    run = helpers.make_run("unused", folder, **{**RATED, **changes})
+    teacher = changes.get("teacher_checkpoint", "").format(folder)
+    changes = {**RATED, **changes, "teacher_checkpoint": teacher}
     with pytest.raises(ValueError) as caught:
-        modes.phases(run)
+        modes.phases(helpers.make_run("unused", folder, **changes))
     assert all(part in str(caught.value) for part in named)
 
 
@@ -209,26 +257,11 @@ def test_all_segments_are_scored_as_if_each_were_alone_and_parts_merge(
         f"--output_file={tmp_path}/m",
     )
     assert (tmp_path / "m").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    # Each by itself: the teacher on its 5 frames and 3 to each side.
+    # Each by itself; another batch, and other sums.
     network = open_trained(folder / "teacher").network
-    expected = {}
-    for video_id, _, frames in helpers.make_videos(9, 2, "e"):
-        for start in range(0, len(frames) - 4, 5):
-            part = frames[max(start - 3, 0) : start + 8]
-            view = {"frames": part[np.newaxis], "num_frames": [len(part)]}
-            view = {name: tf.constant(value) for name, value in view.items()}
-            scores = tf.sigmoid(network(view).logits)[0].numpy()
-            expected[f"{video_id}:{start}"] = scores
-    path = tmp_path / "two-00001-of-00002.csv"
-    rows = list(predictions.read_rows(path, segments_csv.part_header(100_000)))
-    assert [row.columns[0] for row in rows] == [str(c) for c in range(10)]
-    for label, row in enumerate(rows):
-        _, names, scores = (column.split() for column in row.columns)
-        assert set(names) == set(expected)
-        for name, score in zip(names, map(float, scores), strict=True):
-            # Another batch, and other sums.
-            assert score == pytest.approx(expected[name][label], rel=1e-5)
-        assert scores == sorted(scores, key=float, reverse=True)
+    expected = segments_by_hand(lambda _, part: logits_of(network, part))
+    found = scores_in(tmp_path / "two-00001-of-00002.csv")
+    assert found == pytest.approx(expected, rel=1e-5)
     # Some classes, the best three, without the first segment and the last.
     (tmp_path / "ids.csv").write_text("Index\n4\n2\n")
     infer(
@@ -257,25 +290,13 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(
         *("--num_shards=2", "--shard_index=1", "--batch_size=8", *mean),
     )
     network = open_trained(teacher).network
-
-    def logits(frames):
-        view = {"frames": frames[np.newaxis], "num_frames": [len(frames)]}
-        return network({k: tf.constant(v) for k, v in view.items()}).logits[0].numpy()
-
-    expected = {}
-    for video_id, _, frames in helpers.make_videos(9, 2, "e"):
-        whole = logits(frames)
-        for start in range(0, len(frames) - 4, 5):
-            part = logits(frames[max(start - 3, 0) : start + 8])
-            mixed = 1 / (1 + np.exp(-0.75 * part - 0.25 * whole))
-            expected[f"{video_id}:{start}"] = mixed
-    path = tmp_path / "mean-00001-of-00002.csv"
-    rows = list(predictions.read_rows(path, segments_csv.part_header(100_000)))
-    for label, row in enumerate(rows):
-        _, names, scores = (column.split() for column in row.columns)
-        assert len(names) == len(expected)
-        for name, score in zip(names, map(float, scores), strict=True):
-            assert score == pytest.approx(expected[name][label], rel=1e-5)
+    expected = segments_by_hand(
+        lambda video, part: (
+            0.75 * logits_of(network, part) + 0.25 * logits_of(network, video)
+        )
+    )
+    found = scores_in(tmp_path / "mean-00001-of-00002.csv")
+    assert found == pytest.approx(expected, rel=1e-5)
 
     # The evaluation reads the same two: with one of them alone it is that one.
     def evaluate(train_dir, *more) -> dict:
@@ -395,12 +416,7 @@ def test_an_exported_network_scores_segments_as_inference_does(folder, aware, tm
         f"--output_file={tmp_path}/x.csv",
         *("--num_shards=2", "--shard_index=1"),  # A part has scores.
     )
-    inferred = {}
-    path = tmp_path / "x-00001-of-00002.csv"
-    for row in predictions.read_rows(path, segments_csv.part_header(100_000)):
-        label, names, scores = (column.split() for column in row.columns)
-        for name, score in zip(names, scores, strict=True):
-            inferred[name, int(*label)] = float(score)
+    inferred = scores_in(tmp_path / "x-00001-of-00002.csv")
     export = ("export_model", *given, f"--export_dir={tmp_path}/model")
     script_helpers.succeed(*export, f"--eval_data_pattern={pattern}", "--top_k=10")
     signatures = tf.saved_model.load(f"{tmp_path}/model").signatures
@@ -504,24 +520,6 @@ def test_two_replicas_have_the_gradients_of_one_with_context_and_negatives(folde
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         for name in ("student/ce_loss", "student/video_ce_loss"):
             assert metrics[name] == pytest.approx(metrics_of_two[name], rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"mode": "baseline", "teacher_checkpoint": ""}, "--mode=serial"),
-        ({"segment_labels": False}, "--segment_labels"),
-        ({"student_loss": "rep"}, "--student_loss=rep"),
-        ({"student_k": "6,7"}, "--student_k=6,7"),
-    ],
-    ids=str,
-)
-def test_a_context_that_cannot_be_read_is_refused(folder, changes, named):
-    teacher = str(folder / "teacher")
-    values = {"mode": "serial", "teacher_checkpoint": teacher, **RATED, **changes}
-    with pytest.raises(ValueError, match="--video_context") as caught:
-        modes.phases(helpers.make_run("x", folder, video_context=True, **values))
-    assert named in str(caught.value)
 
 
 # 20 frames are 4 segments.
