@@ -26,37 +26,31 @@ def test_the_help_names_every_optimizer():
     assert standard | set(optimizers._ADDONS) <= named
 
 
-def rates(at: list[int], total_steps: int = 40, **changes) -> list[float]:
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # In steps of ten batches.
+        (
+            {"learning_rate_decay": 0.8, "learning_rate_decay_examples": 1000},
+            {0: 0.5, 9: 0.5, 10: 0.4, 19: 0.4, 20: 0.32, 30: 0.256},
+        ),
+        # The paper's: 4,000,000 examples are 40,000 batches of 100.
+        ({}, {0: 0.5, 39_999: 0.5, 40_000: 0.5 * 0.95, 80_000: 0.5 * 0.95**2}),
+        # To zero at the last step, 40.
+        (
+            {"learning_rate_schedule": "cosine"},
+            {0: 0.5, 10: (1 + math.cos(math.pi / 4)) / 4, 20: 0.25, 40: 0, 50: 0},
+        ),
+        # Of 400 examples the first batch of 100 has a quarter: no step is lost at 0.
+        ({"warmup_examples": 400}, {0: 0.125, 1: 0.25, 2: 0.375, 3: 0.5, 4: 0.5}),
+    ],
+    ids=["exponential", "default", "cosine", "warm-up"],
+)
+def test_the_rate_at_a_step_is_that_of_its_schedule(changes, expected):
     given = settings.OptimizationSettings(base_learning_rate=0.5, **changes)
-    schedule = optimizers.LearningRate(given, BATCH, total_steps)
-    return [float(schedule(tf.constant(step, tf.int64))) for step in at]
-
-
-def test_the_exponential_schedule_falls_in_steps():
-    found = rates(
-        [0, 9, 10, 19, 20, 30],
-        learning_rate_decay=0.8,
-        learning_rate_decay_examples=1000,  # Ten batches.
-    )
-    assert found == pytest.approx([0.5, 0.5, 0.4, 0.4, 0.32, 0.256], rel=1e-6)
-
-
-def test_the_default_is_the_papers():
-    # 4,000,000 examples are 40,000 batches of 100.
-    found = rates([0, 39_999, 40_000, 80_000])
-    assert found == pytest.approx([0.5, 0.5, 0.5 * 0.95, 0.5 * 0.95**2], rel=1e-6)
-
-
-def test_the_cosine_schedule_ends_at_zero():
-    found = rates([0, 10, 20, 40, 50], learning_rate_schedule="cosine")
-    quarter = 0.5 * 0.5 * (1 + math.cos(math.pi / 4))
-    assert found == pytest.approx([0.5, quarter, 0.25, 0, 0], rel=1e-5, abs=1e-7)
-
-
-def test_the_warm_up_rises_to_the_base_rate():
-    # Of 400 examples the first batch of 100 has a quarter: no step is lost at 0.
-    found = rates([0, 1, 2, 3, 4], warmup_examples=400)
-    assert found == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5], rel=1e-6)
+    rate_at = optimizers.LearningRate(given, BATCH, total_steps=40)
+    found = {step: float(rate_at(tf.constant(step, tf.int64))) for step in expected}
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 def build(text: str, rate: float = 0.1):
