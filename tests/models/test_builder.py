@@ -91,24 +91,6 @@ def test_a_student_is_as_given_or_that_of_a_teacher_without_blocks():
         assert found == registry.parse(text)
 
 
-@pytest.mark.parametrize(
-    "mode, expected",
-    [
-        ("parallel", "shared"),
-        ("serial", "copied"),
-        ("baseline", "own"),
-    ],
-)
-def test_the_classifier_of_each_mode_unless_one_is_given(mode, expected):
-    for given in ("auto", "copied", "own"):
-        run = make_run(mode=mode, classifier=given)
-        student = modes.networks(run)["student"]
-        found = "copied" if student.copies_classifier else "own"
-        found = "shared" if student.shares_classifier_with else found
-        guided = mode != "baseline"
-        assert found == (given if guided and given != "auto" else expected)
-
-
 # ------------------------------------------------------------------ the networks
 
 
@@ -270,24 +252,21 @@ def test_a_bad_argument_names_its_flag(flag, text, reason, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_a_shared_classifier_needs_the_same_head():
-    run = make_run(
-        student="HierarchicalLSTM(cells=3, block_len=5, head='moe')", mode="parallel"
-    )
-    message = refuse(run, share_classifier=True)
+@pytest.mark.parametrize(
+    "argument, named",
+    [
+        (
+            "head='moe'",
+            ("--classifier=shared", "'logistic'", "'moe'", "--classifier=own"),
+        ),
+        ("encoding_size=7", ("width 12", "width 7")),
+    ],
+)
+def test_a_shared_classifier_needs_the_same_head_and_width(argument, named):
+    student = f"HierarchicalLSTM(cells=3, block_len=5, {argument})"
+    message = refuse(make_run(student=student, mode="parallel"), share_classifier=True)
     assert message.startswith("--student=HierarchicalLSTM(cells=3, block_len=5")
-    for part in ("--classifier=shared", "'logistic'", "'moe'", "--classifier=own"):
-        assert part in message
-
-
-def test_a_shared_classifier_needs_the_same_width():
-    run = make_run(
-        student="HierarchicalLSTM(cells=3, block_len=5, encoding_size=7)",
-        mode="parallel",
-    )
-    message = refuse(run, share_classifier=True)
-    assert message.startswith("--student=HierarchicalLSTM(")
-    assert "reads encodings of width 12; this network's has width 7." in message
+    assert all(part in message for part in named)
 
 
 # ------------------------------------------------------------- models of users

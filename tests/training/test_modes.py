@@ -91,6 +91,7 @@ def test_parallel_trains_both_in_one_phase_the_guide_first():
         ("parallel", "shared", True, False),
         ("parallel", "copied", False, True),
         ("parallel", "own", False, False),
+        *(("baseline", given, False, False) for given in ("auto", "copied", "own")),
     ],
 )
 def test_the_students_classifier(mode, classifier, shared, copied):
@@ -167,12 +168,6 @@ def test_a_registered_loss_on_encodings_is_followed_by_fine_tuning(
 def test_no_fine_tuning_without_need(changes):
     found = plan(**{"mode": "serial", "student_loss": "rep", **changes})
     assert [phase.name for phase in found] == ["teacher", "student"]
-
-
-def test_match_both_adds_the_intermediate_states():
-    student = plan(mode="parallel", student_loss="ce + rep", match="both")[0].roles[-1]
-    assert parts(student) == ["ce", "rep", "rep_intermediate"]
-    assert student.objective.needs_states
 
 
 def test_views_are_data_of_the_phase():
