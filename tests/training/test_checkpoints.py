@@ -138,8 +138,13 @@ def assert_restores(folder, step: int) -> None:
     assert all((w == step).all() for w in weights if w.size > 1)
 
 
-@pytest.mark.parametrize("harm", [damage, flip])
-@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+@pytest.mark.parametrize(
+    ("part", "harm"),
+    [
+        *(("data-00000-of-00001", harm) for harm in (damage, flip, os.remove)),
+        *(("index", harm) for harm in (damage, flip)),
+    ],
+)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     tmp_path, caplog, part, harm
 ):
@@ -150,13 +155,6 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert prefix in caplog.text
     assert checkpoints.problem(prefix)
     assert checkpoints.problem(f"{tmp_path}/checkpoints/ckpt-2") is None
-
-
-def test_without_its_data_a_checkpoint_is_passed_over(tmp_path, caplog):
-    saved_at(tmp_path, 1, 2)
-    os.remove(f"{tmp_path}/checkpoints/ckpt-2.data-00000-of-00001")
-    assert_restores(tmp_path, 1)
-    assert f"{tmp_path}/checkpoints/ckpt-2" in caplog.text
 
 
 @pytest.mark.parametrize("content", [None, b"", b'model_checkpoint_path: "ckpt-1"\n'])
@@ -407,27 +405,25 @@ def test_a_damaged_best_network_is_named_and_not_the_best(tmp_path, caplog, name
 
 def test_find_takes_the_last_phase_that_has_one(tmp_path):
     run = helpers.make_run(tmp_path, "data", mode="serial", student_loss="rep")
-    train_dir = str(tmp_path)
-    network = build("MeanTanh()")
-    assert checkpoints.find(train_dir, helpers.plan_of(run), "student") is None
+    plan = helpers.plan_of(run)
+
+    def find(*checkpoint):
+        return checkpoints.find(str(tmp_path), plan, "student", *checkpoint)
 
     def write(phase, step):
-        folder = checkpoints.best_folder(train_dir, phase, "student")
+        folder = checkpoints.best_folder(str(tmp_path), phase, "student")
+        network = build("MeanTanh()")
         checkpoints.write_best(folder, "student", network, {"step": step})
-        return checkpoints.find(train_dir, helpers.plan_of(run), "student")
+        return find()
 
+    assert find() is None
     assert write("student", 3)[1:] == (3, "student")
     found = write("finetune", 2)
     assert found[1:] == (2, "finetune")
-    by_prefix = checkpoints.find(
-        train_dir, helpers.plan_of(run), "student", found.prefix
-    )
-    assert by_prefix[:2] == found[:2]  # The step is in its name.
-    assert (
-        checkpoints.find(train_dir, helpers.plan_of(run), "student", "latest") is None
-    )
+    assert find(found.prefix)[:2] == found[:2]  # The step is in its name.
+    assert find("latest") is None
     saved_at(tmp_path / "student", 7)
-    latest = checkpoints.find(train_dir, helpers.plan_of(run), "student", "latest")
+    latest = find("latest")
     assert latest[1:] == (7, "student") and latest.prefix.endswith("ckpt-7")
 
 
