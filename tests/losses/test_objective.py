@@ -198,23 +198,20 @@ def test_a_registered_loss_declares_what_it_compares(
 # ----------------------------------------------------------------- bad input
 
 
-def test_an_unknown_loss_lists_the_known_ones():
-    message = refuse("ce + recall")
-    for part in ("--student_loss=ce + recall", "recall", *registered.LOSSES):
-        assert part in message
-
-
-def test_an_argument_that_a_loss_does_not_take_is_named():
-    message = refuse("ce + pred(power=2)")
-    assert message.startswith("--student_loss=ce + pred(power=2): ")
-    assert "does not take power" in message
-
-
 @pytest.mark.parametrize(
-    "term", ["pred(temperature='2')", "pred(distance=['squared'])", "pred(distance=2)"]
+    "term, named",
+    [
+        ("recall", ["recall", *registered.LOSSES]),
+        ("pred(power=2)", ["does not take power"]),
+        ("pred(temperature='2')", []),
+        ("pred(distance=['squared'])", []),
+        ("pred(distance=2)", []),
+    ],
 )
-def test_an_argument_of_the_wrong_type_is_refused_too(term):
-    assert refuse(f"ce + {term}").startswith(f"--student_loss=ce + {term}: ")
+def test_a_term_that_is_no_loss_is_named(term, named):
+    message = refuse(f"ce + {term}")
+    assert message.startswith(f"--student_loss=ce + {term}")
+    assert all(part in message for part in named)
 
 
 @pytest.mark.parametrize(
@@ -231,25 +228,26 @@ def test_a_loss_may_occur_only_once(text, match, name):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["0*rep", "0.0*rep", "1e-400*rep", "1e400*rep", "1e39*rep", "9" * 400 + "*rep"],
+    "text, rule",
+    [
+        *(
+            (f"{weight}*rep", "finite number above 0")
+            for weight in ("0", "0.0", "1e-400", "1e400", "1e39", "9" * 400)
+        ),
+        *(
+            (text, "a weight is a number on the left of a *")
+            for text in (
+                *("-1*rep", "nan*rep", "rep*2", "True*rep", "'2'*rep", "2j*rep"),
+                *("2*3*rep", "(1 + 1)*rep", "__import__('os')*rep", "10**9*rep"),
+                "None*rep",
+            )
+        ),
+    ],
     ids=lambda text: text[:9],
 )
-def test_a_weight_is_a_finite_number_above_0(text):
+def test_a_weight_is_a_finite_number_above_0_on_the_left(text, rule):
     message = refuse(f"ce + {text}")
-    assert message.startswith(f"--student_loss=ce + {text}: weight ")
-    assert message.endswith(" is not a finite number above 0.")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["-1*rep", "nan*rep", "rep*2", "True*rep", "'2'*rep", "2j*rep", "2*3*rep"]
-    + ["(1 + 1)*rep", "__import__('os')*rep", "10**9*rep", "None*rep"],
-)
-def test_a_weight_is_written_as_a_number_on_the_left(text):
-    message = refuse(f"ce + {text}")
-    assert message.startswith(f"--student_loss=ce + {text} must be a sum such as ")
-    assert "a weight is a number on the left of a *" in message
+    assert message.startswith(f"--student_loss=ce + {text}") and rule in message
 
 
 def alone(fn, name="mine") -> objective.Objective:
