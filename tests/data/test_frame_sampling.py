@@ -87,31 +87,16 @@ def test_uniform_stride_has_the_ceiling_of_n_over_stride(k):
     assert valid.tolist() == [min(int(np.ceil(n / stride)), k) for n in lengths]
 
 
-@pytest.mark.parametrize(
-    ("k", "sizes"),
-    [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (4, (2, 1, 1)), (5, (2, 2, 1))],
-)
-def test_first_middle_last_gives_extras_to_the_first_then_the_middle(k, sizes):
-    n = 40
-    (chosen,) = pick("first_middle_last", [n], k, 40)
-    first = chosen[: sizes[0]]
-    middle = chosen[sizes[0] : sizes[0] + sizes[1]]
-    last = chosen[sizes[0] + sizes[1] :]
-    assert first == list(range(sizes[0]))
-    start = (n - sizes[1]) // 2
-    assert middle == list(range(start, start + sizes[1]))
-    assert last == list(range(n - sizes[2], n))
-
-
-@pytest.mark.parametrize("k", [3, 4, 5, 6, 7, 8, 30])
-def test_first_middle_last_does_not_overlap_just_above_k(k):
-    lengths = list(range(k + 1, k + 7))
-    rows = pick("first_middle_last", lengths, k, k + 6)
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 7, 30])
+def test_first_middle_last_gives_extras_to_the_first_then_the_middle(k):
+    lengths = range(k + 1, 41)
+    first, middle, last = ((k + more) // 3 for more in (2, 1, 0))
+    rows = pick("first_middle_last", lengths, k, 40)
     for n, chosen in zip(lengths, rows, strict=True):
-        assert len(set(chosen)) == k
-        assert chosen == sorted(chosen)
-        assert chosen[0] == 0
-        assert chosen[-1] == n - 1
+        start = (n - middle) // 2
+        runs = range(first), range(start, start + middle), range(n - last, n)
+        assert chosen == [t for run in runs for t in run]
+        assert chosen == sorted(set(chosen))  # They do not overlap.
 
 
 def ordered(num_frames, k):
