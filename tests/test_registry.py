@@ -60,8 +60,8 @@ def test_defaults_fill_only_missing_arguments():
 @pytest.mark.parametrize(
     "text",
     [
-        "__import__('os').system('x')",
-        "W(a=__import__('os').system('x'))",
+        "__import__('os').mkdir('ran')",
+        "W(a=__import__('os').mkdir('ran'))",
         "W(a=open('/etc/passwd').read())",
         "os.system",
         "os.system(a=1)",
@@ -92,24 +92,13 @@ def test_defaults_fill_only_missing_arguments():
     ],
     ids=lambda text: repr(text[:30]),
 )
-def test_other_text_is_refused_in_one_line_that_repeats_it(text):
-    with pytest.raises(ValueError) as caught:
-        registry.parse(text)
-    message = str(caught.value)
-    assert repr(text) in message
-    assert "\n" not in message
-
-
-def test_a_refused_specification_is_not_executed(tmp_path, monkeypatch):
+def test_other_text_is_refused_in_one_line_and_never_run(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for text in (
-        "__import__('os').mkdir('ran')",
-        "W(a=__import__('os').mkdir('ran'))",
-    ):
-        with pytest.raises(ValueError):
-            registry.parse(text)
-        with pytest.raises(ValueError):
-            make_registry().create(text)
+    for read in (registry.parse, make_registry().create):
+        with pytest.raises(ValueError) as caught:
+            read(text)
+        message = str(caught.value)
+        assert repr(text) in message and "\n" not in message
     assert os.listdir(tmp_path) == []
 
 
