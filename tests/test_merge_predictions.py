@@ -70,37 +70,30 @@ def test_a_wrong_header_is_refused(tmp_path, content):
     paths = write_parts(tmp_path, b"a,1 0.5\n", b"")
     pathlib.Path(paths[1]).write_bytes(content)
     message = error_of(tmp_path, paths)
-    assert message.startswith(f"{paths[1]}, line 1: the header must be VideoId,Label")
+    assert message.startswith(f"{paths[1]}, line 1: ") and "VideoId,Label" in message
+
+
+ROW = b"a,1 0.5\n"
 
 
 @pytest.mark.parametrize(
-    "row, received", [(b"c\n", 1), (b"c,1 0.5,2 0.2\n", 3), (b"\n", 0)]
+    ("rows", "named"),
+    [
+        # A row has two columns.
+        ([ROW, b"b,1 0.5\nc\n"], ["{1}, line 3: ", "received 1"]),
+        ([ROW, b"b,1 0.5\nc,1 0.5,2 0.2\n"], ["{1}, line 3: ", "received 3"]),
+        ([ROW, b"b,1 0.5\n\n"], ["{1}, line 3: ", "received 0"]),
+        # Of c,1 0.25: still two columns, but a wrong score, followed by the next row.
+        ([ROW + b"c,1 0.2", b"b,1 0.5\n"], ["{0}, line 3: "]),
+        # A video in two parts, and twice in one.
+        ([ROW + b"b,1 0.5\n", b"", b"b,2 0.5\n"], ["'b'", "{0}", "{2}"]),
+        ([b'"b\nc",1 0.5\n"b\nc",1 0.5\n', b""], ["'b\\nc'", "{0}"]),
+    ],
 )
-def test_a_row_has_two_columns(tmp_path, row, received):
-    paths = write_parts(tmp_path, b"a,1 0.5\n", b"b,1 0.5\n" + row)
-    assert error_of(tmp_path, paths) == (
-        f"{paths[1]}, line 3: 2 columns are expected; received {received}."
-    )
-
-
-def test_a_cut_file_is_refused(tmp_path):
-    # From c,1 0.25: still two columns, but a wrong score, followed by the next row.
-    paths = write_parts(tmp_path, b"a,1 0.5\nc,1 0.2", b"b,1 0.5\n")
-    assert error_of(tmp_path, paths) == (
-        f"{paths[0]}, line 3: the file ends inside this line."
-    )
-
-
-def test_a_video_in_two_parts_is_refused_with_both(tmp_path):
-    paths = write_parts(tmp_path, b"a,1 0.5\nb,1 0.5\n", b"", b"c,1 0.5\nb,2 0.5\n")
+def test_parts_that_are_no_result_are_refused(tmp_path, rows, named):
+    paths = write_parts(tmp_path, *rows)
     message = error_of(tmp_path, paths)
-    assert message == f"Video 'b' is in {paths[0]} and in {paths[2]}."
-
-
-def test_a_video_twice_in_a_part_is_refused(tmp_path):
-    paths = write_parts(tmp_path, b'"b\nc",1 0.5\n"b\nc",1 0.5\n', b"")
-    message = error_of(tmp_path, paths)
-    assert message == f"Video 'b\\nc' is twice in {paths[0]}."
+    assert all(part.format(*paths) in message for part in named)
 
 
 def test_the_output_may_not_replace_a_part(tmp_path):
