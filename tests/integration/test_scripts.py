@@ -101,6 +101,12 @@ def train_dir(data, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+def evaluation_flags(train_dir, pattern, *more: str) -> list[str]:
+    """Of eval.py, once."""
+    given = [f"--train_dir={train_dir}", f"--eval_data_pattern={pattern}"]
+    return [*given, "--run_once", *more]
+
+
 def read_evaluations(train_dir) -> list[dict]:
     return helpers.read_lines(train_dir / "eval" / "metrics.jsonl")
 
@@ -108,13 +114,8 @@ def read_evaluations(train_dir) -> list[dict]:
 @pytest.fixture(scope="module")
 def evaluation(data, train_dir) -> tuple[str, dict]:
     """What eval.py --run_once printed about the student, and its JSON object."""
-    done = script_helpers.succeed(
-        "eval",
-        f"--train_dir={train_dir}",
-        f"--eval_data_pattern={data}/validate-*.tfrecord",
-        "--run_once",
-        "--batch_size=7",
-    )
+    flags = evaluation_flags(train_dir, f"{data}/validate-*.tfrecord", "--batch_size=7")
+    done = script_helpers.succeed("eval", *flags)
     return done.stdout, read_evaluations(train_dir)[-1]
 
 
@@ -211,9 +212,7 @@ def test_eval_writes_the_csv_of_inference_in_its_pass(
     path = tmp_path / "predictions.csv"
     done = script_helpers.succeed(
         "eval",
-        f"--train_dir={train_dir}",
-        f"--eval_data_pattern={data}/validate-*.tfrecord",
-        "--run_once",
+        *evaluation_flags(train_dir, f"{data}/validate-*.tfrecord"),
         f"--output_file={path}",
         f"--per_class_file={tmp_path}/classes.csv",
         f"--vocabulary={vocabulary(tmp_path)}",
@@ -420,15 +419,11 @@ def test_help_shows_the_flags_and_loads_no_tensorflow(tmp_path, script, flag):
     done = call(script, "--help", path=str(tmp_path))
     assert flag in done.stdout and "default:" in done.stdout
     assert done.stderr == ""
-
-
-def test_help_of_the_export_lists_only_flags_that_it_uses():
-    listed = set(
-        re.findall(r"--(?:\[no\])?(\w+):", call("export_model", "--help").stdout)
-    )
-    fields = {f.name for f in dataclasses.fields(settings.CheckpointSettings)}
-    assert listed & fields == fields - {"batch_size", "num_gpus"}
-    assert listed >= {f.name for f in dataclasses.fields(settings.ExportSettings)}
+    if script == "export_model":  # Only those that it uses.
+        listed = set(re.findall(r"--(?:\[no\])?(\w+):", done.stdout))
+        fields = {f.name for f in dataclasses.fields(settings.CheckpointSettings)}
+        assert listed & fields == fields - {"batch_size", "num_gpus"}
+        assert listed >= {f.name for f in dataclasses.fields(settings.ExportSettings)}
 
 
 @pytest.mark.parametrize(
@@ -472,12 +467,9 @@ def test_a_wrong_setting_ends_a_process_with_one_line():
 
 
 def test_eval_refuses_data_flags_that_differ_from_the_runs(data, train_dir):
-    line = script_helpers.refuse(
-        "eval",
-        f"--train_dir={train_dir}",
-        f"--eval_data_pattern={data}/validate-*.tfrecord",
-        *("--run_once", "--num_classes=11", "--max_frames=20"),
-    )
+    flags = evaluation_flags(train_dir, f"{data}/validate-*.tfrecord")
+    stated = ("--num_classes=11", "--max_frames=20")
+    line = script_helpers.refuse("eval", *flags, *stated)
     assert "--num_classes: was 10, is 11" in line and "--max_frames" not in line
 
 
@@ -487,9 +479,7 @@ def test_eval_reports_that_no_video_has_a_label(
     shard = tmp_path / "unlabeled.tfrecord"
     helpers.write_shard(shard, [(name, [], frames) for name, _, frames in validation])
     before = read_evaluations(train_dir)
-    line = script_helpers.refuse(
-        "eval", f"--train_dir={train_dir}", f"--eval_data_pattern={shard}", "--run_once"
-    )
+    line = script_helpers.refuse("eval", *evaluation_flags(train_dir, shard))
     assert line.startswith(f"--eval_data_pattern={shard}")
     assert read_evaluations(train_dir) == before
 
@@ -519,14 +509,12 @@ def test_a_truncated_shard_is_one_line_that_names_it(
     path = tmp_path / "validate-cut.tfrecord"
     path.write_bytes((data / "validate-0.tfrecord").read_bytes()[:-9])
     before = read_evaluations(train_dir)
-    line = script_helpers.refuse(
-        "eval", f"--train_dir={train_dir}", f"--eval_data_pattern={path}", "--run_once"
-    )
+    line = script_helpers.refuse("eval", *evaluation_flags(train_dir, path))
     assert str(path) in line and f"record {NUM_VALID - 1}" in line
     assert read_evaluations(train_dir) == before
 
 
-@pytest.mark.parametrize(
+both = pytest.mark.parametrize(
     "script, pattern, more",
     [
         ("inference", "--input_data_pattern", []),
@@ -534,6 +522,9 @@ def test_a_truncated_shard_is_one_line_that_names_it(
     ],
     ids=["inference", "eval"],
 )
+
+
+@both
 def test_a_bad_record_is_one_line_and_leaves_the_old_output(
     train_dir, validation, tmp_path, script, pattern, more
 ):
@@ -559,14 +550,7 @@ def test_a_bad_record_is_one_line_and_leaves_the_old_output(
     assert sorted(names) == ["bad.tfrecord", "predictions.csv"]
 
 
-@pytest.mark.parametrize(
-    "script, pattern, more",
-    [
-        ("inference", "--input_data_pattern", []),
-        ("eval", "--eval_data_pattern", ["--run_once"]),
-    ],
-    ids=["inference", "eval"],
-)
+@both
 def test_a_bad_record_that_is_skipped_is_listed_and_changes_nothing(
     train_dir, validation, tmp_path, script, pattern, more
 ):
