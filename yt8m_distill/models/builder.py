@@ -1,6 +1,7 @@
 """Builds networks from specifications."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,9 +77,16 @@ def encoding_size(
     Raises:
         ValueError: as build_network.
     """
+    # A name can be registered again, so the network is part of the key.
+    return _encoding_size(name, str(spec), base.MODELS.get(spec.name), data, frames)
+
+
+@functools.lru_cache(maxsize=256)
+def _encoding_size(name: str, text: str, registered, data, frames: int) -> int:
+    del registered
     # In a graph no variable gets a value.
     with tf.Graph().as_default(), lstm.to_be_read():
-        return build_network(name, spec, data, frames).encoding_size
+        return build_network(name, registry.parse(text), data, frames).encoding_size
 
 
 def _create(
