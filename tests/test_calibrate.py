@@ -192,9 +192,9 @@ def test_the_largest_budget_alone_is_the_student_on_its_largest_k(run):
     (batch, *_) = plain.dataset(run.training.validation_data_pattern, 64)
     view = batch["views"]["sampled"]
     policy = early_exit.Policy(
-        BUDGETS, "entropy", *(([[[-1.0]]] * 2), [[0.0]] * 2), [1.0] * 3, [0.0] * 3, 9.0
+        BUDGETS, "entropy", *(([[[-1.0]]] * 2), [[0.0]] * 2), [1.0] * 3, [0.0] * 3
     )
-    outputs = early_exit.EarlyExit(plain.network, policy, 20)(view)
+    outputs = early_exit.EarlyExit(plain.network, policy, 9.0, 20)(view)
     # Sums of nine float32 numbers, in another order.
     expected = plain.network(view).logits
     np.testing.assert_allclose(outputs.logits, expected, rtol=1e-4, atol=1e-5)

@@ -118,10 +118,9 @@ def stopping(made, tmp_path_factory) -> pathlib.Path:
     first, _ = early_exit.read_on(network, frames, 0, 1, None)
     best = np.sort(tf.sigmoid(first).numpy().max(axis=1))
     plain = [[[-1.0]]] * 2, [[0.0]] * 2, [1.0] * 3, [0.0] * 3
-    policy = early_exit.Policy(
-        BUDGETS, "max_probability", *plain, (best[2] + best[3]) / 2
-    )
-    stops = early_exit.EarlyExit(network, policy, run.data.max_frames)
+    policy = early_exit.Policy(BUDGETS, "max_probability", *plain)
+    threshold = (best[2] + best[3]) / 2
+    stops = early_exit.EarlyExit(network, policy, threshold, run.data.max_frames)
     export.export(served.Served(stops, run.data, view, 3), f"{folder}/model")
     extra = "model/assets.extra"
     shutil.copy(made / extra / exported.FEATURES, folder / extra)

@@ -66,7 +66,7 @@ def main() -> None:
         answers, budgets, given.exit_rule, trained.checkpoint_name
     )
     path = os.path.join(checkpoint.train_dir, trained_networks.EXIT_FILE)
-    manifest.write_json(path, result.to_dict())
+    manifest.write_json(path, dataclasses.asdict(result))
     low, high = result.mean_frames[0], result.mean_frames[-1]
     print(
         f"{result.num_videos} videos | {given.exit_rule} | --mean_frames from "

@@ -1,5 +1,6 @@
 """Calibration of early exit: thresholds, bounds, gains and scales, on arrays."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -196,9 +197,9 @@ def test_too_few_videos_are_refused(answers, count):
 
 
 def test_it_is_the_same_after_it_was_written(calibration):
-    text = json.dumps(calibration.to_dict(), allow_nan=False)
+    text = json.dumps(dataclasses.asdict(calibration), allow_nan=False)
     again = exit_calibration.Calibration.from_dict(json.loads(text))
-    assert again.to_dict() == json.loads(text)
+    assert dataclasses.asdict(again) == json.loads(text)
     assert again.for_mean_frames(3.0) == calibration.for_mean_frames(3.0)
 
 

@@ -47,7 +47,7 @@ def test_step_by_step_is_direct_evaluation_at_each_budget(name):
 # ------------------------------------------------------------------------ exits
 
 
-def make_policy(rule, threshold, seed=0):
+def make_policy(rule, seed=0):
     random = np.random.default_rng(seed)
     # 4 classes: 4 logits, the entropy and the change.
     size = 6 if rule == "expected_saving" else 1
@@ -57,7 +57,7 @@ def make_policy(rule, threshold, seed=0):
         weights = [random.normal(size=(len(stages) - i, size)).tolist() for i in stages]
         biases = [random.normal(size=len(stages) - i).tolist() for i in stages]
     scales, offsets = (random.uniform(0.5, 2, len(BUDGETS)).tolist() for _ in "ab")
-    return early_exit.Policy(BUDGETS, rule, weights, biases, scales, offsets, threshold)
+    return early_exit.Policy(BUDGETS, rule, weights, biases, scales, offsets)
 
 
 def answers_of(network, view):
@@ -101,8 +101,8 @@ LENGTHS = (3, 7, 1, 0, 5, 7, 7, 2, 7, 6, 7, 4)
 def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
     network = small.make_network(name)
     _, view = make_view(LENGTHS)
-    logits = answers_of(network, view)
-    confidences = confidences_of(logits, make_policy(rule, 0.0))
+    logits, policy = answers_of(network, view), make_policy(rule)
+    confidences = confidences_of(logits, policy)
     confidences = np.concatenate([confidences, np.full([1, len(LENGTHS)], np.inf)])
     # A video without further frames stops, too.
     confidences[np.array(LENGTHS) <= np.array(BUDGETS)[:, np.newaxis]] = np.inf
@@ -114,8 +114,7 @@ def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
     expected, threshold = max(
         zip(stages, thresholds, strict=True), key=lambda pair: len(set(pair[0]))
     )
-    policy = make_policy(rule, threshold)
-    outputs = early_exit.EarlyExit(network, policy, small.T)(view)
+    outputs = early_exit.EarlyExit(network, policy, threshold, small.T)(view)
     assert len(set(expected)) > 2
     budgets = np.array(BUDGETS)[expected]
     read = np.minimum(budgets, LENGTHS)
@@ -132,8 +131,8 @@ def test_a_video_stops_at_the_first_budget_with_enough_confidence(name, rule):
 def test_exits_depend_neither_on_the_batch_nor_on_its_order(name):
     network = small.make_network(name)
     _, view = make_view(LENGTHS)
-    policy = make_policy("expected_saving", 0.1)
-    stop = early_exit.EarlyExit(network, policy, small.T)
+    policy = make_policy("expected_saving")
+    stop = early_exit.EarlyExit(network, policy, 0.1, small.T)
     whole = stop(view)
     assert len(np.unique(whole.exits[:, 0])) > 2
     order = np.random.default_rng(1).permutation(len(LENGTHS))
@@ -148,10 +147,10 @@ def test_exits_depend_neither_on_the_batch_nor_on_its_order(name):
 def test_a_higher_threshold_never_reads_fewer_frames_of_a_video():
     network = small.make_network("attention")
     _, view = make_view(LENGTHS)
-    before = np.zeros(len(LENGTHS))
+    policy, before = make_policy("expected_saving"), np.zeros(len(LENGTHS))
     for threshold in (-np.inf, -1.0, 0.0, 0.5, 1.0, np.inf):
-        policy = make_policy("expected_saving", threshold)
-        read = early_exit.EarlyExit(network, policy, small.T)(view).exits[:, 1].numpy()
+        stop = early_exit.EarlyExit(network, policy, threshold, small.T)
+        read = stop(view).exits[:, 1].numpy()
         assert (read >= before).all()
         if threshold == -np.inf:
             np.testing.assert_array_equal(read, np.minimum(LENGTHS, BUDGETS[0]))
@@ -161,7 +160,7 @@ def test_a_higher_threshold_never_reads_fewer_frames_of_a_video():
 
 def test_early_exit_is_not_for_training():
     network = early_exit.EarlyExit(
-        small.make_network("mean"), make_policy("entropy", threshold=0.0), small.T
+        small.make_network("mean"), make_policy("entropy"), 0.0, small.T
     )
     with pytest.raises(ValueError, match="trained"):
         network(make_view()[1], training=True)

@@ -170,7 +170,7 @@ class Calibration:
         checkpoint: whose answers these were.
         num_videos: all of them.
         num_held_out: those on which the regrets were measured.
-        policy: without its threshold, which is NaN.
+        policy: of that checkpoint.
         thresholds: rising.
         mean_frames: under each threshold, on all videos.
         mean_regrets, deviations: of the regret under each, on the held-out videos.
@@ -185,20 +185,14 @@ class Calibration:
     mean_regrets: list[float]
     deviations: list[float]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values by name."""
-        values = dataclasses.asdict(self)
-        values["policy"].pop("threshold")
-        return values
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Calibration":
-        """The inverse of `to_dict`.
+        """The inverse of `dataclasses.asdict`.
 
         Raises:
             TypeError, ValueError, KeyError: if `values` are not those of one.
         """
-        policy = early_exit.Policy(**values["policy"], threshold=math.nan)
+        policy = early_exit.Policy(**values["policy"])
         if policy.rule not in early_exit.RULES:
             raise ValueError(
                 f"there is no exit rule {policy.rule}; its module is one for "
@@ -293,9 +287,7 @@ def calibrate(
     scales, offsets = zip(
         *(fit_scale(answers, i) for i in range(len(budgets))), strict=True
     )
-    policy = early_exit.Policy(
-        budgets, rule, weights, biases, scales, offsets, math.nan
-    )
+    policy = early_exit.Policy(budgets, rule, weights, biases, scales, offsets)
     return Calibration(
         checkpoint,
         count,

@@ -105,7 +105,7 @@ def regret(logits: tf.Tensor, final: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """When a video stops, and the scale of the scores at each budget.
+    """How sure an answer is, and the scale of the scores at each budget.
 
     Attributes:
         budgets: numbers of frames, rising; n of them.
@@ -114,7 +114,6 @@ class Policy:
         biases: [n - 1][J].
         scales, offsets: [n] each; a logit z of a video that stops at a budget becomes
             scale * z + offset, so that the scores of all budgets can be pooled.
-        threshold: a video stops at the first budget with this confidence or more.
     """
 
     budgets: tuple[int, ...]
@@ -123,7 +122,6 @@ class Policy:
     biases: tuple
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
-    threshold: float
 
 
 def read_on(
@@ -170,14 +168,22 @@ class EarlyExit(keras.layers.Layer):
 
     Args:
         network: trained for several numbers of frames.
-        policy: when it stops.
+        policy: of that network.
+        threshold: a video stops at the first budget with this confidence or more.
         max_frames: frames of a video from which it picks; the rest is cut.
     """
 
-    def __init__(self, network: base.VideoClassifier, policy: Policy, max_frames: int):
+    def __init__(
+        self,
+        network: base.VideoClassifier,
+        policy: Policy,
+        threshold: float,
+        max_frames: int,
+    ):
         super().__init__(dtype="float32")
         self.network = network
         self.policy = policy
+        self.threshold = threshold
         self.max_frames = max_frames
         self.num_classes = network.num_classes
         self.feature_size = network.feature_size
@@ -225,7 +231,7 @@ class EarlyExit(keras.layers.Layer):
         gains = tf.matmul(signals, policy.weights[stage], transpose_b=True)
         confidence = -tf.reduce_max(gains + policy.biases[stage], axis=1)
         # A video without further frames would only be read again.
-        goes_on = (confidence < policy.threshold) & (count > budget)
+        goes_on = (confidence < self.threshold) & (count > budget)
         rows = tf.where(goes_on)  # [R, 1]
 
         def go_on():

@@ -131,8 +131,12 @@ class TrainedNetwork:
             found.policy.budgets[-1],
             found.mean_regrets[number],
         )
-        policy = dataclasses.replace(found.policy, threshold=found.thresholds[number])
-        network = early_exit.EarlyExit(self.network, policy, self.run.data.max_frames)
+        network = early_exit.EarlyExit(
+            self.network,
+            found.policy,
+            found.thresholds[number],
+            self.run.data.max_frames,
+        )
         views = {self.role: self.networks.views[self.role]}
         self.networks = teacher_student.TeacherStudent({self.role: network}, views)
 
