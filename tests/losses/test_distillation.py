@@ -181,8 +181,8 @@ def test_different_widths_are_refused(name, field, own):
     "argument, said",
     [
         ("distance='cosine'", "'cosine'.* binary_kl, class_kl, squared"),
-        ("temperature=0", "temperature=0 "),
-        ("temperature=-1.0", "temperature=-1.0 "),
+        ("temperature=0", "temperature=0 is not above 0"),
+        ("temperature=-1.0", "temperature=-1.0 is not above 0"),
     ],
 )
 def test_an_argument_that_makes_no_loss_is_named(argument, said):

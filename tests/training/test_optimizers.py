@@ -50,7 +50,7 @@ def test_the_rate_at_a_step_is_that_of_its_schedule(changes, expected):
     given = settings.OptimizationSettings(base_learning_rate=0.5, **changes)
     rate_at = optimizers.LearningRate(given, BATCH, total_steps=40)
     found = {step: float(rate_at(tf.constant(step, tf.int64))) for step in expected}
-    assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 def build(text: str, rate: float = 0.1):
