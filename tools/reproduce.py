@@ -24,25 +24,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from yt8m_distill import flag_groups
-
-flag_groups.load_tensorflow()
-
-# isort: split
-from tools.reproduction import (
-    cost,
-    document,
-    measures,
-    plan,
-    published,
-    report,
-    runner,
-    runs,
-    scores,
-    tables,
-)
-from yt8m_distill import settings
-from yt8m_distill.data import records
+from tools.reproduction import document, plan, published
+from yt8m_distill import flag_groups, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +135,8 @@ def print_plan(
     experiments: list[plan.Experiment], missing: list[plan.Experiment]
 ) -> None:
     """Prints the commands, which of them are finished, and the remaining cost."""
+    from tools.reproduction import cost, runs
+
     unfinished = [e for e in missing if not runs.open_run(e.train_dir).has(e)]
     for experiment in experiments:
         state = "" if experiment in unfinished else " (finished)"
@@ -168,6 +153,10 @@ def print_plan(
 def main() -> None:
     """Flags → plan → runs → report."""
     request = flag_groups.read(Request)
+    flag_groups.load_tensorflow()  # Only once the flags are right.
+    from tools.reproduction import measures, report, runner, runs, scores
+    from yt8m_distill.data import records
+
     output_dir = os.path.abspath(request.output_dir)
     report_dir = pathlib.Path(os.path.abspath(request.report_dir or output_dir))
     grid, test = request.grid(), request.test_data_pattern
@@ -224,8 +213,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def write_summary(results: scores.Results, path: pathlib.Path, section: str) -> None:
+def write_summary(results, path: pathlib.Path, section: str) -> None:
     """Writes the section of --write_to, unless a cell has no score yet."""
+    from tools.reproduction import report, tables
+
     missing = report.missing_in_summary(results)
     if missing:
         print(
