@@ -360,7 +360,7 @@ def _exit(line: str, code: int = 1) -> NoReturn:
 def _module_of_user(error: BaseException | None) -> str:
     """The module of `--import_modules` that the error went through, or ""."""
     given = getattr(flags.FLAGS, "import_modules", "") or ""  # None: not stated.
-    names = given.replace(",", " ").split()
+    names = settings.split_names(given)
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             module = f"{frame.f_globals.get('__name__')}."

@@ -19,6 +19,8 @@ EXPORT_FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
 MATCHES = ("final", "intermediate", "both")
 PREDICTION_DISTANCES = ("binary_kl", "class_kl", "squared")
 
+# The largest --num_classes.
+MAX_CLASSES = 1_000_000
 # YouTube-8M 2019: frames of a segment, and segments that count per class.
 SEGMENT_FRAMES, SEGMENT_MAX_PRED = 5, 100_000
 
@@ -208,7 +210,7 @@ class DataSettings(Settings):
         "Number of classes: 4800 (YouTube-8M 2016), 4716 (2017), 3862 (2018 on), "
         "527 (AudioSet).",
         minimum=1,
-        maximum=1_000_000,
+        maximum=MAX_CLASSES,
     )
     max_frames: int = setting(
         300,

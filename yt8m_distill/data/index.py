@@ -41,8 +41,6 @@ _HASHED_BYTES = 1 << 18
 
 # Maximum number of shards that are indexed at the same time.
 _MAX_BUILDERS = 8
-# More than any run may have: the range of the labels is checked on opening.
-_MAX_CLASSES = 1_000_000
 
 
 class Index(NamedTuple):
@@ -120,7 +118,7 @@ def unlimited(data: settings.DataSettings) -> settings.DataSettings:
     """
     return dataclasses.replace(
         data,
-        num_classes=_MAX_CLASSES,
+        num_classes=settings.MAX_CLASSES,  # The range is checked on opening.
         max_frames=1,
         segment_labels=False,
         segment_negatives=0.0,

@@ -5,10 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from yt8m_distill import vocabulary
+from yt8m_distill import settings, vocabulary
 
 _SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
-_MAX_CLASSES = 1_000_000  # The largest --num_classes.
 
 
 class Labels(NamedTuple):
@@ -111,6 +110,7 @@ def _class_of(
         return found[0]
     if not label.isdecimal() or (names and int(label) not in names):
         raise ValueError(f"{where}: the vocabulary has no class {label!r}.")
-    if int(label) >= _MAX_CLASSES:
-        raise ValueError(f"{where}: class {label} is not in 0..{_MAX_CLASSES - 1}.")
+    if int(label) >= settings.MAX_CLASSES:
+        last = settings.MAX_CLASSES - 1
+        raise ValueError(f"{where}: class {label} is not in 0..{last}.")
     return int(label)

@@ -367,20 +367,27 @@ def _check_segments(run: settings.RunSettings) -> None:
             raise ValueError(f"--{name}={value} does not go with --segment_labels.")
 
 
-def networks(run: settings.RunSettings) -> dict[str, Role]:
-    """The networks that the settings describe; the two with a flag in any mode."""
+def _described(run: settings.RunSettings) -> tuple[dict[str, Role], dict[str, View]]:
+    """All networks and all views, by name."""
     plan, parts = phases(run, resolved=False), Parts(run, resolved=False)
     found = {TEACHER: parts.teacher(), STUDENT: parts.student()}
-    return found | {role.name: role for phase in plan for role in phase.roles}
+    views = dict(parts.views)
+    for phase in plan:
+        found |= {role.name: role for role in phase.roles}
+        views |= phase.views  # A mode may have added some.
+    return found, views
+
+
+def networks(run: settings.RunSettings) -> dict[str, Role]:
+    """The networks that the settings describe; the two with a flag in any mode."""
+    return _described(run)[0]
 
 
 def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
     """The views that the networks of these names read."""
-    found, every = networks(run), dict(Parts(run, resolved=False).views)
-    for phase in phases(run, resolved=False):
-        every |= phase.views  # A mode may have added some.
+    found, views = _described(run)
     wanted = {found[name].view for name in names}
-    return Phase("", (), every, 0).view_specs(wanted, training)
+    return Phase("", (), views, 0).view_specs(wanted, training)
 
 
 # Settings that a phase without a student, or without a guide, does not see.
