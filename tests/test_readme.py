@@ -84,10 +84,8 @@ def test_the_python_lines_run_as_described(tmp_path, monkeypatch):
 def test_the_module_of_ones_own_trains_where_the_last_batch_is_not_full(
     tmp_path, monkeypatch
 ):
-    registries = base.MODELS, registered.LOSSES, frame_sampling.SAMPLERS
-    for (
-        registry
-    ) in registries:  # Other tests may have used the names; none keeps these.
+    # Other tests may have used the names; none keeps these.
+    for registry in (base.MODELS, registered.LOSSES, frame_sampling.SAMPLERS):
         others = {n: v for n, v in registry._entries.items() if n not in OWN_NAMES}
         monkeypatch.setattr(registry, "_entries", others)
     (text,) = re.findall(r"```python\n(# my_models.py.*?)```", README, re.DOTALL)
