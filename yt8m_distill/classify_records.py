@@ -64,7 +64,7 @@ def read_records(files: Sequence[str], count: int) -> list[tuple[str, bytes]]:
 def classify(
     serve, found: Sequence[tuple[str, bytes]], num_classes: int, names: dict[int, str]
 ) -> tuple[list[str], int]:
-    """A line a record, and how many of them cannot be read.
+    """One line per record, and how many of them cannot be read.
 
     Args:
         serve: see open_model.
@@ -108,7 +108,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Flags → a line a record."""
+    """Flags → one line per record."""
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.data import records

@@ -128,7 +128,7 @@ def explain_unknown(name: str, known: Sequence[str]) -> str:
     return f"--{name} is not a flag of this script.{hint}"
 
 
-# What absl says of a value that is none, in the words of Python.
+# absl's message about an invalid value, in the words of Python.
 _NOT_A_VALUE = re.compile(
     r"flag (--\w+=.*): (?:(invalid literal for int|Exceeds the limit)"
     r"|(could not convert string to float)|(\('Non-boolean)).*",

@@ -59,7 +59,7 @@ def main() -> None:
         stated=stated,
         segment_context=given.segment_context if given.segments else None,
     )
-    # What is in the records of a request beside the frames is not read.
+    # Of the records of a request only the frames are read.
     data = dataclasses.replace(trained.run.data, segment_labels=False)
     pattern = given.eval_data_pattern
     network, view = trained.network, trained.view

@@ -1,4 +1,4 @@
-"""L_CE: one number a video, summed over the classes."""
+"""L_CE: one number per video, summed over the classes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""L_REP, L_REP^I and L_PRED: one number a video, and the teacher is a constant."""
+"""L_REP, L_REP^I and L_PRED: one number per video, and the teacher is a constant."""
 
 import math
 

@@ -276,7 +276,7 @@ def test_a_loss_gives_one_number_a_video(give, found, in_graph):
         call(make_outputs(0), LABELS)
     # Two videos in LABELS.
     assert str(caught.value) == (
-        f"--student_loss: loss mine gives {found}, not one number a video, [2]."
+        f"--student_loss: loss mine gives {found}, not one number per video, [2]."
     )
 
 

@@ -156,18 +156,18 @@ class Objective:
                     "encodings says compares='encoding' in its registered.Loss."
                 ) from error
             what = f"--{self.flag}: loss {term.name}"
-            parts[term.name] = term.weight * _one_a_video(what, values, labels)
+            parts[term.name] = term.weight * _one_per_video(what, values, labels)
         return parts
 
 
-def _one_a_video(what: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def _one_per_video(what: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Checks that the values of a loss are [B] float32.
 
     Another shape would be broadcast with the weights [B]: with [B, 1] the loss would be
     B times too large.
     """
     rows = labels.shape[0]
-    rule = f"not one number a video, [{'B' if rows is None else rows}]."
+    rule = f"not one number per video, [{'B' if rows is None else rows}]."
     if not tf.is_tensor(values):
         raise ValueError(f"{what} gives {values!r}, {rule}")
     if not values.shape.is_compatible_with([rows]):

@@ -41,7 +41,8 @@ class DbofModel(sets.SetClassifier):
         arguments.require_counts(cluster_size=cluster_size, hidden_size=hidden_size)
         if pooling_method not in POOLINGS:
             raise ValueError(
-                f"pooling_method={pooling_method!r} is none of {', '.join(POOLINGS)}."
+                f"pooling_method={pooling_method!r} is not one of "
+                f"{', '.join(POOLINGS)}."
             )
         self.pooling_method = pooling_method
         bias = not add_batch_norm

@@ -93,14 +93,14 @@ def export(
         given: the network.
         folder: of the model; must not exist, or hold one of this format.
         name: of the format.
-        videos: on which the written model is run beside the network; None: noise.
+        videos: on which the written model is run next to the network; None: noise.
         extra_files: name → content, written next to `model.json`.
 
     Returns:
         How the two agree.
 
     Raises:
-        ValueError: if something else stands there, the file system refuses, the network
+        ValueError: if something else is there, the file system refuses, the network
             cannot be converted, or the two differ by more than the format's bound. An
             older model is as it was then.
     """

@@ -1,4 +1,4 @@
-"""A written model beside the network that it was made of, on the same videos."""
+"""Compares a written model with the network that it was made of, on the same videos."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

@@ -318,7 +318,7 @@ def open_network(
             instead of raising.
         strategy: the devices; None for all that the flags allow.
         stated: settings that must agree with those of the run; the modules of
-            `import_modules` are imported beside those of the run.
+            `import_modules` are imported in addition to those of the run.
         segment_context: frames to each side of segments, if rows are segments; -1 for
             the value of training, or the default. None: rows are videos.
 
