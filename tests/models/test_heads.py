@@ -83,6 +83,23 @@ def test_the_mixtures_logit_is_the_exact_log_odds_at_extremes(gates, expert, exp
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("vote", [-500.0, -100.0, 0.0, 100.0, 500.0])
+def test_an_expert_that_is_sure_leaves_the_other_its_share_in_litert(vote):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    head = make_head("moe", size=1, classes=1)
+    head.gate_kernel.assign(tf.math.log([[0.5, 0.25, 0.25]]))
+    head.expert_kernel.assign([[vote, 0.0]])
+    call = tf.function(head, input_signature=[tf.TensorSpec([1, 1])])
+    concrete = [call.get_concrete_function()]
+    content = tf.lite.TFLiteConverter.from_concrete_functions(concrete).convert()
+    model = interpreter.Interpreter(model_content=content)
+    model.allocate_tensors()
+    model.set_tensor(model.get_input_details()[0]["index"], tf.ones([1, 1]))
+    model.invoke()
+    found = tf.sigmoid(model.get_tensor(model.get_output_details()[0]["index"]))
+    assert found.numpy().item() == pytest.approx(0.5 * small.sigmoid(vote) + 0.125)
+
+
 def test_a_class_has_its_own_columns():
     head = make_head("moe")
     encoding = make_encoding(seed=0)

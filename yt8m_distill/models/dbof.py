@@ -69,11 +69,12 @@ class DbofModel(sets.SetClassifier):
         x = self.cluster(x)
         if self.cluster_norm is not None:
             x = self.cluster_norm(x, mask, training=training)
-        x = tf.where(mask[..., tf.newaxis], tf.nn.relu6(x), 0.0)
+        x = tf.where(mask[..., tf.newaxis], x, 0.0)
         if self.pooling_method == "average":
-            return (tf.reduce_sum(x, axis=1),)
-        # f >= 0, so 0 also is the maximum over an empty set of frames.
-        return (tf.maximum(tf.reduce_max(x, axis=1), 0.0),)
+            return (tf.reduce_sum(tf.nn.relu6(x), axis=1),)
+        # relu6 never falls, so it may follow the maximum. f >= 0, so 0 also is the
+        # maximum over an empty set of frames.
+        return (tf.nn.relu6(tf.reduce_max(x, axis=1)),)
 
     def join(self, one: sets.State, other: sets.State) -> sets.State:
         if self.pooling_method == "average":

@@ -4,6 +4,8 @@ To add one, write a Keras layer with `num_classes` as its first argument and a m
 `kernels()`, and decorate it with `@HEADS.register("name")`.
 """
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,9 +15,18 @@ from yt8m_distill.models import layers
 
 HEADS = registry.Registry("head")
 
+_LOWEST = -1e30  # Finite, so that the difference to -inf is defined.
+
 
 def _log_odds(p: np.ndarray) -> np.ndarray:
     return (np.log(p) - np.log1p(-p)).astype(np.float32)
+
+
+def _log_sum_exp(terms: list[tf.Tensor]) -> tf.Tensor:
+    """log Σ exp of tensors of one shape; a term may be -inf."""
+    largest = functools.reduce(tf.maximum, terms, _LOWEST)
+    largest = tf.stop_gradient(largest)
+    return tf.math.log(sum(tf.exp(x - largest) for x in terms)) + largest
 
 
 @HEADS.register("logistic")
@@ -125,15 +136,14 @@ class MixtureOfExpertsHead(keras.layers.Layer):
         """[B, E] → logits [B, C] float32."""
         classes, experts = self.num_classes, self.num_mixtures
         gates = layers.multiply(encoding, tf.convert_to_tensor(self.gate_kernel))
-        gates = tf.reshape(gates, [-1, classes, experts + 1])
         votes = layers.multiply(encoding, tf.convert_to_tensor(self.expert_kernel))
         votes = tf.reshape(votes + self.expert_bias, [-1, classes, experts])
-        log_gates = tf.nn.log_softmax(gates)
-        dummy = log_gates[..., experts:]  # [B, C, 1]
-        log_gates = log_gates[..., :experts]
-        log_yes = tf.reduce_logsumexp(log_gates + tf.math.log_sigmoid(votes), axis=-1)
-        log_no = tf.reduce_logsumexp(
-            tf.concat([log_gates + tf.math.log_sigmoid(-votes), dummy], axis=-1),
-            axis=-1,
-        )
-        return log_yes - log_no
+        # A tensor [B, C] each: TensorFlow is slow over an axis of two or three numbers.
+        # The gates' softmax has the same denominator in both sums.
+        gates = tf.reshape(gates, [-1, classes, experts + 1])
+        *gates, dummy = tf.unstack(gates, axis=-1)
+        pairs = list(zip(gates, tf.unstack(votes, axis=-1), strict=True))
+        # Below -88 log_sigmoid is -inf in LiteRT.
+        yes = [gate + tf.math.log_sigmoid(vote) for gate, vote in pairs]
+        no = [gate + tf.math.log_sigmoid(-vote) for gate, vote in pairs]
+        return _log_sum_exp(yes) - _log_sum_exp([*no, dummy])

@@ -144,7 +144,8 @@ class BatchNorm(keras.layers.Layer):
             mean, variance = self._statistics(x, mask)
             self._follow(mean, variance)
         scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
-        return (x - mean) * scale + self.beta
+        # Two passes over x; (x - mean) * scale + beta would be three.
+        return x * scale + (self.beta - mean * scale)
 
     def _statistics(self, x, mask) -> tuple[tf.Tensor, tf.Tensor]:
         axes = list(range(len(x.shape) - 1))
