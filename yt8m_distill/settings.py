@@ -509,8 +509,9 @@ class DistillationSettings(Settings):
     teacher_checkpoint: str = setting(
         "",
         "Serial mode: train_dir of a finished run, or a checkpoint prefix, whose "
-        "teacher is used; if there are several, comma separated, their mean. Empty: "
-        "the teacher of --train_dir, which is trained first if necessary.",
+        "teacher is used, or, of a run without one, the network that reads all frames; "
+        "if there are several, comma separated, their mean. Empty: the teacher of "
+        "--train_dir, which is trained first if necessary.",
         path="checkpoints",
         goes_with="mode=serial",
     )

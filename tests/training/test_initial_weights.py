@@ -37,6 +37,35 @@ def test_a_teacher_from_another_run(serial_run, tmp_path, monkeypatch, as_prefix
     assert not (tmp_path / "run" / "teacher").exists()
 
 
+@pytest.mark.parametrize("k", [helpers.MAX_FRAMES, f"3,{helpers.MAX_FRAMES}", 3])
+def test_a_network_on_all_frames_teaches_whatever_its_name(
+    serial_run, tmp_path, monkeypatch, k
+):
+    alone = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "alone"),
+        mode="baseline",
+        student=serial_run.networks.teacher,
+        student_k=str(k),
+        max_steps=2,
+    )
+    helpers.train(alone)
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "run"),
+        teacher_checkpoint=alone.training.train_dir,
+    )
+    if k == 3:
+        with pytest.raises(ValueError) as caught:
+            helpers.train(run)
+        assert alone.training.train_dir in str(caught.value)
+        assert str(helpers.MAX_FRAMES) in str(caught.value)
+        return
+    networks = helpers.initialized(run, "student", monkeypatch)
+    prefix = helpers.best(alone.training.train_dir, "baseline", "student")
+    assert_holds(networks.teacher, prefix, "student")
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [

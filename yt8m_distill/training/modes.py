@@ -179,7 +179,7 @@ class Parts:
                 f"{TEACHER}_{number}" if several else TEACHER,
                 found.network,
                 structures.ALL,
-                start=Start(TEACHER, prefix=found.prefix),
+                start=Start(found.role, prefix=found.prefix),
             )
             for number, found in enumerate(self.outside, 1)
         )

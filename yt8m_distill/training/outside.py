@@ -20,14 +20,18 @@ class Teacher(NamedTuple):
     Attributes:
         network: its class and arguments.
         prefix: of its checkpoint.
+        role: its name there.
     """
 
     network: registry.Specification
     prefix: str
+    role: str
 
 
 def teachers(run: settings.RunSettings, role: str) -> tuple[Teacher, ...]:
     """The networks of `--teacher_checkpoint`, in the order of the flag.
+
+    Of a run that trained none of this role, it is the last one that reads all frames.
 
     Logs a warning for each run that may surprise: it has not finished, or it learned
     from labels that this run withholds.
@@ -38,7 +42,7 @@ def teachers(run: settings.RunSettings, role: str) -> tuple[Teacher, ...]:
 
     Raises:
         ValueError: for an entry that is neither a run nor a checkpoint, a run on other
-            data or without a teacher, or a single entry with another `--teacher`.
+            data or without such a network, or a single entry with another `--teacher`.
     """
     entries = settings.split_names(run.distillation.teacher_checkpoint)
     return tuple(_teacher(entry, run, role, len(entries) == 1) for entry in entries)
@@ -51,28 +55,37 @@ def _teacher(entry: str, run: settings.RunSettings, role: str, alone: bool) -> T
         train_dir = manifest.train_dir_of(entry)
         if train_dir:  # Of a checkpoint alone nobody knows what its network reads.
             check_same_data(where, manifest.read_run_settings(train_dir), run)
-        return Teacher(builder.parse(role, here), entry)
+        return Teacher(builder.parse(role, here), entry, role)
     if not tf.io.gfile.isdir(entry):
         raise ValueError(f"{where} is neither a train_dir nor a checkpoint prefix.")
     source_run = manifest.read_run_settings(entry)
     registry.import_user_modules(source_run.networks.import_modules)
-    there = getattr(source_run.networks, role)
-    if alone and not settings.is_same(role, there, here):
-        raise ValueError(
-            f"{where} was trained with --{role}={there!r}, but this command has "
-            f"{here!r}: give it that --{role}, too."
-        )
     check_same_data(where, source_run, run)
     plan = manifest.read_plan(entry)
-    best = checkpoints.find(entry, plan, role)
-    if best is None:
-        raise ValueError(f"{where} has no trained {role} yet.")
-    last = plan.phases_of(role)[0]
+    reading_all = [
+        name
+        for name in reversed(plan.trained)
+        if plan.network(name)["frames"] == run.data.max_frames
+    ]
+    name = next(iter([role] if role in plan.trained else reading_all), None)
+    best = name and checkpoints.find(entry, plan, name)
+    if not best:
+        raise ValueError(
+            f"{where} has no trained {role} yet, nor another network that reads all "
+            f"{run.data.max_frames} frames."
+        )
+    there = plan.network(name)["network"]
+    if alone and not settings.is_same(role, there, here):
+        raise ValueError(
+            f"{where} was trained with --{name}={there!r}, but this command has "
+            f"--{role}={here!r}: give it that --{role}, too."
+        )
+    last = plan.phases_of(name)[0]
     if not manifest.read_phases(entry).get(last, {}).get("finished"):
         _LOG.warning(
             "%s has not finished; the student learns from its best %s so far.",
             where,
-            role,
+            name,
         )
     seen, fraction = source_run.training.label_fraction, run.training.label_fraction
     if seen > fraction:
@@ -80,11 +93,11 @@ def _teacher(entry: str, run: settings.RunSettings, role: str, alone: bool) -> T
             "--label_fraction=%g: the %s of %s has learned from a share of %g of the "
             "labels.",
             fraction,
-            role,
+            name,
             where,
             seen,
         )
-    return Teacher(registry.parse(plan.network(role)["network"]), best.prefix)
+    return Teacher(registry.parse(there), best.prefix, name)
 
 
 def check_same_data(
