@@ -222,6 +222,9 @@ def test_a_graph_of_unknown_shape_gives_the_same_states(path):
         expected_gradients = tape.gradient(loss, stack.trainable_variables)
         np.testing.assert_allclose(states, expected, **CLOSE)
         for found, eager in zip(gradients, expected_gradients, strict=True):
+            if eager is None:  # A single step does not read the recurrent kernel.
+                assert steps == 1
+                eager = np.zeros(found.shape)
             np.testing.assert_allclose(found, eager, **GRADIENTS_CLOSE)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.models import small_networks as small
 from tests.models.small_networks import assert_close, make_network, make_view
 from yt8m_distill import registry
-from yt8m_distill.models import base, layers, teacher_student
+from yt8m_distill.models import base, layers, lstm, teacher_student
 
 # One case of each network; the others differ in their equations alone.
 KINDS = ["attention", "dbof_max", "mean", "netvlad", "nextvlad", "transformer"]
@@ -292,6 +292,8 @@ def test_a_part_of_a_video_is_scored_as_a_video_of_its_own(name):
     view["context"] = tf.reshape(contexts, [-1, 2])
     found = network.parts_logits(view, bounds)
     assert found.shape == (3, 5, network.num_classes)
+    with lstm.unrolled():
+        assert_close(network.parts_logits(view, bounds), found, 5e-6)
     for part, (begin, end) in enumerate(bounds):
         counts = np.clip(np.array(lengths) - begin, 0, end - begin)
         cut = {

@@ -38,7 +38,16 @@ def test_the_grid_has_whole_segments_without_the_margins():
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx"])
-def test_one_file_scores_all_segments_of_videos_that_may_have_none(tmp_path, name):
+@pytest.mark.parametrize(
+    "student",
+    [
+        "DbofModel(cluster_size=4, hidden_size=4, add_batch_norm=False)",
+        "HierarchicalLSTM(cells=2, block_len=3)",
+    ],
+)
+def test_one_file_scores_all_segments_of_videos_that_may_have_none(
+    tmp_path, name, student
+):
     """With the context of the whole video; the export compares it with the network."""
     pytest.importorskip("ai_edge_litert" if name == "litert" else "tf2onnx")
     run = helpers.make_run(
@@ -47,14 +56,14 @@ def test_one_file_scores_all_segments_of_videos_that_may_have_none(tmp_path, nam
         mode="serial",
         teacher_checkpoint="unused",
         student_loss="ce",
-        student="DbofModel(cluster_size=4, hidden_size=4, add_batch_norm=False)",
+        student=student,
         segment_labels=True,
         video_context=True,
         max_frames=12,
     )
     (phase,) = modes.phases(run, resolved=False)
     networks = builder.build_networks(phase.roles, run.data)
-    networks.student.context.assign(np.ones([6, 6]))
+    networks.student.context.assign(tf.ones_like(networks.student.context))
     grid = segments.Grid(stride=3, margins=(1, 0))
     network = segments.SegmentNetwork(networks, "student", grid, 12)
     data = dataclasses.replace(run.data, segment_labels=False)

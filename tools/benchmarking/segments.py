@@ -8,16 +8,17 @@ import tensorflow as tf
 
 from tools.benchmarking import families, results
 from yt8m_distill import registry, settings
-from yt8m_distill.models import builder, sets
+from yt8m_distill.models import base, builder, sets
 from yt8m_distill.serving import segments
 
-# Network → bar. Networks for sets read each frame once; the others read a window of 11
-# frames for every 5, and what comes after the frames is computed once per segment.
+# Network → bar. Networks for sets read each frame once; the LSTM projects each frame
+# once and has 11 steps for every 5 frames. What comes after the frames is computed once
+# per segment.
 BARS = {
     "AttentionPooling": 2.0,
     "NeXtVLAD": None,
-    "DbofModel": None,
-    "HierarchicalLSTM": None,
+    "DbofModel": 2.0,
+    "HierarchicalLSTM": 2.0,
 }
 BATCH = 8
 
@@ -31,6 +32,8 @@ def multiply_adds(network, bounds: np.ndarray, frames: int) -> float:
     else:
         lengths = np.diff(bounds)[:, 0].tolist()
         parts = sum(sum(network.multiply_adds(n).values()) for n in lengths)
+        shared = base.num_weights(network.lower.kernels()[:1])
+        parts -= (sum(lengths) - frames) * shared
     return parts / sum(whole.values())
 
 

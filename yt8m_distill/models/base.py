@@ -31,6 +31,42 @@ def num_weights(variables: list) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
 
 
+def part_places(
+    num_frames: tf.Tensor, bounds: np.ndarray
+) -> tuple[np.ndarray, tf.Tensor]:
+    """Where parts of videos are.
+
+    Args:
+        num_frames: [B] int32.
+        bounds: [W, 2]; see VideoClassifier.parts_logits.
+
+    Returns:
+        [W, S] int32, the frames of each part, and more where it is shorter than the
+        longest; and [B * W] int32, how many of them are valid.
+    """
+    begins, lengths = bounds[:, 0], np.diff(bounds)[:, 0]
+    places = begins[:, np.newaxis] + np.arange(lengths.max())
+    counts = tf.clip_by_value(num_frames[:, tf.newaxis] - begins, 0, lengths)
+    return places.astype(np.int32), tf.reshape(counts, [-1])
+
+
+def cut(
+    frames: tf.Tensor, num_frames: tf.Tensor, bounds: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Parts of videos as videos: [B * W, S, D], 0 after the valid frames, and [B * W].
+
+    Args:
+        frames: [B, T, D]; T is static.
+        num_frames, bounds: see part_places.
+    """
+    places, counts = part_places(num_frames, bounds)
+    places = np.minimum(places, frames.shape[1] - 1)
+    parts = tf.gather(frames, places, axis=1)  # [B, W, S, D]
+    parts = tf.reshape(parts, [-1, *parts.shape[2:]])
+    valid = tf.sequence_mask(counts, places.shape[1])
+    return tf.where(valid[..., tf.newaxis], parts, 0.0), counts
+
+
 class VideoClassifier(keras.Model, abc.ABC):
     """Maps the frames of a video to class logits.
 
@@ -213,15 +249,7 @@ class VideoClassifier(keras.Model, abc.ABC):
             ValueError: if the frames do not have the network's width, or states are
                 requested and `encode` returns none.
         """
-        frames = inputs[structures.FRAMES]
-        num_frames = inputs[structures.NUM_FRAMES]
-        if frames.shape[-1] != self.feature_size:
-            raise ValueError(
-                f"The frames are {frames.shape[-1]} wide, but the network reads "
-                f"{self.feature_size}."
-            )
-        frames = features.dequantize(frames, num_frames, *self.steps)
-        frames = features.l2_normalize(frames)
+        frames, num_frames = self.normalized(inputs)
         indices = inputs.get("state_indices")
         noise = layers.Noise(*inputs["noise"]) if "noise" in inputs else None
         encoding, states = self.encode(frames, num_frames, indices, training, noise)
@@ -235,6 +263,22 @@ class VideoClassifier(keras.Model, abc.ABC):
         context = inputs.get(structures.CONTEXT)
         return self.outputs_of(encoding, states, training, noise, context)
 
+    def normalized(self, inputs: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        """The frames of a view and their number, as `encode` takes them.
+
+        Raises:
+            ValueError: if the frames do not have the network's width.
+        """
+        frames = inputs[structures.FRAMES]
+        num_frames = inputs[structures.NUM_FRAMES]
+        if frames.shape[-1] != self.feature_size:
+            raise ValueError(
+                f"The frames are {frames.shape[-1]} wide, but the network reads "
+                f"{self.feature_size}."
+            )
+        frames = features.dequantize(frames, num_frames, *self.steps)
+        return features.l2_normalize(frames), num_frames
+
     def parts_logits(self, inputs: dict, bounds: np.ndarray) -> tf.Tensor:
         """Logits of parts of each video, each as if it were a video: [B, W, C].
 
@@ -244,20 +288,24 @@ class VideoClassifier(keras.Model, abc.ABC):
             bounds: [W, 2] int, first frame of each part and the one after its last; a
                 part ends with its video, and may have no frame.
         """
-        frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
-        begins, lengths = bounds[:, 0], np.diff(bounds)[:, 0]
-        width = int(lengths.max())
-        places = begins[:, np.newaxis] + np.arange(width)
-        places = np.minimum(places, frames.shape[1] - 1)
-        counts = tf.clip_by_value(num_frames[:, tf.newaxis] - begins, 0, lengths)
-        parts = tf.gather(frames, places, axis=1)  # [B, W, width, D]
-        parts = tf.reshape(parts, [-1, width, frames.shape[-1]])
-        view = {
-            **inputs,
-            structures.FRAMES: parts,
-            structures.NUM_FRAMES: tf.reshape(counts, [-1]),
-        }
-        return tf.reshape(self(view).logits, [-1, len(bounds), self.num_classes])
+        encoding = self.encode_parts(*self.normalized(inputs), bounds)
+        context = inputs.get(structures.CONTEXT)
+        logits = self.outputs_of(encoding, context=context).logits
+        return tf.reshape(logits, [-1, len(bounds), self.num_classes])
+
+    def encode_parts(
+        self, frames: tf.Tensor, num_frames: tf.Tensor, bounds: np.ndarray
+    ) -> tf.Tensor:
+        """The encodings of parts of each video: [B * W, E].
+
+        A network that can compute once what parts share does so here.
+
+        Args:
+            frames, num_frames: as of `encode`.
+            bounds: [W, 2]; see `parts_logits`.
+        """
+        parts, counts = cut(frames, num_frames, bounds)
+        return self.encode(parts, counts, None, False, None)[0]
 
     def outputs_of(
         self,

@@ -95,6 +95,20 @@ class HierarchicalLSTM(base.VideoClassifier):
         }
 
     def encode(self, frames, num_frames, state_indices, training, noise):
+        return self._encode(frames, num_frames, state_indices, training)
+
+    def encode_parts(self, frames, num_frames, bounds):
+        if self.lower.uses_keras:
+            return super().encode_parts(frames, num_frames, bounds)
+        places, counts = base.part_places(num_frames, bounds)
+        projected, places = self.lower.share(frames, num_frames, places)
+        places = tf.transpose(places)[..., tf.newaxis]  # [B * W, S, 1]
+        return self._encode(places, counts, projected=projected)[0]
+
+    def _encode(
+        self, frames, num_frames, state_indices=None, training=False, projected=None
+    ):
+        """`encode`; of `projected` frames, `frames` [B, T, 1] are their places."""
         batch, length = tf.shape(frames)[0], frames.shape[1]
         # A single block that the frames do not fill is as long as they are.
         block_len = min(self.block_len, length or self.block_len)
@@ -103,8 +117,14 @@ class HierarchicalLSTM(base.VideoClassifier):
         lengths = block_lengths(num_frames, blocks, block_len)  # [B, blocks]
         flat = tf.reshape(lengths, [-1])
         width, states = self.lower.state_size, None
+
+        def lower(x, lengths, **more):
+            if projected is not None:
+                x = lstm.Shared(projected, x[..., 0])
+            return self.lower(x, lengths, **more)
+
         if lstm.is_unrolled():  # No shape may depend on the videos.
-            encoded, _ = self.lower(x, flat)
+            encoded, _ = lower(x, flat)
         else:
             # Row 0 is kept even if it is empty, so that no kernel gets zero rows.
             rows = tf.where((flat > 0) | (tf.range(tf.size(flat)) == 0))[:, 0]
@@ -112,7 +132,7 @@ class HierarchicalLSTM(base.VideoClassifier):
             if state_indices is not None:
                 at = self._places(state_indices, rows, blocks)
             x, row_lengths = tf.gather(x, rows, axis=1), tf.gather(flat, rows)
-            encoded, states = self.lower(x, row_lengths, training=training, at=at)
+            encoded, states = lower(x, row_lengths, training=training, at=at)
             encoded = tf.scatter_nd(
                 rows[:, tf.newaxis], encoded, tf.cast([batch * blocks, width], tf.int64)
             )

@@ -53,6 +53,18 @@ class Sequences(NamedTuple):
     h: tf.Tensor
 
 
+class Shared(NamedTuple):
+    """Inputs of an LSTM many of which are the same, each projected once.
+
+    Attributes:
+        projected: [F, 4H] float32, or padded: x W + b of F inputs.
+        places: [T, N] int32, which of them each step reads.
+    """
+
+    projected: tf.Tensor
+    places: tf.Tensor
+
+
 def padding(width: int) -> int:
     """Number of zero columns to add to a matrix of this width before a product.
 
@@ -84,49 +96,68 @@ def _step(z: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return i, f, g, o, c, o * tf.tanh(c)
 
 
-def _forward(projected: tf.Tensor, kernel: tf.Tensor, keep_gates: bool):
+def _forward(projected: tf.Tensor | Shared, kernel: tf.Tensor, keep_gates: bool):
     """Runs the recurrence over x W + b.
 
     Args:
-        projected: [T, N, 4H] float32, or padded.
+        projected: [T, N, 4H] float32, or padded; or Shared.
         kernel: U, [H, 4H], as wide as `projected`.
         keep_gates: whether to return the activated gates, for a backward pass.
 
     Returns:
         Sequences, and the gates [i, f, g, o] as [T, N, 4H] or None.
     """
-    steps = tf.shape(projected)[0]
-    rows = tf.shape(projected)[1]
+    if isinstance(projected, Shared):
+        known, sizes = projected.places.shape, tf.shape(projected.places)
+    else:
+        known, sizes = projected.shape[:2], tf.shape(projected)[:2]
     size = kernel.shape[0]
     kernel = tf.cast(kernel, layers.product_dtype())
+    zeros = tf.zeros([sizes[1], size])
     if is_unrolled() and not keep_gates:
-        return _forward_unrolled(projected, kernel), None
+        return _forward_unrolled(projected, kernel, zeros), None
 
     def array() -> tf.TensorArray:
-        return tf.TensorArray(tf.float32, size=steps, element_shape=None)
+        return tf.TensorArray(tf.float32, size=sizes[0], element_shape=None)
 
-    arrays = (array(), array()) + ((array(),) if keep_gates else ())
-    zeros = tf.zeros([rows, size])
-
-    def body(t, c, h, arrays):
-        i, f, g, o, c, h = _step(projected[t] + layers.multiply(h, kernel), c)
+    def advance(t, z, c, arrays):
+        i, f, g, o, c, h = _step(z, c)
         values = (c, h) + ((tf.concat([i, f, g, o], axis=1),) if keep_gates else ())
         written = tuple(a.write(t, v) for a, v in zip(arrays, values, strict=True))
         return t + 1, c, h, written
 
-    *_, arrays = tf.while_loop(lambda t, *_: t < steps, body, (0, zeros, zeros, arrays))
+    def body(t, c, h, arrays):
+        z = _input_at(projected, t) + layers.multiply(h, kernel)
+        return advance(t, z, c, arrays)
+
+    arrays = (array(), array()) + ((array(),) if keep_gates else ())
+    # h U of the first step is 0.
+    first = advance(0, _input_at(projected, 0), zeros, arrays)
+    *_, arrays = tf.while_loop(lambda t, *_: t < sizes[0], body, first)
     c, h, *gates = (a.stack() for a in arrays)
-    c = tf.ensure_shape(c, [projected.shape[0], projected.shape[1], size])
+    c = tf.ensure_shape(c, [*known, size])
     h = tf.ensure_shape(h, c.shape)
     return Sequences(c, h), gates[0] if keep_gates else None
 
 
-def _forward_unrolled(projected: tf.Tensor, kernel: tf.Tensor) -> Sequences:
-    """The recurrence without a loop; T is static."""
-    c = h = tf.zeros([tf.shape(projected)[1], kernel.shape[0]])
+def _input_at(projected: tf.Tensor | Shared, t) -> tf.Tensor:
+    """x W + b of step t, [N, 4H]."""
+    if isinstance(projected, Shared):
+        return tf.gather(projected.projected, projected.places[t])
+    return projected[t]
+
+
+def _forward_unrolled(projected, kernel, zeros: tf.Tensor) -> Sequences:
+    """The recurrence without a loop, from zeros [N, H]; T is static."""
+    if isinstance(projected, Shared):
+        steps = tf.unstack(projected.places)
+        inputs = [tf.gather(projected.projected, places) for places in steps]
+    else:
+        inputs = tf.unstack(projected)
+    c, h = zeros, None
     all_c, all_h = [], []
-    for z in tf.unstack(projected):
-        *_, c, h = _step(z + layers.multiply(h, kernel) if all_h else z, c)
+    for z in inputs:
+        *_, c, h = _step(z if h is None else z + layers.multiply(h, kernel), c)
         all_c.append(c)
         all_h.append(h)
     return Sequences(tf.stack(all_c), tf.stack(all_h))
@@ -144,29 +175,30 @@ def _backward(gates, sequences: Sequences, kernel, d_sequences: Sequences):
     array = tf.TensorArray(tf.float32, size=steps, element_shape=None)
     zeros = tf.zeros([rows, size])
 
-    def body(t, dc, dh, array):
+    def of_step(t, c_before, dc, dh):
+        """dz of step t, and dc of the step before."""
         i, f, g, o = tf.split(gates[t], 4, axis=1)
-        c_before = tf.cond(t > 0, lambda: sequences.c[t - 1], lambda: zeros)
         tanh_c = tf.tanh(sequences.c[t])
         dh += d_sequences.h[t]
         dc += d_sequences.c[t] + dh * o * (1 - tanh_c * tanh_c)
-        dz = tf.concat(
-            [
-                dc * g * i * (1 - i),
-                dc * c_before * f * (1 - f),
-                dc * i * (1 - g * g),
-                dh * tanh_c * o * (1 - o),
-                *([tf.zeros([rows, extra])] if extra else []),
-            ],
-            axis=1,
-        )
-        dh = layers.multiply(dz, transposed)[:, :size]
-        return t - 1, dc * f, dh, array.write(t, dz)
+        dz = [
+            dc * g * i * (1 - i),
+            dc * c_before * f * (1 - f),
+            dc * i * (1 - g * g),
+            dh * tanh_c * o * (1 - o),
+            *([tf.zeros([rows, extra])] if extra else []),
+        ]
+        return tf.concat(dz, axis=1), dc * f
 
-    *_, array = tf.while_loop(
-        lambda t, *_: t >= 0, body, (steps - 1, zeros, zeros, array)
+    def body(t, dc, dh, array):
+        dz, dc = of_step(t, sequences.c[t - 1], dc, dh)
+        dh = layers.multiply(dz, transposed)[:, :size]
+        return t - 1, dc, dh, array.write(t, dz)
+
+    _, dc, dh, array = tf.while_loop(
+        lambda t, *_: t > 0, body, (steps - 1, zeros, zeros, array)
     )
-    return array.stack()
+    return array.write(0, of_step(0, zeros, dc, dh)[0]).stack()
 
 
 def _project(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -209,7 +241,7 @@ def _lstm_with_gradient(x, kernel, recurrent_kernel, bias):
 
 
 def lstm(
-    x: tf.Tensor,
+    x: tf.Tensor | Shared,
     kernel: tf.Tensor,
     recurrent_kernel: tf.Tensor,
     bias: tf.Tensor,
@@ -218,8 +250,8 @@ def lstm(
     """One LSTM layer from zero states, by the equations above.
 
     Args:
-        x: [T, N, D] float32, time first.
-        kernel: W, [D, 4H].
+        x: [T, N, D] float32, time first; or Shared.
+        kernel: W, [D, 4H]; not used of Shared.
         recurrent_kernel: U, [H, 4H].
         bias: b, [4H].
         training: keep what the fast backward pass needs. Gradients are correct
@@ -229,6 +261,10 @@ def lstm(
         Sequences, c and h [T, N, H].
     """
     weights = [tf.convert_to_tensor(w) for w in (kernel, recurrent_kernel, bias)]
+    if isinstance(x, Shared):
+        if x.projected.shape[1] > weights[1].shape[1]:
+            weights[1] = _pad_columns(weights[1])
+        return _forward(x, weights[1], keep_gates=False)[0]
     if training:
         return Sequences(*_lstm_with_gradient(x, *weights))
 
@@ -368,11 +404,43 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
             for kernel in (layer.cell.kernel, layer.cell.recurrent_kernel)
         ]
 
-    def sequences(self, x: tf.Tensor, training: bool = False) -> list[Sequences]:
+    def share(
+        self, frames: tf.Tensor, num_frames: tf.Tensor, places: tf.Tensor
+    ) -> Shared:
+        """Parts of videos as its inputs; each valid frame is projected once.
+
+        Args:
+            frames: [B, T, D] float32.
+            num_frames: [B] int32.
+            places: [W, S] int, the frames of the parts; those that a video does not
+                have are any frame of it.
+
+        Returns:
+            Inputs of S steps and B * W rows.
+        """
+        cell = self.stack[0].cell
+        weights = [tf.convert_to_tensor(w) for w in (cell.kernel, cell.bias)]
+        batch, length = tf.unstack(tf.shape(frames)[:2])
+        if is_unrolled():  # No shape may depend on the videos.
+            counts = tf.fill([batch], length)
+            flat = tf.reshape(frames, [-1, frames.shape[-1]])
+        else:
+            counts = tf.clip_by_value(num_frames, 1, length)
+            flat = tf.boolean_mask(frames, tf.sequence_mask(counts, length))
+            weights = [_pad_columns(weight) for weight in weights]
+        projected = layers.multiply(flat, weights[0]) + weights[1]
+        places = tf.minimum(places[..., tf.newaxis], counts - 1)  # [W, S, B]
+        places += tf.cumsum(counts, exclusive=True)
+        places = tf.reshape(tf.transpose(places, [1, 2, 0]), [places.shape[1], -1])
+        return Shared(projected, places)
+
+    def sequences(
+        self, x: tf.Tensor | Shared, training: bool = False
+    ) -> list[Sequences]:
         """States of every layer at all steps.
 
         Args:
-            x: [T, N, D] float32, time first.
+            x: [T, N, D] float32, time first; or Shared.
             training: whether a backward pass follows.
         """
         sequences = []
@@ -383,11 +451,18 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
             x = sequences[-1].h
         return sequences
 
-    def call(self, x: tf.Tensor, lengths: tf.Tensor, training: bool = False, at=None):
+    def call(
+        self,
+        x: tf.Tensor | Shared,
+        lengths: tf.Tensor,
+        training: bool = False,
+        at=None,
+    ):
         """Final states of [T, N, D] inputs whose rows have `lengths` valid steps.
 
         Args:
-            x: [T, N, D] float32, time first.
+            x: [T, N, D] float32, time first; or Shared, which no implementation of
+                Keras reads, for inference.
             lengths: [N] int32.
             training: whether a backward pass follows.
             at: None, or int32 steps [...] and rows [...] whose states are wanted, too.
@@ -396,7 +471,7 @@ class StackedLSTM(layers.Numbered, keras.layers.Layer):
             [N, 2 * layers * cells] float32: [c1, h1, c2, h2] for two layers, and zeros
             for a row of length 0. And the states [..., 2 * layers * cells] or None.
         """
-        if at is not None or not self.uses_keras:
+        if at is not None or isinstance(x, Shared) or not self.uses_keras:
             sequences = self.sequences(x, training)
             last, rows = tf.maximum(lengths - 1, 0), tf.range(tf.shape(lengths)[0])
             final = states_at(sequences, last, rows)

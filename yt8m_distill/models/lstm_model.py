@@ -51,3 +51,10 @@ class LstmModel(base.VideoClassifier):
             at = state_indices, tf.broadcast_to(rows, tf.shape(state_indices))
         final, states = self.lstm(x, num_frames, training=training, at=at)
         return final[:, -self.cells :], states
+
+    def encode_parts(self, frames, num_frames, bounds):
+        if self.lstm.uses_keras:
+            return super().encode_parts(frames, num_frames, bounds)
+        places, counts = base.part_places(num_frames, bounds)
+        shared = self.lstm.share(frames, num_frames, places)
+        return self.lstm(shared, counts)[0][:, -self.cells :]

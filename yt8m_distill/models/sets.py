@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.data import features
 from yt8m_distill.models import base, layers
 
 # Sums over the frames read so far: their number [B, 1], then those of the network.
@@ -58,10 +57,14 @@ class SetClassifier(base.VideoClassifier):
         return tuple(a + b for a, b in zip(one, other, strict=True))
 
     def encode(self, frames, num_frames, state_indices, training, noise):
+        state = self._read(frames, num_frames, training, noise)
+        return self.finish(state, training, noise), None
+
+    def _read(self, frames, num_frames, training=False, noise=None) -> State:
+        """`read`, with the number of frames before the sums."""
         mask = tf.sequence_mask(num_frames, tf.shape(frames)[1])
-        sums = self.read(frames, mask, training, noise)
         count = tf.cast(num_frames, tf.float32)[:, tf.newaxis]
-        return self.finish((count, *sums), training, noise), None
+        return count, *self.read(frames, mask, training, noise)
 
     def start(self, batch_size: int) -> State:
         """The state before the first frame."""
@@ -90,21 +93,17 @@ class SetClassifier(base.VideoClassifier):
             frames: [B, T, D] uint8 or float32, as in a view.
             num_frames: [B] int32, how many of them are valid.
         """
-        frames = features.dequantize(frames, num_frames, *self.steps)
-        frames = features.l2_normalize(frames)
-        mask = tf.sequence_mask(num_frames, tf.shape(frames)[1])
-        count = tf.cast(num_frames, tf.float32)[:, tf.newaxis]
-        added = (count, *self.read(frames, mask))
+        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        added = self._read(*self.normalized(view))
         return added if state is None else self.join(state, added)
 
-    def parts_logits(self, inputs, bounds):
+    def encode_parts(self, frames, num_frames, bounds):
         """As VideoClassifier's; frames that parts share are read once.
 
         The edges of all parts cut a video into pieces. Each piece is read once, and the
         states of its pieces are joined for each part.
         """
         edges = np.unique(bounds)
-        frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
         states = self._read_pieces(frames, num_frames, edges)
         first, last = np.searchsorted(edges, bounds).T
         nothing = len(edges) - 1  # The piece behind the last.
@@ -114,9 +113,7 @@ class SetClassifier(base.VideoClassifier):
             part = tuple(tf.gather(state, chosen, axis=1) for state in states)
             part = tuple(_merge_axes(state) for state in part)  # [B * W, ...]
             joined = part if joined is None else self.join(joined, part)
-        context = inputs.get(structures.CONTEXT)
-        logits = self.outputs_of(self.finish(joined), context=context).logits
-        return tf.reshape(logits, [-1, len(bounds), self.num_classes])
+        return self.finish(joined)
 
     def _read_pieces(self, frames, num_frames, edges: np.ndarray) -> State:
         """States of the P pieces between edges, and of no frames: [B, P + 1, ...]."""
@@ -124,12 +121,8 @@ class SetClassifier(base.VideoClassifier):
         order, found = [], []
         for length in np.unique(lengths):  # Those of one length at once: no padding.
             here = np.flatnonzero(lengths == length)
-            places = begins[here, np.newaxis] + np.arange(length)  # [P', length]
-            pieces = _merge_axes(tf.gather(frames, places, axis=1))
-            counts = tf.clip_by_value(
-                num_frames[:, tf.newaxis] - begins[here], 0, length
-            )
-            state = self.add_frames(None, pieces, tf.reshape(counts, [-1]))
+            bounds = begins[here, np.newaxis] + [0, length]
+            state = self._read(*base.cut(frames, num_frames, bounds))
             found.append([_split_axis(x, len(here)) for x in state])
             order.append(here)
         empty = self.start(tf.shape(frames)[0])

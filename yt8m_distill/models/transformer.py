@@ -142,14 +142,25 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
         }
 
     def encode(self, frames, num_frames, state_indices, training, noise):
+        return self._encode(self._embed(frames), num_frames, training, noise), None
+
+    def encode_parts(self, frames, num_frames, bounds):
+        parts, counts = base.cut(self._embed(frames), num_frames, bounds)
+        return self._encode(parts, counts)
+
+    def _embed(self, frames: tf.Tensor) -> tf.Tensor:
+        """[B, T, D] → [B, T, W], each frame by itself."""
         # Frames have norm 1; without the layer norm the embedding would dominate.
-        x = self.enter_norm(self.enter(frames))
-        length, width = tf.shape(x)[1], x.shape[-1]
+        return self.enter_norm(self.enter(frames))
+
+    def _encode(self, x, num_frames, training=False, noise=None) -> tf.Tensor:
+        """[B, T, W] → [B, W]."""
+        length, width, known = tf.shape(x)[1], x.shape[-1], x.shape[1]
         x += time_embedding(num_frames, length, width)
         token = tf.broadcast_to(self.token, [tf.shape(x)[0], 1, width])
         x = tf.concat([token, x], axis=1)
-        x = tf.ensure_shape(x, [None, frames.shape[1] and frames.shape[1] + 1, width])
+        x = tf.ensure_shape(x, [None, known and known + 1, width])
         mask = tf.sequence_mask(num_frames + 1, length + 1)
         for block in self.blocks:
             x = block(x, mask, training=training, noise=noise)
-        return self.norm(x[:, 0]), None
+        return self.norm(x[:, 0])
