@@ -207,15 +207,19 @@ def bad_video(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_invalid_ratings_are_named_in_the_graph_and_outside(name):
+def test_invalid_ratings_are_named_in_the_graph_and_outside(tmp_path, name):
     record, rule = bad_video(name), BAD[name][1]
     with pytest.raises(faults.Invalid) as caught:
         judging.judge(faults.Record(record), DATA)
     assert caught.value.fault is faults.Fault.SEGMENTS and rule in str(caught.value)
+    shard = helpers.write_shard(tmp_path / "s", [record])
+    opened = helpers.open_shards([shard], DATA, use_index="never")
+    source = pipeline._open_source(opened, VIEWS, 0, pipeline.Altered())
+    zeros = tf.zeros([1], tf.int64)
     with pytest.raises((ValueError, tf.errors.OpError)) as caught:
-        judging._parser(DATA)(tf.constant([record]), tf.constant(["some record"]))
+        source.make_batch(zeros, zeros, tf.constant([record]), zeros)
     line = faults.describe_error(caught.value) or str(caught.value)
-    assert line.startswith("some record") and rule in line
+    assert line.startswith(f"{shard}, record 0 ") and rule in line
 
 
 def test_an_invalid_rating_is_named_by_both_readers_of_a_shard(tmp_path):

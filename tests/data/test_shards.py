@@ -122,3 +122,16 @@ def test_frequencies_of_classes_are_the_same_with_and_without_index(tmp_path):
         assert 0 < kept.sum() < counts.sum()  # One label per video.
         found = opened.class_frequencies(0.5)
         np.testing.assert_allclose(found, (kept + 0.5) / (kept.sum() + 1))
+
+
+@pytest.mark.parametrize("lengths", [[3, 0, 5], [0, 0], [], [1, 2, 1 << 23]])
+def test_the_bytes_of_records_are_those_of_their_strings(lengths):
+    """In rows of one length, or joined where those would take twice the memory."""
+    random = np.random.default_rng(0)
+    records = [random.bytes(length) for length in lengths]
+    parts = shards_module._contents(tf.constant(records, tf.string))
+    content, *places = (part.numpy() for part in parts)
+    assert len(content) <= 2 * sum(lengths) + (1 << 22)
+    places = zip(*places, strict=True)
+    found = [content[begin : begin + size].tobytes() for size, begin in places]
+    assert found == records

@@ -1,5 +1,6 @@
 """`wire` locates the same contents in a record as the protobuf parser."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -27,6 +28,24 @@ def test_a_layout_of_a_damaged_record_agrees_with_the_parser():
             for name, frames in example.feature_lists.feature_list.items()
         }
         compared += 1
+    assert compared > 100
+
+
+def test_the_floats_of_a_damaged_record_are_those_of_the_parser():
+    vectors = {"mean": [0.5, -1.0, 2.0], "empty": [], "other": [3.0]}
+    record = helpers.video_level("a", [1, 4], vectors)
+    compared = 0
+    for changed in mutated_records.mutations([record], 4000, seed=0):
+        layout = wire.locate(memoryview(changed))
+        if layout is None:
+            continue
+        features = tf.train.Example.FromString(changed).features.feature
+        for name in (*vectors, "id", "labels", "missing"):
+            found = layout.floats(changed, name)
+            located = found.rows(changed).view("<f4").ravel().tolist()
+            values = features[name].float_list.value if name in features else []
+            np.testing.assert_array_equal(located, list(values))  # Also NaN.
+            compared += bool(located)
     assert compared > 100
 
 

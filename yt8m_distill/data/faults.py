@@ -99,13 +99,13 @@ class Record:
     """A record of a shard. What it holds is parsed when it is first used.
 
     Attributes:
-        content: its bytes.
+        content: its bytes, or a view of them.
         path: the shard.
         number: counted from 0, with bad records.
         offset: of its content in the shard; after decompression, if that is compressed.
     """
 
-    content: bytes
+    content: bytes | memoryview
     path: str = ""
     number: int = 0
     offset: int = framing.HEADER
@@ -123,7 +123,7 @@ class Record:
             Invalid: if it is neither.
         """
         try:
-            return tf.train.SequenceExample.FromString(self.content)
+            return tf.train.SequenceExample.FromString(bytes(self.content))
         except Exception as error:  # protobuf's DecodeError has no public home
             raise Invalid(Fault.NOT_AN_EXAMPLE, NOT_AN_EXAMPLE) from error
 
@@ -294,20 +294,11 @@ def describe_error(error: Exception, paths: Iterable[str] = ()) -> str | None:
     """
     text = str(error)
     line = records.marked_line(text)
-    if line:
+    if line or not isinstance(error, tf.errors.DataLossError):
         return line
-    # parse_example includes the record in its message, which TensorFlow (seen in 2.15
-    # and 2.21) then fails to decode as text.
-    damaged = isinstance(error, tf.errors.DataLossError | UnicodeDecodeError)
-    if not damaged and "Could not parse" not in text:
-        return None
-    for path in paths:
-        for record in walk(path):
-            if isinstance(record, Bad):
-                return record.message
-            if not record.is_example:
-                return f"{record.where}: {NOT_AN_EXAMPLE}"
-    return text.splitlines()[0]
+    bad = (record for path in paths for record in walk(path) if isinstance(record, Bad))
+    first = next(bad, None)
+    return first.message if first else text.splitlines()[0]
 
 
 @contextlib.contextmanager
@@ -323,6 +314,6 @@ def named(paths: Iterable[str], target: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
+    except tf.errors.OpError as error:
         text = describe_error(error, paths) or f"{target}: {error}".removeprefix(": ")
         raise ValueError(" ".join(text.split())) from error

@@ -151,7 +151,7 @@ class _Rows:
         self.ids: list[bytes] = []
         self.labels: list[int] = []
         self.label_ends: list[int] = []
-        self.frames: list[tuple] = []
+        self.frames: list[list] = []
         self.buckets: list[int] = []
         self._unhashed: list[bytes] = []
         self._unhashed_bytes = 0
@@ -172,9 +172,9 @@ class _Rows:
         self.ids.append(video.video_id)
         self.labels += video.labels
         self.label_ends.append(len(self.labels))
-        self.frames.append(video.frames)
+        self.frames.append([found[:3] for found in video.frames.values()])
         # Of one unusual encoding: all records of this shard are parsed.
-        self.located &= bool(video.frames)
+        self.located &= not video.loose
         ratings, detail = segments.read(record.context)
         detail = detail or segments.problem(ratings, video.num_frames, self.data)
         if detail:

@@ -286,7 +286,7 @@ class _Source:
         views: name → specification.
         salt: of the keys of random samplers.
         altered: changes to the videos.
-        share: of the records to use: `fraction` and `labeled` of records.in_share.
+        share: of the records to use: `fraction` and `labeled` of Table.rows.
     """
 
     def __init__(self, shards, views, salt, altered, *share):
@@ -327,31 +327,18 @@ class _Source:
         dataset = dataset.concatenate(self.padding_rows(rows - 1))
         return dataset.batch(rows, drop_remainder=True)
 
-    def parsed(self, files, numbers, serialized, starts=None) -> structures.Batch:
-        """The batch of serialized records; `starts` [B] of the segments, if rated.
-
-        Raises an error in the graph for an invalid record.
-        """
-        is_video = files >= 0
-        origins = self.origins(files, numbers)
-        parse = self.traced(_parsing)
-        return parse(serialized, origins, is_video, tf.constant(self.salt), starts)
-
-    def traced(self, make):
-        """`_parsing` or `_locating` for the views of this source."""
+    def made(self, find, *elements) -> structures.Batch:
+        """The batch of elements that shards.judge or shards.look_up finds."""
         samplers = [frame_sampling.parse(v.sampler).name for v in self.views.values()]
-        return make(
+        making = _making(
+            find,
             self.data,
             tuple(self.views.items()),
             tuple(map(frame_sampling.SAMPLERS.get, samplers)),
             self.altered,
         )
-
-    def origins(self, files, numbers) -> tf.Tensor:
-        """Names of these records in errors."""
-        paths = tf.gather(tf.constant(self.shards.paths), tf.maximum(files, 0))
-        numbers = tf.strings.as_string(numbers)
-        return tf.strings.join([paths, ", record ", numbers, " (counted from 0)"])
+        token = tf.constant(self.shards.token, tf.int64)
+        return making(token, tf.constant(self.salt), *elements)
 
 
 class _Parsed(_Source):
@@ -391,22 +378,27 @@ class _Parsed(_Source):
             )
         elif any(size >= 0 for size in self._sizes):
             dataset = self._to_the_end(dataset, file)
-        if min(self.share) < 1:
+        fraction, labeled = self.share
+        if fraction < 1:
             dataset = dataset.filter(
-                lambda file, number, record: records.in_share(
-                    record[tf.newaxis], self.data, *self.share
-                )[0]
+                lambda file, number, record: records.in_share(record, fraction)
             )
-        if self.data.segment_labels:
-            dataset = dataset.flat_map(self._to_segments)
+        if labeled < 1 or self.data.segment_labels:
+            dataset = dataset.flat_map(self._judged)
         return dataset
 
-    def _to_segments(self, file, number, record):
-        """One element per rated segment of a record."""
-        sound = records.sound(record[tf.newaxis], self.data)
-        found = records.rated_starts(sound, self.origins(file, number)[tf.newaxis])
-        starts = tf.data.Dataset.from_tensor_slices(found)
-        return starts.map(lambda start: (file, number, record, start))
+    def _judged(self, file, number, record):
+        """The element of a video that keeps its labels; one per rated segment."""
+        token, element = self.shards.token, (file, number, record)
+        video_id, starts = shards_module.judge_one(token, *element)
+        dataset = tf.data.Dataset.from_tensors(element)
+        if self.data.segment_labels:
+            dataset = tf.data.Dataset.from_tensor_slices(starts)
+            dataset = dataset.map(lambda start: (*element, start))
+        if self.share[1] < 1:
+            kept = records.keeps_labels(video_id, self.share[1])
+            dataset = dataset.take(tf.cast(kept, tf.int64))
+        return dataset
 
     def _to_the_end(self, dataset, file):
         """The same elements; raises if a remote shard has data after the last one.
@@ -423,7 +415,9 @@ class _Parsed(_Source):
             is_end = index < 0
             where = [": damaged at byte ", tf.strings.as_string(offset)]
             what = [", and nothing after it is read: it is truncated."]
-            message = [self.origins(file, number), *where, *what]
+            path = tf.gather(tf.constant(self.shards.paths), tf.maximum(file, 0))
+            at = [", record ", tf.strings.as_string(number), " (counted from 0)"]
+            message = [path, *at, *where, *what]
             message = records.marked_in_graph(message)
             whole = tf.debugging.Assert(
                 ~is_end | (size < 0) | (offset == size), [message]
@@ -443,7 +437,7 @@ class _Parsed(_Source):
         return tf.data.Dataset.from_tensors(nothing).repeat(count)
 
     def make_batch(self, *elements):
-        return self.parsed(*elements)
+        return self.made(shards_module.judge, *elements)
 
 
 class _Indexed(_Source):
@@ -473,36 +467,42 @@ class _Indexed(_Source):
         return tf.data.Dataset.from_tensors(np.int64(-1)).repeat(count)
 
     def make_batch(self, places):
-        token, share = self.shards.token, tf.constant(self.share, tf.float64)
+        share = tf.constant(self.share, tf.float64)
         if self.shards.table.located:
-            token, salt = tf.constant(token, tf.int64), tf.constant(self.salt)
-            return self.traced(_locating)(token, share, places, salt)
+            return self.made(shards_module.look_up, share, places)
         of_segments = self.data.segment_labels
-        found = shards_module.serialized(token, share, places, of_segments)
-        return self.parsed(*found)
+        found = shards_module.serialized(self.shards.token, share, places, of_segments)
+        return self.made(shards_module.judge, *found)
 
 
-def _batch(
-    video_ids,
-    labels,
-    is_video,
-    num_frames,
-    gather,
-    data,
-    views,
-    salt,
-    altered,
-    rated: segments.Segments | None,
-) -> structures.Batch:
-    """The batch of videos whose frames are not read yet.
+@functools.lru_cache(maxsize=16)
+def _making(find, data: settings.DataSettings, views: tuple, samplers: tuple, altered):
+    """The batch of elements as a function, traced once, not in every epoch.
 
     Args:
-        video_ids, labels, is_video, num_frames: [B]; labels are [B, C].
-        gather: (picks, partner) → the frames of each pick (columns of features,
-            indices, valid); with `partner` [B], those of the partner rows.
-        data, views, salt, altered: see _Source.
-        rated: the segments of the rows; None if rows are videos.
+        find: shards.judge or shards.look_up.
+        data: description of the records.
+        views: (name, ViewSpec) pairs.
+        samplers: the functions of the views' samplers; part of the cache key, since a
+            name can be registered again.
+        altered: changes to the videos.
     """
+    del samplers
+
+    @tf.function(autograph=False)  # As in build_dataset.
+    def make(token, salt, *elements):
+        found = find(token, data, *elements)
+        return _batch(found, data, dict(views), salt, altered)
+
+    return make
+
+
+def _batch(found: shards_module.Found, data, views, salt, altered) -> structures.Batch:
+    """The batch of videos whose frames are not read yet; arguments as of _Source."""
+    video_ids, label_rows, labels, num_frames = found.located
+    is_video, rated, gather = found.is_video, found.rated, found.gather
+    size = is_video.shape[0], data.num_classes
+    labels = records.multi_hot(label_rows, labels, *size)
     starts = None if rated is None else rated.starts
     keys = _video_keys(video_ids, salt, starts)
     weights, more = tf.cast(is_video, tf.float32), {}
@@ -588,71 +588,6 @@ def _pick(
     return tf.where(inside, found + begins[:, tf.newaxis], 0), valid
 
 
-@functools.lru_cache(maxsize=16)
-def _parsing(
-    data: settings.DataSettings,
-    views: tuple,
-    samplers: tuple,
-    altered: Altered = Altered(),  # noqa: B008 - a constant.
-):
-    """The batch of serialized records as a function, traced once, not in every epoch.
-
-    They are parsed and checked.
-
-    Args:
-        data: description of the records.
-        views: (name, ViewSpec) pairs.
-        samplers: the functions of the views' samplers; part of the cache key, since a
-            name can be registered again.
-        altered: changes to the videos.
-    """
-    del samplers
-
-    @tf.function(autograph=False)  # As in build_dataset.
-    def parse(serialized, origins, is_video, salt, starts):
-        parsed = records.parse_batch(serialized, origins, data, is_video)
-        labels = records.entry_rows(parsed.labels), parsed.labels.values
-        size = serialized.shape[0], data.num_classes
-        multi_hot = records.multi_hot(*labels, *size)
-
-        def gather(picks, partner=None):
-            frames = parsed.frames
-            if partner is not None:
-                frames = [tf.gather(feature, partner) for feature in frames]
-            return [_frames(frames, data, *pick) for pick in picks]
-
-        rated = None
-        if data.segment_labels:
-            rated = records.rated_segments(parsed, starts)
-        videos = parsed.video_ids, multi_hot, is_video, parsed.num_frames
-        return _batch(*videos, gather, data, dict(views), salt, altered, rated)
-
-    return parse
-
-
-@functools.lru_cache(maxsize=16)
-def _locating(data: settings.DataSettings, views: tuple, samplers: tuple, altered):
-    """The batch of rows of a table as a function, traced once; see `_parsing`."""
-    del samplers
-
-    @tf.function(autograph=False)
-    def locate(token, share, places, salt):
-        given = token, share, places, data.segment_labels
-        rows, located, rated = shards_module.look_up(*given)
-        labels = records.multi_hot(
-            located.label_rows, located.labels, rows.shape[0], data.num_classes
-        )
-
-        def gather(picks, partner=None):
-            chosen = rows if partner is None else tf.gather(rows, partner)
-            return shards_module.gather(token, chosen, picks, data.sizes)
-
-        videos = located.video_ids, labels, rows >= 0, located.num_frames
-        return _batch(*videos, gather, data, dict(views), salt, altered, rated)
-
-    return locate
-
-
 def _video_keys(
     video_ids: tf.Tensor, salt: int | tf.Tensor, starts: tf.Tensor | None = None
 ) -> tf.Tensor:
@@ -679,7 +614,7 @@ def pick_frames(
 
 @functools.lru_cache(maxsize=16)
 def _picking(view: ViewSpec, max_frames: int, sampler):
-    """A sampler as a function, traced once; see `_parsing`."""
+    """A sampler as a function, traced once; see `_making`."""
     del sampler
     each = (tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.string))
 

@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import segments
 
 # A share of the data is selected by the hash of each record.
 HASH_BUCKETS = 1 << 30
@@ -35,15 +34,12 @@ class Parsed(NamedTuple):
         frames: for each feature, in the order of its flag, the byte strings of
             all frames: ragged [B, None] string. Video-level: [B, size] float32.
         num_frames: [B] int32, of the shortest feature; 1 for video-level records.
-        ratings: with --segment_labels the three fields of segments.KINDS, each ragged
-            [B, None]; otherwise nothing.
     """
 
     video_ids: tf.Tensor
     labels: tf.RaggedTensor
     frames: tuple
     num_frames: tf.Tensor
-    ratings: tuple = ()
 
 
 class Rounding(NamedTuple):
@@ -269,53 +265,6 @@ def _rows(splits: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
     return tf.squeeze(found, 0) - 1
 
 
-def _required(checks: Sequence[_Check], origins: tf.Tensor, video_ids: tf.Tensor):
-    """A context whose operations run only if all conditions hold.
-
-    Otherwise the error names the first record that breaks one.
-
-    Args:
-        checks: the conditions, in order of precedence.
-        origins: [B] string, names of the records.
-        video_ids: [B] string.
-    """
-    faults = _first_faults(checks, origins)
-    # No tf.cond, which would cost more than the work itself.
-    bad = tf.where(faults != "")[:1, 0]  # [1], or [0] if all are valid
-    # An error message that is not UTF-8 would reach Python as a codec error.
-    video_id = tf.strings.unicode_transcode(tf.gather(video_ids, bad), "UTF-8", "UTF-8")
-    parts = [tf.gather(origins, bad), ", video ", video_id, ": "]
-    message = marked_in_graph([*parts, tf.gather(faults, bad)])
-    return tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message])])
-
-
-def parse_batch(
-    serialized: tf.Tensor,
-    origins: tf.Tensor,
-    data: settings.DataSettings,
-    is_video: tf.Tensor,
-) -> Parsed:
-    """Parses and checks a batch of serialized records.
-
-    Args:
-        serialized: [B] string.
-        origins: [B] string, names of the records in errors.
-        data: description of the records.
-        is_video: [B] bool, False for padding rows, which are not checked.
-
-    Raises (when the graph runs):
-        tf.errors.InvalidArgumentError, tf.errors.DataLossError: for an invalid record;
-            `describe_error` turns it into one line.
-    """
-    context, features = _read(sound(serialized, data), origins, data)
-    parsed = _parsed(context, features, data, is_video)
-    checks = [*_context_checks(parsed, data, is_video)]
-    checks += _checks(features, data, ~is_video)
-    checks += _rating_checks(parsed, data) if data.segment_labels else []
-    with _required(checks, origins, parsed.video_ids):
-        return tf.nest.map_structure(tf.identity, parsed, expand_composites=True)
-
-
 def sound(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
     """Passes on records that are valid protobuf messages; fails in the graph otherwise.
 
@@ -356,19 +305,10 @@ def _read_by_protobuf(record: tf.Tensor) -> tf.Tensor:
     return nothing
 
 
-_RATINGS = {
-    name: tf.io.RaggedFeature(
-        tf.int64 if kind == "int64_list" else tf.float32, row_splits_dtype=tf.int64
-    )
-    for name, kind in segments.KINDS.items()
-}
-
-
 def _context(data: settings.DataSettings) -> dict:
     return {
         data.video_id_key: tf.io.FixedLenFeature([], tf.string, default_value=""),
         data.labels_key: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
-        **(_RATINGS if data.segment_labels else {}),
     }
 
 
@@ -383,34 +323,14 @@ def keeps_labels(video_ids, fraction: float) -> tf.Tensor:
     return buckets < int(fraction * HASH_BUCKETS)
 
 
-def in_share(
-    serialized: tf.Tensor, data: settings.DataSettings, fraction: float, labeled: float
-) -> tf.Tensor:
-    """[N] bool: the records that belong to a share of the data, in any order.
-
-    Args:
-        serialized: [N] string.
-        data: description of the records.
-        fraction: share of the records, selected by their content.
-        labeled: share of the videos, selected by their ids; see keeps_labels.
-    """
+def in_share(serialized, fraction: float) -> tf.Tensor:
+    """[N] bool: the records [N] of a share of the data, selected by their content."""
     buckets = tf.strings.to_hash_bucket_fast(serialized, HASH_BUCKETS)
-    kept = buckets < int(fraction * HASH_BUCKETS)
-    if labeled < 1:
-        key = {data.video_id_key: _context(data)[data.video_id_key]}
-        if data.frame_features:
-            found, *_ = tf.io.parse_sequence_example(serialized, context_features=key)
-        else:
-            found = tf.io.parse_example(serialized, key)
-        video_ids = found[data.video_id_key]
-        # A record without an id is invalid; its reader will report that.
-        kept &= keeps_labels(video_ids, labeled) | (video_ids == "")
-    return kept
+    return buckets < int(fraction * HASH_BUCKETS)
 
 
-def _read(serialized, origins, data) -> tuple[dict, dict]:
+def _read(serialized, data) -> tuple[dict, dict]:
     """Context, and the features [B, frames, strings] or [B, numbers], unchecked."""
-    names = tf.strings.join([_BEGIN, origins, _END])
     kind = tf.string if data.frame_features else tf.float32
     features = {
         name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
@@ -421,12 +341,9 @@ def _read(serialized, origins, data) -> tuple[dict, dict]:
             serialized,
             context_features=_context(data),
             sequence_features=features,
-            example_names=names,
         )
         return context, lists
-    found = tf.io.parse_example(
-        serialized, {**_context(data), **features}, example_names=names
-    )
+    found = tf.io.parse_example(serialized, {**_context(data), **features})
     return found, found
 
 
@@ -450,12 +367,11 @@ def parse_request(
 
     Returns:
         The parsed records, without frames for one with a fault; and [B] string, the
-        fault of each, empty for a record that `parse_batch` accepts.
+        fault of each, empty for a record without one.
     """
-    origins = tf.zeros_like(serialized)
 
     def without(rows):
-        return _read(tf.where(rows, "", serialized), origins, data)
+        return _read(tf.where(rows, "", serialized), data)
 
     fields, all_parsed = _read_if_parsed(serialized, data)
     nothing = tf.zeros_like(serialized, tf.bool)
@@ -493,8 +409,7 @@ def _read_if_parsed(serialized, data) -> tuple[tuple, tf.Tensor]:
     """
 
     def read(request):
-        origins = tf.zeros_like(request)
-        return _read(sound(request, data), origins, data)
+        return _read(sound(request, data), data)
 
     # Without records the parser has nothing to refuse.
     requests = tf.data.Dataset.from_tensors(serialized)
@@ -510,7 +425,7 @@ def _can_parse(serialized: tf.Tensor, data: settings.DataSettings) -> tf.Tensor:
 
     def number_if_parsed(number, record):
         record = sound(record[tf.newaxis], data)
-        parsed = _read(record, tf.zeros_like(record), data)
+        parsed = _read(record, data)
         # Uses the parsed values: tf.data removes unused operations.
         sizes = [tf.size(part) for part in tf.nest.flatten(parsed, True)]
         return number + 0 * tf.cast(tf.add_n(sizes), tf.int64)
@@ -583,12 +498,64 @@ def _frame_checks(lists, data, is_exempt) -> list[_Check]:
     return checks
 
 
+class Read(NamedTuple):
+    """What TensorFlow's parser reads of a record, outside the graph.
+
+    Attributes:
+        video_id: empty if missing.
+        labels: unsorted, repeats possible.
+        frames: for each feature; the floats of a video-level record are one frame.
+    """
+
+    video_id: bytes
+    labels: list[int]
+    frames: tuple[list[bytes], ...]
+
+
+def read_by_parser(
+    contents: Sequence[bytes], data: settings.DataSettings
+) -> list[Read] | None:
+    """What a server reads of records, outside the graph; None if it refuses one.
+
+    Op by op: a function, called by the graph that called Python, could wait for the
+    threads that wait for it.
+    """
+    serialized = tf.constant(contents)
+    try:
+        if data.frame_features:  # As `sound`, whose loop takes as long again.
+            for record in serialized:
+                _read_by_protobuf(record)
+        else:
+            sound(serialized, data)
+        context, features = _read(serialized, data)
+    except (
+        tf.errors.InvalidArgumentError,
+        tf.errors.DataLossError,
+        UnicodeDecodeError,  # The parser includes the record in its message.
+    ):
+        return None
+    checks = _checks(features, data, False)
+    if not all(check.holds.numpy().all() for check in checks):
+        return None
+    parsed = _parsed(context, features, data, tf.ones_like(serialized, tf.bool))
+    if data.frame_features:
+        frames = [feature.to_list() for feature in parsed.frames]
+    else:
+        frames = [
+            [[vector.tobytes()] for vector in feature.numpy()]
+            for feature in parsed.frames
+        ]
+    named = parsed.video_ids.numpy(), parsed.labels.to_list()
+    return list(map(Read, *named, zip(*frames, strict=True)))
+
+
 def _parsed(context, features, data, is_video) -> Parsed:
     """What `_read` found.
 
     Args:
         context, features: from `_read`.
-        data, is_video: see `parse_batch`.
+        data: description of the records.
+        is_video: [B] bool, False for a record without frames.
     """
     named = context[data.video_id_key], context[data.labels_key]
     if not data.frame_features:
@@ -611,8 +578,7 @@ def _parsed(context, features, data, is_video) -> Parsed:
         counts = [tf.where((c == 0) & may_lack, tf.int64.max, c) for c in counts]
     num_frames = tf.reduce_min(tf.stack(counts), axis=0)
     num_frames = tf.cast(tf.minimum(num_frames, data.max_frames), tf.int32)
-    ratings = tuple(context[name] for name in (_RATINGS if data.segment_labels else ()))
-    return Parsed(*named, frames, num_frames, ratings)
+    return Parsed(*named, frames, num_frames)
 
 
 def _vector_checks(parsed, data, is_exempt) -> list[_Check]:
@@ -636,85 +602,6 @@ def _vector_checks(parsed, data, is_exempt) -> list[_Check]:
     return checks
 
 
-def _context_checks(parsed: Parsed, data, is_video) -> list[_Check]:
-    """The conditions on ids and labels: indices in [0, C), not a vector of C bits."""
-    what = [f"there is no id. Is --video_id_key={data.video_id_key} right?"]
-    checks = [_Check((parsed.video_ids != "") | ~is_video, what)]
-    labels, classes = parsed.labels, data.num_classes
-    inside = (labels.values >= 0) & (labels.values < classes)
-    what = ["label ", labels.values]
-    what += [f" is not in 0..{classes - 1}, the range of --num_classes."]
-    checks.append(_Check(inside, what, labels.row_splits))
-    if classes > 2:
-        rows = entry_rows(labels)
-        largest = tf.math.unsorted_segment_max(labels.values, rows, labels.nrows())
-        is_vector = (labels.row_lengths() == classes) & (largest <= 1)
-        what = [f"--labels_key={data.labels_key} holds a vector of {classes} zeros "]
-        what += ["and ones, not the indices of the labels."]
-        checks.append(_Check(~is_vector, what))
-    return checks
-
-
-def entry_rows(ragged: tf.RaggedTensor) -> tf.Tensor:
-    """[N] int64, the row of each entry of a ragged tensor; see `_rows`."""
-    return _rows(ragged.row_splits, tf.range(tf.size(ragged.values, tf.int64)))
-
-
-def rated_starts(serialized: tf.Tensor, origins: tf.Tensor) -> tf.Tensor:
-    """[S] int64, ascending: the starts of the rated segments of one record.
-
-    Args:
-        serialized: [1] string.
-        origins: [1] string, name of the record in errors.
-    """
-    context, _, _ = tf.io.parse_sequence_example(
-        serialized,
-        context_features=_RATINGS,
-        example_names=tf.strings.join([_BEGIN, origins, _END]),
-    )
-    return tf.unique(tf.sort(context[segments.START_TIMES].flat_values))[0]
-
-
-def _rating_checks(parsed: Parsed, data) -> list[_Check]:
-    """The rules of segments.read and segments.problem."""
-    times, labels, scores = parsed.ratings
-    values, classes = times.values, labels.values
-    counts = [field.row_lengths() for field in parsed.ratings]
-    mark = "\0"  # Placeholder for the numbers of the line.
-    line = segments.unequal(mark, mark, mark).split(mark)
-    what = [line[0], counts[0], line[1], counts[1], line[2], counts[2], line[3]]
-    checks = [_Check((counts[0] == counts[1]) & (counts[0] == counts[2]), what)]
-    ends = tf.cast(tf.gather(parsed.num_frames, entry_rows(times)), tf.int64)
-    what = ["a segment starts at ", values, ", the video has ", ends, " frames."]
-    checks.append(_Check((values >= 0) & (values < ends), what, times.row_splits))
-    what = [f"{segments.LABELS} has ", classes, ", which is not in 0.."]
-    what += [f"{data.num_classes - 1}, the range of --num_classes."]
-    inside = (classes >= 0) & (classes < data.num_classes)
-    checks.append(_Check(inside, what, labels.row_splits))
-    what = [f"a number of {segments.SCORES} is ", scores.values, ", not 0 or 1."]
-    known = (scores.values == 0) | (scores.values == 1)
-    checks.append(_Check(known, what, scores.row_splits))
-    return checks
-
-
-def rated_segments(parsed: Parsed, starts: tf.Tensor) -> segments.Segments:
-    """The ratings of one segment of each parsed record.
-
-    Args:
-        parsed: with --segment_labels.
-        starts: [B] int64, start of the segment of each row.
-    """
-    times, labels, scores = parsed.ratings
-    rows = entry_rows(times)
-    chosen = tf.where(times.values == tf.gather(starts, rows))[:, 0]
-    return segments.Segments(
-        tf.cast(starts, tf.int32),
-        tf.gather(rows, chosen),
-        tf.gather(labels.values, chosen),
-        tf.cast(tf.gather(scores.values, chosen), tf.int32),
-    )
-
-
 def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):
     """[B, C] float32 of 0 and 1; repeated labels count once.
 
@@ -732,18 +619,4 @@ def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):
 def marked_line(text: str) -> str | None:
     """The message for the user in a TensorFlow error, or None."""
     marked = re.search(f"{_BEGIN}(.*?){_END}", text, re.DOTALL)
-    if not marked:
-        return None
-    kind = re.search(r"(?:feature|list|Key): (\S+?)[,.] .*Expected type: (\w+)", text)
-    if kind:
-        name, expected = kind.groups()
-        return f"{marked[1]}: {name} is not of type {expected}."
-    if "Invalid protocol message" in text:
-        return f"{marked[1]}: this is not an example."
-    broken = re.search(
-        r"sequence feature (\S+) in example|(?:elements in example)", text
-    )
-    if broken:
-        what = f"feature {broken[1]}" if broken[1] else "a context feature"
-        return f"{marked[1]}: {what} is broken and cannot be parsed."
-    return marked[1]
+    return marked and marked[1]

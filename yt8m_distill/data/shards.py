@@ -11,7 +11,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,8 @@ _CACHED_BYTES = 1 << 20
 _LOOKED_AT = 4096
 # Number of ids that are hashed in one call.
 _HASHED_AT_ONCE = 1 << 16
+# Bytes that a batch of parsed records may always waste.
+_SPARE_BYTES = 1 << 22
 
 
 # Identifies opened Shards in a graph.
@@ -107,10 +109,7 @@ class Files:
         """
         span = int(positions.max() - positions.min()) + size if positions.size else 0
         data = self.mapped(number, min(positions.size * _MAPPED_AROUND, span))
-        # Item p of this array is the `size` bytes from offset p, without a copy.
-        shape = (max(len(data) - size + 1, 0),)
-        items = np.ndarray(shape, f"V{size}", data, 0, (1,))
-        return items[positions].view(np.uint8).reshape(*positions.shape, size)
+        return _items(data, len(data), positions, size)
 
     def close(self) -> None:
         """Unmaps all files."""
@@ -204,7 +203,8 @@ class Table:
         """[M] int64, ascending: the rows of a share of the videos.
 
         Args:
-            fraction, labeled: see records.in_share.
+            fraction: share of the videos, by the content of their records.
+            labeled: share of the videos, by their ids; see records.keeps_labels.
         """
         kept = self.good
         if fraction < 1:
@@ -454,7 +454,7 @@ class Shards:
         """Videos that are read, of a share of them; or their rated segments.
 
         Args:
-            fraction, labeled: see records.in_share.
+            fraction, labeled: see Table.rows.
 
         Raises:
             ValueError: for a truncated shard.
@@ -580,50 +580,134 @@ class Shards:
         starts, *_ = table.look_up_segments(rows)
         return shards, numbers, contents, starts.astype(np.int64)
 
-    def gather_views(self, rows, *picks) -> list[np.ndarray]:
-        """The frames of several views: features, indices and valid of each."""
-        views = zip(*(iter(picks),) * 3, strict=True)
-        return [self.gather(rows, *pick) for pick in views]
+    def judge(self, files, numbers, content, lengths, begins, *starts) -> tuple:
+        """See the function of this name."""
+        rows, view = np.flatnonzero(files >= 0).tolist(), memoryview(content)
+        batch = [
+            self._record(files[row], numbers[row], view[begin : begin + length])
+            for row, begin, length in zip(
+                rows, begins[rows].tolist(), lengths[rows].tolist(), strict=True
+            )
+        ]
+        count, width = len(files), len(self.data.names)
+        ids, num_frames = np.full(count, b"", object), np.zeros(count, np.int32)
+        first, stride = np.full((count, width), -1), np.zeros((count, width), np.int64)
+        labels, ratings, loose, end = [], [], [], len(content)
+        for row, video in zip(rows, judging.judge_batch(batch, self.data), strict=True):
+            at = int(begins[row])
+            ids[row] = video.video_id
+            num_frames[row] = min(video.num_frames, self.data.max_frames)
+            labels += [(row, label) for label in video.labels]
+            ratings += [(row, rating) for rating in video.ratings]
+            if video.loose:
+                loose.append(video.loose)
+                at, end = end, end + len(video.loose)
+            for column, frames in enumerate(video.frames.values()):
+                first[row, column] = at + frames.first if frames.count else -1
+                stride[row, column] = frames.stride
+        rows, labels = np.array(labels, np.int64).reshape(-1, 2).T
+        loose = np.frombuffer(b"".join(loose), np.uint8)
+        found = files >= 0, ids, rows, labels, num_frames, first, stride, loose
+        if not starts:
+            return found
+        starts = starts[0].astype(np.int32)
+        ratings = [
+            (row, rating.label, rating.score)
+            for row, rating in ratings
+            if rating.start == starts[row]
+        ]
+        rows, labels, scores = np.array(ratings, np.int64).reshape(-1, 3).T
+        return *found, starts, rows, labels, scores.astype(np.int32)
 
-    def gather(self, rows, features: Sequence[int], indices, valid) -> np.ndarray:
-        """The frames of a view.
+    def _record(self, file, number, content: bytes | memoryview) -> faults.Record:
+        return faults.Record(content, self.paths[int(file)], int(number))
+
+    def judge_one(self, file, number, content: bytes) -> tuple:
+        """See the function of this name."""
+        batch = [self._record(file, number, content)]
+        (video,) = judging.judge_batch(batch, self.data)
+        starts = sorted({rating.start for rating in video.ratings})
+        return video.video_id, np.array(starts, np.int64)
+
+    def gather_judged(self, content, loose, first, stride, *picks) -> list[np.ndarray]:
+        """The frames of several views of judged records, see `gather`."""
+        content = np.concatenate([content, loose]) if loose.size else content
+        sources = np.where(first.max(axis=1) >= 0, 0, -1)
+
+        def frames(source, positions, size):
+            return _items(content, len(content), positions, size)
+
+        place = functools.partial(self._gather, frames, sources, first, stride)
+        return [place(*pick) for pick in _in_threes(picks)]
+
+    def gather(self, rows, *picks) -> list[np.ndarray]:
+        """The frames of several views of rows of the table.
 
         Args:
             rows: [B] int64 of the table, -1 for a padding row.
-            features: positions of the features.
-            indices: [B, K] int32.
-            valid: [B] int32, number of valid indices.
+            picks: of each view the positions of the features, indices [B, K] int32,
+                and number of valid ones [B] int32.
 
         Returns:
-            [B, K, D] uint8, 0 after the valid ones.
+            For each [B, K, D] uint8, 0 after the valid ones.
         """
-        sizes = [self.data.sizes[feature] for feature in features]
+        table = self.table
+        sources = np.where(rows >= 0, table.files_of(rows), -1)
+        first, stride = table.first[rows], table.stride[rows]
+        first = np.where(first < 0, -1, table.offsets[rows, np.newaxis] + first)
+        place = functools.partial(
+            self._gather, self.files.frames, sources, first, stride
+        )
+        return [place(*pick) for pick in _in_threes(picks)]
+
+    def _gather(self, frames, sources, first, stride, features, indices, valid):
+        """The frames of a view, [B, K, D] uint8.
+
+        Args:
+            frames: (source, positions [R, K], size) → [R, K, size].
+            sources: [B], where the frames of each row are; -1 for a padding row.
+            first, stride: [B, F] of the frames in their source; -1: missing.
+            features, indices, valid: see `gather`.
+        """
+        sizes = [_frame_bytes(self.data)[feature] for feature in features]
         view = _aligned((*indices.shape, sum(sizes)))
-        shards = np.where(rows >= 0, self.table.files_of(rows), -1)
         column = 0
         for feature, size in zip(features, sizes, strict=True):
             columns = slice(column, column + size)
-            for part in _groups(shards, indices.shape[1] * size):
-                shard = int(shards[part][0])
-                if shard >= 0:
-                    view[part, :, columns] = self._frames(
-                        shard, rows[part], feature, indices[part], size
-                    )
+            for part in _groups(sources, indices.shape[1] * size):
+                if sources[part][0] < 0:
+                    continue
+                begins = first[part, feature, np.newaxis]
+                steps = indices[part].astype(np.int64)
+                positions = begins + steps * stride[part, feature, np.newaxis]
+                here = begins[:, 0] >= 0
+                if here.all():
+                    found = frames(sources[part][0], positions, size)
+                else:
+                    found = records.zero_byte(*self.data.ranges[feature])
+                    found = np.full((*positions.shape, size), found, np.uint8)
+                    found[here] = frames(sources[part][0], positions[here], size)
+                view[part, :, columns] = found
             column += size
         for row in np.flatnonzero(valid < indices.shape[1]):
             view[row, valid[row] :] = 0
         return view
 
-    def _frames(self, shard, rows, feature, indices, size) -> np.ndarray:
-        table = self.table
-        first, stride = table.first[rows, feature], table.stride[rows, feature]
-        missing = first < 0
-        begins = table.offsets[rows] + np.maximum(first, 0)
-        steps = indices.astype(np.int64) * stride[:, np.newaxis]
-        found = self.files.frames(shard, begins[:, np.newaxis] + steps, size)
-        if missing.any():
-            found[missing] = records.zero_byte(*self.data.ranges[feature])
-        return found
+
+def _frame_bytes(data: settings.DataSettings) -> Sequence[int]:
+    """Bytes of a frame of each feature; the floats of a video-level record are one."""
+    return data.sizes if data.frame_features else [4 * size for size in data.sizes]
+
+
+def _in_threes(picks: Sequence) -> Iterator[tuple]:
+    return zip(*(iter(picks),) * 3, strict=True)
+
+
+def _items(data, length: int, positions: np.ndarray, size: int) -> np.ndarray:
+    """The `size` bytes from positions [R, K] of a buffer: uint8 [R, K, size]."""
+    # Item p of this array is the `size` bytes from offset p, without a copy.
+    items = np.ndarray((max(length - size + 1, 0),), f"V{size}", data, 0, (1,))
+    return items[positions].view(np.uint8).reshape(*positions.shape, size)
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -705,24 +789,124 @@ def _in_graph(name: str, token: Token, arguments: Sequence, results: Sequence) -
     return values
 
 
+class Found(NamedTuple):
+    """A batch of rows of a source before any frame is read.
+
+    Attributes:
+        is_video: [B] bool, False for a padding row.
+        located: what is known of the videos.
+        rated: their segments; None if rows are videos.
+        gather: (picks, partner) → the frames [B, K, D] of each pick (positions of the
+            features, indices [B, K], valid [B]), 0 after the valid ones; with `partner`
+            [B] those of the partner rows.
+    """
+
+    is_video: tf.Tensor
+    located: Located
+    rated: segments.Segments | None
+    gather: Callable[..., list[tf.Tensor]]
+
+
+def _fields(batch, of_segments: bool) -> list[tuple]:
+    """dtype and shape of the fields of Located, and of Segments."""
+    rated = [(tf.int32, batch), *_PAIRS, (tf.int32, [None])] if of_segments else []
+    return [(tf.string, batch), *_PAIRS, (tf.int32, batch), *rated]
+
+
+# Row and label of each label.
+_PAIRS = [(tf.int64, [None])] * 2
+
+
 def look_up(
-    token: Token, share: tf.Tensor, places: tf.Tensor, of_segments: bool
-) -> tuple[tf.Tensor, Located, segments.Segments | None]:
-    """Looks up videos in the graph: their rows in the table, and what is known of them.
+    token: Token, data: settings.DataSettings, share: tf.Tensor, places: tf.Tensor
+) -> Found:
+    """Looks up a batch of located videos in the table, in the graph.
 
     Args:
         token: of the Shards.
-        share: [2] float64, `fraction` and `labeled` of records.in_share.
+        data: description of the records.
+        share: [2] float64, `fraction` and `labeled` of Table.rows.
         places: [B] int64, positions in `kept_rows` of the share; -1 for padding.
-        of_segments: whether rows are segments.
     """
-    each, labels = places.shape, [(tf.int64, [None])] * 2
-    located = [(tf.string, each), *labels, (tf.int32, each)]
-    rated = [(tf.int32, each), *labels, (tf.int32, [None])] if of_segments else []
-    results = [(tf.int64, each), *located, *rated]
+    results = [(tf.int64, places.shape), *_fields(places.shape, data.segment_labels)]
     rows, *found = _in_graph("look_up", token, [share, places], results)
-    rated = segments.Segments(*found[4:]) if of_segments else None
-    return rows, Located(*found[:4]), rated
+
+    def gather(picks, partner=None):
+        chosen = rows if partner is None else tf.gather(rows, partner)
+        return _frames_in_graph(token, "gather", [chosen], picks, data)
+
+    rated = segments.Segments(*found[4:]) if data.segment_labels else None
+    return Found(rows >= 0, Located(*found[:4]), rated, gather)
+
+
+def judge(
+    token: Token,
+    data: settings.DataSettings,
+    files: tf.Tensor,
+    numbers: tf.Tensor,
+    serialized: tf.Tensor,
+    *starts: tf.Tensor,
+) -> Found:
+    """Judges and locates a batch of serialized records, in the graph.
+
+    Args:
+        token: of the Shards.
+        data: description of the records.
+        files, numbers: [B] int64, of each record; file -1 for padding.
+        serialized: [B] string.
+        starts: [B] int64 of the segments, if rows are segments.
+
+    Raises (when the graph runs):
+        tf.errors.OpError: for an invalid record; see `faults.describe_error`.
+    """
+    batch, width = files.shape, [*files.shape, len(data.names)]
+    content, lengths, begins = _contents(serialized)
+    located, rated = _fields(batch, False), _fields(batch, bool(starts))[4:]
+    places = [(tf.int64, width), (tf.int64, width), (tf.uint8, [None])]
+    results = [(tf.bool, batch), *located, *places, *rated]
+    given = [files, numbers, content, lengths, begins, *starts]
+    is_video, *found = _in_graph("judge", token, given, results)
+    first, stride, loose, *rated = found[4:]
+
+    def gather(picks, partner=None):
+        chosen = first, stride
+        if partner is not None:
+            chosen = [tf.gather(part, partner) for part in chosen]
+        return _frames_in_graph(
+            token, "gather_judged", [content, loose, *chosen], picks, data
+        )
+
+    rated = segments.Segments(*rated) if starts else None
+    return Found(is_video, Located(*found[:4]), rated, gather)
+
+
+def _contents(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The bytes of strings [B], [N] uint8: with length and begin of each, [B].
+
+    As a string each would be copied by Python. As numbers they are copied once, to rows
+    of one length, unless a few long ones would take much memory.
+    """
+    lengths = tf.cast(tf.strings.length(serialized), tf.int64)
+    row = tf.maximum(tf.reduce_max(lengths), 1)
+    size, total = tf.size(lengths, tf.int64), tf.reduce_sum(lengths)
+
+    def in_rows():
+        width = tf.cast(row, tf.int32)
+        content = tf.io.decode_raw(serialized, tf.uint8, fixed_length=width)
+        return tf.reshape(content, [-1]), row * tf.range(size)
+
+    def joined():
+        content = tf.io.decode_raw(tf.strings.reduce_join(serialized), tf.uint8)
+        return content, tf.cumsum(lengths, exclusive=True)
+
+    content, begins = tf.cond(size * row <= 2 * total + _SPARE_BYTES, in_rows, joined)
+    return content, lengths, begins
+
+
+def judge_one(token: Token, file, number, record) -> list[tf.Tensor]:
+    """Id, and rated starts [S] int64, ascending, of one serialized record."""
+    results = [(tf.string, []), (tf.int64, [None])]
+    return _in_graph("judge_one", token, [file, number, record], results)
 
 
 def serialized(
@@ -737,24 +921,20 @@ def serialized(
     return _in_graph("serialized", token, [share, places], results)
 
 
-def gather(
-    token: Token, rows: tf.Tensor, picks: Sequence[tuple], sizes: Sequence[int]
+def _frames_in_graph(
+    token: Token, name: str, arguments, picks, data
 ) -> list[tf.Tensor]:
-    """The frames of located videos; in the graph.
-
-    Args:
-        token: of the Shards.
-        rows: [B] int64.
-        picks: for each view the positions of its features, indices [B, K] int32 and
-            valid [B] int32.
-        sizes: of all features.
-
-    Returns:
-        For each view [B, K, D] uint8, 0 after the valid ones.
-    """
-    arguments = [rows, *(tensor for pick in picks for tensor in pick)]
+    """The frames of each pick, by a method of the Shards; see Found."""
+    sizes = [[_frame_bytes(data)[c] for c in columns] for columns, *_ in picks]
+    arguments = [*arguments, *(tensor for pick in picks for tensor in pick)]
     results = [
-        (tf.uint8, [*indices.shape, sum(sizes[column] for column in columns)])
-        for columns, indices, _ in picks
+        (tf.uint8, [*indices.shape, sum(each)])
+        for (_, indices, _), each in zip(picks, sizes, strict=True)
     ]
-    return _in_graph("gather_views", token, arguments, results)
+    found = _in_graph(name, token, arguments, results)
+    if data.frame_features:
+        return found
+    return [
+        tf.bitcast(tf.reshape(view, [*view.shape[:2], -1, 4]), tf.float32)
+        for view in found
+    ]

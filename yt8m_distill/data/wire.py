@@ -49,10 +49,28 @@ class Layout(NamedTuple):
     Attributes:
         context: the context features.
         features: name → Frames, of the record's feature lists.
+        span: begin and end of the context in the record.
     """
 
     context: tf.train.Features
     features: dict[str, Frames]
+    span: tuple[int, int] = (0, 0)
+
+    def floats(self, record: bytes | memoryview, name: str) -> Frames:
+        """The floats of a context feature as one frame; an empty one if it has none."""
+        at, end = self.span
+        while at < end:
+            entry, at = _inside(record, at, _FIRST, end)
+            key, key_end = _inside(record, entry, _FIRST, at)
+            if record[key:key_end] != name.encode():
+                continue
+            for tag in (_SECOND, _SECOND, _FIRST):  # Feature, FloatList, its values.
+                if key_end == at or record[key_end] != tag:
+                    break
+                key_end, _ = _inside(record, key_end, tag, at)
+            else:
+                return Frames(key_end, at - key_end, 1, at - key_end)
+        return Frames(0, 0, 0, 0)
 
 
 class _Unusual(Exception):
@@ -167,17 +185,17 @@ def locate(record: memoryview) -> Layout | None:
     Args:
         record: its bytes; only the context is copied.
     """
-    context, features, at, end = None, None, 0, len(record)
+    context, features, at, end, span = None, None, 0, len(record), (0, 0)
     try:
         while at < end:
             tag = record[at]
             begin, at = _inside(record, at, tag, end)
             if tag == _FIRST and context is None:
-                context = _context(record[begin:at])
+                context, span = _context(record[begin:at]), (begin, at)
             elif tag == _SECOND and features is None:
                 features = _feature_lists(record, begin, at)
             else:
                 return None
     except (_Unusual, IndexError, UnicodeDecodeError, message.DecodeError):
         return None
-    return Layout(context or tf.train.Features(), features or {})
+    return Layout(context or tf.train.Features(), features or {}, span)
