@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
         groups = (settings.ExtractionSettings, settings.FeatureSettings)
         given = [flag_groups.read(group, values) for group in groups]
         run.run(jobs.Extraction(*given), options)
-        extract_videos.extract(*given)  # Joins the parts.
+        extract_videos.main(*given)  # Joins the parts.
         return
     files = tuple(
         records.expand_patterns(values.input_data_pattern, "input_data_pattern")

@@ -392,9 +392,8 @@ def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def main() -> None:
-    """Flags → data set."""
-    recipe, output = flag_groups.read(Recipe), flag_groups.read(Output)
+def main(recipe: Recipe, output: Output) -> None:
+    """Recipe → data set."""
     folder = pathlib.Path(output.output_dir)
     if is_made_already(recipe, folder, output.overwrite):
         print(f"{folder} holds this data set already.")
@@ -403,9 +402,7 @@ def main() -> None:
     print(f"Flags for train.py: {suggested_flags(recipe, folder)}")
 
 
-def run() -> None:
-    """Defines the flags and runs `main`."""
-    flag_groups.run_program(main, lambda: flag_groups.define((Recipe, Output)))
+run = flag_groups.script(main, (Recipe, Output))
 
 
 if __name__ == "__main__":

@@ -150,9 +150,8 @@ def print_plan(
     )
 
 
-def main() -> None:
-    """Flags → plan → runs → report."""
-    request = flag_groups.read(Request)
+def main(request: Request) -> None:
+    """Request → plan → runs → report."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from tools.reproduction import measures, report, runner, runs, scores
     from yt8m_distill.data import records
@@ -231,7 +230,6 @@ def write_summary(results, path: pathlib.Path, section: str) -> None:
 
 def define_flags() -> None:
     """Defines the flags."""
-    flag_groups.define((Request,))
     # No setting: it begins with two hyphens, which is an error elsewhere.
     flags.DEFINE_multi_string(
         "base_flags",
@@ -241,9 +239,7 @@ def define_flags() -> None:
     )
 
 
-def run() -> None:
-    """Runs `main` with the flags of the command line."""
-    flag_groups.run_program(main, define_flags)
+run = flag_groups.script(main, (Request,), define_flags=define_flags)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from yt8m_distill import flag_groups, settings
 _IGNORED = ("confidence", "max_regret", "mean_frames", "student_k", "top_k")
 
 
-def main() -> None:
-    """Flags → network → early_exit.json."""
-    checkpoint = flag_groups.read(settings.CheckpointSettings)
-    given = flag_groups.read(settings.CalibrationSettings)
-    reading = flag_groups.read(settings.ReadingSettings)
-    stated = flag_groups.read_stated()
+def main(
+    checkpoint: settings.CheckpointSettings,
+    given: settings.CalibrationSettings,
+    reading: settings.ReadingSettings,
+    stated: dict,
+) -> None:
+    """Settings → network → early_exit.json."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
 
@@ -74,20 +75,17 @@ def main() -> None:
     )
 
 
-def run() -> None:
-    """Console entry point."""
-    groups = (
+run = flag_groups.script(
+    main,
+    (
         settings.CheckpointSettings,
         settings.CalibrationSettings,
         settings.ReadingSettings,
-    )
-    flag_groups.run_script(
-        main,
-        groups,
-        after_a_stop="The same command calibrates again.",
-        stated=flag_groups.RUN_GROUPS,
-        unlisted=_IGNORED,
-    )
+    ),
+    after_a_stop="The same command calibrates again.",
+    of_a_run=True,
+    unlisted=_IGNORED,
+)
 
 
 if __name__ == "__main__":

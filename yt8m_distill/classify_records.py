@@ -124,9 +124,7 @@ def main() -> None:
         raise ValueError(f"{unread} of {len(found)} records cannot be read.")
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags)
+run = flag_groups.script(main, define_flags=define_flags)
 
 
 if __name__ == "__main__":

@@ -170,15 +170,15 @@ def help_text(
     doc: str,
     groups: Sequence[type],
     unlisted: Sequence[str] = (),
-    more: Sequence = (),
+    own: Sequence = (),
 ) -> str:
     """The text of `--help`: required flags first, then group by group.
 
     Args:
-        doc: of the script.
+        doc: of the program.
         groups: settings classes.
         unlisted: names to leave out.
-        more: absl flags that are not fields of the groups, listed last.
+        own: absl flags that are not fields of the groups.
     """
     fields = [
         (group, field)
@@ -186,22 +186,19 @@ def help_text(
         for field in dataclasses.fields(group)
         if field.name not in unlisted
     ]
-    parts = {"Required": [f for _, f in fields if f.metadata["required"]]}
+    parts = {
+        "Required": [_help_of(f) for _, f in fields if f.metadata["required"]],
+        "The program itself": [_help_of_flag(flag) for flag in own],
+    }
     for group, field in fields:
         if not field.metadata["required"]:
             title = (group.__doc__ or "").splitlines()[0].rstrip(".")
-            parts.setdefault(title, []).append(field)
-    lines = [doc.strip(), "", "Flags (* marks the most important):"]
+            parts.setdefault(title, []).append(_help_of(field))
+    marks = " (* marks the most important)" if groups else ""
+    lines = [doc.strip(), "", f"Flags{marks}:"]
     for title, members in parts.items():
-        lines += ["", f"{title}:"] if members else []
-        lines += [_help_of(field) for field in members]
-    lines += ["", "More:", *map(_help_of_flag, more)] if more else []
+        lines += ["", f"{title}:", *members] if members else []
     return "\n".join(lines)
-
-
-def help_of_flags(doc: str, own: Sequence) -> str:
-    """The text of `--help` from a program's absl flags."""
-    return "\n".join([doc.strip(), "", "Flags:", *map(_help_of_flag, own)])
 
 
 def _help_of_flag(flag) -> str:

@@ -433,9 +433,7 @@ def main() -> None:
     _report(done, [pattern], network, originals(paths, layout, None), layout)
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags)
+run = flag_groups.script(main, define_flags=define_flags)
 
 
 if __name__ == "__main__":

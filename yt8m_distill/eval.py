@@ -90,12 +90,13 @@ def evaluate_once(
         print(*per_class.best_and_worst(*of_classes), sep="\n", flush=True)
 
 
-def main() -> None:
-    """Flags → network → metrics, once or at every new checkpoint."""
-    checkpoint = flag_groups.read(settings.CheckpointSettings)
-    evaluation = flag_groups.read(settings.EvalSettings)
-    reading = flag_groups.read(settings.ReadingSettings)
-    stated = flag_groups.read_stated()
+def main(
+    checkpoint: settings.CheckpointSettings,
+    evaluation: settings.EvalSettings,
+    reading: settings.ReadingSettings,
+    stated: dict,
+) -> None:
+    """Settings → network → metrics, once or at every new checkpoint."""
     if checkpoint.early_exit and not evaluation.run_once:
         raise ValueError(
             f"{checkpoint.early_exit} goes with --run_once: each checkpoint needs its "
@@ -165,19 +166,12 @@ def main() -> None:
         time.sleep(evaluation.eval_interval_secs)
 
 
-def run() -> None:
-    """Console entry point."""
-    groups = (
-        settings.CheckpointSettings,
-        settings.EvalSettings,
-        settings.ReadingSettings,
-    )
-    flag_groups.run_script(
-        main,
-        groups,
-        after_a_stop="The same command evaluates again.",
-        stated=flag_groups.RUN_GROUPS,
-    )
+run = flag_groups.script(
+    main,
+    (settings.CheckpointSettings, settings.EvalSettings, settings.ReadingSettings),
+    after_a_stop="The same command evaluates again.",
+    of_a_run=True,
+)
 
 
 if __name__ == "__main__":

@@ -31,14 +31,15 @@ _IGNORED = ("batch_size", "num_gpus")
 _BATCH_SIZE = 64  # Of the videos that are compared.
 
 
-def main() -> None:
-    """Flags → network → exported model."""
+def main(
+    checkpoint: settings.CheckpointSettings,
+    given: settings.ExportSettings,
+    reading: settings.ReadingSettings,
+    stated: dict,
+) -> None:
+    """Settings → network → exported model."""
     # A model that is traced with visible GPUs contains cuDNN kernels, not for CPUs.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    checkpoint = flag_groups.read(settings.CheckpointSettings)
-    given = flag_groups.read(settings.ExportSettings)
-    reading = flag_groups.read(settings.ReadingSettings)
-    stated = flag_groups.read_stated()
     if checkpoint.early_exit and given.format != "saved_model":
         raise ValueError(
             f"--format={given.format} has no early exit; {checkpoint.early_exit} needs "
@@ -104,20 +105,13 @@ def main() -> None:
     _LOG.info("The %s of %s is in %s.", trained.role, trained.found.prefix, folder)
 
 
-def run() -> None:
-    """Console entry point."""
-    groups = (
-        settings.CheckpointSettings,
-        settings.ExportSettings,
-        settings.ReadingSettings,
-    )
-    flag_groups.run_script(
-        main,
-        groups,
-        after_a_stop="No model was written; the same command exports again.",
-        stated=flag_groups.RUN_GROUPS,
-        unlisted=_IGNORED,
-    )
+run = flag_groups.script(
+    main,
+    (settings.CheckpointSettings, settings.ExportSettings, settings.ReadingSettings),
+    after_a_stop="No model was written; the same command exports again.",
+    of_a_run=True,
+    unlisted=_IGNORED,
+)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def report(output: str, manifest: dict) -> str:
     return "\n".join([*lines, f"Flags for train.py: {shlex.join(flags)}"])
 
 
-def extract(
+def main(
     given: settings.ExtractionSettings, features: settings.FeatureSettings
 ) -> None:
     """Writes records, manifest and vocabulary, and prints the report.
@@ -83,6 +83,7 @@ def extract(
     Raises:
         ValueError: if no video can be read, or the output exists and differs.
     """
+    flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
 
     from yt8m_distill import files
@@ -155,22 +156,11 @@ def extract(
     print(report(output, manifest))
 
 
-def main() -> None:
-    """Flags → records."""
-    given = flag_groups.read(settings.ExtractionSettings)
-    features = flag_groups.read(settings.FeatureSettings)
-    flag_groups.load_tensorflow()  # Only once the flags are right.
-    extract(given, features)
-
-
-def run() -> None:
-    """Console entry point."""
-    groups = (settings.ExtractionSettings, settings.FeatureSettings)
-    flag_groups.run_script(
-        main,
-        groups,
-        after_a_stop="The same command continues with the missing videos.",
-    )
+run = flag_groups.script(
+    main,
+    (settings.ExtractionSettings, settings.FeatureSettings),
+    after_a_stop="The same command continues with the missing videos.",
+)
 
 
 if __name__ == "__main__":

@@ -245,75 +245,78 @@ def load_tensorflow() -> None:
         os.close(shown)
 
 
-def run_script(
-    main: Callable[[], None],
-    groups: Sequence[type],
-    after_a_stop: str,
+def script(
+    main: Callable[..., None],
+    groups: Sequence[type] = (),
+    *,
+    define_flags: Callable[[], None] | None = None,
+    after_a_stop: str = "",
     preset: bool = False,
-    stated: Sequence[type] = (),
+    of_a_run: bool = False,
     unlisted: Sequence[str] = (),
-) -> None:
-    """Defines the flags, parses the command line and runs `main`.
+    words: str = "",
+) -> Callable[[], None]:
+    """The console entry point of a program: flags → settings → `main`.
 
     An error in the flags or the data is one line and exit code 1, without a traceback;
     `--verbosity=1` adds the traceback. SIGTERM and Ctrl-C give one line and exit code
     128 plus the signal's number.
 
     Args:
-        main: called after the flags are parsed.
-        groups: settings classes whose fields are its flags.
-        after_a_stop: a sentence about how to continue after a signal.
+        main: called with the settings of each group, in order; with RunSettings alone
+            for RUN_GROUPS.
+        groups: settings classes whose fields are the program's flags.
+        define_flags: defines flags of its own, which `main` reads from FLAGS.
+        after_a_stop: a sentence about how to continue after a signal; empty: the
+            program handles signals by itself.
         preset: whether there is a `--preset`.
-        stated: see `define`.
-        unlisted: flags that are accepted and ignored, for flagfiles that the scripts
+        of_a_run: whether it reads a trained run, whose settings may be stated again;
+            `main` gets those of `read_stated`, too.
+        unlisted: flags that are accepted and ignored, for flagfiles that the programs
             share; `--help` omits them.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    define(groups, stated=stated)
-    if preset:
-        define_preset()
-
-    def help_text() -> str:
-        more = [flags.FLAGS["preset"]] if preset else []
-        return command_line.help_text(_doc(main), groups, unlisted, more)
-
-    def guarded() -> None:
-        with interruption.raised(after_a_stop), _logging():
-            main()
-
-    _run(guarded, help_text)
-
-
-def run_program(
-    main: Callable[[], None], define_flags: Callable[[], None], words: str = ""
-) -> None:
-    """Runs a program on records, with flags of its own; otherwise as `run_script`.
-
-    Args:
-        main: called after the flags are parsed.
-        define_flags: defines the flags.
         words: name of the flag that receives arguments that are not flags; empty: such
             arguments are an error.
     """
-    define_flags()
 
-    def help_text() -> str:
-        own = [
-            flag
-            for module, members in flags.FLAGS.flags_by_module_dict().items()
-            for flag in members
-            if module.startswith("yt8m_distill") or module == sys.argv[0]
-        ]
-        return command_line.help_of_flags(_doc(main), own)
+    def run() -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        if define_flags:
+            define_flags()
+        own = _own_flags()
+        define(groups, stated=RUN_GROUPS if of_a_run else ())
+        if preset:
+            define_preset()
+            own.append(flags.FLAGS["preset"])
+        doc = sys.modules[main.__module__].__doc__ or ""
+        _run(read_and_call, lambda: _help(doc, own), words)
 
-    _run(main, help_text, words)
+    def read_and_call() -> None:
+        with contextlib.ExitStack() as stack:
+            if after_a_stop:
+                stack.enter_context(interruption.raised(after_a_stop))
+                stack.enter_context(_logging())
+            if groups == RUN_GROUPS:
+                return main(read_run())
+            given = [read(group) for group in groups]
+            main(*given, *([read_stated()] if of_a_run else []))
+
+    def _help(doc: str, own: Sequence) -> str:
+        return command_line.help_text(doc, groups, unlisted, own)
+
+    return run
 
 
-def _doc(main: Callable) -> str:
-    return sys.modules[main.__module__].__doc__ or ""
+def _own_flags() -> list:
+    """The flags that a program has defined by itself."""
+    return [
+        flag
+        for module, members in flags.FLAGS.flags_by_module_dict().items()
+        for flag in members
+        if module.startswith("yt8m_distill") or module == sys.argv[0]
+    ]
 
 
-def _run(main: Callable[[], None], help_text: Callable[[], str], words="") -> None:
+def _run(main: Callable[[], None], help_text: Callable[[], str], words: str) -> None:
     """Parses the command line and runs `main`; an error is one line."""
 
     def parse(argv: list[str]) -> list[str]:

@@ -28,15 +28,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "input_data_pattern", "", "Globs of the shards, comma separated."
     )
-    flag_groups.define(
-        (settings.DataSettings, settings.ReadingSettings, settings.SamplingSettings)
-    )
+    flag_groups.define((settings.SamplingSettings,))
 
 
-def main() -> None:
-    """Flags → indices."""
-    data = flag_groups.read(settings.DataSettings)
-    reading = flag_groups.read(settings.ReadingSettings)
+def main(data: settings.DataSettings, reading: settings.ReadingSettings) -> None:
+    """Settings → indices."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.data import index, records
 
@@ -59,9 +55,9 @@ def main() -> None:
     )
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags)
+run = flag_groups.script(
+    main, (settings.DataSettings, settings.ReadingSettings), define_flags=define_flags
+)
 
 
 if __name__ == "__main__":

@@ -61,12 +61,13 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     top.write(writer)
 
 
-def main() -> None:
-    """Flags → network → CSV."""
-    checkpoint = flag_groups.read(settings.CheckpointSettings)
-    inference = flag_groups.read(settings.InferenceSettings)
-    reading = flag_groups.read(settings.ReadingSettings)
-    stated = flag_groups.read_stated()
+def main(
+    checkpoint: settings.CheckpointSettings,
+    inference: settings.InferenceSettings,
+    reading: settings.ReadingSettings,
+    stated: dict,
+) -> None:
+    """Settings → network → CSV."""
     vocabulary.read(inference.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
@@ -147,19 +148,12 @@ def main() -> None:
     )
 
 
-def run() -> None:
-    """Console entry point."""
-    groups = (
-        settings.CheckpointSettings,
-        settings.InferenceSettings,
-        settings.ReadingSettings,
-    )
-    flag_groups.run_script(
-        main,
-        groups,
-        after_a_stop="No CSV was written; the same command predicts again.",
-        stated=flag_groups.RUN_GROUPS,
-    )
+run = flag_groups.script(
+    main,
+    (settings.CheckpointSettings, settings.InferenceSettings, settings.ReadingSettings),
+    after_a_stop="No CSV was written; the same command predicts again.",
+    of_a_run=True,
+)
 
 
 if __name__ == "__main__":

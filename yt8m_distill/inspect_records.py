@@ -417,9 +417,7 @@ def main() -> None:
         print(report(findings, *where))
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags, words="data_pattern")
+run = flag_groups.script(main, define_flags=define_flags, words="data_pattern")
 
 
 if __name__ == "__main__":

@@ -118,9 +118,7 @@ def main() -> None:
     print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags)
+run = flag_groups.script(main, define_flags=define_flags)
 
 
 if __name__ == "__main__":

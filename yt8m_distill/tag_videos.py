@@ -104,9 +104,7 @@ def main() -> None:
         raise ValueError(f"{len(problems)} of {len(videos)} videos cannot be read.")
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags, words="videos")
+run = flag_groups.script(main, define_flags=define_flags, words="videos")
 
 
 if __name__ == "__main__":

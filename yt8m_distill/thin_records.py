@@ -159,14 +159,11 @@ def define_flags() -> None:
     flags.DEFINE_string("output_dir", "", "Directory of the thin shards.")
     flags.DEFINE_integer("jobs", 2, "Number of processes.", lower_bound=1)
     flags.DEFINE_bool("overwrite", False, "Replace existing thin shards.")
-    flag_groups.define((settings.DataSettings, settings.SamplingSettings))
 
 
-def main() -> None:
-    """Flags → thin shards."""
-    data = flag_groups.read(settings.DataSettings)
+def main(data: settings.DataSettings, sampling: settings.SamplingSettings) -> None:
+    """Settings → thin shards."""
     data.require_frames("A thin shard")
-    sampling = flag_groups.read(settings.SamplingSettings)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.data import records
     from yt8m_distill.serving import thinning
@@ -183,9 +180,9 @@ def main() -> None:
     print(report(files, folder, data, view, *counts))
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_program(main, define_flags)
+run = flag_groups.script(
+    main, (settings.DataSettings, settings.SamplingSettings), define_flags=define_flags
+)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ import sys
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from yt8m_distill import flag_groups
+from yt8m_distill import flag_groups, settings
 
 
-def main() -> None:
-    """Flags → settings → all phases of the mode."""
-    run_settings = flag_groups.read_run()
+def main(run_settings: settings.RunSettings) -> None:
+    """Settings → all phases of the mode."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.training import distribution, trainer
 
@@ -31,14 +30,12 @@ def main() -> None:
     trainer.train(run_settings, strategy)
 
 
-def run() -> None:
-    """Console entry point."""
-    flag_groups.run_script(
-        main,
-        flag_groups.RUN_GROUPS,
-        after_a_stop="The same command continues from the last checkpoint.",
-        preset=True,
-    )
+run = flag_groups.script(
+    main,
+    flag_groups.RUN_GROUPS,
+    after_a_stop="The same command continues from the last checkpoint.",
+    preset=True,
+)
 
 
 if __name__ == "__main__":
