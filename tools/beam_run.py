@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
 
     if values.work == "teacher_cache":
         settings_ = flag_groups.read_run(values)
-        cache, *_ = jobs.open_cache(settings_)
+        cache = jobs.open_cache(settings_).cache
         # Held until the end; a training run that uses the cache waits for the lock.
         with cache.filling():
             job, data = jobs.plan_cache(settings_)

@@ -19,8 +19,8 @@ from yt8m_distill.data import shards as shards_module
 from yt8m_distill.models import builder
 from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
 from yt8m_distill.training import (
-    checkpoints,
     distribution,
+    initial_weights,
     inputs,
     manifest,
     modes,
@@ -210,19 +210,13 @@ class TeacherCaching:
         """
         part, file = item
         with _ONE_AT_A_TIME, faults.named([file]):
-            cache, cache_builder, views = open_cache(self.run)
-            if cache.has_part(part):
+            cache_builder, run = open_cache(self.run), self.run
+            if cache_builder.cache.has_part(part):
                 return 0
-            run = self.run
-            dataset = inputs.evaluation_dataset(
-                cache_builder.strategy,
-                _open_one(run, file),
-                views,
-                run.training.batch_size,
-                run.training.train_fraction,
-            )
+            opened = _open_one(run, file)
+            dataset = cache_builder.dataset(opened, run.training.train_fraction)
             ids, arrays = cache_builder.collect(dataset)
-            cache.write_part(part, ids, arrays)
+            cache_builder.cache.write_part(part, ids, arrays)
         return len(ids)
 
 
@@ -252,7 +246,7 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     )
     fraction = run.training.train_fraction
     data = teacher_cache.data_key(files, map(index.identity, files), fraction)
-    cache, *_ = open_cache(run)
+    cache = open_cache(run).cache
     if cache.covers(data):
         return TeacherCaching(run, ()), data
     inputs.training_shards(run)  # Raises if too many records are invalid.
@@ -277,20 +271,16 @@ def finish_cache(run: settings.RunSettings, data: dict) -> int:
     Raises:
         ValueError: if an id is in two parts, or a part is damaged.
     """
-    opened, *_ = open_cache(run)
+    key = open_cache(run).cache.key
     # Opened again, to read the parts that were written since.
-    cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, opened.key)
+    cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
     if not cache.covers(data):
         cache.note_covered(data)
     return len(cache)
 
 
-def open_cache(
-    run: settings.RunSettings,
-) -> tuple[teacher_cache.TeacherCache, teacher_cache.Builder, dict]:
-    """The cache of a serial run, its builder, and the views that the builder reads.
-
-    Opened once per process.
+def open_cache(run: settings.RunSettings) -> teacher_cache.Builder:
+    """The builder of a serial run's cache, opened once per process.
 
     Raises:
         ValueError: if the run has no trained teacher, or more than one.
@@ -312,31 +302,11 @@ def _open_cache(run: settings.RunSettings):
             f"--teacher_checkpoint={run.distillation.teacher_checkpoint}: name one "
             "teacher at a time here."
         )
-    (role,) = phase.frozen
-    if phase.states_of:
-        teacher_cache.check_same_frames(
-            phase.views[phase.states_of], run.data.max_frames
-        )
-    start = role.start
-    prefix = start.prefix
-    if not prefix:
-        best = checkpoints.read_best(run.training.train_dir, start.phase, start.role)
-        if best is None:
-            raise ValueError(
-                f"--train_dir={run.training.train_dir} has no trained {start.role} "
-                "yet: train it first, or name a --teacher_checkpoint."
-            )
-        prefix = best.prefix
+    alone = dataclasses.replace(phase, roles=phase.frozen)
     distribution.prepare_runtime(run.networks.dtype_policy)
     strategy = distribution.build_strategy(run.training.num_gpus)
     distribution.check_batch_size(run.training.batch_size, strategy)
     with strategy.scope():
-        networks = builder.build_networks([role], run.data, to_be_read=True)
-    checkpoints.restore_network(prefix, start.role, networks.network(role.name))
-    views = phase.view_specs({role.view, phase.states_of})
-    key = teacher_cache.describe(
-        networks.network(role.name), role, run, views.get(phase.states_of)
-    )
-    cache = teacher_cache.TeacherCache(run.distillation.teacher_cache, key)
-    names = (role.name, phase.states_of)
-    return cache, teacher_cache.Builder(cache, networks, strategy, *names), views
+        networks = builder.build_networks(alone.roles, run.data, to_be_read=True)
+    initial_weights.assign(alone, networks, run)
+    return teacher_cache.Builder(phase, *alone.roles, run, networks, strategy)

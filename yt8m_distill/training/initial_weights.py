@@ -37,7 +37,8 @@ def assign(phase: roles.Phase, networks, run: settings.RunSettings) -> None:
             best = checkpoints.read_best(train_dir, role.start.phase, source)
             if best is None:
                 raise ValueError(
-                    f"{train_dir}/{role.start.phase} has no finished {source}."
+                    f"--train_dir={train_dir} has no trained {source} yet: train it "
+                    "first, or name a --teacher_checkpoint."
                 )
             prefix = best.prefix
         checkpoints.restore_network(prefix, source, networks.network(role.name))

@@ -278,10 +278,6 @@ class PhaseRunner:
         """The caches of the frozen guides' outputs by role, filled and checked."""
         if not self.run_settings.distillation.teacher_cache:
             return {}
-        states_of = self.phase.states_of
-        if states_of:
-            max_frames = self.run_settings.data.max_frames
-            teacher_cache.check_same_frames(self.phase.views[states_of], max_frames)
         began = time.monotonic()
         found = {role.name: self._open_cache(role) for role in self.phase.frozen}
         if found:
@@ -298,33 +294,26 @@ class PhaseRunner:
 
     def _open_cache(self, role: roles.Role) -> tuple[teacher_cache.TeacherCache, int]:
         """A guide's filled cache, and the number of new videos."""
-        run, states_of = self.run_settings, self.phase.states_of
-        given = run.distillation.teacher_cache
-        views = self.phase.view_specs({role.view, states_of})
-        key = teacher_cache.describe(
-            self.networks.network(role.name), role, run, views.get(states_of)
+        run = self.run_settings
+        cache_builder = teacher_cache.Builder(
+            self.phase, role, run, self.networks, self.strategy
         )
-        cache = teacher_cache.TeacherCache(given, key)
-        builder_ = teacher_cache.Builder(
-            cache, self.networks, self.strategy, role.name, states_of
-        )
+        cache = cache_builder.cache
         fraction, several = run.training.train_fraction, self.unlabeled is not None
         # Once per video, even if rows are segments.
         sources = [(self.shards.videos, fraction)]
         sources += [(self.unlabeled, 1.0)] * several
         computed = 0
         for opened, share in sources:
-            dataset = inputs.evaluation_dataset(
-                self.strategy, opened, views, run.training.batch_size, share
-            )
+            dataset = cache_builder.dataset(opened, share)
             shards = opened.files  # Not asked again: each may be a request.
             data = teacher_cache.data_key(shards.paths, shards.identities, share)
             if not cache.covers(data):
                 if distribution.num_processes(self.strategy) > 1:
                     raise ValueError(
-                        f"--teacher_cache={given} does not cover the training data "
-                        "yet, and several processes cannot fill it: run the same "
-                        "command in one process first."
+                        f"--teacher_cache={run.distillation.teacher_cache} does not "
+                        "cover the training data yet, and several processes cannot "
+                        "fill it: run the same command in one process first."
                     )
                 with cache.filling():
                     # Another run may have done it in the meantime.
@@ -335,11 +324,11 @@ class PhaseRunner:
                             cache.folder,
                         )
                         before = len(cache)
-                        builder_.fill(dataset, opened.num_videos(share))
+                        cache_builder.fill(dataset, opened.num_videos(share))
                         cache.note_covered(data)
                         computed += len(cache) - before
             if distribution.num_processes(self.strategy) == 1:
-                builder_.check(next(iter(dataset)))
+                cache_builder.check(next(iter(dataset)))
         return cache, computed
 
     def _dataset(self, epoch: int, skip_batches: int):

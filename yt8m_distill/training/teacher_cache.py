@@ -35,9 +35,9 @@ import tensorflow as tf
 import tqdm
 
 from yt8m_distill import files, settings, structures
-from yt8m_distill.data import frame_sampling, pipeline
+from yt8m_distill.data import frame_sampling, pipeline, shards
 from yt8m_distill.models import replicas
-from yt8m_distill.training import manifest
+from yt8m_distill.training import inputs, manifest, roles
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ _TOLERANCE = 2.0**-9
 
 def describe(
     network: tf.keras.Model,
-    role,
+    role: roles.Role,
     run: settings.RunSettings,
     states_of: pipeline.ViewSpec | None,
 ) -> dict:
@@ -65,7 +65,7 @@ def describe(
 
     Args:
         network: the teacher; all its variables enter the key, trainable or not.
-        role: its roles.Role.
+        role: its role.
         run: gives feature names, number of frames and precision.
         states_of: the view at whose frames the states are cached, or None.
     """
@@ -356,30 +356,52 @@ def _repeated(video_id: bytes) -> str:
 
 
 class Builder:
-    """Fills a cache with the outputs of the teacher.
+    """Opens the cache of a teacher, and fills it with the teacher's outputs.
 
     Args:
-        cache: to be filled.
-        networks: of the run.
-        strategy: the devices, of one process.
+        phase: the phase that the teacher guides.
         role: the teacher's.
-        states_of: the view at whose frames states are cached; None for no states.
+        run: the settings.
+        networks: of the run; the teacher has its weights.
+        strategy: the devices, of one process.
+
+    Attributes:
+        cache: the opened cache.
+
+    Raises:
+        ValueError: as `check_same_frames` and `TeacherCache`.
     """
 
     def __init__(
         self,
-        cache: TeacherCache,
+        phase: roles.Phase,
+        role: roles.Role,
+        run: settings.RunSettings,
         networks,
         strategy,
-        role: str,
-        states_of: str | None = None,
     ):
-        self.role = role
-        self.cache = cache
+        self.role = role.name
         self.networks = networks
         self.strategy = strategy
-        self.states_of = states_of
+        self.states_of = phase.states_of
+        if self.states_of:
+            check_same_frames(phase.views[self.states_of], run.data.max_frames)
+        self._views = phase.view_specs({role.view, self.states_of})
+        self._batch_size = run.training.batch_size
+        network, states_of = (
+            networks.network(role.name),
+            self._views.get(self.states_of),
+        )
+        key = describe(network, role, run, states_of)
+        self.cache = TeacherCache(run.distillation.teacher_cache, key)
         self._step = replicas.on_replicas(strategy, self._replica_step)
+
+    def dataset(self, opened: shards.Shards, train_fraction: float):
+        """A distributed dataset with the views that the teacher needs."""
+        size = self._batch_size
+        return inputs.evaluation_dataset(
+            self.strategy, opened, self._views, size, train_fraction
+        )
 
     def _replica_step(self, batch):
         outputs = self.networks.forward(
@@ -511,11 +533,11 @@ def data_key(
     return {"files": len(paths), "digest": digest.hexdigest(), "fraction": fraction}
 
 
-def check_same_frames(view, max_frames: int) -> None:
+def check_same_frames(view: roles.View, max_frames: int) -> None:
     """Raises ValueError unless cached states match the frames that the student reads.
 
     Args:
-        view: roles.View of the student; states are cached at its evaluation frames.
+        view: of the student; states are cached at its evaluation frames.
         max_frames: T of the data.
     """
     if view.evaluation.segment_context is not None:
