@@ -12,10 +12,6 @@ import dataclasses
 import os
 import sys
 
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 from yt8m_distill import flag_groups, settings
 
 # Accepted because the scripts share flagfiles.

@@ -9,12 +9,7 @@ of shards from it.
 
 import itertools
 import os
-import sys
 from collections.abc import Sequence
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from absl import flags
 

@@ -29,15 +29,10 @@ import itertools
 import os
 import pathlib
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import tqdm
 from absl import flags
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from yt8m_distill import flag_groups, settings
 

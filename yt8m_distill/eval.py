@@ -17,10 +17,6 @@ import os
 import sys
 import time
 
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 from yt8m_distill import flag_groups, settings, vocabulary
 
 # By name: in a script `__name__` is `__main__`, and only the package's lines are shown.

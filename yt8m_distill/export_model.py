@@ -15,11 +15,6 @@ of the ids in the records that the SavedModel will receive.
 import dataclasses
 import logging
 import os
-import sys
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from yt8m_distill import flag_groups, settings
 

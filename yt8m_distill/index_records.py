@@ -9,13 +9,6 @@ an interrupted run continues where it stopped; stale ones are replaced. All flag
 data flagfile are accepted; --num_classes and --max_frames have no effect.
 """
 
-import os
-import sys
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 from absl import flags
 
 from yt8m_distill import flag_groups, settings

@@ -11,13 +11,8 @@ Class,Segments.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from yt8m_distill import flag_groups, settings, vocabulary
 

@@ -15,12 +15,7 @@ The CSVs of `inference.py --segments` are merged class by class, by score; all p
 must have as many segments per class as are asked for.
 """
 
-import os
 import sys
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from absl import flags
 

@@ -32,17 +32,8 @@ class Specification:
 
     def with_defaults(self, **defaults: Any) -> "Specification":
         """The specification with `defaults` for arguments that it does not have."""
-        return Specification(
-            self.name,
-            {
-                **self.arguments,
-                **{
-                    key: value
-                    for key, value in defaults.items()
-                    if key not in self.arguments
-                },
-            },
-        )
+        missing = {k: v for k, v in defaults.items() if k not in self.arguments}
+        return Specification(self.name, {**self.arguments, **missing})
 
 
 def parse(text: str) -> Specification:

@@ -9,12 +9,7 @@ code is 1.
 """
 
 import json
-import os
 import sys
-
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from absl import flags
 

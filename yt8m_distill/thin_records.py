@@ -37,10 +37,6 @@ import sys
 import threading
 from collections.abc import Sequence
 
-# Run as a file, the package is one folder up.
-if __package__ in (None, ""):
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 from absl import flags
 
 from yt8m_distill import flag_groups, settings

@@ -21,7 +21,6 @@ else:  # `tfa.LAMB(...)` is parsed as `tfa_LAMB(...)`.
         OPTIMIZERS.register(f"tfa_{_name}")(getattr(tfa.optimizers, _name))
 
 
-@keras.utils.register_keras_serializable("yt8m_distill")
 class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate at a step: warm-up, then decay.
 
@@ -55,14 +54,6 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
             warmup = (examples + self.batch_size) / config.warmup_examples
             factor *= tf.minimum(warmup, 1.0)
         return config.base_learning_rate * factor
-
-    def get_config(self) -> dict:
-        """The constructor arguments."""
-        return {
-            "optimization": self.optimization,
-            "batch_size": self.batch_size,
-            "total_steps": self.total_steps,
-        }
 
 
 # Decay rates of running averages; at 1 the average would never change.
