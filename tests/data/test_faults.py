@@ -9,6 +9,7 @@ import zlib
 import pytest
 import tensorflow as tf
 
+from tests import mutated_records
 from tests import record_helpers as helpers
 from yt8m_distill.data import faults, framing, judging, pipeline, wire
 
@@ -619,6 +620,23 @@ def test_a_key_that_comes_twice_is_left_to_the_parser(tmp_path):
     located = len(ids_of(read([shard], **SKIP)))
     parsed = len(ids_of(read([compressed(shard)], **SKIP)))
     assert located == parsed == 1 - len(bad_of(shard))
+
+
+def test_labels_that_only_protobuf_reads_are_judged_alike(tmp_path):
+    """Found by fuzzing: after an empty list of labels TensorFlow's parser reads no
+    more, protobuf does. The index held the record, and its reader refused it."""
+    plain = helpers.frame_level("a", [9], frames())
+    fields = mutated_records.parse_fields(plain)
+    labels = fields[0][1][1][1]  # Of the context, its second entry.
+    assert labels[0] == [10, b"labels"]
+    labels[1][1][0][1].insert(0, [10, b""])
+    record = mutated_records.join_fields(fields)
+    context = tf.train.SequenceExample.FromString(record).context
+    assert context.feature["labels"].int64_list.value == [9]
+    shard = helpers.write_shard(tmp_path / "s", [record])
+    (batch,) = read([shard], **SKIP)
+    assert ids_of([batch]) == [b"a"] and not batch["labels"].any()
+    helpers.assert_same_batches(read([compressed(shard)], **SKIP), [batch])
 
 
 def test_a_frame_of_several_lists_is_read_alike(tmp_path):

@@ -90,19 +90,13 @@ def judge(
     Raises:
         Invalid: for an invalid record.
     """
-    context = record.context.feature
-    video_id = _judge_id(context, data)
+    video_id = _judge_id(record.context.feature, data)
     try:
-        labels = []
-        if data.labels_key in context and context[data.labels_key].WhichOneof("kind"):
-            feature = context[data.labels_key]
-            labels = list(_values(feature))
-            judge_labels(labels, feature.WhichOneof("kind"), data)
-        frames = _located(record, data)
-        if frames:
-            video = Video(record, video_id, labels, frames, _shortest(frames))
-        else:
-            video = _judge_parsed(record, data, read)
+        video = None
+        if record.layout is None:
+            video = _read_by_parser(record, data, read)
+        if video is None:
+            video = _read_by_protobuf(record, data, video_id)
         if data.segment_labels:
             read_frames = min(video.num_frames, data.max_frames)
             ratings, detail = segments.read(record.context)
@@ -116,14 +110,41 @@ def judge(
         raise
 
 
-def _judge_parsed(record: faults.Record, data, read: records.Read | None) -> Video:
-    """Validates a record that cannot be located; without its ratings."""
-    if not data.frame_features:  # Of numbers given twice TensorFlow reads the last.
-        _judge_features(record, data)
-    if video := _parsed(record, data, read):
-        return video
+def _read_by_protobuf(record: faults.Record, data, video_id: bytes) -> Video:
+    """The located video without its ratings; raises Invalid if there is none."""
+    context, labels = record.context.feature, []
+    if data.labels_key in context and context[data.labels_key].WhichOneof("kind"):
+        feature = context[data.labels_key]
+        labels = list(_values(feature))
+        judge_labels(labels, feature.WhichOneof("kind"), data)
+    if frames := _located(record, data):
+        return Video(record, video_id, labels, frames, _shortest(frames))
     _judge_features(record, data)
     raise faults.Invalid(faults.Fault.NOT_AN_EXAMPLE, faults.NOT_AN_EXAMPLE)
+
+
+def _read_by_parser(
+    record: faults.Record, data, read: records.Read | None
+) -> Video | None:
+    """The video without its ratings; None if TensorFlow's parser refuses the record.
+
+    Raises:
+        Invalid: for its labels, or its features at video level.
+    """
+    if not data.frame_features:  # Of numbers that come twice TensorFlow reads the last.
+        _judge_features(record, data)
+    if read is None:
+        (read,) = records.read_by_parser([bytes(record.content)], data) or [None]
+    if read is None or not read.video_id:
+        return None
+    judge_labels(read.labels, "int64_list", data)
+    frames, loose = {}, b""
+    for name, strings in zip(data.names, read.frames, strict=True):
+        size = len(strings[0]) if strings else 0
+        found = wire.Frames(len(loose), size, len(strings), size)
+        frames[name] = found if strings else _MISSING
+        loose += b"".join(strings)
+    return Video(record, read.video_id, read.labels, frames, _shortest(frames), loose)
 
 
 def _values(feature: tf.train.Feature):
@@ -307,24 +328,3 @@ def judge_ranges(record: faults.Record, data: settings.DataSettings) -> str:
         f"its features have the ranges {text}: use --feature_ranges={text}, not "
         f"{data.feature_ranges or 'the default -2:2'}."
     )
-
-
-def _parsed(record: faults.Record, data, read: records.Read | None) -> Video | None:
-    """What TensorFlow's parser reads of a record; None if it is invalid."""
-    if read is None:
-        (read,) = records.read_by_parser([bytes(record.content)], data) or [None]
-    if read is None or not read.video_id:
-        return None
-    try:
-        judge_labels(read.labels, "int64_list", data)
-    except faults.Invalid:
-        return None
-    frames, loose = {}, b""
-    for name, strings in zip(data.names, read.frames, strict=True):
-        size = len(strings[0]) if strings else 0
-        found = wire.Frames(len(loose), size, len(strings), size)
-        frames[name] = found if strings else _MISSING
-        loose += b"".join(strings)
-    if not loose:
-        return None
-    return Video(record, read.video_id, read.labels, frames, _shortest(frames), loose)
