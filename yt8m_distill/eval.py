@@ -41,12 +41,12 @@ def evaluate_once(
             dataset,
             progress=sys.stderr.isatty(),
             writer=writer,
-            num_skipped=len(skipped.bad) if skipped else 0,
+            num_skipped=len(skipped.bad),
         )
     if evaluation.output_file:
         skips.write_list(evaluation.output_file, skipped)
         _LOG.info("The predictions are in %s.", evaluation.output_file)
-    for reason in skipped.lines() if skipped else ():
+    for reason in skipped.lines():
         _LOG.warning("%s", reason)
     if not result.class_positives.any():
         what = f"{result.num_unlabeled} videos has a label"
@@ -70,7 +70,7 @@ def evaluate_once(
         "mean_with": evaluation.mean_with,
         **numbers,
     }
-    if skipped and skipped.bad:
+    if skipped.bad:
         line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)
     # One folder per network, so that TensorBoard draws one curve for each.

@@ -121,9 +121,9 @@ def main(
     skips.write_list(output_file, skipped)
     if names:
         predictions.write_names(output_file, names)
-    for reason in skipped.lines() if skipped else ():
+    for reason in skipped.lines():
         _LOG.warning("%s", reason)
-    if skipped and skipped.bad:
+    if skipped.bad:
         path = output_file + skips.SUFFIX
         _LOG.warning(
             "%d videos are not in the CSV; %s lists them.", len(skipped.bad), path

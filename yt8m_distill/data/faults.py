@@ -244,14 +244,14 @@ class Skipped(NamedTuple):
     """The records of some shards that are skipped.
 
     Attributes:
-        num_videos: number of videos that are read.
+        num_videos: number of videos that are read; 0 if nothing can be skipped.
         bad: the skipped records.
         num_lost: number of lost videos, after damaged framing estimated by its bytes.
     """
 
-    num_videos: int
-    bad: tuple[Bad, ...]
-    num_lost: int
+    num_videos: int = 0
+    bad: tuple[Bad, ...] = ()
+    num_lost: int = 0
 
     def to_dict(self) -> dict:
         """For a manifest: the count, and per reason the count and first record."""

@@ -391,9 +391,8 @@ class Shards:
     def _know(self, indices: Sequence[index.Index]) -> Table:
         """The table of all videos; raises ValueError as the class."""
         self._known = Table(self.paths, indices, self.data)
-        skipped = self.skipped()
-        if skipped:
-            skipped.check_fraction(self.reading.max_bad_fraction)
+        if self.reading.bad_records == faults.SKIP:
+            self.skipped().check_fraction(self.reading.max_bad_fraction)
         elif self._known.bad:
             raise ValueError(self._known.bad[0].message)
         return self._known
@@ -465,10 +464,10 @@ class Shards:
             self._look_at_all()
         return len(self.kept_rows(fraction, labeled))
 
-    def skipped(self) -> faults.Skipped | None:
-        """The records that `--bad_records=skip` skips; None under `stop`."""
+    def skipped(self) -> faults.Skipped:
+        """The records that `--bad_records=skip` skips; none of them under `stop`."""
         if self.reading.bad_records == faults.STOP:
-            return None
+            return faults.Skipped()
         lengths, bad = self._known.lengths, self._known.bad
         mean = lengths.mean() + framing.FRAMING if len(lengths) else math.inf
         lost = sum(max(1, round(record.lost_bytes / mean)) for record in bad)

@@ -10,7 +10,7 @@ from yt8m_distill.data import faults
 SUFFIX = ".skipped.txt"
 
 
-def write_list(output_file: str, skipped: faults.Skipped | None) -> None:
+def write_list(output_file: str, skipped: faults.Skipped) -> None:
     """Writes `<output_file>.skipped.txt`, with one line per skipped record.
 
     Without skipped records no file is written, and that of an earlier run is removed.
@@ -18,7 +18,7 @@ def write_list(output_file: str, skipped: faults.Skipped | None) -> None:
     Raises:
         ValueError: if the file cannot be written.
     """
-    write_lines(output_file, (r.message for r in (skipped.bad if skipped else ())))
+    write_lines(output_file, (record.message for record in skipped.bad))
 
 
 def write_lines(output_file: str, lines: Iterable[str]) -> None:

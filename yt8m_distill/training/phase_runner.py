@@ -460,9 +460,8 @@ class PhaseRunner:
             self.phase.view_specs({view, self.networks.views.get(role.context)}),
             run.training.batch_size,
         )
-        skipped = opened.skipped()
         result = self.evaluators[role.name, view].evaluate(
             watched(dataset),
-            num_skipped=len(skipped.bad) if skipped else 0,
+            num_skipped=len(opened.skipped().bad),
         )
         return result.to_dict()

@@ -60,13 +60,12 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     ]
     distribution.check_agreement(strategy, {"finished phases": finished})
     record.content |= {
-        "data": described | (skipped.to_dict() if skipped else {}),
+        "data": described | skipped.to_dict(),
         "replicas": strategy.num_replicas_in_sync,
         "plan": [{"phase": phase.name, "roles": phase.describe()} for phase in plan],
     }
     record.write()
-    if skipped:
-        _report_skipped(skipped)
+    _report_skipped(skipped)
     _LOG.info(
         "%s; %d %s in %d shards, %d per step; %s.",
         " and then ".join(f"phase {phase.name}" for phase in plan).capitalize(),
@@ -78,8 +77,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     )
     for phase in plan:
         phase_runner.PhaseRunner(phase, run, strategy, record, data).run()
-    if skipped:
-        _report_skipped(skipped)
+    _report_skipped(skipped)
     if chief:
         _say_what_next(plan, run, record)
     return record.content["phases"]
