@@ -56,16 +56,29 @@ class NeXtVLADPooling(keras.layers.Layer):
 
     def read(self, x: tf.Tensor, mask: tf.Tensor, training: bool) -> sets.State:
         """x [B, T, N] → Σ_tg α a x̃ [B, K, λN/G] and Σ_tg α a [B, K]."""
-        x = self.expand(x)
+        frames, x = x, self.expand(x)
         batch, length = tf.unstack(tf.shape(x)[:2])
         attention = tf.sigmoid(self.attend(x))  # [B, T, G]
         attention = tf.where(mask[..., tf.newaxis], attention, 0.0)
-        a = self.assign_norm(self.assign(x), mask, training=training)
+        a = self._assign(frames, x)
+        a = self.assign_norm(a, mask, training=training)
         a = tf.reshape(a, [batch, length, self.groups, self.clusters])
         a = tf.nn.softmax(a) * attention[..., tf.newaxis]
         a = tf.reshape(a, [batch, length * self.groups, self.clusters])
         x = tf.reshape(x, [batch, length * self.groups, self.part])
         return layers.multiply(a, x, transpose_a=True), tf.reduce_sum(a, axis=1)
+
+    def _assign(self, x: tf.Tensor, expanded: tf.Tensor) -> tf.Tensor:
+        """x' W_a, of x [B, T, N] and x' [B, T, λN]: [B, T, G K]."""
+        rows, (size, wide) = x.shape[:2].num_elements(), self.expand.kernel.shape
+        if rows is None or rows * (wide - size) <= size * wide:
+            return self.assign(expanded)
+        # x (W_e W_a) + b_e W_a: fewer products, of so many frames.
+        second = tf.convert_to_tensor(self.assign.kernel)
+        kernel = layers.multiply(tf.convert_to_tensor(self.expand.kernel), second)
+        bias = layers.multiply(self.expand.bias[tf.newaxis], second)[0]
+        a = layers.multiply(tf.reshape(x, [rows, size]), kernel) + bias
+        return tf.reshape(a, [*x.shape[:2], a.shape[1]])
 
     def finish(self, v, a, mask, training: bool) -> tf.Tensor:
         """The descriptor [B, K · λN/G] from the sums of `read`."""
