@@ -9,7 +9,7 @@ from absl import flags
 
 from tests import record_helpers, script_helpers
 from tests import training_helpers as helpers
-from yt8m_distill import flag_groups, inspect_records, settings
+from yt8m_distill import file_patterns, flag_groups, inspect_records, settings
 from yt8m_distill.data import pipeline, records
 
 NUM_VIDEOS = 6
@@ -239,7 +239,7 @@ def write(folder, make, count: int = NUM_VIDEOS) -> str:
 
 def read(pattern: str, run: settings.RunSettings) -> dict:
     """All videos in one batch."""
-    files = records.expand_patterns(pattern, "data_pattern")
+    files = file_patterns.expand(pattern, "data_pattern")
     views = {"all": pipeline.ViewSpec("all", 0)}
     (batch,) = record_helpers.read(files, views, run.data, batch_size=NUM_VIDEOS)
     return batch
@@ -329,7 +329,7 @@ def test_the_printed_flags_train(tmp_path, monkeypatch, kind):
 )
 def test_a_feature_that_holds_no_frames_is_named(tmp_path, lists, named):
     pattern = write(tmp_path, lambda video: example(video, (), lists))
-    files = records.expand_patterns(pattern, "data_pattern")
+    files = file_patterns.expand(pattern, "data_pattern")
     with pytest.raises(ValueError) as caught:
         inspect_records.inspect(files)
     assert files[0] in str(caught.value) and named in str(caught.value)
@@ -359,7 +359,7 @@ def test_few_invalid_records_are_skipped(tmp_path, monkeypatch, make, broken):
     pattern = write(tmp_path, lambda v: bad if v == 50 else make(v % NUM_VIDEOS), 101)
     pattern, run, said = prepare(pattern)
     assert "record 50" in said and "--bad_records=skip" in said
-    files = records.expand_patterns(pattern, "data_pattern")
+    files = file_patterns.expand(pattern, "data_pattern")
     opened = record_helpers.open_shards(
         files, run.data, bad_records=run.reading.bad_records
     )
@@ -379,7 +379,7 @@ def test_classes_and_features_are_counted(tmp_path):
     )
     names = tmp_path / "names.csv"
     names.write_text("index,name\n0,Dog\n1,Cat\n6,Bird\n")
-    found = inspect_records.inspect(records.expand_patterns(pattern, "data_pattern"))
+    found = inspect_records.inspect(file_patterns.expand(pattern, "data_pattern"))
     numbers = found.to_dict()
     assert numbers["labels"] == {0: 1, 6: 2}
     assert numbers["labels_per_video"] == {1: 1, 2: 1}

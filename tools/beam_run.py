@@ -88,8 +88,8 @@ def main(argv: list[str]) -> None:
     options = run.make_options(beam_arguments)
     check_options(beam_arguments)
     flag_groups.load_tensorflow()
+    from yt8m_distill import file_patterns
     from yt8m_distill.beam import jobs
-    from yt8m_distill.data import records
     from yt8m_distill.serving import thinning
 
     if values.work == "teacher_cache":
@@ -111,9 +111,7 @@ def main(argv: list[str]) -> None:
         run.run(jobs.Extraction(*given), options)
         extract_videos.main(*given)  # Joins the parts.
         return
-    files = tuple(
-        records.expand_patterns(values.input_data_pattern, "input_data_pattern")
-    )
+    files = tuple(file_patterns.expand(values.input_data_pattern, "input_data_pattern"))
     if values.work == "inference":
         inference(values, files, options)
         return

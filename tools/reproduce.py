@@ -154,7 +154,7 @@ def main(request: Request) -> None:
     """Request → plan → runs → report."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from tools.reproduction import measures, report, runner, runs, scores
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns
 
     output_dir = os.path.abspath(request.output_dir)
     report_dir = pathlib.Path(os.path.abspath(request.report_dir or output_dir))
@@ -185,9 +185,9 @@ def main(request: Request) -> None:
         return
     missing = known.missing(experiments, bool(test))
     for name in plan.SHARDS:
-        records.expand_patterns(getattr(common.training, name), name)
+        file_patterns.expand(getattr(common.training, name), name)
     if test:
-        records.expand_patterns(test, "test_data_pattern")
+        file_patterns.expand(test, "test_data_pattern")
     if request.dry_run:
         print_plan(experiments, missing)
         return

@@ -106,11 +106,11 @@ def main() -> None:
     """Flags → one line per record."""
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns
     from yt8m_distill.serving import exported
 
     names = names or exported.read_names(FLAGS.model)
-    files = records.expand_patterns(FLAGS.records, "records")
+    files = file_patterns.expand(FLAGS.records, "records")
     found = read_records(files, FLAGS.count)
     serve = open_model(FLAGS.model)
     lines, unread = classify(serve, found, FLAGS.classes, names)

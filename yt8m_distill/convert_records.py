@@ -40,7 +40,7 @@ flag_groups.load_tensorflow()
 
 import tensorflow as tf
 
-from yt8m_distill import files, vocabulary
+from yt8m_distill import file_patterns, files, vocabulary
 from yt8m_distill.data import arrays, faults, layouts, records, rewriting
 from yt8m_distill.data import labels as label_files
 from yt8m_distill.serving import exported, quantization
@@ -391,7 +391,7 @@ def main() -> None:
     if not FLAGS.output_dir:
         raise ValueError("--output_dir is empty: name the directory to write to.")
     sources = parse_features(FLAGS.features)
-    paths = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    paths = file_patterns.expand(FLAGS.input_data_pattern, "input_data_pattern")
     ranges = settings.parse_ranges(FLAGS.feature_ranges, "feature_ranges")
     if ranges and len(ranges) != len(sources):
         raise ValueError(

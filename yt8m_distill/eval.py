@@ -100,14 +100,13 @@ def main(
         )
     vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill import files
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns, files
     from yt8m_distill.evaluation import evaluator
     from yt8m_distill.serving import predictions
     from yt8m_distill.training import actions, checkpoints
     from yt8m_distill.training import trained as trained_networks
 
-    inputs = records.expand_patterns(evaluation.eval_data_pattern, "eval_data_pattern")
+    inputs = file_patterns.expand(evaluation.eval_data_pattern, "eval_data_pattern")
     predictions_file = None
     if evaluation.output_file:
         # Checks the path now, before the network is loaded.

@@ -198,14 +198,14 @@ def _one_line(error: BaseException) -> str:
 
 def _shards() -> list[str]:
     """The shards that the flags name, one of which may be damaged."""
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns
 
     patterns = {
         name: flags.FLAGS[name].value
         for name in flags.FLAGS
         if name.endswith("data_pattern") and flags.FLAGS[name].value
     }
-    return [p for n, v in patterns.items() for p in records.expand_patterns(v, n)]
+    return [p for n, v in patterns.items() for p in file_patterns.expand(v, n)]
 
 
 def _is_of_tensorflow(error: BaseException) -> bool:

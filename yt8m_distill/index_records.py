@@ -27,9 +27,10 @@ def define_flags() -> None:
 def main(data: settings.DataSettings, reading: settings.ReadingSettings) -> None:
     """Settings → indices."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill.data import index, records
+    from yt8m_distill import file_patterns
+    from yt8m_distill.data import index
 
-    shards = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    shards = file_patterns.expand(FLAGS.input_data_pattern, "input_data_pattern")
     found = index.find_all(shards, data, reading.index_dir)
     indices = index.build_missing(found, shards, data, reading.index_dir, required=True)
     bad = [

@@ -67,7 +67,7 @@ def main(
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm
 
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns
     from yt8m_distill.evaluation import evaluator
     from yt8m_distill.serving import parts, predictions, segments, skips
     from yt8m_distill.training import trained as trained_networks
@@ -75,7 +75,7 @@ def main(
     part = (inference.shard_index, inference.num_shards)
     output_file = parts.part_path(inference.output_file, *part)
     pattern = inference.input_data_pattern
-    found_files = records.expand_patterns(pattern, "input_data_pattern")
+    found_files = file_patterns.expand(pattern, "input_data_pattern")
     files = parts.files_of_part(found_files, *part)
     header = predictions.HEADER
     if inference.segments:

@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from yt8m_distill import files
+from yt8m_distill import file_patterns, files
 from yt8m_distill.data import faults, framing, judging, layouts, records, segments
 from yt8m_distill.evaluation import per_class
 
@@ -395,7 +395,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Flags → report."""
-    paths = records.expand_patterns(FLAGS.data_pattern, "data_pattern")
+    paths = file_patterns.expand(FLAGS.data_pattern, "data_pattern")
     target = os.path.expanduser(FLAGS.per_class_file)
     if target:
         files.check_target(target, f"--per_class_file={target}", paths)

@@ -77,10 +77,10 @@ def main() -> None:
         raise ValueError("--model is empty: name the folder of the exported network.")
     names = vocabulary.read(FLAGS.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns
     from yt8m_distill.serving import exported, tagging
 
-    videos = records.expand_patterns(FLAGS.videos, "videos")
+    videos = file_patterns.expand(FLAGS.videos, "videos")
     names = names or exported.read_names(FLAGS.model)
     tagger = tagging.Tagger(
         FLAGS.model, FLAGS.student_k, FLAGS.image_network, FLAGS.audio_network

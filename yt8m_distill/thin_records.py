@@ -161,11 +161,11 @@ def main(data: settings.DataSettings, sampling: settings.SamplingSettings) -> No
     """Settings → thin shards."""
     data.require_frames("A thin shard")
     flag_groups.load_tensorflow()  # Only once the flags are right.
-    from yt8m_distill.data import records
+    from yt8m_distill import file_patterns
     from yt8m_distill.serving import thinning
 
     view = thinning.view_to_keep(sampling, data.max_frames)
-    files = records.expand_patterns(FLAGS.input_data_pattern, "input_data_pattern")
+    files = file_patterns.expand(FLAGS.input_data_pattern, "input_data_pattern")
     folder = FLAGS.output_dir
     if not folder:
         raise ValueError("--output_dir is empty: name the directory to write to.")

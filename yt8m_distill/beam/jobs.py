@@ -13,8 +13,8 @@ import functools
 import os
 import threading
 
-from yt8m_distill import settings
-from yt8m_distill.data import faults, framing, index, pipeline, records
+from yt8m_distill import file_patterns, settings
+from yt8m_distill.data import faults, framing, index, pipeline
 from yt8m_distill.data import shards as shards_module
 from yt8m_distill.models import builder
 from yt8m_distill.serving import parts, predictions, predictor, skips, thinning
@@ -241,9 +241,7 @@ def plan_cache(run: settings.RunSettings) -> tuple[TeacherCaching, dict]:
     """
     if not run.distillation.teacher_cache:
         raise ValueError("--teacher_cache is empty: name the folder of the cache.")
-    files = records.expand_patterns(
-        run.training.train_data_pattern, "train_data_pattern"
-    )
+    files = file_patterns.expand(run.training.train_data_pattern, "train_data_pattern")
     fraction = run.training.train_fraction
     data = teacher_cache.data_key(files, map(index.identity, files), fraction)
     cache = open_cache(run).cache

@@ -28,12 +28,12 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import files, settings
+from yt8m_distill import file_patterns, files, settings
 from yt8m_distill.data import faults, framing, judging, records, segments
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIX = records.INDEX_SUFFIX
+SUFFIX = file_patterns.INDEX_SUFFIX
 VERSION = 3  # 2 had no segments.
 
 # Approximate size of the records that are hashed in one call.

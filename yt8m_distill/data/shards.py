@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import settings
+from yt8m_distill import file_patterns, settings
 from yt8m_distill.data import faults, framing, index, judging, records, segments
 
 # Maximum number of mapped shards. The readers and the shuffle buffer of an epoch use
@@ -744,11 +744,11 @@ def open_shards(
         flag: the flag of the shards, for messages.
 
     Raises:
-        ValueError: as records.expand_patterns and Shards.
+        ValueError: as file_patterns.expand and Shards.
     """
     paths = patterns
     if isinstance(patterns, str):
-        paths = records.expand_patterns(patterns, flag)
+        paths = file_patterns.expand(patterns, flag)
     try:
         identities = tuple(index.identity(path) for path in paths)
     except (OSError, tf.errors.OpError) as error:

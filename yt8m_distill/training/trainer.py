@@ -10,8 +10,8 @@ import shlex
 
 import tensorflow as tf
 
-from yt8m_distill import files, settings, vocabulary
-from yt8m_distill.data import faults, judging, records
+from yt8m_distill import file_patterns, files, settings, vocabulary
+from yt8m_distill.data import faults, judging
 from yt8m_distill.training import (
     checkpoints,
     distribution,
@@ -94,11 +94,9 @@ def _check(plan, run: settings.RunSettings, strategy) -> dict[int, str]:
         _has_run(run.training.train_dir)  # Raises in every process or in none.
     else:
         _check_continues(plan, run)
-    paths = records.expand_patterns(
-        run.training.train_data_pattern, "train_data_pattern"
-    )
+    paths = file_patterns.expand(run.training.train_data_pattern, "train_data_pattern")
     if run.training.validation_data_pattern:
-        records.expand_patterns(
+        file_patterns.expand(
             run.training.validation_data_pattern, "validation_data_pattern"
         )
     names = vocabulary.read(run.training.vocabulary, run.data.num_classes)

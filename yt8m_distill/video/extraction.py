@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from yt8m_distill import files, registry, settings, structures
+from yt8m_distill import file_patterns, files, registry, settings, structures
 from yt8m_distill.data import faults, pipeline, records, rewriting
 from yt8m_distill.video import decoding, networks, reduction, sound
 
@@ -353,7 +353,7 @@ def plan(
     Raises:
         ValueError: for settings that cannot be followed.
     """
-    videos = records.expand_patterns(given.videos, "videos")
+    videos = file_patterns.expand(given.videos, "videos")
     view = None
     if given.frames:
         sampling = settings.SamplingSettings(
