@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import pipeline, records, shards
+from yt8m_distill.data import parsing, pipeline, shards
 
 # Two narrow features instead of rgb and audio.
 SIZES = {"rgb": 4, "audio": 3}
@@ -57,7 +57,7 @@ def read(files, views, data=None, **arguments) -> list[dict]:
 
 def read_view(serialized, data, view, each_k=None) -> tuple[tf.Tensor, dict]:
     """Ids and one view of serialized records [B], as a server reads them."""
-    parsed, faults = records.parse_request(serialized, data)
+    parsed, faults = parsing.parse_request(serialized, data)
     assert not any(faults.numpy())
     return parsed.video_ids, pipeline.view_of(parsed, data, view, each_k)
 

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from tests import record_helpers as helpers
 from yt8m_distill import settings
-from yt8m_distill.data import frame_sampling, pipeline
-from yt8m_distill.data import shards as data_shards
+from yt8m_distill.data import frame_sampling, lookups, pipeline
 
 ALL = pipeline.ViewSpec("all", 0)
 UNIFORM = pipeline.ViewSpec("uniform", 4)
@@ -289,7 +288,7 @@ def test_the_frames_of_many_shards_are_picked_by_one_function(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("use_index", "find"),
-    [("never", data_shards.judge), ("always", data_shards.look_up)],
+    [("never", lookups.judge), ("always", lookups.look_up)],
 )
 def test_an_epoch_does_not_trace_its_batches_again(tmp_path, use_index, find):
     shard = helpers.write_shard(tmp_path / "a", [helpers.video(i, 9) for i in range(8)])

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, pipeline
+from yt8m_distill.data import faults, lookups, pipeline
 from yt8m_distill.data import shards as shards_module
 
 VIEWS = {"sampled": pipeline.ViewSpec("uniform", 3)}
@@ -129,7 +129,7 @@ def test_the_bytes_of_records_are_those_of_their_strings(lengths):
     """In rows of one length, or joined where those would take twice the memory."""
     random = np.random.default_rng(0)
     records = [random.bytes(length) for length in lengths]
-    parts = shards_module._contents(tf.constant(records, tf.string))
+    parts = lookups._contents(tf.constant(records, tf.string))
     content, *places = (part.numpy() for part in parts)
     assert len(content) <= 2 * sum(lengths) + (1 << 22)
     places = zip(*places, strict=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies
 
 from tests import mutated_records as mutated
 from tests import record_helpers as helpers
-from yt8m_distill.data import faults, index, pipeline, records
+from yt8m_distill.data import faults, index, parsing, pipeline
 
 DATA = mutated.DATA
 VIEWS = {
@@ -29,7 +29,7 @@ seeds = hypothesis.given(strategies.integers(0, 2**31))
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def served_faults(serialized):
-    return records.parse_request(serialized, DATA)[1]
+    return parsing.parse_request(serialized, DATA)[1]
 
 
 def check_batches(found: list[dict], expected: int) -> None:

@@ -1,7 +1,7 @@
 """The judge: what a valid record holds, or the fault of an invalid one.
 
 Index, pipeline, skipped records, yt8m-inspect and yt8m-thin all ask it. It runs outside
-the graph; a server checks features by the same rules in the graph (data/records.py).
+the graph; a server checks features by the same rules in the graph (data/parsing.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import faults, records, segments, wire
+from yt8m_distill.data import faults, parsing, records, segments, wire
 
 
 class Video(NamedTuple):
@@ -63,7 +63,7 @@ def judge_batch(
     read = dict.fromkeys(range(len(batch)))
     if len(odd) > 1:  # Together they take a fifth of the time.
         contents = [bytes(batch[number].content) for number in odd]
-        read |= zip(odd, records.read_by_parser(contents, data) or (), strict=False)
+        read |= zip(odd, parsing.read_by_parser(contents, data) or (), strict=False)
     for number, record in enumerate(batch):
         try:
             yield judge(record, data, read[number])
@@ -74,7 +74,7 @@ def judge_batch(
 def judge(
     record: faults.Record,
     data: settings.DataSettings,
-    read: records.Read | None = None,
+    read: parsing.Read | None = None,
 ) -> Video:
     """Validates a record.
 
@@ -124,7 +124,7 @@ def _read_by_protobuf(record: faults.Record, data, video_id: bytes) -> Video:
 
 
 def _read_by_parser(
-    record: faults.Record, data, read: records.Read | None
+    record: faults.Record, data, read: parsing.Read | None
 ) -> Video | None:
     """The video without its ratings; None if TensorFlow's parser refuses the record.
 
@@ -134,7 +134,7 @@ def _read_by_parser(
     if not data.frame_features:  # Of numbers that come twice TensorFlow reads the last.
         _judge_features(record, data)
     if read is None:
-        (read,) = records.read_by_parser([bytes(record.content)], data) or [None]
+        (read,) = parsing.read_by_parser([bytes(record.content)], data) or [None]
     if read is None or not read.video_id:
         return None
     judge_labels(read.labels, "int64_list", data)

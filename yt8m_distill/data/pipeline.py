@@ -2,7 +2,7 @@
 
     shards → positions of records → shuffle → batches → own rows → views
 
-Records are parsed only after they are batched, so skipping batches on resume and rows
+Records are judged only after they are batched, so skipping batches on resume and rows
 of other processes cost almost nothing. Frames are selected before they are copied, so
 unused frames cost nothing.
 
@@ -20,7 +20,15 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import registry, settings, structures
-from yt8m_distill.data import frame_sampling, framing, mixing, records, segments
+from yt8m_distill.data import (
+    frame_sampling,
+    framing,
+    lookups,
+    mixing,
+    parsing,
+    records,
+    segments,
+)
 from yt8m_distill.data import shards as shards_module
 
 registry.import_modules("yt8m_distill.data")  # A new file may add a sampler.
@@ -286,7 +294,7 @@ class _Source:
         views: name → specification.
         salt: of the keys of random samplers.
         altered: changes to the videos.
-        share: of the records to use: `fraction` and `labeled` of Table.rows.
+        share: of the records to use: `fraction` and `labeled` of tables.Table.rows.
     """
 
     def __init__(self, shards, views, salt, altered, *share):
@@ -328,7 +336,7 @@ class _Source:
         return dataset.batch(rows, drop_remainder=True)
 
     def made(self, find, *elements) -> structures.Batch:
-        """The batch of elements that shards.judge or shards.look_up finds."""
+        """The batch of elements that lookups.judge or lookups.look_up finds."""
         samplers = [frame_sampling.parse(v.sampler).name for v in self.views.values()]
         making = _making(
             find,
@@ -390,7 +398,7 @@ class _Parsed(_Source):
     def _judged(self, file, number, record):
         """The element of a video that keeps its labels; one per rated segment."""
         token, element = self.shards.token, (file, number, record)
-        video_id, starts = shards_module.judge_one(token, *element)
+        video_id, starts = lookups.judge_one(token, *element)
         dataset = tf.data.Dataset.from_tensors(element)
         if self.data.segment_labels:
             dataset = tf.data.Dataset.from_tensor_slices(starts)
@@ -437,7 +445,7 @@ class _Parsed(_Source):
         return tf.data.Dataset.from_tensors(nothing).repeat(count)
 
     def make_batch(self, *elements):
-        return self.made(shards_module.judge, *elements)
+        return self.made(lookups.judge, *elements)
 
 
 class _Indexed(_Source):
@@ -469,10 +477,10 @@ class _Indexed(_Source):
     def make_batch(self, places):
         share = tf.constant(self.share, tf.float64)
         if self.shards.table.located:
-            return self.made(shards_module.look_up, share, places)
+            return self.made(lookups.look_up, share, places)
         of_segments = self.data.segment_labels
-        found = shards_module.serialized(self.shards.token, share, places, of_segments)
-        return self.made(shards_module.judge, *found)
+        found = lookups.serialized(self.shards.token, share, places, of_segments)
+        return self.made(lookups.judge, *found)
 
 
 @functools.lru_cache(maxsize=16)
@@ -480,7 +488,7 @@ def _making(find, data: settings.DataSettings, views: tuple, samplers: tuple, al
     """The batch of elements as a function, traced once, not in every epoch.
 
     Args:
-        find: shards.judge or shards.look_up.
+        find: lookups.judge or lookups.look_up.
         data: description of the records.
         views: (name, ViewSpec) pairs.
         samplers: the functions of the views' samplers; part of the cache key, since a
@@ -497,7 +505,7 @@ def _making(find, data: settings.DataSettings, views: tuple, samplers: tuple, al
     return make
 
 
-def _batch(found: shards_module.Found, data, views, salt, altered) -> structures.Batch:
+def _batch(found: lookups.Found, data, views, salt, altered) -> structures.Batch:
     """The batch of videos whose frames are not read yet; arguments as of _Source."""
     video_ids, label_rows, labels, num_frames = found.located
     is_video, rated, gather = found.is_video, found.rated, found.gather
@@ -627,7 +635,7 @@ def _picking(view: ViewSpec, max_frames: int, sampler):
 
 
 def view_of(
-    parsed: records.Parsed,
+    parsed: parsing.Parsed,
     data: settings.DataSettings,
     view: ViewSpec,
     each_k: tf.Tensor | None = None,

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.data import features, pipeline, records
+from yt8m_distill.data import features, parsing, pipeline
 from yt8m_distill.models import early_exit, lstm
 from yt8m_distill.serving import parity, segments, served, tf_serving
 
@@ -127,7 +127,7 @@ class ServingModel(tf.Module):
         return {"class_indexes": classes, "predictions": scores, **more}
 
     def _serve_records(self, example_bytes, each_k=None):
-        parsed, faults = records.parse_request(example_bytes, self._data)
+        parsed, faults = parsing.parse_request(example_bytes, self._data)
         if each_k is not None:
             inside = (each_k >= 1) & (each_k <= self._view.k)
             said = ["student_k=", tf.strings.as_string(each_k), " is not in 1.."]
