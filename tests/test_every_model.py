@@ -4,13 +4,12 @@ import functools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests import training_helpers as helpers
 from yt8m_distill import flag_groups, registry, settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import base, builder
-from yt8m_distill.serving import export, predictor, served
+from yt8m_distill.serving import predictor
 from yt8m_distill.training import (
     checkpoints,
     manifest,
@@ -102,12 +101,7 @@ def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name, fin
     assert metrics["gap"] == pytest.approx(noted["gap"], rel=1e-5)
     predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
     found = list(predict.predict(opened.dataset(shards, 5)))
-    (view,) = opened.views.values()
-    folder = str(tmp_path / "model")
-    export.export(served.Served(opened.network, run.data, view, 3), folder)
-    serve = tf.saved_model.load(folder).signatures["serving_default"]
-    records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
-    answer = serve(example_bytes=tf.constant(records))["predictions"]
+    answer = helpers.served_scores(opened, run, tmp_path / "model", shards, 3)
     scores = np.concatenate([part.scores for part in found])
     np.testing.assert_allclose(answer, scores, rtol=1e-5, atol=1e-6)
 
@@ -125,10 +119,8 @@ def test_neither_replicas_nor_a_stop_change_the_result(tmp_path, name, finished)
     one, other = (
         helpers.best_weights(run, "teacher", "teacher") for run in (whole, resumed)
     )
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        # float32 sums in another order, over three steps.
-        np.testing.assert_allclose(value, other[key], rtol=1e-4, atol=1e-5, err_msg=key)
+    # float32 sums in another order, over three steps.
+    helpers.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -10,14 +10,13 @@ import textwrap
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests import script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.losses import registered
 from yt8m_distill.models import builder
-from yt8m_distill.serving import export, predictor, served
+from yt8m_distill.serving import predictor
 from yt8m_distill.training import initial_weights, modes, trained
 
 MODULE = """
@@ -174,17 +173,9 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
     assert sum(len(part.video_ids) for part in found) == 12
     (view,) = opened.views.values()
     assert list(modes.views_of(run, [opened.role]).values()) == [view]
-    folder = str(tmp_path / "model")
-    export.export(served.Served(opened.network, run.data, view, 3), folder)
-    serve = tf.saved_model.load(folder).signatures["serving_default"]
-    records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
-    answer = serve(example_bytes=tf.constant(records))
-    np.testing.assert_allclose(
-        answer["predictions"],
-        np.concatenate([part.scores for part in found]),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    answer = helpers.served_scores(opened, run, tmp_path / "model", shards, 3)
+    scores = np.concatenate([part.scores for part in found])
+    np.testing.assert_allclose(answer, scores, rtol=1e-5, atol=1e-6)
 
 
 def test_a_module_that_is_not_found_says_where_it_is_looked_for():
@@ -238,9 +229,8 @@ def test_neither_replicas_nor_a_stop_change_results_or_batch_statistics(
             helpers.best_weights(run, "parallel", role) for run in (whole, resumed)
         )
         assert any("moving_variance" in name for name in one)
-        for name, value in one.items():
-            # float32 sums in another order, over six steps.
-            np.testing.assert_allclose(value, two[name], rtol=1e-4, atol=1e-6)
+        # float32 sums in another order, over six steps.
+        helpers.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
 def test_a_student_that_starts_as_its_teacher_has_its_batch_statistics(

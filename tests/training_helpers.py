@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from yt8m_distill import files, settings
 from yt8m_distill.models import base, builder
+from yt8m_distill.serving import export, served
 from yt8m_distill.training import (
     actions,
     checkpoints,
@@ -92,6 +93,12 @@ def plan_of(run) -> manifest.Plan:
 def build_network(name, run):
     """The new network of one role."""
     return build_networks(run, [name]).network(name)
+
+
+def evaluation_dataset(run, strategy, names, batch_size: int):
+    """The training videos, each once, in the views of these networks."""
+    shards, views = inputs.training_shards(run), modes.views_of(run, names)
+    return inputs.evaluation_dataset(strategy, shards, views, batch_size)
 
 
 def make_example(video_id: str, labels, frames, sizes=SIZES, id_key="id") -> bytes:
@@ -259,6 +266,24 @@ def assert_identical(a: dict, b: dict) -> None:
     assert a, "nothing was compared"
     different = [k for k in a if not np.array_equal(a[k], b[k])]
     assert not different
+
+
+def assert_close(a: dict, b: dict, rtol: float = 1e-7, atol: float = 0.0) -> None:
+    """Same names, and under each numbers that differ by so little."""
+    assert a.keys() == b.keys()
+    assert a, "nothing was compared"
+    for name, value in a.items():
+        np.testing.assert_allclose(value, b[name], rtol, atol, err_msg=name)
+
+
+def served_scores(opened, run, folder, shards: str, top_k: int) -> np.ndarray:
+    """Best scores of all records, as an export of an opened network answers them."""
+    (view,) = opened.views.values()
+    given = served.Served(opened.network, run.data, view, top_k)
+    export.export(given, str(folder))
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    records = [r.numpy() for r in tf.data.TFRecordDataset(tf.io.gfile.glob(shards))]
+    return serve(example_bytes=tf.constant(records))["predictions"].numpy()
 
 
 @contextlib.contextmanager

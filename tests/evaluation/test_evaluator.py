@@ -11,7 +11,6 @@ from tests import training_helpers as helpers
 from yt8m_distill import structures
 from yt8m_distill.evaluation import average_precision, evaluator, top_predictions
 from yt8m_distill.serving import predictions, predictor
-from yt8m_distill.training import inputs, modes
 
 TOP_K = 4
 
@@ -41,20 +40,18 @@ def make_networks(run, strategy):
 
 
 def dataset_of(run, strategy, batch_size: int):
-    return inputs.evaluation_dataset(
-        strategy,
-        inputs.training_shards(run),
-        modes.views_of(run, ["teacher", "student"]),
-        batch_size,
-    )
+    names = ["teacher", "student"]
+    return helpers.evaluation_dataset(run, strategy, names, batch_size)
+
+
+def make_evaluator(run, strategy, role: str = "student") -> evaluator.Evaluator:
+    networks = make_networks(run, strategy)
+    return evaluator.Evaluator(networks, role, strategy, helpers.NUM_CLASSES, TOP_K)
 
 
 def evaluate(run, replicas: int, batch_size: int, role: str = "student"):
     strategy = helpers.cpus(replicas)
-    networks = make_networks(run, strategy)
-    network_evaluator = evaluator.Evaluator(
-        networks, role, strategy, helpers.NUM_CLASSES, top_k=TOP_K
-    )
+    network_evaluator = make_evaluator(run, strategy, role)
     return network_evaluator.evaluate(dataset_of(run, strategy, batch_size))
 
 
@@ -100,9 +97,7 @@ def test_metrics_are_those_computed_from_all_logits(run, whole, role):
 
 def test_of_videos_without_labels_alone_all_metrics_are_0(run):
     strategy = helpers.cpus(1)
-    network_evaluator = evaluator.Evaluator(
-        make_networks(run, strategy), "student", strategy, helpers.NUM_CLASSES
-    )
+    network_evaluator = make_evaluator(run, strategy)
     (batch,) = dataset_of(run, strategy, 24)
     batch[structures.LABELS] *= 0.0
     found = network_evaluator.evaluate([batch])
@@ -121,13 +116,9 @@ def test_the_numbers_are_plain_and_named(run, whole):
 
 def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
     strategy = helpers.cpus(1)
-    networks = make_networks(run, strategy)
-    networks.student.head.kernel.assign(
-        np.full(networks.student.head.kernel.shape, np.nan, np.float32)
-    )
-    network_evaluator = evaluator.Evaluator(
-        networks, "student", strategy, helpers.NUM_CLASSES
-    )
+    network_evaluator = make_evaluator(run, strategy)
+    kernel = network_evaluator.networks.student.head.kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
     with pytest.raises(ValueError, match="v000"):
         network_evaluator.evaluate(dataset_of(run, strategy, 7))
 
@@ -158,10 +149,7 @@ def test_one_pass_gives_the_metrics_and_the_csv_of_the_predictor(
 
 def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
     strategy = helpers.cpus(1)
-    networks = make_networks(run, strategy)
-    network_evaluator = evaluator.Evaluator(
-        networks, "student", strategy, helpers.NUM_CLASSES
-    )
+    network_evaluator = make_evaluator(run, strategy)
     files = []
 
     def cut_short():
@@ -178,10 +166,7 @@ def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
 
 def test_a_process_without_all_ids_writes_no_csv(run, tmp_path, monkeypatch):
     strategy = helpers.cpus(1)
-    networks = make_networks(run, strategy)
-    network_evaluator = evaluator.Evaluator(
-        networks, "student", strategy, helpers.NUM_CLASSES
-    )
+    network_evaluator = make_evaluator(run, strategy)
     # So it is where other processes have some of the rows.
     monkeypatch.setattr(network_evaluator, "_video_ids", lambda *_: None)
     with pytest.raises(ValueError, match="several processes evaluate here"):

@@ -19,7 +19,7 @@ from yt8m_distill import files
 from yt8m_distill.data import records
 from yt8m_distill.models import lstm
 from yt8m_distill.serving import export, predictor, saved_model, served
-from yt8m_distill.training import inputs, modes
+from yt8m_distill.training import modes
 
 TOP_K = 4
 NUM_VIDEOS = 7
@@ -55,14 +55,8 @@ class Case:
     def inferred(self) -> predictor.Predictions:
         """The predictions of inference for the videos, in batches of 4."""
         strategy = helpers.cpus(1)
-        found = predictor.Predictor(self.networks, self.role, strategy, TOP_K).predict(
-            inputs.evaluation_dataset(
-                strategy,
-                inputs.training_shards(self.run),
-                modes.views_of(self.run, [self.role]),
-                4,
-            )
-        )
+        predict = predictor.Predictor(self.networks, self.role, strategy, TOP_K).predict
+        found = predict(helpers.evaluation_dataset(self.run, strategy, [self.role], 4))
         columns = zip(*(batch[:3] for batch in found), strict=True)
         return predictor.Predictions(*map(np.concatenate, columns))
 
@@ -416,16 +410,11 @@ def test_inference_has_the_policys_precision_in_every_replica(student):
     previous = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        (found,) = predictor.Predictor(
+        predict = predictor.Predictor(
             student.networks, student.role, strategy, TOP_K
-        ).predict(
-            inputs.evaluation_dataset(
-                strategy,
-                inputs.training_shards(student.run),
-                modes.views_of(student.run, [student.role]),
-                8,
-            )
-        )
+        ).predict
+        dataset = helpers.evaluation_dataset(student.run, strategy, [student.role], 8)
+        (found,) = predict(dataset)
     finally:
         keras.mixed_precision.set_global_policy(previous)
     error = np.abs(found.scores[:, 0] / student.inferred.scores[:, 0] - 1).max()

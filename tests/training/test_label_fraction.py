@@ -70,11 +70,3 @@ def test_labels_without_weight_do_not_change_the_result(tmp_path, caplog):
         how = {"teacher_checkpoint": teacher, "label_fraction": fraction}
         modes.phases(helpers.change(full, mode="serial", **how))
         assert ("--label_fraction" in caplog.text and teacher in caplog.text) == warns
-
-
-@pytest.mark.once
-def test_a_share_without_any_video_is_refused(data, tmp_path):
-    run = helpers.make_run(tmp_path / "run", data, label_fraction=1e-5)
-    with pytest.raises(ValueError, match="--label_fraction=1e-05"):
-        helpers.train(run)
-    assert not (tmp_path / "run").exists()

@@ -50,13 +50,6 @@ def weights(run) -> dict:
     return helpers.of(helpers.read_variables(prefix), "student/")
 
 
-def assert_close(some: dict, others: dict, tolerance: float) -> None:
-    assert some.keys() == others.keys()
-    assert some
-    for name, value in some.items():
-        np.testing.assert_allclose(value, others[name], atol=tolerance, err_msg=name)
-
-
 def largest_change(some: dict, others: dict) -> float:
     return max(np.abs(some[name] - others[name]).max() for name in some)
 
@@ -84,7 +77,7 @@ def test_a_cached_teacher_gives_the_same_training_as_a_live_one(
     blank = student_run(serial_run, tmp_path, **without)
     helpers.train(blank)
     # The student of `serial_run` had its teacher at hand.
-    assert_close(weights(cached_run), weights(serial_run), 2e-3)
+    helpers.assert_close(weights(cached_run), weights(serial_run), atol=2e-3)
     # Without the teacher's outputs they would be far away from that.
     assert largest_change(weights(blank), weights(serial_run)) > 2e-2
     entry = cache_entry(cached_run)
@@ -94,7 +87,7 @@ def test_a_cached_teacher_gives_the_same_training_as_a_live_one(
 def test_replicas_fill_and_read_a_cache_like_one(serial_run, cached_run, tmp_path):
     run = student_run(serial_run, tmp_path)
     helpers.train(run, 2)
-    assert_close(weights(run), weights(cached_run), 2e-3)
+    helpers.assert_close(weights(run), weights(cached_run), atol=2e-3)
     assert cache_entry(run)["computed"] == 36
 
 
@@ -129,7 +122,7 @@ def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
         cached, train_dir=str(tmp_path / "present"), teacher_cache=""
     )
     helpers.train(present)
-    assert_close(weights(cached), weights(present), 5e-3)
+    helpers.assert_close(weights(cached), weights(present), atol=5e-3)
 
 
 @pytest.mark.parametrize(
