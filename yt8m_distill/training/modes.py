@@ -391,25 +391,12 @@ def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
 
 
 # Settings that a phase without a student, or without a guide, does not see.
-_STUDENT_ONLY = (
+_STUDENT_ONLY = {
     *("student_k", "best_budget", "frame_sampler", "train_frame_sampler", "student"),
-)
-_GUIDED_ONLY = (
-    "student_loss",
-    "match",
-    "prediction_distance",
-    "temperature",
-    "classifier",
-    "student_start",
-    "video_context",
-    "teacher_cache_top_k",
-    "teacher_checkpoint",
-    "teacher_mean",
-    "student_epochs",
-    "finetune_epochs",
-    "unlabeled_data_pattern",
-    "unlabeled_fraction",
-)
+}
+_GUIDED_ONLY = {"unlabeled_data_pattern", "unlabeled_fraction"}
+_GUIDED_ONLY |= {f.name for f in dataclasses.fields(settings.DistillationSettings)}
+_GUIDED_ONLY -= {"label_loss"}
 
 
 def _settings_of(
@@ -420,10 +407,10 @@ def _settings_of(
     guided = any(role.guides or role.start for role in roles)
     left_out = set(manifest.CHANGEABLE)
     if names == {TEACHER}:
-        left_out |= {*_STUDENT_ONLY, *_GUIDED_ONLY}
+        left_out |= _STUDENT_ONLY | _GUIDED_ONLY
     if names == {STUDENT} and not guided:
         left_out |= {"teacher"} if run.networks.student else set()
-        left_out |= set(_GUIDED_ONLY)
+        left_out |= _GUIDED_ONLY
     if all(role.guides for role in roles if not role.frozen):
         left_out.add("label_loss")
     values = {k: v for k, v in run.to_dict().items() if k not in left_out}
