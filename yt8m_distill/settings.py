@@ -93,23 +93,19 @@ def parse_ranges(text: str, flag: str) -> tuple[tuple[float, float], ...]:
     return tuple(ranges)
 
 
-_SAMPLERS = ("frame_sampler", "train_frame_sampler")
-# Settings that are a registered name with arguments, and those that are a list.
-_SPECIFICATIONS = ("teacher", "student", "optimizer", *_SAMPLERS)
+# Settings that are a list or a sum, in which spaces mean nothing.
 _LISTS = ("feature_names", "feature_sizes", "feature_ranges")
 _LISTS += ("student_loss", "label_loss", "student_k")
 
 
 def _canonical(name: str, value: Any) -> Any:
     """A setting's value without its spaces, quotes and order of arguments."""
-    if name in _SPECIFICATIONS and isinstance(value, str):
-        try:
-            return registry.parse(value)
-        except ValueError:
-            return value
-    if name in _LISTS and isinstance(value, str):
-        return value.replace(" ", "")
-    return value
+    if not isinstance(value, str):
+        return value
+    try:
+        return registry.parse(value)  # A name, perhaps with arguments.
+    except ValueError:
+        return value.replace(" ", "") if name in _LISTS else value
 
 
 def is_same(name: str, one: Any, other: Any) -> bool:
@@ -777,12 +773,12 @@ class RunSettings:
         if mix == "cut":
             self.data.require_frames("--mix=cut")
         if (
-            self.distillation.student_start == "teacher"
+            self.distillation.student_start != "new"
             and self.distillation.mode == "parallel"
         ):
             raise ValueError(
-                "--student_start=teacher goes with --mode=serial: in parallel mode "
-                "the teacher is not trained at the start."
+                f"--student_start={self.distillation.student_start} goes with "
+                "--mode=serial: in parallel mode no network is trained at the start."
             )
         if (
             self.distillation.mode == "serial"
