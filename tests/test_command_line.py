@@ -206,3 +206,28 @@ def test_a_program_lists_its_flags_and_names_an_unknown_one(program, names):
     done = run("--nope=1")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"{program}.py: --nope " in done.stderr
+
+
+def test_a_program_run_as_a_file_imports_the_package_around_it(tmp_path):
+    """Also where another one is installed, and in a process that it starts."""
+    package = tmp_path / "yt8m_distill"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "names.py").write_text("")
+    stand_in = ROOT / "yt8m_distill" / "yt8m_distill.py"
+    (package / stand_in.name).write_text(stand_in.read_text())
+    program = """
+import multiprocessing
+
+from yt8m_distill import names
+
+if __name__ == "__main__":
+    print(names.__file__)
+    process = multiprocessing.get_context("spawn").Process(target=print, args=("so",))
+    process.start()
+    process.join()
+"""
+    (package / "program.py").write_text(program)
+    command = [sys.executable, str(package / "program.py")]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert done.stdout.split() == [str(package / "names.py"), "so"], done.stderr
