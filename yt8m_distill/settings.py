@@ -6,6 +6,7 @@ error messages name them, since the values come from there.
 """
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -248,11 +249,12 @@ class DataSettings(Settings):
         minimum=0,
     )
 
-    @property
+    # Cached: every record is judged by them.
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         return split_names(self.feature_names)
 
-    @property
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         return tuple(int(size) for size in split_names(self.feature_sizes))
 

@@ -37,7 +37,7 @@ SUFFIX = file_patterns.INDEX_SUFFIX
 VERSION = 3  # 2 had no segments.
 
 # Approximate size of the records that are hashed in one call.
-_HASHED_BYTES = 1 << 18
+_HASHED_BYTES = 1 << 21
 
 # Maximum number of shards that are indexed at the same time.
 _MAX_BUILDERS = 8
