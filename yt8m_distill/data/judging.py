@@ -261,11 +261,8 @@ def _judge_frames(lists, data, name: str, size: int) -> None:
             other in lists for other in data.names
         ):
             return
-        raise faults.Invalid(
-            faults.Fault.NO_FRAMES,
-            f"feature {name} has no frames. Is --feature_names right, and is this "
-            "frame-level data?",
-        )
+        text = parsing.NO_FRAMES.format(name=name)
+        raise faults.Invalid(faults.Fault.NO_FRAMES, text)
     for step in steps:
         kind = step.WhichOneof("kind")
         if kind != "bytes_list":
@@ -276,16 +273,14 @@ def _judge_frames(lists, data, name: str, size: int) -> None:
             )
         values = step.bytes_list.value
         if len(values) != 1:
+            text = parsing.STRINGS.format(name=name, value=len(values))
+            raise faults.Invalid(faults.Fault.ONE_FEATURE, text)
+        width = len(values[0])
+        if width != size:
+            whole = width and width % size == 0 and len(steps) == 1
             raise faults.Invalid(
-                faults.Fault.ONE_FEATURE,
-                f"a frame of feature {name} is {len(values)} byte strings, not 1.",
-            )
-        if len(values[0]) != size:
-            whole = len(values[0]) % size == 0 and len(steps) == 1
-            raise faults.Invalid(
-                faults.Fault.ONE_FEATURE if whole and values[0] else faults.Fault.WIDTH,
-                f"a frame of feature {name} is {len(values[0])} bytes wide, not the "
-                f"{size} of --feature_sizes.",
+                faults.Fault.ONE_FEATURE if whole else faults.Fault.WIDTH,
+                parsing.WIDTH.format(name=name, value=width, size=size),
             )
 
 
@@ -300,11 +295,8 @@ def _judge_vector(context, name: str, size: int) -> None:
         )
     values = np.array(feature.float_list.value, np.float32)
     if len(values) != size:
-        raise faults.Invalid(
-            faults.Fault.WIDTH,
-            f"feature {name} has {len(values)} numbers, not the {size} of "
-            "--feature_sizes. Is --feature_names right, and is this video-level data?",
-        )
+        text = parsing.NUMBERS.format(name=name, value=len(values), size=size)
+        raise faults.Invalid(faults.Fault.WIDTH, text)
     if not np.isfinite(values).all():
         where = int(np.flatnonzero(~np.isfinite(values))[0])
         raise faults.Invalid(

@@ -16,6 +16,21 @@ from yt8m_distill.data import records
 NOT_AN_EXAMPLE = (
     "this is not an example of the expected kind, or a feature is of another type."
 )
+# Messages about features, also of the judge.
+NO_FRAMES = (
+    "feature {name} has no frames. Is --feature_names right, and is this frame-level "
+    "data?"
+)
+STRINGS = "a frame of feature {name} is {value} byte strings, not 1."
+WIDTH = (
+    "a frame of feature {name} is {value} bytes wide, not the {size} of "
+    "--feature_sizes."
+)
+NUMBERS = (
+    "feature {name} has {value} numbers, not the {size} of --feature_sizes. Is "
+    "--feature_names right, and is this video-level data?"
+)
+_VALUE = "\0"  # Placeholder for a number that only the graph knows.
 
 
 class Parsed(NamedTuple):
@@ -75,7 +90,7 @@ def parse_request(
         all_parsed, lambda: nothing, lambda: ~_can_parse(serialized, data)
     )
     fields = tf.cond(all_parsed, lambda: fields, lambda: without(refused))
-    checks = _checks(fields[1], data, False)
+    checks = _checks(fields[1], data)
     faults = tf.where(refused, NOT_AN_EXAMPLE, _first_faults(checks, serialized))
     bad = faults != ""
     fields = tf.cond(tf.reduce_any(bad), lambda: without(bad), lambda: fields)
@@ -104,7 +119,7 @@ def read_by_parser(
         UnicodeDecodeError,  # The parser includes the record in its message.
     ):
         return None
-    checks = _checks(features, data, False)
+    checks = _checks(features, data)
     if not all(check.holds.numpy().all() for check in checks):
         return None
     parsed = _parsed(context, features, data, tf.ones_like(serialized, tf.bool))
@@ -262,27 +277,27 @@ class _Check(NamedTuple):
 
     Attributes:
         holds: [N] bool.
-        what: parts of the message: strings, and [N] tensors of which the invalid value
-            is shown.
+        text: the message, with _VALUE where the invalid value is shown.
+        values: [N], of which that is one; None if none is shown.
         splits: [B + 1] int64 row splits of the entries; None if each record has one.
     """
 
     holds: tf.Tensor
-    what: Sequence
+    text: str
+    values: tf.Tensor | None = None
     splits: tf.Tensor | None = None
 
     def rows(self, entries: tf.Tensor) -> tf.Tensor:
         """The records of some entries."""
         return entries if self.splits is None else _rows(self.splits, entries)
 
-    def parts(self, entries: tf.Tensor) -> list:
-        """Parts of the messages for some entries, to be joined."""
-        return [
-            part
-            if isinstance(part, str)
-            else tf.strings.as_string(tf.gather(part, entries))
-            for part in self.what
-        ]
+    def messages(self, entries: tf.Tensor) -> tf.Tensor:
+        """The messages for some entries."""
+        if self.values is None:
+            return tf.fill(tf.shape(entries), self.text)
+        before, after = self.text.split(_VALUE)
+        value = tf.strings.as_string(tf.gather(self.values, entries))
+        return tf.strings.join([before, value, after])
 
 
 def _rows(splits: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
@@ -306,62 +321,44 @@ def _first_faults(checks: Sequence[_Check], serialized: tf.Tensor) -> tf.Tensor:
         first = tf.math.unsorted_segment_min(broken, check.rows(broken), size)
         rows = tf.where(first < tf.int64.max)  # [rows with this fault, 1]
         entries = tf.gather_nd(first, rows)
-        messages = tf.strings.join(check.parts(entries))
-        messages = tf.broadcast_to(messages, tf.shape(entries))
-        faults = tf.tensor_scatter_nd_update(faults, rows, messages)
+        faults = tf.tensor_scatter_nd_update(faults, rows, check.messages(entries))
     return faults
 
 
-def _checks(features, data, is_exempt) -> list[_Check]:
+def _checks(features, data) -> list[_Check]:
     check = _frame_checks if data.frame_features else _vector_checks
-    return check(features, data, is_exempt)
+    return check(features, data)
 
 
-def _frame_checks(lists, data, is_exempt) -> list[_Check]:
-    """The conditions on frames: one byte string each, of the feature's width.
-
-    Args:
-        lists: name → [B, frames, strings].
-        data: description of the records.
-        is_exempt: [B] bool or False, records that may have no frames.
-    """
+def _frame_checks(lists, data) -> list[_Check]:
+    """The conditions on frames [B, frames, strings]: one byte string, of its width."""
     num_frames = [lists[name].row_lengths() for name in data.names]
-    may_lack = is_exempt | _may_lack(num_frames, data)
+    may_lack = _may_lack(num_frames, data)
     checks = []
     for name, size, count in zip(data.names, data.sizes, num_frames, strict=True):
         feature, counts = lists[name], lists[name].values.row_lengths()
         # The splits of all strings of a record, without its frames.
         splits = tf.gather(feature.values.row_splits, feature.row_splits)
         widths = tf.strings.length(feature.flat_values)
-        what = [f"feature {name} has no frames. Is --feature_names right, and is this "]
-        what += ["frame-level data?"]
-        checks.append(_Check((count > 0) | may_lack, what))
-        what = [f"a frame of feature {name} is ", counts, " byte strings, not 1."]
-        checks.append(_Check(counts == 1, what, feature.row_splits))
-        what = [f"a frame of feature {name} is ", widths]
-        what += [f" bytes wide, not the {size} of --feature_sizes."]
-        checks.append(_Check(widths == size, what, splits))
+        where = {"name": name, "size": size, "value": _VALUE}
+        checks += [
+            _Check((count > 0) | may_lack, NO_FRAMES.format(**where)),
+            _Check(counts == 1, STRINGS.format(**where), counts, feature.row_splits),
+            _Check(widths == size, WIDTH.format(**where), widths, splits),
+        ]
     return checks
 
 
-def _vector_checks(parsed, data, is_exempt) -> list[_Check]:
-    """The conditions on vectors: the feature's width, and finite numbers.
-
-    Args:
-        parsed: name → [B, numbers].
-        data: description of the records.
-        is_exempt: [B] bool or False, records that may have no numbers.
-    """
+def _vector_checks(features, data) -> list[_Check]:
+    """The conditions on vectors [B, numbers]: their width, and finite numbers."""
     checks = []
     for name, size in zip(data.names, data.sizes, strict=True):
-        widths, numbers = parsed[name].row_lengths(), parsed[name].flat_values
-        what = [f"feature {name} has ", widths, f" numbers, not the {size} of "]
-        what += ["--feature_sizes. Is --feature_names right, and is this video-level "]
-        what += ["data?"]
-        checks.append(_Check((widths == size) | is_exempt, what))
-        what = [f"a number of feature {name} is ", numbers, "."]
+        widths, numbers = features[name].row_lengths(), features[name].flat_values
+        text = NUMBERS.format(name=name, size=size, value=_VALUE)
+        checks.append(_Check(widths == size, text, widths))
+        text = f"a number of feature {name} is {_VALUE}."
         is_finite = tf.math.is_finite(numbers)
-        checks.append(_Check(is_finite, what, parsed[name].row_splits))
+        checks.append(_Check(is_finite, text, numbers, features[name].row_splits))
     return checks
 
 

@@ -6,7 +6,7 @@ seconds, which are frames), `segment_labels` (int64, classes) and `segment_score
 a rating are neither present nor absent in it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -40,20 +40,13 @@ def read(context: tf.train.Features) -> tuple[list[Rating], str]:
         columns[name] = list(getattr(feature, kind).value) if feature else []
     starts, labels, scores = columns.values()
     if not len(starts) == len(labels) == len(scores):
-        return [], unequal(len(starts), len(labels), len(scores))
+        lengths = f"{len(starts)}, {len(labels)} and {len(scores)}"
+        return [], f"{START_TIMES}, {LABELS} and {SCORES} have {lengths} entries."
     for score in scores:
         if score not in (0, 1):
             return [], f"a number of {SCORES} is {score:g}, not 0 or 1."
     scores = map(int, scores)
     return [Rating(*row) for row in zip(starts, labels, scores, strict=True)], ""
-
-
-def unequal(starts: Any, labels: Any, scores: Any) -> str:
-    """The line about fields of different length."""
-    return (
-        f"{START_TIMES}, {LABELS} and {SCORES} have {starts}, {labels} and {scores} "
-        "entries."
-    )
 
 
 def problem(ratings: list[Rating], num_frames: int, data: settings.DataSettings) -> str:
