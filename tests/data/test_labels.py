@@ -38,9 +38,22 @@ def test_names_become_classes_in_alphabetical_order(tmp_path):
 
 def test_numbers_are_classes(tmp_path):
     path = write(tmp_path / "labels.csv", "id,label", "a,7;3", "b,3,12")
-    assert labels.read(path, {}) == ({"a": [3, 7], "b": [3, 12]}, {})
+    assert labels.read(path, {}) == ({"a": [3, 7], "b": [3, 12]}, {}, "id")
     names = dict(enumerate("abcdefghijklm"))
     assert labels.read(path, names).of == {"a": [3, 7], "b": [3, 12]}
+
+
+@pytest.mark.parametrize("key", ["clips/a.mp4", "a.mp4", "a"])
+def test_a_first_line_with_labels_of_a_file_is_not_lost(tmp_path, key):
+    path = write(tmp_path / "labels.csv", f"{key},dog", "b.mp4,cat")
+    with pytest.raises(ValueError, match="--labels.* clips/a.mp4"):
+        labels.read(path, {}).find_each(["clips/a.mp4", "clips/b.mp4"])
+
+
+@pytest.mark.parametrize("header", ["video,labels", ",labels", "\nfile,labels"])
+def test_a_header_is_no_row_even_if_a_file_is_called_so(tmp_path, header):
+    path = write(tmp_path / "labels.csv", header, "video.mp4,3")
+    assert labels.read(path, {}).find_each(["video.mp4"]) == {"video.mp4": [3]}
 
 
 def test_a_name_of_two_classes_is_no_label(tmp_path):

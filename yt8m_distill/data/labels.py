@@ -16,18 +16,29 @@ class Labels(NamedTuple):
     Attributes:
         of: key of a row, a path or a name → numbers of its classes, ascending.
         names: class number → name; empty where the CSV has numbers alone.
+        header: first cell of the first line, which is not a key.
     """
 
     of: dict[str, list[int]]
     names: dict[int, str]
+    header: str = ""
 
     def find_each(self, paths: Sequence[str]) -> dict[str, list[int] | None]:
         """Path → classes of each file, as `find`.
 
         Raises:
-            ValueError: if the CSV has rows, but of none of the files.
+            ValueError: if the CSV has rows, but of none of the files, or its first line
+                is the row of a file.
         """
         found = {path: self.find(path) for path in paths}
+        for path, classes in found.items():
+            # A header may be the stem of a file that has a row, as in video.mp4.
+            names = _keys(path) if classes is None else _keys(path)[:2]
+            if self.header and self.header in names:
+                raise ValueError(
+                    f"--labels: the first line begins with {self.header!r}, the name "
+                    f"of {path}; it must be a header, such as file,labels."
+                )
         if self.of and all(classes is None for classes in found.values()):
             raise ValueError(
                 f"--labels has a row for none of the files, such as {paths[0]}: its "
@@ -38,9 +49,13 @@ class Labels(NamedTuple):
 
     def find(self, path: str) -> list[int] | None:
         """The classes of a file, by its path, its name or that without extension."""
-        name = os.path.basename(path)
-        keys = (path, name, os.path.splitext(name)[0])
-        return next((self.of[key] for key in keys if key in self.of), None)
+        return next((self.of[key] for key in _keys(path) if key in self.of), None)
+
+
+def _keys(path: str) -> tuple[str, str, str]:
+    """What a row may call a file: its path, its name, that without extension."""
+    name = os.path.basename(path)
+    return path, name, os.path.splitext(name)[0]
 
 
 def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
@@ -66,7 +81,7 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            next(reader, None)
+            header = next((row[0].strip() for row in reader if any(row)), "")
             for row in filter(any, reader):
                 cells = (part for cell in row[1:] for part in cell.split(_SEPARATOR))
                 found = [cell.strip() for cell in cells if cell.strip()]
@@ -86,7 +101,8 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
         at = f"{where}, line {line}"
         classes = {_class_of(label, names, numbers, at) for label in labels}
         of.setdefault(key, set()).update(classes)
-    return Labels({key: sorted(classes) for key, classes in of.items()}, dict(names))
+    by_key = {key: sorted(classes) for key, classes in of.items()}
+    return Labels(by_key, dict(names), header)
 
 
 def _class_of(
