@@ -63,6 +63,11 @@ def main(
     stated: dict,
 ) -> None:
     """Settings → network → CSV."""
+    if inference.segments and checkpoint.top_k != settings.CheckpointSettings.top_k:
+        raise ValueError(
+            f"--top_k={checkpoint.top_k} does not go with --segments: their number per "
+            "class is --segment_max_pred."
+        )
     vocabulary.read(inference.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     import tqdm

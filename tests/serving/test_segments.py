@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings, structures, vocabulary
 from yt8m_distill.data import pipeline
@@ -211,6 +212,9 @@ def test_flags_of_segments_are_checked(tmp_path):
     assert settings.InferenceSettings(**given, segment_margins="6,2").margins == (6, 2)
     with pytest.raises(ValueError, match="--vocabulary"):
         settings.InferenceSettings(**given, vocabulary="v")
+    flags = "--train_dir=x", *(f"--{name}={value}" for name, value in given.items())
+    line = script_helpers.refuse("inference", *flags, "--top_k=5")
+    assert "--top_k=5" in line and "--segment_max_pred" in line
     path = tmp_path / "ids.csv"
     path.write_text("Index\n12\n3\n")
     assert vocabulary.read_classes(str(path), 20, "some_flag") == [3, 12]
