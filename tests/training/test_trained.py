@@ -67,6 +67,15 @@ def test_shards_without_videos_are_refused_by_flag_unless_a_part_may_be(run, tmp
     assert part.num_videos() == 0
 
 
+def test_segments_of_a_run_of_videos_are_asked_for_with_another_flag(run):
+    given = settings.CheckpointSettings(train_dir=run.training.train_dir, num_gpus=0)
+    with pytest.raises(ValueError, match="--segment_labels.* --segments") as error:
+        trained.open_network(given, stated={"segment_labels": True})
+    with pytest.raises(ValueError, match="--seed") as other:
+        trained.open_network(given, stated={"seed": run.training.seed + 1})
+    assert "--segments" in str(error.value) and "--segments" not in str(other.value)
+
+
 def test_stating_the_student_k_of_training_changes_no_view(run):
     for network in ("student", "teacher"):
         stated, silent = (
