@@ -176,6 +176,26 @@ for name in {early}:
     assert done.stderr.count("--nope ") == len(names)
 
 
+def test_no_tool_on_runs_loads_tensorflow_for_an_unknown_argument():
+    names = ["list_flagfiles", "reproduce", "summarize_runs"]
+    code = f"""
+import importlib, sys
+for name in {names}:
+    module = importlib.import_module("tools." + name)
+    sys.argv = [name, "x", "--nope"]
+    try:
+        getattr(module, "run", module.main)()
+    except SystemExit as end:
+        assert end.code, name
+    else:
+        raise AssertionError(name)
+    assert "tensorflow" not in sys.modules, name
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count("--nope") == 3, done.stderr
+
+
 def test_help_has_required_flags_first_and_every_flag_once():
     text = command_line.help_text("Doc.", flag_groups.RUN_GROUPS, ["seed"])
     names = re.findall(r"^[ *] --(?:\[no\])?(\w+):", text, re.MULTILINE)

@@ -6,6 +6,7 @@ python tools/list_flagfiles.py --write    # updates flags/README.md and the cost
 A `# Cost:` line is computed from the flags of the `# Command:` line.
 """
 
+import argparse
 import dataclasses
 import pathlib
 import shlex
@@ -14,13 +15,8 @@ import sys
 # Run as a file, the root is one folder up.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from yt8m_distill import flag_groups
-
-flag_groups.load_tensorflow()
-
-from tools.reproduction import cost, document, plan, published
-from yt8m_distill import settings
-from yt8m_distill.training import modes
+from tools.reproduction import document, plan, published
+from yt8m_distill import flag_groups, settings
 
 FOLDER = plan.FLAGFILES
 # Header entries that describe the purpose of a flagfile.
@@ -74,6 +70,9 @@ def describe(run: settings.RunSettings) -> str:
     The student's forward pass is given for every k of the paper if the run's k is one
     of them, otherwise only for the run's k.
     """
+    from tools.reproduction import cost
+    from yt8m_distill.training import modes
+
     phases = modes.phases(run, resolved=False)
     roles = {role.name for phase in phases for role in phase.roles}
     forward, k = [], run.sampling.largest_k
@@ -104,6 +103,8 @@ def _at(run: settings.RunSettings, k: int) -> settings.RunSettings:
 
 
 def _forward(run: settings.RunSettings, role: str) -> int:
+    from tools.reproduction import cost
+
     return sum(cost.multiply_adds(run, role).values())
 
 
@@ -112,7 +113,7 @@ def _amount(number: float) -> str:
     return f"{number / 1e9:.2f} G" if number >= 1e8 else f"{number / 1e6:.1f} M"
 
 
-def _describe_phase(phase: modes.Phase, number: float) -> str:
+def _describe_phase(phase, number: float) -> str:
     """`student with the frozen teacher 38.90 G (5 epochs)`."""
     frozen = "".join(f" with the frozen {r.name}" for r in phase.roles if r.frozen)
     epochs = f"{phase.epochs} epoch" + "s" * (phase.epochs > 1)
@@ -136,9 +137,12 @@ def with_cost(text: str) -> str:
 
 def main() -> None:
     """Prints the table, or writes the table and the costs."""
-    if "--write" not in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="update the files")
+    if not parser.parse_args().write:
         print(make_table())
         return
+    flag_groups.load_tensorflow()
     for path in sorted(FOLDER.glob("*.flags")):
         try:
             path.write_text(with_cost(path.read_text("utf-8")), encoding="utf-8")

@@ -24,11 +24,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import pandas as pd
 
+from tools.reproduction import document
 from yt8m_distill import flag_groups
-
-flag_groups.load_tensorflow()
-
-from tools.reproduction import cost, document, runs
 
 HEADER = ("model", "frames", "GAP", "mAP", "Hit@1", "ms per video")
 
@@ -51,6 +48,8 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
     Raises:
         ValueError: if the run was never evaluated.
     """
+    from tools.reproduction import runs
+
     path = train_dir / "eval" / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run eval.py on {train_dir} first.")
@@ -77,6 +76,8 @@ def read_run(train_dir: pathlib.Path) -> dict:
     Raises:
         ValueError: if the run has not finished.
     """
+    from tools.reproduction import cost, runs
+
     run = runs.open_run(train_dir)
     if not run.finished:
         raise ValueError(f"{train_dir} has not finished.")
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--write_to", type=pathlib.Path, help="a Markdown file")
     parser.add_argument("--section", default="results", help="NAME of the place in it")
     given = parser.parse_args()
+    flag_groups.load_tensorflow()  # Only once the arguments are right.
     try:
         if any("=" in run for run in given.runs):
             named = (run.rpartition("=") for run in given.runs)
