@@ -460,8 +460,8 @@ class Shards:
                 if here.all():
                     found = frames(sources[part][0], positions, size)
                 else:
-                    found = records.zero_byte(*self.data.ranges[feature])
-                    found = np.full((*positions.shape, size), found, np.uint8)
+                    byte = records.zero_byte(*self.data.ranges[feature])
+                    found = np.full((*positions.shape, size), byte, np.uint8)
                     found[here] = frames(sources[part][0], positions[here], size)
                 view[part, :, columns] = found
             column += size

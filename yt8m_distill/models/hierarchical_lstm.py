@@ -95,7 +95,7 @@ class HierarchicalLSTM(base.VideoClassifier):
         }
 
     def encode(self, frames, num_frames, state_indices, training, noise):
-        return self._encode(frames, num_frames, state_indices, training)
+        return self._encode(frames, num_frames, self.lower, state_indices, training)
 
     def encode_parts(self, frames, num_frames, bounds):
         if self.lower.uses_keras:
@@ -103,12 +103,14 @@ class HierarchicalLSTM(base.VideoClassifier):
         places, counts = base.part_places(num_frames, bounds)
         projected, places = self.lower.share(frames, num_frames, places)
         places = tf.transpose(places)[..., tf.newaxis]  # [B * W, S, 1]
-        return self._encode(places, counts, projected=projected)[0]
 
-    def _encode(
-        self, frames, num_frames, state_indices=None, training=False, projected=None
-    ):
-        """`encode`; of `projected` frames, `frames` [B, T, 1] are their places."""
+        def lower(x, lengths, **more):
+            return self.lower(lstm.Shared(projected, x[..., 0]), lengths, **more)
+
+        return self._encode(places, counts, lower)[0]
+
+    def _encode(self, frames, num_frames, lower, state_indices=None, training=False):
+        """`encode`, where `lower` is the LSTM over blocks of `frames` [B, T, D]."""
         batch, length = tf.shape(frames)[0], frames.shape[1]
         # A single block that the frames do not fill is as long as they are.
         block_len = min(self.block_len, length or self.block_len)
@@ -117,12 +119,6 @@ class HierarchicalLSTM(base.VideoClassifier):
         lengths = block_lengths(num_frames, blocks, block_len)  # [B, blocks]
         flat = tf.reshape(lengths, [-1])
         width, states = self.lower.state_size, None
-
-        def lower(x, lengths, **more):
-            if projected is not None:
-                x = lstm.Shared(projected, x[..., 0])
-            return self.lower(x, lengths, **more)
-
         if lstm.is_unrolled():  # No shape may depend on the videos.
             encoded, _ = lower(x, flat)
         else:

@@ -62,14 +62,14 @@ def _teacher(entry: str, run: settings.RunSettings, role: str, alone: bool) -> T
     registry.import_user_modules(source_run.networks.import_modules)
     check_same_data(where, source_run, run)
     plan = manifest.read_plan(entry)
-    reading_all = [
+    reading_all = (
         name
         for name in reversed(plan.trained)
         if plan.network(name)["frames"] == run.data.max_frames
-    ]
-    name = next(iter([role] if role in plan.trained else reading_all), None)
-    best = name and checkpoints.find(entry, plan, name)
-    if not best:
+    )
+    name = role if role in plan.trained else next(reading_all, role)
+    best = checkpoints.find(entry, plan, name)
+    if best is None:
         raise ValueError(
             f"{where} has no trained {role} yet, nor another network that reads all "
             f"{run.data.max_frames} frames."

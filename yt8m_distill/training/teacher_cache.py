@@ -388,11 +388,8 @@ class Builder:
             check_same_frames(phase.views[self.states_of], run.data.max_frames)
         self._views = phase.view_specs({role.view, self.states_of})
         self._batch_size = run.training.batch_size
-        network, states_of = (
-            networks.network(role.name),
-            self._views.get(self.states_of),
-        )
-        key = describe(network, role, run, states_of)
+        states_of = self._views.get(self.states_of)
+        key = describe(networks.network(role.name), role, run, states_of)
         self.cache = TeacherCache(run.distillation.teacher_cache, key)
         self._step = replicas.on_replicas(strategy, self._replica_step)
 

@@ -332,11 +332,12 @@ def open_network(
     more_modules = stated.pop("import_modules", "")
     different = settings.differences({k: of_run[k] for k in stated}, stated)
     if different:
-        wanted = stated.get("segment_labels") and not run.data.segment_labels
-        of_segments = " yt8m-inference and yt8m-export score segments with --segments."
+        hint = ""
+        if stated.get("segment_labels") and not run.data.segment_labels:
+            hint = " yt8m-inference and yt8m-export score segments with --segments."
         raise ValueError(
             f"--train_dir={given.train_dir} was trained with other settings: "
-            f"{different}. These flags can be left out.{of_segments * bool(wanted)}"
+            f"{different}. These flags can be left out.{hint}"
         )
     if given.video_id_key:
         data = dataclasses.replace(run.data, video_id_key=given.video_id_key)
