@@ -71,7 +71,9 @@ class NeXtVLADPooling(keras.layers.Layer):
     def _assign(self, x: tf.Tensor, expanded: tf.Tensor) -> tf.Tensor:
         """x' W_a, of x [B, T, N] and x' [B, T, λN]: [B, T, G K]."""
         rows, (size, wide) = x.shape[:2].num_elements(), self.expand.kernel.shape
-        if rows is None or rows * (wide - size) <= size * wide:
+        # In half precision the rounded product of the kernels would be another network.
+        exact = layers.product_dtype() == tf.float32
+        if rows is None or not exact or rows * (wide - size) <= size * wide:
             return self.assign(expanded)
         # x (W_e W_a) + b_e W_a: fewer products, of so many frames.
         second = tf.convert_to_tensor(self.assign.kernel)
