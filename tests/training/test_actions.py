@@ -112,6 +112,48 @@ def test_the_best_is_kept_and_patience_ends(tmp_path):
     assert checkpoints.settle_best(folder, entry["best"], verify=True)["step"] == 20
 
 
+def test_what_follows_a_save_at_the_last_step_is_saved_too(tmp_path):
+    """--max_steps ends the phase within an epoch, so no counter moves after it."""
+    run = helpers.make_run(tmp_path, "data", mode="baseline")
+    (phase,) = modes.phases(run)
+    networks = builder.build_networks(phase.roles, run.data)
+    objects = {"student": networks.student}
+    state = checkpoints.State(str(tmp_path), objects, 1)
+    folder = str(tmp_path / "best")
+    keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)
+    save = actions.Save(state, minutes=0)
+    state.step.assign(7)
+    results = {"validation": {"student": {"gap": 0.5}}}
+    here = place(7, 0, 7, results=results)
+    save.after_steps(here, chunk(1.0))
+    keep.after_epoch(here)
+    save.next_epoch(here)
+    keep.next_epoch(here)
+    resumed = checkpoints.State(str(tmp_path), objects, 1)
+    resumed.restore()
+    best = resumed.read_notes()["student"]["best"]
+    assert best == {"epoch": 1, "step": 7, "gap": 0.5}
+
+
+def test_patience_begins_anew_after_the_loss_of_the_best_network(tmp_path):
+    """Damaged after epoch 1 of 5, at a later step: the next epoch makes another."""
+    run = helpers.make_run(tmp_path, "data", mode="baseline")
+    (phase,) = modes.phases(run)
+    networks = builder.build_networks(phase.roles, run.data)
+    state = checkpoints.State(str(tmp_path), {"student": networks.student}, 1)
+    folder = str(tmp_path / "best")
+    keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)
+    patience = actions.StopEarly(state, epochs=2)
+    results = {"validation": {"student": {"gap": 0.5}}}
+    keep.after_epoch(place(10, 0, 10, results=results))
+    keep.next_epoch(place(10, 1))
+    (tmp_path / "best" / "best.json").write_text("{")
+    resumed = place(30, 3)
+    keep.start(resumed)
+    patience.start(resumed)
+    assert not resumed.stops
+
+
 def test_a_resumed_run_repeats_no_line(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     for step in (2, 4):

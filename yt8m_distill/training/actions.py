@@ -485,9 +485,11 @@ class StopEarly(loop.Action):
         self.epochs = epochs
 
     def start(self, loop: loop.Loop) -> None:
-        notes = self.state.read_notes()
-        best = max((entry["best"]["epoch"] for entry in notes.values()), default=0)
-        if notes and loop.epoch - best >= self.epochs:
+        found = [entry["best"] for entry in self.state.read_notes().values()]
+        if not found or not all(found):  # A damaged one has to be replaced first.
+            return
+        best = max(entry["epoch"] for entry in found)
+        if loop.epoch - best >= self.epochs:
             _LOG.info(
                 "Phase %s stops early: no better GAP since epoch %d.", loop.name, best
             )

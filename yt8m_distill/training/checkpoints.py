@@ -358,7 +358,7 @@ class State:
         self._folder = os.path.join(folder, CHECKPOINTS)
         self._writes = writes
         self._max_to_keep = max_to_keep
-        self._saved: tuple = ()  # Position and prefix of the newest save.
+        self._saved: tuple = ()  # Counters, notes and prefix of the newest save.
 
     def restore(self) -> str | None:
         """Restores the newest valid checkpoint; returns its prefix.
@@ -382,8 +382,8 @@ class State:
     def save(self) -> str:
         """Writes a checkpoint named after the step; returns its prefix.
 
-        Empty where this process does not write. What is saved already is not written
-        again.
+        Empty where this process does not write. A state with the counters and notes of
+        the newest save is not written again.
 
         Raises:
             ValueError: if the file system refuses.
@@ -392,7 +392,9 @@ class State:
         if not self._writes:
             return ""
         step = int(self.step.numpy())
-        position = (step, int(self.epoch.numpy()), int(self.batch.numpy()))
+        counters = (step, int(self.epoch.numpy()), int(self.batch.numpy()))
+        # Notes change without a counter where --max_steps has ended an epoch.
+        position = (*counters, self.notes.numpy())
         if self._saved and self._saved[0] == position:
             return self._saved[1]
         _check_finite(self._objects, step, self._folder)
