@@ -1,5 +1,6 @@
 """From a video file to a native record, and the description of how it was made."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -124,8 +125,14 @@ class Extractor:
         return clip.at_rate(self.given.fps, self.given.max_frames)
 
     def samples_of(self, clip: decoding.Clip) -> np.ndarray | None:
-        """The sound of a file, see sound.read; None where none is asked for."""
-        return sound.read(clip.path) if SOUND in self.ranges else None
+        """The sound of a file's record, see sound.read; None where none is asked for.
+
+        Not of the whole file: an hour takes 230 MB.
+        """
+        if SOUND not in self.ranges:
+            return None
+        # An example is less than a second long.
+        return sound.read(clip.path, len(self.frames_of(clip)) / self.given.fps + 1)
 
     def inputs(
         self,
@@ -337,12 +344,9 @@ def _summary(counts: np.ndarray, low_high: tuple[float, float]) -> list[float]:
 
 def ids_of(paths: Sequence[str]) -> dict[str, str]:
     """Path → id: the name without its extension; where that repeats, the path."""
-    stems = [pathlib.Path(path).stem for path in paths]
-    repeated = {stem for stem in stems if stems.count(stem) > 1}
-    return {
-        path: path if stem in repeated else stem
-        for path, stem in zip(paths, stems, strict=True)
-    }
+    stems = {path: pathlib.Path(path).stem for path in paths}
+    counts = collections.Counter(stems.values())
+    return {path: path if counts[stem] > 1 else stem for path, stem in stems.items()}
 
 
 def plan(

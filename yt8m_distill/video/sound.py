@@ -6,6 +6,7 @@ of 96 windows, 0.96 s.
 """
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -19,10 +20,14 @@ _LOG_OFFSET = 0.01
 _SAMPLES = _WINDOW + (WINDOWS - 1) * _HOP  # Of an example.
 
 
-def read(path: str) -> np.ndarray | None:
+def read(path: str, seconds: float) -> np.ndarray | None:
     """[N] float32 samples in [-1, 1] at 16 kHz; None for a file without sound.
 
     Of several streams the one that a player would take; its channels are mixed.
+
+    Args:
+        path: of the file.
+        seconds: how much of it is decoded at least, if it has so much.
 
     Raises:
         ValueError: for sound that cannot be decoded; names the file.
@@ -33,10 +38,13 @@ def read(path: str) -> np.ndarray | None:
         if stream is None:
             return None
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
-        pieces = [np.zeros(0, np.float32)]
-        for frame in container.decode(stream):
-            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
-        pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+        pieces, missing = [np.zeros(0, np.float32)], seconds * RATE
+        for frame in itertools.chain(container.decode(stream), [None]):
+            for piece in resampler.resample(frame):
+                pieces.append(piece.to_ndarray()[0])
+                missing -= piece.samples
+            if missing <= 0:
+                break
     return np.concatenate(pieces)
 
 
