@@ -1,7 +1,9 @@
 """Thin shards: reading all of their frames equals sampling the full shards."""
 
+import dataclasses
 import os
 import pathlib
+import shlex
 
 import numpy as np
 import pytest
@@ -356,6 +358,19 @@ def test_the_program_continues_and_prints_the_training_flags(tmp_path, monkeypat
         "--feature_names=rgb,audio --feature_sizes=4,3 --num_classes=5 "
         "--video_id_key=id"
     )
+
+
+def test_the_training_flags_describe_the_records_whole(full, tmp_path):
+    changes = {"labels_key": "tags", "missing_feature": "zeros"}
+    data = dataclasses.replace(DATA, feature_ranges="0:4,-1:1", **changes)
+    thin(full, tmp_path / "thin")
+    report = thin_records.report(full, str(tmp_path / "thin"), data, view(), 22, 0)
+    words = shlex.split(report.splitlines()[-1].partition("train.py: ")[2])
+    found = dict(word.removeprefix("--").split("=") for word in words)
+    expected = {**dataclasses.asdict(data), "max_frames": K}
+    read_data = {k: str(v) for k, v in expected.items() if k in found}
+    assert {"feature_ranges", *changes} <= found.keys()
+    assert {k: v for k, v in found.items() if k in read_data} == read_data
 
 
 def test_a_truncated_shard_is_refused_before_any_is_written(tmp_path):

@@ -29,9 +29,11 @@ When run again, the program continues with the missing shards.
 """
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -131,19 +133,23 @@ def report(
     )
     ratio = f" ({after / before:.1%})" if before else ""
     existing = f"; {kept} of {len(files)} shards existed already" if kept else ""
-    suggested = [
-        "--mode=baseline",
-        f"--student_k={view.k}",
-        f"--max_frames={view.k}",
-        "--frame_sampler=all",
-        f"--feature_names={data.feature_names}",
-        f"--feature_sizes={data.feature_sizes}",
-        f"--num_classes={data.num_classes}",
-        f"--video_id_key={data.video_id_key}",
-    ]
+    suggested = {
+        "mode": "baseline",
+        "student_k": view.k,
+        "max_frames": view.k,
+        "frame_sampler": "all",
+    }
+    always = ("feature_names", "feature_sizes", "num_classes", "video_id_key")
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        if field.name in always or value != field.default:
+            # A thin record has no segments.
+            if not field.name.startswith("segment_"):
+                suggested.setdefault(field.name, value)
+    words = shlex.join(f"--{name}={value}" for name, value in suggested.items())
     return (
         f"{videos} videos, {before} bytes before, {after} after{ratio}{existing}.\n"
-        f"Flags for train.py: {' '.join(suggested)}"
+        f"Flags for train.py: {words}"
     )
 
 
