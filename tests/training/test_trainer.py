@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.models import hierarchical_lstm
-from yt8m_distill.training import loop, manifest, modes, trainer
+from yt8m_distill.training import inputs, loop, manifest, modes, trainer
 
 once = pytest.mark.once
 # Five steps, for what is decided before them.
@@ -386,3 +387,27 @@ def test_data_flags_that_do_not_fit_are_named_before_anything_is_built(
         with pytest.raises(ValueError, match="train-0.tfrecord"):
             helpers.train(run)
     assert not (tmp_path / "run").exists()
+
+
+@once
+def test_machines_agree_on_files_and_may_have_them_anywhere(data, tmp_path):
+    """Of every kind: one that lacked a shard of validation would leave the others."""
+    found = []
+    for name in ("here", "there", "less"):
+        folder = tmp_path / name
+        shutil.copytree(data, folder)
+        if name == "less":
+            (folder / "validate-0.tfrecord").rename(folder / "other.tfrecord")
+        pattern = f"{folder}/{'other' if name == 'less' else 'validate'}*.tfrecord"
+        run = helpers.make_run(
+            folder / "run",
+            folder,
+            mode="parallel",
+            unlabeled_data_pattern=f"{folder}/train-1.tfrecord",
+            validation_data_pattern=pattern,
+        )
+        found.append(trainer._same_everywhere(run, inputs.open_data(run)))
+    here, there, less = found
+    assert here == there
+    different = [name for name in here if here[name] != less[name]]
+    assert different == ["names of the validation shards"]

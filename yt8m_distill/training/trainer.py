@@ -43,12 +43,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     names = _check(plan, run, strategy)
     data = inputs.open_data(run)
     described, skipped = _describe(data.training, run), data.training.skipped()
-    shared = {
-        "names of the training shards": [r[0] for r in data.training.fingerprint()],
-        "number of training videos": described["videos"],
-        **_same_everywhere(run),
-    }
-    distribution.check_agreement(strategy, shared)
+    distribution.check_agreement(strategy, _same_everywhere(run, data))
     chief = distribution.is_chief(strategy)
     if chief:
         _begin_folder(run, names, until_the_end)
@@ -95,10 +90,9 @@ def _check(plan, run: settings.RunSettings, strategy) -> dict[int, str]:
     else:
         _check_continues(plan, run)
     paths = file_patterns.expand(run.training.train_data_pattern, "train_data_pattern")
-    if run.training.validation_data_pattern:
-        file_patterns.expand(
-            run.training.validation_data_pattern, "validation_data_pattern"
-        )
+    for flag in ("validation_data_pattern", "unlabeled_data_pattern"):
+        if getattr(run.training, flag):
+            file_patterns.expand(getattr(run.training, flag), flag)
     names = vocabulary.read(run.training.vocabulary, run.data.num_classes)
     _look_at_one_record(paths[0], run)
     dry_run.build_phases(plan, run)
@@ -269,12 +263,20 @@ def _report_skipped(skipped: faults.Skipped) -> None:
         _LOG.warning("Training data: %s", line)
 
 
-def _same_everywhere(run: settings.RunSettings) -> dict:
-    """The settings that all processes of a job must share, by flag.
+def _same_everywhere(run: settings.RunSettings, data: inputs.Data) -> dict:
+    """What all processes of a job must share: settings by flag, shards, videos.
 
-    Paths and devices may differ between machines.
+    Paths and devices may differ between machines, the files' names may not.
     """
-    own = {"train_dir", "train_data_pattern", "validation_data_pattern", "index_dir"}
+    own = {"train_dir", "index_dir", "vocabulary", "num_gpus", "cluster_timeout_secs"}
     own |= {"teacher_checkpoint", "teacher_cache", "start_from"}
-    own |= {"num_gpus", "cluster_timeout_secs"}
-    return {f"--{k}": v for k, v in run.to_dict().items() if k not in own}
+    shared = {
+        f"--{name}": value
+        for name, value in run.to_dict().items()
+        if name not in own and not name.endswith("data_pattern")
+    }
+    for name, shards in data._asdict().items():
+        rows = [] if shards is None else shards.fingerprint()
+        shared[f"names of the {name} shards"] = [row[0] for row in rows]
+        shared[f"number of {name} videos"] = shards.num_videos() if rows else 0
+    return shared
