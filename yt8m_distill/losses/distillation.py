@@ -69,8 +69,8 @@ def make_self_prediction_loss(
 def _check_widths(what: str, student: tf.Tensor, teacher: tf.Tensor) -> None:
     if student.shape[-1] != teacher.shape[-1]:
         raise ValueError(
-            f"The student's {what} has width {student.shape[-1]}, the teacher's "
-            f"{teacher.shape[-1]}."
+            f"--student_loss: the student's {what} has width {student.shape[-1]}, the "
+            f"teacher's {teacher.shape[-1]}."
         )
 
 

@@ -255,7 +255,8 @@ class VideoClassifier(keras.Model, abc.ABC):
         encoding, states = self.encode(frames, num_frames, indices, training, noise)
         if indices is not None and states is None:
             raise ValueError(
-                f"{type(self).__name__} has no intermediate states: use --match=final."
+                f"{type(self).__name__} has no intermediate states: use --match=final "
+                "and, in --student_loss, rep instead of rep_intermediate."
             )
         if states is not None:
             valid = tf.sequence_mask(inputs["num_states"], tf.shape(indices)[1])
