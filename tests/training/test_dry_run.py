@@ -55,7 +55,7 @@ NOT_PARSED = [
                 "student": "HierarchicalLSTM(cells=3, block_len=3)",
                 "match": "intermediate",
             },
-            "The student's intermediate state has width 12, the teacher's 16.",
+            "--student_loss: .*intermediate state .*12.*16",
         ),
         (
             # Both encodings are the mean of the frames.
@@ -72,6 +72,17 @@ NOT_PARSED = [
             for changes, named in NOT_PARSED
         ),
         ({"label_fraction": 1e-5}, "--label_fraction=1e-05"),
+        *(
+            # Of the student, whose phase is the second one of serial mode.
+            (
+                {
+                    **{"mode": mode, "unlabeled_data_pattern": "nowhere"},
+                    **{"unlabeled_fraction": 0.95},  # Of 8 rows all.
+                },
+                "--unlabeled_fraction=0.95 .*--batch_size=8",
+            )
+            for mode in ("serial", "baseline")
+        ),
         ({"teacher": "LateDense"}, "--teacher: LateDense .*kernel"),
         pytest.param(
             {"teacher": "PlainVariable"},

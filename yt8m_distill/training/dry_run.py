@@ -5,6 +5,7 @@ import os
 import tensorflow as tf
 
 from yt8m_distill import settings, structures
+from yt8m_distill.data import pipeline
 from yt8m_distill.losses import objective as objectives
 from yt8m_distill.models import builder
 from yt8m_distill.training import (
@@ -30,6 +31,9 @@ def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
     """
     objectives.build_objective(run.distillation)
     modes.student_specification(run)
+    training = run.training
+    if training.unlabeled_data_pattern:
+        pipeline.num_unlabeled_rows(training.batch_size, training.unlabeled_fraction)
     for phase in plan:
         networks = builder.build_networks(phase.roles, run.data, to_be_read=True)
         initial_weights.copy_from_guide(phase, networks)
