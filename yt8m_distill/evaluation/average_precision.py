@@ -203,10 +203,12 @@ class MetricsAccumulator:
         """The metrics of all videos so far; more batches may follow.
 
         Raises:
-            ValueError: if there are no videos.
+            ValueError: if there are no videos with labels.
         """
         if not self._num_videos:
-            raise ValueError("There are no videos to evaluate.")
+            raise ValueError(
+                "There are no videos to evaluate: none has labels under --labels_key."
+            )
         scores, hits = _joined(self._scores), _joined(self._hits)
         precisions = class_average_precisions(
             scores, _joined(self._classes), hits, self.class_positives

@@ -45,13 +45,16 @@ def open_data(run: settings.RunSettings) -> Data:
     """Opens all shards of a run.
 
     Raises:
-        ValueError: as training_shards, or if no video is left to train on, or none with
-            its labels.
+        ValueError: as training_shards, if no video is left to train on, or none with
+            its labels, or if one of the other patterns has no videos.
     """
     training, others = training_shards(run), []
+    rows = "rated segments" if run.data.segment_labels else "videos"
     for flag in ("validation_data_pattern", "unlabeled_data_pattern"):
         pattern = getattr(run.training, flag)
         others.append(open_shards(run, pattern, flag) if pattern else None)
+        if pattern and not others[-1].num_videos():
+            raise ValueError(f"--{flag}={pattern} has no {rows}.")
     share, labeled = run.training.train_fraction, run.training.label_fraction
     num_videos = training.num_videos(share)
     if num_videos == 0:
