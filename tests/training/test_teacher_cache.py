@@ -138,9 +138,12 @@ def test_states_are_kept_for_the_intermediate_loss(serial_run, tmp_path):
 def test_states_at_other_frames_than_those_of_the_cache_are_refused(
     serial_run, tmp_path, changes, said
 ):
+    """Before a teacher of the same run is trained."""
     run = student_run(serial_run, tmp_path, match="both", **changes)
+    run = helpers.change(run, teacher_checkpoint="")
     with pytest.raises(ValueError, match=f"--teacher_cache cannot hold.*{said}"):
         helpers.train(run)
+    assert not os.path.exists(run.training.train_dir)
 
 
 @once

@@ -15,6 +15,7 @@ from yt8m_distill.training import (
     optimizers,
     roles,
     steps,
+    teacher_cache,
     transfer,
 )
 
@@ -27,7 +28,8 @@ def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
     model_flags.json never records an invalid one.
 
     Raises:
-        ValueError: if a phase cannot be built, or a setting cannot be parsed.
+        ValueError: if a phase cannot be built, its guide cannot be cached, or a setting
+            cannot be parsed.
     """
     objectives.build_objective(run.distillation)
     modes.student_specification(run)
@@ -43,6 +45,9 @@ def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
                 if role.start_from:
                     transfer.plan(role, networks.network(role.name), run)
         _compute_losses(phase, networks, run)
+        if run.distillation.teacher_cache and phase.frozen and phase.states_of:
+            view = phase.views[phase.states_of]
+            teacher_cache.check_same_frames(view, run.data.max_frames)
     optimizers.build_optimizer(
         run.optimization, optimizers.LearningRate(run.optimization, 1, 1)
     )

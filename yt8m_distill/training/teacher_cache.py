@@ -369,7 +369,7 @@ class Builder:
         cache: the opened cache.
 
     Raises:
-        ValueError: as `check_same_frames` and `TeacherCache`.
+        ValueError: as `TeacherCache`.
     """
 
     def __init__(
@@ -384,8 +384,6 @@ class Builder:
         self.networks = networks
         self.strategy = strategy
         self.states_of = phase.states_of
-        if self.states_of:
-            check_same_frames(phase.views[self.states_of], run.data.max_frames)
         self._views = phase.view_specs({role.view, self.states_of})
         self._batch_size = run.training.batch_size
         states_of = self._views.get(self.states_of)
