@@ -97,7 +97,8 @@ def test_frames_of_another_width_and_states_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="23 wide.* reads 24"):
         network(view | {"frames": view["frames"][..., 1:]})
     states = {"state_indices": tf.zeros([5, 1], tf.int32), "num_states": tf.ones([5])}
-    with pytest.raises(ValueError, match="LogisticModel .*states: use --match=final.*--student_loss"):
+    flags = "--match=final.*--student_loss"
+    with pytest.raises(ValueError, match=f"LogisticModel .*states: use {flags}"):
         network(view | states)
 
 

@@ -229,7 +229,7 @@ def test_a_wrong_setting_writes_nothing_and_removes_nothing(
 @pytest.mark.parametrize("of", ["train", "validation", "unlabeled"])
 @pytest.mark.parametrize("use_index", ["auto", "never"])
 def test_an_empty_shard_is_refused(data, tmp_path, of, use_index):
-    """Before any training, also where a later epoch or phase is the first to read it."""
+    """Before any training, also where a later epoch or phase reads it first."""
     shard, flag = helpers.write_shard(tmp_path / "empty", []), f"{of}_data_pattern"
     patterns = {"validation_data_pattern": "", "use_index": use_index, flag: shard}
     run = helpers.make_run(tmp_path / "run", data, mode="serial", **patterns)
