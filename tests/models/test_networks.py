@@ -499,12 +499,16 @@ def test_multiply_adds_of_the_others_by_hand():
     assert parts("attention") == expected | none
     expected = {"frames": 5 * 24 * 9, "hidden": 9 * 8, "classifier": 8 * 4 * 5}
     assert parts("dbof_bias") == expected | none
-    # Five frames and the token: 8 → 24, 8 → 8, 8 → 32, 32 → 8 in each of two blocks,
-    # and 6 * 6 products of width 8 for the scores, as many for the values.
-    block = 8 * 24 + 8 * 8 + 2 * 8 * 32
+    # Five frames and the token: 8 → 24, 8 → 8, 8 → 32, 32 → 8 in the first block, and
+    # 6 * 6 products of width 8 for the scores, as many for the values. In the second
+    # one keys and values of all six, and the rest for the token alone.
+    first, second = (
+        6 * (8 * 24 + 8 * 8 + 2 * 8 * 32),
+        6 * 8 * 16 + 2 * 8 * 8 + 2 * 8 * 32,
+    )
     expected = {
-        "frames": 5 * 24 * 8 + 6 * 2 * block,
-        "attention": 2 * 2 * 6 * 6 * 8,
+        "frames": 5 * 24 * 8 + first + second,
+        "attention": 2 * 6 * 6 * 8 + 2 * 6 * 8,
         "classifier": 8 * 4,
     }
     assert parts("transformer") == expected | none

@@ -199,10 +199,14 @@ class Linear(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., inputs] → [..., outputs] float32."""
-        kernel = tf.convert_to_tensor(self.kernel)
+        return self.columns(x, 0, None)
+
+    def columns(self, x: tf.Tensor, begin: int, end: int | None) -> tf.Tensor:
+        """The outputs from begin to end."""
+        kernel = tf.convert_to_tensor(self.kernel)[:, begin:end]
         y = multiply(tf.reshape(x, [-1, x.shape[-1]]), kernel)
         if self.bias is not None:
-            y += self.bias
+            y += tf.convert_to_tensor(self.bias)[begin:end]
         return tf.reshape(y, tf.concat([tf.shape(x)[:-1], [y.shape[-1]]], 0))
 
 

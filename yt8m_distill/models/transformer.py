@@ -57,29 +57,42 @@ class Block(keras.layers.Layer):
         self.narrow = parts.Linear(4 * width, width)
         self.built = True
 
-    def kernels(self) -> list:
-        """Weight matrices that are applied to every frame."""
-        linears = (self.project, self.merge, self.widen, self.narrow)
-        return [linear.kernel for linear in linears]
+    def multiply_adds(self, length: int, rows: int) -> tuple[int, int]:
+        """Of the kernels, and of the attention, for the first rows of the answer."""
+        width = self.merge.kernel.shape[0]
+        others = (self.merge, self.widen, self.narrow)
+        asked = width**2 + base.num_weights([linear.kernel for linear in others])
+        return length * 2 * width**2 + rows * asked, 2 * rows * length * width
 
     def _drop(self, x, training, noise, index):
         return parts.dropout(x, self.rate, noise, index) if training else x
 
-    def _attend(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        batch, length, width = *tf.unstack(tf.shape(x)[:2]), x.shape[-1]
-        size = width // self.num_heads
-        x = tf.reshape(self.project(x), [batch, length, 3, self.num_heads, size])
-        query, key, value = tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
-        scores = parts.multiply(query, key, transpose_b=True) / math.sqrt(size)
-        scores = tf.where(mask[:, tf.newaxis, tf.newaxis], scores, -1e9)
-        x = parts.multiply(tf.nn.softmax(scores), value)  # [B, heads, T, size]
-        x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, width])
-        return self.merge(x)
+    def _project(self, x: tf.Tensor, begin: int, end: int) -> list[tf.Tensor]:
+        """Queries, keys, values (0, 1, 2) from begin to end: [B, heads, T, size]."""
+        width = x.shape[-1]
+        shape = [*tf.unstack(tf.shape(x)[:2]), end - begin, self.num_heads]
+        x = self.project.columns(x, begin * width, end * width)
+        x = tf.reshape(x, [*shape, width // self.num_heads])
+        return tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
 
-    def call(self, x, mask, training: bool = False, noise=None) -> tf.Tensor:
-        """x [B, T, W] and mask [B, T] → [B, T, W]."""
-        branch = self._attend(self.attention_norm(x), mask)
-        x += self._drop(branch, training, noise, self.index)
+    def _attend(self, x: tf.Tensor, mask: tf.Tensor, rows: int | None) -> tf.Tensor:
+        (query,) = self._project(x[:, :rows], 0, 1)
+        key, value = self._project(x, 1, 3)
+        scores = parts.multiply(query, key, transpose_b=True)
+        scores /= math.sqrt(query.shape[-1])
+        scores = tf.where(mask[:, tf.newaxis, tf.newaxis], scores, -1e9)
+        found = parts.multiply(tf.nn.softmax(scores), value)  # [B, heads, rows, size]
+        found = tf.transpose(found, [0, 2, 1, 3])
+        return self.merge(
+            tf.reshape(found, [*tf.unstack(tf.shape(found)[:2]), x.shape[-1]])
+        )
+
+    def call(
+        self, x, mask, rows: int | None = None, training: bool = False, noise=None
+    ) -> tf.Tensor:
+        """x [B, T, W] and mask [B, T] → the first `rows` of [B, T, W]; None: all."""
+        branch = self._attend(self.attention_norm(x), mask, rows)
+        x = x[:, :rows] + self._drop(branch, training, noise, self.index)
         branch = self.narrow(_gelu(self.widen(self.norm(x))))
         return x + self._drop(branch, training, noise, self.index + 1)
 
@@ -132,12 +145,13 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
         return self.numbered("block")
 
     def multiply_adds(self, num_frames: int) -> dict[str, int]:
-        kernels = [kernel for block in self.blocks for kernel in block.kernels()]
-        rows, width = num_frames + 1, self.token.shape[0]
+        length, enter = num_frames + 1, base.num_weights([self.enter.kernel])
+        asked = [length] * (len(self.blocks) - 1) + [1]
+        blocks = zip(self.blocks, asked, strict=True)
+        kernels, attention = np.sum([b.multiply_adds(length, n) for b, n in blocks], 0)
         return {
-            "frames": num_frames * base.num_weights([self.enter.kernel])
-            + rows * base.num_weights(kernels),
-            "attention": len(self.blocks) * 2 * rows * rows * width,
+            "frames": num_frames * enter + int(kernels),
+            "attention": int(attention),
             **self.classifier_multiply_adds(),
         }
 
@@ -161,6 +175,9 @@ class TransformerModel(parts.Numbered, base.VideoClassifier):
         x = tf.concat([token, x], axis=1)
         x = tf.ensure_shape(x, [None, known and known + 1, width])
         mask = tf.sequence_mask(num_frames + 1, length + 1)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, mask, training=training, noise=noise)
+        # Of the last block only the class token is read.
+        x = last(x, mask, rows=1, training=training, noise=noise)
         return self.norm(x[:, 0])
