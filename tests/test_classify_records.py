@@ -3,7 +3,6 @@
 import pathlib
 import subprocess
 import sys
-import types
 
 import pytest
 import tensorflow as tf
@@ -123,16 +122,14 @@ def test_a_bad_record_is_exit_code_1_at_the_end(model, shard):
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
 def test_an_unusable_model_or_shard_is_one_line(
-    model, shard, tmp_path, monkeypatch, capsys, changes, line
+    model, shard, tmp_path, capsys, changes, line
 ):
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("These are my notes.")
-    given = {"model": model, "records": shard, "vocabulary": "", **changes}
+    given = {"model": model, "records": shard, **changes}
     given = {name: value.format(tmp_path) for name, value in given.items()}
-    values = types.SimpleNamespace(**given, count=1, classes=1)
-    monkeypatch.setattr(classify_records, "FLAGS", values)
     with pytest.raises(ValueError) as caught:
-        classify_records.main()
+        classify_records.main(classify_records.Request(**given))
     said = str(caught.value)
     assert said.startswith(line.format(tmp_path)) and "\n" not in said
     assert capsys.readouterr().out == ""

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from yt8m_distill import flag_groups, settings
+from tests import record_helpers, script_helpers
+from yt8m_distill import flag_groups, settings, thin_records
 
 GIVEN = ("--train_dir=run", "--train_data_pattern=train*")
 
@@ -15,9 +16,8 @@ GIVEN = ("--train_dir=run", "--train_data_pattern=train*")
 def parse(*arguments: str, preset: bool = True) -> flags.FlagValues:
     """The flags of train.py after such a command line."""
     flag_values = flags.FlagValues()
+    flag_groups.define([flag_groups.Preset] * preset, flag_values)
     flag_groups.define(flag_groups.RUN_GROUPS, flag_values)
-    if preset:
-        flag_groups.define_preset(flag_values)
     flag_values(["train.py", *GIVEN, *arguments])
     return flag_values
 
@@ -98,6 +98,27 @@ def test_a_conflict_with_the_preset_names_the_preset():
     with pytest.raises(ValueError) as caught:
         flag_groups.read_run(given)
     assert "comes from" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        ("thin_records", ["--student_k=2", "--jobs=1", "--output_dir=~/made"]),
+        ("convert_records", ["--output_dir=~/made"]),
+        ("inspect_records", ["--per_class_file=~/made"]),
+    ],
+)
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch, program, flags):
+    """A shell replaces ~ in `--output_dir ~/made`, but not after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    record_helpers.write_shards(tmp_path, [3])
+    if program == "thin_records":
+        script_helpers.without_processes(monkeypatch, thin_records)
+        flags = [*flags, "--feature_sizes=4,3", "--num_classes=5"]
+    pattern = "data_pattern" if "inspect" in program else "input_data_pattern"
+    script_helpers.succeed(program, f"--{pattern}=~/*.tfrecord", *flags)
+    assert (tmp_path / "made").exists() and not (tmp_path / "~").exists()
 
 
 def test_a_broken_link_is_named(tmp_path):

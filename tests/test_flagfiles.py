@@ -22,8 +22,7 @@ SETTINGS = ["--train_dir=x", "--train_data_pattern=y"]
 
 def parse(*arguments: str) -> flags.FlagValues:
     values = flags.FlagValues()
-    flag_groups.define(flag_groups.RUN_GROUPS, values)
-    flag_groups.define_preset(values)
+    flag_groups.define([flag_groups.Preset, *flag_groups.RUN_GROUPS], values)
     assert values(["train.py", *arguments]) == ["train.py"]
     return values
 

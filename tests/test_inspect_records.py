@@ -1,9 +1,9 @@
 """yt8m-inspect finds what is in records and suggests flags that fit."""
 
 import collections
+import dataclasses
 import json
 import pathlib
-import types
 
 import pytest
 
@@ -49,21 +49,18 @@ def frame_level(name, labels=(), id_key="id", **frames) -> bytes:
     return record_helpers.frame_level(name, labels, rows, id_key)
 
 
-def test_the_videos_of_each_class_are_written(tmp_path, monkeypatch):
+def test_the_videos_of_each_class_are_written(tmp_path):
     record_helpers.write_shards(tmp_path, [4, 3])
     path = str(tmp_path / "counts.csv")
     pattern = str(tmp_path / "*.tfrecord")
-    given = {"data_pattern": pattern, "per_class_file": path, "json": True}
-    given |= dict.fromkeys(["vocabulary", "video_id_key", "labels_key"], "")
-    given = types.SimpleNamespace(**given, max_records=0)
-    monkeypatch.setattr(inspect_records, "FLAGS", given)
-    inspect_records.main()
+    given = inspect_records.Request(pattern, per_class_file=path, json=True)
+    inspect_records.main(given)
     assert vocabulary.read_counts(path, "") == {0: 2, 1: 2, 2: 1, 3: 1, 4: 1}
     (shard, *_) = map(str, tmp_path.glob("*.tfrecord"))
     before = pathlib.Path(shard).read_bytes()
-    given.per_class_file = shard
+    given = dataclasses.replace(given, per_class_file=shard)
     with pytest.raises(ValueError, match="--per_class_file=.* is one of the files"):
-        inspect_records.main()
+        inspect_records.main(given)
     assert pathlib.Path(shard).read_bytes() == before
 
 

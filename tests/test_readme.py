@@ -50,8 +50,7 @@ def test_there_is_a_command_for_every_script():
 @pytest.mark.parametrize("words", commands(), ids=lambda words: words[0])
 def test_a_command_parses_and_its_settings_hold(words):
     values = flags.FlagValues()
-    flag_groups.define(GROUPS[words[0]], values)
-    flag_groups.define_preset(values)
+    flag_groups.define([flag_groups.Preset, *GROUPS[words[0]]], values)
     left = values(command_line.expand(words))
     assert left == words[:1]
     for group in GROUPS[words[0]]:

@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         values = _with_work()
         flag_groups.define(GROUPS[first.work], values)
         if first.work == "teacher_cache":
-            flag_groups.define_preset(values)
+            flag_groups.define([flag_groups.Preset], values)
         if first.work in ("index", "thin"):
             names = ["input_data_pattern"]
             names += ["output_dir"] if first.work == "thin" else []
@@ -148,6 +148,10 @@ def inference(values: flags.FlagValues, files: tuple[str, ...], options) -> None
             f"--shard_index={inference_settings.shard_index}: all parts are predicted "
             "here."
         )
+    for name in ("segments", "vocabulary"):
+        value = getattr(inference_settings, name)
+        if value:
+            raise ValueError(f"--{name}={value}: yt8m-inference does that, not Beam.")
     output_file = inference_settings.output_file
     checkpoint = flag_groups.read(settings.CheckpointSettings, values)
     predictions.PredictionWriter(output_file)  # Checks the path now.

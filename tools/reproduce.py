@@ -4,11 +4,12 @@
         --base_flags='flags/data_yt8m_2018.flags --num_gpus=1' --seeds=0,1,2
 
 --data is a folder with train*.tfrecord and valid*.tfrecord, or a flagfile that names
-the shards. Each cell of a table is a run of train.py with its flagfile in flags/.
-Finished runs are not repeated; after an interruption, the same command continues.
-report.html and report.md, in --output_dir or --report_dir, contain the paper's tables
-with the results of these runs next to the published numbers. runs.jsonl in the same
-folder has the results of the finished runs, which --known_runs reuses on any machine.
+the shards. Each cell of a table is a run of train.py with its flagfile in flags/, and
+with --base_flags, one string, in which a file name alone is a flagfile. Finished runs
+are not repeated; after an interruption, the same command continues. report.html and
+report.md, in --output_dir or --report_dir, contain the paper's tables with the results
+of these runs next to the published numbers. runs.jsonl in the same folder has the
+results of the finished runs, which --known_runs reuses on any machine.
 --table=cvpr_5,cvpr_6,families --networks=... are the tables of other networks,
 --table=budgets is one student for all of --frames, at each of them and with early exit.
 """
@@ -228,18 +229,10 @@ def write_summary(results, path: pathlib.Path, section: str) -> None:
     document.write_section(path, section, table)
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    # No setting: it begins with two hyphens, which is an error elsewhere.
-    flags.DEFINE_multi_string(
-        "base_flags",
-        [],
-        "Flags of train.py for every run, in one string; a file name alone is a "
-        "flagfile.",
-    )
-
-
-run = flag_groups.script(main, (Request,), define_flags=define_flags)
+def run() -> None:
+    """Defines --base_flags, too: no setting, which must not begin with two hyphens."""
+    flags.DEFINE_multi_string("base_flags", [], "See the module.")
+    flag_groups.script(main, (Request,))()
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ is so of any. The model needs nothing of this package; the client has only the r
 of shards from it.
 """
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Sequence
 
-from absl import flags
+from yt8m_distill import flag_groups, settings, vocabulary
 
-from yt8m_distill import flag_groups, vocabulary
-
-FLAGS = flags.FLAGS
 _SIGNATURE = "serving_default"
 
 
@@ -27,8 +25,6 @@ def open_model(folder: str):
     """
     import tensorflow as tf
 
-    if not folder:
-        raise ValueError("--model is empty: name the folder of the SavedModel.")
     if not tf.io.gfile.exists(os.path.join(folder, "saved_model.pb")):
         raise ValueError(f"--model={folder} has no saved_model.pb.")
     # The user names a model that they trust.
@@ -87,39 +83,50 @@ def classify(
     return lines, sum(bool(error) for error in errors)
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string("model", "", "Folder of the SavedModel.")
-    flags.DEFINE_string("records", "", "Glob of the shards; several by commas.")
-    flags.DEFINE_integer("count", 1, "How many of their records.", lower_bound=1)
-    flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)
-    flags.DEFINE_string(
-        "vocabulary",
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    model: str = settings.setting(
+        "",
+        "Folder of the SavedModel.",
+        required="name the folder of the SavedModel.",
+        path="file",
+    )
+    records: str = settings.setting(
+        "",
+        "Glob of the shards; several by commas.",
+        required="name the files.",
+        path="pattern",
+    )
+    count: int = settings.setting(1, "How many of their records.", minimum=1)
+    classes: int = settings.setting(5, "How many classes of each.", minimum=1)
+    vocabulary: str = settings.setting(
         "",
         "CSV with the names of the classes, such as YouTube-8M's vocabulary.csv. "
         "Empty: those stored with the model; without them numbers are shown.",
+        path="file",
     )
-    flags.DEFINE_alias("label_names", "vocabulary")
 
 
-def main() -> None:
-    """Flags → one line per record."""
-    names = vocabulary.read(FLAGS.vocabulary)
+def main(request: Request) -> None:
+    """Settings → one line per record."""
+    names = vocabulary.read(request.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import file_patterns
     from yt8m_distill.serving import exported
 
-    names = names or exported.read_names(FLAGS.model)
-    files = file_patterns.expand(FLAGS.records, "records")
-    found = read_records(files, FLAGS.count)
-    serve = open_model(FLAGS.model)
-    lines, unread = classify(serve, found, FLAGS.classes, names)
+    names = names or exported.read_names(request.model)
+    files = file_patterns.expand(request.records, "records")
+    found = read_records(files, request.count)
+    serve = open_model(request.model)
+    lines, unread = classify(serve, found, request.classes, names)
     print("\n".join(lines))
     if unread:
         raise ValueError(f"{unread} of {len(found)} records cannot be read.")
 
 
-run = flag_groups.script(main, define_flags=define_flags)
+run = flag_groups.script(main, (Request,))
 
 
 if __name__ == "__main__":

@@ -166,19 +166,13 @@ def check_values(values: Mapping[str, object]) -> None:
             raise ValueError(f"--{name}={value} is more than {settings.MAX_INT}.")
 
 
-def help_text(
-    doc: str,
-    groups: Sequence[type],
-    unlisted: Sequence[str] = (),
-    own: Sequence = (),
-) -> str:
+def help_text(doc: str, groups: Sequence[type], unlisted: Sequence[str] = ()) -> str:
     """The text of `--help`: required flags first, then group by group.
 
     Args:
         doc: of the program.
         groups: settings classes.
         unlisted: names to leave out.
-        own: absl flags that are not fields of the groups.
     """
     fields = [
         (group, field)
@@ -186,41 +180,28 @@ def help_text(
         for field in dataclasses.fields(group)
         if field.name not in unlisted
     ]
-    parts = {
-        "Required": [_help_of(f) for _, f in fields if f.metadata["required"]],
-        "The program itself": [_help_of_flag(flag) for flag in own],
-    }
+    parts = {"Required": [_help_of(f) for _, f in fields if f.metadata["required"]]}
     for group, field in fields:
         if not field.metadata["required"]:
             title = (group.__doc__ or "").splitlines()[0].rstrip(".")
             parts.setdefault(title, []).append(_help_of(field))
-    marks = " (* marks the most important)" if groups else ""
+    has_marks = any(field.name in settings.IMPORTANT for _, field in fields)
+    marks = " (* marks the most important)" * has_marks
     lines = [doc.strip(), "", f"Flags{marks}:"]
     for title, members in parts.items():
         lines += ["", f"{title}:", *members] if members else []
     return "\n".join(lines)
 
 
-def _help_of_flag(flag) -> str:
-    name = f"[no]{flag.name}" if flag.boolean else flag.name
-    return _help_line(name, flag.help, flag)
-
-
 def _help_of(field: dataclasses.Field) -> str:
-    metadata, name = field.metadata, field.name
-    name = f"[no]{name}" if field.type is bool else name
-    text = metadata["help"]
+    metadata, default, text = field.metadata, field.default, field.metadata["help"]
+    name = f"[no]{field.name}" if field.type is bool else field.name
     if metadata["choices"]:
         text = f"<{'|'.join(metadata['choices'])}> {text}"
-    mark = "*" if field.name in settings.IMPORTANT else " "
-    return _help_line(name, text, None if metadata["required"] else field, mark)
-
-
-def _help_line(name: str, text: str, of_default, mark: str = " ") -> str:
-    if of_default is not None:
-        default = of_default.default
+    if not metadata["required"]:
         text += f" (default: {repr(default) if default == '' else default})"
     lines = textwrap.wrap(
         f"--{name}: {text}", 86, break_long_words=False, break_on_hyphens=False
     )
+    mark = "*" if field.name in settings.IMPORTANT else " "
     return "\n".join([f"{mark} {lines[0]}", *(f"      {line}" for line in lines[1:])])

@@ -32,7 +32,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 import tqdm
-from absl import flags
 
 from yt8m_distill import flag_groups, settings
 
@@ -44,8 +43,6 @@ from yt8m_distill import file_patterns, files, vocabulary
 from yt8m_distill.data import arrays, faults, layouts, records, rewriting
 from yt8m_distill.data import labels as label_files
 from yt8m_distill.serving import exported, quantization
-
-FLAGS = flags.FLAGS
 
 # Flags that apply to one kind of input only.
 _OF_ARRAYS = ("labels", "vocabulary")
@@ -285,150 +282,162 @@ def originals(
             yield quantization.Original(video_id, video.labels, video.frames)
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string("input_data_pattern", "", "Glob of the files to convert.")
-    flags.DEFINE_string("output_dir", "", "Directory of the native shards.")
-    flags.DEFINE_string(
-        "features",
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    input_data_pattern: str = settings.setting(
+        "",
+        "Glob of the files to convert.",
+        required="name the files.",
+        path="pattern",
+    )
+    output_dir: str = settings.setting(
+        "",
+        "Directory of the native shards.",
+        required="name the directory to write to.",
+        path="file",
+    )
+    features: str = settings.setting(
         "rgb,audio",
         "Native features and their sources: name=key, or name=key:size with the width "
         "of a frame, if all frames are in one Feature; comma separated.",
     )
-    flags.DEFINE_string(
-        "labels",
+    labels: str = settings.setting(
         "",
         "For arrays: CSV with a header and one row per file: path or name, with or "
         "without extension, then labels: names or numbers, separated by semicolons or "
         "in further columns.",
+        path="file",
     )
-    flags.DEFINE_string(
-        "vocabulary",
+    vocabulary: str = settings.setting(
         "",
         "For arrays: CSV with the names of the classes in --labels. Empty: those in "
         "--labels, written to <output_dir>/vocabulary.csv.",
+        path="file",
     )
-    flags.DEFINE_string(
-        "feature_ranges",
+    feature_ranges: str = settings.setting(
         "",
         "The values of bytes 0 and 255 of each feature, low:high, comma separated. "
         "Empty: -2:2; for arrays, the smallest and largest number of all files.",
     )
-    flags.DEFINE_string("video_id_key", "id", "Context key of the id in the input.")
-    flags.DEFINE_string("labels_key", "labels", "Context key of the input's labels.")
-    flags.DEFINE_bool(
-        "frame_features", True, "False: each feature is one float vector per video."
+    video_id_key: str = settings.setting("id", "Context key of the id in the input.")
+    labels_key: str = settings.setting("labels", "Context key of the input's labels.")
+    frame_features: bool = settings.setting(
+        True, "False: each feature is one float vector per video."
     )
-    flags.DEFINE_enum(
-        "missing_feature",
+    missing_feature: str = settings.setting(
         "refuse",
-        settings.MISSING_FEATURES,
         "How to handle a record that lacks one of several features. refuse: it is "
         "invalid. zeros: convert the others, for training with "
         "--missing_feature=zeros.",
+        choices=settings.MISSING_FEATURES,
     )
-    flags.DEFINE_enum(
-        "bad_records",
+    bad_records: str = settings.setting(
         "stop",
-        ["stop", "skip"],
         "How to handle an invalid record: stop or skip it.",
+        choices=settings.BAD_RECORDS,
     )
-    flags.DEFINE_bool("overwrite", False, "Replace existing shards.")
-    flags.DEFINE_string(
-        "model",
+    overwrite: bool = settings.setting(False, "Replace existing shards.")
+    model: str = settings.setting(
         "",
         "Folder of a SavedModel of yt8m-export: prints its GAP on the numbers and on "
         "their 8 bits. Existing shards are kept.",
+        path="file",
     )
 
 
-def _convert_arrays(paths, layout: layouts.Layout, network) -> None:
+def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) -> None:
     others = [path for path in paths if not arrays.is_array_file(path)]
     if others:
         raise ValueError(
-            f"--input_data_pattern={FLAGS.input_data_pattern}: {others[0]} is not a "
+            f"--input_data_pattern={request.input_data_pattern}: {others[0]} is not a "
             "file of arrays like the others."
         )
-    folder = FLAGS.output_dir
-    labels = label_files.read(FLAGS.labels, vocabulary.read(FLAGS.vocabulary))
+    folder, names = request.output_dir, vocabulary.read(request.vocabulary)
+    labels = label_files.read(request.labels, names)
     sources = layout.sources
     ranges = layout.ranges or arrays.ranges_of(paths, sources)
     layout = layout._replace(ranges=ranges)
-    done = convert_arrays(paths, folder, sources, labels, ranges, FLAGS.overwrite)
+    done = convert_arrays(paths, folder, sources, labels, ranges, request.overwrite)
     more = []
     if labels.names:
         names_in = os.path.join(folder, "vocabulary.csv")
         files.write_text(names_in, vocabulary.to_text(labels.names))
         more.append(f"--vocabulary={names_in}")
     pattern = f"--data_pattern={folder}/*.tfrecord"
-    _report(done, [pattern, *more], network, originals(paths, layout, labels), layout)
+    videos = originals(paths, layout, labels)
+    _report(request, done, [pattern, *more], network, videos, layout)
 
 
-def _report(done: Converted, words: list[str], network, videos, layout) -> None:
+def _report(
+    request: Request, done: Converted, words: list[str], network, videos, layout
+) -> None:
     """Prints the closing lines; with a network, what 8 bits cost it.
 
     Args:
+        request: of the program.
         done: what was converted.
         words: arguments of the yt8m-inspect command for it.
         network: an exported network, or None.
         videos: the videos before conversion.
         layout: gives the ranges.
     """
-    print(done.report(FLAGS.output_dir))
+    print(done.report(request.output_dir))
     print(f"Next: {shlex.join(['yt8m-inspect', *words])}")
     if network:
         found = quantization.cost(network, videos, ranges_of(layout))
         print(
-            f"--model={FLAGS.model} on {found.videos} videos: GAP "
+            f"--model={request.model} on {found.videos} videos: GAP "
             f"{found.gap_of_numbers:.5f} on the numbers, {found.gap:.5f} on their 8 "
             f"bits ({found.gap - found.gap_of_numbers:+.5f}); the sorted scores differ "
             f"by up to {found.difference:.2g}."
         )
 
 
-def main() -> None:
-    """Flags → native shards."""
-    if not FLAGS.output_dir:
-        raise ValueError("--output_dir is empty: name the directory to write to.")
-    sources = parse_features(FLAGS.features)
-    paths = file_patterns.expand(FLAGS.input_data_pattern, "input_data_pattern")
-    ranges = settings.parse_ranges(FLAGS.feature_ranges, "feature_ranges")
+def main(request: Request) -> None:
+    """Settings → native shards."""
+    sources = parse_features(request.features)
+    paths = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
+    ranges = settings.parse_ranges(request.feature_ranges, "feature_ranges")
     if ranges and len(ranges) != len(sources):
         raise ValueError(
-            f"--feature_ranges={FLAGS.feature_ranges} has {len(ranges)} entries, "
-            f"--features={FLAGS.features} has {len(sources)}."
+            f"--feature_ranges={request.feature_ranges} has {len(ranges)} entries, "
+            f"--features={request.features} has {len(sources)}."
         )
     layout = layouts.Layout(
         sources,
-        FLAGS.video_id_key,
-        FLAGS.labels_key,
-        FLAGS.frame_features,
-        FLAGS.missing_feature,
+        request.video_id_key,
+        request.labels_key,
+        request.frame_features,
+        request.missing_feature,
         ranges,
     )
-    if FLAGS.model and not layout.frame_features:
+    if request.model and not layout.frame_features:
         raise ValueError(
-            f"--model={FLAGS.model} is for frames, not --noframe_features."
+            f"--model={request.model} is for frames, not --noframe_features."
         )
     is_arrays = any(map(arrays.is_array_file, paths))
     for name in _OF_RECORDS if is_arrays else _OF_ARRAYS:
-        if FLAGS[name].value != FLAGS[name].default:
+        value = getattr(request, name)
+        if value != getattr(Request, name):
             kind = "arrays" if is_arrays else "records"
-            raise ValueError(f"--{name}={FLAGS[name].value} does not apply to {kind}.")
+            raise ValueError(f"--{name}={value} does not apply to {kind}.")
     if not sum(tf.io.gfile.stat(path).length for path in paths):
         raise ValueError(f"--input_data_pattern: no records in {paths[0]} and others.")
     # Opened before anything is written.
-    network = exported.ExportedNetwork(FLAGS.model) if FLAGS.model else None
+    network = exported.ExportedNetwork(request.model) if request.model else None
     if is_arrays:
-        _convert_arrays(paths, layout, network)
+        _convert_arrays(request, paths, layout, network)
         return
-    skip = FLAGS.bad_records == "skip"
-    done = convert(paths, FLAGS.output_dir, layout, skip, FLAGS.overwrite)
-    pattern = f"--data_pattern={FLAGS.output_dir}/*"
-    _report(done, [pattern], network, originals(paths, layout, None), layout)
+    skip = request.bad_records == "skip"
+    done = convert(paths, request.output_dir, layout, skip, request.overwrite)
+    pattern = f"--data_pattern={request.output_dir}/*"
+    videos = originals(paths, layout, None)
+    _report(request, done, [pattern], network, videos, layout)
 
 
-run = flag_groups.script(main, define_flags=define_flags)
+run = flag_groups.script(main, (Request,))
 
 
 if __name__ == "__main__":

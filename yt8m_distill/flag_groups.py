@@ -7,6 +7,7 @@ valid, so that `--help` and a wrong flag are answered at once.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -48,6 +49,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Preset(settings.Settings):
+    """The program itself."""
+
+    preset: str = settings.setting(
+        "paper",
+        "Defaults: paper (the paper's text), authors (their code, where it differs "
+        "from the text) or best (the best serial student on AudioSet). Other flags "
+        "override it.",
+        choices=tuple(PRESETS),
+    )
+
+
 def define(
     groups: Sequence[type],
     flag_values: flags.FlagValues = flags.FLAGS,
@@ -84,20 +98,6 @@ def _define_one(field: dataclasses.Field, default: Any, flag_values) -> None:
         flags.DEFINE_enum(field.name, default, list(choices), help_text, **where)
     else:
         makers[field.type](field.name, default, help_text, **where)
-
-
-def define_preset(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines `--preset`."""
-    flags.DEFINE_enum(
-        "preset",
-        "paper",
-        list(PRESETS),
-        "Defaults: paper (the paper's text), authors (their code, where it differs "
-        "from the text) or best (the best serial student on AudioSet). Other flags "
-        "override it.",
-        flag_values=flag_values,
-        module_name=sys.argv[0],
-    )
 
 
 def read(group: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
@@ -247,9 +247,8 @@ def load_tensorflow() -> None:
 
 def script(
     main: Callable[..., None],
-    groups: Sequence[type] = (),
+    groups: Sequence[type],
     *,
-    define_flags: Callable[[], None] | None = None,
     after_a_stop: str = "",
     preset: bool = False,
     of_a_run: bool = False,
@@ -265,8 +264,8 @@ def script(
     Args:
         main: called with the settings of each group, in order; with RunSettings alone
             for RUN_GROUPS.
-        groups: settings classes whose fields are the program's flags.
-        define_flags: defines flags of its own, which `main` reads from FLAGS.
+        groups: settings classes whose fields are the program's flags. Those that are no
+            settings of others are one in its own module, `Request`.
         after_a_stop: a sentence about how to continue after a signal; empty: the
             program handles signals by itself.
         preset: whether there is a `--preset`.
@@ -280,15 +279,11 @@ def script(
 
     def run() -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        if define_flags:
-            define_flags()
-        own = _own_flags()
-        define(groups, stated=RUN_GROUPS if of_a_run else ())
-        if preset:
-            define_preset()
-            own.append(flags.FLAGS["preset"])
+        defined = (Preset, *groups) if preset else groups
+        define(defined, stated=RUN_GROUPS if of_a_run else ())
         doc = sys.modules[main.__module__].__doc__ or ""
-        _run(read_and_call, lambda: _help(doc, own), words)
+        help_text = functools.partial(command_line.help_text, doc, defined, unlisted)
+        _run(read_and_call, help_text, words)
 
     def read_and_call() -> None:
         with contextlib.ExitStack() as stack:
@@ -300,20 +295,7 @@ def script(
             given = [read(group) for group in groups]
             main(*given, *([read_stated()] if of_a_run else []))
 
-    def _help(doc: str, own: Sequence) -> str:
-        return command_line.help_text(doc, groups, unlisted, own)
-
     return run
-
-
-def _own_flags() -> list:
-    """The flags that a program has defined by itself."""
-    return [
-        flag
-        for module, members in flags.FLAGS.flags_by_module_dict().items()
-        for flag in members
-        if module.startswith("yt8m_distill") or module == sys.argv[0]
-    ]
 
 
 def _run(main: Callable[[], None], help_text: Callable[[], str], words: str) -> None:

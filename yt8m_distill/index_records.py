@@ -9,28 +9,39 @@ an interrupted run continues where it stopped; stale ones are replaced. All flag
 data flagfile are accepted; --num_classes and --max_frames have no effect.
 """
 
-from absl import flags
+import dataclasses
 
 from yt8m_distill import flag_groups, settings
 
-FLAGS = flags.FLAGS
+# Accepted because the scripts share flagfiles.
+_IGNORED = tuple(f.name for f in dataclasses.fields(settings.SamplingSettings))
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string(
-        "input_data_pattern", "", "Globs of the shards, comma separated."
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    input_data_pattern: str = settings.setting(
+        "",
+        "Globs of the shards, comma separated.",
+        required="name the files.",
+        path="pattern",
     )
-    flag_groups.define((settings.SamplingSettings,))
 
 
-def main(data: settings.DataSettings, reading: settings.ReadingSettings) -> None:
+def main(
+    request: Request,
+    data: settings.DataSettings,
+    reading: settings.ReadingSettings,
+    sampling: settings.SamplingSettings,
+) -> None:
     """Settings → indices."""
+    del sampling
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import file_patterns
     from yt8m_distill.data import index
 
-    shards = file_patterns.expand(FLAGS.input_data_pattern, "input_data_pattern")
+    shards = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
     found = index.find_all(shards, data, reading.index_dir)
     indices = index.build_missing(found, shards, data, reading.index_dir, required=True)
     bad = [
@@ -50,7 +61,14 @@ def main(data: settings.DataSettings, reading: settings.ReadingSettings) -> None
 
 
 run = flag_groups.script(
-    main, (settings.DataSettings, settings.ReadingSettings), define_flags=define_flags
+    main,
+    (
+        Request,
+        settings.DataSettings,
+        settings.ReadingSettings,
+        settings.SamplingSettings,
+    ),
+    unlisted=_IGNORED,
 )
 
 

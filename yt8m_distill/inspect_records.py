@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import shlex
 import sys
 
@@ -22,13 +21,10 @@ flag_groups.load_tensorflow()
 
 import numpy as np
 import tqdm
-from absl import flags
 
 from yt8m_distill import file_patterns, files
 from yt8m_distill.data import faults, framing, judging, layouts, records, segments
 from yt8m_distill.evaluation import per_class
-
-FLAGS = flags.FLAGS
 
 _BARS = 12
 _SAMPLE = 100  # Records by which the layout is recognized.
@@ -378,42 +374,53 @@ def inspect(
     return findings
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string("data_pattern", "", "Globs of the shards, comma separated.")
-    flags.DEFINE_string("video_id_key", "", "Context key of the id. Empty: detect it.")
-    flags.DEFINE_string(
-        "labels_key", "", "Context key of the labels. Empty: detect it."
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    data_pattern: str = settings.setting(
+        "",
+        "Globs of the shards, comma separated.",
+        required="name the files.",
+        path="pattern",
     )
-    flags.DEFINE_string("vocabulary", "", "CSV with the names of the classes.")
-    flags.DEFINE_integer("max_records", 0, "Maximum number of records. 0: all.")
-    flags.DEFINE_string(
-        "per_class_file", "", "CSV to write with the number of videos of each class."
+    video_id_key: str = settings.setting("", "Context key of the id. Empty: detect it.")
+    labels_key: str = settings.setting(
+        "", "Context key of the labels. Empty: detect it."
     )
-    flags.DEFINE_bool("json", False, "Print the results as JSON.")
+    vocabulary: str = settings.setting(
+        "", "CSV with the names of the classes.", path="file"
+    )
+    max_records: int = settings.setting(
+        0, "Maximum number of records. 0: all.", minimum=0
+    )
+    per_class_file: str = settings.setting(
+        "", "CSV to write with the number of videos of each class.", path="file"
+    )
+    json: bool = settings.setting(False, "Print the results as JSON.")
 
 
-def main() -> None:
-    """Flags → report."""
-    paths = file_patterns.expand(FLAGS.data_pattern, "data_pattern")
-    target = os.path.expanduser(FLAGS.per_class_file)
+def main(request: Request) -> None:
+    """Settings → report."""
+    paths = file_patterns.expand(request.data_pattern, "data_pattern")
+    target = request.per_class_file
     if target:
         files.check_target(target, f"--per_class_file={target}", paths)
-    names = vocabulary.read(FLAGS.vocabulary)
-    given = (FLAGS.video_id_key, FLAGS.max_records, FLAGS.labels_key, names)
+    names = vocabulary.read(request.vocabulary)
+    given = (request.video_id_key, request.max_records, request.labels_key, names)
     findings = inspect(paths, *given)
     if target:
         count, _ = findings.published()
         videos = np.array([findings.labels[c] for c in range(count)])
         per_class.write(target, np.full(count, np.nan), videos, names)
-    where = FLAGS.data_pattern, FLAGS.vocabulary
-    if FLAGS.json:
+    where = request.data_pattern, request.vocabulary
+    if request.json:
         print(json.dumps(findings.to_dict(*where)))
     else:
         print(report(findings, *where))
 
 
-run = flag_groups.script(main, define_flags=define_flags, words="data_pattern")
+run = flag_groups.script(main, (Request,), words="data_pattern")
 
 
 if __name__ == "__main__":

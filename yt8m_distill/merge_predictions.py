@@ -15,13 +15,10 @@ The CSVs of `inference.py --segments` are merged class by class, by score; all p
 must have as many segments per class as are asked for.
 """
 
+import dataclasses
 import sys
 
-from absl import flags
-
-from yt8m_distill import flag_groups
-
-FLAGS = flags.FLAGS
+from yt8m_distill import flag_groups, settings
 
 
 def merge(paths: list[str], output_file: str) -> int:
@@ -74,46 +71,48 @@ def _check(row, path: str, part_of: dict[str, str]) -> None:
     part_of[video_id] = path
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string(
-        "input", "", "The --output_file of inference.py, without the number of a part."
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    input: str = settings.setting(
+        "",
+        "The --output_file of inference.py, without the number of a part.",
+        required="name the CSV without its part.",
+        path="file",
     )
-    flags.DEFINE_string("output_file", "", "The CSV to write.")
-    flags.DEFINE_integer(
-        "segment_max_pred",
-        None,
-        "For CSVs of inference.py --segments: maximum segments per class. Default: as "
-        "many as the parts have.",
-        lower_bound=1,
+    output_file: str = settings.setting(
+        "", "The CSV to write.", required="name the CSV to write.", path="file"
+    )
+    segment_max_pred: int = settings.setting(
+        0,
+        "For CSVs of inference.py --segments: maximum segments per class. 0: as many "
+        "as the parts have.",
+        minimum=0,
     )
 
 
-def main() -> None:
-    """Flags → merged CSV."""
-    if not FLAGS.input:
-        raise ValueError("--input is empty: name the CSV without its part.")
-    if not FLAGS.output_file:
-        raise ValueError("--output_file is empty: name the CSV to write.")
+def main(request: Request) -> None:
+    """Settings → merged CSV."""
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill.serving import parts, segments, skips
 
-    paths = parts.find_parts(FLAGS.input)
+    paths, output_file = parts.find_parts(request.input), request.output_file
     if segments.part_k(paths[0]):
-        classes = segments.merge(paths, FLAGS.output_file, FLAGS.segment_max_pred)
-        skips.merge_lists(paths, FLAGS.output_file)
-        print(f"{classes} classes of {len(paths)} parts in {FLAGS.output_file}.")
+        classes = segments.merge(paths, output_file, request.segment_max_pred)
+        skips.merge_lists(paths, output_file)
+        print(f"{classes} classes of {len(paths)} parts in {output_file}.")
         return
-    if FLAGS.segment_max_pred:
+    if request.segment_max_pred:
         raise ValueError(
-            f"--segment_max_pred={FLAGS.segment_max_pred} is of segments; "
+            f"--segment_max_pred={request.segment_max_pred} is of segments; "
             f"{paths[0]} is of videos."
         )
-    videos = merge(paths, FLAGS.output_file)
-    print(f"{videos} videos of {len(paths)} parts in {FLAGS.output_file}.")
+    videos = merge(paths, output_file)
+    print(f"{videos} videos of {len(paths)} parts in {output_file}.")
 
 
-run = flag_groups.script(main, define_flags=define_flags)
+run = flag_groups.script(main, (Request,))
 
 
 if __name__ == "__main__":

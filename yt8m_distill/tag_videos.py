@@ -8,14 +8,11 @@ has the class names. For a file that cannot be read one line is printed, and the
 code is 1.
 """
 
+import dataclasses
 import json
 import sys
 
-from absl import flags
-
-from yt8m_distill import flag_groups, vocabulary
-
-FLAGS = flags.FLAGS
+from yt8m_distill import flag_groups, settings, vocabulary
 
 
 def to_dict(path: str, tagged, names: dict, num_classes: int) -> dict:
@@ -49,42 +46,49 @@ def line_of(found: dict) -> str:
     )
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string("model", "", "Folder of the exported network.")
-    flags.DEFINE_string("videos", "", "Glob of the files, or words without a flag.")
-    flags.DEFINE_integer("classes", 5, "How many classes of each.", lower_bound=1)
-    flags.DEFINE_string(
-        "image_network",
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    model: str = settings.setting(
+        "",
+        "Folder of the exported network.",
+        required="name the folder of the exported network.",
+        path="file",
+    )
+    videos: str = settings.setting(
+        "",
+        "Glob of the files, or words without a flag.",
+        required="name the files.",
+        path="pattern",
+    )
+    classes: int = settings.setting(5, "How many classes of each.", minimum=1)
+    image_network: str = settings.setting(
         "",
         "The image network, where its files are no longer at the paths in the model's "
         "description; it must have the same SHA-256.",
     )
-    flags.DEFINE_string("audio_network", "", "The same of the network for sound.")
-    flags.DEFINE_integer(
-        "student_k",
-        0,
-        "Frames to read, at most those of the export. 0: all of those.",
-        lower_bound=0,
+    audio_network: str = settings.setting("", "The same of the network for sound.")
+    student_k: int = settings.setting(
+        0, "Frames to read, at most those of the export. 0: all of those.", minimum=0
     )
-    flags.DEFINE_string("vocabulary", "", "CSV of names. Empty: the model's own.")
-    flags.DEFINE_bool("json", False, "Print one JSON object per video.")
+    vocabulary: str = settings.setting(
+        "", "CSV of names. Empty: the model's own.", path="file"
+    )
+    json: bool = settings.setting(False, "Print one JSON object per video.")
 
 
-def main() -> None:
-    """Flags → what is in each video."""
-    if not FLAGS.model:
-        raise ValueError("--model is empty: name the folder of the exported network.")
-    names = vocabulary.read(FLAGS.vocabulary)
+def main(request: Request) -> None:
+    """Settings → what is in each video."""
+    names = vocabulary.read(request.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import file_patterns
     from yt8m_distill.serving import exported, tagging
 
-    videos = file_patterns.expand(FLAGS.videos, "videos")
-    names = names or exported.read_names(FLAGS.model)
-    tagger = tagging.Tagger(
-        FLAGS.model, FLAGS.student_k, FLAGS.image_network, FLAGS.audio_network
-    )
+    videos = file_patterns.expand(request.videos, "videos")
+    names = names or exported.read_names(request.model)
+    networks = request.image_network, request.audio_network
+    tagger = tagging.Tagger(request.model, request.student_k, *networks)
     problems = []
     for path in videos:
         try:
@@ -93,13 +97,13 @@ def main() -> None:
             problems.append(path)
             print(" ".join(str(error).split()), file=sys.stderr, flush=True)
             continue
-        found = to_dict(path, tagged, names, FLAGS.classes)
-        print(json.dumps(found) if FLAGS.json else line_of(found), flush=True)
+        found = to_dict(path, tagged, names, request.classes)
+        print(json.dumps(found) if request.json else line_of(found), flush=True)
     if problems:
         raise ValueError(f"{len(problems)} of {len(videos)} videos cannot be read.")
 
 
-run = flag_groups.script(main, define_flags=define_flags, words="videos")
+run = flag_groups.script(main, (Request,), words="videos")
 
 
 if __name__ == "__main__":

@@ -39,11 +39,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from absl import flags
-
 from yt8m_distill import flag_groups, settings
-
-FLAGS = flags.FLAGS
 
 
 def _start_process() -> None:
@@ -153,17 +149,29 @@ def report(
     )
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they could clash with others."""
-    flags.DEFINE_string(
-        "input_data_pattern", "", "Globs of the full shards, comma separated."
+@dataclasses.dataclass(frozen=True)
+class Request(settings.Settings):
+    """The program itself."""
+
+    input_data_pattern: str = settings.setting(
+        "",
+        "Globs of the full shards, comma separated.",
+        required="name the files.",
+        path="pattern",
     )
-    flags.DEFINE_string("output_dir", "", "Directory of the thin shards.")
-    flags.DEFINE_integer("jobs", 2, "Number of processes.", lower_bound=1)
-    flags.DEFINE_bool("overwrite", False, "Replace existing thin shards.")
+    output_dir: str = settings.setting(
+        "",
+        "Directory of the thin shards.",
+        required="name the directory to write to.",
+        path="file",
+    )
+    jobs: int = settings.setting(2, "Number of processes.", minimum=1)
+    overwrite: bool = settings.setting(False, "Replace existing thin shards.")
 
 
-def main(data: settings.DataSettings, sampling: settings.SamplingSettings) -> None:
+def main(
+    request: Request, data: settings.DataSettings, sampling: settings.SamplingSettings
+) -> None:
     """Settings → thin shards."""
     data.require_frames("A thin shard")
     flag_groups.load_tensorflow()  # Only once the flags are right.
@@ -171,19 +179,17 @@ def main(data: settings.DataSettings, sampling: settings.SamplingSettings) -> No
     from yt8m_distill.serving import thinning
 
     view = thinning.view_to_keep(sampling, data.max_frames)
-    files = file_patterns.expand(FLAGS.input_data_pattern, "input_data_pattern")
-    folder = FLAGS.output_dir
-    if not folder:
-        raise ValueError("--output_dir is empty: name the directory to write to.")
+    files = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
+    folder, how = request.output_dir, (request.jobs, request.overwrite)
     try:
-        counts = thin_shards(files, folder, data, view, FLAGS.jobs, FLAGS.overwrite)
+        counts = thin_shards(files, folder, data, view, *how)
     except concurrent.futures.BrokenExecutor as error:
         raise ValueError(f"A process ended: {error}") from error
     print(report(files, folder, data, view, *counts))
 
 
 run = flag_groups.script(
-    main, (settings.DataSettings, settings.SamplingSettings), define_flags=define_flags
+    main, (Request, settings.DataSettings, settings.SamplingSettings)
 )
 
 

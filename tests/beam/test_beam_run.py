@@ -121,6 +121,9 @@ def test_a_teacher_cache_of_beam_is_complete_for_training(folder, tmp_path):
     assert (entry["videos"], entry["computed"]) == (40, 0)
 
 
+SCORED = ["--train_dir=x", f"--input_data_pattern={__file__}", "--output_file=x.csv"]
+
+
 @pytest.mark.parametrize(
     "words, line",
     [
@@ -128,6 +131,8 @@ def test_a_teacher_cache_of_beam_is_complete_for_training(folder, tmp_path):
         (["--shards=3"], "--shards=3"),
         (["--train_dir=x"], "--input_data_pattern"),
         (["--input_data_pattern=/none*"], "--input_data_pattern"),
+        ([*SCORED, "--segments"], "--segments"),
+        ([*SCORED, "--vocabulary=names.csv"], "--vocabulary=names.csv"),
     ],
 )
 def test_a_mistake_is_one_line(words, line):

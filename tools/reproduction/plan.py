@@ -346,8 +346,7 @@ def read_settings(arguments: Sequence[str]) -> settings.RunSettings:
         ValueError: for an invalid flag or value.
     """
     values = flags.FlagValues()
-    flag_groups.define(flag_groups.RUN_GROUPS, values)
-    flag_groups.define_preset(values)
+    flag_groups.define([flag_groups.Preset, *flag_groups.RUN_GROUPS], values)
     try:
         positional = values(["train.py", *arguments])[1:]
     except flags.Error as error:

@@ -302,13 +302,13 @@ def _write_row(writer: predictions.PredictionWriter, label, names, scores) -> No
     writer.write_text(b",".join(cells) + b"\n")
 
 
-def merge(paths: Sequence[str], output_file: str, k: int | None = None) -> int:
+def merge(paths: Sequence[str], output_file: str, k: int = 0) -> int:
     """Joins the CSVs of parts to that of a single process; one class is in memory.
 
     Args:
         paths: with scores, in the order of the parts.
         output_file: the CSV to write, without scores.
-        k: segments per class; None: as many as the parts have.
+        k: segments per class; 0: as many as the parts have.
 
     Returns:
         The number of classes.
