@@ -150,9 +150,15 @@ def test_other_labels_and_more_videos_leave_the_features(
     script_helpers.succeed("extract_videos", *given, "--overwrite")
     names = [pathlib.Path(path).stem for path in made]
     assert sorted(names) == ["broken", "empty", "v5"]
-    anew = videos.parent / "anew.tfrecord"
+    anew, mine = (videos.parent / f"{name}.tfrecord" for name in ("anew", "mine"))
     script_helpers.succeed("extract_videos", *given, f"--output={anew}")
-    assert (videos.parent / "mine.tfrecord").read_bytes() == anew.read_bytes()
+    whole = anew.read_bytes()
+    assert mine.read_bytes() == whole
+    # What is damaged can be replaced, too.
+    mine.write_bytes(whole[: len(whole) // 2])
+    script_helpers.succeed("extract_videos", *given, "--overwrite", "--fps=2")
+    script_helpers.succeed("extract_videos", *given, "--overwrite")
+    assert mine.read_bytes() == whole
 
 
 def test_some_frames_are_those_of_thin_shards(videos, image_network, tmp_path):

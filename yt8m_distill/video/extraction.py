@@ -286,11 +286,14 @@ class Extraction:
         """Takes parts from an earlier output whose videos and settings are the same.
 
         Args:
-            source: a shard of `join`.
+            source: a shard of `join`; its damaged records are left out.
             parts: id → name of the part that its record was made from.
         """
         paths = {video_id: path for path, video_id in self.videos.items()}
-        for example in (record.example for record in faults.sound(source)):
+        for record in faults.walk(source) if parts else ():
+            if isinstance(record, faults.Bad):
+                continue
+            example = record.example
             (video_id,) = example.context.feature["id"].bytes_list.value
             name, path = parts.get(video_id.decode()), paths.get(video_id.decode())
             part = self.part(path) if path else ""
