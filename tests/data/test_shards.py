@@ -120,6 +120,11 @@ def test_frequencies_of_classes_are_the_same_with_and_without_index(tmp_path):
         half = helpers.read(files, VIEWS, label_fraction=0.5)
         kept = sum(batch["labels"].sum(axis=0) for batch in half)
         assert 0 < kept.sum() < counts.sum()  # One label per video.
+        found = opened.class_frequencies(1.0, 0.5)
+        np.testing.assert_allclose(found, (kept + 0.5) / (kept.sum() + 1))
+        few = helpers.read(files, VIEWS, train_fraction=0.5)
+        kept = sum(batch["labels"].sum(axis=0) for batch in few)
+        assert 0 < kept.sum() < counts.sum()
         found = opened.class_frequencies(0.5)
         np.testing.assert_allclose(found, (kept + 0.5) / (kept.sum() + 1))
 

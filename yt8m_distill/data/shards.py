@@ -146,7 +146,7 @@ class Shards:
         # Also of parsed shards, once it is needed.
         self._known: tables.Table | None = None
         self._rows: dict[tuple[float, float], np.ndarray] = {}
-        self._first: dict[float, tuple[int, np.ndarray]] = {}
+        self._first: dict[tuple, tuple[int, np.ndarray]] = {}
         self.token = next(_TOKENS)
         OPENED[self.token] = self
         why, never = self._why_parsed(), reading.use_index == "never"
@@ -273,7 +273,7 @@ class Shards:
                     f"has rated segments under {', '.join(segments.KINDS)}."
                 )
             return
-        count, counts = self._first_labels(1.0)
+        count, counts = self._first_labels(1.0, 1.0)
         if count and not counts.any():
             raise ValueError(
                 f"--{flag}: none of the first {count} records of {self.paths[0]} has a "
@@ -281,41 +281,42 @@ class Shards:
                 "learn."
             )
 
-    def class_frequencies(self, labeled: float = 1.0) -> np.ndarray:
+    def class_frequencies(
+        self, fraction: float = 1.0, labeled: float = 1.0
+    ) -> np.ndarray:
         """[C] in (0, 1): smoothed share of the first videos with each label.
 
         Equal for indexed and parsed shards.
 
         Args:
-            labeled: share of the videos that keep their labels, see
-                records.keeps_labels.
+            fraction, labeled: see tables.Table.rows.
         """
-        count, counts = self.videos._first_labels(labeled)
+        count, counts = self.videos._first_labels(fraction, labeled)
         return (counts + 0.5) / (count + 1)
 
-    def _first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
+    def _first_labels(self, *share: float) -> tuple[int, np.ndarray]:
         """Number of first records read, and the counts [C] of their labels."""
-        if labeled not in self._first:
-            self._first[labeled] = self._read_first_labels(labeled)
-        return self._first[labeled]
+        if share not in self._first:
+            self._first[share] = self._read_first_labels(share)
+        return self._first[share]
 
-    def _read_first_labels(self, labeled: float) -> tuple[int, np.ndarray]:
+    def _read_first_labels(self, share) -> tuple[int, np.ndarray]:
+        self.num_videos(*share)  # Looks at all of them if it has to choose.
         if self._known is not None:
-            rows = self.kept_rows(1.0, labeled)[:_LOOKED_AT]
+            rows = self.kept_rows(*share)[:_LOOKED_AT]
             return len(rows), self._known.class_counts(rows)
-        videos = itertools.islice(self._parsed_videos(labeled), _LOOKED_AT)
+        videos = itertools.islice(self._parsed_videos(), _LOOKED_AT)
         labels = [sorted(set(video.labels)) for video in videos]
         joined = np.array(list(itertools.chain(*labels)), np.int64)
         return len(labels), np.bincount(joined, minlength=self.data.num_classes)
 
-    def _parsed_videos(self, labeled: float) -> Iterator[judging.Video]:
-        """The videos of a share, one by one; raises ValueError at an invalid record."""
+    def _parsed_videos(self) -> Iterator[judging.Video]:
+        """The videos, one by one; raises ValueError at an invalid record."""
         for path in self.paths:
             for video in judging.read(path, self.data):
                 if isinstance(video, faults.Bad):
                     raise ValueError(video.message)
-                if labeled >= 1 or records.keeps_labels(video.video_id, labeled):
-                    yield video
+                yield video
 
     def close(self) -> None:
         """Unmaps all files; they are mapped again if more is read."""

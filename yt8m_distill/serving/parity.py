@@ -83,7 +83,7 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
         scores = tf.sigmoid(given.network(view, training=False).logits)
         return scores, *tf.math.top_k(scores, given.top_k)
 
-    count, difference, positives = 0, 0.0, 0.0
+    count, difference, positives = 0, 0.0, 0
     lists: list[tuple[np.ndarray, ...]] = []
     for frames, num_frames, labels in videos or [generated(given)]:
         classes, predictions = run(frames, num_frames)
@@ -97,14 +97,14 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
                 np.take_along_axis(labels, c, 1) > 0 for c in (classes, best_classes)
             )
             lists.append((predictions, best, *hits))
-            positives += labels.sum()
+            positives += int(labels.sum())  # Not in float32: 2^24 at most.
     if not count:
         raise ValueError("--eval_data_pattern: there are no videos to compare on.")
     if not positives:
         return Result(count, difference)
     predictions, best, *hits = map(np.concatenate, zip(*lists, strict=True))
     gaps = (
-        average_precision.average_precision(scores, hit, int(positives))
+        average_precision.average_precision(scores, hit, positives)
         for scores, hit in zip((predictions, best), hits, strict=True)
     )
     return Result(count, difference, *gaps)

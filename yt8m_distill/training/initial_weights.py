@@ -8,16 +8,20 @@ from yt8m_distill.training import checkpoints, roles, transfer
 _LOG = logging.getLogger(__name__)
 
 
-def start_heads(phase: roles.Phase, networks, shards, label_fraction: float) -> None:
+def start_heads(
+    phase: roles.Phase, networks, shards, training: settings.TrainingSettings
+) -> None:
     """Initializes new classifiers to the class frequencies of the training data.
 
-    Counts only videos that keep their labels under `--label_fraction`.
+    Counts only videos of `--train_fraction` that keep their labels under
+    `--label_fraction`.
     """
     new = [role for role in phase.trained if role.start is None]
     heads = [networks.network(role.name).head for role in new]
     heads = [head for head in heads if hasattr(head, "start_at")]
     if heads:
-        frequencies = shards.class_frequencies(label_fraction)
+        share = training.train_fraction, training.label_fraction
+        frequencies = shards.class_frequencies(*share)
         for head in heads:
             head.start_at(frequencies)
 

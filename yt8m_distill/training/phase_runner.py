@@ -113,9 +113,7 @@ class PhaseRunner:
             _LOG.info("Phase %s goes on from %s.", phase.name, resumed)
         else:
             run = self.run_settings
-            initial_weights.start_heads(
-                phase, self.networks, self.shards, run.training.label_fraction
-            )
+            initial_weights.start_heads(phase, self.networks, self.shards, run.training)
             initial_weights.assign(phase, self.networks, run)
             if self.average:
                 self.average.start()
