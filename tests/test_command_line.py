@@ -209,25 +209,6 @@ def test_help_has_required_flags_first_and_every_flag_once():
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize(
-    ("program", "names"),
-    [("merge_predictions", ["input", "output_file"]), ("thin_records", ["jobs"])],
-)
-def test_a_program_lists_its_flags_and_names_an_unknown_one(program, names):
-    def run(*arguments):
-        command = [sys.executable, f"yt8m_distill/{program}.py", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=120
-        )
-
-    text = run("--help").stdout
-    assert all(f"--{name}: " in text for name in names)
-    assert "--verbosity" not in text
-    done = run("--nope=1")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert f"{program}.py: --nope " in done.stderr
-
-
 def test_a_program_run_as_a_file_imports_the_package_around_it(tmp_path):
     """Also where another one is installed, and in a process that it starts."""
     package = tmp_path / "yt8m_distill"

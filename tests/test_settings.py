@@ -7,24 +7,32 @@ import math
 
 import pytest
 
-from yt8m_distill import settings
+from yt8m_distill import (
+    classify_records,
+    convert_records,
+    index_records,
+    inspect_records,
+    merge_predictions,
+    settings,
+    tag_videos,
+    thin_records,
+)
 
-# What a group needs before its own rules let it be built.
-REQUIRED = {
-    settings.TrainingSettings: {"train_dir": "run", "train_data_pattern": "t*"},
-    settings.CheckpointSettings: {"train_dir": "run"},
-    settings.CalibrationSettings: {"calibration_data_pattern": "c*"},
-    settings.EvalSettings: {"eval_data_pattern": "e*"},
-    settings.InferenceSettings: {"input_data_pattern": "i*", "output_file": "o.csv"},
-    settings.ExtractionSettings: {"videos": "v*", "output": "o.tfrecord"},
-}
+PROGRAMS = (
+    *(classify_records, convert_records, index_records, inspect_records),
+    *(merge_predictions, tag_videos, thin_records),
+)
 GROUPS = [
     group
     for group in vars(settings).values()
     if isinstance(group, type) and settings.Settings in group.__mro__[1:]
 ]
-FIELDS = [(group, field) for group in GROUPS for field in dataclasses.fields(group)]
-FIELD_PARAMETERS = [pytest.param(g, f, id=f"{g.__name__}.{f.name}") for g, f in FIELDS]
+REQUESTS = [program.Request for program in PROGRAMS]
+FIELD_PARAMETERS = [
+    pytest.param(group, field, id=f"{group.__module__}.{group.__name__}.{field.name}")
+    for group in (*GROUPS, *REQUESTS)
+    for field in dataclasses.fields(group)
+]
 
 # Values unlike the default that the rules of a run allow, and what goes with them.
 OTHER = {
@@ -59,14 +67,19 @@ def companions(group, values: dict) -> dict:
     return {**companions(group, found), **found} if found else {}
 
 
+def required(group) -> dict:
+    """What a group needs before its own rules let it be built."""
+    fields = dataclasses.fields(group)
+    return {field.name: "x" for field in fields if field.metadata["required"]}
+
+
 def build(group, **values):
-    more = companions(group, values)
-    return group(**{**REQUIRED.get(group, {}), **more, **values})
+    return group(**{**required(group), **companions(group, values), **values})
 
 
 def build_run(**values) -> settings.RunSettings:
-    required = REQUIRED[settings.TrainingSettings]
-    return settings.RunSettings.from_dict({**required, **values})
+    needed = required(settings.TrainingSettings)
+    return settings.RunSettings.from_dict({**needed, **values})
 
 
 def error_of(make, *arguments, **values) -> str:
@@ -106,7 +119,7 @@ def test_a_missing_feature_needs_a_zero_in_every_range():
 )
 def test_a_setting_that_says_nothing_without_another_is_refused(group, field):
     value = {bool: True, int: 2, float: 0.75, str: "1,1"}[field.type]
-    values = {**REQUIRED.get(group, {}), field.name: value}
+    values = {**required(group), field.name: value}
     if field.metadata["goes_with"] == "mode=serial":
         values["mode"] = "parallel"
     message = error_of(group, **values)
