@@ -1,6 +1,5 @@
 """Each action alone: what it makes of the steps and of the results of an epoch."""
 
-import math
 import types
 
 import pytest
@@ -72,48 +71,9 @@ def test_a_line_has_the_gap_of_each_k_next_to_their_mean():
     assert parts == ["epoch 1", "GAP: 0.500", "GAP_K2: 0.250", "GAP_K6: 0.750"]
 
 
-def test_a_nan_loss_names_the_step_and_the_last_checkpoint(tmp_path):
-    state = checkpoints.State(str(tmp_path), {}, 1)
-    action = actions.StopOnNaN(state)
-    action.after_steps(place(3), chunk(1.0))
-    bad = chunk(math.nan, bad_step=3)
-    with pytest.raises(FloatingPointError, match="Step 3: net/label_loss") as error:
-        action.after_steps(place(3), bad)
-    assert "intact" not in str(error.value)
-    state.save()
-    with pytest.raises(FloatingPointError, match="ckpt-0 is intact"):
-        action.after_steps(place(3), bad)
-
-
-def test_the_best_is_kept_and_patience_ends(tmp_path):
-    """Proposed before the save and settled after it, by the two calls of an epoch."""
-    run = helpers.make_run(tmp_path, "data", mode="baseline")
-    (phase,) = modes.phases(run)
-    networks = builder.build_networks(phase.roles, run.data)
-    state = checkpoints.State(str(tmp_path), {"student": networks.student}, 1)
-    folder = str(tmp_path / "best")
-    keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)
-    patience = actions.StopEarly(state, epochs=2)
-    stopped = []
-    for epoch, gap in enumerate([0.3, 0.5, 0.5, 0.4]):
-        results = {"validation": {"student": {"gap": gap}}}
-        here = place(10 * (epoch + 1), epoch, 10, results=results)
-        keep.after_epoch(here)
-        keep.after_epoch(here)  # As after a stop in a later action: nothing changes.
-        there = place(here.step, epoch + 1)
-        state.save()
-        keep.next_epoch(there)
-        patience.next_epoch(there)
-        stopped.append(bool(there.stops))
-    assert stopped == [False, False, False, True]
-    entry = state.read_notes()["student"]
-    assert [e["gap"] for e in entry["epochs"]] == [0.3, 0.5, 0.5, 0.4]
-    assert entry["best"] == {"epoch": 2, "step": 20, "gap": 0.5}
-    assert checkpoints.settle_best(folder, entry["best"], verify=True)["step"] == 20
-
-
-def test_what_follows_a_save_at_the_last_step_is_saved_too(tmp_path):
-    """--max_steps ends the phase within an epoch, so no counter moves after it."""
+@pytest.fixture
+def kept(tmp_path):
+    """The objects and the state of a student, and the action that keeps its best."""
     run = helpers.make_run(tmp_path, "data", mode="baseline")
     (phase,) = modes.phases(run)
     networks = builder.build_networks(phase.roles, run.data)
@@ -121,6 +81,12 @@ def test_what_follows_a_save_at_the_last_step_is_saved_too(tmp_path):
     state = checkpoints.State(str(tmp_path), objects, 1)
     folder = str(tmp_path / "best")
     keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)
+    return objects, state, keep
+
+
+def test_what_follows_a_save_at_the_last_step_is_saved_too(kept, tmp_path):
+    """--max_steps ends the phase within an epoch, so no counter moves after it."""
+    objects, state, keep = kept
     save = actions.Save(state, minutes=0)
     state.step.assign(7)
     results = {"validation": {"student": {"gap": 0.5}}}
@@ -135,14 +101,9 @@ def test_what_follows_a_save_at_the_last_step_is_saved_too(tmp_path):
     assert best == {"epoch": 1, "step": 7, "gap": 0.5}
 
 
-def test_patience_begins_anew_after_the_loss_of_the_best_network(tmp_path):
+def test_patience_begins_anew_after_the_loss_of_the_best_network(kept, tmp_path):
     """Damaged after epoch 1 of 5, at a later step: the next epoch makes another."""
-    run = helpers.make_run(tmp_path, "data", mode="baseline")
-    (phase,) = modes.phases(run)
-    networks = builder.build_networks(phase.roles, run.data)
-    state = checkpoints.State(str(tmp_path), {"student": networks.student}, 1)
-    folder = str(tmp_path / "best")
-    keep = actions.KeepBest(phase.trained, networks, lambda role: folder, state)
+    _, state, keep = kept
     patience = actions.StopEarly(state, epochs=2)
     results = {"validation": {"student": {"gap": 0.5}}}
     keep.after_epoch(place(10, 0, 10, results=results))

@@ -74,13 +74,6 @@ def test_a_single_process_is_the_chief():
         assert distribution.is_chief(strategy)
 
 
-def test_every_replica_needs_the_same_number_of_videos():
-    distribution.check_batch_size(6, helpers.cpus(2))
-    with pytest.raises(ValueError) as error:
-        distribution.check_batch_size(5, helpers.cpus(2))
-    assert str(error.value) == "--batch_size=5 is not divisible by the 2 replicas."
-
-
 def batches_of_rows(shard):
     """Two batches of four rows: 0..3 and 4..7, nested as a Batch is."""
     assert shard == (0, 1)

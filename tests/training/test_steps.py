@@ -1,6 +1,5 @@
 """The training step, against a plain one and over one or two replicas."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -10,9 +9,8 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
-from yt8m_distill.losses import objective, registered
 from yt8m_distill.models import builder, layers
-from yt8m_distill.training import inputs, modes, phase_runner, steps
+from yt8m_distill.training import inputs, modes, steps
 
 RATE, CLIP, PENALTY = 0.3, 0.7, 4e6
 LOSS = "ce + 0.8*rep + 0.6*pred"
@@ -271,19 +269,6 @@ def test_the_penalty_is_half_the_squared_norm_in_units_of_1e_8(data, scope):
     )
 
 
-def test_representation_alone_leaves_the_classifier_to_others(data):
-    run = make_run(data, mode="serial", teacher_checkpoint="x", student_loss="rep")
-    # Two phases; the first is the one with the teacher.
-    phase = modes.phases(run, resolved=False)[0]
-    data = inputs.Data(inputs.training_shards(run))
-    runner = phase_runner.PhaseRunner(phase, run, helpers.cpus(1), None, data)
-    runner._build()
-    (learner,) = runner.step.learners.values()
-    student = runner.networks.student
-    assert [v is student.kernel for v in learner.variables] == [True]
-    assert [k is student.kernel for k in learner.kernels] == [True]
-
-
 def test_batch_gap_is_the_exact_one_of_the_batch():
     random = np.random.default_rng(0)
     scores = np.sort(random.random((6, 4), np.float32), axis=1)[:, ::-1].copy()
@@ -333,53 +318,3 @@ def test_products_have_the_policys_precision_in_every_replica(
     error = abs(mixed["teacher/ce_loss"] / exact["teacher/ce_loss"] - 1)
     # bfloat16 has 8 bits, float32 24: two roundings to 2^-9 show, and are all.
     assert 2**-20 < error < 2**-6
-
-
-def test_every_epoch_has_the_same_videos_in_another_order(data):
-    runner = helpers.build_phase(make_run(data))
-
-    def ids(epoch: int, skip: int = 0) -> list[bytes]:
-        batches = [b["video_id"] for b in runner._dataset(epoch, skip)]
-        return [i for b in batches for i in b.numpy().tolist() if i]
-
-    first, second = ids(0), ids(1)
-    assert sorted(first) == sorted(second) and len(set(first)) == 36
-    assert first != second
-    assert ids(1, skip=2) == second[16:]
-
-
-@pytest.mark.parametrize(
-    "needs, compares, advice",
-    [
-        # The loss is of encodings alone: the head is not reached.
-        (
-            "guide",
-            "logits",
-            "a loss that looks at encodings alone says compares='encoding' in its "
-            "registered.Loss.",
-        ),
-        (
-            "guide_states",
-            "states",
-            "say in state_variables() of the network what its states depend on.",
-        ),
-    ],
-)
-def test_variables_without_gradients_are_named_with_a_remedy(needs, compares, advice):
-    loss = registered.Loss(lambda student, target: None, needs, compares)
-    run = helpers.make_run("unused", "unused", mode="baseline")
-    role = dataclasses.replace(
-        modes.networks(run)["student"],
-        objective=objective.Objective((objective.Term(1, "a", loss),)),
-    )
-    network = helpers.build_network("student", run)
-    variables = network.trainable_variables
-    of_head = {id(v) for v in network.head.trainable_variables}
-    gradients = [None if id(v) in of_head else tf.zeros_like(v) for v in variables]
-    names = ", ".join(v.name for v in network.head.trainable_variables)
-    with pytest.raises(ValueError) as caught:
-        steps._check_reached(role, network, gradients, variables)
-    assert str(caught.value) == (
-        f"The loss of the student does not depend on {names}: {advice}"
-    )
-    steps._check_reached(role, network, variables, variables)

@@ -246,10 +246,10 @@ def test_a_rewritten_shard_is_detected_by_its_frames(serial_run, tmp_path, monke
     assert fill(again, monkeypatch)["computed"] == 0
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
 def test_the_cache_is_filled_under_the_policy_of_its_key(
-    serial_run, tmp_path, monkeypatch, use_policy, replicas
+    serial_run, tmp_path, monkeypatch, use_policy
 ):
+    """In every replica, whose threads have policies of their own."""
     policies = []
     forward = teacher_student.TeacherStudent.forward
 
@@ -260,7 +260,7 @@ def test_the_cache_is_filled_under_the_policy_of_its_key(
     monkeypatch.setattr(teacher_student.TeacherStudent, "forward", watched)
     use_policy("mixed_bfloat16")
     changes = {"dtype_policy": "mixed_bfloat16", "max_steps": 1}
-    helpers.train(student_run(serial_run, tmp_path, **changes), replicas)
+    helpers.train(student_run(serial_run, tmp_path, **changes), replicas=2)
     assert set(policies) == {
         (role, "mixed_bfloat16") for role in ("teacher", "student")
     }

@@ -10,7 +10,7 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.models import hierarchical_lstm
-from yt8m_distill.training import inputs, loop, manifest, modes, trainer
+from yt8m_distill.training import inputs, loop, manifest, trainer
 
 once = pytest.mark.once
 # Five steps, for what is decided before them.
@@ -24,15 +24,6 @@ def test_serial_leaves_the_teacher_bit_identical(serial_run):
     helpers.assert_identical(
         helpers.of(trained, "teacher/"), helpers.of(after, "teacher/")
     )
-
-
-def test_a_teacher_alone_and_one_of_a_serial_run_are_the_same(serial_run):
-    alone = helpers.change(serial_run, mode="teacher")
-    (phase,) = modes.phases(alone)
-    assert phase == modes.phases(serial_run)[0]
-    folder = f"{serial_run.training.train_dir}/teacher"
-    # So --mode=serial goes on after --mode=teacher in the same train_dir.
-    manifest.check_same_settings(folder, phase.settings)
 
 
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
@@ -73,7 +64,7 @@ def test_a_variable_that_the_loss_does_not_reach_is_named(
         student_loss="rep_intermediate",
         regularization_penalty=0,
     )
-    with pytest.raises(ValueError, match="loss of the student does not depend on .*:"):
+    with pytest.raises(ValueError, match="does not depend on .*state_variables"):
         helpers.train(run)
 
 
@@ -172,22 +163,6 @@ def test_what_a_finished_run_cannot_become_is_refused_and_leaves_it_alone(
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"log_steps": 5, "steps_per_loop": 7, "max_checkpoints": 2, "num_gpus": 0},
-        # Another spelling is no other setting.
-        {"teacher": "MeanTanh( units = 6)", "student_loss": "ce+0.5 * rep+ 0.5*pred"},
-    ],
-    ids=str,
-)
-def test_settings_that_change_no_result_may_differ(serial_run, changes):
-    run = helpers.change(serial_run, **changes)
-    for phase in modes.phases(run):
-        folder = f"{run.training.train_dir}/{phase.name}"
-        manifest.check_same_settings(folder, phase.settings)
-
-
-@pytest.mark.parametrize(
     "changes, message",
     [
         (
@@ -199,11 +174,8 @@ def test_settings_that_change_no_result_may_differ(serial_run, changes):
             "--validation_data_pattern=nowhere/* matches no file.",
         ),
         ({"train_fraction": 0.001}, "--train_fraction=0.001 leaves no video"),
-        ({"student_loss": "ce + nothing"}, "nothing"),
         ({"teacher": "Nothing()"}, "--teacher=Nothing()"),
         ({"optimizer": "Nothing"}, "--optimizer=Nothing"),
-        ({"frame_sampler": "nothing"}, "nothing"),
-        ({"mode": "serial", "teacher_checkpoint": "nowhere"}, "neither"),
     ],
 )
 @once
