@@ -2,7 +2,6 @@
 
 import os
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -175,11 +174,8 @@ def test_a_process_without_all_ids_writes_no_csv(run, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_products_have_the_policys_precision_in_every_replica(run, whole):
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        found = evaluate(run, 2, 22).metrics
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+def test_products_have_the_policys_precision_in_every_replica(run, whole, use_policy):
+    use_policy("mixed_bfloat16")
+    found = evaluate(run, 2, 22).metrics
     # bfloat16 has 8 bits, float32 24; some roundings to 2^-9 follow each other.
     assert 2**-18 < abs(found.loss / whole.loss - 1) < 2**-4

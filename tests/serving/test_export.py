@@ -7,7 +7,6 @@ import itertools
 import os
 import pathlib
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -405,18 +404,12 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
     assert os.listdir(folder) == ["chapter.tex"]
 
 
-def test_inference_has_the_policys_precision_in_every_replica(student):
-    strategy = helpers.cpus(2)
-    previous = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        predict = predictor.Predictor(
-            student.networks, student.role, strategy, TOP_K
-        ).predict
-        dataset = helpers.evaluation_dataset(student.run, strategy, [student.role], 8)
-        (found,) = predict(dataset)
-    finally:
-        keras.mixed_precision.set_global_policy(previous)
-    error = np.abs(found.scores[:, 0] / student.inferred.scores[:, 0] - 1).max()
+def test_inference_has_the_policys_precision_in_every_replica(student, use_policy):
+    exact, strategy = student.inferred.scores, helpers.cpus(2)
+    use_policy("mixed_bfloat16")
+    predict = predictor.Predictor(student.networks, student.role, strategy, TOP_K)
+    dataset = helpers.evaluation_dataset(student.run, strategy, [student.role], 8)
+    (found,) = predict.predict(dataset)
+    error = np.abs(found.scores[:, 0] / exact[:, 0] - 1).max()
     # bfloat16 has 8 bits, float32 24; some roundings to 2^-9 follow each other.
     assert 2**-16 < error < 0.3
