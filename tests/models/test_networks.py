@@ -343,18 +343,26 @@ def test_a_mixed_policy_stays_close_to_float32(name, policy, use_policy):
         assert gradient.dtype == tf.float32 and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("training", "policy"),
+    [(True, "float32"), (False, "float32"), (False, "mixed_bfloat16")],
+)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_graph_for_any_number_of_videos_gives_the_same_logits(
-    name, policy, use_policy
+    name, training, policy, use_policy
 ):
-    """What an export answers, which does not know the size of a request."""
+    """An export does not know the size of a request, nor a worker that of its batch."""
     use_policy(policy)
     network, view = make_network(name), make_view()
     shapes = {k: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for k, v in view.items()}
-    graph = tf.function(lambda view: network(view).logits, input_signature=[shapes])
+
+    def logits_of(view):
+        more = {"noise": small.make_noise(len(LENGTHS))} if training else {}
+        return network(view | more, training=training).logits
+
+    found = tf.function(logits_of, input_signature=[shapes])(view)
     # Sums of float32 in another order; a product rounded elsewhere would be 4e-3 off.
-    assert_close(graph(view), network(view).logits, 5e-6)
+    assert_close(found, logits_of(view), 5e-6)
 
 
 # --------------------------------------------------------------------------- counts

@@ -60,13 +60,14 @@ class Noise(NamedTuple):
         """Uniform numbers in [0, 1) that depend only on the row of the global batch.
 
         Args:
-            like: [B, ...], the shape of the result; all dimensions but B are static.
+            like: [B, ...], the shape of the result.
             index: distinguishes several draws of one network.
         """
         seed = self.seed
         if index:
             seed = tf.random.experimental.stateless_fold_in(seed, index)
-        shape = tf.stack([self.rows, *like.shape[1:]])
+        # Several machines do not know B, and so not always the other dimensions.
+        shape = tf.concat([[self.rows], tf.shape(like)[1:]], axis=0)
         drawn = tf.random.stateless_uniform(shape, seed)
         drawn = drawn[self.first_row : self.first_row + tf.shape(like)[0]]
         return tf.ensure_shape(drawn, like.shape)
