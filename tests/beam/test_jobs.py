@@ -125,16 +125,6 @@ def test_an_item_that_fails_before_its_rename_leaves_only_temporary_files(
     assert {k: v for k, v in left.items() if ".tmp" not in k} == before
 
 
-def test_a_damaged_shard_is_named(serial_run, shards, tmp_path):
-    damaged = tmp_path / "damaged.tfrecord"
-    damaged.write_bytes(pathlib.Path(shards[0]).read_bytes()[:-5])
-    job = inference(serial_run, (shards[2], str(damaged)), tmp_path / "x.csv")
-    assert job.do(0) == 4
-    with pytest.raises(ValueError, match="damaged.tfrecord"):
-        job.do(1)
-    assert not os.path.exists(job.path(1))
-
-
 def test_the_merged_parts_are_the_csv_of_one_part(serial_run, shards, tmp_path):
     one = inference(serial_run, shards, tmp_path / "one.csv", num_shards=1)
     whole = dataclasses.replace(one, files=shards)

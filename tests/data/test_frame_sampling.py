@@ -301,29 +301,6 @@ def test_a_sampler_takes_the_arguments_of_its_specification(register):
         assert not frame_sampling.changes_between_epochs(text, 3, MAX_FRAMES)
 
 
-@pytest.mark.parametrize(
-    "text, reason",
-    [
-        (
-            "mine(stride=3)",
-            "sampler mine(stride=3) does not take stride; it takes: ste",
-        ),
-        ("mine(k=3)", "sampler mine(k=3): k follows from other settings and cannot be"),
-        (
-            "uniform(step=3)",
-            "sampler uniform(step=3) does not take step; it takes: none.",
-        ),
-        ("mine(", "'mine(' must be a name or a call"),
-        ("__import__('os').mkdir('ran')", '"__import__'),
-    ],
-)
-def test_a_wrong_specification_is_refused(register, text, reason):
-    register(every)
-    with pytest.raises(ValueError) as caught:
-        frame_sampling.parse(text)
-    assert str(caught.value).startswith(reason)
-
-
 def test_an_argument_of_the_wrong_type_names_the_sampler(register):
     register(every)
     lengths, keys = tf.constant([9, 4]), tf.zeros(2, tf.int64)

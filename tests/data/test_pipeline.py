@@ -266,25 +266,6 @@ def test_a_sampler_may_decide_by_tensors_and_say_anything_after_valid(
     helpers.assert_same_batches(found, read(shards, {"sampled": UNIFORM}))
 
 
-def test_the_frames_of_many_shards_are_picked_by_one_function(monkeypatch):
-    """Op by op it took two thirds of the CPU of thinning two videos."""
-    calls, uniform = [], frame_sampling.SAMPLERS.get("uniform")
-
-    def counted(*arguments):
-        calls.append(arguments)
-        return uniform(*arguments)
-
-    monkeypatch.setitem(frame_sampling.SAMPLERS._entries, "counted", counted)
-    found = [
-        pipeline.pick_frames(pipeline.ViewSpec(sampler, 3), counts, 8, ["v"] * videos)
-        for sampler in ("counted", "uniform")
-        for counts, videos in (([2, 9], 2), ([6], 1))
-    ]
-    # Frame i of k is floor(i * n / k), of n at most 8.
-    assert found == [[[0, 1], [0, 2, 5]], [[0, 2, 4]]] * 2
-    assert len(calls) == 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("use_index", "find"),
@@ -364,14 +345,6 @@ def test_no_videos_give_no_batches(tmp_path, how):
 
 
 # -------------------------------------------------------------------------- training
-
-
-def test_the_same_arguments_give_the_same_batches(shards):
-    views = {"all": ALL, "sampled": RANDOM}
-    arguments = {"seed": 3, "epoch": 2}
-    helpers.assert_same_batches(
-        train(shards, views, **arguments), train(shards, views, **arguments)
-    )
 
 
 def test_epochs_and_seeds_differ_in_order_and_hold_every_video_once(shards):

@@ -222,17 +222,6 @@ def test_invalid_ratings_are_named_in_the_graph_and_outside(tmp_path, name):
     assert line.startswith(f"{shard}, record 0 ") and rule in line
 
 
-def test_an_invalid_rating_is_named_by_both_readers_of_a_shard(tmp_path):
-    good = helpers.rated_video(0, 12, [1], [(3, 1, 1)])
-    shard = helpers.write_shard(tmp_path / "s.tfrecord", [good, bad_video("start")])
-    for how in HOW:
-        with pytest.raises((ValueError, tf.errors.OpError)) as caught:
-            read([shard], views={"sampled": VIEWS["sampled"]}, **how)
-        line = faults.describe_error(caught.value, [shard]) or str(caught.value)
-        assert line.startswith(f"{shard}, record 1 (counted from 0)")
-        assert BAD["start"][1] in line
-
-
 @pytest.mark.slow
 def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path):
     good = helpers.rated_video(0, 12, [1], [(3, 1, 1)])

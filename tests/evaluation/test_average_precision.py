@@ -212,12 +212,6 @@ def test_loss_is_the_mean_over_videos_or_none():
     assert accumulate(probabilities, labels, 4, batches).loss is None
 
 
-def test_data_without_labels_scores_zero():
-    probabilities, labels = random_videos(0)
-    metrics = accumulate(probabilities, 0 * labels, 4, [slice(None)])
-    assert metrics[:5] == (0, 0, 0, 0, 0)
-
-
 def test_a_result_between_batches_covers_the_batches_so_far():
     probabilities, labels = random_videos(1)
     accumulator = ap.MetricsAccumulator(9)

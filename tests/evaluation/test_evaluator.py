@@ -146,23 +146,6 @@ def test_one_pass_gives_the_metrics_and_the_csv_of_the_predictor(
     assert written.count(b"\n") == 1 + 21  # Without padding rows.
 
 
-def test_an_evaluation_that_fails_leaves_no_csv(run, tmp_path):
-    strategy = helpers.cpus(1)
-    network_evaluator = make_evaluator(run, strategy)
-    files = []
-
-    def cut_short():
-        yield from list(dataset_of(run, strategy, 7))[:2]
-        files.extend(os.listdir(tmp_path))
-        raise ValueError("the third batch")
-
-    with pytest.raises(ValueError, match="the third batch"):
-        with predictions.PredictionWriter(tmp_path / "out.csv") as writer:
-            network_evaluator.evaluate(cut_short(), writer=writer)
-    assert len(files) == 1  # The temporary file, after two batches.
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_process_without_all_ids_writes_no_csv(run, tmp_path, monkeypatch):
     strategy = helpers.cpus(1)
     network_evaluator = make_evaluator(run, strategy)

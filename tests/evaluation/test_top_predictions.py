@@ -51,46 +51,6 @@ def test_every_column_follows_its_definition(seed, k):
     )
 
 
-@pytest.mark.parametrize("k", [2, 20])
-def test_one_trace_serves_any_batch_size_with_static_width(k):
-    num_classes, width = 6, min(k, 6)
-    traces = []
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, num_classes]),
-            tf.TensorSpec([None, num_classes]),
-            tf.TensorSpec([None]),
-        ]
-    )
-    def step(probabilities, labels, weights):
-        result = top_predictions.top_predictions(probabilities, labels, weights, k)
-        traces.append([x.shape.as_list() for x in result[:3]])
-        return result
-
-    for rows in (0, 1, 5):
-        result = step(
-            tf.random.stateless_uniform([rows, num_classes], [0, rows]),
-            tf.ones([rows, num_classes]),
-            tf.ones([rows]),
-        )
-        assert result.scores.shape == (rows, width)
-    assert traces == [[[None, width]] * 3]
-
-
-def test_static_batch_size_stays_static():
-    @tf.function
-    def step():
-        result = top_predictions.top_predictions(
-            tf.ones([3, 6]), tf.ones([3, 6]), tf.ones([3]), 2
-        )
-        assert result.scores.shape == result.hits.shape == (3, 2)
-        assert result.perr.shape == (3,)
-        return result
-
-    step()
-
-
 def test_a_nan_anywhere_marks_its_video_and_no_other():
     # Class 2 of video 1 would be far from the top 1.
     probabilities = [[0.3, 0.9, 0.1], [0.9, 0.3, np.nan], [0.2, 0.1, 0.8]]
