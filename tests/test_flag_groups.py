@@ -1,7 +1,5 @@
 """Settings become flags and come back; errors become one line."""
 
-import dataclasses
-
 import keras
 import pytest
 import tensorflow as tf
@@ -20,19 +18,6 @@ def parse(*arguments: str, preset: bool = True) -> flags.FlagValues:
     flag_groups.define(flag_groups.RUN_GROUPS, flag_values)
     flag_values(["train.py", *GIVEN, *arguments])
     return flag_values
-
-
-def test_every_setting_is_a_flag_with_its_default_and_its_help():
-    flag_values = parse()
-    for group in flag_groups.RUN_GROUPS:
-        for field in dataclasses.fields(group):
-            flag = flag_values[field.name]
-            assert flag.default == field.default or field.name in (
-                "train_dir",
-                "train_data_pattern",
-            )
-            assert flag.help.endswith(field.metadata["help"])
-            assert field.metadata["help"].endswith("."), field.name
 
 
 def test_a_programs_own_setting_is_not_one_of_the_run_that_is_stated_again():

@@ -8,12 +8,8 @@ import pathlib
 import pytest
 
 from tests import record_helpers, script_helpers
-from tests import test_other_writers as other_writers
-from tests import training_helpers as helpers
 from yt8m_distill import inspect_records, vocabulary
 from yt8m_distill.data import faults
-from yt8m_distill.models import frame_average
-from yt8m_distill.training import modes
 
 
 def test_counts_widths_labels_and_flags(tmp_path):
@@ -156,22 +152,6 @@ def test_a_file_without_a_record_that_can_be_used_is_named(tmp_path, framed):
         inspect_records.inspect([str(path)])
     assert str(caught.value).startswith(str(path))
     assert "SequenceExample" in str(caught.value)
-
-
-def test_video_level_records_are_recognised(tmp_path):
-    shard = record_helpers.write_shard(
-        tmp_path / "v.tfrecord",
-        [record_helpers.video_level("a", [1], {"mean_rgb": [0.5] * 6})],
-    )
-    found = inspect_records.inspect([shard])
-    assert found.to_dict()["kind"] == "video level"
-    assert "--feature_sizes=6" in found.suggestion()
-    run = other_writers.run_of(found.suggestion())
-    assert not run.data.frame_features
-    (phase,) = modes.phases(run)
-    (role,) = phase.roles
-    network = helpers.build_network(role.name, run)
-    assert isinstance(network, frame_average.FrameLevelLogisticModel)
 
 
 def test_bad_input_is_one_line_and_status_1(tmp_path):

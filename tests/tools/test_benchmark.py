@@ -2,7 +2,6 @@
 
 import json
 import math
-import mmap
 
 import numpy as np
 import pytest
@@ -28,11 +27,6 @@ def test_an_area_gives_finite_numbers_without_bars(area):
         assert row.met is None
 
 
-def test_a_function_runs_in_a_process_of_its_own():
-    size = results.in_own_process(results.resident_bytes, True)
-    assert 0 < size < results.resident_bytes(peak=True)
-
-
 @pytest.mark.parametrize(
     ("value", "at_most", "met"),
     [(0.5, True, True), (0.7, True, False), (0.5, False, False), (0.7, False, True)],
@@ -40,14 +34,6 @@ def test_a_function_runs_in_a_process_of_its_own():
 def test_a_bar_is_a_limit_in_its_direction(value, at_most, met):
     for number in (value, np.float64(value)):
         assert results.Row("x", number, bar=0.6, at_most=at_most).met is met
-
-
-def test_calls_are_timed_in_turns_and_once_before():
-    seen = []
-    calls = {name: lambda name=name: seen.append(name) for name in "ab"}
-    seconds = results.interleaved(calls, 2)
-    assert seen == list("ababab")
-    assert set(seconds) == {"a", "b"}
 
 
 def test_tables_of_several_runs_are_kept_together(tmp_path):
@@ -80,16 +66,6 @@ def test_shards_of_the_scale_area_have_every_video_once(tmp_path):
     assert set(num_frames) == {scale.FRAMES}
 
 
-def test_the_cost_of_an_epochs_end_excludes_the_time_between_lines(tmp_path):
-    measured = scale._Scale(tmp_path / "scale", [], videos=64, batch=16)  # 4 steps
-    folder = tmp_path / "scale" / "run" / "teacher"
-    folder.mkdir(parents=True)
-    times = {1: 10.0, 2: 11.0, 3: 12.0, 4: 13.0, 5: 21.0, 6: 22.0}
-    lines = [{"kind": "training", "step": s, "time": t} for s, t in times.items()]
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert measured._lost("run", "teacher") == pytest.approx(7.0)
-
-
 def test_a_repeated_batch_has_other_scores_and_the_same_best_classes():
     made = evaluation.make_batches(batch_size=3, num_classes=30)
     count = 2 * len(made)
@@ -107,15 +83,3 @@ def test_a_repeated_batch_has_other_scores_and_the_same_best_classes():
         labels = batch[structures.LABELS].numpy()
         assert set(np.unique(labels)) == {0, 1}
         np.testing.assert_array_equal(labels.sum(axis=1), evaluation.LABELS_PER_VIDEO)
-
-
-def test_allocated_memory_shows_in_the_peak():
-    before = results.resident_bytes(peak=False)
-    size = 200 * results.MEBIBYTE
-    # Not by malloc, which may give pages of the process that were free before.
-    with mmap.mmap(-1, size) as block:
-        for start in range(0, size, mmap.PAGESIZE):
-            block[start] = 1
-        peak = results.resident_bytes(peak=True)
-    # The kernel's counters lag a little.
-    assert peak - before >= 0.9 * size
