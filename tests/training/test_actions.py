@@ -101,6 +101,17 @@ def test_what_follows_a_save_at_the_last_step_is_saved_too(kept, tmp_path):
     assert best == {"epoch": 1, "step": 7, "gap": 0.5}
 
 
+def test_an_epoch_whose_end_is_repeated_counts_once(kept):
+    """As after a stop in an action that follows."""
+    _, state, keep = kept
+    for epoch, gap in enumerate([0.3, 0.5]):
+        results = {"validation": {"student": {"gap": gap}}}
+        for _ in range(2):
+            keep.after_epoch(place(10 * (epoch + 1), epoch, 10, results=results))
+    epochs = state.read_notes()["student"]["epochs"]
+    assert [entry["gap"] for entry in epochs] == [0.3, 0.5]
+
+
 def test_patience_begins_anew_after_the_loss_of_the_best_network(kept, tmp_path):
     """Damaged after epoch 1 of 5, at a later step: the next epoch makes another."""
     _, state, keep = kept

@@ -9,16 +9,10 @@ from yt8m_distill import settings
 from yt8m_distill.training import trained
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def run(serial_run):
     """A finished serial run at k=6."""
-    data = tmp_path_factory.mktemp("data")
-    helpers.write_data(data)
-    made = helpers.make_run(
-        tmp_path_factory.mktemp("run"), data, mode="serial", num_epochs=1
-    )
-    helpers.train(made)
-    return made
+    return serial_run
 
 
 def open_network(run, **changes) -> trained.TrainedNetwork:
