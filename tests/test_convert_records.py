@@ -87,14 +87,6 @@ def test_clipped_numbers_are_counted():
     assert twice.largest == pytest.approx(0.5 + 2 / 256, abs=1e-6)
 
 
-def test_all_frames_in_one_feature_are_split():
-    sources = convert_records.parse_features("rgb=RGB/feature/floats:4,audio=audio")
-    native = convert(foreign(rgb=FRAMES.reshape(1, 12)), layouts.Layout(sources))
-    np.testing.assert_array_equal(
-        frames_of(native, "rgb"), frames_of(convert(foreign()), "rgb")
-    )
-
-
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
@@ -108,13 +100,6 @@ def test_all_frames_in_one_feature_are_split():
 )
 def test_labels_become_indices(labels, expected):
     assert context_of(convert(foreign(labels=labels)), "labels") == expected
-
-
-@pytest.mark.parametrize(
-    ("video_id", "expected"), [((b"v1",), b"v1"), ((17,), b"17"), ((), b"f:0")]
-)
-def test_an_id_becomes_text(video_id, expected):
-    assert context_of(convert(foreign(video_id=video_id)), "id") == [expected]
 
 
 def test_a_missing_feature_is_refused_or_left_out():
@@ -210,15 +195,6 @@ def test_a_file_that_is_no_record_at_all_is_named(tmp_path):
     with pytest.raises(ValueError) as caught:
         convert_records.convert([str(path)], str(tmp_path / "native"), LAYOUT)
     assert str(caught.value).startswith(str(path)) and "TFRecord" in str(caught.value)
-
-
-def test_a_bare_example_is_one_record(tmp_path):
-    path = tmp_path / "clip.pb"
-    path.write_bytes(foreign())
-    folder = tmp_path / "native"
-    convert_records.convert([str(path)], str(folder), LAYOUT)
-    (found,) = tf.data.TFRecordDataset(str(folder / "clip.pb"))
-    assert found.numpy() == convert(foreign()).SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("text", ["", "=a", "rgb=", "rgb=a:0", "rgb=a:b", "a,a"])
