@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from tests import record_helpers, script_helpers
@@ -43,6 +44,27 @@ def frame_level(name, labels=(), id_key="id", **frames) -> bytes:
     """A record whose features have so many frames of width 4."""
     rows = {x: record_helpers.frames_of(count, 4) for x, count in frames.items()}
     return record_helpers.frame_level(name, labels, rows, id_key)
+
+
+def test_float32_bytes_are_named_and_quantized_frames_are_not(tmp_path):
+    # 12 floats of an own width; a ReLU's zeros, tiny and large ones among them.
+    numbers = np.random.default_rng(0)
+    floats = numbers.standard_normal([5, 12]).astype("<f4") * 30
+    for frames, named in [
+        (np.maximum(floats, 0), True),
+        (floats / 1000, True),
+        (numbers.integers(0, 256, [5, 48], np.uint8), False),
+        (np.full([5, 48], 127, np.uint8), False),  # What stands for 0.
+        (np.zeros([5, 48], np.uint8), False),
+        (np.clip(127.5 + 64 * numbers.standard_normal([5, 48]), 0, 255), False),
+        (np.clip(127.5 + 4 * numbers.standard_normal([5, 48]), 0, 255), False),
+        (np.maximum(64 * numbers.standard_normal([5, 48]), 0).clip(0, 255), False),
+    ]:
+        frames = frames.view(np.uint8) if named else frames.astype(np.uint8)
+        record = record_helpers.frame_level("v", [1], {"mine": frames})
+        found = inspect_records.inspect(write(tmp_path / "a.tfrecord", record))
+        assert found.features["mine"].width == 48
+        assert any("mine" in x and "float32" in x for x in found.problems) == named
 
 
 def test_the_videos_of_each_class_are_written(tmp_path):

@@ -150,6 +150,11 @@ class Findings:
         self.labels_per_video[len(set(video.labels))] += 1
         for name, frames in video.frames.items():
             self.features[name].add(frames)
+            if _look_like_floats(frames):
+                self.problems[
+                    f"have {name} frames that look like {frames.shape[1] // 4} float32 "
+                    "stored as bytes, which train as 8-bit numbers: write float lists"
+                ] += 1
         self.frames[min(lengths)] += 1
         if len(lengths) > 1:
             self.problems["have features of different length"] += 1
@@ -255,6 +260,19 @@ class Findings:
                 *([f"--vocabulary={names_from}"] * bool(names_from)),
             ],
         }
+
+
+def _look_like_floats(frames: np.ndarray) -> bool:
+    """Whether bytes [T, width] are more likely little-endian float32 numbers.
+
+    Nine in ten of the numbers other than 0 are of 1e-6 to 1e4 then; of random bytes
+    one in eight is.
+    """
+    if frames.dtype != np.uint8 or frames.shape[1] % 4:
+        return False
+    size = np.abs(np.ascontiguousarray(frames).view("<f4"))
+    size = size[size != 0]  # NaN stays, and is not between.
+    return size.size > 0 and np.mean((size > 1e-6) & (size < 1e4)) > 0.9
 
 
 def histogram(counts: collections.Counter) -> list[str]:
