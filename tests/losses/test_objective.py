@@ -124,27 +124,24 @@ def test_match_leaves_the_named_intermediate_loss_alone(match):
     ]
 
 
-def prediction(built: objective.Objective, student, teacher):
-    return built(student, LABELS, [teacher])["pred"]
-
-
-def test_the_flags_are_the_defaults_of_a_terms_arguments():
+@pytest.mark.parametrize(
+    "text, distance, weight, temperature",
+    [
+        ("pred", "squared", 1, 2),
+        ("ce + 3*pred(distance='squared')", "class_kl", 3, 2),
+        ("pred(distance='squared', temperature=1.0)", "class_kl", 1, 1),
+    ],
+)
+def test_the_flags_are_the_defaults_of_a_terms_arguments(
+    text, distance, weight, temperature
+):
+    """Here a temperature of 2 and some distance; arguments in a term win."""
     student, teacher = make_outputs(0), make_outputs(1)
-    others = {"prediction_distance": "squared", "temperature": 2.0}
-    found = prediction(build("pred", **others), student, teacher)
-    expected = distillation.squared(student.logits / 2, teacher.logits / 2)
+    built = build(text, prediction_distance=distance, temperature=2.0)
+    logits = (x.logits / temperature for x in (student, teacher))
+    expected = weight * distillation.squared(*logits)
+    found = built(student, LABELS, [teacher])["pred"]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_arguments_in_a_term_win_over_the_flags():
-    student, teacher = make_outputs(0), make_outputs(1)
-    others = {"prediction_distance": "class_kl", "temperature": 2.0}
-    built = build("ce + 3*pred(distance='squared')", **others)
-    expected = 3 * distillation.squared(student.logits / 2, teacher.logits / 2)
-    np.testing.assert_allclose(prediction(built, student, teacher), expected, rtol=1e-6)
-    built = build("pred(distance='squared', temperature=1.0)", **others)
-    expected = distillation.squared(student.logits, teacher.logits)
-    np.testing.assert_allclose(prediction(built, student, teacher), expected, rtol=1e-6)
 
 
 def test_the_objective_without_a_guide_defaults_to_ce():

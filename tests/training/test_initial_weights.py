@@ -157,25 +157,6 @@ def test_the_copied_classifier_starts_equal_and_is_another(
     assert not np.array_equal(own.teacher.head.kernel, own.student.head.kernel)
 
 
-def test_a_narrow_student_meets_the_teacher_over_a_bridge(
-    serial_run, tmp_path, monkeypatch
-):
-    run = helpers.change(
-        serial_run,
-        train_dir=str(tmp_path / "run"),
-        teacher_checkpoint=serial_run.training.train_dir,
-        student="MeanTanh(units=3)",
-        max_steps=2,
-        validation_data_pattern="",
-    )
-    entry = helpers.train(run)["student"]
-    stored = helpers.read_variables(
-        helpers.best(tmp_path / "run", "student", "student")
-    )
-    assert sorted(v.shape for v in stored.values()) == [(3, 6), (6, 10), (10,), (12, 3)]
-    assert entry["networks"]["student"]["parameters"] == 12 * 3 + 3 * 6 + 6 * 10 + 10
-
-
 def test_the_shared_classifier_is_one_set_of_variables(
     parallel_run, tmp_path, monkeypatch
 ):

@@ -92,21 +92,6 @@ def test_it_continues_from_any_counters(at):
     assert [n for n, *_ in recorder.calls].count("after_epoch") == 2 - at[1]
 
 
-def test_a_limit_of_steps_ends_it_within_an_epoch_and_a_higher_one_goes_on():
-    recorder = Recorder()
-    made = make_loop([recorder], total_steps=3)
-    made.run()
-    assert recorder.calls[-3:] == [
-        ("after_epoch", 3, 0, 3),
-        ("next_epoch", 3, 0, 3),
-        ("end", 3, 0, 3),
-    ]
-    recorder = Recorder()
-    make_loop([recorder], total_steps=7, at=(3, 0, 3)).run()
-    steps = [call for call in recorder.calls if isinstance(call[0], int)]
-    assert steps == [(2, 5, 0, 5), (2, 7, 1, 2)]
-
-
 def test_an_action_more_in_the_list_stops_or_evaluates():
     """What a user adds: a second set evaluated, an export, a rule to stop."""
 

@@ -3,7 +3,6 @@
 import pytest
 
 from tests import training_helpers as helpers
-from yt8m_distill.losses import registered
 from yt8m_distill.training import modes, roles
 
 pytestmark = pytest.mark.once
@@ -143,23 +142,6 @@ def test_the_representation_alone_is_followed_by_fine_tuning(mode, loss):
     assert student.start == roles.Start("student", phase=before.name)
     assert parts(student) == ["ce"]
     assert student.trains_classifier and student.guides == ()
-
-
-@pytest.mark.parametrize(
-    "compares, names",
-    [
-        ("encoding", ["teacher", "student", "finetune"]),
-        ("logits", ["teacher", "student"]),
-    ],
-)
-def test_a_registered_loss_on_encodings_is_followed_by_fine_tuning(
-    monkeypatch, compares, names
-):
-    loss = registered.Loss(lambda student, guide: None, "guide", compares)
-    monkeypatch.setitem(registered.LOSSES._entries, "cosine", lambda: loss)
-    found = plan(mode="serial", student_loss="10*cosine")
-    assert [phase.name for phase in found] == names
-    assert found[1].roles[-1].trains_classifier == (compares == "logits")
 
 
 @pytest.mark.parametrize(
