@@ -167,7 +167,7 @@ def test_replicas_change_no_exit(run, inferred):
         train_dir=run.training.train_dir, batch_size=8, mean_frames=5.0
     )
     opened = trained.open_network(given, strategy=helpers.cpus(2))
-    made = predictor.Predictor(opened.networks, opened.role, opened.strategy)
+    made = predictor.Predictor(opened.runner)
     dataset = opened.dataset(run.training.validation_data_pattern, 8)
     found = predictor.Predictions(
         *map(np.concatenate, zip(*made.predict(dataset), strict=True))

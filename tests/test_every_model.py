@@ -90,16 +90,14 @@ def test_a_model_trains_evaluates_predicts_and_exports(data, tmp_path, name, fin
     )
     opened = trained.open_network(given)
     shards = f"{data}/valid*.tfrecord"
-    network_evaluator = evaluator.Evaluator(
-        opened.networks, opened.role, opened.strategy, helpers.NUM_CLASSES, top_k=5
-    )
+    network_evaluator = evaluator.Evaluator(opened.runner, helpers.NUM_CLASSES, 5)
     metrics = network_evaluator.evaluate(opened.dataset(shards, 5)).to_dict()
     # That of training, which had batches of 8.
     best = checkpoints.best_folder(run.training.train_dir, "teacher", "teacher")
     noted = manifest.read_json(f"{best}/best.json")
     assert metrics["num_videos"] == 12
     assert metrics["gap"] == pytest.approx(noted["gap"], rel=1e-5)
-    predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
+    predict = predictor.Predictor(opened.runner, 3)
     found = list(predict.predict(opened.dataset(shards, 5)))
     answer = helpers.served_scores(opened, run, tmp_path / "model", shards, 3)
     scores = np.concatenate([part.scores for part in found])

@@ -168,7 +168,7 @@ def test_every_mode_trains_evaluates_predicts_and_exports_it(
     assert np.any(opened.network.norm.moving_mean.numpy())
     assert len(opened.network.non_trainable_weights) == 3
     shards = f"{data}/valid*.tfrecord"
-    predict = predictor.Predictor(opened.networks, opened.role, opened.strategy, 3)
+    predict = predictor.Predictor(opened.runner, 3)
     found = list(predict.predict(opened.dataset(shards, 4)))
     assert sum(len(part.video_ids) for part in found) == 12
     (view,) = opened.views.values()

@@ -47,9 +47,7 @@ def main(
     )
     answers, budgets = [], trained.budgets
     parts = exit_calibration.collect(
-        trained.networks,
-        trained.role,
-        trained.strategy,
+        trained.runner,
         budgets,
         given.exit_rule,
         trained.dataset(shards, checkpoint.batch_size),

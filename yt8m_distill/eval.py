@@ -131,9 +131,7 @@ def main(
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
     log.check_writable()
     judge = evaluator.build(  # Once: its graph serves every checkpoint.
-        trained.networks,
-        trained.role,
-        trained.strategy,
+        trained.runner,
         trained.run.data,
         checkpoint.top_k,
         evaluation.segment_max_pred,

@@ -24,9 +24,7 @@ def predict_videos(trained, dataset, checkpoint, writer) -> Iterator:
     """Writes the top classes of all videos; yields the ids of each batch."""
     from yt8m_distill.serving import predictor
 
-    predict = predictor.Predictor(
-        trained.networks, trained.role, trained.strategy, checkpoint.top_k
-    ).predict
+    predict = predictor.Predictor(trained.runner, checkpoint.top_k).predict
     for found in predict(dataset):
         writer.write(*found)
         yield found.video_ids
@@ -43,12 +41,7 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     views = trained.views.values()
     grid = segments.make_grid(inference, trained.role, views, data.max_frames)
     predict = segments.SegmentPredictor(
-        trained.networks,
-        trained.role,
-        trained.strategy,
-        grid,
-        data.max_frames,
-        classes if path else None,
+        trained.runner, grid, data.max_frames, classes if path else None
     ).predict
     for found in predict(dataset):
         top.update(found)

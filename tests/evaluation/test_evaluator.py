@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests import training_helpers as helpers
 from yt8m_distill import structures
 from yt8m_distill.evaluation import average_precision, evaluator, top_predictions
+from yt8m_distill.models import replicas as replicas_module
 from yt8m_distill.serving import predictions, predictor
 
 TOP_K = 4
@@ -45,7 +46,8 @@ def dataset_of(run, strategy, batch_size: int):
 
 def make_evaluator(run, strategy, role: str = "student") -> evaluator.Evaluator:
     networks = make_networks(run, strategy)
-    return evaluator.Evaluator(networks, role, strategy, helpers.NUM_CLASSES, TOP_K)
+    runner = replicas_module.Runner(networks, role, strategy)
+    return evaluator.Evaluator(runner, helpers.NUM_CLASSES, TOP_K)
 
 
 def evaluate(run, replicas: int, batch_size: int, role: str = "student"):
@@ -116,7 +118,7 @@ def test_the_numbers_are_plain_and_named(run, whole):
 def test_a_score_that_is_no_number_is_an_error_that_names_the_video(run):
     strategy = helpers.cpus(1)
     network_evaluator = make_evaluator(run, strategy)
-    kernel = network_evaluator.networks.student.head.kernel
+    kernel = network_evaluator.runner.networks.student.head.kernel
     kernel.assign(np.full(kernel.shape, np.nan, np.float32))
     with pytest.raises(ValueError, match="v000"):
         network_evaluator.evaluate(dataset_of(run, strategy, 7))
@@ -132,14 +134,14 @@ def test_one_pass_gives_the_metrics_and_the_csv_of_the_predictor(
 ):
     strategy = helpers.cpus(replicas)
     networks = make_networks(run, strategy)
-    arguments = networks, "student", strategy
+    runner = replicas_module.Runner(networks, "student", strategy)
     dataset = dataset_of(run, strategy, batch_size)
-    network_evaluator = evaluator.Evaluator(*arguments, helpers.NUM_CLASSES, top_k)
+    network_evaluator = evaluator.Evaluator(runner, helpers.NUM_CLASSES, top_k)
     with predictions.PredictionWriter(tmp_path / "evaluator.csv") as writer:
         found = network_evaluator.evaluate(dataset, writer=writer).metrics
     assert found == network_evaluator.evaluate(dataset).metrics
     with predictions.PredictionWriter(tmp_path / "predictor.csv") as writer:
-        for batch in predictor.Predictor(*arguments, top_k).predict(dataset):
+        for batch in predictor.Predictor(runner, top_k).predict(dataset):
             writer.write(batch.video_ids, batch.classes, batch.scores)
     written = (tmp_path / "evaluator.csv").read_bytes()
     assert written == (tmp_path / "predictor.csv").read_bytes()

@@ -97,9 +97,7 @@ def test_a_genuine_youtube8m_video_is_learnt_and_classified(real_data, tmp_path)
     helpers.train(run)
     given = settings.CheckpointSettings(train_dir=run.training.train_dir, batch_size=2)
     opened = trained.open_network(given, strategy=helpers.cpus(1))
-    network_predictor = predictor.Predictor(
-        opened.networks, "student", opened.strategy, TOP_K
-    )
+    network_predictor = predictor.Predictor(opened.runner, TOP_K)
     (found,) = network_predictor.predict(
         opened.dataset(
             opened.open_shards(shard, settings.ReadingSettings(), "shard"),

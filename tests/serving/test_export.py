@@ -16,7 +16,7 @@ from tests import mutated_records, record_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.data import records
-from yt8m_distill.models import lstm
+from yt8m_distill.models import lstm, replicas
 from yt8m_distill.serving import export, predictor, saved_model, served
 from yt8m_distill.training import modes
 
@@ -54,7 +54,8 @@ class Case:
     def inferred(self) -> predictor.Predictions:
         """The predictions of inference for the videos, in batches of 4."""
         strategy = helpers.cpus(1)
-        predict = predictor.Predictor(self.networks, self.role, strategy, TOP_K).predict
+        runner = replicas.Runner(self.networks, self.role, strategy)
+        predict = predictor.Predictor(runner, TOP_K).predict
         found = predict(helpers.evaluation_dataset(self.run, strategy, [self.role], 4))
         columns = zip(*(batch[:3] for batch in found), strict=True)
         return predictor.Predictions(*map(np.concatenate, columns))
@@ -407,7 +408,8 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
 def test_inference_has_the_policys_precision_in_every_replica(student, use_policy):
     exact, strategy = student.inferred.scores, helpers.cpus(2)
     use_policy("mixed_bfloat16")
-    predict = predictor.Predictor(student.networks, student.role, strategy, TOP_K)
+    runner = replicas.Runner(student.networks, student.role, strategy)
+    predict = predictor.Predictor(runner, TOP_K)
     dataset = helpers.evaluation_dataset(student.run, strategy, [student.role], 8)
     (found,) = predict.predict(dataset)
     error = np.abs(found.scores[:, 0] / exact[:, 0] - 1).max()

@@ -11,7 +11,7 @@ from tests import script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import settings, structures, vocabulary
 from yt8m_distill.data import pipeline
-from yt8m_distill.models import builder
+from yt8m_distill.models import builder, replicas
 from yt8m_distill.serving import export, parts, predictions, predictor, segments, served
 from yt8m_distill.training import modes
 
@@ -197,9 +197,9 @@ def test_a_score_that_is_nan_names_the_video_or_the_segment():
     view = {"all": {"num_frames": tf.constant([5, 5])}}
     ids = tf.constant([b"a", b"b"])
     batch = {"video_id": ids, "weights": tf.ones([2]), "views": view}
-    given = Broken(), "student", tf.distribute.get_strategy()
-    of_segments = segments.SegmentPredictor(*given, segments.Grid(), 5)
-    for made, name in ((predictor.Predictor(*given), "b"), (of_segments, "b:0")):
+    runner = replicas.Runner(Broken(), "student", tf.distribute.get_strategy())
+    of_segments = segments.SegmentPredictor(runner, segments.Grid(), 5)
+    for made, name in ((predictor.Predictor(runner), "b"), (of_segments, "b:0")):
         with pytest.raises(ValueError, match=f" {name} "):
             list(made.predict([batch]))
 

@@ -99,9 +99,8 @@ def test_the_average_is_validated_kept_and_read(averaged_run):
     given = settings.CheckpointSettings(train_dir=folder, top_k=5, num_gpus=0)
     found = trained.open_network(given, strategy=helpers.cpus(1))
     pattern = averaged_run.training.validation_data_pattern
-    result = evaluator.Evaluator(
-        found.networks, "student", found.strategy, helpers.NUM_CLASSES, 5
-    ).evaluate(found.dataset(pattern, 8))
+    judge = evaluator.Evaluator(found.runner, helpers.NUM_CLASSES, 5)
+    result = judge.evaluate(found.dataset(pattern, 8))
     phases = helpers.manifest.read_phases(folder)
     noted = phases["student"]["results"]["student"]["best"]
     assert result.metrics.gap == pytest.approx(noted["gap"], abs=1e-6)

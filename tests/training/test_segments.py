@@ -167,9 +167,7 @@ def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tune
         opened = found.open_shards(
             f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
         )
-        network_evaluator = evaluator.build(
-            found.networks, found.role, found.strategy, found.run.data, 5
-        )
+        network_evaluator = evaluator.build(found.runner, found.run.data, 5)
         gaps.append(network_evaluator.evaluate(found.dataset(opened, 8)).metrics)
         pool = segments.SegmentAccumulator(helpers.NUM_CLASSES)
         for batch in found.dataset(opened, 5):
@@ -367,9 +365,7 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
     assert read == ["student", "teacher", "student"]
     assert np.abs(found.network.context.numpy()).max() > 1e-3
     pattern = f"{folder}/validate-0.tfrecord", settings.ReadingSettings(), "x"
-    judge = evaluator.build(
-        found.networks, found.role, found.strategy, found.run.data, 5
-    )
+    judge = evaluator.build(found.runner, found.run.data, 5)
     dataset = found.dataset(found.open_shards(*pattern), 8)
     metrics = judge.evaluate(dataset).metrics
     best = results_of(folder / "aware", "student")
@@ -377,7 +373,7 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
         assert getattr(metrics, name) == pytest.approx(best[name], rel=1e-5), name
     # By hand: 5 frames and one to each side, and the teacher on all frames.
     grid = segments_csv.Grid(context=1)
-    given = found.networks, found.role, found.strategy, grid, helpers.MAX_FRAMES
+    given = found.runner, grid, helpers.MAX_FRAMES
     predict = segments_csv.SegmentPredictor(*given).predict
     teacher = trained_networks.open_network(
         settings.CheckpointSettings(train_dir=str(folder / "teacher"))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tools.benchmarking import results, shards
 from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import builder
+from yt8m_distill.models import builder, replicas
 from yt8m_distill.serving import predictions
 from yt8m_distill.training import distribution, inputs, manifest, modes, trainer
 
@@ -45,7 +45,8 @@ def _evaluation(run, role: str, paths, folder: str):
     strategy = distribution.mirrored_strategy(["CPU:0"])
     with strategy.scope():
         networks = builder.build_networks([modes.networks(run)[role]], run.data)
-    judge = evaluator.Evaluator(networks, role, strategy, run.data.num_classes)
+    runner = replicas.Runner(networks, role, strategy)
+    judge = evaluator.Evaluator(runner, run.data.num_classes)
     path = os.path.join(folder, f"{role}.csv")
 
     def call():

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tools.benchmarking import results
 from yt8m_distill import structures
 from yt8m_distill.evaluation import evaluator
+from yt8m_distill.models import replicas
 from yt8m_distill.serving import predictions
 from yt8m_distill.training import distribution
 
@@ -94,7 +95,8 @@ def repeated(made: list[structures.Batch], count: int) -> Iterator[structures.Ba
 def make_evaluator(num_classes: int) -> evaluator.Evaluator:
     """The evaluator of these logits, on the CPU."""
     strategy = distribution.mirrored_strategy(["CPU:0"])
-    return evaluator.Evaluator(GivenLogits(), "student", strategy, num_classes, TOP_K)
+    runner = replicas.Runner(GivenLogits(), "student", strategy)
+    return evaluator.Evaluator(runner, num_classes, TOP_K)
 
 
 def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dict:

@@ -101,9 +101,7 @@ def time_network(experiment: plan.Experiment) -> dict:
     """
     network, dataset, uses_index = _open(experiment)
     data = experiment.run.data
-    network_evaluator = evaluator.Evaluator(
-        network.networks, network.role, network.strategy, data.num_classes
-    )
+    network_evaluator = evaluator.Evaluator(network.runner, data.num_classes)
     # The first pass traces the graph and fills the file system cache.
     for _ in range(2):
         result = network_evaluator.evaluate(itertools.islice(dataset, TIMED_BATCHES))

@@ -96,10 +96,7 @@ class Inference:
 @functools.lru_cache(maxsize=1)
 def _open_predictor(checkpoint: settings.CheckpointSettings):
     trained = trained_networks.open_network(checkpoint)
-    network_predictor = predictor.Predictor(
-        trained.networks, trained.role, trained.strategy, checkpoint.top_k
-    )
-    return trained, network_predictor.predict
+    return trained, predictor.Predictor(trained.runner, checkpoint.top_k).predict
 
 
 @dataclasses.dataclass(frozen=True)

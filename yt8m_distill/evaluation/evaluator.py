@@ -12,7 +12,7 @@ import tqdm
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import average_precision, segments, top_predictions
 from yt8m_distill.losses import classification
-from yt8m_distill.models import replicas, teacher_student
+from yt8m_distill.models import replicas
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,15 +110,13 @@ def _rate(began: float, ends: list[float], videos: list[int]) -> float:
 
 
 class Evaluator:
-    """Runs one role's network over batches and pools its predictions.
+    """Runs a network over batches and pools its predictions.
 
     The graph returns the top k of each video and one number per class, nothing of size
     B x C.
 
     Args:
-        networks: of the run; only the role's is used.
-        role: name of the network.
-        strategy: the devices.
+        runner: the network.
         num_classes: C.
         top_k: predictions per video.
         view: name of another view than the role's own.
@@ -126,26 +124,20 @@ class Evaluator:
 
     def __init__(
         self,
-        networks: teacher_student.TeacherStudent,
-        role: str,
-        strategy: tf.distribute.Strategy,
+        runner: replicas.Runner,
         num_classes: int,
         top_k: int = 20,
         view: str | None = None,
     ):
         self.view = view
-        self.networks = networks
-        self.role = role
-        self.strategy = strategy
+        self.runner = runner
         self.num_classes = num_classes
         self.top_k = top_k
         self._on_replica = replicas.under_policy(self._replica_step)
         self._step = tf.function(self._distributed_step, autograph=False)
 
     def _replica_step(self, batch: structures.Batch):
-        outputs = self.networks.forward(
-            self.role, batch[structures.VIEWS], view=self.view
-        )
+        outputs = self.runner.forward(batch, view=self.view)
         found = top_predictions.top_predictions(
             tf.sigmoid(outputs.logits),
             batch[structures.LABELS],
@@ -165,17 +157,18 @@ class Evaluator:
         )
 
     def _distributed_step(self, batch):
-        found = self.strategy.run(self._on_replica, args=(batch,))
+        found = self.runner.strategy.run(self._on_replica, args=(batch,))
         return tf.nest.map_structure(self._gather, found)
 
     def _gather(self, value):
         """The rows of all replicas of all processes; None stays None."""
         if value is None:
             return None
-        local = self.strategy.experimental_local_results(value)
-        if len(local) == self.strategy.num_replicas_in_sync:
+        strategy = self.runner.strategy
+        local = strategy.experimental_local_results(value)
+        if len(local) == strategy.num_replicas_in_sync:
             return tf.concat(local, axis=0)
-        return self.strategy.gather(value, axis=0)
+        return strategy.gather(value, axis=0)
 
     def evaluate(
         self,
@@ -262,7 +255,7 @@ class Evaluator:
 
     def _local(self, value, rows: int):
         """The rows of this process, or None if other processes have some."""
-        found = replicas.local_rows(self.strategy, value)
+        found = self.runner.local_rows(value)
         return found if len(found) == rows else None
 
 
@@ -274,9 +267,7 @@ class SegmentEvaluator(Evaluator):
     """
 
     def _replica_step(self, batch: structures.Batch):
-        outputs = self.networks.forward(
-            self.role, batch[structures.VIEWS], view=self.view
-        )
+        outputs = self.runner.forward(batch, view=self.view)
         labels = batch[structures.LABELS]
         rated = batch[structures.LABEL_WEIGHTS]
         finite = tf.math.is_finite(outputs.logits)
@@ -308,9 +299,7 @@ class SegmentEvaluator(Evaluator):
 
 
 def build(
-    networks: teacher_student.TeacherStudent,
-    role: str,
-    strategy: tf.distribute.Strategy,
+    runner: replicas.Runner,
     data: settings.DataSettings,
     top_k: int,
     segment_max_pred: int = settings.SEGMENT_MAX_PRED,
@@ -319,12 +308,11 @@ def build(
     """The evaluator of videos or of segments, according to the data settings.
 
     Args:
-        networks, role, strategy, view: see Evaluator.
+        runner, view: see Evaluator.
         data: num_classes and segment_labels.
         top_k: predictions per video.
         segment_max_pred: K of mAP@K.
     """
-    given = (networks, role, strategy, data.num_classes)
     if data.segment_labels:
-        return SegmentEvaluator(*given, segment_max_pred, view)
-    return Evaluator(*given, top_k, view)
+        return SegmentEvaluator(runner, data.num_classes, segment_max_pred, view)
+    return Evaluator(runner, data.num_classes, top_k, view)

@@ -6,7 +6,6 @@ scales.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.models import early_exit, replicas, teacher_student
+from yt8m_distill.models import early_exit, replicas
 
 _NUM_THRESHOLDS = 257
 # L2 penalty of the regression, on standardized signals: gains are small and noisy, and
@@ -47,9 +46,7 @@ class Answers(NamedTuple):
 
 
 def collect(
-    networks: teacher_student.TeacherStudent,
-    role: str,
-    strategy: tf.distribute.Strategy,
+    runner: replicas.Runner,
     budgets: tuple[int, ...],
     rule: str,
     dataset,
@@ -57,14 +54,13 @@ def collect(
     """Answers of each batch of a distributed dataset, without padding rows.
 
     Args:
-        networks: of the run; only the role's is used.
-        role: its name; its view has the frames of the largest budget, in the order of
-            early_exit.SAMPLER.
-        strategy: the devices.
+        runner: the network; its view has the frames of the largest budget, in the order
+            of early_exit.SAMPLER.
         budgets: numbers of frames, rising.
         rule: name in early_exit.RULES.
         dataset: yields global batches.
     """
+    networks, role, _ = runner
     network, signals_of = networks.network(role), early_exit.RULES.get(rule)
 
     def replica_step(batch) -> Answers:
@@ -90,8 +86,7 @@ def collect(
             batch[structures.LABEL_WEIGHTS] > 0,
         )
 
-    local = functools.partial(replicas.local_rows, strategy)
-    step = replicas.on_replicas(strategy, replica_step)
+    step, local = runner.on_replicas(replica_step), runner.local_rows
     for batch in dataset:
         keep = local(batch[structures.WEIGHTS]) > 0
         yield Answers(*(local(column)[keep] for column in step(batch)))

@@ -1,10 +1,13 @@
 """Runs functions on the replicas of this process, and collects their rows."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from yt8m_distill import structures
 
 
 def under_policy(function: Callable) -> Callable:
@@ -33,3 +36,30 @@ def local_rows(strategy: tf.distribute.Strategy, value) -> np.ndarray:
     """The rows [B, ...] of all replicas of this process."""
     parts = strategy.experimental_local_results(value)
     return np.concatenate([part.numpy() for part in parts])
+
+
+class Runner(NamedTuple):
+    """A network with the devices that run it.
+
+    Attributes:
+        networks: a teacher_student.TeacherStudent or mean.MeanNetworks; of its networks
+            only the role's is used.
+        role: its name.
+        strategy: the devices.
+    """
+
+    networks: Any
+    role: str
+    strategy: tf.distribute.Strategy
+
+    def forward(self, batch: structures.Batch, **how) -> structures.Outputs:
+        """The network on its view of a batch; see TeacherStudent.forward."""
+        return self.networks.forward(self.role, batch[structures.VIEWS], **how)
+
+    def on_replicas(self, function: Callable) -> Callable:
+        """See the function of that name."""
+        return on_replicas(self.strategy, function)
+
+    def local_rows(self, value) -> np.ndarray:
+        """See the function of that name."""
+        return local_rows(self.strategy, value)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import structures
-from yt8m_distill.models import replicas, teacher_student
+from yt8m_distill.models import replicas
 
 
 class Predictions(NamedTuple):
@@ -31,32 +31,22 @@ class Predictions(NamedTuple):
 
 
 class Predictor:
-    """Runs one role's network and keeps the top k of every video.
+    """Runs a network and keeps the top k of every video.
 
     A subclass scores other rows: `_replica_step` in the graph, `_rows` of its results.
 
     Args:
-        networks: of the run; only the role's is used.
-        role: `teacher` or `student`.
-        strategy: the devices.
+        runner: the network.
         top_k: predictions a video, cut to the number of classes.
     """
 
-    def __init__(
-        self,
-        networks: teacher_student.TeacherStudent,
-        role: str,
-        strategy: tf.distribute.Strategy,
-        top_k: int = 20,
-    ):
-        self.networks = networks
-        self.role = role
-        self.strategy = strategy
+    def __init__(self, runner: replicas.Runner, top_k: int = 20):
+        self.runner = runner
         self.top_k = top_k
-        self._step = replicas.on_replicas(strategy, self._replica_step)
+        self._step = runner.on_replicas(self._replica_step)
 
     def _replica_step(self, batch) -> tuple:
-        outputs = self.networks.forward(self.role, batch[structures.VIEWS])
+        outputs = self.runner.forward(batch)
         logits = outputs.logits
         k = min(self.top_k, logits.shape[1])
         scores, classes = tf.math.top_k(tf.sigmoid(logits), k)
@@ -71,9 +61,10 @@ class Predictor:
 
     def _rows(self, batch, logits, *results) -> Any:
         """What is predicted of the rows that do not fill up a batch."""
-        keep = self._local(batch[structures.WEIGHTS]) > 0
+        local = self.runner.local_rows
+        keep = local(batch[structures.WEIGHTS]) > 0
         columns = (batch[structures.VIDEO_ID], *results)
-        return Predictions(*(self._local(column)[keep] for column in columns))
+        return Predictions(*(local(column)[keep] for column in columns))
 
     def predict(self, dataset) -> Iterator:
         """Predictions of each batch of a distributed dataset, in its order.
@@ -88,6 +79,3 @@ class Predictor:
                 name = found.name(bad[0])
                 raise ValueError(f"{name} has a score that is not a number.")
             yield found
-
-    def _local(self, value) -> np.ndarray:
-        return replicas.local_rows(self.strategy, value)

@@ -18,7 +18,7 @@ from yt8m_distill import settings, structures
 from yt8m_distill.data import pipeline
 from yt8m_distill.data import segments as segment_rules
 from yt8m_distill.evaluation import best_per_class
-from yt8m_distill.models import teacher_student
+from yt8m_distill.models import replicas, teacher_student
 from yt8m_distill.serving import predictions, predictor
 
 HEADER = ("Class", "Segments")
@@ -124,7 +124,9 @@ class SegmentNetwork(keras.layers.Layer):
     Its logits are [B, W, C]; a segment that a video does not have has -inf.
 
     Args:
-        networks, role, grid, max_frames: as of SegmentPredictor.
+        networks: of the run, or a mean.MeanNetworks; only the role's is used.
+        role: its name.
+        grid, max_frames: as of SegmentPredictor.
     """
 
     def __init__(
@@ -195,9 +197,7 @@ class SegmentPredictor(predictor.Predictor):
     """A Predictor of all segments of whole videos; its rows are Scores.
 
     Args:
-        networks: of the run, or a mean.MeanNetworks; only the role's is used.
-        role: `teacher` or `student`.
-        strategy: the devices.
+        runner: the network.
         grid: which segments.
         max_frames: T of the videos.
         classes: that are asked for; None: all.
@@ -205,14 +205,12 @@ class SegmentPredictor(predictor.Predictor):
 
     def __init__(
         self,
-        networks: teacher_student.TeacherStudent,
-        role: str,
-        strategy: tf.distribute.Strategy,
+        runner: replicas.Runner,
         grid: Grid,
         max_frames: int,
         classes: Sequence[int] | None = None,
     ):
-        super().__init__(networks, role, strategy)
+        super().__init__(runner)
         self.grid = grid
         self.max_frames = max_frames
         self.classes = classes
@@ -220,20 +218,22 @@ class SegmentPredictor(predictor.Predictor):
     def _replica_step(self, batch) -> tuple:
         bounds = self.grid.bounds(self.max_frames)
         views = batch[structures.VIEWS]
-        logits = self.networks.parts_logits(self.role, views, bounds)
+        networks, role, _ = self.runner
+        logits = networks.parts_logits(role, views, bounds)
         if self.classes is not None:
             logits = tf.gather(logits, self.classes, axis=2)
         finite = tf.math.is_finite(logits)
         return (tf.where(finite, tf.sigmoid(logits), float("nan")),)
 
     def _rows(self, batch, scores) -> Scores:
+        local = self.runner.local_rows
         view = batch[structures.VIEWS][structures.ALL]
-        num_frames = self._local(view[structures.NUM_FRAMES])
+        num_frames = local(view[structures.NUM_FRAMES])
         rows, places = np.nonzero(self.grid.scored(num_frames, self.max_frames))
-        ids = self._local(batch[structures.VIDEO_ID])
-        own = ids[self._local(batch[structures.WEIGHTS]) > 0]
+        ids = local(batch[structures.VIDEO_ID])
+        own = ids[local(batch[structures.WEIGHTS]) > 0]
         starts = self.grid.starts(self.max_frames)[places]
-        return Scores(ids[rows], starts, self._local(scores)[rows, places], own)
+        return Scores(ids[rows], starts, local(scores)[rows, places], own)
 
 
 class TopSegments:

@@ -19,7 +19,7 @@ import tqdm
 from yt8m_distill import files, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import builder
+from yt8m_distill.models import builder, replicas
 from yt8m_distill.training import (
     actions,
     averaging,
@@ -226,9 +226,7 @@ class PhaseRunner:
             self.state.checkpoint.good_steps = self.loop.good_steps
         self.evaluators = {
             (role.name, view): evaluator.build(
-                self.kept,
-                role.name,
-                self.strategy,
+                replicas.Runner(self.kept, role.name, self.strategy),
                 run.data,
                 run.training.top_k,
                 view=view,

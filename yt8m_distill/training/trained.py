@@ -11,7 +11,15 @@ import tensorflow as tf
 from yt8m_distill import registry, settings, structures, vocabulary
 from yt8m_distill.data import pipeline, shards
 from yt8m_distill.evaluation import exit_calibration
-from yt8m_distill.models import base, builder, early_exit, lstm, mean, teacher_student
+from yt8m_distill.models import (
+    base,
+    builder,
+    early_exit,
+    lstm,
+    mean,
+    replicas,
+    teacher_student,
+)
 from yt8m_distill.training import checkpoints, distribution, inputs, manifest, outside
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +61,11 @@ class TrainedNetwork:
     def network(self):
         """The VideoClassifier, or the EarlyExit that wraps it."""
         return self.networks.network(self.role)
+
+    @property
+    def runner(self) -> replicas.Runner:
+        """Its networks, role and devices."""
+        return replicas.Runner(self.networks, self.role, self.strategy)
 
     @property
     def view(self) -> pipeline.ViewSpec:
