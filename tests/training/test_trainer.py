@@ -304,6 +304,36 @@ def test_a_run_is_not_continued_with_more_data_or_rewritten_shards(
     assert helpers.train(moved)["teacher"]["finished"]
 
 
+def test_a_student_is_not_continued_with_other_unlabeled_shards(
+    data, tmp_path, monkeypatch
+):
+    """Nor is its teacher kept from going on, which does not see them."""
+    helpers.write_shard(tmp_path / "u-0", helpers.make_videos(9, 5, "u"))
+    run = helpers.make_run(
+        tmp_path / "run",
+        data,
+        mode="serial",
+        student_loss="pred",
+        unlabeled_data_pattern=f"{tmp_path}/u-*",
+        validation_data_pattern="",
+        num_epochs=1,
+    )
+    with helpers.stopped(monkeypatch, "teacher", 2):
+        helpers.train(run)
+    more = helpers.write_shard(tmp_path / "u-1", helpers.make_videos(4, 6, "w"))
+    with helpers.stopped(monkeypatch, "student", 2):
+        helpers.train(run)
+    os.remove(more)
+    with pytest.raises(ValueError, match="student .*--unlabeled_data_pattern: .*names"):
+        helpers.train(run)
+    helpers.write_shard(more, helpers.make_videos(4, 6, "w"))
+    os.utime(more, (0, 0))
+    with pytest.raises(ValueError, match="--unlabeled_data_pattern.*times"):
+        helpers.train(run)
+    moved = helpers.change(run, allow_moved_shards=True)
+    assert helpers.train(moved)["student"]["finished"]
+
+
 def test_start_new_model_refuses_a_folder_that_is_no_run(data, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")

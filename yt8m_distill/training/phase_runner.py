@@ -146,7 +146,9 @@ class PhaseRunner:
     @property
     def _data(self) -> dict:
         """Identifies the training data, which determine order and schedule."""
-        names = ("files", "videos", "shards", "names_and_sizes")
+        names = ["files", "videos", "shards", "names_and_sizes"]
+        if self.unlabeled:
+            names += ["unlabeled_shards", "unlabeled_names_and_sizes"]
         return {name: self.record.content["data"][name] for name in names}
 
     def _check_same_data(self) -> None:
@@ -164,13 +166,16 @@ class PhaseRunner:
             )
         moved = self.run_settings.training.allow_moved_shards
         name = "names_and_sizes" if moved else "shards"
-        # Each machine may have its own copy; the chief's is recorded.
-        if self.chief and before.get(name) != now[name]:
-            what = "names or sizes" if moved else "names, sizes or times of change"
-            raise ValueError(
-                f"{self.folder} began with other shards of --train_data_pattern: their "
-                f"{what} differ. --allow_moved_shards leaves the times of change out."
-            )
+        what = "names or sizes" if moved else "names, sizes or times of change"
+        for kind, prefix in (("train", ""), ("unlabeled", "unlabeled_")):
+            new = now.get(f"{prefix}{name}")
+            # Each machine may have its own copy; the chief's is recorded.
+            if self.chief and before.get(f"{prefix}{name}", new) != new:
+                raise ValueError(
+                    f"{self.folder} began with other shards of --{kind}_data_pattern: "
+                    f"their {what} differ. --allow_moved_shards leaves the times of "
+                    "change out."
+                )
 
     def _best_folder(self, role: roles.Role) -> str:
         train_dir = self.run_settings.training.train_dir

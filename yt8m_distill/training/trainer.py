@@ -42,7 +42,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     # First all checks: a rejected command must not change the run.
     names = _check(plan, run, strategy)
     data = inputs.open_data(run)
-    described, skipped = _describe(data.training, run), data.training.skipped()
+    described, skipped = _describe(data, run), data.training.skipped()
     distribution.check_agreement(strategy, _same_everywhere(run, data))
     chief = distribution.is_chief(strategy)
     if chief:
@@ -117,16 +117,17 @@ def _begin_folder(
         files.write_text(path, vocabulary.to_text(names))
 
 
-def _describe(shards, run: settings.RunSettings) -> dict[str, int | str]:
+def _describe(data: inputs.Data, run: settings.RunSettings) -> dict[str, int | str]:
     """Numbers of shards and videos, and digests that identify the data set."""
-    rows = shards.fingerprint()
+    shards, digests = data.training, {}
+    for prefix, opened in (("", shards), ("unlabeled_", data.unlabeled)):
+        if opened:
+            rows = opened.fingerprint()
+            digests[f"{prefix}shards"] = _digest(rows)
+            digests[f"{prefix}names_and_sizes"] = _digest([row[:2] for row in rows])
     share, labeled = run.training.train_fraction, run.training.label_fraction
-    found = {
-        "files": len(rows),
-        "videos": shards.num_videos(share),
-        "shards": _digest(rows),
-        "names_and_sizes": _digest([row[:2] for row in rows]),
-    }
+    videos = shards.num_videos(share)
+    found = {"files": len(shards.paths), "videos": videos, **digests}
     if labeled < 1:
         found["videos_with_labels"] = shards.num_videos(share, labeled)
     return found
