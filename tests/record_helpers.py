@@ -5,14 +5,16 @@ bytes are (t + 16 * feature) everywhere, except the first, which is the video's 
 """
 
 import dataclasses
+import gzip
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import parsing, pipeline, shards
+from yt8m_distill.data import faults, parsing, pipeline, shards
 
 # Two narrow features instead of rgb and audio.
 SIZES = {"rgb": 4, "audio": 3}
@@ -60,6 +62,23 @@ def read_view(serialized, data, view, each_k=None) -> tuple[tf.Tensor, dict]:
     parsed, faults = parsing.parse_request(serialized, data)
     assert not any(faults.numpy())
     return parsed.video_ids, pipeline.view_of(parsed, data, view, each_k)
+
+
+def error_line(files, call, *arguments, **how) -> str:
+    """The line that a script prints about the error with which a call ends."""
+    with pytest.raises((ValueError, tf.errors.OpError)) as caught:
+        call(*arguments, **how)
+    line = faults.describe_error(caught.value, files) or str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def joined(parts: list[list[dict]]) -> list[dict]:
+    """The batches of all processes, from the parts of each."""
+    return [
+        tf.nest.map_structure(lambda *rows: np.concatenate(rows), *batches)
+        for batches in zip(*parts, strict=True)
+    ]
 
 
 def assert_same_batches(some: list[dict], others: list[dict]) -> None:
@@ -207,6 +226,13 @@ def write_shard(path: pathlib.Path, serialized: Sequence[bytes]) -> str:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in serialized:
             writer.write(record)
+    return str(path)
+
+
+def compressed(shard: str, by=gzip.compress) -> str:
+    """The same shard, compressed, which the sequential reader reads."""
+    path = pathlib.Path(shard).with_suffix(".packed")
+    path.write_bytes(by(pathlib.Path(shard).read_bytes()))
     return str(path)
 
 

@@ -160,20 +160,9 @@ BAD = {
 }
 
 
-def compressed(shard: str, by=gzip.compress) -> str:
-    """The same shard, compressed, which the sequential reader reads."""
-    path = pathlib.Path(shard).with_suffix(".packed")
-    path.write_bytes(by(pathlib.Path(shard).read_bytes()))
-    return str(path)
-
-
 def line_about(files, **how) -> str:
     """The error line of a script about these files."""
-    with pytest.raises((tf.errors.OpError, ValueError)) as caught:
-        read(files, **how)
-    found = faults.describe_error(caught.value, files) or str(caught.value)
-    assert "\n" not in found
-    return found
+    return helpers.error_line(files, read, files, **how)
 
 
 def line_of_parser(shard: str, data=DATA) -> str:
@@ -184,12 +173,8 @@ def line_of_parser(shard: str, data=DATA) -> str:
     opened = helpers.open_shards([shard], data, **NEVER)
     source = pipeline._open_source(opened, VIEWS, 0, pipeline.Altered())
     records = list(tf.data.TFRecordDataset(shard))
-    files, numbers = tf.zeros(len(records), tf.int64), tf.range(len(records))
-    with pytest.raises((tf.errors.OpError, ValueError)) as caught:
-        source.make_batch(files, numbers, tf.stack(records))
-    found = faults.describe_error(caught.value, [shard])
-    assert "\n" not in found
-    return found
+    places = tf.zeros(len(records), tf.int64), tf.range(len(records))
+    return helpers.error_line([shard], source.make_batch, *places, tf.stack(records))
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -211,7 +196,7 @@ def test_the_line_of_a_dataset_is_that_of_its_parser(tmp_path):
     for name in ("two byte strings in a frame", "frame without end", "label"):
         record, *_ = BAD[name]
         shard = helpers.write_shard(tmp_path / "s.tfrecord", [good, record, good, good])
-        packed = compressed(shard)
+        packed = helpers.compressed(shard)
         lines = [line_about([path], **NEVER) for path in (shard, packed)]
         assert lines[0] == lines[1].replace(packed, shard) == line_of_parser(shard)
 
@@ -221,7 +206,7 @@ def test_skip_reads_the_others_and_counts_by_reason(tmp_path):
     bad = [record for record, *_ in BAD.values()]
     shard = helpers.write_shard(tmp_path / "s", [good[0], *bad, *good[1:]])
     reasons = collections.Counter(reason for _, reason, _ in BAD.values())
-    for path in (shard, compressed(shard)):
+    for path in (shard, helpers.compressed(shard)):
         skipped = helpers.open_shards([path], **SKIP).skipped()
         assert skipped.num_videos == 3
         found = skipped.to_dict()["reasons"]
@@ -234,7 +219,7 @@ def test_skip_reads_the_others_and_counts_by_reason(tmp_path):
             assert first.startswith(f"{path}, record {1 + number} ")
     expected = read([helpers.write_shard(tmp_path / "good", good)])
     helpers.assert_same_batches(read([shard], **SKIP), expected)
-    helpers.assert_same_batches(read([compressed(shard)], **SKIP), expected)
+    helpers.assert_same_batches(read([helpers.compressed(shard)], **SKIP), expected)
 
 
 # ------------------------------------------------------------------ damaged files
@@ -293,7 +278,7 @@ def test_a_wrong_checksum_next_to_a_compressed_shard_cannot_be_skipped(tmp_path)
     """All are parsed then, and TensorFlow's reader ends there."""
     shard, line, _ = damaged(tmp_path, "flipped byte")
     good = [helpers.video(9, 3)]
-    packed = compressed(helpers.write_shard(tmp_path / "a.tfrecord", good))
+    packed = helpers.compressed(helpers.write_shard(tmp_path / "a.tfrecord", good))
     found = line_about([packed, shard], **SKIP)
     assert found.startswith(line) and f"{packed} is compressed" in found
     content = pathlib.Path(shard).read_bytes()
@@ -370,7 +355,7 @@ def test_a_shard_that_ends_in_a_record_is_named(tmp_path, before, cut, video_lev
 )
 def test_compressed_shards_give_the_same_batches(tmp_path, by, arguments):
     files = helpers.write_shards(tmp_path, [5, 3])
-    packed = [compressed(path, by) for path in files]
+    packed = [helpers.compressed(path, by) for path in files]
     assert framing.count_records(packed) == 8
     expected = read(files, **arguments)
     helpers.assert_same_batches(read(packed, **arguments), expected)
@@ -381,7 +366,7 @@ def test_compressed_shards_give_the_same_batches(tmp_path, by, arguments):
 
 def test_a_truncated_compressed_shard_is_read_up_to_there(tmp_path):
     videos = [helpers.video(n, 11) for n in range(250)]
-    path = pathlib.Path(compressed(helpers.write_shard(tmp_path / "s", videos)))
+    path = pathlib.Path(helpers.compressed(helpers.write_shard(tmp_path / "s", videos)))
     path.write_bytes(path.read_bytes()[:-200])
     line = line_about([str(path)])
     assert line.startswith(f"{path}, record ")
@@ -446,7 +431,7 @@ def test_a_remote_shard_that_ends_in_a_length_is_named(tmp_path, cut, arguments)
     for path, end in ((whole, len(content)), (short, first + cut)):
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(content[:end])
-    others = [files[1], compressed(files[2])]
+    others = [files[1], helpers.compressed(files[2])]
     helpers.assert_same_batches(
         read([whole, *others], **arguments), read(files, **arguments)
     )
@@ -509,7 +494,7 @@ def test_all_readers_give_the_same_batches_and_count_of_the_good_records(
     helpers.assert_same_batches(read(good, use_index="always", **arguments), expected)
     skipping = {"use_index": "always", **SKIP, **arguments}
     helpers.assert_same_batches(read(bad, **skipping), expected)
-    packed = [compressed(path) for path in bad]
+    packed = [helpers.compressed(path) for path in bad]
     helpers.assert_same_batches(read(packed, **SKIP, **arguments), expected)
     labeled = arguments["label_fraction"] if "only_labeled" in arguments else 1.0
     share = arguments.get("train_fraction", 1.0), labeled
@@ -562,7 +547,7 @@ def test_valid_records_have_no_fault(tmp_path):
     names += [b"\xff\x00\n", b"v0"]
     assert ids_of(expected) == names
     helpers.assert_same_batches(read([shard], **SKIP), expected)
-    helpers.assert_same_batches(read([compressed(shard)]), expected)
+    helpers.assert_same_batches(read([helpers.compressed(shard)]), expected)
 
 
 # ------------------------------------------------------------------- video-level
@@ -618,7 +603,7 @@ def test_a_key_that_comes_twice_is_left_to_the_parser(tmp_path):
     record = b"\x0a" + bytes([len(body)]) + body + b"\x12" + bytes([len(lists)]) + lists
     shard = helpers.write_shard(tmp_path / "s", [record])
     located = len(ids_of(read([shard], **SKIP)))
-    parsed = len(ids_of(read([compressed(shard)], **SKIP)))
+    parsed = len(ids_of(read([helpers.compressed(shard)], **SKIP)))
     assert located == parsed == 1 - len(bad_of(shard))
 
 
@@ -636,7 +621,7 @@ def test_labels_that_only_protobuf_reads_are_judged_alike(tmp_path):
     shard = helpers.write_shard(tmp_path / "s", [record])
     (batch,) = read([shard], **SKIP)
     assert ids_of([batch]) == [b"a"] and not batch["labels"].any()
-    helpers.assert_same_batches(read([compressed(shard)], **SKIP), [batch])
+    helpers.assert_same_batches(read([helpers.compressed(shard)], **SKIP), [batch])
 
 
 def test_a_frame_of_several_lists_is_read_alike(tmp_path):
@@ -652,7 +637,7 @@ def test_a_frame_of_several_lists_is_read_alike(tmp_path):
     expected = read([clean])
     shard = helpers.write_shard(tmp_path / "s", [bytes(record)])
     helpers.assert_same_batches(read([shard]), expected)
-    helpers.assert_same_batches(read([compressed(shard)]), expected)
+    helpers.assert_same_batches(read([helpers.compressed(shard)]), expected)
     one, other = (
         [list(map(bytes, video.frames_of(name))) for name in DATA.names]
         for path in (shard, clean)

@@ -141,22 +141,15 @@ def test_batches_are_the_same_however_they_are_read(shards, kind):
     how = {**TRAINING, "mix": kind, "batch_size": 6}
     whole = helpers.read(shards, VIEWS, **how)
     parsed = helpers.read(shards, VIEWS, **how, use_index="never")
-    tf.nest.map_structure(np.testing.assert_array_equal, whole, parsed)
+    helpers.assert_same_batches(parsed, whole)
     later = helpers.read(shards, VIEWS, **how, skip_batches=2)
-    tf.nest.map_structure(np.testing.assert_array_equal, whole[2:], later)
+    helpers.assert_same_batches(later, whole[2:])
     parts = [helpers.read(shards, VIEWS, **how, input_shard=(i, 3)) for i in range(3)]
-    together = [
-        tf.nest.map_structure(lambda *rows: np.concatenate(rows), *batches)
-        for batches in zip(*parts, strict=True)
-    ]
-    tf.nest.map_structure(np.testing.assert_array_equal, whole, together)
+    helpers.assert_same_batches(helpers.joined(parts), whole)
     # An evaluation sees the videos as they are.
     still = {**how, "training": False}
-    tf.nest.map_structure(
-        np.testing.assert_array_equal,
-        helpers.read(shards, VIEWS, **still),
-        helpers.read(shards, VIEWS, **{**still, "mix": "none"}),
-    )
+    plain = helpers.read(shards, VIEWS, **{**still, "mix": "none"})
+    helpers.assert_same_batches(helpers.read(shards, VIEWS, **still), plain)
 
 
 def test_video_level_vectors_are_mixed_too(tmp_path):

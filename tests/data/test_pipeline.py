@@ -60,14 +60,6 @@ def rows_of(batches: list[dict]) -> list[dict]:
     ]
 
 
-def joined(parts: list[list[dict]]) -> list[dict]:
-    """The batches of all processes, from the parts of each."""
-    return [
-        tf.nest.map_structure(lambda *rows: np.concatenate(rows), *batches)
-        for batches in zip(*parts, strict=True)
-    ]
-
-
 # ------------------------------------------------------------------ what is in them
 
 
@@ -396,7 +388,7 @@ def test_the_parts_of_all_processes_make_the_global_batch(shards, training):
             for i in range(count)
         ]
         # All take the same number of steps, or they would wait for each other forever.
-        helpers.assert_same_batches(joined(parts), whole)
+        helpers.assert_same_batches(helpers.joined(parts), whole)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(shards):
@@ -501,4 +493,4 @@ def test_unlabeled_rows_are_the_same_parsed_after_a_stop_and_in_parts(
         mixed(shards, unlabeled, epoch=1, skip_batches=2), whole[2:]
     )
     parts = [mixed(shards, unlabeled, epoch=1, input_shard=(i, 2)) for i in range(2)]
-    helpers.assert_same_batches(joined(parts), whole)
+    helpers.assert_same_batches(helpers.joined(parts), whole)

@@ -18,15 +18,6 @@ def read(files, **changes) -> list[dict]:
     return helpers.read(files, ALL, helpers.data_settings(**changes), use_index="never")
 
 
-def complaint(files, **changes) -> str:
-    """The error line about shards that must be unreadable."""
-    with pytest.raises((ValueError, tf.errors.OpError)) as caught:
-        read(files, **changes)
-    line = faults.describe_error(caught.value, files) or str(caught.value)
-    assert "\n" not in line
-    return line
-
-
 def two_frames() -> dict:
     """Two frames of each feature."""
     return {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
@@ -68,9 +59,9 @@ def test_the_first_of_several_bad_videos_is_named_in_a_later_batch_and_file(tmp_
         helpers.write_shard(tmp_path / "a", [helpers.video(n, 2) for n in range(6)]),
         helpers.write_shard(tmp_path / "b", [helpers.video(6, 2), *bad]),
     ]
-    assert complaint(files).startswith(
-        f"{files[1]}, record 1 (counted from 0), video bad0: label 9 "
-    )
+    line = helpers.error_line(files, read, files)
+    assert line.startswith(f"{files[1]}, record 1 (counted from 0), video bad0: ")
+    assert "label 9 " in line
 
 
 # --------------------------------------------------------------- video-level records

@@ -1,7 +1,6 @@
 """Rows are rated segments: each once, the right frames, labels and weights."""
 
 import dataclasses
-import gzip
 import pathlib
 
 import numpy as np
@@ -34,13 +33,6 @@ def shards(tmp_path_factory) -> list[str]:
         helpers.write_shard(folder / "a.tfrecord", made[:2]),
         helpers.write_shard(folder / "b.tfrecord", made[2:]),
     ]
-
-
-def packed(shard: str) -> str:
-    """The same shard, compressed: it is parsed."""
-    path = pathlib.Path(shard).with_suffix(".gz")
-    path.write_bytes(gzip.compress(pathlib.Path(shard).read_bytes()))
-    return str(path)
 
 
 def read(files, data=DATA, views=VIEWS, **arguments) -> list[dict]:
@@ -124,7 +116,7 @@ def test_the_rows_of_all_processes_are_each_segment_once(shards):
 
 @pytest.mark.slow
 def test_a_compressed_shard_gives_the_same_rows_and_count(shards, found):
-    files = [packed(shard) for shard in shards]
+    files = [helpers.compressed(shard) for shard in shards]
     helpers.assert_same_batches(read(files), found)
     for paths in (shards, files):
         opened = helpers.open_shards(paths, DATA, bad_records="skip")
@@ -216,9 +208,8 @@ def test_invalid_ratings_are_named_in_the_graph_and_outside(tmp_path, name):
     opened = helpers.open_shards([shard], DATA, use_index="never")
     source = pipeline._open_source(opened, VIEWS, 0, pipeline.Altered())
     zeros = tf.zeros([1], tf.int64)
-    with pytest.raises((ValueError, tf.errors.OpError)) as caught:
-        source.make_batch(zeros, zeros, tf.constant([record]), zeros)
-    line = faults.describe_error(caught.value) or str(caught.value)
+    given = zeros, zeros, tf.constant([record]), zeros
+    line = helpers.error_line([shard], source.make_batch, *given)
     assert line.startswith(f"{shard}, record 0 ") and rule in line
 
 
@@ -228,7 +219,7 @@ def test_invalid_ratings_are_left_out_by_both_readers_of_segments_alone(tmp_path
     bad = [bad_video(name) for name in BAD]
     shard = helpers.write_shard(tmp_path / "s.tfrecord", [*bad, good])
     skip = {"bad_records": "skip", "max_bad_fraction": 1.0}
-    for path in (shard, packed(shard)):
+    for path in (shard, helpers.compressed(shard)):
         assert names_of(read([path], **skip)) == [(0, 3)]
         found = helpers.open_shards([path], DATA, **skip).skipped().bad
         assert [one.fault for one in found] == [faults.Fault.SEGMENTS] * len(BAD)
