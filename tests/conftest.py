@@ -89,6 +89,16 @@ def real_data(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def data(tmp_path_factory) -> pathlib.Path:
+    """36 training videos in two shards, 12 for validation."""
+    from tests import training_helpers
+
+    folder = tmp_path_factory.mktemp("data")
+    training_helpers.write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def image_network(tmp_path_factory) -> str:
     """The specification of a small image network, a SavedModel of 6 outputs."""
     from tests import video_helpers

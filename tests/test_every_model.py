@@ -38,13 +38,6 @@ def network_of(name: str) -> str:
     return str(registry.Specification(name, ARGUMENTS[name]))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    helpers.write_data(folder)
-    return folder
-
-
 def test_every_model_of_the_package_is_in_the_table():
     own = [n for n in base.MODELS if base.MODELS.get(n).__module__[:4] == "yt8m"]
     assert set(own) == set(ARGUMENTS)

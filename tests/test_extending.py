@@ -106,13 +106,6 @@ def outside(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    helpers.write_data(folder)
-    return folder
-
-
 def make_run(outside, train_dir, data, **changes) -> settings.RunSettings:
     values = {
         "import_modules": outside,

@@ -1,3 +1,3 @@
 """Reuses the trained runs of the training tests."""
 
-from tests.training.conftest import data, serial_run  # noqa: F401
+from tests.training.conftest import serial_run  # noqa: F401

@@ -10,14 +10,6 @@ from yt8m_distill.training import actions
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """36 training videos in two shards, 12 for validation."""
-    folder = tmp_path_factory.mktemp("data")
-    helpers.write_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def serial_run(data, tmp_path_factory):
     """A finished serial run, all three losses, a teacher and a student."""
     run = helpers.make_run(
