@@ -146,6 +146,53 @@ def test_the_networks_of_the_command_are_built_and_cost_what_the_header_says(pat
     assert text == list_flagfiles.with_cost(text)
 
 
+def stated_phases(cost: str) -> dict[str, float]:
+    """Phase → G multiply-adds, of a Cost line."""
+    found = re.findall(r"([a-z][a-z ]*) ([\d.]+) G \(", cost)
+    return {name: float(number) for name, number in found}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_costs_follow_from_the_closed_formula(path):
+    frame = 4 * 1024 * (1152 + 1024 + 2 * 1024)  # both lower layers, W and U
+    block = 4 * 1024 * (4096 + 1024 + 2 * 1024)  # both upper layers
+    classifier = 4096 * 3862
+    teacher = (300 * frame + 15 * block + classifier) / 1e9
+    student = {
+        k: (k * frame + -(-k // (3 if k == 6 else 5)) * block + classifier) / 1e9
+        for k in (6, 10, 15, 20, 30)
+    }
+    # Forward and backward are three times forward; 5 epochs, 1 of fine-tuning.
+    kind = path.stem.split("_")[0]
+    expected = {
+        "teacher": {"teacher": 3 * 5 * teacher},
+        "serial": {
+            "teacher": 3 * 5 * teacher,
+            "student with the frozen teacher": 5 * (teacher + 3 * student[30]),
+        },
+        "parallel": {"parallel": 3 * 5 * (teacher + student[30])},
+    }.get(kind, {"baseline": 3 * 5 * student[30]})
+    if path.stem.removesuffix("_intermediate").endswith("_rep"):
+        expected["finetune"] = 3 * student[30]
+    percent = re.search(r"(\d+)_percent", path.stem)
+    share = int(percent[1]) / 100 if percent else 1
+    expected = {name: share * number for name, number in expected.items()}
+
+    cost = list_flagfiles.read_header(path)["Cost"]
+    rounding = {"abs": 0.0051}  # Two decimals.
+    assert stated_phases(cost) == pytest.approx(expected, **rounding)
+    if len(expected) > 1:
+        total = float(re.search(r"([\d.]+) G in all", cost)[1])
+        assert total == pytest.approx(sum(expected.values()), **rounding)
+    forward = dict(re.findall(r"(teacher|k=\d+) ([\d.]+) G", cost.split(";")[0]))
+    wanted = {"teacher": teacher} if kind in ("teacher", "serial", "parallel") else {}
+    if kind != "teacher":
+        wanted |= {f"k={k}": number for k, number in student.items()}
+    stated = {name: float(number) for name, number in forward.items()}
+    assert stated == pytest.approx(wanted, **rounding)
+    assert bool(percent) == (f"on {100 * share:g} % of the videos" in cost)
+
+
 def test_a_header_without_its_command_is_refused():
     with pytest.raises(ValueError, match="no line # Command:"):
         list_flagfiles.with_cost("# Ablation: x\n--mode=baseline\n")

@@ -688,3 +688,14 @@ def test_training_data_without_any_label_is_refused(tmp_path, how):
     helpers.open_shards([shard], tags, **how).check_labels("train_data_pattern")
     (batch,) = read([shard], tags, **how)
     assert batch["labels"][:, 1].tolist() == [1, 1, 1, 0]
+
+
+def test_a_small_shard_costs_no_dataset(tmp_path, monkeypatch):
+    """A tf.data.TFRecordDataset takes 15 ms of CPU per shard, the walk .2 ms."""
+    path = str(tmp_path / "shard.tfrecord")
+    contents = [b"", b"first", b"second" * 99]
+    with tf.io.TFRecordWriter(path) as writer:
+        for content in contents:
+            writer.write(content)
+    monkeypatch.setattr(tf.data, "TFRecordDataset", None)
+    assert [record.content for record in faults.walk(path)] == contents
