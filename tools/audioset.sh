@@ -17,6 +17,10 @@ if (($# < 1)) || [[ $1 == --help ]]; then
   print_help
   exit 0
 fi
+if [[ ! -d $1 ]]; then
+  echo "$1 is no folder: name the one with bal_train-00000-of-00016.tfrecord to 00015." >&2
+  exit 1
+fi
 data=$(cd "$1" && pwd)
 cd "$PROJECT_ROOT"
 shift

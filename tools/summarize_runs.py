@@ -136,6 +136,13 @@ def read_kept(path: pathlib.Path) -> dict[str, list[dict]]:
     return groups
 
 
+def folder_of(path: str) -> pathlib.Path:
+    """The folder of a run; raises ValueError if there is none."""
+    if not os.path.isdir(path):
+        raise ValueError(f"{path} is no folder of a run.")
+    return pathlib.Path(path)
+
+
 def read_group(label: str, paths: str, kept: dict[str, list[dict]]) -> list[dict]:
     """The runs of a row: those named, else those kept under its label.
 
@@ -143,7 +150,7 @@ def read_group(label: str, paths: str, kept: dict[str, list[dict]]) -> list[dict
         ValueError: if there are none, or a run has not finished.
     """
     if paths:
-        return [read_run(pathlib.Path(path)) for path in paths.split(",")]
+        return [read_run(folder_of(path)) for path in paths.split(",")]
     if label not in kept:
         raise ValueError(f"'{label}=' names no runs, and --keep has none of it.")
     return kept[label]
@@ -172,7 +179,7 @@ def main() -> None:
                 ]
                 given.keep.write_text("".join(json.dumps(x) + "\n" for x in lines))
         else:
-            rows = [row for run in given.runs for row in read_rows(pathlib.Path(run))]
+            rows = [row for run in given.runs for row in read_rows(folder_of(run))]
             made = document.Table(HEADER, rows)
         table = document.table_text(made)
         print(table)

@@ -1015,8 +1015,8 @@ class SegmentSettings(Settings):
 
     segments: bool = setting(
         False,
-        "Score the segments of the videos (YouTube-8M 2019) instead of whole videos; "
-        "yt8m-inference then writes the CSV Class,Segments.",
+        "Score the segments of the videos (YouTube-8M 2019) instead of whole videos. "
+        "The CSV of yt8m-inference is Class,Segments then.",
     )
     segment_stride: int = setting(
         SEGMENT_FRAMES,

@@ -116,10 +116,11 @@ def test_a_run_that_has_not_finished_is_named(tmp_path):
     path.write_text(path.read_text().replace('"finished": true', '"finished": false'))
     with pytest.raises(ValueError, match=str(run)):
         summarize_runs.read_run(run)
-    for argument in ("nope", f"label={run}"):
+    cases = {f"label={run}": "not finished", "nope": "no folder", "x=nope": "no folder"}
+    for argument, what in cases.items():
         done = script_helpers.in_place(summarize_runs.main, "summarize_runs", argument)
-        named = argument.rpartition("=")[2]
-        assert named in script_helpers.refusal("summarize_runs", done)
+        line = script_helpers.refusal("summarize_runs", done)
+        assert argument.rpartition("=")[2] in line and what in line
 
 
 def test_a_label_without_runs_takes_those_that_were_kept(tmp_path, monkeypatch, capsys):
