@@ -72,17 +72,6 @@ NOT_PARSED = [
             for changes, named in NOT_PARSED
         ),
         ({"label_fraction": 1e-5}, "--label_fraction=1e-05"),
-        *(
-            # Of the student, whose phase is the second one of serial mode.
-            (
-                {
-                    **{"mode": mode, "unlabeled_data_pattern": "nowhere"},
-                    **{"unlabeled_fraction": 0.95},  # Of 8 rows all.
-                },
-                "--unlabeled_fraction=0.95 .*--batch_size=8",
-            )
-            for mode in ("serial", "baseline")
-        ),
         ({"teacher": "LateDense"}, "--teacher: LateDense .*kernel"),
         pytest.param(
             {"teacher": "PlainVariable"},
@@ -101,3 +90,18 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=named) as caught:
         helpers.train(run)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["serial", "baseline"])
+def test_a_batch_without_a_labeled_row_is_refused_before_anything_is_written(
+    data, tmp_path, mode
+):
+    """In serial mode the student's phase is the second one."""
+    changes = {
+        "unlabeled_data_pattern": f"{data}/train-*.tfrecord",
+        "unlabeled_fraction": 0.95,  # Of 8 rows all.
+    }
+    run = helpers.make_run(tmp_path / "run", data, mode=mode, **changes)
+    with pytest.raises(ValueError, match="--unlabeled_fraction=0.95 .*--batch_size=8"):
+        helpers.train(run)
+    assert not (tmp_path / "run").exists()

@@ -114,7 +114,7 @@ def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
     original, seen = evaluator.Evaluator.evaluate, []
 
     def evaluate(self, dataset, **counts):
-        seen.append(self.role)
+        seen.append(self.runner.role)
         if len(seen) == 2:  # The first epoch's teacher has been validated.
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, dataset, **counts)
