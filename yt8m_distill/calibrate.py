@@ -52,7 +52,7 @@ def main(
         given.exit_rule,
         trained.dataset(shards, checkpoint.batch_size),
     )
-    total, is_shown = shards.num_videos(), sys.stderr.isatty()
+    total, is_shown = shards.num_known_videos, sys.stderr.isatty()
     with tqdm.tqdm(total=total, unit="video", disable=not is_shown) as bar:
         for part in parts:
             answers.append(part)

@@ -104,7 +104,7 @@ def main(
     shards = trained.open_shards(
         files, reading, flag, inference.segments, may_be_empty=part[1] > 1
     )
-    skipped, total = shards.skipped(), shards.num_videos()
+    skipped, total = shards.skipped(), shards.num_known_videos
     dataset = trained.dataset(shards, checkpoint.batch_size)
     hashes = []
     bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
@@ -134,7 +134,7 @@ def main(
         )
     _LOG.info(
         "%d videos in %s, by the %s of %s.",
-        total,
+        sum(map(len, hashes)),
         output_file,
         trained.role,
         trained.found.prefix,

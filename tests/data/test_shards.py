@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import record_helpers as helpers
-from yt8m_distill.data import lookups, pipeline
+from yt8m_distill.data import faults, framing, lookups, pipeline
 from yt8m_distill.data import shards as shards_module
 
 VIEWS = {"sampled": pipeline.ViewSpec("uniform", 3)}
@@ -137,3 +137,26 @@ def test_the_bytes_of_records_are_those_of_their_strings(lengths):
     places = zip(*places, strict=True)
     found = [content[begin : begin + size].tobytes() for size, begin in places]
     assert found == records
+
+
+def test_packed_shards_are_not_read_to_learn_that_they_are_not_empty(
+    tmp_path, monkeypatch
+):
+    """Nor are remote ones; training alone needs the number of its videos."""
+    files = [
+        helpers.compressed(path) for path in helpers.write_shards(tmp_path, [2, 3])
+    ]
+    read, original = [], faults.walk
+
+    def counted(path):
+        for record in original(path):
+            read.append(record.number)
+            yield record
+
+    monkeypatch.setattr(faults, "walk", counted)
+    monkeypatch.setattr(framing, "count_records", None)
+    opened = helpers.open_shards(files)
+    assert not opened.is_empty and opened.num_known_videos is None
+    assert len(read) <= 1
+    monkeypatch.undo()
+    assert opened.num_videos() == 5

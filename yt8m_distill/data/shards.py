@@ -241,6 +241,19 @@ class Shards:
             self._look_at_all()
         return len(self.kept_rows(fraction, labeled))
 
+    @property
+    def num_known_videos(self) -> int | None:
+        """`num_videos()`; None if remote or compressed shards would be read for it."""
+        is_unread = self._known is None and self._why_parsed()
+        return None if is_unread else self.num_videos()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no video; where that is not known, one record is read."""
+        if self.num_known_videos is None:
+            return next(self._parsed_videos(), None) is None
+        return not self.num_known_videos
+
     def skipped(self) -> faults.Skipped:
         """The records that `--bad_records=skip` skips; none of them under `stop`."""
         if self.reading.bad_records == faults.STOP:
@@ -301,7 +314,8 @@ class Shards:
         return self._first[share]
 
     def _read_first_labels(self, share) -> tuple[int, np.ndarray]:
-        self.num_videos(*share)  # Looks at all of them if it has to choose.
+        if min(share) < 1:
+            self.num_videos(*share)  # Looks at all of them.
         if self._known is not None:
             rows = self.kept_rows(*share)[:_LOOKED_AT]
             return len(rows), self._known.class_counts(rows)

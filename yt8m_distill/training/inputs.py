@@ -53,7 +53,7 @@ def open_data(run: settings.RunSettings) -> Data:
     for flag in ("validation_data_pattern", "unlabeled_data_pattern"):
         pattern = getattr(run.training, flag)
         others.append(open_shards(run, pattern, flag) if pattern else None)
-        if pattern and not others[-1].num_videos():
+        if pattern and others[-1].is_empty:
             raise ValueError(f"--{flag}={pattern} has no {rows}.")
     share, labeled = run.training.train_fraction, run.training.label_fraction
     num_videos = training.num_videos(share)

@@ -234,7 +234,7 @@ class TrainedNetwork:
         if whole_videos:
             data = dataclasses.replace(data, segment_labels=False)
         opened = shards.open_shards(patterns, data, reading, flag)
-        if not may_be_empty and not opened.num_videos():
+        if not may_be_empty and opened.is_empty:
             others = " and others" if len(opened.paths) > 1 else ""
             raise ValueError(f"--{flag}: no videos in {opened.paths[0]}{others}.")
         return opened

@@ -279,5 +279,5 @@ def _same_everywhere(run: settings.RunSettings, data: inputs.Data) -> dict:
     for name, shards in data._asdict().items():
         rows = [] if shards is None else shards.fingerprint()
         shared[f"names of the {name} shards"] = [row[0] for row in rows]
-        shared[f"number of {name} videos"] = shards.num_videos() if rows else 0
+    shared["number of training videos"] = data.training.num_videos()
     return shared
