@@ -212,6 +212,20 @@ def test_a_cache_needs_a_folder_and_a_teacher(serial_run, tmp_path):
         jobs.plan_cache(new)
 
 
+def test_a_cache_refuses_states_at_frames_that_change(serial_run, tmp_path):
+    """Beam has no dry run: the cache itself has to ask, as it does in training."""
+    run = helpers.change(
+        serial_run,
+        train_dir=str(tmp_path / "student"),
+        teacher_checkpoint=serial_run.training.train_dir,
+        teacher_cache=str(tmp_path / "cache"),
+        match="both",
+        frame_sampler="random",
+    )
+    with pytest.raises(ValueError, match="cannot hold.*change between epochs"):
+        jobs.open_cache(run)
+
+
 def with_bad_labels(shards, folder) -> tuple[str, ...]:
     """The shards, each with a first record whose label is out of range."""
     folder.mkdir()

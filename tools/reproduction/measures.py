@@ -15,7 +15,6 @@ from tools.benchmarking import results
 from tools.reproduction import figures, plan, published, runs
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import replicas
 from yt8m_distill.training import inputs, manifest, trained
 
 ROUNDS = 7
@@ -63,12 +62,8 @@ def _open(experiment: plan.Experiment) -> tuple[trained.TrainedNetwork, object, 
 
 def _forward(network: trained.TrainedNetwork, part: Callable) -> Callable:
     """A function: batch → a part of the outputs of its videos, on the replicas."""
-    return replicas.on_replicas(
-        network.strategy,
-        lambda batch: part(
-            network.networks.forward(network.role, batch[structures.VIEWS])
-        ),
-    )
+    runner = network.runner
+    return runner.on_replicas(lambda batch: part(runner.forward(batch)))
 
 
 def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> float:
@@ -77,7 +72,7 @@ def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> 
     seconds = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
-        replicas.local_rows(network.strategy, forward(batch))  # Waits for the device.
+        network.runner.local_rows(forward(batch))  # Waits for the device.
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])  # The first call traces the graph.
 
@@ -144,7 +139,7 @@ def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndar
             batch[structures.WEIGHTS],
         )
         encodings, labels, ids, weights = (
-            replicas.local_rows(network.strategy, column) for column in columns
+            network.runner.local_rows(column) for column in columns
         )
         keep = weights > 0
         parts.append((encodings[keep], labels[keep] > 0, ids[keep]))

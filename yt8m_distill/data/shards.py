@@ -250,9 +250,10 @@ class Shards:
     @property
     def is_empty(self) -> bool:
         """Whether there is no video; where that is not known, one record is read."""
-        if self.num_known_videos is None:
+        number = self.num_known_videos
+        if number is None:
             return next(self._parsed_videos(), None) is None
-        return not self.num_known_videos
+        return number == 0
 
     def skipped(self) -> faults.Skipped:
         """The records that `--bad_records=skip` skips; none of them under `stop`."""
@@ -314,8 +315,8 @@ class Shards:
         return self._first[share]
 
     def _read_first_labels(self, share) -> tuple[int, np.ndarray]:
-        if min(share) < 1:
-            self.num_videos(*share)  # Looks at all of them.
+        if self._known is None and min(share) < 1:
+            self._look_at_all()
         if self._known is not None:
             rows = self.kept_rows(*share)[:_LOOKED_AT]
             return len(rows), self._known.class_counts(rows)

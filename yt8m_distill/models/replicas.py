@@ -24,20 +24,6 @@ def under_policy(function: Callable) -> Callable:
     return call
 
 
-def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
-    """A tf.function that runs `function(batch)` on each part of a distributed batch."""
-    function = under_policy(function)
-    return tf.function(
-        lambda batch: strategy.run(function, args=(batch,)), autograph=False
-    )
-
-
-def local_rows(strategy: tf.distribute.Strategy, value) -> np.ndarray:
-    """The rows [B, ...] of all replicas of this process."""
-    parts = strategy.experimental_local_results(value)
-    return np.concatenate([part.numpy() for part in parts])
-
-
 class Runner(NamedTuple):
     """A network with the devices that run it.
 
@@ -57,9 +43,13 @@ class Runner(NamedTuple):
         return self.networks.forward(self.role, batch[structures.VIEWS], **how)
 
     def on_replicas(self, function: Callable) -> Callable:
-        """See the function of that name."""
-        return on_replicas(self.strategy, function)
+        """A tf.function: `function(batch)` on each part of a distributed batch."""
+        function = under_policy(function)
+        return tf.function(
+            lambda batch: self.strategy.run(function, args=(batch,)), autograph=False
+        )
 
     def local_rows(self, value) -> np.ndarray:
-        """See the function of that name."""
-        return local_rows(self.strategy, value)
+        """The rows [B, ...] of all replicas of this process."""
+        parts = self.strategy.experimental_local_results(value)
+        return np.concatenate([part.numpy() for part in parts])

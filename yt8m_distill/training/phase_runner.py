@@ -167,10 +167,9 @@ class PhaseRunner:
         moved = self.run_settings.training.allow_moved_shards
         name = "names_and_sizes" if moved else "shards"
         what = "names or sizes" if moved else "names, sizes or times of change"
-        for kind, prefix in (("train", ""), ("unlabeled", "unlabeled_")):
-            new = now.get(f"{prefix}{name}")
+        for kind, digest in (("train", name), ("unlabeled", f"unlabeled_{name}")):
             # Each machine may have its own copy; the chief's is recorded.
-            if self.chief and before.get(f"{prefix}{name}", new) != new:
+            if self.chief and before.get(digest) != now.get(digest):
                 raise ValueError(
                     f"{self.folder} began with other shards of --{kind}_data_pattern: "
                     f"their {what} differ. --allow_moved_shards leaves the times of "

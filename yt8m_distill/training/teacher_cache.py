@@ -369,7 +369,7 @@ class Builder:
         cache: the opened cache.
 
     Raises:
-        ValueError: as `TeacherCache`.
+        ValueError: as `check_same_frames` and `TeacherCache`.
     """
 
     def __init__(
@@ -380,36 +380,33 @@ class Builder:
         networks,
         strategy,
     ):
-        self.role = role.name
-        self.networks = networks
-        self.strategy = strategy
+        self.runner = replicas.Runner(networks, role.name, strategy)
         self.states_of = phase.states_of
+        if self.states_of:
+            check_same_frames(phase.views[self.states_of], run.data.max_frames)
         self._views = phase.view_specs({role.view, self.states_of})
         self._batch_size = run.training.batch_size
         states_of = self._views.get(self.states_of)
         key = describe(networks.network(role.name), role, run, states_of)
         self.cache = TeacherCache(run.distillation.teacher_cache, key)
-        self._step = replicas.on_replicas(strategy, self._replica_step)
+        self._step = self.runner.on_replicas(self._replica_step)
 
     def dataset(self, opened: shards.Shards, train_fraction: float):
         """A distributed dataset with the views that the teacher needs."""
         size = self._batch_size
         return inputs.evaluation_dataset(
-            self.strategy, opened, self._views, size, train_fraction
+            self.runner.strategy, opened, self._views, size, train_fraction
         )
 
     def _replica_step(self, batch):
-        outputs = self.networks.forward(
-            self.role, batch[structures.VIEWS], states_of=self.states_of
-        )
+        outputs = self.runner.forward(batch, states_of=self.states_of)
         return _stored(outputs, self.cache.key["top_k"])
-
-    def _local(self, value) -> np.ndarray:
-        return replicas.local_rows(self.strategy, value)
 
     def outputs(self, batch) -> Arrays:
         """The values to cache for a batch, name → [B, ...]."""
-        return {name: self._local(v) for name, v in self._step(batch).items()}
+        return {
+            name: self.runner.local_rows(v) for name, v in self._step(batch).items()
+        }
 
     def fill(self, dataset, num_videos: int) -> None:
         """Adds the videos of a distributed dataset that are not cached yet.
@@ -450,7 +447,7 @@ class Builder:
     def _computed(self, dataset, known: Container[bytes] = (), bar=None) -> Iterator:
         """Ids and values to cache of the videos that are not known, batch by batch."""
         for batch in dataset:
-            names = self._local(batch[structures.VIDEO_ID])
+            names = self.runner.local_rows(batch[structures.VIDEO_ID])
             real = names != b""
             new = real & np.array([name not in known for name in names])
             if bar:
@@ -464,8 +461,10 @@ class Builder:
 
     def _fingerprints(self, batch) -> np.ndarray:
         """[B] uint32, the CRC of each video's frames."""
-        view = self.networks.views[self.role]
-        frames = self._local(batch[structures.VIEWS][view][structures.FRAMES])
+        view = self.runner.networks.views[self.runner.role]
+        frames = self.runner.local_rows(
+            batch[structures.VIEWS][view][structures.FRAMES]
+        )
         rows = np.ascontiguousarray(frames)
         return np.array([zlib.crc32(row) for row in rows], np.uint32)
 
@@ -487,7 +486,7 @@ class Builder:
         Raises:
             ValueError: if they differ by more than float16 rounding explains.
         """
-        names = self._local(batch[structures.VIDEO_ID])
+        names = self.runner.local_rows(batch[structures.VIDEO_ID])
         cached, computed = self.cache.rows(names), self.outputs(batch)
         for name in ("encoding", "logits", "states"):
             if name not in cached:
