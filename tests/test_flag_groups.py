@@ -176,3 +176,17 @@ def test_an_error_in_a_network_is_shown_without_what_keras_says(in_graph):
 )
 def test_a_defect_keeps_its_traceback(error, expected):
     assert flag_groups._is_expected(error) is expected
+
+
+def test_files_without_a_flag_are_read_in_addition_to_those_of_the_flag(tmp_path):
+    # What a shell makes of `--data_pattern *.tfrecord`: a value, and a word.
+    first, second = record_helpers.write_shards(tmp_path, [4, 3])
+    for words in ([first, second], ["--data_pattern", first, second]):
+        found = script_helpers.succeed("inspect_records", *words).stdout
+        assert found.startswith("7 videos,")
+    sizes = "--feature_sizes=4,3"
+    built = script_helpers.succeed("index_records", sizes, first, second).stdout
+    assert "7 videos" in built
+    # A run reads shards for training and others for validation: which are these?
+    error = script_helpers.refuse("train", *GIVEN, second)
+    assert second in error

@@ -95,7 +95,7 @@ class Request(settings.Settings):
     )
     records: str = settings.setting(
         "",
-        "Glob of the shards; several by commas.",
+        "Globs of the shards, comma separated.",
         required="name the files.",
         path="pattern",
     )

@@ -166,13 +166,16 @@ def check_values(values: Mapping[str, object]) -> None:
             raise ValueError(f"--{name}={value} is more than {settings.MAX_INT}.")
 
 
-def help_text(doc: str, groups: Sequence[type], unlisted: Sequence[str] = ()) -> str:
+def help_text(
+    doc: str, groups: Sequence[type], unlisted: Sequence[str] = (), words: str = ""
+) -> str:
     """The text of `--help`: required flags first, then group by group.
 
     Args:
         doc: of the program.
         groups: settings classes.
         unlisted: names to leave out.
+        words: the flag whose files may be named without it; empty: there is none.
     """
     fields = [
         (group, field)
@@ -187,7 +190,8 @@ def help_text(doc: str, groups: Sequence[type], unlisted: Sequence[str] = ()) ->
             parts.setdefault(title, []).append(_help_of(field))
     has_marks = any(field.name in settings.IMPORTANT for _, field in fields)
     marks = " (* marks the most important)" * has_marks
-    lines = [doc.strip(), "", f"Flags{marks}:"]
+    also = f" Words without a flag are files of --{words}." * bool(words)
+    lines = [doc.strip(), "", f"Flags{marks}:{also}"]
     for title, members in parts.items():
         lines += ["", f"{title}:", *members] if members else []
     return "\n".join(lines)

@@ -253,13 +253,13 @@ def script(
     preset: bool = False,
     of_a_run: bool = False,
     unlisted: Sequence[str] = (),
-    words: str = "",
 ) -> Callable[[], None]:
     """The console entry point of a program: flags → settings → `main`.
 
     An error in the flags or the data is one line and exit code 1, without a traceback;
     `--verbosity=1` adds the traceback. SIGTERM and Ctrl-C give one line and exit code
-    128 plus the signal's number.
+    128 plus the signal's number. Words without a flag are files of the pattern that the
+    program requires, in addition to those of its flag; an error where it has several.
 
     Args:
         main: called with the settings of each group, in order; with RunSettings alone
@@ -273,8 +273,6 @@ def script(
             `main` gets those of `read_stated`, too.
         unlisted: flags that are accepted and ignored, for flagfiles that the programs
             share; `--help` omits them.
-        words: name of the flag that receives arguments that are not flags; empty: such
-            arguments are an error.
     """
 
     def run() -> None:
@@ -282,7 +280,12 @@ def script(
         defined = (Preset, *groups) if preset else groups
         define(defined, stated=RUN_GROUPS if of_a_run else ())
         doc = sys.modules[main.__module__].__doc__ or ""
-        help_text = functools.partial(command_line.help_text, doc, defined, unlisted)
+        fields = [f for group in groups for f in dataclasses.fields(group)]
+        patterns = [f for f in fields if f.metadata["path"] == "pattern"]
+        alone = len(patterns) == 1 and patterns[0].metadata["required"]
+        words = patterns[0].name if alone else ""
+        parts = (doc, defined, unlisted, words)
+        help_text = functools.partial(command_line.help_text, *parts)
         _run(read_and_call, help_text, words)
 
     def read_and_call() -> None:
@@ -320,9 +323,14 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words: str) -> 
             absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             if words and len(argv) > 1:
-                flags.FLAGS[words].value = ",".join(argv[1:])
+                # A shell splits `--videos *.mp4` into the flag's value and words.
+                named = [flags.FLAGS[words].value, *argv[1:]]
+                flags.FLAGS[words].value = ",".join(filter(None, named))
             elif len(argv) > 1:
-                raise ValueError(f"Not a flag: {' '.join(argv[1:])}")
+                raise ValueError(
+                    f"Not a flag: {' '.join(argv[1:])}. Put quotes around a pattern "
+                    "of files or a value with spaces."
+                )
             main()
         except interruption.Interrupted as stop:
             # The convention after a signal.

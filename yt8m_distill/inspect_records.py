@@ -438,7 +438,7 @@ def main(request: Request) -> None:
         print(report(findings, *where))
 
 
-run = flag_groups.script(main, (Request,), words="data_pattern")
+run = flag_groups.script(main, (Request,))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Request(settings.Settings):
     )
     videos: str = settings.setting(
         "",
-        "Glob of the files, or words without a flag.",
+        "Globs of the files, comma separated.",
         required="name the files.",
         path="pattern",
     )
@@ -103,7 +103,7 @@ def main(request: Request) -> None:
         raise ValueError(f"{len(problems)} of {len(videos)} videos cannot be read.")
 
 
-run = flag_groups.script(main, (Request,), words="videos")
+run = flag_groups.script(main, (Request,))
 
 
 if __name__ == "__main__":
