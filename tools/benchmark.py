@@ -1,14 +1,15 @@
 """Measures speed and memory and compares them with bars.
 
-    python tools/benchmark.py                      all areas, about twenty minutes
-    python tools/benchmark.py --areas=reading      one of them
-    python tools/benchmark.py --quick              small sizes, without bars: a test
+    python tools/benchmark.py --areas=reading,network
+    python tools/benchmark.py --areas=all                a long run
+    python tools/benchmark.py --areas=all --quick        small sizes, without bars
 
 Most numbers are ratios within one run on one machine, so run nothing else at the same
 time. --output_dir writes the table as Markdown and JSON.
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import json
@@ -18,14 +19,13 @@ import platform
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import tensorflow as tf
 import tqdm
 
 from tools.benchmarking import results
+from yt8m_distill import flag_groups
 
 AREAS = (
     "network",
@@ -43,6 +43,8 @@ AREAS = (
 
 def machine() -> str:
     """A description of this machine."""
+    import tensorflow as tf
+
     return (
         f"{os.cpu_count()} cores ({results.processor()}), TensorFlow {tf.__version__}, "
         f"Python {platform.python_version()}"
@@ -78,6 +80,17 @@ def write(found: dict[str, list[results.Row]], folder: str) -> None:
     pathlib.Path(folder, "benchmark.md").write_text("\n".join(parts), "utf-8")
 
 
+def describe() -> str:
+    """Each area and the first line of its module, which is not imported."""
+    folder = pathlib.Path(__file__).with_name("benchmarking")
+    lines = []
+    for area in AREAS:
+        module = ast.parse((folder / f"{area}.py").read_text("utf-8"))
+        summary = (ast.get_docstring(module) or "").splitlines()[0]
+        lines.append(f"  {area:<10}  {summary}")
+    return "\n".join(["areas:", *lines])
+
+
 def measure(area: str, quick: bool, *options) -> list[results.Row]:
     """The rows of an area; the bars do not apply to small sizes."""
     module = importlib.import_module(f"tools.benchmarking.{area}")
@@ -87,24 +100,33 @@ def measure(area: str, quick: bool, *options) -> list[results.Row]:
 
 def main() -> None:
     """Flags → areas → table, and the number of missed bars."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--areas", default=",".join(AREAS), help="which, comma separated"
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--areas", default="", help="comma separated, or all")
     parser.add_argument("--quick", action="store_true", help="small, without bars")
     parser.add_argument("--output_dir", default="", help="where the table is written")
     parser.add_argument("--scale_dir", default="", help="where `scale` keeps its data")
     given = parser.parse_args()
     names = [name for name in given.areas.split(",") if name]
+    if names == ["all"]:
+        names = list(AREAS)
     if not names or not set(names) <= set(AREAS):
-        parser.error(f"--areas={given.areas}: known are {', '.join(AREAS)}.")
+        # Asked for, since all of them run for long.
+        known = ", ".join(AREAS)
+        parser.error(f"--areas={given.areas}: name some of {known}, or all.")
+    flag_groups.load_tensorflow()
     measured: dict[str, list[results.Row]] = {}
     bar = tqdm.tqdm(names, disable=not sys.stderr.isatty(), unit="area")
     for area in bar:
         bar.set_description(area)
         options = (given.scale_dir,) if area == "scale" else ()
+        start = time.perf_counter()
         measured[area] = measure(area, given.quick, *options)
-        tqdm.tqdm.write(f"{area}\n{markdown(measured[area])}", file=sys.stderr)
+        heading = f"{area}, {time.perf_counter() - start:.0f} s"
+        tqdm.tqdm.write(f"{heading}\n{markdown(measured[area])}", file=sys.stderr)
         if given.output_dir:
             # After each area, so that an interruption loses little.
             write(measured, given.output_dir)

@@ -12,6 +12,17 @@ from yt8m_distill import settings, structures
 from yt8m_distill.data import shards
 
 
+@pytest.mark.parametrize("areas", [[], ["--areas=network,nothing"]])
+def test_without_known_areas_nothing_is_measured(areas, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "measure", None)
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *areas])
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main()
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert all(area in message for area in ("--areas", *benchmark.AREAS))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "area",
