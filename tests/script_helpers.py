@@ -17,6 +17,8 @@ from unittest import mock
 
 from absl import flags
 
+from yt8m_distill import flag_groups
+
 
 class Ended(NamedTuple):
     """How a program ended."""
@@ -82,13 +84,13 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
         super().__init__(jobs)
 
 
-def without_processes(monkeypatch, module) -> None:
-    """Makes a program's pool of processes one of threads."""
+def without_processes(monkeypatch) -> None:
+    """Makes the programs' pool of processes one of threads."""
     futures = types.SimpleNamespace(**vars(concurrent.futures))
     futures.ProcessPoolExecutor = _Threads
     futures.as_completed = concurrent.futures.as_completed
     stand_in = types.SimpleNamespace(futures=futures)
-    monkeypatch.setattr(module, "concurrent", stand_in)
+    monkeypatch.setattr(flag_groups, "concurrent", stand_in)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 """Settings become flags and come back; errors become one line."""
 
+import os
+import signal
+
 import keras
 import pytest
 import tensorflow as tf
 from absl import flags
 
 from tests import record_helpers, script_helpers
-from yt8m_distill import flag_groups, settings, thin_records
+from yt8m_distill import flag_groups, settings
 
 GIVEN = ("--train_dir=run", "--train_data_pattern=train*")
 
@@ -99,7 +102,7 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch, program, f
     monkeypatch.chdir(tmp_path)
     record_helpers.write_shards(tmp_path, [3])
     if program == "thin_records":
-        script_helpers.without_processes(monkeypatch, thin_records)
+        script_helpers.without_processes(monkeypatch)
         flags = [*flags, "--feature_sizes=4,3", "--num_classes=5"]
     pattern = "data_pattern" if "inspect" in program else "input_data_pattern"
     script_helpers.succeed(program, f"--{pattern}=~/*.tfrecord", *flags)
@@ -190,3 +193,21 @@ def test_files_without_a_flag_are_read_in_addition_to_those_of_the_flag(tmp_path
     # A run reads shards for training and others for validation: which are these?
     error = script_helpers.refuse("train", *GIVEN, second)
     assert second in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_any_program_is_one_line_and_128_plus_its_number(number):
+    program = flag_groups.script(lambda: os.kill(os.getpid(), number), ())
+    done = script_helpers.in_place(program, "program")
+    assert done.returncode == 128 + number
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"program.py: stopped by {number.name}.")
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_reach_the_processes_of_a_program():
+    """The terminal sends it to all of them, and each would print a traceback."""
+    task = (signal.SIG_BLOCK, ())
+    found = list(flag_groups.in_processes(signal.pthread_sigmask, [task], 1))
+    assert found == [(task, {signal.SIGINT})]
+    assert signal.pthread_sigmask(*task) == set()

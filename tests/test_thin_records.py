@@ -278,7 +278,7 @@ def bad_video(defect: str) -> bytes:
 def test_a_bad_record_is_one_line_and_leaves_no_file(
     tmp_path, monkeypatch, defect, words
 ):
-    script_helpers.without_processes(monkeypatch, thin_records)
+    script_helpers.without_processes(monkeypatch)
     monkeypatch.setattr(thinning, "_BATCH", 2)  # The bad record is in the third batch.
     videos = [record_helpers.video(n, 3) for n in range(5)]
     full = record_helpers.write_shard(tmp_path / "a", [*videos, bad_video(defect)])
@@ -333,7 +333,7 @@ def test_an_invalid_view_is_refused(sampler, k, text):
 
 
 def test_the_program_continues_and_prints_the_training_flags(tmp_path, monkeypatch):
-    script_helpers.without_processes(monkeypatch, thin_records)
+    script_helpers.without_processes(monkeypatch)
     files = record_helpers.write_shards(tmp_path, [7, 8, 0])
     folder = tmp_path / "thin"
     thin(files[:1], folder)

@@ -25,10 +25,9 @@ Every video depends on the seed, its split and its number alone: the same videos
 come out whatever the number of shards and processes.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 import sys
@@ -45,8 +44,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import settings
-from yt8m_distill.data import arrays, records, segments
+from yt8m_distill import files, settings
+from yt8m_distill.data import arrays, records, rewriting, segments
 
 SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
@@ -309,23 +308,22 @@ def video_level_record(
 
 
 def write_shard(recipe: Recipe, folder: str, split: str, shard: int, count: int) -> int:
-    """Writes one shard under its final name once it is whole; returns its videos."""
+    """Writes one shard, atomically; returns its videos."""
     world = make_world(recipe)
-    makers = {pathlib.Path(folder): frame_level_record}
+    makers = {folder: frame_level_record}
     if recipe.video_level:
-        makers[pathlib.Path(folder) / "video_level"] = video_level_record
+        makers[os.path.join(folder, "video_level")] = video_level_record
     name = f"{split}{shard:04d}.tfrecord"
-    writers = {
-        place: tf.io.TFRecordWriter(str(place / f"{name}.tmp")) for place in makers
-    }
     first = shard * recipe.videos_per_shard
-    for number in range(first, first + count):
-        video = make_video(world, recipe, split, number)
-        for place, make in makers.items():
-            writers[place].write(make(recipe, *video))
-    for place, writer in writers.items():
-        writer.close()
-        os.replace(place / f"{name}.tmp", place / name)
+    with contextlib.ExitStack() as stack:
+        writers = {
+            make: stack.enter_context(rewriting.writing(os.path.join(place, name)))
+            for place, make in makers.items()
+        }
+        for number in range(first, first + count):
+            video = make_video(world, recipe, split, number)
+            for make, writer in writers.items():
+                writer.write(make(recipe, *video))
     return count
 
 
@@ -375,21 +373,20 @@ def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bo
 
 def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     """Writes all shards, then the description that marks the data set as whole."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # First: it says that all are there.
     for place in [folder, *([folder / "video_level"] if recipe.video_level else [])]:
         place.mkdir(parents=True, exist_ok=True)
         for old in place.glob("*.tfrecord"):
             old.unlink()
-    (folder / DESCRIPTION).unlink(missing_ok=True)
     plan = plan_shards(recipe)
     bar = tqdm.tqdm(total=sum(count for *_, count in plan), unit="video")
-    # spawn: TensorFlow's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with bar, concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-        tasks = [pool.submit(write_shard, recipe, str(folder), *job) for job in plan]
-        for task in concurrent.futures.as_completed(tasks):
-            bar.update(task.result())
+    tasks = [(recipe, str(folder), *job) for job in plan]
+    with bar:
+        for _, count in flag_groups.in_processes(write_shard, tasks, jobs):
+            bar.update(count)
     description = {"recipe": dataclasses.asdict(recipe), "shards": len(plan)}
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    text = json.dumps(description, indent=2) + "\n"
+    files.write_text(str(folder / DESCRIPTION), text)
 
 
 def main(recipe: Recipe, output: Output) -> None:

@@ -76,7 +76,6 @@ run = flag_groups.script(
         settings.CalibrationSettings,
         settings.ReadingSettings,
     ),
-    after_a_stop="The same command calibrates again.",
     of_a_run=True,
     unlisted=_IGNORED,
 )

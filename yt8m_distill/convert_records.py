@@ -437,7 +437,11 @@ def main(request: Request) -> None:
     _report(request, done, [pattern], network, videos, layout)
 
 
-run = flag_groups.script(main, (Request,))
+run = flag_groups.script(
+    main,
+    (Request,),
+    after_a_stop="The same command continues with the missing shards.",
+)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,6 @@ def main(
 run = flag_groups.script(
     main,
     (settings.CheckpointSettings, settings.EvalSettings, settings.ReadingSettings),
-    after_a_stop="The same command evaluates again.",
     of_a_run=True,
 )
 

@@ -103,7 +103,6 @@ def main(
 run = flag_groups.script(
     main,
     (settings.CheckpointSettings, settings.ExportSettings, settings.ReadingSettings),
-    after_a_stop="No model was written; the same command exports again.",
     of_a_run=True,
     unlisted=_IGNORED,
 )

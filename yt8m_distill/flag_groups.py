@@ -5,15 +5,20 @@ defined when a script runs, not on import, and TensorFlow is loaded only after t
 valid, so that `--help` and a wrong flag are answered at once.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -231,25 +236,99 @@ def load_tensorflow() -> None:
     """Imports TensorFlow without its native messages.
 
     They are printed before logging can be configured (seen in 2.21), and look like
-    errors on a machine without a GPU.
+    errors on a machine without a GPU. A signal that nothing handles yet, in a program
+    that needs TensorFlow before its flags, is one line, too.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     shown = os.dup(2)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)
+    is_handled = (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        or multiprocessing.parent_process() is not None
+    )
+    handler = contextlib.nullcontext if is_handled else interruption.raised
     try:
-        import tensorflow  # noqa: F401
+        with handler("Nothing has begun."):
+            import tensorflow  # noqa: F401
+    except interruption.Interrupted as stop:
+        if is_handled:
+            raise
+        os.dup2(shown, 2)
+        _exit(str(stop), 128 + stop.signal_number)
     finally:
         os.dup2(shown, 2)
         os.close(shown)
+
+
+def _start_process() -> None:
+    """Makes a process of a pool end exactly when its parent does."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    # Each process would reserve the whole memory of a GPU.
+    tf.config.set_visible_devices([], "GPU")
+    parent = multiprocessing.parent_process().sentinel
+
+    def end_with_parent():
+        multiprocessing.connection.wait([parent])
+        os._exit(1)
+
+    # A pool whose parent is killed waits for work forever (seen in Python 3.11).
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _call(function: Callable, task: tuple) -> Any:
+    """Calls a function in a process of a pool; SIGTERM lets it remove its files."""
+    try:
+        with interruption.raised(""):
+            return function(*task)
+    except interruption.Interrupted:
+        os._exit(1)
+
+
+def in_processes(
+    function: Callable, tasks: Iterable[tuple], jobs: int
+) -> Iterator[tuple[tuple, Any]]:
+    """Calls a function in processes; gives each task and its result, as they end.
+
+    After a signal or an error, the processes are ended.
+
+    Args:
+        function: of a module.
+        tasks: the arguments of each call.
+        jobs: number of processes.
+
+    Raises:
+        ValueError: if a process is killed.
+    """
+    # spawn: TensorFlow's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, _start_process) as pool:
+        try:
+            # The processes start here, and inherit that Ctrl-C is blocked: it is for
+            # this one alone.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                futures = {pool.submit(_call, function, task): task for task in tasks}
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        except concurrent.futures.BrokenExecutor as error:
+            raise ValueError(f"A process ended: {error}") from error
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def script(
     main: Callable[..., None],
     groups: Sequence[type],
     *,
-    after_a_stop: str = "",
+    after_a_stop: str = "The same command begins anew.",
     preset: bool = False,
     of_a_run: bool = False,
     unlisted: Sequence[str] = (),
@@ -266,8 +345,7 @@ def script(
             for RUN_GROUPS.
         groups: settings classes whose fields are the program's flags. Those that are no
             settings of others are one in its own module, `Request`.
-        after_a_stop: a sentence about how to continue after a signal; empty: the
-            program handles signals by itself.
+        after_a_stop: a sentence about how to continue after a signal.
         preset: whether there is a `--preset`.
         of_a_run: whether it reads a trained run, whose settings may be stated again;
             `main` gets those of `read_stated`, too.
@@ -289,10 +367,7 @@ def script(
         _run(read_and_call, help_text, words)
 
     def read_and_call() -> None:
-        with contextlib.ExitStack() as stack:
-            if after_a_stop:
-                stack.enter_context(interruption.raised(after_a_stop))
-                stack.enter_context(_logging())
+        with interruption.raised(after_a_stop), _logging():
             if groups == RUN_GROUPS:
                 return main(read_run())
             given = [read(group) for group in groups]

@@ -68,6 +68,7 @@ run = flag_groups.script(
         settings.ReadingSettings,
         settings.SamplingSettings,
     ),
+    after_a_stop="The same command continues with the missing indices.",
     unlisted=_IGNORED,
 )
 

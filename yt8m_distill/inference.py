@@ -144,7 +144,6 @@ def main(
 run = flag_groups.script(
     main,
     (settings.CheckpointSettings, settings.InferenceSettings, settings.ReadingSettings),
-    after_a_stop="No CSV was written; the same command predicts again.",
     of_a_run=True,
 )
 

@@ -28,37 +28,13 @@ Every shard is written atomically; a killed process leaves at most one hidden `.
 When run again, the program continues with the missing shards.
 """
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import multiprocessing.connection
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 from yt8m_distill import flag_groups, settings
-
-
-def _start_process() -> None:
-    """Makes a process of the pool end exactly when its parent does."""
-    # The parent handles SIGINT: shards in progress are finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    flag_groups.load_tensorflow()
-    import tensorflow as tf
-
-    # Each process would reserve the whole memory of a GPU.
-    tf.config.set_visible_devices([], "GPU")
-    parent = multiprocessing.parent_process().sentinel
-
-    def end_with_parent():
-        multiprocessing.connection.wait([parent])
-        os._exit(1)
-
-    # A pool whose parent is killed waits for work forever (seen in Python 3.11).
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def thin_shards(
@@ -90,24 +66,12 @@ def thin_shards(
         raise ValueError(f"--input_data_pattern: no records in {files[0]} and others.")
     tf.io.gfile.makedirs(folder)
     bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())
-    # spawn: TensorFlow's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
+    tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
     jobs = min(jobs, len(files))
-    with (
-        bar,
-        concurrent.futures.ProcessPoolExecutor(jobs, context, _start_process) as pool,
-    ):
-        tasks = {}
-        for path, count in counts.items():
-            job = (path, count, folder, data, view, overwrite)
-            tasks[pool.submit(thinning.thin_shard, *job)] = count
-        try:
-            for task in concurrent.futures.as_completed(tasks):
-                kept += not task.result()
-                bar.update(tasks[task])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with bar:
+        for task, is_new in flag_groups.in_processes(thinning.thin_shard, tasks, jobs):
+            kept += not is_new
+            bar.update(counts[task[0]])
     return videos, kept
 
 
@@ -181,15 +145,14 @@ def main(
     view = thinning.view_to_keep(sampling, data.max_frames)
     files = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
     folder, how = request.output_dir, (request.jobs, request.overwrite)
-    try:
-        counts = thin_shards(files, folder, data, view, *how)
-    except concurrent.futures.BrokenExecutor as error:
-        raise ValueError(f"A process ended: {error}") from error
+    counts = thin_shards(files, folder, data, view, *how)
     print(report(files, folder, data, view, *counts))
 
 
 run = flag_groups.script(
-    main, (Request, settings.DataSettings, settings.SamplingSettings)
+    main,
+    (Request, settings.DataSettings, settings.SamplingSettings),
+    after_a_stop="The same command continues with the missing shards.",
 )
 
 

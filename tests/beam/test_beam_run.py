@@ -10,7 +10,7 @@ import pytest
 from tests import script_helpers, video_helpers
 from tests import training_helpers as helpers
 from tools import beam_run
-from yt8m_distill import settings, thin_records
+from yt8m_distill import settings
 
 pytest.importorskip("apache_beam", reason="the extra [beam] is not installed")
 
@@ -75,7 +75,7 @@ def test_the_csv_of_beam_is_that_of_inference_byte_for_byte(folder, tmp_path):
 def test_indices_and_thin_shards_of_beam_are_those_of_the_tools(
     folder, tmp_path, monkeypatch
 ):
-    script_helpers.without_processes(monkeypatch, thin_records)
+    script_helpers.without_processes(monkeypatch)
     common = [f"--input_data_pattern={folder}/train*", *DATA[:2]]
     thin = [*common, "--student_k=3", "--max_frames=20"]
     script_helpers.succeed("thin_records", *thin, f"--output_dir={tmp_path}/a")

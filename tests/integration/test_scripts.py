@@ -363,9 +363,7 @@ def test_eval_waits_for_checkpoints_and_can_be_ended(data, train_dir, evaluation
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"Waiting for checkpoints in {train_dir}." in said
-    assert said.splitlines()[-1] == (
-        "eval.py: stopped by SIGTERM. The same command evaluates again."
-    )
+    assert said.splitlines()[-1].startswith("eval.py: stopped by SIGTERM. ")
     assert "Traceback" not in said
 
 

@@ -167,7 +167,7 @@ def make(folder, *flags) -> script_helpers.Ended:
 
 
 def test_the_program_writes_reuses_and_refuses(tmp_path, monkeypatch):
-    script_helpers.without_processes(monkeypatch, synthetic)
+    script_helpers.without_processes(monkeypatch)
     folder = tmp_path / "data"
     first = make(folder, "--videos_per_shard=4", "--video_level")
     assert first.returncode == 0, first.stderr

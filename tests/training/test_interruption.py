@@ -30,6 +30,18 @@ def test_handlers_of_errors_do_not_swallow_it():
             pytest.fail("taken for an error")
 
 
+def test_an_error_that_native_code_makes_of_it_is_the_stop():
+    """pybind11 says of any exception in an import that initialization failed."""
+    with pytest.raises(interruption.Interrupted, match="SIGINT. Again."):
+        with interruption.raised("Again."):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except interruption.Interrupted as stop:
+                raise ImportError("initialization failed") from stop
+    with pytest.raises(ImportError), interruption.raised(""):
+        raise ImportError("initialization failed")
+
+
 def test_a_second_signal_has_its_ordinary_effect():
     with interruption.raised(""):
         with pytest.raises(interruption.Interrupted):

@@ -48,21 +48,29 @@ def _handled(handler: Callable) -> Iterator[None]:
 def raised(how_to_go_on: str) -> Iterator[None]:
     """Makes SIGTERM and SIGINT raise Interrupted; a second signal ends the process.
 
-    The exception lets unfinished files be removed.
+    The exception lets unfinished files be removed. Native code, such as that of an
+    import, may put another in its place, so any error after a signal is Interrupted.
 
     Args:
         how_to_go_on: the end of the message.
     """
+    stops: list[Interrupted] = []
 
     def stop(number, frame) -> None:
         del frame
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         message = f"stopped by {name_of(number)}. {how_to_go_on}"
-        raise Interrupted(number, message)
+        stops.append(Interrupted(number, message))
+        raise stops[0]
 
     with _handled(stop):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if stops:
+                raise stops[0] from error
+            raise
 
 
 class Watch(contextlib.ExitStack):
