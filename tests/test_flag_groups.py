@@ -1,6 +1,7 @@
 """Settings become flags and come back; errors become one line."""
 
 import os
+import re
 import signal
 
 import keras
@@ -211,3 +212,19 @@ def test_ctrl_c_does_not_reach_the_processes_of_a_program():
     found = list(flag_groups.in_processes(signal.pthread_sigmask, [task], 1))
     assert found == [(task, {signal.SIGINT})]
     assert signal.pthread_sigmask(*task) == set()
+
+
+def test_programs_speak_of_one_video_and_not_of_others(tmp_path):
+    (shard,) = record_helpers.write_shards(tmp_path, [1])
+    (tmp_path / "empty").touch()
+    sizes, thin = "--feature_sizes=4,3", ("--student_k=1", f"--output_dir={tmp_path}/x")
+    for program, *more in (
+        ("inspect_records",),
+        ("index_records", sizes),
+        ("thin_records", sizes, *thin),
+    ):
+        said = script_helpers.succeed(program, shard, *more).stdout
+        assert "1 video" in said
+        assert not re.search(r"\b1 (videos|frames|indices|records)\b", said), said
+        error = script_helpers.refuse(program, f"{tmp_path}/empty", *more)
+        assert f"{tmp_path}/empty" in error and "others" not in error

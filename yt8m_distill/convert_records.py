@@ -79,7 +79,8 @@ class Converted:
 
     def report(self, folder: str) -> str:
         """The closing lines."""
-        counts = f"{self.videos} videos in {folder}, {len(self.skipped)} skipped."
+        videos = settings.counted(self.videos, "video")
+        counts = f"{videos} in {folder}, {len(self.skipped)} skipped."
         lines = [*self.skipped, counts]
         if self.unnamed:
             lines.append(
@@ -424,7 +425,8 @@ def main(request: Request) -> None:
             kind = "arrays" if is_arrays else "records"
             raise ValueError(f"--{name}={value} does not apply to {kind}.")
     if not sum(tf.io.gfile.stat(path).length for path in paths):
-        raise ValueError(f"--input_data_pattern: no records in {paths[0]} and others.")
+        others = " and others" * (len(paths) > 1)
+        raise ValueError(f"--input_data_pattern: no records in {paths[0]}{others}.")
     # Opened before anything is written.
     network = exported.ExportedNetwork(request.model) if request.model else None
     if is_arrays:

@@ -57,7 +57,8 @@ def report(output: str, manifest: dict) -> str:
     if os.path.exists(output + VOCABULARY_SUFFIX):
         flags.append(f"--vocabulary={output}{VOCABULARY_SUFFIX}")
     lines = [
-        f"{manifest['videos']} videos, {manifest['frames']} frames in {output}, "
+        f"{settings.counted(manifest['videos'], 'video')}, "
+        f"{settings.counted(manifest['frames'], 'frame')} in {output}, "
         f"{manifest['skipped']} skipped."
     ]
     ranges = dict(zip(names, ranges, strict=True))

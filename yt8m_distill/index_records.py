@@ -49,14 +49,16 @@ def main(
     ]
     videos = sum(len(i.numbers) for i in indices)
     if not videos:
-        why = bad[0].message if bad else f"no records in {shards[0]} and others."
+        others = " and others" * (len(shards) > 1)
+        why = bad[0].message if bad else f"no records in {shards[0]}{others}."
         raise ValueError(f"--input_data_pattern: {why}")
     for record in bad:
         print(record.message)
     missing = found.count(None)
     print(
-        f"{missing} indices built, {len(shards) - missing} were up to date: "
-        f"{videos} videos, {len(bad)} invalid records."
+        f"{settings.counted(missing, 'index', 'indices')} built, "
+        f"{len(shards) - missing} up to date: {settings.counted(videos, 'video')}, "
+        f"{settings.counted(len(bad), 'invalid record')}."
     )
 
 

@@ -133,8 +133,8 @@ def main(
             repeated,
         )
     _LOG.info(
-        "%d videos in %s, by the %s of %s.",
-        sum(map(len, hashes)),
+        "%s in %s, by the %s of %s.",
+        settings.counted(sum(map(len, hashes)), "video"),
         output_file,
         trained.role,
         trained.found.prefix,

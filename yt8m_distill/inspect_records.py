@@ -321,14 +321,15 @@ def report(findings: Findings, pattern: str = "", names_from: str = "") -> str:
     """The statistics as text."""
     found = findings.to_dict(pattern, names_from)
     lines = [
-        f"{found['videos']} videos, {found['kind']}, id under "
+        f"{settings.counted(found['videos'], 'video')}, {found['kind']}, id under "
         f"{found['video_id_key']!r}, labels under {found['labels_key']!r}"
     ]
     for name, feature in found["features"].items():
         frames, values = feature["frames"], feature["values"]
         lines.append(
             f"feature {name}: {feature['width']} wide, {feature['dtype']}, "
-            f"{feature['videos']} videos, {frames[0]} to {frames[2]} frames (mean "
+            f"{settings.counted(feature['videos'], 'video')}, {frames[0]} to "
+            f"{settings.counted(frames[2], 'frame')} (mean "
             f"{frames[1]:.1f}), values {values[0]:.4g} to {values[2]:.4g} (mean "
             f"{values[1]:.4g}), {feature['zero_frames']:.2%} of the frames all zero"
         )

@@ -109,7 +109,8 @@ def main(request: Request) -> None:
             f"{paths[0]} is of videos."
         )
     videos = merge(paths, output_file)
-    print(f"{videos} videos of {len(paths)} parts in {output_file}.")
+    parts_read = settings.counted(len(paths), "part")
+    print(f"{settings.counted(videos, 'video')} of {parts_read} in {output_file}.")
 
 
 run = flag_groups.script(main, (Request,))

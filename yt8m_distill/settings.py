@@ -153,6 +153,11 @@ def _problem(value, kind, *, choices, minimum, maximum, required, path, **_) -> 
     return ""
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 video`, `2 videos`; the plural of an irregular noun is given."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def is_text(text: str) -> bool:
     """Whether a value is UTF-8 without a null byte."""
     if "\0" in text:

@@ -63,7 +63,8 @@ def thin_shards(
     counts = {path: framing.count_records([path]) for path in files}
     videos, kept = sum(counts.values()), 0
     if not videos:
-        raise ValueError(f"--input_data_pattern: no records in {files[0]} and others.")
+        others = " and others" * (len(files) > 1)
+        raise ValueError(f"--input_data_pattern: no records in {files[0]}{others}.")
     tf.io.gfile.makedirs(folder)
     bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())
     tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
@@ -108,7 +109,8 @@ def report(
                 suggested.setdefault(field.name, value)
     words = shlex.join(f"--{name}={value}" for name, value in suggested.items())
     return (
-        f"{videos} videos, {before} bytes before, {after} after{ratio}{existing}.\n"
+        f"{settings.counted(videos, 'video')}, {before} bytes before, {after} after"
+        f"{ratio}{existing}.\n"
         f"Flags for train.py: {words}"
     )
 

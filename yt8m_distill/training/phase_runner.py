@@ -127,10 +127,10 @@ class PhaseRunner:
             phase.name, finished=False, networks=described, data=self._data
         )
         _LOG.info(
-            "Phase %s: %d epochs of %d steps; %s.",
+            "Phase %s: %s of %s; %s.",
             phase.name,
-            phase.epochs,
-            self.batches,
+            settings.counted(phase.epochs, "epoch"),
+            settings.counted(self.batches, "step"),
             ", ".join(
                 f"{role.name} {described[role.name]['parameters']:,} parameters"
                 f"{' (frozen)' if role.frozen else ''}"

@@ -62,11 +62,13 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     record.write()
     _report_skipped(skipped)
     _LOG.info(
-        "%s; %d %s in %d shards, %d per step; %s.",
+        "%s; %s in %s, %d per step; %s.",
         " and then ".join(f"phase {phase.name}" for phase in plan).capitalize(),
-        described["videos"],
-        "rated segments" if run.data.segment_labels else "videos",
-        described["files"],
+        settings.counted(
+            described["videos"],
+            "rated segment" if run.data.segment_labels else "video",
+        ),
+        settings.counted(described["files"], "shard"),
         run.training.batch_size,
         _devices(strategy),
     )
