@@ -10,7 +10,14 @@ import pytest
 from tests import training_helpers as helpers
 from yt8m_distill import files
 from yt8m_distill.models import hierarchical_lstm
-from yt8m_distill.training import inputs, loop, manifest, trainer
+from yt8m_distill.training import (
+    distribution,
+    inputs,
+    loop,
+    manifest,
+    modes,
+    trainer,
+)
 
 once = pytest.mark.once
 # Five steps, for what is decided before them.
@@ -196,6 +203,23 @@ def test_a_wrong_setting_writes_nothing_and_removes_nothing(
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert helpers.snapshot(train_dir) == before
+
+
+@once
+@pytest.mark.parametrize("start_new_model", [False, True])
+def test_processes_that_cannot_fill_a_cache_do_not_train_its_teacher_first(
+    data, serial_run, tmp_path, monkeypatch, start_new_model
+):
+    monkeypatch.setattr(distribution, "num_processes", lambda strategy: 2)
+    cache = {"mode": "serial", "teacher_cache": str(tmp_path / "cache")}
+    new = {"start_new_model": start_new_model}
+    run = helpers.make_run(tmp_path / "run", data, **cache, **new)
+    with pytest.raises(ValueError, match=f"--teacher_cache={tmp_path}/cache: "):
+        helpers.train(run)
+    assert not list(tmp_path.iterdir())
+    # Its finished teacher is no reason: then the cache may be filled.
+    trained = helpers.change(serial_run, **cache)
+    trainer._check_cached(modes.phases(trained), trained)
 
 
 @pytest.mark.parametrize("of", ["train", "validation", "unlabeled"])

@@ -91,6 +91,8 @@ def _check(plan, run: settings.RunSettings, strategy) -> dict[int, str]:
         _has_run(run.training.train_dir)  # Raises in every process or in none.
     else:
         _check_continues(plan, run)
+    if run.distillation.teacher_cache and distribution.num_processes(strategy) > 1:
+        _check_cached(plan, run)
     paths = file_patterns.expand(run.training.train_data_pattern, "train_data_pattern")
     for flag in ("validation_data_pattern", "unlabeled_data_pattern"):
         if getattr(run.training, flag):
@@ -227,6 +229,26 @@ def _check_continues(plan, run: settings.RunSettings) -> None:
                 f"{run.distillation.mode} has not: no program would find its network "
                 "again. Use another --train_dir, or --start_new_model."
             )
+
+
+def _check_cached(plan, run: settings.RunSettings) -> None:
+    """Raises ValueError if a cache needs a network that this job has yet to train.
+
+    Several processes cannot fill a cache, and none can have it filled before.
+    """
+    record = manifest.Manifest(run.training.train_dir, run, writes=False)
+    unfinished = set()
+    for phase in plan:
+        if unfinished & {role.name for role in phase.frozen}:
+            raise ValueError(
+                f"--teacher_cache={run.distillation.teacher_cache}: several processes "
+                "cannot fill it after they have trained the teacher. Train that first, "
+                "fill the cache with one process (the same command), or leave the flag "
+                "out."
+            )
+        is_new = run.training.start_new_model
+        if is_new or not phase_runner.is_finished(phase, run, record):
+            unfinished |= {role.name for role in phase.trained}
 
 
 def _has_run(train_dir: str) -> bool:
