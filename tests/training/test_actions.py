@@ -126,6 +126,38 @@ def test_patience_begins_anew_after_the_loss_of_the_best_network(kept, tmp_path)
     assert not resumed.stops
 
 
+@pytest.mark.parametrize("best", ["kept", "of a later epoch", "lost"])
+def test_all_workers_agree_on_the_best_network_of_a_resumed_run(kept, tmp_path, best):
+    """Else the chief goes on alone where the others stop early."""
+    objects, state, keep = kept
+    for epoch in (1, 2):
+        noted = state.read_notes()
+        results = {"validation": {"student": {"gap": epoch}}}
+        keep.after_epoch(place(10 * epoch, epoch - 1, 10, results=results))
+        keep.next_epoch(place(10 * epoch, epoch))
+    if best != "of a later epoch":  # Where the newest state is damaged.
+        noted = state.read_notes()
+    if best == "lost":
+        (tmp_path / "best" / "best.json").write_text("{")
+    other_state = checkpoints.State(str(tmp_path), objects, 1, writes=False)
+    other = actions.KeepBest(keep.roles, keep.networks, keep.folder_of, other_state)
+    said = []
+    keep.largest = lambda number: said.append(number) or number
+    other.writes, other.largest = False, lambda number: max(number, *said)
+    for one in (keep, other):
+        one.state.write_notes(noted)
+        one.start(place(30, 3))
+    assert said == [best == "lost"]
+    assert other_state.read_notes() == state.read_notes()
+    known = state.read_notes()["student"]["best"]
+    assert known is None if best == "lost" else known["epoch"] == 2
+    if best == "lost":  # The end of a run cannot be repeated, by anyone.
+        for one in (keep, other):
+            one.state.write_notes(noted)
+            with pytest.raises(ValueError, match="best is damaged"):
+                one.start(place(50, 5))
+
+
 def test_a_resumed_run_repeats_no_line(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     for step in (2, 4):

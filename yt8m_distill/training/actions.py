@@ -380,6 +380,7 @@ class KeepBest(loop.Action):
         folder_of: role → folder of its best network.
         state: stores the notes.
         writes: False on all workers but the chief.
+        largest: a number → the largest of those of all workers.
     """
 
     def __init__(
@@ -389,40 +390,51 @@ class KeepBest(loop.Action):
         folder_of: Callable[[roles.Role], str],
         state: checkpoints.State,
         writes: bool = True,
+        largest: Callable[[int], int] = int,
     ):
         self.roles = roles
         self.networks = networks
         self.folder_of = folder_of
         self.state = state
         self.writes = writes
+        self.largest = largest
         self._improved: list[roles.Role] = []
 
     def start(self, loop: loop.Loop) -> None:
         """Resolves a proposed network that a killed process has left.
 
         Raises:
-            ValueError: if the best network is damaged and cannot be replaced.
+            ValueError: in all workers, if the best network is damaged and cannot be
+                replaced.
         """
-        if not self.writes:
-            return
         notes = self.state.read_notes()
         for role in self.roles:
-            folder = self.folder_of(role)
             noted = notes.get(role.name, {}).get("best")
-            best = checkpoints.settle_best(folder, noted, verify=True)
-            if noted and best is None:
-                if noted["step"] == loop.step:  # It is the one in memory.
-                    network = self.networks.network(role.name)
-                    checkpoints.write_best(folder, role.name, network, noted)
-                    best = noted
-                elif loop.epoch >= loop.epochs:
-                    raise ValueError(
-                        f"The best network in {folder} is damaged and all epochs are "
-                        "done: put it back, or begin anew with --start_new_model."
-                    )
-            if noted:
-                notes[role.name]["best"] = best
+            best = self._settle(role, noted, loop) if self.writes else None
+            # The others learn of it from the chief, or they would stop at other epochs.
+            lost = self.largest(int(self.writes and best is None))
+            if not noted:
+                continue
+            if lost and loop.epoch >= loop.epochs:
+                raise ValueError(
+                    f"The best network in {self.folder_of(role)} is damaged and all "
+                    "epochs are done: put it back, or begin anew with "
+                    "--start_new_model."
+                )
+            if not lost and not self.writes:
+                best = checkpoints.settled(self.folder_of(role))
+            notes[role.name]["best"] = best
         self.state.write_notes(notes)
+
+    def _settle(self, role, noted: dict | None, loop: loop.Loop) -> dict | None:
+        """The best network on disk, or None; writes it if it is the one in memory."""
+        folder = self.folder_of(role)
+        best = checkpoints.settle_best(folder, noted, verify=True)
+        if noted and best is None and noted["step"] == loop.step:
+            network = self.networks.network(role.name)
+            checkpoints.write_best(folder, role.name, network, noted)
+            return noted
+        return best
 
     def after_epoch(self, loop: loop.Loop) -> None:
         epoch, self._improved = loop.epoch + 1, []

@@ -236,6 +236,13 @@ def settle_best(folder: str, noted: dict | None, verify: bool = False) -> dict |
     return info
 
 
+def settled(folder: str) -> dict:
+    """The `info` of the best network on disk, as `settle_best`."""
+    info = manifest.read_json(os.path.join(folder, _BEST_FILE))
+    del info["name"]
+    return info
+
+
 def write_best(folder: str, role: str, network, info: dict) -> None:
     """Writes a network as the best one."""
     propose_best(folder, role, network, info)

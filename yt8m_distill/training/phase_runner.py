@@ -399,7 +399,12 @@ class PhaseRunner:
             between = stop.check if alone else None
             validate = [actions.Validate(learners, on_shards, self.log, between)]
         keep = actions.KeepBest(
-            learners, self.kept, self._best_folder, self.state, self.chief
+            learners,
+            self.kept,
+            self._best_folder,
+            self.state,
+            self.chief,
+            functools.partial(distribution.largest, self.strategy),
         )
         return [
             actions.StopOnNaN(self.state),
