@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import script_helpers
+from tests import record_helpers, script_helpers
 from yt8m_distill import convert_records
 from yt8m_distill.data import faults, layouts, records
 
@@ -66,7 +66,7 @@ def test_float_frames_are_quantized_and_bytes_are_kept():
 def test_floats_are_quantized_over_a_range_that_the_record_says():
     layout = LAYOUT._replace(ranges=((-2.5, 2.5), (0.0, 255.0)))
     record = faults.Record(foreign())
-    content, named, changed = convert_records.convert_record(record, layout)
+    content, named, _, changed = convert_records.convert_record(record, layout)
     native = tf.train.SequenceExample.FromString(content)
     assert context_of(native, "rgb_range") == [-2.5, 2.5]
     restored = records.dequantize(frames_of(native, "rgb"), -2.5, 2.5)
@@ -160,6 +160,28 @@ def test_a_record_that_cannot_be_converted_is_named(tmp_path, record, named):
     assert not list((tmp_path / "native").iterdir())
     done = convert_records.convert([shard], folder, LAYOUT, skip=True)
     assert done.videos == 1 and len(done.skipped) == 1 and "record 1" in done.skipped[0]
+
+
+def test_a_shard_of_other_flags_or_input_is_not_kept_silently(tmp_path):
+    shard, folder = str(tmp_path / "in.tfrecord"), str(tmp_path / "native")
+    record_helpers.write_shard(tmp_path / "in.tfrecord", [foreign(), foreign()])
+
+    def convert(**changes) -> convert_records.Converted:
+        layout = LAYOUT._replace(**changes)
+        return convert_records.convert([shard], folder, layout)
+
+    first = convert(labels_key="elsewhere")
+    assert (first.videos, first.existing, len(first.unlabeled)) == (2, 0, 2)
+    again = convert(labels_key="elsewhere")
+    assert (again.videos, again.existing) == (0, 1)
+    for changes in ({}, {"labels_key": "elsewhere", "ranges": ((-1.0, 1.0),) * 2}):
+        with pytest.raises(ValueError, match="in.tfrecord.*--overwrite"):
+            convert(**changes)
+    done = convert_records.convert([shard], folder, LAYOUT, overwrite=True)
+    assert done.videos == 2 and not done.unlabeled
+    # A shard that has grown since is converted again.
+    record_helpers.write_shard(tmp_path / "in.tfrecord", [foreign()] * 3)
+    assert convert().videos == 3
 
 
 def test_a_shard_without_records_stays_one(tmp_path):

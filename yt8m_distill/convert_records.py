@@ -61,10 +61,12 @@ class Converted:
         unnamed: number of records without an id.
         changed: feature → what quantization changed.
         skipped: a line for each skipped record.
-        unlabeled: files of arrays without labels.
+        unlabeled: files of arrays, or where records are, without labels.
+        existing: number of shards that existed already.
     """
 
     videos: int = 0
+    existing: int = 0
     unnamed: int = 0
     changed: dict[str, records.Rounding] = dataclasses.field(default_factory=dict)
     skipped: list[str] = dataclasses.field(default_factory=list)
@@ -81,6 +83,9 @@ class Converted:
         """The closing lines."""
         videos = settings.counted(self.videos, "video")
         counts = f"{videos} in {folder}, {len(self.skipped)} skipped."
+        if self.existing:
+            shards = settings.counted(self.existing, "shard")
+            counts = f"{counts[:-1]}; {shards} existed already."
         lines = [*self.skipped, counts]
         if self.unnamed:
             lines.append(
@@ -88,7 +93,7 @@ class Converted:
             )
         if self.unlabeled:
             number, first = len(self.unlabeled), self.unlabeled[0]
-            lines.append(f"{number} videos have no labels; the first: {first}.")
+            lines.append(f"Without labels: {number}; the first: {first}.")
         lines += [
             f"{name}: {changed.count} numbers in 8 bits; {changed}."
             for name, changed in self.changed.items()
@@ -119,11 +124,12 @@ def parse_features(text: str) -> tuple[layouts.Source, ...]:
 
 def convert_record(
     record: faults.Record, layout: layouts.Layout
-) -> tuple[bytes, bool, dict[str, records.Rounding]]:
+) -> tuple[bytes, bool, bool, dict[str, records.Rounding]]:
     """A native record: context `id` and `labels`, and the features by their names.
 
     Returns:
-        The record, whether it had an id, and name → what quantization changed.
+        The record, whether it had an id, whether it has labels, and name → what
+        quantization changed.
 
     Raises:
         faults.Invalid: if it cannot be converted.
@@ -142,7 +148,7 @@ def convert_record(
     video_id = video.video_id or _default_id(record).encode()
     ranges = [ranges_of(layout)[name] for name in frames]
     made, changed = arrays.make_record(video_id, video.labels, frames, ranges, native)
-    return made, bool(video.video_id), changed
+    return made, bool(video.video_id), bool(video.labels), changed
 
 
 def _default_id(record: faults.Record) -> str:
@@ -169,10 +175,11 @@ def convert(
         folder: of the native shards.
         layout: of the records.
         skip: whether to continue after a record that cannot be converted.
-        overwrite: whether to replace existing shards.
+        overwrite: whether to replace existing shards with other records.
 
     Raises:
-        ValueError: for an invalid record, unless it is skipped; names it.
+        ValueError: for an invalid record, unless it is skipped, or an existing shard
+            with other records; names it.
     """
     rewriting.check_places(paths, folder)
     with files.one_line_errors(f"--output_dir={folder}"):
@@ -180,22 +187,35 @@ def convert(
     done = Converted()
     for path in tqdm.tqdm(paths, unit="shard", disable=None):
         target = os.path.join(folder, os.path.basename(path))
-        if not overwrite and tf.io.gfile.exists(target):
-            continue
-        with faults.named([path], target), rewriting.writing(target) as writer:
-            for record in layouts.records_of(path):
-                try:
-                    native, named, changed = convert_record(record, layout)
-                except faults.Invalid as error:
-                    line = record.bad(error).message
-                    if not skip:
-                        raise ValueError(line) from error
-                    done.skipped.append(line)
+        with faults.named([path], target):
+            if not overwrite and tf.io.gfile.exists(target):
+                expected = _native_records(path, layout, skip, Converted())
+                if rewriting.is_written(target, expected, layouts.count(path)):
+                    done.existing += 1
                     continue
-                writer.write(native)
-                done.add_video(changed)
-                done.unnamed += not named
+            with rewriting.writing(target) as writer:
+                for native in _native_records(path, layout, skip, done):
+                    writer.write(native)
     return done
+
+
+def _native_records(
+    path: str, layout: layouts.Layout, skip: bool, done: Converted
+) -> Iterator[bytes]:
+    """The native records of a shard; `done` counts them. Arguments as of `convert`."""
+    for record in layouts.records_of(path):
+        try:
+            native, has_id, has_labels, changed = convert_record(record, layout)
+        except faults.Invalid as error:
+            line = record.bad(error).message
+            if not skip:
+                raise ValueError(line) from error
+            done.skipped.append(line)
+            continue
+        done.add_video(changed)
+        done.unnamed += not has_id
+        done.unlabeled += [] if has_labels else [record.where]
+        yield native
 
 
 def convert_arrays(

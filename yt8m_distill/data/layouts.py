@@ -236,6 +236,15 @@ def records_of(path: str) -> Iterator[faults.Record]:
     yield record
 
 
+def count(path: str) -> int:
+    """The number of records_of a file, from the lengths in their headers.
+
+    Raises:
+        ValueError: for a truncated file.
+    """
+    return 1 if is_bare(path) else framing.count_records([path])
+
+
 def recognize(
     samples: Sequence[faults.Record], video_id_key="", labels_key=""
 ) -> tuple[Layout, dict[str, str]]:

@@ -5,12 +5,16 @@ at the same time.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
 from yt8m_distill import files
+from yt8m_distill.data import faults, framing
+
+_COMPARED = 16  # Records of an existing shard that are compared with the expected ones.
 
 
 def check_places(paths: Sequence[str], folder: str) -> None:
@@ -27,6 +31,33 @@ def check_places(paths: Sequence[str], folder: str) -> None:
                 f"{other} and {path} have the same name: write them into two "
                 "directories."
             )
+
+
+def is_written(target: str, expected: Iterator[bytes], count: int) -> bool:
+    """Whether a shard exists whole; its first records are compared.
+
+    Args:
+        target: path of the shard.
+        expected: its records, of which no more are made than are compared.
+        count: their number.
+
+    Raises:
+        ValueError: if it contains others.
+    """
+    if not tf.io.gfile.exists(target):
+        return False
+    first = itertools.islice(faults.walk(target), _COMPARED)
+    first = itertools.takewhile(lambda found: isinstance(found, faults.Record), first)
+    existing = [record.content for record in first]
+    if existing != list(itertools.islice(expected, len(existing))):
+        raise ValueError(
+            f"{target} exists with other records, as of other flags: use --overwrite "
+            "or another --output_dir."
+        )
+    try:
+        return framing.count_records([target]) == count
+    except ValueError:  # Truncated.
+        return False
 
 
 @contextlib.contextmanager

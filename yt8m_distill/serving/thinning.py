@@ -12,7 +12,6 @@ import tensorflow as tf
 from yt8m_distill import settings, structures
 from yt8m_distill.data import (
     faults,
-    framing,
     judging,
     pipeline,
     rewriting,
@@ -23,7 +22,6 @@ NUM_FRAMES = "num_frames"
 FRAME_INDICES = "frame_indices"
 
 _BATCH = 64  # Videos whose frames are chosen at a time.
-_COMPARED = 16  # Records compared to see whether a shard was thinned in the same way.
 
 
 def thin_record(
@@ -93,36 +91,6 @@ def thin_records(
                 raise ValueError(f"{where}: {error}") from error
 
 
-def _is_complete(
-    target: str, thinned: Iterator[bytes], count: int, overwrite: bool
-) -> bool:
-    """Whether the target exists with the expected records.
-
-    Args:
-        target: path of the thin shard.
-        thinned: the expected records.
-        count: their number.
-        overwrite: treat an existing target as missing.
-
-    Raises:
-        ValueError: if the target contains other records.
-    """
-    if overwrite or not tf.io.gfile.exists(target):
-        return False
-    first = itertools.islice(faults.walk(target), _COMPARED)
-    first = itertools.takewhile(lambda found: isinstance(found, faults.Record), first)
-    existing = [record.content for record in first]
-    if existing != list(itertools.islice(thinned, len(existing))):
-        raise ValueError(
-            f"{target} exists with other records, perhaps of another --student_k or "
-            "--frame_sampler. Use --overwrite or another --output_dir."
-        )
-    try:
-        return framing.count_records([target]) == count
-    except ValueError:  # Truncated.
-        return False
-
-
 def thin_shard(
     source: str,
     count: int,
@@ -150,7 +118,7 @@ def thin_shard(
     target = os.path.join(folder, os.path.basename(source))
     with faults.named([source], target):
         thinned = thin_records(source, data, view)
-        if _is_complete(target, thinned, count, overwrite):
+        if not overwrite and rewriting.is_written(target, thinned, count):
             return False
         with rewriting.writing(target) as writer:
             for record in thin_records(source, data, view):
