@@ -205,7 +205,8 @@ def build_phase(run, replicas: int = 1, prepare=None) -> phase_runner.PhaseRunne
 
 def first_gradients(runner: phase_runner.PhaseRunner) -> tuple[dict, dict]:
     """As gradients_of, of the first batch."""
-    return gradients_of(runner, next(iter(runner._dataset(0, 0))))
+    batch, *_ = runner._dataset(0, 0)  # To its end: see PhaseRunner._open_cache.
+    return gradients_of(runner, batch)
 
 
 def gradients_of(runner: phase_runner.PhaseRunner, batch) -> tuple[dict, dict]:

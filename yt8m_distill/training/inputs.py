@@ -76,12 +76,14 @@ def evaluation_dataset(
     views: dict,
     batch_size: int,
     train_fraction: float = 1.0,
+    num_batches: int = -1,
 ):
     """A distributed dataset for evaluation: every video once, in order.
 
     Args:
         strategy: the devices.
         opened, views, batch_size, train_fraction: as in pipeline.build_dataset.
+        num_batches: to end after; -1 for all.
     """
     return distribution.distribute(
         strategy,
@@ -92,5 +94,5 @@ def evaluation_dataset(
             training=False,
             train_fraction=train_fraction,
             input_shard=shard,
-        ),
+        ).take(num_batches),
     )

@@ -305,7 +305,6 @@ class PhaseRunner:
         sources += [(self.unlabeled, 1.0)] * several
         computed = 0
         for opened, share in sources:
-            dataset = cache_builder.dataset(opened, share)
             shards = opened.files  # Not asked again: each may be a request.
             data = teacher_cache.data_key(shards.paths, shards.identities, share)
             if not cache.covers(data):
@@ -324,11 +323,15 @@ class PhaseRunner:
                             cache.folder,
                         )
                         before = len(cache)
+                        dataset = cache_builder.dataset(opened, share)
                         cache_builder.fill(dataset, opened.num_videos(share))
                         cache.note_covered(data)
                         computed += len(cache) - before
             if distribution.num_processes(self.strategy) == 1:
-                cache_builder.check(next(iter(dataset)))
+                # To its end: TensorFlow (2.21) may crash where an iterator of several
+                # devices is deleted while it reads ahead.
+                for batch in cache_builder.dataset(opened, share, num_batches=1):
+                    cache_builder.check(batch)
         return cache, computed
 
     def _dataset(self, epoch: int, skip_batches: int):

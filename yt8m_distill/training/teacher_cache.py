@@ -391,11 +391,17 @@ class Builder:
         self.cache = TeacherCache(run.distillation.teacher_cache, key)
         self._step = self.runner.on_replicas(self._replica_step)
 
-    def dataset(self, opened: shards.Shards, train_fraction: float):
-        """A distributed dataset with the views that the teacher needs."""
-        size = self._batch_size
+    def dataset(
+        self, opened: shards.Shards, train_fraction: float, num_batches: int = -1
+    ):
+        """A distributed dataset with the views that the teacher needs; -1: all."""
         return inputs.evaluation_dataset(
-            self.runner.strategy, opened, self._views, size, train_fraction
+            self.runner.strategy,
+            opened,
+            self._views,
+            self._batch_size,
+            train_fraction,
+            num_batches,
         )
 
     def _replica_step(self, batch):
