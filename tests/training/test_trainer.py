@@ -328,6 +328,27 @@ def test_a_run_is_not_continued_with_more_data_or_rewritten_shards(
     assert helpers.train(moved)["teacher"]["finished"]
 
 
+@once
+@pytest.mark.parametrize("stopped_after", [4, 8])
+def test_epochs_that_were_validated_on_other_shards_are_a_line(
+    tmp_path, monkeypatch, caplog, stopped_after
+):
+    """Of 5 steps; before the first one was validated there is nothing to say."""
+    helpers.write_data(tmp_path)
+    run = helpers.make_run(tmp_path / "run", tmp_path, num_epochs=2)
+    with helpers.stopped(monkeypatch, "teacher", stopped_after):
+        helpers.train(run)
+    videos = helpers.make_videos(8, seed=3, prefix="u")
+    helpers.write_shard(tmp_path / "validate-1.tfrecord", videos)
+    for expected in (stopped_after == 8, False):  # It is said once.
+        caplog.clear()
+        assert helpers.train(run)["teacher"]["finished"]
+        said = "--validation_data_pattern" in " ".join(
+            record.getMessage() for record in caplog.records if record.levelno > 20
+        )
+        assert said == expected
+
+
 def test_a_student_is_not_continued_with_other_unlabeled_shards(
     data, tmp_path, monkeypatch
 ):

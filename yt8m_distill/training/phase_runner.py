@@ -145,14 +145,19 @@ class PhaseRunner:
 
     @property
     def _data(self) -> dict:
-        """Identifies the training data, which determine order and schedule."""
+        """Identifies the training data, and the shards of the validation."""
         names = ["files", "videos", "shards", "names_and_sizes"]
         if self.unlabeled:
             names += ["unlabeled_shards", "unlabeled_names_and_sizes"]
-        return {name: self.record.content["data"][name] for name in names}
+        data = self.record.content["data"]
+        validation = data.get("validation_names_and_sizes", "")
+        return {n: data[n] for n in names} | {"validation": validation}
 
     def _check_same_data(self) -> None:
-        """Raises ValueError if a phase was started with other data."""
+        """Raises ValueError if a phase was started with other training data.
+
+        Other validation data are a line in the log, once an epoch has been validated.
+        """
         before, now = self.record.phase(self.phase.name).get("data"), self._data
         if not before:
             return
@@ -174,6 +179,14 @@ class PhaseRunner:
                     f"{self.folder} began with other shards of --{kind}_data_pattern: "
                     f"their {what} differ. --allow_moved_shards leaves the times of "
                     "change out."
+                )
+        if before.get("validation", now["validation"]) != now["validation"]:
+            if self.state.read_notes():
+                _LOG.warning(
+                    "Phase %s has validated its epochs so far on other shards than "
+                    "those of --validation_data_pattern now: their GAPs, and so the "
+                    "best network, are compared with those of other videos.",
+                    self.phase.name,
                 )
 
     def _best_folder(self, role: roles.Role) -> str:

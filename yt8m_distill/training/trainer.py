@@ -124,7 +124,8 @@ def _begin_folder(
 def _describe(data: inputs.Data, run: settings.RunSettings) -> dict[str, int | str]:
     """Numbers of shards and videos, and digests that identify the data set."""
     shards, digests = data.training, {}
-    for prefix, opened in (("", shards), ("unlabeled_", data.unlabeled)):
+    others = {"unlabeled_": data.unlabeled, "validation_": data.validation}
+    for prefix, opened in {"": shards, **others}.items():
         if opened:
             rows = opened.fingerprint()
             digests[f"{prefix}shards"] = _digest(rows)
