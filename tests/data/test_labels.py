@@ -38,9 +38,10 @@ def test_names_become_classes_in_alphabetical_order(tmp_path):
 
 def test_numbers_are_classes(tmp_path):
     path = write(tmp_path / "labels.csv", "id,label", "a,7;3", "b,3,12")
-    assert labels.read(path, {}) == ({"a": [3, 7], "b": [3, 12]}, {}, "id")
+    of = {"a": [3, 7], "b": [3, 12]}
+    assert labels.read(path, {}) == (of, {}, "id", False)
     names = dict(enumerate("abcdefghijklm"))
-    assert labels.read(path, names).of == {"a": [3, 7], "b": [3, 12]}
+    assert labels.read(path, names).of == of
 
 
 @pytest.mark.parametrize("key", ["clips/a.mp4", "a.mp4", "a"])
@@ -48,6 +49,26 @@ def test_a_first_line_with_labels_of_a_file_is_not_lost(tmp_path, key):
     path = write(tmp_path / "labels.csv", f"{key},dog", "b.mp4,cat")
     with pytest.raises(ValueError, match="--labels.* clips/a.mp4"):
         labels.read(path, {}).find_each(["clips/a.mp4", "clips/b.mp4"])
+
+
+def test_a_first_row_without_extension_is_not_lost_where_its_file_has_another(tmp_path):
+    for first in ("a,dog", "a,7"):
+        other = "a,bird;dog" if first == "a,dog" else "a,3"
+        path = write(tmp_path / "labels.csv", first, other)
+        with pytest.raises(ValueError, match="--labels.* a.npz"):
+            labels.read(path, {}).find_each(["a.npz"])
+
+
+@pytest.mark.parametrize("cells", [("1,0,1", "0,0,1"), ("1.0,0.0", "0.0,1.0")])
+def test_a_column_per_class_is_refused(tmp_path, cells):
+    # Else each video would have the classes 0 and 1, or those called 0.0 and 1.0.
+    rows = [f"{name},{row}" for name, row in zip("ab", cells, strict=True)]
+    path = write(tmp_path / "labels.csv", "file,dog,cat", *rows)
+    with pytest.raises(ValueError, match="--labels.*dog;cat"):
+        labels.read(path, {})
+    # One column of numbers is classes, and so are two of which one is empty somewhere.
+    path = write(tmp_path / "labels.csv", "file,one,two", "a,0,1", "b,1,")
+    assert labels.read(path, {}).of == {"a": [0, 1], "b": [1]}
 
 
 @pytest.mark.parametrize("header", ["video,labels", ",labels", "\nfile,labels"])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from yt8m_distill import settings, vocabulary
 
 _SEPARATOR = ";"  # Between labels in one cell: names of classes have commas.
+_FLAGS = frozenset(("0", "1", "0.0", "1.0", "False", "True"))
 
 
 class Labels(NamedTuple):
@@ -17,11 +18,13 @@ class Labels(NamedTuple):
         of: key of a row, a path or a name → numbers of its classes, ascending.
         names: class number → name; empty where the CSV has numbers alone.
         header: first cell of the first line, which is not a key.
+        is_like_a_row: whether the other cells of the first line are labels, too.
     """
 
     of: dict[str, list[int]]
     names: dict[int, str]
     header: str = ""
+    is_like_a_row: bool = False
 
     def find_each(self, paths: Sequence[str]) -> dict[str, list[int] | None]:
         """Path → classes of each file, as `find`.
@@ -33,7 +36,8 @@ class Labels(NamedTuple):
         found = {path: self.find(path) for path in paths}
         for path, classes in found.items():
             # A header may be the stem of a file that has a row, as in video.mp4.
-            names = _keys(path) if classes is None else _keys(path)[:2]
+            is_a_stem_enough = classes is None or self.is_like_a_row
+            names = _keys(path)[: 3 if is_a_stem_enough else 2]
             if self.header and self.header in names:
                 raise ValueError(
                     f"--labels: the first line begins with {self.header!r}, the name "
@@ -71,8 +75,8 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
         flag: for errors.
 
     Raises:
-        ValueError: if it cannot be read, or has a label that the vocabulary lacks or
-            has twice; names the line.
+        ValueError: if it cannot be read, has a column of 0 and 1 per class, or a label
+            that the vocabulary lacks or has twice; names the line.
     """
     if not path:
         return Labels({}, dict(names))
@@ -81,15 +85,20 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            header = next((row[0].strip() for row in reader if any(row)), "")
             for row in filter(any, reader):
                 cells = (part for cell in row[1:] for part in cell.split(_SEPARATOR))
                 found = [cell.strip() for cell in cells if cell.strip()]
                 rows.append((reader.line_num, row[0].strip(), found))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise vocabulary.unreadable(where, error) from error
-    if not rows:
+    if len(rows) < 2:
         raise ValueError(f"{where} has no rows below its header.")
+    (_, header, titles), *rows = rows
+    if all(len(found) > 1 and _FLAGS.issuperset(found) for *_, found in rows):
+        raise ValueError(
+            f"{where} has a column of 0 and 1 per class: write the names or numbers of "
+            f"the classes that a file has, as in {rows[0][1]},{';'.join(titles[:2])}"
+        )
     stated = {label for *_, labels in rows for label in labels}
     if not names and not all(label.isdecimal() for label in stated):
         names = dict(enumerate(sorted(stated)))
@@ -102,7 +111,9 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
         classes = {_class_of(label, names, numbers, at) for label in labels}
         of.setdefault(key, set()).update(classes)
     by_key = {key: sorted(classes) for key, classes in of.items()}
-    return Labels(by_key, dict(names), header)
+    known = {*stated, *names.values()}
+    is_like_a_row = all(title in known or title.isdecimal() for title in titles)
+    return Labels(by_key, dict(names), header, bool(titles) and is_like_a_row)
 
 
 def _class_of(
