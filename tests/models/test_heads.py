@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,6 +33,30 @@ def test_the_logistic_head_is_one_affine_map(seed):
     logits = head(encoding)
     assert (logits.shape, logits.dtype) == ((5, 3), tf.float32)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+class HiddenLayer(heads.LogisticHead):
+    """A hidden layer of 3 units, whose kernel is not the first of `kernels`."""
+
+    def build(self, input_shape):
+        self.hidden = keras.layers.Dense(3, activation="relu")
+        self.hidden.build(input_shape)
+        super().build((None, 3))
+
+    def kernels(self):
+        return [*super().kernels(), self.hidden.kernel]
+
+    def call(self, encoding):
+        return super().call(self.hidden(encoding))
+
+
+def test_a_head_with_a_hidden_layer_is_shared_by_encodings_of_one_width():
+    first = small.make_network("attention", head=HiddenLayer(small.C))
+    assert first.encoding_size == 12 and first.head.kernel.shape == (3, small.C)
+    second = small.make_network("attention", head=first.head)
+    assert second.head is first.head
+    with pytest.raises(ValueError, match="width 12.*width 6"):
+        small.make_network("attention", head=first.head, hidden_size=6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

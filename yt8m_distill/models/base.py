@@ -126,7 +126,8 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.encoding_size = self.encoding_size or encoder_size
         if not self.head.built:
             self.head.build((None, self.encoding_size))
-        head_size = self.head.kernels()[0].shape[0]
+            self.head.encoding_size = self.encoding_size
+        head_size = getattr(self.head, "encoding_size", self.encoding_size)
         if head_size != self.encoding_size:
             raise ValueError(
                 f"The shared head reads encodings of width {head_size}; this "
