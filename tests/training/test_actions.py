@@ -1,5 +1,6 @@
 """Each action alone: what it makes of the steps and of the results of an epoch."""
 
+import json
 import types
 
 import pytest
@@ -40,9 +41,11 @@ def chunk(loss: float, count=1, taken=None, bad_step=-1, seconds=1.0) -> loop.Ch
 def test_means_cover_the_steps_that_were_not_skipped(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     log.check_writable()
-    action = actions.LogTraining(log, every=4, batch_size=8, rate_at=lambda step: 0.5)
+    state = types.SimpleNamespace(unlogged=[])
+    action = actions.LogTraining(state, log, 4, 8, rate_at=lambda step: 0.5)
     assert action.steps_until_next(6) == 2
     action.after_steps(place(2), chunk(1.0, count=2, taken=2))
+    state.unlogged = json.loads(json.dumps(state.unlogged))  # A stop, and on again.
     action.after_steps(place(4), chunk(4.0, count=2, taken=1))
     # At the end of an epoch too; none of its steps was taken.
     action.after_steps(place(5, batch=10), chunk(9.0, taken=0))
@@ -55,7 +58,8 @@ def test_means_cover_the_steps_that_were_not_skipped(tmp_path):
 def test_the_speed_counts_no_padding(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     log.check_writable()
-    action = actions.LogTraining(log, 2, 8, lambda step: 0.5, padding=5)
+    state = types.SimpleNamespace(unlogged=[])
+    action = actions.LogTraining(state, log, 2, 8, lambda step: 0.5, padding=5)
     for step, count in ((2, 2), (3, 1)):
         action.after_steps(place(step, batch=7 + step), chunk(1.0, count=count))
     speeds = [

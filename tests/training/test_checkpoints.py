@@ -90,6 +90,7 @@ def test_the_state_keeps_every_variable_of_networks_and_optimizers(tmp_path, opt
     state.epoch.assign(2)
     state.batch.assign(3)
     state.write_notes({"student": {"best": {"gap": 0.25}}})
+    state.unlogged = [[2, 2.0, {"student/loss": 0.1}, -1, 0.5]]
     state.save()
     other, variables = make_state(tmp_path, optimizer)
     fill(variables, seed=2)
@@ -98,6 +99,7 @@ def test_the_state_keeps_every_variable_of_networks_and_optimizers(tmp_path, opt
     counters = (other.step, other.epoch, other.batch)
     assert [int(c.numpy()) for c in counters] == [12, 2, 3]
     assert other.read_notes() == {"student": {"best": {"gap": 0.25}}}
+    assert other.unlogged == state.unlogged
 
 
 def test_without_a_checkpoint_nothing_is_restored(tmp_path):

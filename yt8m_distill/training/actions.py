@@ -236,9 +236,10 @@ class ShowProgress(loop.Action):
 
 
 class LogTraining(loop.Action):
-    """Logs means over the steps since the last log line.
+    """Logs means over the steps since the last log line, also if a stop is between.
 
     Args:
+        state: keeps the steps that are not logged yet.
         log: the log; lines that a resumed run will repeat are dropped from it.
         every: steps between two lines; an epoch ends with a line, too.
         batch_size: videos per step.
@@ -248,18 +249,19 @@ class LogTraining(loop.Action):
 
     def __init__(
         self,
+        state: checkpoints.State,
         log: MetricsLog,
         every: int,
         batch_size: int,
         rate_at: Callable,
         padding: int = 0,
     ):
+        self.state = state
         self.log = log
         self.every = every
         self.batch_size = batch_size
         self.rate_at = rate_at
         self.padding = padding
-        self._chunks: list[loop.Chunk] = []
 
     def start(self, loop: loop.Loop) -> None:
         self.log.go_back_to(loop.step, loop.epoch)
@@ -268,11 +270,12 @@ class LogTraining(loop.Action):
         return self.every - step % self.every
 
     def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
-        self._chunks.append(chunk)
+        self.state.unlogged.append(chunk)
         at_the_end = loop.batch == loop.batches
         if loop.step % self.every and not at_the_end and loop.step < loop.total_steps:
             return
-        chunks, self._chunks = self._chunks, []
+        chunks = [type(chunk)(*values) for values in self.state.unlogged]
+        self.state.unlogged = []
         count, taken = sum(c.count for c in chunks), sum(c.taken for c in chunks)
         if not taken:
             _LOG.warning(

@@ -24,6 +24,7 @@ BEST = "best"
 WRITING = "writing"  # The scratch folder.
 _STATE_PREFIX = "ckpt"
 _BEST_PREFIX = "network"
+_UNLOGGED = ""  # Next to the names of roles, none of which is empty.
 _BEST_FILE, _PROPOSED_FILE = "best.json", "proposed.json"
 # The optional second number makes a name unique.
 _NAME = re.compile(rf"({_STATE_PREFIX}|{_BEST_PREFIX})-(\d+)(?:-(\d+))?")
@@ -361,6 +362,8 @@ class State:
             notes=self.notes,
             **objects,
         )
+        # What goes into the next log line, as JSON values; saved with the notes.
+        self.unlogged: list = []
         self._objects = objects
         self._folder = os.path.join(folder, CHECKPOINTS)
         self._writes = writes
@@ -378,6 +381,9 @@ class State:
             prefix = os.path.join(self._folder, stem)
             try:
                 self.checkpoint.read(prefix).assert_existing_objects_matched()
+                notes = json.loads(self.notes.numpy().decode())
+                self.unlogged = notes.pop(_UNLOGGED, [])
+                self.write_notes(notes)
                 return prefix
             except _UNREADABLE as error:
                 reason = _first_line(error)
@@ -405,7 +411,12 @@ class State:
         if self._saved and self._saved[0] == position:
             return self._saved[1]
         _check_finite(self._objects, step, self._folder)
+        notes = self.read_notes()
+        self.write_notes(
+            {**notes, _UNLOGGED: self.unlogged} if self.unlogged else notes
+        )
         prefix = _write(self.checkpoint, self._folder, f"{_STATE_PREFIX}-{step}")
+        self.write_notes(notes)
         self._saved = (position, prefix)
         self._tidy(os.path.basename(prefix))
         return prefix

@@ -426,6 +426,7 @@ class PhaseRunner:
             actions.StopOnNaN(self.state),
             actions.ShowProgress(bar),
             actions.LogTraining(
+                self.state,
                 self.log,
                 training.log_steps,
                 training.batch_size,
