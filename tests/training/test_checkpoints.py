@@ -195,6 +195,20 @@ def test_no_file_of_a_checkpoint_is_ever_written_over(tmp_path):
     assert tf.train.latest_checkpoint(str(folder)) == f"{folder}/ckpt-3"
 
 
+def test_of_several_checkpoints_of_a_step_the_last_is_the_newest(tmp_path, monkeypatch):
+    """Two are there where a process was killed between writing and removing."""
+    for epoch in range(3):
+        with monkeypatch.context() as patch:
+            if epoch == 2:
+                patch.setattr(checkpoints.files, "remove", lambda path: None)
+            state, _ = make_state(tmp_path, "SGD")
+            state.epoch.assign(epoch)
+            state.save()
+    other, _ = make_state(tmp_path, "SGD")
+    other.restore()
+    assert int(other.epoch.numpy()) == 2
+
+
 def test_saving_the_same_step_again_writes_nothing(tmp_path):
     saved_at(tmp_path, 1)
     state, _ = make_state(tmp_path, "SGD")

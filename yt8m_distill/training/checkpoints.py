@@ -156,11 +156,11 @@ def _write(checkpoint: tf.train.Checkpoint, folder: str, name: str) -> str:
         _remove_others(folder, _stems(folder))
         tf.io.gfile.makedirs(scratch)
         written = checkpoint.write(os.path.join(scratch, name))
-        taken = {_stem(n) for n in files.names_in(folder)}
-        names = (
-            f"{name}-{again}" if again else name for again in range(len(taken) + 1)
-        )
-        prefix = os.path.join(folder, next(n for n in names if n not in taken))
+        # Above all of its step: the order of the names is that of the writing.
+        taken = filter(_NAME.fullmatch, {_stem(n) for n in files.names_in(folder)})
+        same = [_order(s)[1] for s in taken if f"{s}-".startswith(f"{name}-")]
+        again = f"-{max(same) + 1}" if same else ""
+        prefix = os.path.join(folder, f"{name}{again}")
         # The index last.
         parts = [n.removeprefix(name) for n in files.names_in(scratch)]
         for suffix in sorted(parts, key=lambda part: part == ".index"):
