@@ -53,6 +53,19 @@ def test_a_full_disk_leaves_the_old_text_and_no_other_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_what_comes_to_light_when_a_file_is_flushed_names_it(tmp_path, monkeypatch):
+    """As on disks over the network; Python gives an error without a name."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as error, files.replacing(f"{tmp_path}/a") as temporary:
+        open(temporary, "w").close()
+    assert error.value.filename == temporary and error.value.errno == errno.ENOSPC
+    assert not os.listdir(tmp_path)
+
+
 def test_a_file_where_a_folder_is_needed_is_one_line(tmp_path):
     (tmp_path / "run").write_text("")
     path = str(tmp_path / "run" / "manifest.json")

@@ -172,6 +172,9 @@ def to_disk(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # A full disk may come to light only here, where Python names no file.
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(descriptor)
 

@@ -404,8 +404,7 @@ def _keep(index: Index, folder: str, shard: str, required: bool) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **index._asdict())
     try:
-        what = f"The index of {shard}"
-        with files.writing(path_in(folder, shard), "wb", what) as file:
+        with files.writing(path_in(folder, shard), "wb") as file:
             file.write(content.getvalue())
     except ValueError as error:
         if required:
