@@ -347,6 +347,8 @@ def test_an_interrupted_replacement_is_completed_at_the_next_start(
     rename, calls = tf.io.gfile.rename, []
 
     def killed(*arguments, **options):
+        if len(calls) == renames:  # Nothing comes after that.
+            raise KeyboardInterrupt
         rename(*arguments, **options)
         if not options:  # Of a folder; that of a file says what it overwrites.
             calls.append(arguments)
@@ -363,6 +365,28 @@ def test_an_interrupted_replacement_is_completed_at_the_next_start(
     assert (tmp_path / "model" / "saved_model.pb").read_text() == "new"
     write_text(tmp_path / "model", "newer")
     assert (tmp_path / "model" / "saved_model.pb").read_text() == "newer"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_signal_within_a_replacement_leaves_one_whole_model(
+    tmp_path, monkeypatch, write_text, number
+):
+    write_text(tmp_path / "model", "old")
+    rename, calls = tf.io.gfile.rename, []
+
+    def stopped(*arguments, **options):
+        rename(*arguments, **options)
+        calls.extend([arguments] * (not options))
+        if len(calls) == number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tf.io.gfile, "rename", stopped)
+        write_text(tmp_path / "model", "new")
+    text = (tmp_path / "model" / "saved_model.pb").read_text()
+    assert text == ("old" if number == 1 else "new")
+    write_text(tmp_path / "model", "newer")
     assert os.listdir(tmp_path) == ["model"]
 
 

@@ -131,9 +131,14 @@ def export(
             tf.io.gfile.makedirs(os.path.dirname(path))
             with tf.io.gfile.GFile(path, "wb") as file:
                 file.write(content)
-        if is_model:
-            tf.io.gfile.rename(folder, old)
-        tf.io.gfile.rename(temporary, folder)
+        try:
+            if is_model:
+                tf.io.gfile.rename(folder, old)
+            tf.io.gfile.rename(temporary, folder)
+        except BaseException:  # A signal, too, may come between the two.
+            if is_model and not tf.io.gfile.exists(folder):
+                tf.io.gfile.rename(old, folder)
+            raise
     files.remove(old)
     return result
 
