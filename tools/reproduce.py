@@ -27,6 +27,9 @@ from absl import flags
 
 from tools.reproduction import document, plan, published
 from yt8m_distill import flag_groups, settings
+from yt8m_distill.training import interruption
+
+AFTER_A_STOP = "The same command continues."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +206,8 @@ def main(request: Request) -> None:
     finally:
         write_results()
     if received is not None:
-        command = shlex.join([sys.executable, *sys.argv])
-        print(f"Stopped. To continue, run:\n{command}", file=sys.stderr)
-        sys.exit(128 + received)
+        line = f"stopped by {interruption.name_of(received)}. {AFTER_A_STOP}"
+        raise interruption.Interrupted(received, line)
     print(f"The report is {report_dir / 'report.html'}")
     for name, reason in failures.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
@@ -232,7 +234,7 @@ def write_summary(results, path: pathlib.Path, section: str) -> None:
 def run() -> None:
     """Defines --base_flags, too: no setting, which must not begin with two hyphens."""
     flags.DEFINE_multi_string("base_flags", [], "See the module.")
-    flag_groups.script(main, (Request,))()
+    flag_groups.script(main, (Request,), after_a_stop=AFTER_A_STOP)()
 
 
 if __name__ == "__main__":
