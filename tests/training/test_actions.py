@@ -178,6 +178,14 @@ def test_a_resumed_run_repeats_no_line(tmp_path):
     assert [x["step"] for x in helpers.read_lines(log._lines_path)] == [2]
 
 
+def test_a_line_that_was_cut_short_does_not_take_the_next_with_it(tmp_path):
+    log = actions.MetricsLog(str(tmp_path))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    log.check_writable()
+    log.line("evaluation", 2, {})
+    assert [x["step"] for x in helpers.read_lines(log._lines_path)] == [1, 2]
+
+
 def test_a_folder_that_cannot_be_written_is_seen_before_any_work(tmp_path):
     (tmp_path / "run").write_text("")
     log = actions.MetricsLog(str(tmp_path / "run" / "eval"))

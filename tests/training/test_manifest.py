@@ -135,6 +135,9 @@ def test_rejected_and_incomplete_lines_are_dropped(tmp_path):
     before = path.stat().st_mtime_ns
     manifest.keep_json_lines(str(path), lambda line: True)
     assert path.stat().st_mtime_ns == before
+    path.write_text('{"step": 1}\n{"step": 2}')  # Cut at the end of the line.
+    manifest.keep_json_lines(str(path), lambda line: True)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     manifest.keep_json_lines(str(tmp_path / "none"), lambda line: True)
 
 

@@ -45,12 +45,15 @@ class MetricsLog:
     def check_writable(self) -> None:
         """Creates the folder and metrics.jsonl now, before any work.
 
+        A line that a full disk has cut short is dropped: the next would be lost in it.
+
         Raises:
             ValueError: if they cannot be written.
         """
         with files.one_line_errors(self._lines_path):
             tf.io.gfile.makedirs(self.folder)
             tf.io.gfile.GFile(self._lines_path, "a").close()
+        manifest.keep_json_lines(self._lines_path, lambda line: True)
 
     def go_back_to(self, step: int, epoch: int) -> None:
         """Drops the lines that a resumed run will write again.

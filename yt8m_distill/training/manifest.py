@@ -107,16 +107,17 @@ def keep_json_lines(path: str, keep: Callable[[dict], bool]) -> None:
     if not tf.io.gfile.exists(path):
         return
     with tf.io.gfile.GFile(path, "rb") as file:
-        lines = file.read().splitlines()
+        content = file.read()
     kept = []
-    for line in lines:
+    for line in content.splitlines():
         try:
             if keep(json.loads(line)):
                 kept.append(line.decode())
         except (ValueError, AttributeError, TypeError):
             _LOG.warning("%s: an incomplete line is dropped.", path)
-    if len(kept) < len(lines):
-        files.write_text(path, "".join(f"{line}\n" for line in kept))
+    text = "".join(f"{line}\n" for line in kept)
+    if text.encode() != content:
+        files.write_text(path, text)
 
 
 def read_run_settings(train_dir: str) -> settings.RunSettings:
