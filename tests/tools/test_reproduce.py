@@ -573,7 +573,10 @@ def test_runs_are_run_and_the_finished_ones_skipped(tmp_path, capfd):
     logs = [pathlib.Path(e.train_dir) / runner.LOG for e in made]
     assert not logs[0].exists()
     assert all(runner.last_line(log) == "last words" for log in logs[1:])
-    assert f"[{len(made)}/{len(made)}]" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    assert f"[{len(made)}/{len(made)}]" in shown
+    # Where to look while a run is trained.
+    assert [str(log) in shown for log in logs] == [False] + [True] * len(logs[1:])
     times = [log.stat().st_mtime_ns for log in logs[1:]]
     assert runner.Runner(quick).run() == {}
     assert [log.stat().st_mtime_ns for log in logs[1:]] == times

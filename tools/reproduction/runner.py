@@ -248,6 +248,9 @@ class Runner:
                 # Ctrl-C is forwarded once; a second SIGINT would end it unsaved.
                 start_new_session=True,
             )
+        if command == experiment.command:
+            line = f"{experiment.cell.name} is trained; its log is {path}"
+            tqdm.tqdm.write(line, file=sys.stderr)
         self._started.add(command)
         self.running.append(_Job(experiment, process, slot))
 
