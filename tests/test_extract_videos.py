@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import script_helpers
 from tests import video_helpers as helpers
-from yt8m_distill import settings
+from yt8m_distill import registry, settings
 from yt8m_distill.data import faults, judging, records
 from yt8m_distill.serving import thinning
 from yt8m_distill.video import decoding, extraction, networks
@@ -159,6 +159,22 @@ def test_other_labels_and_more_videos_leave_the_features(
     script_helpers.succeed("extract_videos", *given, "--overwrite", "--fps=2")
     script_helpers.succeed("extract_videos", *given, "--overwrite")
     assert mine.read_bytes() == whole
+
+
+def test_the_manifest_is_true_in_any_working_directory(
+    videos, image_network, monkeypatch
+):
+    folder = registry.parse(image_network).arguments["folder"]
+    monkeypatch.chdir(pathlib.Path(folder).parent)
+    relative = image_network.replace(folder, pathlib.Path(folder).name)
+    script_helpers.succeed("extract_videos", *arguments(videos, relative))
+    monkeypatch.chdir("/")
+    # An output of other settings is refused: these are the same.
+    script_helpers.succeed("extract_videos", *arguments(videos, image_network))
+    manifest = json.loads((videos.parent / "mine.tfrecord.json").read_text())
+    stated = manifest["extraction"]["settings"]["image_network"]
+    opened = networks.open_network(stated, "image_network")
+    assert manifest["extraction"]["sha256"] == {"image_network": opened.hash()}
 
 
 def test_some_frames_are_those_of_thin_shards(videos, image_network, tmp_path):

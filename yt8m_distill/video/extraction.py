@@ -61,6 +61,21 @@ class _Branch:
             found[f"{self._pca_flag}/{name}"] = networks.file_hash(path)
         return found
 
+    def paths(self) -> dict[str, str]:
+        """Flag → its value with absolute paths, true in any working directory."""
+        text, spec = self.text, registry.parse(self.text)
+        absolute = {
+            name: os.path.abspath(value)
+            for name, value in spec.arguments.items()
+            if not os.path.isabs(path := str(value).rstrip("/"))
+            and path == self.network.path.rstrip("/")
+        }
+        if absolute:
+            arguments = spec.arguments | absolute
+            text = str(registry.Specification(spec.name, arguments))
+        folder = os.path.abspath(self._folder) if self._folder else ""
+        return {self.flag: text, self._pca_flag: folder}
+
     def is_at_another_place(self, text: str) -> bool:
         """Whether a specification differs only in the path of the network's files."""
         before, now = registry.parse(text), registry.parse(self.text)
@@ -114,8 +129,11 @@ class Extractor:
         self.ranges = {branch.feature: branch.range for branch in self.branches}
         self.widths = {branch.feature: branch.width for branch in self.branches}
         hashes = [branch.hashes() for branch in self.branches]
+        stated = dataclasses.asdict(given)
+        for branch in self.branches:
+            stated |= branch.paths()
         self.description: dict[str, Any] = {
-            "settings": dataclasses.asdict(given),
+            "settings": stated,
             "sha256": {name: value for of in hashes for name, value in of.items()},
             "features": self.widths,
         }
