@@ -15,6 +15,7 @@ All workers must see the files under the same paths and have this package instal
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
@@ -79,6 +80,9 @@ def _with_work() -> flags.FlagValues:
 def main(argv: list[str]) -> None:
     """Flags → job → pipeline → merged output."""
     values, beam_arguments = parse(argv)
+    # Beam warns that its BigQuery client, which nothing here uses, is not installed
+    # (seen in 2.77).
+    logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
     try:
         from yt8m_distill.beam import run
     except ImportError as error:

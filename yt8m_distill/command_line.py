@@ -22,7 +22,7 @@ RENAMED = {
     "num_gpu": "num_gpus",
 }
 # Flags of the starter code that have no equal here, and what replaces them.
-_IN_STUDENT = "is an argument of the network: --student='{}' (or --teacher)."
+_IN_STUDENT = "use an argument of the network: --student='{}' (or --teacher)."
 REPLACED = {
     "model": "name the network in --student (with --mode=baseline to train without a "
     "teacher) or --teacher; DbofModel, FrameLevelLogisticModel, LogisticModel, "

@@ -142,6 +142,12 @@ def test_a_mistake_is_one_line(words, line):
 
 
 @pytest.mark.slow
+def test_nothing_is_printed_but_the_mistake():
+    (line,) = call("--nonsense=3").stderr.splitlines()
+    assert line.startswith("beam_run.py: ") and "--nonsense=3" in line
+
+
+@pytest.mark.slow
 def test_a_workers_error_is_one_line_and_leaves_no_output(folder, tmp_path):
     spoiled = tmp_path / "train-x.tfrecord"
     spoiled.write_bytes(next(folder.glob("train*")).read_bytes()[:-5])
