@@ -26,7 +26,8 @@ def main(run_settings: settings.RunSettings) -> None:
 run = flag_groups.script(
     main,
     flag_groups.RUN_GROUPS,
-    after_a_stop="The same command continues from the last checkpoint.",
+    after_a_stop="The same command, without --start_new_model, continues from the last "
+    "checkpoint.",
     preset=True,
 )
 

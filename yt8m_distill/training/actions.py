@@ -546,7 +546,8 @@ class StopOnSignal(loop.Action):
         raise interruption.Interrupted(
             received,
             f"stopped by {interruption.name_of(received)}: phase {loop.name} is saved "
-            f"at step {loop.step}. The same command goes on from there.",
+            f"at step {loop.step}. The same command, without --start_new_model, goes "
+            "on from there.",
         )
 
     def after_steps(self, loop: loop.Loop, chunk: loop.Chunk) -> None:
