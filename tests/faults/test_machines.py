@@ -217,6 +217,19 @@ def test_processes_train_the_weights_of_one_until_one_of_them_is_lost(
 
 @slow
 @pytest.mark.parametrize("asked", [0, 1])
+def test_sigterm_before_the_first_step_ends_all(asked, shards, tmp_path):
+    """The asked one by its signal, the other by its loss; or both, once they train."""
+    with Job(shards, tmp_path / "run", 2, ENDLESS) as job:
+        until = time.monotonic() + START_SECONDS
+        while not job.train_dir.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        job.processes[asked].send_signal(signal.SIGTERM)
+        codes = job.wait(STOP_SECONDS)
+    assert 128 + signal.SIGTERM in codes and codes <= {1, 128 + signal.SIGTERM}
+
+
+@slow
+@pytest.mark.parametrize("asked", [0, 1])
 def test_sigterm_to_one_process_stops_all_at_one_step(asked, shards, tmp_path):
     with Job(shards, tmp_path / "run", 2, ENDLESS) as job:
         job.wait_for_steps(3)

@@ -1,5 +1,6 @@
 """A signal stops a script cleanly, with a line on how to continue."""
 
+import ctypes
 import os
 import signal
 
@@ -40,6 +41,16 @@ def test_an_error_that_native_code_makes_of_it_is_the_stop():
                 raise ImportError("initialization failed") from stop
     with pytest.raises(ImportError), interruption.raised(""):
         raise ImportError("initialization failed")
+
+
+def test_a_handler_that_native_code_has_replaced_is_put_back():
+    """As TensorFlow does in a job of several processes, whose start may take hours."""
+    ignore = ctypes.c_void_p(1)  # SIG_IGN, of which Python does not learn.
+    with pytest.raises(interruption.Interrupted), interruption.raised(""):
+        ctypes.CDLL(None).signal(signal.SIGTERM, ignore)
+        os.kill(os.getpid(), signal.SIGTERM)
+        interruption.restore_handlers()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_second_signal_has_its_ordinary_effect():

@@ -22,6 +22,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m_distill.training import interruption
+
 _LOG = logging.getLogger(__name__)
 
 _TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
@@ -86,6 +88,7 @@ def _join_cluster(text: str, timeout_secs: float) -> tf.distribute.Strategy:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             communication_options=options
         )
+        interruption.restore_handlers()
         with watching(strategy):
             check_agreement(strategy, {"number of processes": count})
     return strategy

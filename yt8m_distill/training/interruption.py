@@ -73,6 +73,16 @@ def raised(how_to_go_on: str) -> Iterator[None]:
             raise
 
 
+def restore_handlers() -> None:
+    """Puts Python's handlers back in place of those of native code.
+
+    TensorFlow's coordination service takes SIGTERM for itself (2.21), and ignores it.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, signal.getsignal(number))
+
+
 class Watch(contextlib.ExitStack):
     """Records SIGTERM and SIGINT while active; a second signal takes effect at once."""
 
