@@ -85,6 +85,7 @@ def main(
     if not files:
         with predictions_file:
             pass
+        skips.write_lines(output_file, ())  # Removes that of an earlier run.
         _LOG.info(
             "Shard %d of %d has none of the %d input files: %s has only a header.",
             *part,

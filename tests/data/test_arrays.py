@@ -181,12 +181,13 @@ def test_shards_that_are_there_are_kept_or_refused(tmp_path, embeddings):
     [
         ({"clip": np.ones([4, 5])}, "sound"),
         ({"clip": np.ones([4, 5]), "noise": np.ones([4, 3])}, "clip, noise"),
+        ({"clip": np.ones([4, 5]), "noise": np.ones([4, 3])}, "=clip"),
         ({"clip": np.ones(4), "sound": np.ones([4, 3])}, "clip"),
         ({"clip": np.ones([4, 6]), "sound": np.ones([4, 3])}, "6 wide"),
         ({"clip": np.full([4, 5], np.nan), "sound": np.ones([4, 3])}, "finite"),
         ({"clip": np.full([4, 5], 1e300), "sound": np.ones([4, 3])}, "finite"),
         ({"clip": np.ones([4, 5]), "sound": np.ones([4, 4])}, "4 wide"),
-        (b"no arrays", "bad.npz"),
+        (b"no arrays", "not an .npz"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, embeddings, content, named):

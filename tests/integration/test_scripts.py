@@ -267,6 +267,8 @@ def test_merged_parts_are_the_csv_of_one_process(train_dir, csv, validation, tmp
 
 
 def test_a_part_without_files_is_a_header_and_a_warning(data, train_dir, tmp_path):
+    # Of an earlier run in which the part had files.
+    (tmp_path / "predictions-00003-of-00010.csv.skipped.txt").write_text("a record\n")
     done = script_helpers.succeed(
         "inference",
         f"--train_dir={train_dir}",

@@ -16,6 +16,8 @@ import tensorflow as tf
 from yt8m_distill.data import layouts, records
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".parquet")
+# First bytes; NumPy takes files without them for pickles.
+_STARTS = {".npy": b"\x93NUMPY", ".npz": b"PK"}
 
 
 def is_array_file(path: str) -> bool:
@@ -61,9 +63,16 @@ def read(path: str, sources: Sequence[layouts.Source]) -> dict[str, np.ndarray]:
 
 def _open(path: str, keys: list[str]) -> dict[str, np.ndarray]:
     suffix = os.path.splitext(path)[1].lower()
+    start = _STARTS.get(suffix, b"")
+    with open(path, "rb") as file:
+        if file.read(len(start)) != start:
+            raise ValueError(f"it is not an {suffix} file")
     if suffix == ".npy":
         if len(keys) > 1:
-            raise ValueError("an .npy file holds one feature; --features has more")
+            names = " and ".join(keys)
+            raise ValueError(
+                f"an .npy file holds one feature, not {names}: name it, --features=rgb"
+            )
         return {keys[0]: np.load(path, allow_pickle=False)}
     if suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
@@ -95,8 +104,10 @@ def _load(module: str):
 def _require(keys: Sequence[str], names: Sequence[str]) -> None:
     missing = [key for key in keys if key not in names]
     if missing:
+        hint = f", as in --features=rgb={names[0]}" if names else ""
         raise ValueError(
-            f"--features: there is no {missing[0]}; the file has {', '.join(names)}"
+            f"--features: there is no {missing[0]}; the file has "
+            f"{', '.join(names)}{hint}"
         )
 
 
