@@ -386,6 +386,7 @@ def test_a_signal_within_a_replacement_leaves_one_whole_model(
         write_text(tmp_path / "model", "new")
     text = (tmp_path / "model" / "saved_model.pb").read_text()
     assert text == ("old" if number == 1 else "new")
+    assert os.listdir(tmp_path) == ["model"]
     write_text(tmp_path / "model", "newer")
     assert os.listdir(tmp_path) == ["model"]
 

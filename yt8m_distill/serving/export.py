@@ -135,11 +135,13 @@ def export(
             if is_model:
                 tf.io.gfile.rename(folder, old)
             tf.io.gfile.rename(temporary, folder)
-        except BaseException:  # A signal, too, may come between the two.
-            if is_model and not tf.io.gfile.exists(folder):
+            files.remove(old)
+        except BaseException:  # A signal, too, may come between the three.
+            if tf.io.gfile.exists(folder):
+                files.remove(old)
+            elif is_model:
                 tf.io.gfile.rename(old, folder)
             raise
-    files.remove(old)
     return result
 
 
