@@ -245,6 +245,16 @@ def test_an_existing_shard_with_other_records_is_not_replaced(tmp_path, other):
     assert records_of(path) == records_of(*thin([full], tmp_path / "other"))
 
 
+@pytest.mark.parametrize("program", ["thin_records", "convert_records"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_flag(tmp_path, program):
+    (full,) = record_helpers.write_shards(tmp_path, [2])
+    (tmp_path / "file").touch()
+    flags = ["--student_k=1", "--feature_sizes=4,3"] * (program == "thin_records")
+    given = (full, f"--output_dir={tmp_path}/file", *flags)
+    line = script_helpers.refuse(program, *given)
+    assert line.startswith(f"--output_dir={tmp_path}/file")
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
     (full,) = record_helpers.write_shards(tmp_path, [50])
     folder = tmp_path / "thin"

@@ -182,8 +182,7 @@ def convert(
             with other records; names it.
     """
     rewriting.check_places(paths, folder)
-    with files.one_line_errors(f"--output_dir={folder}"):
-        tf.io.gfile.makedirs(folder)
+    rewriting.make_folder(folder)
     done = Converted()
     for path in tqdm.tqdm(paths, unit="shard", disable=None):
         target = os.path.join(folder, os.path.basename(path))
@@ -248,8 +247,7 @@ def convert_arrays(
             f"--input_data_pattern: several files are called {repeated[0]}, which "
             "would be the id of each."
         )
-    with files.one_line_errors(f"--output_dir={folder}"):
-        tf.io.gfile.makedirs(folder)
+    rewriting.make_folder(folder)
     done = Converted()
 
     def make(path, video_id):

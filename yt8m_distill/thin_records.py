@@ -53,7 +53,6 @@ def thin_shards(
     Raises:
         ValueError: as thinning.thin_shard; for a truncated shard before any writing.
     """
-    import tensorflow as tf
     import tqdm
 
     from yt8m_distill.data import framing, rewriting
@@ -65,7 +64,7 @@ def thin_shards(
     if not videos:
         others = " and others" * (len(files) > 1)
         raise ValueError(f"--input_data_pattern: no records in {files[0]}{others}.")
-    tf.io.gfile.makedirs(folder)
+    rewriting.make_folder(folder)
     bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())
     tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
     jobs = min(jobs, len(files))

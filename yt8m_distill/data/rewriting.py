@@ -33,6 +33,19 @@ def check_places(paths: Sequence[str], folder: str) -> None:
             )
 
 
+def make_folder(folder: str) -> None:
+    """Makes the folder of --output_dir.
+
+    Raises:
+        ValueError: naming the flag, if it cannot be made or written to.
+    """
+    where = f"--output_dir={folder}"
+    with files.one_line_errors(where):
+        tf.io.gfile.makedirs(folder)
+    if not files.is_remote(folder) and not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{where} cannot be written: it is read-only.")
+
+
 def is_written(target: str, expected: Iterator[bytes], count: int) -> bool:
     """Whether a shard exists whole; its first records are compared.
 
