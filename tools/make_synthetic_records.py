@@ -49,6 +49,7 @@ from yt8m_distill.data import arrays, records, rewriting, segments
 
 SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
+UNFINISHED = "dataset.unfinished"  # While the shards are written.
 
 _LATENT = 64  # Dimensions in which content lives.
 _TOPIC = 8  # Classes per topic, on average.
@@ -355,9 +356,16 @@ def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bo
     """Whether the folder has this very data set.
 
     Raises:
-        ValueError: if another one does and may not be replaced.
+        ValueError: if another one does and may not be replaced, or if there are shards
+            that are not of this program.
     """
     path = folder / DESCRIPTION
+    shard = next(folder.glob("*.tfrecord"), None)
+    if shard and not (path.is_file() or (folder / UNFINISHED).is_file()):
+        raise ValueError(
+            f"--output_dir={folder} has {shard.name}, which is not of this program: "
+            "name another folder."
+        )
     if not path.is_file() or overwrite:
         return False
     stored = json.loads(path.read_text())["recipe"]
@@ -373,11 +381,14 @@ def is_made_already(recipe: Recipe, folder: pathlib.Path, overwrite: bool) -> bo
 
 def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     """Writes all shards, then the description that marks the data set as whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED).touch()
     (folder / DESCRIPTION).unlink(missing_ok=True)  # First: it says that all are there.
     for place in [folder, *([folder / "video_level"] if recipe.video_level else [])]:
         place.mkdir(parents=True, exist_ok=True)
-        for old in place.glob("*.tfrecord"):
-            old.unlink()
+        for split in SPLITS:
+            for old in place.glob(f"{split}[0-9][0-9][0-9][0-9].tfrecord"):
+                old.unlink()
     plan = plan_shards(recipe)
     bar = tqdm.tqdm(total=sum(count for *_, count in plan), unit="video")
     tasks = [(recipe, str(folder), *job) for job in plan]
@@ -387,6 +398,7 @@ def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     description = {"recipe": dataclasses.asdict(recipe), "shards": len(plan)}
     text = json.dumps(description, indent=2) + "\n"
     files.write_text(str(folder / DESCRIPTION), text)
+    (folder / UNFINISHED).unlink()
 
 
 def main(recipe: Recipe, output: Output) -> None:

@@ -192,3 +192,22 @@ def test_the_program_writes_reuses_and_refuses(tmp_path, monkeypatch):
     assert refused.returncode == 1 and refused.stdout == ""
     for named in ("make_synthetic_records.py: ", f"--output_dir={folder}", "seed"):
         assert named in refused.stderr
+
+
+def test_shards_of_the_user_are_not_deleted(tmp_path, monkeypatch):
+    script_helpers.without_processes(monkeypatch)
+    own = tmp_path / "train0000.tfrecord"
+    own.write_bytes(b"my videos")
+    for flags in ((), ("--overwrite",)):
+        refused = make(tmp_path, *flags)
+        assert refused.returncode == 1 and own.name in refused.stderr
+        assert own.read_bytes() == b"my videos"
+    # What a killed run left is replaced, and nothing else.
+    (tmp_path / synthetic.UNFINISHED).touch()
+    other = tmp_path / "mine.tfrecord"
+    other.write_bytes(b"my videos")
+    done = make(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(records_of(tmp_path, "train")) == 7
+    assert other.read_bytes() == b"my videos"
+    assert not (tmp_path / synthetic.UNFINISHED).exists()
