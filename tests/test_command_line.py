@@ -108,6 +108,13 @@ def test_every_flag_of_the_starter_code_is_accepted_or_explained():
 def test_a_misspelled_flag_is_named_with_the_nearest():
     assert "--batch_size" in command_line.explain_unknown("bach_size", ["batch_size"])
     assert "--help" in command_line.explain_unknown("qqq", ["batch_size"])
+    # yt8m-inference knows --validation_data_pattern of its run, too; it reads others.
+    for program, flag in (
+        ("inference", "--input_data_pattern"),
+        ("tag_videos", "--vi"),
+    ):
+        line = script_helpers.refuse(program, "--eval_data_pattern=x")
+        assert line.startswith("--eval_data_pattern ") and f" {flag}" in line
 
 
 def test_a_flag_that_took_the_next_one_for_its_value_is_refused():

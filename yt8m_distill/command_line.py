@@ -119,11 +119,20 @@ def find_flagfile(name: str) -> pathlib.Path:
     raise ValueError(f"--flagfile={name}: no such flagfile; near: {', '.join(near)}.")
 
 
-def explain_unknown(name: str, known: Sequence[str]) -> str:
-    """One line about a flag that the script does not define."""
+def explain_unknown(name: str, known: Sequence[str], words: str = "") -> str:
+    """One line about a flag that the script does not define.
+
+    Args:
+        name: of the flag.
+        known: names of the script's flags.
+        words: that of its input files, if it has one kind; a pattern of another
+            program is meant to be this one.
+    """
     if name in REPLACED:
         return f"--{name} of the YouTube-8M starter code: {REPLACED[name]}"
     near = difflib.get_close_matches(name, known, 1)
+    if words and name.endswith("_pattern"):
+        near = [words]
     hint = f" Did you mean --{near[0]}?" if near else " --help lists the flags."
     return f"--{name} is not a flag of this script.{hint}"
 

@@ -389,7 +389,8 @@ def _run(main: Callable[[], None], help_text: Callable[[], str], words: str) -> 
             command_line.check_values(flags.FLAGS.flag_values_dict())
             return rest
         except flags.UnrecognizedFlagError as error:
-            _exit(command_line.explain_unknown(error.flagname, list(flags.FLAGS)))
+            known = list(flags.FLAGS)
+            _exit(command_line.explain_unknown(error.flagname, known, words))
         except (flags.Error, ValueError) as error:
             _exit(command_line.explain_value(_one_line(error)))
 
