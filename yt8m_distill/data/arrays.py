@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from yt8m_distill.data import layouts, records
 
@@ -122,7 +123,7 @@ def ranges_of(
         ValueError: as read, or for features whose width varies.
     """
     lows, highs, widths = {}, {}, {}
-    for path in paths:
+    for path in tqdm.tqdm(paths, "ranges", unit="video", disable=None):
         for name, array in read(path, sources).items():
             lows[name] = min(lows.get(name, np.inf), float(array.min()))
             highs[name] = max(highs.get(name, -np.inf), float(array.max()))
