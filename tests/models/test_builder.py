@@ -312,6 +312,24 @@ def register(monkeypatch):
     return lambda entry: monkeypatch.setitem(base.MODELS._entries, "Mine", entry)
 
 
+@pytest.mark.parametrize(
+    ("result", "received"),
+    [
+        (lambda frames: tf.reduce_max(frames, axis=1), "Tensor"),
+        (lambda frames: (frames, None), "5]"),
+        (lambda frames: (frames[:, 0, :3], None), "3]"),
+    ],
+)
+def test_what_encode_returns_is_checked(result, received, monkeypatch):
+    network = MeanNetwork(feature_size=5, num_classes=2, max_frames=4)
+    monkeypatch.setattr(network, "encode", lambda frames, *_: result(frames))
+    view = {"frames": np.zeros([2, 4, 5], np.float32), "num_frames": np.int32([4, 4])}
+    with pytest.raises(ValueError) as caught:
+        network(view)
+    assert "MeanNetwork.encode" in str(caught.value) and "[B, 5]" in str(caught.value)
+    assert received in str(caught.value)
+
+
 @pytest.mark.parametrize("mode, share", [("serial", False), ("parallel", True)])
 def test_a_constructor_may_pass_keywords_on(register, mode, share):
     register(WithKeywords)

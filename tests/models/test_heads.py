@@ -36,15 +36,12 @@ def test_the_logistic_head_is_one_affine_map(seed):
 
 
 class HiddenLayer(heads.LogisticHead):
-    """A hidden layer of 3 units, whose kernel is not the first of `kernels`."""
+    """A hidden layer of 3 units, whose kernel is not the first of the weights."""
 
     def build(self, input_shape):
         self.hidden = keras.layers.Dense(3, activation="relu")
         self.hidden.build(input_shape)
         super().build((None, 3))
-
-    def kernels(self):
-        return [*super().kernels(), self.hidden.kernel]
 
     def call(self, encoding):
         return super().call(self.hidden(encoding))
@@ -55,6 +52,8 @@ def test_a_head_with_a_hidden_layer_is_shared_by_encodings_of_one_width():
     assert first.encoding_size == 12 and first.head.kernel.shape == (3, small.C)
     second = small.make_network("attention", head=first.head)
     assert second.head is first.head
+    found = {id(kernel) for kernel in first.kernels("classifier")}
+    assert found == {id(first.head.kernel), id(first.head.hidden.kernel)}
     with pytest.raises(ValueError, match="width 12.*width 6"):
         small.make_network("attention", head=first.head, hidden_size=6)
 

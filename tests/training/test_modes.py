@@ -160,6 +160,13 @@ def test_views_are_data_of_the_phase():
     assert phase.views["sampled"].evaluation == ("uniform", 6, (), None)
 
 
+@pytest.mark.parametrize("made", [None, [], "a phase"])
+def test_a_mode_that_returns_no_phases_is_refused(made, monkeypatch):
+    monkeypatch.setitem(modes.MODES._entries, "mine", lambda parts: made)
+    with pytest.raises(ValueError, match="--mode=mine"):
+        modes.phases(make_run(mode="mine"))
+
+
 def test_an_unknown_mode_is_refused_with_the_known_ones():
     with pytest.raises(ValueError) as caught:
         modes.phases(make_run(mode="sideways"))

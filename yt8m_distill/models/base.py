@@ -126,6 +126,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         self.encoding_size = self.encoding_size or encoder_size
         if not self.head.built:
             self.head.build((None, self.encoding_size))
+            self.head.built = True  # Keras 2 leaves it to `build`.
             self.head.encoding_size = self.encoding_size
         head_size = getattr(self.head, "encoding_size", self.encoding_size)
         if head_size != self.encoding_size:
@@ -205,9 +206,9 @@ class VideoClassifier(keras.Model, abc.ABC):
     def kernels(self, scope: str = "all") -> list:
         """Weight matrices under the L2 penalty: `all` or the `classifier`'s."""
         if scope == "classifier":
-            return self.head.kernels()
+            return heads.kernels(self.head)
         between = [v for v in (self.bridge, self.context) if v is not None]
-        return self.encoder_kernels() + between + self.head.kernels()
+        return self.encoder_kernels() + between + heads.kernels(self.head)
 
     def classifier_multiply_adds(self) -> dict[str, int]:
         """Multiply-adds per video of the layers after the encoder."""
@@ -216,7 +217,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         return {
             "bridge": num_weights(bridge),
             **{name: num_weights([kernel]) for name, kernel in context.items()},
-            "classifier": num_weights(self.head.kernels()),
+            "classifier": num_weights(heads.kernels(self.head)),
         }
 
     def classify(
@@ -247,13 +248,14 @@ class VideoClassifier(keras.Model, abc.ABC):
             training: whether dropout is applied.
 
         Raises:
-            ValueError: if the frames do not have the network's width, or states are
-                requested and `encode` returns none.
+            ValueError: if the frames do not have the network's width, `encode` returns
+                anything else than it should, or states are requested and it has none.
         """
         frames, num_frames = self.normalized(inputs)
         indices = inputs.get("state_indices")
         noise = layers.Noise(*inputs["noise"]) if "noise" in inputs else None
-        encoding, states = self.encode(frames, num_frames, indices, training, noise)
+        encoded = self.encode(frames, num_frames, indices, training, noise)
+        encoding, states = self._checked(encoded)
         if indices is not None and states is None:
             raise ValueError(
                 f"{type(self).__name__} has no intermediate states: use --match=final "
@@ -264,6 +266,25 @@ class VideoClassifier(keras.Model, abc.ABC):
             states = tf.where(valid[..., tf.newaxis], states, 0.0)
         context = inputs.get(structures.CONTEXT)
         return self.outputs_of(encoding, states, training, noise, context)
+
+    def _checked(self, encoded) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """What `encode` returned, if it is an encoding [B, E] and states."""
+        width = self.encoding_size if self.bridge is None else self.bridge.shape[0]
+        if (
+            isinstance(encoded, tuple)
+            and len(encoded) == 2
+            and tf.is_tensor(encoded[0])
+        ):
+            shape = encoded[0].shape
+            if shape.is_compatible_with([None, width]):
+                return encoded
+            received = f"an encoding {shape.as_list()}"
+        else:
+            received = type(encoded).__name__
+        raise ValueError(
+            f"{type(self).__name__}.encode must return an encoding [B, {width}], the "
+            f"width given to build_classifier, and states or None; received {received}."
+        )
 
     def normalized(self, inputs: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """The frames of a view and their number, as `encode` takes them.

@@ -103,6 +103,8 @@ def _create(
     context_size = of_network.pop(CONTEXT_SIZE, None)
     spec = registry.Specification(spec.name, of_network)
     network = base.MODELS.create(spec, **arguments)
+    if not isinstance(network, base.VideoClassifier):
+        raise ValueError(f"{spec.name} must be a base.VideoClassifier.")
     network.steps = features.steps(data)
     if not network.head.built:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Classifiers on top of an encoding; each returns logits [B, C].
 
-To add one, write a Keras layer with `num_classes` as its first argument and a method
-`kernels()`, and decorate it with `@HEADS.register("name")`.
+To add one, write a Keras layer with `num_classes` as its first argument, whose `build`
+creates all of its weights, and decorate it with `@HEADS.register("name")`.
 """
 
 import functools
@@ -16,6 +16,11 @@ from yt8m_distill.models import layers
 HEADS = registry.Registry("head")
 
 _LOWEST = -1e30  # Finite, so that the difference to -inf is defined.
+
+
+def kernels(head: keras.layers.Layer) -> list:
+    """The weights of rank 2 or more of a head: those under the L2 penalty."""
+    return [v for v in head.weights if len(v.shape) > 1]
 
 
 def _log_odds(p: np.ndarray) -> np.ndarray:
@@ -67,10 +72,6 @@ class LogisticHead(keras.layers.Layer):
         """
         if self.bias_init is None:
             self.bias.assign(_log_odds(frequencies))
-
-    def kernels(self) -> list:
-        """The weight matrices under the L2 penalty."""
-        return [self.kernel]
 
     def call(self, encoding: tf.Tensor) -> tf.Tensor:
         """[B, E] → logits [B, C] float32."""
@@ -127,10 +128,6 @@ class MixtureOfExpertsHead(keras.layers.Layer):
             share = self.num_mixtures / (self.num_mixtures + 1)
             bias = _log_odds(np.minimum(frequencies / share, 0.99))
             self.expert_bias.assign(np.repeat(bias, self.num_mixtures))
-
-    def kernels(self) -> list:
-        """The weight matrices under the L2 penalty."""
-        return [self.gate_kernel, self.expert_kernel]
 
     def call(self, encoding: tf.Tensor) -> tf.Tensor:
         """[B, E] → logits [B, C] float32."""

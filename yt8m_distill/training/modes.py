@@ -346,7 +346,13 @@ def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
         make = MODES.get(mode)
     except ValueError as error:
         raise ValueError(f"--mode={mode}: {error}") from error
-    first, *others = make(parts)
+    made = make(parts)
+    if not (made and isinstance(made, list | tuple) and isinstance(made[0], Phase)):
+        raise ValueError(
+            f"--mode={mode}: a mode must return a list of phases; received "
+            f"{type(made).__name__}."
+        )
+    first, *others = made
     start = {"start_from": run.training.start_from}
     begun = (r if r.frozen else dataclasses.replace(r, **start) for r in first.roles)
     return [dataclasses.replace(first, roles=tuple(begun)), *others]

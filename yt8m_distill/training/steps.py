@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from yt8m_distill import settings, structures
 from yt8m_distill.evaluation import top_predictions
-from yt8m_distill.models import layers, teacher_student
+from yt8m_distill.models import heads, layers, teacher_student
 from yt8m_distill.training import averaging, optimizers, roles, teacher_cache
 
 # L2 penalties are given in this unit (the paper's "penalty of 2").
@@ -102,7 +102,7 @@ def trained_kernels(network, role: roles.Role, scope: str) -> list:
     """
     trained = {id(v) for v in trained_variables(network, role)}
     if role.shares_classifier_with:
-        trained -= {id(kernel) for kernel in network.head.kernels()}
+        trained -= {id(kernel) for kernel in heads.kernels(network.head)}
     return [kernel for kernel in network.kernels(scope) if id(kernel) in trained]
 
 
