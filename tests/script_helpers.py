@@ -10,14 +10,11 @@ import importlib
 import io
 import logging
 import sys
-import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from unittest import mock
 
 from absl import flags
-
-from yt8m_distill import flag_groups
 
 
 class Ended(NamedTuple):
@@ -86,11 +83,7 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
 
 def without_processes(monkeypatch) -> None:
     """Makes the programs' pool of processes one of threads."""
-    futures = types.SimpleNamespace(**vars(concurrent.futures))
-    futures.ProcessPoolExecutor = _Threads
-    futures.as_completed = concurrent.futures.as_completed
-    stand_in = types.SimpleNamespace(futures=futures)
-    monkeypatch.setattr(flag_groups, "concurrent", stand_in)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", _Threads)
 
 
 @contextlib.contextmanager

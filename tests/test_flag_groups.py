@@ -205,15 +205,6 @@ def test_a_signal_to_any_program_is_one_line_and_128_plus_its_number(number):
     assert line.startswith(f"program.py: stopped by {number.name}.")
 
 
-@pytest.mark.slow
-def test_ctrl_c_does_not_reach_the_processes_of_a_program():
-    """The terminal sends it to all of them, and each would print a traceback."""
-    task = (signal.SIG_BLOCK, ())
-    found = list(flag_groups.in_processes(signal.pthread_sigmask, [task], 1))
-    assert found == [(task, {signal.SIGINT})]
-    assert signal.pthread_sigmask(*task) == set()
-
-
 def test_programs_speak_of_one_video_and_not_of_others(tmp_path):
     (shard,) = record_helpers.write_shards(tmp_path, [1])
     (tmp_path / "empty").touch()

@@ -44,7 +44,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from yt8m_distill import files, settings
+from yt8m_distill import files, processes, settings
 from yt8m_distill.data import arrays, records, rewriting, segments
 
 SPLITS = ("train", "validate", "test")
@@ -393,7 +393,7 @@ def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     bar = tqdm.tqdm(total=sum(count for *_, count in plan), unit="video")
     tasks = [(recipe, str(folder), *job) for job in plan]
     with bar:
-        for _, count in flag_groups.in_processes(write_shard, tasks, jobs):
+        for _, count in processes.call_all(write_shard, tasks, jobs):
             bar.update(count)
     description = {"recipe": dataclasses.asdict(recipe), "shards": len(plan)}
     text = json.dumps(description, indent=2) + "\n"

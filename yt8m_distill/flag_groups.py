@@ -5,20 +5,17 @@ defined when a script runs, not on import, and TensorFlow is loaded only after t
 valid, so that `--help` and a wrong flag are answered at once.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -260,68 +257,6 @@ def load_tensorflow() -> None:
     finally:
         os.dup2(shown, 2)
         os.close(shown)
-
-
-def _start_process() -> None:
-    """Makes a process of a pool end exactly when its parent does."""
-    load_tensorflow()
-    import tensorflow as tf
-
-    # Each process would reserve the whole memory of a GPU.
-    tf.config.set_visible_devices([], "GPU")
-    parent = multiprocessing.parent_process().sentinel
-
-    def end_with_parent():
-        multiprocessing.connection.wait([parent])
-        os._exit(1)
-
-    # A pool whose parent is killed waits for work forever (seen in Python 3.11).
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _call(function: Callable, task: tuple) -> Any:
-    """Calls a function in a process of a pool; SIGTERM lets it remove its files."""
-    try:
-        with interruption.raised(""):
-            return function(*task)
-    except interruption.Interrupted:
-        os._exit(1)
-
-
-def in_processes(
-    function: Callable, tasks: Iterable[tuple], jobs: int
-) -> Iterator[tuple[tuple, Any]]:
-    """Calls a function in processes; gives each task and its result, as they end.
-
-    After a signal or an error, the processes are ended.
-
-    Args:
-        function: of a module.
-        tasks: the arguments of each call.
-        jobs: number of processes.
-
-    Raises:
-        ValueError: if a process is killed.
-    """
-    # spawn: TensorFlow's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, _start_process) as pool:
-        try:
-            # The processes start here, and inherit that Ctrl-C is blocked: it is for
-            # this one alone.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                futures = {pool.submit(_call, function, task): task for task in tasks}
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
-        except concurrent.futures.BrokenExecutor as error:
-            raise ValueError(f"A process ended: {error}") from error
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
 
 
 def script(

@@ -34,7 +34,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from yt8m_distill import flag_groups, settings
+from yt8m_distill import flag_groups, processes, settings
 
 
 def thin_shards(
@@ -69,7 +69,7 @@ def thin_shards(
     tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
     jobs = min(jobs, len(files))
     with bar:
-        for task, is_new in flag_groups.in_processes(thinning.thin_shard, tasks, jobs):
+        for task, is_new in processes.call_all(thinning.thin_shard, tasks, jobs):
             kept += not is_new
             bar.update(counts[task[0]])
     return videos, kept
