@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import tqdm
 
 from tools.benchmarking import results
-from yt8m_distill import flag_groups
+from yt8m_distill import flag_groups, processes
 
 AREAS = (
     "network",
@@ -124,7 +124,9 @@ def main() -> None:
         bar.set_description(area)
         options = (given.scale_dir,) if area == "scale" else ()
         start = time.perf_counter()
-        measured[area] = measure(area, given.quick, *options)
+        # In a process of its own: the peak memory of others would count as its own.
+        task = (area, given.quick, *options)
+        ((_, measured[area]),) = processes.call_all(measure, [task], 1)
         heading = f"{area}, {time.perf_counter() - start:.0f} s"
         tqdm.tqdm.write(f"{heading}\n{markdown(measured[area])}", file=sys.stderr)
         if given.output_dir:
