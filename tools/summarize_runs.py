@@ -4,7 +4,8 @@
     python tools/summarize_runs.py 'labels alone=control-0,control-1' 'best=best-0' ...
 
 A row of the first is the newest evaluation of a network in <run>/eval/metrics.jsonl,
-so every number comes from eval.py. The second compares ways of training: a row per
+so every number comes from eval.py; what differs from the network as it was trained, such
+as --student_k or --mean_with, has a row of its own. The second compares ways of training: a row per
 label, over the seeds of its runs, with the validation GAP of the best epoch at each k,
 and what the training cost; --keep writes the numbers of its runs to a JSON-lines file,
 and 'labels alone=' takes the runs of that label from there.
@@ -53,14 +54,29 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
     path = train_dir / "eval" / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run eval.py on {train_dir} first.")
-    lines = map(json.loads, path.read_text().splitlines())
-    newest = {line["network"]: line for line in lines}
-    run, rows = runs.open_run(train_dir), []
-    for network, line in sorted(newest.items(), reverse=True):  # teacher, student
-        scores = [f"{line[name]:.3f}" for name in ("gap", "map", "hit_at_one")]
-        name = describe(network, run.manifest["settings"])
+    run, rows, newest = runs.open_run(train_dir), [], {}
+    settings = run.manifest["settings"]
+    for line in map(json.loads, path.read_text().splitlines()):
+        notes = [line.get("asked", "")]
+        if line.get("mean_with"):
+            notes.append(f"--mean_with={line['mean_with']}")
+        if line.get("segment_labels") and not settings.get("segment_labels"):
+            notes.append("--segment_labels")
+        newest[line["network"], *filter(None, notes)] = line
+    by_network = sorted(newest, key=lambda key: key[0], reverse=True)
+    for network, *notes in by_network:  # teacher, student
+        line = newest[network, *notes]
+        scores = [  # Segments have no Hit@1.
+            f"{line[name]:.3f}" if name in line else "–"
+            for name in ("gap", "map", "hit_at_one")
+        ]
+        name = ", ".join([describe(network, settings), *notes])
         seconds = f"{1000 / line['videos_per_second']:.2f}"
         frames = str(run.network(network)["frames"])
+        if notes:
+            frames = line.get("asked", "").partition("--student_k=")[2] or "–"
+        if "mean_frames" in line:
+            frames = f"{line['mean_frames']:.1f}"
         rows.append([name, frames, *scores, seconds])
     return rows
 

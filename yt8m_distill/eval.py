@@ -78,6 +78,8 @@ def evaluate_once(
     log.scalars(scalars, max(found.step, 0), subfolder=trained.role)
     log.flush()
     prefix = f"step {found.step} | {trained.role}"
+    if evaluation.mean_with:
+        prefix += f" | --mean_with={evaluation.mean_with}"
     print(actions.evaluation_line(prefix, numbers), flush=True)
     for name in ("frames_histogram", "stopped_at") if result.exits else ():
         counts = ", ".join(f"{k}: {count}" for k, count in numbers[name].items())

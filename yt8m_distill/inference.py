@@ -133,12 +133,14 @@ def main(
             "%d videos have the id of an earlier one, so the CSV repeats these ids.",
             repeated,
         )
+    mean_with = inference.mean_with and f", and --mean_with={inference.mean_with}"
     _LOG.info(
-        "%s in %s, by the %s of %s.",
+        "%s in %s, by the %s of %s%s.",
         settings.counted(sum(map(len, hashes)), "video"),
         output_file,
         trained.role,
         trained.found.prefix,
+        mean_with,
     )
 
 

@@ -279,7 +279,7 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(
 ):
     teacher = folder / "teacher"
     mean = ("--segments", f"--mean_with={teacher}", "--mean_weight=0.25")
-    script_helpers.succeed(
+    done = script_helpers.succeed(
         "inference",
         f"--train_dir={teacher}",
         f"--input_data_pattern={folder}/validate-0.tfrecord",
@@ -287,6 +287,7 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(
         # A part has scores; the other one has no file.
         *("--num_shards=2", "--shard_index=1", "--batch_size=8", *mean),
     )
+    assert mean[1] in done.stderr + done.stdout  # It is not the network's alone.
     network = open_trained(teacher).network
     expected = segments_by_hand(
         lambda video, part: (

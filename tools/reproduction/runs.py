@@ -148,6 +148,7 @@ def open_run(train_dir: str | os.PathLike, test_data_pattern: str = "") -> Run:
             tail
             and line["checkpoint"].endswith(tail)
             and line.get("eval_data_pattern") == test_data_pattern
+            and not line.get("mean_with")
         ):
             run.evaluations[line.get("asked") or role] = line
     return run
