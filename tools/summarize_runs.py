@@ -4,11 +4,11 @@
     python tools/summarize_runs.py 'labels alone=control-0,control-1' 'best=best-0' ...
 
 A row of the first is the newest evaluation of a network in <run>/eval/metrics.jsonl,
-so every number comes from eval.py; what differs from the network as it was trained, such
-as --student_k or --mean_with, has a row of its own. The second compares ways of training: a row per
-label, over the seeds of its runs, with the validation GAP of the best epoch at each k,
-and what the training cost; --keep writes the numbers of its runs to a JSON-lines file,
-and 'labels alone=' takes the runs of that label from there.
+so every number comes from eval.py; what differs from the network as it was trained,
+such as --student_k or --mean_with, has a row of its own. The second compares ways of
+training: a row per label, over the seeds of its runs, with the validation GAP of the
+best epoch at each k, and what the training cost; --keep writes the numbers of its runs
+to a JSON-lines file, and 'labels alone=' takes the runs of that label from there.
 --write_to puts the table between <!-- NAME --> and <!-- /NAME --> of a Markdown file,
 where NAME is --section.
 """
@@ -62,10 +62,10 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
             notes.append(f"--mean_with={line['mean_with']}")
         if line.get("segment_labels") and not settings.get("segment_labels"):
             notes.append("--segment_labels")
-        newest[line["network"], *filter(None, notes)] = line
+        newest[(line["network"], *filter(None, notes))] = line
     by_network = sorted(newest, key=lambda key: key[0], reverse=True)
     for network, *notes in by_network:  # teacher, student
-        line = newest[network, *notes]
+        line = newest[(network, *notes)]
         scores = [  # Segments have no Hit@1.
             f"{line[name]:.3f}" if name in line else "–"
             for name in ("gap", "map", "hit_at_one")
