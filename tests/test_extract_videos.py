@@ -96,6 +96,17 @@ def test_records_contain_the_networks_output_for_each_second(videos, image_netwo
     assert f"{shares[0]:.1%} at its low end" in done.stdout
 
 
+def test_without_labels_there_are_no_flags_of_training(videos, image_network):
+    """Training would refuse the records, whatever the number of classes."""
+    given = arguments(videos, image_network)
+    unlabeled = [flag for flag in given if not flag.startswith("--labels")]
+    for _ in range(2):  # The second time they are there already.
+        done = script_helpers.succeed("extract_videos", *unlabeled)
+        assert "--num_classes" not in done.stdout and "--labels" in done.stdout
+    done = script_helpers.succeed("extract_videos", *given, "--overwrite")
+    assert "--num_classes=3" in done.stdout
+
+
 def test_an_interrupted_run_continues_and_writes_the_same(
     videos, image_network, monkeypatch
 ):

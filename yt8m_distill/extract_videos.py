@@ -38,7 +38,7 @@ def read_manifest(path: str) -> dict:
 
 
 def report(output: str, manifest: dict) -> str:
-    """The closing lines, with the flags of train.py."""
+    """The closing lines, with the flags of train.py if there are labels."""
     names, sizes = zip(*manifest["extraction"]["features"].items(), strict=True)
     frames = manifest["extraction"]["settings"]["max_frames"]
     flags = [
@@ -69,7 +69,15 @@ def report(output: str, manifest: dict) -> str:
             f"{ranges[name]}; {at_low:.1%} at its low end, {at_high:.1%} at its high "
             "end."
         )
-    return "\n".join([*lines, f"Flags for train.py: {shlex.join(flags)}"])
+    if not manifest.get("labeled", True):  # Earlier manifests do not say it.
+        flags = [
+            "No video has labels, so there are no flags for train.py. Give --labels, "
+            "and --overwrite, which keeps the features; or use the records in addition "
+            "to labeled ones, with --unlabeled_data_pattern."
+        ]
+    else:
+        flags = [f"Flags for train.py: {shlex.join(flags)}"]
+    return "\n".join([*lines, *flags])
 
 
 def main(
@@ -125,8 +133,8 @@ def main(
     unlabeled = [path for path in videos if not classes[path] and path not in problems]
     if given.labels and unlabeled:
         _LOG.warning(
-            "%d videos have no labels in %s; the first: %s.",
-            *(len(unlabeled), given.labels, unlabeled[0]),
+            "Without labels in %s: %d; the first: %s.",
+            *(given.labels, len(unlabeled), unlabeled[0]),
         )
     counts = collections.Counter(c for of in classes.values() for c in of or ())
     manifest = {
@@ -135,6 +143,7 @@ def main(
         "videos": len(videos) - len(problems),
         "frames": frames,
         "skipped": len(problems),
+        "labeled": sum(bool(c) for path, c in classes.items() if path not in problems),
         "num_classes": max([0, *counts, *labels.names]) + 1,
         "numbers": numbers,
         "extraction": work.extractor.description,
