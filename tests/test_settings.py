@@ -42,6 +42,7 @@ OTHER = {
     "student_k": {"student_k": "2,6"},
     "best_budget": {"best_budget": 2, "student_k": "2,6"},
     "video_context": {"video_context": True, "segment_labels": True},
+    "segment_negatives": {"segment_negatives": 0.5, "segment_labels": True},
 }
 
 

@@ -771,6 +771,11 @@ class RunSettings:
             raise ValueError(
                 "--video_context goes with --segment_labels in --mode=serial."
             )
+        negatives = self.data.segment_negatives
+        if negatives and not self.data.segment_labels:
+            raise ValueError(
+                f"--segment_negatives={negatives:g} goes with --segment_labels."
+            )
         mix = self.training.mix
         if mix != "none" and self.distillation.teacher_cache:
             raise ValueError(

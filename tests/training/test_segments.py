@@ -197,6 +197,10 @@ def test_a_network_of_videos_is_fine_tuned_and_measured_on_segments(folder, tune
             ("--unlabeled_data_pattern=x", "--segment_labels"),
         ),
         ({"mode": "baseline", "mix": "cut"}, ("--mix=cut", "--segment_labels")),
+        (
+            {"mode": "baseline", "segment_labels": False, "segment_negatives": 0.5},
+            ("--segment_negatives=0.5", "--segment_labels"),
+        ),
         *(
             (
                 {"mode": "serial", "teacher_checkpoint": "{}/teacher"}
