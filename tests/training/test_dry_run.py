@@ -105,3 +105,22 @@ def test_a_batch_without_a_labeled_row_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="--unlabeled_fraction=0.95 .*--batch_size=8"):
         helpers.train(run)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"mode": "serial", "unlabeled_fraction": 0.05}, "fraction=0.05.*batch_size=8"),
+        ({"mode": "baseline"}, "unlabeled_data_pattern.*--mode=baseline"),
+        ({"mode": "teacher"}, "unlabeled_data_pattern.*--mode=teacher"),
+    ],
+)
+def test_unlabeled_videos_that_no_batch_would_use_are_refused(
+    data, tmp_path, changes, named
+):
+    """0.05 of 8 rows are none; without a guide nothing teaches on them."""
+    pattern = {"unlabeled_data_pattern": f"{data}/train-*.tfrecord"}
+    run = helpers.make_run(tmp_path / "run", data, **pattern, **changes)
+    with pytest.raises(ValueError, match=named):
+        helpers.train(run)
+    assert not (tmp_path / "run").exists()

@@ -113,13 +113,14 @@ def num_unlabeled_rows(batch_size: int, fraction: float) -> int:
     """Number of rows of each batch that are unlabeled videos.
 
     Raises:
-        ValueError: if no row would be left for labeled videos.
+        ValueError: if no row would be left for one of the two kinds; 0 asks for that.
     """
     rows = round(fraction * batch_size)
-    if rows >= batch_size:
+    if rows >= batch_size or fraction and not rows:
+        kind = "labeled" if rows else "unlabeled"
         raise ValueError(
             f"--unlabeled_fraction={fraction} leaves no row of "
-            f"--batch_size={batch_size} for labeled videos."
+            f"--batch_size={batch_size} for {kind} videos."
         )
     return rows
 

@@ -36,6 +36,12 @@ def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
     training = run.training
     if training.unlabeled_data_pattern:
         pipeline.num_unlabeled_rows(training.batch_size, training.unlabeled_fraction)
+        if not any(role.guides for phase in plan for role in phase.roles):
+            raise ValueError(
+                f"--unlabeled_data_pattern={training.unlabeled_data_pattern}: no "
+                f"network of --mode={run.distillation.mode} has a teacher, which alone "
+                "teaches on videos without labels."
+            )
     for phase in plan:
         networks = builder.build_networks(phase.roles, run.data, to_be_read=True)
         initial_weights.copy_from_guide(phase, networks)
