@@ -71,6 +71,12 @@ def tag(folder, *arguments: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_one_file_that_cannot_be_read_is_counted_in_the_singular(made):
+    given = f"--model={made}/model", f"--videos={made}/labels.csv"
+    done = script_helpers.call("tag_videos", *given)
+    assert done.returncode == 1 and "1 of 1 video " in done.stderr
+
+
 def test_the_scores_are_those_of_the_records(made):
     expected = of_records(made)
     found = tag(made, f"--videos={made}/clips/*.mp4")

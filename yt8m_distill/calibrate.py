@@ -64,7 +64,7 @@ def main(
     manifest.write_json(path, dataclasses.asdict(result))
     low, high = result.mean_frames[0], result.mean_frames[-1]
     print(
-        f"{result.num_videos} videos | {given.exit_rule} | --mean_frames from "
+        f"{settings.counted(result.num_videos, 'video')} | {given.exit_rule} | --mean_frames from "
         f"{low:.2f} to {high:.2f} | {path}"
     )
 

@@ -123,7 +123,8 @@ def main(request: Request) -> None:
     lines, unread = classify(serve, found, request.classes, names)
     print("\n".join(lines))
     if unread:
-        raise ValueError(f"{unread} of {len(found)} records cannot be read.")
+        total = settings.counted(len(found), "record")
+        raise ValueError(f"{unread} of {total} cannot be read.")
 
 
 run = flag_groups.script(main, (Request,))

@@ -406,8 +406,9 @@ def _report(
     print(f"Next: {shlex.join(['yt8m-inspect', *words])}")
     if network:
         found = quantization.cost(network, videos, ranges_of(layout))
+        videos_read = settings.counted(found.videos, "video")
         print(
-            f"--model={request.model} on {found.videos} videos: GAP "
+            f"--model={request.model} on {videos_read}: GAP "
             f"{found.gap_of_numbers:.5f} on the numbers, {found.gap:.5f} on their 8 "
             f"bits ({found.gap - found.gap_of_numbers:+.5f}); the sorted scores differ "
             f"by up to {found.difference:.2g}."

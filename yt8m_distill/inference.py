@@ -124,14 +124,13 @@ def main(
         _LOG.warning("%s", reason)
     if skipped.bad:
         path = output_file + skips.SUFFIX
-        _LOG.warning(
-            "%d videos are not in the CSV; %s lists them.", len(skipped.bad), path
-        )
+        count = settings.counted(len(skipped.bad), "video")
+        _LOG.warning("Not in the CSV: %s; listed in %s.", count, path)
     repeated = evaluator.count_repeated(hashes)
     if repeated:
         _LOG.warning(
-            "%d videos have the id of an earlier one, so the CSV repeats these ids.",
-            repeated,
+            "Ids of an earlier video, which the CSV repeats: %s.",
+            settings.counted(repeated, "video"),
         )
     mean_with = inference.mean_with and f", and --mean_with={inference.mean_with}"
     _LOG.info(

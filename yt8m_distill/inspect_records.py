@@ -337,20 +337,25 @@ def report(findings: Findings, pattern: str = "", names_from: str = "") -> str:
     lines += _class_lines(findings)
     if found["segments"]["videos"]:
         lines.append(
-            "rated segments: {ratings} in {videos} videos, of {present} the class is "
+            "rated segments: {ratings} in {counted}, of {present} the class is "
             "present; --segment_labels trains and evaluates on them".format(
-                **found["segments"]
+                counted=settings.counted(found["segments"]["videos"], "video"),
+                **found["segments"],
             )
         )
     if findings.layout.frame_features:
         lines += ["frames per video:", *histogram(findings.frames)]
     lines += [
-        f"odd: {count} videos {what}" for what, count in found["problems"].items()
+        f"odd: {count} of {settings.counted(found['videos'], 'video')} {what}"
+        for what, count in found["problems"].items()
     ]
     for reason, of_reason in found["bad"].items():
-        count, first = of_reason["count"], of_reason["first"]
-        lines.append(f"invalid: {count} records, {reason}; the first: {first}")
-    lines += [f"not native: {n} videos, {why}" for why, n in found["foreign"].items()]
+        count, first = settings.counted(of_reason["count"], "record"), of_reason["first"]
+        lines.append(f"invalid: {count}, {reason}; the first: {first}")
+    lines += [
+        f"not native: {settings.counted(count, 'video')}, {why}"
+        for why, count in found["foreign"].items()
+    ]
     try:
         findings.skipped().check_fraction(settings.ReadingSettings.max_bad_fraction)
     except ValueError as error:

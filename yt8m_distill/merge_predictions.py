@@ -98,10 +98,12 @@ def main(request: Request) -> None:
     from yt8m_distill.serving import parts, segments, skips
 
     paths, output_file = parts.find_parts(request.input), request.output_file
+    parts_read = settings.counted(len(paths), "part")
     if segments.part_k(paths[0]):
         classes = segments.merge(paths, output_file, request.segment_max_pred)
         skips.merge_lists(paths, output_file)
-        print(f"{classes} classes of {len(paths)} parts in {output_file}.")
+        count = settings.counted(classes, "class", "classes")
+        print(f"{count} of {parts_read} in {output_file}.")
         return
     if request.segment_max_pred:
         raise ValueError(
@@ -109,7 +111,6 @@ def main(request: Request) -> None:
             f"{paths[0]} is of videos."
         )
     videos = merge(paths, output_file)
-    parts_read = settings.counted(len(paths), "part")
     print(f"{settings.counted(videos, 'video')} of {parts_read} in {output_file}.")
 
 

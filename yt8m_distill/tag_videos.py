@@ -100,7 +100,8 @@ def main(request: Request) -> None:
         found = to_dict(path, tagged, names, request.classes)
         print(json.dumps(found) if request.json else line_of(found), flush=True)
     if problems:
-        raise ValueError(f"{len(problems)} of {len(videos)} videos cannot be read.")
+        total = settings.counted(len(videos), "video")
+        raise ValueError(f"{len(problems)} of {total} cannot be read.")
 
 
 run = flag_groups.script(main, (Request,))

@@ -213,7 +213,8 @@ class Evaluator:
             videos.append(int(top.weights.sum()))
         if num_unlabeled:
             _LOG.warning(
-                "%d videos have no labels; they count in no metric.", num_unlabeled
+                "Without labels, in no metric: %s.",
+                settings.counted(num_unlabeled, "video"),
             )
         if num_unlabeled and num_unlabeled == sum(videos):
             metrics = average_precision.Metrics(*[0.0] * 6, num_videos=0)
@@ -222,8 +223,8 @@ class Evaluator:
         repeated = count_repeated(hashes) if all_ids else None
         if repeated:
             _LOG.warning(
-                "%d videos have the id of an earlier one; all of them are counted.",
-                repeated,
+                "Ids of an earlier video, which are counted, too: %s.",
+                settings.counted(repeated, "video"),
             )
         return Evaluation(
             metrics,
