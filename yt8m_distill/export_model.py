@@ -88,9 +88,9 @@ def main(
     more = exported.extra_files(data, names, given.extraction_manifest)
     result = export.export(to_export, folder, given.format, videos, more)
     _LOG.info(
-        "On %d %s its scores differ by up to %.2g from the network's.",
-        result.videos,
-        f"videos of {pattern}" if pattern else "videos of noise",
+        "On %s of %s its scores differ by up to %.2g from the network's.",
+        settings.counted(result.videos, "video"),
+        pattern or "noise",
         result.difference,
     )
     if result.gap is not None:
