@@ -63,8 +63,9 @@ def main(
     path = os.path.join(checkpoint.train_dir, trained_networks.EXIT_FILE)
     manifest.write_json(path, dataclasses.asdict(result))
     low, high = result.mean_frames[0], result.mean_frames[-1]
+    videos = settings.counted(result.num_videos, "video")
     print(
-        f"{settings.counted(result.num_videos, 'video')} | {given.exit_rule} | --mean_frames from "
+        f"{videos} | {given.exit_rule} | --mean_frames from "
         f"{low:.2f} to {high:.2f} | {path}"
     )
 

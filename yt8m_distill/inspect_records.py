@@ -350,8 +350,8 @@ def report(findings: Findings, pattern: str = "", names_from: str = "") -> str:
         for what, count in found["problems"].items()
     ]
     for reason, of_reason in found["bad"].items():
-        count, first = settings.counted(of_reason["count"], "record"), of_reason["first"]
-        lines.append(f"invalid: {count}, {reason}; the first: {first}")
+        count = settings.counted(of_reason["count"], "record")
+        lines.append(f"invalid: {count}, {reason}; the first: {of_reason['first']}")
     lines += [
         f"not native: {settings.counted(count, 'video')}, {why}"
         for why, count in found["foreign"].items()
