@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests import record_helpers
 from yt8m_distill import classify_records
+from yt8m_distill.data import parsing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Replaces a network: a record is its own id; one that begins with ! is bad.
@@ -54,6 +55,19 @@ def test_a_model_without_the_output_error_still_classifies():
 
     lines, unread = classify_records.classify(serve, [("here", b"a")], 1, {})
     assert (lines, unread) == (["a: 2 0.750"], 0)
+
+
+@pytest.mark.parametrize("text", [parsing.WIDTH, parsing.NUMBERS, parsing.NO_FRAMES])
+def test_a_fault_names_no_flag_that_the_program_has_not(text):
+    fault = text.format(name="rgb", value=12, size=6)
+
+    def serve(example_bytes):
+        outputs = Model().serve(example_bytes)
+        return {**outputs, "error": tf.fill([1], fault)}
+
+    (line,), unread = classify_records.classify(serve, [("here", b"!")], 1, {})
+    assert unread == 1 and line.startswith("here: ") and "rgb" in line
+    assert ("6" in line) == ("6" in fault) and "--" not in line
 
 
 def test_the_first_records_are_of_all_shards_together(tmp_path, shard):

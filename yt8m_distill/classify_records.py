@@ -72,7 +72,11 @@ def classify(
     lines = []
     for row, (where, _) in enumerate(found):
         if errors[row]:
-            lines.append(f"{where}: {errors[row].decode(errors='replace')}")
+            reason = errors[row].decode(errors="replace")
+            # The reasons are those of the programs that have the flags of records.
+            reason = reason.replace("Is --feature_names right, and is", "Is")
+            reason = reason.replace("--feature_sizes", "the model")
+            lines.append(f"{where}: {reason}")
             continue
         classes, scores = answer["class_indexes"][row], answer["predictions"][row]
         best = ", ".join(
