@@ -300,7 +300,23 @@ def test_a_bad_record_is_one_line_and_leaves_no_file(
     )
     assert line.startswith(f"{full}, record 5 (counted from 0)")
     assert not [word for word in words if word not in line]
-    assert os.listdir(tmp_path / "thin") == []
+    assert not (tmp_path / "thin").exists()
+
+
+@pytest.mark.parametrize("program", ["thin_records", "convert_records"])
+def test_an_error_leaves_no_new_folder_and_every_old_one(
+    tmp_path, monkeypatch, program
+):
+    script_helpers.without_processes(monkeypatch)
+    (full,) = record_helpers.write_shards(tmp_path, [2])
+    flags = ["--features=none"]
+    if program == "thin_records":
+        flags = ["--student_k=1", "--feature_names=none", "--feature_sizes=4"]
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.mkdir()
+    for folder in (new, old):
+        script_helpers.refuse(program, full, f"--output_dir={folder}", *flags)
+    assert not new.exists() and old.exists()
 
 
 def test_a_video_without_sampled_frames_is_named(tmp_path):

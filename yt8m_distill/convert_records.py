@@ -378,7 +378,8 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
     sources = layout.sources
     ranges = layout.ranges or arrays.ranges_of(paths, sources)
     layout = layout._replace(ranges=ranges)
-    done = convert_arrays(paths, folder, sources, labels, ranges, request.overwrite)
+    with rewriting.no_empty_folder(folder):
+        done = convert_arrays(paths, folder, sources, labels, ranges, request.overwrite)
     more = []
     if labels.names:
         names_in = os.path.join(folder, "vocabulary.csv")
@@ -452,7 +453,8 @@ def main(request: Request) -> None:
         _convert_arrays(request, paths, layout, network)
         return
     skip = request.bad_records == "skip"
-    done = convert(paths, request.output_dir, layout, skip, request.overwrite)
+    with rewriting.no_empty_folder(request.output_dir):
+        done = convert(paths, request.output_dir, layout, skip, request.overwrite)
     pattern = f"--data_pattern={request.output_dir}/*"
     videos = originals(paths, layout, None)
     _report(request, done, [pattern], network, videos, layout)

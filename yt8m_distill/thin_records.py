@@ -141,12 +141,14 @@ def main(
     data.require_frames("A thin shard")
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import file_patterns
+    from yt8m_distill.data import rewriting
     from yt8m_distill.serving import thinning
 
     view = thinning.view_to_keep(sampling, data.max_frames)
     files = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
     folder, how = request.output_dir, (request.jobs, request.overwrite)
-    counts = thin_shards(files, folder, data, view, *how)
+    with rewriting.no_empty_folder(folder):
+        counts = thin_shards(files, folder, data, view, *how)
     print(report(files, folder, data, view, *counts))
 
 

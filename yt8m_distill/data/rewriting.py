@@ -46,6 +46,19 @@ def make_folder(folder: str) -> None:
         raise ValueError(f"{where} cannot be written: it is read-only.")
 
 
+@contextlib.contextmanager
+def no_empty_folder(folder: str) -> Iterator[None]:
+    """Removes the folder after an error if the block made it and left it empty."""
+    is_new = not tf.io.gfile.exists(folder)
+    try:
+        yield
+    except BaseException:
+        if is_new and not files.is_remote(folder):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # Only if it is empty.
+        raise
+
+
 def is_written(target: str, expected: Iterator[bytes], count: int) -> bool:
     """Whether a shard exists whole; its first records are compared.
 
