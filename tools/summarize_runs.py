@@ -59,7 +59,8 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
     for line in map(json.loads, path.read_text().splitlines()):
         notes = [line.get("asked", "")]
         if line.get("mean_with"):
-            notes.append(f"--mean_with={line['mean_with']}")
+            weight = f"--mean_weight={line.get('mean_weight', '?')}"
+            notes.append(f"--mean_with={line['mean_with']} {weight}")
         if line.get("segment_labels") and not settings.get("segment_labels"):
             notes.append("--segment_labels")
         newest[(line["network"], *filter(None, notes))] = line

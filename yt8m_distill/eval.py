@@ -68,6 +68,7 @@ def evaluate_once(
         "asked": checkpoint.asked,
         "segment_labels": evaluation.segment_labels,
         "mean_with": evaluation.mean_with,
+        "mean_weight": evaluation.mean_weight if evaluation.mean_with else 0.0,
         **numbers,
     }
     if skipped.bad:

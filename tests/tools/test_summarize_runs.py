@@ -108,15 +108,18 @@ def test_a_row_is_the_newest_evaluation_of_a_network(tmp_path):
         {**line, "asked": "--student_k=2"},
         {**line, "asked": "--mean_frames=3", "mean_frames": 2.96},
         {**of_segments, "segment_labels": True},
-        {**of_segments, "segment_labels": True, "mean_with": "videos"},
+        *(
+            {**of_segments, "mean_with": "videos", "mean_weight": weight}
+            for weight in (0.3, 0.5)
+        ),
     ]
     lines += [json.dumps({**other, "gap": 0.1}) + "\n" for other in others]
     (run / "eval" / "metrics.jsonl").write_text("".join(lines))
     first, *rows = summarize_runs.read_rows(run)
     assert first == row
-    assert [frames for _, frames, *_ in rows] == ["2", "3.0", "–", "–"]
+    assert [frames for _, frames, *_ in rows] == ["2", "3.0", "–", "–", "–"]
     assert all(name.startswith("uniform baseline, --") for name, *_ in rows)
-    assert [row[4] for row in rows] == ["0.750", "0.750", "–", "–"]
+    assert [row[4] for row in rows] == ["0.750", "0.750", "–", "–", "–"]
 
 
 def test_the_published_table_is_that_of_its_runs():

@@ -307,6 +307,7 @@ def test_the_mean_with_a_network_of_videos_is_that_of_the_logits(
         flags = ("--segment_labels", "--run_once", "--segment_context=1", data)
         script_helpers.succeed("eval", f"--train_dir={train_dir}", *flags, *more)
         line = helpers.read_lines(train_dir / "eval" / "metrics.jsonl")[-1]
+        assert f"--mean_weight={line['mean_weight']:g}" in more
         return {name: line[name] for name in ("gap", "map", "loss")}
 
     of_none = evaluate(tuned, f"--mean_with={teacher}", "--mean_weight=0")
