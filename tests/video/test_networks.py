@@ -1,6 +1,7 @@
 """Image networks by specification, PCA, and refusals that name what is wrong."""
 
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -48,6 +49,20 @@ def test_a_keras_application_is_preprocessed_in_its_own_way(tmp_path):
     given = images(1, 32)
     expected = model(given.astype(np.float32) / 127.5 - 1).numpy()  # To [-1, 1].
     np.testing.assert_allclose(network.vectors(given), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_of_another_application_are_one_line(tmp_path):
+    """Keras 3.15 warns about each layer before its error."""
+    path = str(tmp_path / "other.weights.h5")
+    size = {"include_top": False, "weights": None, "input_shape": (32, 32, 3)}
+    keras.applications.MobileNetV2(**size).save_weights(path)
+    text = f'keras_application(name="MobileNetV3Small", weights={path!r}, size=32)'
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match="--image_network=.*other.weights.h5"):
+            networks.open_network(text, "image_network")
+    assert not warned
 
 
 def test_an_onnx_file_with_channels_first(tmp_path):

@@ -16,6 +16,7 @@ import hashlib
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -111,7 +112,14 @@ def keras_application(
         raise ValueError(f"pooling={pooling!r} is not 'avg' or 'max'.")
     shape = (size, size, 3)
     model = build(include_top=False, weights=None, input_shape=shape, pooling=pooling)
-    model.load_weights(weights)
+    with warnings.catch_warnings(record=True) as warned:
+        try:
+            model.load_weights(weights)
+        except ValueError as error:  # Keras 3.15 warns about each layer before it.
+            reason = str(error).strip().splitlines()[0].partition(" Example error")[0]
+            raise ValueError(f"{weights} does not fit {name}: {reason}") from error
+    for warning in warned:
+        warnings.warn(warning.message, stacklevel=1)
     preprocess = sys.modules[build.__module__].preprocess_input
 
     @tf.function(input_signature=[tf.TensorSpec([1, *shape], tf.uint8)])
