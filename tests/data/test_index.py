@@ -139,6 +139,16 @@ def test_an_outdated_index_is_rebuilt(tmp_path, change):
     tf.nest.map_structure(np.testing.assert_array_equal, kept, built)
 
 
+@pytest.mark.parametrize("content", [b"", b"not an index at all"])
+def test_a_file_that_is_no_index_is_not_advised_to_be_loaded(tmp_path, content):
+    """NumPy takes it for a pickle, and says how to load one."""
+    path = tmp_path / "a.frame_index"
+    path.write_bytes(content)
+    with pytest.raises(index.Unusable) as caught:
+        index.read(str(path), "a", DATA)
+    assert str(path) in str(caught.value) and "pickle" not in str(caught.value)
+
+
 def test_no_damaged_byte_of_an_index_ends_in_another_error(tmp_path):
     (shard,) = helpers.write_shards(tmp_path, [6])
     path = pathlib.Path(f"{shard}.frame_index")

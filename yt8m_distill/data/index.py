@@ -264,7 +264,8 @@ def read(path: str, shard: str, data: settings.DataSettings) -> Index:
     except FileNotFoundError as error:
         raise Unusable(f"{shard} has no index {path}.") from error
     except Exception as error:  # Of np.load: also BadZipFile, zlib.error and others.
-        raise Unusable(f"{path} is damaged: {error}.") from error
+        # Without NumPy's own words, which advise to load it as a pickle.
+        raise Unusable(f"{path} is damaged, or not an index.") from error
     if str(index.key) != key_of(data):
         raise Unusable(f"{path} is of other features, or of another version.")
     if tuple(index.shard.tolist()) != identity(shard):
