@@ -97,6 +97,9 @@ def test_eval_and_inference_read_the_mean_of_the_calibration(run, inferred, tmp_
     )
     line = helpers.read_lines(f"{run.training.train_dir}/eval/metrics.jsonl")[-1]
     assert line["asked"] == "--mean_frames=5"
+    # TensorBoard: not in the curve of the network as it was trained.
+    curves = pathlib.Path(run.training.train_dir, "eval").glob("*/events.*")
+    assert "student_mean_frames_5" in {path.parent.name for path in curves}
     means = stored(run)["mean_frames"]
     expected = min(means, key=lambda mean: abs(mean - asked))
     # The graph decides as the calibration did.

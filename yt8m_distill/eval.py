@@ -74,9 +74,12 @@ def evaluate_once(
     if skipped.bad:
         line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)
-    # One folder per network, so that TensorBoard draws one curve for each.
+    # TensorBoard draws a curve per folder: of each network, and of what else is asked.
+    words = checkpoint.asked.removeprefix("--").replace("=", "_")
+    names_of = [trained.role, words, "mean" * bool(evaluation.mean_with)]
+    folder = "_".join(filter(None, names_of))
     scalars = actions.evaluation_scalars(numbers)
-    log.scalars(scalars, max(found.step, 0), subfolder=trained.role)
+    log.scalars(scalars, max(found.step, 0), subfolder=folder)
     log.flush()
     prefix = f"step {found.step} | {trained.role}"
     if evaluation.mean_with:
