@@ -56,8 +56,11 @@ def read_rows(train_dir: pathlib.Path) -> list[list[str]]:
         raise ValueError(f"{path} does not exist: run eval.py on {train_dir} first.")
     run, rows, newest = runs.open_run(train_dir), [], {}
     settings = run.manifest["settings"]
+    as_trained = f"--student_k={max(settings['student_k'].split(','), key=int)}"
     for line in map(json.loads, path.read_text().splitlines()):
         notes = [line.get("asked", "")]
+        if notes == [as_trained]:  # Of a flagfile that the programs share.
+            notes = []
         if line.get("mean_with"):
             weight = f"--mean_weight={line.get('mean_weight', '?')}"
             notes.append(f"--mean_with={line['mean_with']} {weight}")

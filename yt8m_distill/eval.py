@@ -75,7 +75,9 @@ def evaluate_once(
         line["skipped"] = skipped.to_dict()["reasons"]
     log.line("evaluation", found.step, line)
     # TensorBoard draws a curve per folder: of each network, and of what else is asked.
-    words = checkpoint.asked.removeprefix("--").replace("=", "_")
+    is_as_trained = checkpoint.student_k == trained.run.sampling.largest_k
+    asked = "" if is_as_trained else checkpoint.asked
+    words = asked.removeprefix("--").replace("=", "_")
     names_of = [trained.role, words, "mean" * bool(evaluation.mean_with)]
     folder = "_".join(filter(None, names_of))
     scalars = actions.evaluation_scalars(numbers)

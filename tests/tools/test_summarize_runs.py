@@ -97,12 +97,14 @@ def test_a_row_is_the_newest_evaluation_of_a_network(tmp_path):
     (run / "eval").mkdir()
     line = {"network": "student", "map": 0.25, "hit_at_one": 0.75}
     line["videos_per_second"] = 500.0
+    line["asked"] = "--student_k=4"  # As in training.
     lines = [json.dumps({**line, "gap": gap}) + "\n" for gap in (0.6, 0.5)]
     (run / "eval" / "metrics.jsonl").write_text("".join(lines))
     row = ["uniform baseline", "4", "0.500", "0.250", "0.750", "2.00"]
     assert summarize_runs.read_rows(run) == [row]
 
     # Other frames, another network in a mean, and segments are no rows of this one.
+    del line["asked"]
     of_segments = {name: line[name] for name in line if name != "hit_at_one"}
     others = [
         {**line, "asked": "--student_k=2"},
