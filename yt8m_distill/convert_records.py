@@ -445,8 +445,8 @@ def main(request: Request) -> None:
             kind = "arrays" if is_arrays else "records"
             raise ValueError(f"--{name}={value} does not apply to {kind}.")
     if not sum(tf.io.gfile.stat(path).length for path in paths):
-        others = " and others" * (len(paths) > 1)
-        raise ValueError(f"--input_data_pattern: no records in {paths[0]}{others}.")
+        where = file_patterns.named(paths)
+        raise ValueError(f"--input_data_pattern: no records in {where}.")
     # Opened before anything is written.
     network = exported.ExportedNetwork(request.model) if request.model else None
     if is_arrays:

@@ -44,6 +44,11 @@ def expand(patterns: str, flag: str) -> list[str]:
     return sorted(set(files))
 
 
+def named(files: Sequence[str]) -> str:
+    """The first of some files, and whether there are others, for a message."""
+    return files[0] + " and others" * (len(files) > 1)
+
+
 _COMMAS = 3  # Supported commas in one file name.
 
 

@@ -49,8 +49,8 @@ def main(
     ]
     videos = sum(len(i.numbers) for i in indices)
     if not videos:
-        others = " and others" * (len(shards) > 1)
-        why = bad[0].message if bad else f"no records in {shards[0]}{others}."
+        where = file_patterns.named(shards)
+        why = bad[0].message if bad else f"no records in {where}."
         raise ValueError(f"--input_data_pattern: {why}")
     for record in bad:
         print(record.message)

@@ -55,6 +55,7 @@ def thin_shards(
     """
     import tqdm
 
+    from yt8m_distill import file_patterns
     from yt8m_distill.data import framing, rewriting
     from yt8m_distill.serving import thinning
 
@@ -62,8 +63,8 @@ def thin_shards(
     counts = {path: framing.count_records([path]) for path in files}
     videos, kept = sum(counts.values()), 0
     if not videos:
-        others = " and others" * (len(files) > 1)
-        raise ValueError(f"--input_data_pattern: no records in {files[0]}{others}.")
+        where = file_patterns.named(files)
+        raise ValueError(f"--input_data_pattern: no records in {where}.")
     rewriting.make_folder(folder)
     bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())
     tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m_distill import registry, settings, structures, vocabulary
+from yt8m_distill import file_patterns, registry, settings, structures, vocabulary
 from yt8m_distill.data import pipeline, shards
 from yt8m_distill.evaluation import exit_calibration
 from yt8m_distill.models import (
@@ -235,8 +235,8 @@ class TrainedNetwork:
             data = dataclasses.replace(data, segment_labels=False)
         opened = shards.open_shards(patterns, data, reading, flag)
         if not may_be_empty and opened.is_empty:
-            others = " and others" if len(opened.paths) > 1 else ""
-            raise ValueError(f"--{flag}: no videos in {opened.paths[0]}{others}.")
+            where = file_patterns.named(opened.paths)
+            raise ValueError(f"--{flag}: no videos in {where}.")
         return opened
 
     def dataset(self, opened: shards.Shards | str, batch_size: int):

@@ -238,7 +238,7 @@ def _check_cached(plan, run: settings.RunSettings) -> None:
     Several processes cannot fill a cache, and none can have it filled before.
     """
     record = manifest.Manifest(run.training.train_dir, run, writes=False)
-    unfinished = set()
+    is_new, unfinished = run.training.start_new_model, set()
     for phase in plan:
         if unfinished & {role.name for role in phase.frozen}:
             raise ValueError(
@@ -247,7 +247,6 @@ def _check_cached(plan, run: settings.RunSettings) -> None:
                 "fill the cache with one process (the same command), or leave the flag "
                 "out."
             )
-        is_new = run.training.start_new_model
         if is_new or not phase_runner.is_finished(phase, run, record):
             unfinished |= {role.name for role in phase.trained}
 

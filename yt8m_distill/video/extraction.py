@@ -64,26 +64,26 @@ class _Branch:
     def paths(self) -> dict[str, str]:
         """Flag → its value with absolute paths, true in any working directory."""
         text, spec = self.text, registry.parse(self.text)
-        absolute = {
-            name: os.path.abspath(value)
-            for name, value in spec.arguments.items()
-            if not os.path.isabs(path := str(value).rstrip("/"))
-            and path == self.network.path.rstrip("/")
-        }
-        if absolute:
-            arguments = spec.arguments | absolute
-            text = str(registry.Specification(spec.name, arguments))
+        paths = self._paths_among(spec.arguments)
+        if paths and not os.path.isabs(self.network.path):
+            absolute = {name: os.path.abspath(path) for name, path in paths.items()}
+            text = str(registry.Specification(spec.name, spec.arguments | absolute))
         folder = os.path.abspath(self._folder) if self._folder else ""
         return {self.flag: text, self._pca_flag: folder}
+
+    def _paths_among(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """The arguments that are the path of the network's files."""
+        return {
+            name: value
+            for name, value in arguments.items()
+            if str(value).rstrip("/") == self.network.path
+        }
 
     def is_at_another_place(self, text: str) -> bool:
         """Whether a specification differs only in the path of the network's files."""
         before, now = registry.parse(text), registry.parse(self.text)
         old, new = (self._registered.arguments(spec) for spec in (before, now))
-        for name, value in new.items():
-            if str(value).rstrip("/") == self.network.path:
-                old[name] = value
-        return (before.name, old) == (now.name, new)
+        return (before.name, old | self._paths_among(new)) == (now.name, new)
 
 
 class Extractor:
