@@ -79,6 +79,26 @@ def test_the_parts_are_named_weighted_and_still_one_number_a_video():
         np.testing.assert_allclose(parts[name], value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mean", ["probabilities", "logits"])
+@pytest.mark.parametrize("position", [1, 2, 3])
+def test_several_teachers_guide_by_their_mean_or_by_the_named_one(mean, position):
+    student, *guides = map(make_outputs, range(4))
+    logits = np.stack([guide.logits for guide in guides]).astype(np.float64)
+    yes = np.mean(1 / (1 + np.exp(-logits)), axis=0)
+    by_mean = {"probabilities": np.log(yes / (1 - yes)), "logits": logits.mean(axis=0)}
+    built = build(f"pred + rep(teacher={position})", teacher_mean=mean)
+    built.check_guides(len(guides))
+    parts = built(student, LABELS, guides)
+    expected = {
+        "pred": distillation.binary_kl(
+            student.logits, tf.constant(by_mean[mean], "float32")
+        ),
+        "rep": distillation.representation_loss(student, guides[position - 1]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "text, states, representations, alone",
     [
