@@ -7,7 +7,7 @@ import tempfile
 import tensorflow as tf
 
 from tools.benchmarking import end_to_end, network, results
-from yt8m_distill import registry
+from yt8m_distill import processes, registry
 from yt8m_distill.models import builder
 
 # Network → bars of its forward pass and of its step, as shares of the product rate.
@@ -33,27 +33,9 @@ MEMORY_BATCH = {"NeXtVLAD": 256}
 
 def _share_rows(name: str, case: network.Case, quick: bool) -> list[results.Row]:
     """Forward pass and step of one network as shares of the product rate."""
-    calls = {
-        "product": network.product(tf.float32, quick),
-        "forward": lambda: case.forward()[0, 0].numpy(),
-        "step": lambda: case.step().numpy(),
-    }
+    calls = {"product": network.product(tf.float32, quick), **case.calls()}
     seconds = results.interleaved(calls, 1 if quick else 5)
-    rate = 2 * math.prod(network.PRODUCT[quick]) / seconds["product"]
-    table = []
-    for what, bar in zip(("forward", "step"), BARS[name], strict=True):
-        speed = case.floating_operations(what == "step") / seconds[what]
-        videos = case.inputs["frames"].shape[0]
-        table.append(
-            results.Row(
-                f"{name}, {what}, share of the float32 product rate",
-                speed / rate,
-                bar,
-                detail=f"{seconds[what]:.3f} s for {videos} videos; {speed / 1e9:.0f} "
-                f"of {rate / 1e9:.0f} GFLOP/s",
-            )
-        )
-    return table
+    return network.share_rows(f"{name}, {{}}", case, BARS[name], seconds, quick)
 
 
 def _specification(name: str, quick: bool) -> str:
@@ -69,7 +51,11 @@ def _build(name: str, quick: bool):
 def _memory_row(name: str, quick: bool) -> results.Row:
     """Peak memory of a training step, in a process of its own."""
     batch = 2 if quick else MEMORY_BATCH.get(name, 64)
-    step, view = results.in_own_process(measure_step, name, batch, quick, here=quick)
+    task = name, batch, quick
+    if quick:  # Without the time of a process; the memory is of no interest.
+        step, view = measure_step(*task)
+    else:
+        ((_, (step, view)),) = processes.call_all(measure_step, [task], 1)
     return results.Row(
         f"{name}, memory of a step of {batch} videos",
         step / 2**30,

@@ -1,6 +1,7 @@
 """Speed of the teacher over matrix products and over stock Keras layers."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -40,18 +41,6 @@ class StockBlocks(keras.layers.Layer):
         return tf.reshape(tf.stack(ends, axis=1), [-1, ends[0].shape[-1]]), None
 
 
-def _lstm(cells, block_len, frames, width, classes, kind):
-    """The teacher: `hoisted`, or `blocks` for stock layers, block by block."""
-    implementation = "hoisted" if kind == "hoisted" else "keras"
-    network = hierarchical_lstm.HierarchicalLSTM(
-        feature_size=width, num_classes=classes, max_frames=frames, cells=cells,
-        block_len=block_len, implementation=implementation,
-    )  # fmt: skip
-    if kind == "blocks":
-        network.lower = StockBlocks(network.lower, -(-frames // block_len))
-    return network
-
-
 class Case:
     """Forward pass and training step of a network on a batch of full videos.
 
@@ -87,6 +76,13 @@ class Case:
         gradients = tape.gradient(loss, self.variables)
         return tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
 
+    def calls(self) -> dict[str, Callable]:
+        """`forward` and `step`, each of which waits for its result."""
+        return {
+            "forward": lambda: self.forward()[0, 0].numpy(),
+            "step": lambda: self.step().numpy(),
+        }
+
     def floating_operations(self, step: bool) -> float:
         """Operations of a forward pass, or of a step (three times as many)."""
         rows = self.inputs["frames"].shape[0]
@@ -94,19 +90,41 @@ class Case:
         return 2 * rows * sum(parts.values()) * (3 if step else 1)
 
 
-def _operations(case: Case, step: bool) -> float:
-    """Those of the LSTM that are done.
+class TeacherCase(Case):
+    """The paper's teacher.
 
-    h U of a first step is not, nor, in a training step, a gradient for frames.
+    Args:
+        size: cells, block length, frames, width, classes, and videos of a batch.
+        blockwise: stock layers, block by block, in place of our LSTM.
+        **changes: other arguments of the network.
     """
-    network, rows = case.network, case.inputs["frames"].shape[0]
-    blocks = -(-network.max_frames // network.block_len)
-    skipped = blocks * base.num_weights(network.lower.kernels()[1::2])
-    skipped += base.num_weights(network.upper.kernels()[1::2])
-    if step:
-        skipped *= 3
-        skipped += network.max_frames * base.num_weights(network.lower.kernels()[:1])
-    return case.floating_operations(step) - 2 * rows * skipped
+
+    def __init__(self, size: Sequence[int], blockwise: bool = False, **changes):
+        cells, block_len, frames, width, classes, batch = size
+        network = hierarchical_lstm.HierarchicalLSTM(
+            feature_size=width, num_classes=classes, max_frames=frames, cells=cells,
+            block_len=block_len, implementation="keras" if blockwise else "hoisted",
+            **changes,
+        )  # fmt: skip
+        if blockwise:
+            network.lower = StockBlocks(network.lower, -(-frames // block_len))
+        super().__init__(network, batch)
+
+    def floating_operations(self, step: bool) -> float:
+        """Those of the LSTM that are done.
+
+        h U of a first step is not, nor, in a training step, a gradient for frames.
+        """
+        network, rows = self.network, self.inputs["frames"].shape[0]
+        blocks = -(-network.max_frames // network.block_len)
+        skipped = blocks * base.num_weights(network.lower.kernels()[1::2])
+        skipped += base.num_weights(network.upper.kernels()[1::2])
+        if step:
+            skipped *= 3
+            skipped += network.max_frames * base.num_weights(
+                network.lower.kernels()[:1]
+            )
+        return super().floating_operations(step) - 2 * rows * skipped
 
 
 def product(dtype, quick: bool):
@@ -122,37 +140,48 @@ def product(dtype, quick: bool):
     return lambda: multiply()[0, 0].numpy()
 
 
+def share_rows(
+    title: str, case: Case, bars: Sequence, seconds: dict[str, float], quick: bool
+) -> list[results.Row]:
+    """Forward pass and step of a case as shares of the product rate.
+
+    Args:
+        title: of a row; `{}` is `forward` or `step`.
+        bars: of each.
+        seconds: of `product`, `forward` and `step`.
+    """
+    rate = 2 * math.prod(PRODUCT[quick]) / seconds["product"]
+    videos = case.inputs["frames"].shape[0]
+    table = []
+    for name, bar in zip(("forward", "step"), bars, strict=True):
+        speed = case.floating_operations(name == "step") / seconds[name]
+        table.append(
+            results.Row(
+                f"{title.format(name)}, share of the float32 product rate",
+                speed / rate,
+                bar,
+                detail=f"{seconds[name]:.3f} s for {videos} videos; {speed / 1e9:.0f} "
+                f"of {rate / 1e9:.0f} GFLOP/s",
+            )
+        )
+    return table
+
+
 def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` measures small sizes and takes seconds."""
     size = (8, 5, 10, 16, 10, 2) if quick else (1024, 20, 300, 1152, 3862, 32)
-    rounds = 2 if quick else 5
-    *shape, batch = size
-    kinds = ("hoisted", "blocks")
-    cases = {kind: Case(_lstm(*shape, kind), batch) for kind in kinds}
+    case = TeacherCase(size)
+    stock = TeacherCase(size, blockwise=True).calls()
     calls = {
         "product": product(tf.float32, quick),
         "product bf16": product(tf.bfloat16, quick),
+        **case.calls(),
+        **{f"stock {name}": call for name, call in stock.items()},
     }
-    for kind, case in cases.items():
-        calls[f"{kind} forward"] = lambda case=case: case.forward()[0, 0].numpy()
-        calls[f"{kind} step"] = lambda case=case: case.step().numpy()
-    seconds = results.interleaved(calls, rounds)
-    rate = 2 * math.prod(PRODUCT[quick]) / seconds["product"]
-    table = []
-    for step, name, bar in ((False, "forward", 0.85), (True, "step", 0.75)):
-        case, time = cases["hoisted"], seconds[f"hoisted {name}"]
-        speed = _operations(case, step) / time
-        table.append(
-            results.Row(
-                f"{name} of the teacher, share of the float32 product rate",
-                speed / rate,
-                bar,
-                detail=f"{time:.3f} s for {size[-1]} videos; {speed / 1e9:.0f} of "
-                f"{rate / 1e9:.0f} GFLOP/s",
-            )
-        )
+    seconds = results.interleaved(calls, 2 if quick else 5)
+    table = share_rows("{} of the teacher", case, (0.85, 0.75), seconds, quick)
     for name, bar in (("forward", 1.8), ("step", 1.0)):
-        theirs, ours = seconds[f"blocks {name}"], seconds[f"hoisted {name}"]
+        theirs, ours = seconds[f"stock {name}"], seconds[name]
         table.append(
             results.Row(
                 f"{name}: speed over stock Keras LSTM layers, block by block",

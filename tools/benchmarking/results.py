@@ -1,15 +1,12 @@
 """Rows of the benchmark's table, and how time and memory are measured."""
 
 import dataclasses
-import json
 import pathlib
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -77,30 +74,6 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def in_own_process(function: Callable, *arguments: Any, here: bool = False) -> Any:
-    """The result of a function in a new process, whose peak memory is its own.
-
-    Args:
-        function: of a module in tools.benchmarking.
-        arguments: JSON values, like the result.
-        here: call it in this process, where the memory is of no interest.
-
-    Raises:
-        RuntimeError: with the error output of the process, if it fails.
-    """
-    if here:
-        return function(*arguments)
-    code = (
-        f"import json, sys; from {function.__module__} import {function.__name__} as f;"
-        "print(json.dumps(f(*json.loads(sys.argv[1]))))"
-    )
-    command = [sys.executable, "-c", code, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def resident_bytes(peak: bool) -> int:
