@@ -61,20 +61,14 @@ def test_tables_of_several_runs_are_kept_together(tmp_path):
 
 def test_shards_of_the_scale_area_have_every_video_once(tmp_path):
     paths = scale.write(tmp_path, num_shards=3, num_videos=25)
-    sizes = ",".join(map(str, scale.FEATURES.values()))
-    data = settings.DataSettings(
-        feature_names=",".join(scale.FEATURES),
-        feature_sizes=sizes,
-        num_classes=scale.CLASSES,
-        max_frames=scale.FRAMES,
-    )
-    opened = shards.open_shards(list(map(str, paths)), data, settings.ReadingSettings())
+    reading = settings.ReadingSettings()
+    opened = shards.open_shards(list(map(str, paths)), scale.DATA, reading)
     rows = opened.kept_rows(1.0)
     assert opened.table.located
     ids, _, labels, num_frames = opened.table.look_up(rows)
     assert sorted(ids) == [b"%08d" % video for video in range(25)]
     assert len(labels) == 25 * scale.LABELS
-    assert set(num_frames) == {scale.FRAMES}
+    assert set(num_frames) == {scale.DATA.max_frames}
 
 
 def test_a_repeated_batch_has_other_scores_and_the_same_best_classes():

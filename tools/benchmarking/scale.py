@@ -28,26 +28,26 @@ from yt8m_distill import settings
 from yt8m_distill.data import arrays, shards
 
 NUM_SHARDS, NUM_VIDEOS = 3844, 5_600_000
-FRAMES, CLASSES, LABELS = 4, 20, 3
-FEATURES = {"rgb": 8, "audio": 4}
+LABELS = 3  # Per video.
+DATA = settings.DataSettings(
+    feature_names="rgb,audio", feature_sizes="8,4", num_classes=20, max_frames=4
+)
 OPEN_FILES = 256
 # The memory per video on a machine with 16 GB, of which 2 GB are for the rest.
 BYTES_PER_VIDEO = 14 * 2**30 / NUM_VIDEOS
-_DATA = [
-    f"--feature_names={','.join(FEATURES)}",
-    f"--feature_sizes={','.join(map(str, FEATURES.values()))}",
-    f"--num_classes={CLASSES}",
-    f"--max_frames={FRAMES}",
+_DATA_FLAGS = [
+    f"--{name}={getattr(DATA, name)}"
+    for name in ("feature_names", "feature_sizes", "num_classes", "max_frames")
 ]
 
 
 def _record(label: int) -> tuple[bytes, bytes]:
     """The bytes of a record before and after the eight digits of its id."""
-    labels = [(label + step) % CLASSES for step in range(LABELS)]
+    labels = [(label + step) % DATA.num_classes for step in range(LABELS)]
     random = np.random.default_rng(label)
     frames = {
-        name: random.integers(0, 256, (FRAMES, size), np.uint8)
-        for name, size in FEATURES.items()
+        name: random.integers(0, 256, (DATA.max_frames, size), np.uint8)
+        for name, size in zip(DATA.names, DATA.sizes, strict=True)
     }
     ranges = [settings.YOUTUBE_8M] * len(frames)
     record, _ = arrays.make_record("#" * 8, labels, frames, ranges)
@@ -58,18 +58,18 @@ def _record(label: int) -> tuple[bytes, bytes]:
 def write(folder: pathlib.Path, num_shards: int, num_videos: int) -> list[pathlib.Path]:
     """Makes the shards of a folder, unless they exist; all have equally many videos.
 
-    Shard s has the videos s, s + num_shards, ...; video v has the label v % CLASSES
+    Shard s has the videos s, s + num_shards, ...; video v has the label v % num_classes
     and the two after it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"shard{number:05d}.tfrecord" for number in range(num_shards)]
     done = folder / f"{num_videos}.videos"
     if not done.exists():
-        parts = [_record(label) for label in range(CLASSES)]
+        parts = [_record(label) for label in range(DATA.num_classes)]
         for number, path in enumerate(paths):
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for video in range(number, num_videos, num_shards):
-                    before, after = parts[video % CLASSES]
+                    before, after = parts[video % len(parts)]
                     writer.write(before + b"%08d" % video + after)
         done.touch()
     return paths
@@ -87,7 +87,7 @@ def _start(script: str, *flags: str) -> subprocess.Popen:
     limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {hard})); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # noqa: E501
     path = str(results.ROOT / "yt8m_distill" / f"{script}.py")
     return subprocess.Popen(
-        [sys.executable, "-c", limit, path, *_DATA, *flags],
+        [sys.executable, "-c", limit, path, *_DATA_FLAGS, *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,15 +212,8 @@ class _Scale:
 
     def held(self) -> dict[str, int]:
         """Bytes of the index in memory, and of the order of the videos."""
-        sizes = ",".join(map(str, FEATURES.values()))
-        data = settings.DataSettings(
-            feature_names=",".join(FEATURES),
-            feature_sizes=sizes,
-            num_classes=CLASSES,
-            max_frames=FRAMES,
-        )
         reading = settings.ReadingSettings(index_dir=str(self.index))
-        opened = shards.open_shards(self.pattern, data, reading)
+        opened = shards.open_shards(self.pattern, DATA, reading)
         columns = vars(opened.table).values()
         arrays = sum(x.nbytes for x in columns if isinstance(x, np.ndarray))
         ids = sum(len(x) for x in columns if isinstance(x, bytes))
