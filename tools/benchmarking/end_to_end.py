@@ -82,7 +82,6 @@ def evaluation_rows(
     run = run_settings(quick, folder, "unused", **size)
     num_videos = 16 if quick else 512
     paths = shards.write(folder, num_videos, run.data)
-    shards.index(paths, run.data)
     calls, work = {}, {}
     calls["teacher"], work["teacher"] = _evaluation(run, "teacher", paths, folder)
     for k in frames:
@@ -116,7 +115,6 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
     data = run_settings(quick, folder, "unused").data
     num_videos = 32 if quick else 256
     paths = shards.write(folder, num_videos, data)
-    shards.index(paths, data)
     pattern = ",".join(paths)
     strategy = distribution.mirrored_strategy(["CPU:0"])
     teacher = run_settings(

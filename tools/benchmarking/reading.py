@@ -66,7 +66,7 @@ def _first_epoch(folder, paths, data, view):
     def call():
         for path in pathlib.Path(folder).glob(f"*{index.SUFFIX}"):
             path.unlink()
-        shards.index(paths, data)
+        index.load_or_build(paths, data)
         epoch()
 
     return call
@@ -85,7 +85,6 @@ def rows(quick: bool) -> list[results.Row]:
         num_videos, times, rounds = 1024, {"raw": 6, "index": 32}, 4
     with tempfile.TemporaryDirectory() as folder:
         paths = shards.write(folder, num_videos, data)
-        shards.index(paths, data)
         size = sum(os.path.getsize(path) for path in paths)
         longer, longest = paths * times["raw"], paths * times["index"]
         uniform = {k: pipeline.ViewSpec("uniform", k) for k in (30, 10)}

@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from tools.benchmarking import results, shards
-from yt8m_distill import settings
+from yt8m_distill import registry, settings
+from yt8m_distill.data import pipeline
 from yt8m_distill.models import builder
 from yt8m_distill.serving import export, served
-from yt8m_distill.training import modes
 
 _BATCHES = (1, 8, 64)
 # A small network: the cost of a request itself shows most there.
@@ -18,23 +18,11 @@ _NETWORK = "HierarchicalLSTM(cells=64, layers=1, block_len=5)"
 
 def rows(quick: bool) -> list[results.Row]:
     """The table's rows; `quick` measures small sizes and takes seconds."""
-    run = settings.RunSettings.from_dict(
-        {
-            "mode": "baseline",
-            "student": "FrameLevelLogisticModel" if quick else _NETWORK,
-            "student_k": 6 if quick else 30,
-            "max_frames": 20 if quick else 300,
-            "feature_sizes": "8,4" if quick else "1024,128",
-            "num_classes": 10 if quick else 3862,
-            "train_dir": "unused",
-            "train_data_pattern": "unused",
-        }
-    )
-    data = run.data
-    network = builder.build_networks(
-        [modes.networks(run)["student"]], run.data
-    ).network("student")
-    (view,) = modes.views_of(run, ["student"]).values()
+    sizes = {"feature_sizes": "8,4", "num_classes": 10, "max_frames": 20}
+    data = settings.DataSettings(**(sizes if quick else {}))
+    k, name = (6, "FrameLevelLogisticModel") if quick else (30, _NETWORK)
+    network = builder.build_network("student", registry.parse(name), data, k)
+    view = pipeline.ViewSpec("uniform", k)
     with tempfile.TemporaryDirectory() as folder:
         export.export(served.Served(network, data, view, 20), f"{folder}/model")
         model = tf.saved_model.load(f"{folder}/model")  # noqa: TID251 (its own)
@@ -44,8 +32,8 @@ def rows(quick: bool) -> list[results.Row]:
     for size in _BATCHES:
         repeats = 5 if quick else max(40, 1000 // size)
         records = tf.constant([record] * size)
-        frames = tf.zeros([size, run.sampling.largest_k, data.feature_size])
-        counts = tf.fill([size], run.sampling.largest_k)
+        frames = tf.zeros([size, k, data.feature_size])
+        counts = tf.fill([size], k)
         calls = {
             "records": lambda r=records: signatures["serving_default"](example_bytes=r),
             "frames": lambda f=frames, n=counts: signatures["frames"](

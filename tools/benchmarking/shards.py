@@ -6,14 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m_distill import settings
-from yt8m_distill.data import arrays
-from yt8m_distill.data import index as data_index
+from yt8m_distill.data import arrays, index
 
 VIDEOS_PER_SHARD = 64
 
 
 def write(folder: str, num_videos: int, data: settings.DataSettings) -> list[str]:
-    """Native frame-level shards of videos with `max_frames` frames each."""
+    """Native frame-level shards of videos with `max_frames` frames each, indexed."""
     random = np.random.default_rng(0)
     paths = []
     for start in range(0, num_videos, VIDEOS_PER_SHARD):
@@ -22,6 +21,7 @@ def write(folder: str, num_videos: int, data: settings.DataSettings) -> list[str
             for number in range(start, min(start + VIDEOS_PER_SHARD, num_videos)):
                 writer.write(make_video(f"{number:05d}", data, random))
         paths.append(path)
+    index.load_or_build(paths, data)
     return paths
 
 
@@ -35,8 +35,3 @@ def make_video(video_id: str, data: settings.DataSettings, random) -> bytes:
     ranges = [settings.YOUTUBE_8M] * len(frames)
     record, _ = arrays.make_record(video_id, labels, frames, ranges)
     return record
-
-
-def index(paths: list[str], data: settings.DataSettings) -> None:
-    """Builds the index of every shard."""
-    data_index.load_or_build(paths, data)
