@@ -23,12 +23,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tools.benchmarking import results
+from tools.benchmarking import results, shards
 from yt8m_distill import settings
-from yt8m_distill.data import arrays, shards
+from yt8m_distill.data import shards as shards_module
 
 NUM_SHARDS, NUM_VIDEOS = 3844, 5_600_000
-LABELS = 3  # Per video.
 DATA = settings.DataSettings(
     feature_names="rgb,audio", feature_sizes="8,4", num_classes=20, max_frames=4
 )
@@ -41,16 +40,10 @@ _DATA_FLAGS = [
 ]
 
 
-def _record(label: int) -> tuple[bytes, bytes]:
+def _record(number: int) -> tuple[bytes, bytes]:
     """The bytes of a record before and after the eight digits of its id."""
-    labels = [(label + step) % DATA.num_classes for step in range(LABELS)]
-    random = np.random.default_rng(label)
-    frames = {
-        name: random.integers(0, 256, (DATA.max_frames, size), np.uint8)
-        for name, size in zip(DATA.names, DATA.sizes, strict=True)
-    }
-    ranges = [settings.YOUTUBE_8M] * len(frames)
-    record, _ = arrays.make_record("#" * 8, labels, frames, ranges)
+    random = np.random.default_rng(number)
+    record = shards.make_video("#" * 8, DATA, random)
     before, _, after = record.partition(b"#" * 8)
     return before, after
 
@@ -58,14 +51,14 @@ def _record(label: int) -> tuple[bytes, bytes]:
 def write(folder: pathlib.Path, num_shards: int, num_videos: int) -> list[pathlib.Path]:
     """Makes the shards of a folder, unless they exist; all have equally many videos.
 
-    Shard s has the videos s, s + num_shards, ...; video v has the label v % num_classes
-    and the two after it.
+    Shard s has the videos s, s + num_shards, ...; they repeat the labels and frames of
+    a few.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"shard{number:05d}.tfrecord" for number in range(num_shards)]
     done = folder / f"{num_videos}.videos"
     if not done.exists():
-        parts = [_record(label) for label in range(DATA.num_classes)]
+        parts = [_record(number) for number in range(20)]
         for number, path in enumerate(paths):
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for video in range(number, num_videos, num_shards):
@@ -213,7 +206,7 @@ class _Scale:
     def held(self) -> dict[str, int]:
         """Bytes of the index in memory, and of the order of the videos."""
         reading = settings.ReadingSettings(index_dir=str(self.index))
-        opened = shards.open_shards(self.pattern, DATA, reading)
+        opened = shards_module.open_shards(self.pattern, DATA, reading)
         columns = vars(opened.table).values()
         arrays = sum(x.nbytes for x in columns if isinstance(x, np.ndarray))
         ids = sum(len(x) for x in columns if isinstance(x, bytes))

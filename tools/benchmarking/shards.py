@@ -32,6 +32,5 @@ def make_video(video_id: str, data: settings.DataSettings, random) -> bytes:
         name: random.integers(0, 256, (data.max_frames, size), np.uint8)
         for name, size in zip(data.names, data.sizes, strict=True)
     }
-    ranges = [settings.YOUTUBE_8M] * len(frames)
-    record, _ = arrays.make_record(video_id, labels, frames, ranges)
+    record, _ = arrays.make_record(video_id, labels, frames, data.ranges)
     return record
