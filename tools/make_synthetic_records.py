@@ -27,6 +27,7 @@ come out whatever the number of shards and processes.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -50,6 +51,8 @@ from yt8m_distill.data import arrays, records, rewriting, segments
 SPLITS = ("train", "validate", "test")
 DESCRIPTION = "dataset.json"
 UNFINISHED = "dataset.unfinished"  # While the shards are written.
+# The fields of a recipe that are settings of its records.
+OF_DATA = ("feature_names", "feature_sizes", "num_classes", "max_frames")
 
 _LATENT = 64  # Dimensions in which content lives.
 _TOPIC = 8  # Classes per topic, on average.
@@ -110,19 +113,14 @@ class Recipe(settings.Settings):
 
     def check(self) -> None:
         """Rules of several fields."""
-        settings.DataSettings(self.feature_names, self.feature_sizes)
+        _ = self.data  # Has rules of its own.
         if self.easy_fraction >= 0 and self.rated_segments:
             raise ValueError("--easy_fraction has no shots for --rated_segments.")
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Name of each feature."""
-        return settings.split_names(self.feature_names)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Width of each feature."""
-        return [int(size) for size in settings.split_names(self.feature_sizes)]
+    @functools.cached_property
+    def data(self) -> settings.DataSettings:
+        """The settings of the records."""
+        return settings.DataSettings(**{name: getattr(self, name) for name in OF_DATA})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +144,7 @@ def make_world(recipe: Recipe) -> World:
     looks /= np.linalg.norm(looks, axis=1, keepdims=True)
     spectrum = (1 + np.arange(_LATENT)) ** -0.35
     mixing = []
-    for size in recipe.sizes:
+    for size in recipe.data.sizes:
         matrix = rng.standard_normal((_LATENT, size)) * spectrum[:, np.newaxis]
         # Latent numbers of unit variance give features of unit variance.
         mixing.append((matrix / np.sqrt((matrix**2).sum(0))).astype(np.float32))
@@ -287,9 +285,9 @@ def frame_level_record(
     columns = zip(*ratings, strict=True)  # Empty without ratings.
     for (name, kind), values in zip(segments.KINDS.items(), columns, strict=False):
         getattr(example.context.feature[name], kind).value.extend(values)
-    features = dict(zip(recipe.names, frames, strict=True))
-    ranges = [settings.YOUTUBE_8M] * len(features)
-    record, _ = arrays.make_record(video_id, labels, features, ranges, example)
+    data = recipe.data
+    features = dict(zip(data.names, frames, strict=True))
+    record, _ = arrays.make_record(video_id, labels, features, data.ranges, example)
     return record
 
 
@@ -302,14 +300,16 @@ def video_level_record(
     feature = example.features.feature
     feature["id"].bytes_list.value.append(video_id)
     feature["labels"].int64_list.value.extend(labels)
-    for name, values in zip(recipe.names, frames, strict=True):
+    for name, values in zip(recipe.data.names, frames, strict=True):
         mean = records.dequantize(values).mean(axis=0)
         feature[f"mean_{name}"].float_list.value.extend(mean)
     return example.SerializeToString(deterministic=True)
 
 
-def write_shard(recipe: Recipe, folder: str, split: str, shard: int, count: int) -> int:
-    """Writes one shard, atomically; returns its videos."""
+def write_shard(
+    recipe: Recipe, folder: str, split: str, shard: int, count: int
+) -> None:
+    """Writes the videos of one shard, atomically."""
     world = make_world(recipe)
     makers = {folder: frame_level_record}
     if recipe.video_level:
@@ -325,7 +325,6 @@ def write_shard(recipe: Recipe, folder: str, split: str, shard: int, count: int)
             video = make_video(world, recipe, split, number)
             for make, writer in writers.items():
                 writer.write(make(recipe, *video))
-    return count
 
 
 def plan_shards(recipe: Recipe) -> list[tuple[str, int, int]]:
@@ -344,10 +343,7 @@ def suggested_flags(recipe: Recipe, folder: pathlib.Path) -> str:
         [
             f"--train_data_pattern='{folder}/train*.tfrecord'",
             f"--validation_data_pattern='{folder}/validate*.tfrecord'",
-            f"--feature_names={recipe.feature_names}",
-            f"--feature_sizes={recipe.feature_sizes}",
-            f"--num_classes={recipe.num_classes}",
-            f"--max_frames={recipe.max_frames}",
+            *(f"--{name}={getattr(recipe, name)}" for name in OF_DATA),
         ]
     )
 
@@ -393,7 +389,7 @@ def make_dataset(recipe: Recipe, folder: pathlib.Path, jobs: int) -> None:
     bar = tqdm.tqdm(total=sum(count for *_, count in plan), unit="video")
     tasks = [(recipe, str(folder), *job) for job in plan]
     with bar:
-        for _, count in processes.call_all(write_shard, tasks, jobs):
+        for (*_, count), _ in processes.call_all(write_shard, tasks, jobs):
             bar.update(count)
     description = {"recipe": dataclasses.asdict(recipe), "shards": len(plan)}
     text = json.dumps(description, indent=2) + "\n"
