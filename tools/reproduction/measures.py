@@ -3,9 +3,7 @@
 import itertools
 import os
 import pathlib
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -69,12 +67,9 @@ def _forward(network: trained.TrainedNetwork, part: Callable) -> Callable:
 def _model_seconds(network: trained.TrainedNetwork, batch: structures.Batch) -> float:
     """Median seconds per batch, with the batch in memory."""
     forward = _forward(network, lambda outputs: tf.reduce_sum(outputs.logits, 1))
-    seconds = []
-    for _ in range(ROUNDS + 1):
-        began = time.perf_counter()
-        network.runner.local_rows(forward(batch))  # Waits for the device.
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])  # The first call traces the graph.
+    # local_rows waits for the device.
+    calls = {"forward": lambda: network.runner.local_rows(forward(batch))}
+    return results.interleaved(calls, ROUNDS)["forward"]
 
 
 def _machine() -> str:
@@ -143,10 +138,7 @@ def encode(experiment: plan.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndar
         )
         keep = weights > 0
         parts.append((encodings[keep], labels[keep] > 0, ids[keep]))
-    encodings, labels, ids = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
-    )
-    return encodings, labels, ids
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def choose_videos(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
