@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import tensorflow as tf
 import tqdm
 
 from tools.reproduction import cost, plan, runs
@@ -36,16 +37,7 @@ def find_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name not in ("", "-1")]
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return listed.stdout.split()
+    return [str(n) for n, _ in enumerate(tf.config.list_physical_devices("GPU"))]
 
 
 def job_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
