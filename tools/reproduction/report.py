@@ -51,7 +51,7 @@ def _all_runs(results: scores.Results) -> list[document.Block]:
     header = ["run", "state", "best epoch", "validation GAP", "mAP", "test GAP", "mAP"]
     rows = []
     for cell in results.grid.cells():
-        run = results.run(cell)
+        run = results.archive.run(cell)
         best, test = run.validation(cell.role), run.evaluations.get(cell.role, {})
         row = [cell.name, _state(run), document.number(best.get("epoch"), "d")]
         for numbers in (best, test):
@@ -69,7 +69,7 @@ def _introduction(
 ) -> list[document.Block]:
     """The source of the numbers; explains only what the tables contain."""
     cells = results.grid.cells()
-    finished = sum(results.run(cell).finished for cell in cells)
+    finished = sum(results.archive.run(cell).finished for cell in cells)
     seeds = ", ".join(map(str, results.grid.seeds))
     source = (
         f"of the test shards {_names(results.test_data_pattern)}, at the best epoch by "
@@ -92,7 +92,7 @@ def _introduction(
 
 def _conditions(results: scores.Results) -> list[document.Block]:
     """The conditions that all runs share."""
-    runs_of_cells = [results.run(cell) for cell in results.grid.cells()]
+    runs_of_cells = [results.archive.run(cell) for cell in results.grid.cells()]
     begun = [run for run in runs_of_cells if run.begun]
     if not begun:
         return []

@@ -88,9 +88,7 @@ class Run:
     def has(self, experiment: plan.Experiment, is_evaluated: bool = False) -> bool:
         """Whether it is the finished run of an experiment, with the same settings.
 
-        Args:
-            experiment: the experiment.
-            is_evaluated: and whether it has all of its evaluations on test shards.
+        With `is_evaluated`, also whether it has all evaluations on test shards.
         """
         asked = plan.asked(experiment.run) if is_evaluated else ()
         wanted = {flag or experiment.cell.role for flag in asked}
@@ -128,10 +126,7 @@ class Run:
 def open_run(train_dir: str | os.PathLike, test_data_pattern: str = "") -> Run:
     """The run in a folder, which may be missing.
 
-    Args:
-        train_dir: the folder.
-        test_data_pattern: as passed to eval.py, whose newest evaluations of the best
-            network on these shards are taken; empty for none.
+    With eval.py's newest evaluations of the best network on the test shards, if any.
     """
     train_dir = pathlib.Path(train_dir)
     path = train_dir / manifest.MANIFEST
@@ -175,21 +170,18 @@ class Archive:
     times: dict[str, dict] = dataclasses.field(default_factory=dict)
     points: dict[str, Any] | None = None
 
+    def run(self, cell: plan.Cell) -> Run:
+        """A cell's run, which may not have begun."""
+        return self.runs.get(cell.name) or Run({}, {})
+
     def missing(
         self, experiments: Sequence[plan.Experiment], is_evaluated: bool = False
     ) -> list[plan.Experiment]:
         """The missing experiments with their teachers, in the same order.
 
-        Args:
-            experiments: of a plan.
-            is_evaluated: see Run.has.
+        Those that are not evaluated on test shards are missing, too, if `is_evaluated`.
         """
-        none = Run({}, {})
-        wanted = [
-            e
-            for e in experiments
-            if not self.runs.get(e.cell.name, none).has(e, is_evaluated)
-        ]
+        wanted = [e for e in experiments if not self.run(e.cell).has(e, is_evaluated)]
         cells = {e.cell for e in wanted} | {e.teacher.cell for e in wanted if e.teacher}
         return [e for e in experiments if e.cell in cells]
 
@@ -200,14 +192,7 @@ def collect(
     test_data_pattern: str,
     known: Archive,
 ) -> Archive:
-    """What is in an output_dir, and what is known where it has no finished run.
-
-    Args:
-        output_dir: see plan.train_dir.
-        cells: whose runs to read.
-        test_data_pattern: see open_run.
-        known: of a file.
-    """
+    """What is in an output_dir, and what is known where it has no finished run."""
 
     def read_json(name: str) -> dict | None:
         path = pathlib.Path(output_dir) / name
@@ -310,12 +295,6 @@ def write(
     found: Archive,
 ) -> None:
     """Writes the file with the finished runs, atomically.
-
-    Args:
-        path: of the file.
-        common: see plan.common_settings.
-        test_data_pattern: shards of the evaluations, or empty.
-        found: from folders or from such a file.
 
     Raises:
         ValueError: if the file cannot be written.

@@ -29,13 +29,10 @@ class Results:
         self.archive = archive
         self.test_data_pattern = test_data_pattern
 
-    def run(self, cell: plan.Cell) -> runs.Run:
-        """A cell's run, which may not have begun."""
-        return self.archive.runs.get(cell.name) or runs.Run({}, {})
-
     def runs(self, method: str, k: int | str | None) -> list[runs.Run]:
         """The runs of a method with all seeds."""
-        return [self.run(plan.Cell(method, k, seed)) for seed in self.grid.seeds]
+        cells = (plan.Cell(method, k, seed) for seed in self.grid.seeds)
+        return [self.archive.run(cell) for cell in cells]
 
     def by_seed(
         self,
@@ -53,7 +50,7 @@ class Results:
         """
         values = {}
         for cell in (plan.Cell(method, k, seed) for seed in self.grid.seeds):
-            run = self.run(cell)
+            run = self.archive.run(cell)
             if self.test_data_pattern and not role:
                 numbers = run.evaluations.get(asked or cell.role)
             else:
