@@ -553,8 +553,8 @@ def prepare(tmp_path, made, status=0, seconds=0.0, failing=()):
         words = (source, target, seconds, code)
         command = (sys.executable, str(worker), *map(str, words))
         teacher = experiment.teacher and quick[experiment.teacher.cell]
-        quick[experiment.cell] = plan.Experiment(
-            experiment.cell, experiment.train_dir, command, experiment.run, teacher
+        quick[experiment.cell] = dataclasses.replace(
+            experiment, command=command, teacher=teacher
         )
     return list(quick.values())
 

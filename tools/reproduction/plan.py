@@ -229,18 +229,20 @@ class Experiment:
     """A run of train.py that fills a cell.
 
     Attributes:
-        cell: the cell.
-        train_dir: absolute path.
         command: the command as a list of arguments.
         run: the settings of the command.
         teacher: the experiment whose teacher it uses, or None.
     """
 
     cell: Cell
-    train_dir: str
     command: tuple[str, ...]
     run: settings.RunSettings
     teacher: "Experiment | None" = None
+
+    @property
+    def train_dir(self) -> str:
+        """The folder of the run."""
+        return self.run.training.train_dir
 
 
 def asked(run: settings.RunSettings) -> tuple[str, ...]:
@@ -363,12 +365,11 @@ def _experiment(
     teacher: Experiment | None = None,
     teacher_cache: str = "",
 ) -> Experiment:
-    folder = str(train_dir(output_dir, cell))
     names = cell.method.split("/")
     arguments = [*base, *(f"--flagfile={FLAGFILES / name}.flags" for name in names)]
     if cell.k is not None:
         arguments.append(f"--student_k={cell.k}")
-    arguments += [f"--seed={cell.seed}", f"--train_dir={folder}"]
+    arguments += [f"--seed={cell.seed}", f"--train_dir={train_dir(output_dir, cell)}"]
     run = read_settings(arguments)
     if teacher and _may_use(run, teacher.run):
         arguments.append(f"--teacher_checkpoint={teacher.train_dir}")
@@ -378,7 +379,7 @@ def _experiment(
     else:
         teacher = None
     command = (sys.executable, str(ROOT / "yt8m_distill" / "train.py"), *arguments)
-    return Experiment(cell, folder, command, run, teacher)
+    return Experiment(cell, command, run, teacher)
 
 
 def _may_use(run: settings.RunSettings, teacher: settings.RunSettings) -> bool:
