@@ -106,9 +106,8 @@ def _shared_legend(figure, every_axes) -> None:
     """One legend for all axes, on the right."""
     handles = {}
     for axes in every_axes:
-        axes_handles, names = axes.get_legend_handles_labels()
-        new = dict(zip(names, axes_handles, strict=True))
-        handles |= {name: new[name] for name in names if name not in handles}
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside right center")
 
 

@@ -26,9 +26,11 @@ def _by_k(results: scores.Results, methods, ours, theirs) -> document.Table:
     for method in methods:
         row = [published.label(method)]
         for k in results.grid.frames:
-            row.append(ours(method, k))
+            # The teacher reads all frames, so its score does not depend on k.
+            cell = method, None if method == published.TEACHER else k
+            row.append(ours(*cell))
             if k in published.FRAMES:
-                row.append(theirs(method, k))
+                row.append(theirs(*cell))
         rows.append(row)
     teacher = published.label(published.TEACHER)
     return document.Table(header, rows, [row[0] for row in rows if row[0] != teacher])
@@ -40,18 +42,13 @@ def table_1(results: scores.Results) -> list[document.Block]:
         document.Heading(2, "Table 1: k frames, and all of them")
     ]
     methods = results.methods("1")
-
-    def k_of(method, k):
-        # The teacher reads all frames, so its score does not depend on k.
-        return None if method == published.TEACHER else k
-
     has_teacher = (published.TEACHER, None) in results.grid.rows("1")
     for metric, name in (("gap", "GAP"), ("map", "mAP")):
         table = _by_k(
             results,
             [published.TEACHER] * has_teacher + methods,
-            lambda m, k, metric=metric: results.text(m, k_of(m, k), metric),
-            lambda m, k, metric=metric: scores.published_text(m, k_of(m, k), metric),
+            lambda m, k, metric=metric: results.text(m, k, metric),
+            lambda m, k, metric=metric: scores.published_text(m, k, metric),
         )
         blocks += [document.Heading(3, name), table]
     last = "baseline_last"
