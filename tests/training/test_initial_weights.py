@@ -134,6 +134,16 @@ def test_external_teachers_that_cannot_be_used(serial_run, data, tmp_path):
     assert prefix in message and "\n" not in message
 
 
+def test_a_new_classifier_starts_at_the_class_frequencies(data, tmp_path, monkeypatch):
+    run = helpers.make_run(tmp_path / "run", data)
+    networks = helpers.initialized(run, "teacher", monkeypatch)
+    counts = np.zeros(helpers.NUM_CLASSES)
+    for _, labels, _ in helpers.make_videos(36, seed=1):
+        counts[labels] += 1
+    odds = (counts + 0.5) / (36 - counts + 0.5)
+    np.testing.assert_allclose(networks.teacher.head.bias, np.log(odds), rtol=1e-5)
+
+
 def test_the_copied_classifier_starts_equal_and_is_another(
     serial_run, tmp_path, monkeypatch
 ):
