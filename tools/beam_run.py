@@ -37,7 +37,7 @@ GROUPS = {
     "index": (settings.DataSettings, settings.ReadingSettings),
     "thin": (settings.DataSettings, settings.SamplingSettings),
     "extract": (settings.ExtractionSettings, settings.FeatureSettings),
-    "teacher_cache": flag_groups.RUN_GROUPS,
+    "teacher_cache": (flag_groups.Preset, *flag_groups.RUN_GROUPS),
 }
 
 
@@ -47,18 +47,18 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     Raises:
         ValueError: for an invalid value.
     """
+    values = flags.FlagValues()
+    flags.DEFINE_enum(
+        "work", "inference", list(GROUPS), "What to do.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "This text.", flag_values=values)
+    places = {"index": ["input_data_pattern"]}
+    places["thin"] = [*places["index"], "output_dir"]
     try:
-        first = _with_work()
-        first(argv, known_only=True)
-        values = _with_work()
-        flag_groups.define(GROUPS[first.work], values)
-        if first.work == "teacher_cache":
-            flag_groups.define([flag_groups.Preset], values)
-        if first.work in ("index", "thin"):
-            names = ["input_data_pattern"]
-            names += ["output_dir"] if first.work == "thin" else []
-            for name in names:
-                flags.DEFINE_string(name, "", "As in the tool.", flag_values=values)
+        values(argv, known_only=True)  # For --work alone.
+        flag_groups.define(GROUPS[values.work], values)
+        for name in places.get(values.work, ()):
+            flags.DEFINE_string(name, "", "As in the tool.", flag_values=values)
         beam_arguments = values(argv, known_only=True)[1:]
     except flags.Error as error:
         raise ValueError(str(error)) from error
@@ -66,15 +66,6 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         print(f"{__doc__}\nFlags of --work={values.work}:\n{values}")
         sys.exit(0)
     return values, beam_arguments
-
-
-def _with_work() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_enum(
-        "work", "inference", list(GROUPS), "What to do.", flag_values=values
-    )
-    flags.DEFINE_bool("help", False, "This text.", flag_values=values)
-    return values
 
 
 def main(argv: list[str]) -> None:
