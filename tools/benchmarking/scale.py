@@ -11,7 +11,6 @@ the difference between the peaks on all shards and on an eighth of them.
 import json
 import os
 import pathlib
-import resource
 import signal
 import statistics
 import subprocess
@@ -76,11 +75,10 @@ class Done(NamedTuple):
 
 
 def _start(script: str, *flags: str) -> subprocess.Popen:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {hard})); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # noqa: E501
     path = str(results.ROOT / "yt8m_distill" / f"{script}.py")
+    limited = f'ulimit -S -n {OPEN_FILES} && exec "$@"'
     return subprocess.Popen(
-        [sys.executable, "-c", limit, path, *_DATA_FLAGS, *flags],
+        ["bash", "-c", limited, script, sys.executable, path, *_DATA_FLAGS, *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,8 +92,8 @@ def _finish(process: subprocess.Popen, began: float, codes=(0,)) -> Done:
     if process.returncode not in codes:
         raise RuntimeError(output[-2000:])
     done = Done(time.monotonic() - began, 1024 * usage.ru_maxrss)
-    script, megabytes = pathlib.Path(process.args[3]).name, done.memory >> 20
-    print(f"{script}: {done.seconds:.1f} s, {megabytes} MB", file=sys.stderr)
+    script, megabytes = process.args[3], done.memory >> 20
+    print(f"{script}.py: {done.seconds:.1f} s, {megabytes} MB", file=sys.stderr)
     return done
 
 
