@@ -45,7 +45,7 @@ ensure_environment() {
     echo "That failed; creating $venv again." >&2
   fi
   if ! python=$(find_python "$@"); then
-    echo "No Python $(join_versions "$@") that runs and has venv was found." >&2
+    echo "No Python that runs and has venv was found; one of these will do: $*." >&2
     return 2
   fi
   echo "Creating $venv with $("$python" --version)."
@@ -120,15 +120,4 @@ install_project() {
     return 1
   fi
   printf '%s\n' "$stamp" >"$venv/requirements.stamp"
-}
-
-# join_versions 3.11 3.12 3.13: prints "3.11, 3.12 or 3.13".
-join_versions() {
-  local text=$1
-  shift
-  while (($# > 1)); do
-    text="$text, $1"
-    shift
-  done
-  echo "$text${1:+ or $1}"
 }
