@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from tools import list_flagfiles
-from tools.reproduction import document, published
+from tools.reproduction import document, plan, published
 from yt8m_distill import flag_groups, settings
 from yt8m_distill.training import modes
 
@@ -30,20 +30,12 @@ def parse(*arguments: str) -> flags.FlagValues:
 def read_file(stem: str, *arguments: str) -> settings.RunSettings:
     """The settings that a flagfile gives after some flags."""
     flagfile = f"--flagfile={ROOT / 'flags' / stem}.flags"
-    return flag_groups.read_run(parse(*arguments, flagfile, *SETTINGS))
-
-
-def command(path: pathlib.Path) -> list[str]:
-    """The flags of the Command in a header; their paths begin at ROOT."""
-    words = shlex.split(list_flagfiles.read_header(path)["Command"])
-    assert words[:2] == ["python", "yt8m_distill/train.py"]
-    return words[2:]
+    return plan.read_settings([*arguments, flagfile, *SETTINGS])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_flagfile_alone_gives_phases(path):
-    run = flag_groups.read_run(parse(f"--flagfile={path}", *SETTINGS))
-    assert modes.phases(run, resolved=False)
+    assert modes.phases(read_file(path.stem), resolved=False)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -85,14 +77,12 @@ def test_a_longer_control_differs_in_its_epochs_alone(name, preset):
     [p for p in ABLATIONS if p.stem.endswith("_long")],
     ids=lambda path: path.stem,
 )
-def test_a_long_ablation_has_the_epochs_of_the_best_preset_and_its_teacher(
-    path, monkeypatch
-):
-    monkeypatch.chdir(ROOT)
-    words = command(path)
-    long = modes.phases(flag_groups.read_run(parse(*words)))
-    best = [word.replace(path.stem, "preset_best") for word in words]
-    both = modes.phases(flag_groups.read_run(parse(*best)))
+def test_a_long_ablation_has_the_epochs_of_the_best_preset_and_its_teacher(path):
+    words = list_flagfiles.read_header(path)["Command"]
+    long, both = (
+        modes.phases(list_flagfiles.read_command(text))
+        for text in (words, words.replace(path.stem, "preset_best"))
+    )
     assert [phase.epochs for phase in both] == [15, 15]
     assert long[-1].epochs == 15 + 15
 
@@ -113,10 +103,8 @@ def test_uniform_k_and_the_students_see_the_same_frames(preset, percent):
     ids=lambda path: path.stem,
 )
 def test_an_ablation_changes_one_thing_of_the_best_preset(path):
-    best, other = (
-        flag_groups.read_run(parse(flag, *SETTINGS)).to_dict()
-        for flag in ("--preset=best", f"--flagfile={path}")
-    )
+    best = plan.read_settings(["--preset=best", *SETTINGS]).to_dict()
+    other = read_file(path.stem).to_dict()
     changed = {name for name in best if best[name] != other[name]}
     if other["mode"] == "baseline":
         # Without a teacher there is neither its loss nor its weights.
@@ -127,11 +115,10 @@ def test_an_ablation_changes_one_thing_of_the_best_preset(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_command_in_the_header_matches_the_file(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    words = command(path)
+    monkeypatch.chdir(ROOT)  # Paths in a Command begin there.
+    words = shlex.split(list_flagfiles.read_header(path)["Command"])[2:]
     assert f"--flagfile=flags/{path.name}" in words
     given = parse(*words)
-    flag_groups.read_run(given)
     alone = parse(f"--flagfile={path}")
     names = {name for name in alone if alone[name].present} - {"flagfile"}
     # A base, a budget or a preset is shown with an experiment, which sets others.
