@@ -38,12 +38,8 @@ BASE = [
 ]
 
 
-def experiments(
-    output_dir="out", base=BASE, teacher_cache="", **grid
-) -> list[plan.Experiment]:
-    return plan.make_experiments(
-        plan.Grid(**grid), str(output_dir), base, teacher_cache
-    )
+def experiments(output_dir="out", base=BASE, **grid) -> list[plan.Experiment]:
+    return plan.make_experiments(plan.Grid(**grid), str(output_dir), base)
 
 
 @pytest.mark.parametrize(
@@ -249,14 +245,10 @@ def fabricate(experiment: plan.Experiment, gaps, finished=True, teacher_gaps=Non
 
 
 def evaluate(
-    experiment: plan.Experiment,
-    gap: float,
-    step: int,
-    phase: str,
-    pattern="test*",
-    **others,
-):
-    """A line of eval.py for a checkpoint of that step, on those shards."""
+    experiment: plan.Experiment, gap: float, step=20, pattern="test*", **others
+) -> None:
+    """A line of eval.py for a checkpoint of the last phase, on those shards."""
+    phase = modes.phases(experiment.run, resolved=False)[-1].name
     folder = pathlib.Path(experiment.train_dir) / "eval"
     folder.mkdir(exist_ok=True)
     role = experiment.cell.role
@@ -368,9 +360,8 @@ def test_a_report_is_the_same_from_the_file_of_its_runs(tmp_path, unsaved):
     gaps = dict.fromkeys({e.cell.method for e in made}, (0.5, 0.45)) | GAPS
     fabricate_all(made[:-3], gaps)
     for experiment in made[:-3]:
-        step, phase = 20, modes.phases(experiment.run)[-1].name
         gap = gaps[experiment.cell.method][0] + 0.01
-        evaluate(experiment, gap, step, phase, f"{tmp_path}/test*")
+        evaluate(experiment, gap, pattern=f"{tmp_path}/test*")
     out = tmp_path / "out"
     rate = {"checkpoint": f"{out}/x", "videos_per_second": 5.0}
     times = {made[0].cell.name: {**rate, "model_videos_per_second": 9.0}}
@@ -451,7 +442,7 @@ def test_one_student_is_evaluated_at_each_k_then_calibrated_and_stopped_early(tm
         if asked.startswith("--mean_frames"):
             (pathlib.Path(student.train_dir) / "early_exit.json").touch()
             commands.append(work._next_command(student))
-        evaluate(student, 0.5, 20, "student", asked=asked)
+        evaluate(student, 0.5, asked=asked)
     assert work._next_command(student) is None
     scripts = [pathlib.Path(command[1]).stem for command in commands]
     assert scripts == ["eval", "eval", "calibrate", "eval"]
@@ -484,13 +475,12 @@ def test_scores_on_test_data_are_eval_s_for_the_best_checkpoint(tmp_path):
     grid, made = make_grid(tmp_path, seeds=(0,))
     fabricate_all(made)
     for experiment in made:
-        phase = modes.phases(experiment.run)[-1].name
-        evaluate(experiment, 0.9, 30, phase)  # of another checkpoint
+        evaluate(experiment, 0.9, step=30)  # of another checkpoint
         if experiment.cell.method == "baseline_uniform":
             uniform = experiment
-            evaluate(experiment, 0.7, 20, phase)
-            evaluate(experiment, 0.71, 20, phase)  # the newest counts
-            evaluate(experiment, 0.8, 20, phase, "train*")  # on other data
+            evaluate(experiment, 0.7)
+            evaluate(experiment, 0.71)  # the newest counts
+            evaluate(experiment, 0.8, pattern="train*")  # on other data
     tables = tables_of(report_of(grid, str(tmp_path), "test*"))
     (gap,) = tables["GAP"]
     assert gap["Uniform-k"][0] == "0.710"
