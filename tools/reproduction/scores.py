@@ -1,7 +1,7 @@
 """Scores of a grid's runs: per seed, shares of the gap closed, order of methods."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -20,18 +20,24 @@ class Results:
         archive: its runs and measurements.
         test_data_pattern: the scores are eval.py's on these shards; empty for those of
             the best epoch on the validation shards.
+        seeds: some of the grid's; None for all.
     """
 
     def __init__(
-        self, grid: plan.Grid, archive: runs.Archive, test_data_pattern: str = ""
+        self,
+        grid: plan.Grid,
+        archive: runs.Archive,
+        test_data_pattern: str = "",
+        seeds: Sequence[int] | None = None,
     ):
         self.grid = grid
+        self.seeds = grid.seeds if seeds is None else seeds
         self.archive = archive
         self.test_data_pattern = test_data_pattern
 
     def runs(self, method: str, k: int | str | None) -> list[runs.Run]:
         """The runs of a method with all seeds."""
-        cells = (plan.Cell(method, k, seed) for seed in self.grid.seeds)
+        cells = (plan.Cell(method, k, seed) for seed in self.seeds)
         return [self.archive.run(cell) for cell in cells]
 
     def by_seed(
@@ -49,7 +55,7 @@ class Results:
             asked: of eval.py, on the test shards; see plan.asked.
         """
         values = {}
-        for cell in (plan.Cell(method, k, seed) for seed in self.grid.seeds):
+        for cell in (plan.Cell(method, k, seed) for seed in self.seeds):
             run = self.archive.run(cell)
             if self.test_data_pattern and not role:
                 numbers = run.evaluations.get(asked or cell.role)
@@ -93,7 +99,7 @@ class Results:
         parts = []
         for metric in metrics:
             ours = self.by_seed(method, k, metric)
-            is_complete = ours.empty or len(ours) == len(self.grid.seeds)
+            is_complete = ours.empty or len(ours) == len(self.seeds)
             seeds = "" if is_complete else f" (n={len(ours)})"
             parts.append(document.spread(ours) + seeds)
         return " / ".join(parts)
@@ -103,12 +109,10 @@ class Results:
         names = dict.fromkeys(method for method, _ in self.grid.rows(table))
         return [name for name in names if name != published.TEACHER]
 
-    def share(
-        self, method: str, k: int, seeds: Iterable[int] | None = None
-    ) -> float | None:
+    def share(self, method: str, k: int) -> float | None:
         """The share of the gap between Uniform-k and the teacher; see `gap_share`."""
         rows = ((method, k), (published.UNIFORM, k), (published.TEACHER, None))
-        return gap_share(*(self.by_seed(*row) for row in rows), seeds=seeds)
+        return gap_share(*(self.by_seed(*row) for row in rows))
 
 
 def mean_and_spread(gaps: pd.Series) -> dict[str, float]:
@@ -121,18 +125,13 @@ def published_text(method: str, k: int | None, *metrics: str) -> str:
     return " / ".join(document.number(published.score(method, k, m)) for m in metrics)
 
 
-def gap_share(student, uniform, teacher, seeds=None) -> float | None:
+def gap_share(student, uniform, teacher) -> float | None:
     """(student - uniform) / (teacher - uniform), of the means over common seeds.
 
-    None without common seeds, or if the teacher is not better than Uniform-k.
-
-    Args:
-        student, uniform, teacher: scores by seed.
-        seeds: use only these; None for all.
+    All are scores by seed. None without common seeds, or if the teacher is not better
+    than Uniform-k.
     """
     common = pd.concat([student, uniform, teacher], axis=1, join="inner")
-    if seeds is not None:
-        common = common[common.index.isin(list(seeds))]
     student, uniform, teacher = common.mean()
     return (student - uniform) / (teacher - uniform) if teacher > uniform else None
 

@@ -230,14 +230,14 @@ def ablation(results: scores.Results) -> list[document.Block]:
     rows = []
     cells = results.grid.rows(plan.ABLATION)
     # Shares are comparable only over the same seeds.
-    finished = {cell: set(results.by_seed(*cell).index) for cell in cells}
-    seeds = sorted(set.intersection(*(filter(None, finished.values()) or [set()])))
+    finished = [set(results.by_seed(*cell).index) for cell in cells]
+    seeds = sorted(set.intersection(*([s for s in finished if s] or [set()])))
+    same = scores.Results(
+        results.grid, results.archive, results.test_data_pattern, seeds
+    )
     for method, k in cells:
-        share = None
-        if k is not None and finished[method, k]:
-            share = results.share(method, k, seeds)
-        ours = (results.by_seed(method, k, metric) for metric in BOTH)
-        texts = [document.spread(gaps[gaps.index.isin(seeds)]) for gaps in ours]
+        texts = [same.text(method, k, metric) for metric in BOTH]
+        share = same.share(method, k) if k is not None else None
         rows.append([published.label(method), *texts, document.number(share, ".2f")])
     teacher = published.label(published.TEACHER)
     return [
