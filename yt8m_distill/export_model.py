@@ -62,8 +62,7 @@ def main(
     if given.segments:
         views = trained.views.values()
         grid = segments.make_grid(given, trained.role, views, data.max_frames)
-        role = trained.networks, trained.role
-        network = segments.SegmentNetwork(*role, grid, data.max_frames)
+        network = segments.SegmentNetwork(trained.networks, trained.role, grid)
         view = pipeline.ViewSpec("all", data.max_frames)
     # Early exit and segments have no signature for another number of frames.
     alone = checkpoint.early_exit or given.segments

@@ -40,9 +40,8 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     top = segments.TopSegments(classes, inference.segment_max_pred)
     views = trained.views.values()
     grid = segments.make_grid(inference, trained.role, views, data.max_frames)
-    predict = segments.SegmentPredictor(
-        trained.runner, grid, data.max_frames, classes if path else None
-    ).predict
+    asked = classes if path else None
+    predict = segments.SegmentPredictor(trained.runner, grid, asked).predict
     for found in predict(dataset):
         top.update(found)
         yield found.batch_ids

@@ -20,18 +20,18 @@ pytestmark = pytest.mark.once
 
 def test_the_grid_has_whole_segments_without_the_margins():
     lengths = np.array([0, 4, 5, 14, 23, 300])
-    whole = segments.Grid().scored(lengths, 300)
+    whole = segments.Grid(300).scored(lengths)
     assert whole.sum(axis=1).tolist() == [0, 0, 1, 2, 4, 60]
-    assert segments.Grid().starts(300).tolist() == list(range(0, 300, 5))
+    assert segments.Grid(300).starts().tolist() == list(range(0, 300, 5))
     # YouTube-8M's: 60 - 6 - 2 of a full video, and none of a short one.
-    grid = segments.Grid(margins=(6, 2))
-    assert grid.scored(lengths, 300).sum(axis=1).tolist() == [0, 0, 0, 0, 0, 52]
-    starts = grid.starts(300)[grid.scored(lengths, 300)[-1]]
+    grid = segments.Grid(300, margins=(6, 2))
+    assert grid.scored(lengths).sum(axis=1).tolist() == [0, 0, 0, 0, 0, 52]
+    starts = grid.starts()[grid.scored(lengths)[-1]]
     assert (starts[0], starts[-1]) == (30, 285)
-    bounds = segments.Grid(context=3).bounds(300)
+    bounds = segments.Grid(300).bounds()
     assert bounds[[0, 1, -1]].tolist() == [[0, 8], [2, 13], [292, 300]]
     # Windows at a stride of one, of a video as long as they are.
-    assert segments.Grid(stride=1, context=0).bounds(7).tolist() == [
+    assert segments.Grid(7, stride=1, context=0).bounds().tolist() == [
         [0, 5],
         [1, 6],
         [2, 7],
@@ -65,8 +65,8 @@ def test_one_file_scores_all_segments_of_videos_that_may_have_none(
     (phase,) = modes.phases(run, resolved=False)
     networks = builder.build_networks(phase.roles, run.data)
     networks.student.context.assign(tf.ones_like(networks.student.context))
-    grid = segments.Grid(stride=3, margins=(1, 0))
-    network = segments.SegmentNetwork(networks, "student", grid, 12)
+    grid = segments.Grid(12, stride=3, margins=(1, 0))
+    network = segments.SegmentNetwork(networks, "student", grid)
     data = dataclasses.replace(run.data, segment_labels=False)
     given = served.Served(network, data, pipeline.ViewSpec("all", 12), 5)
     # Of 1, 2, 4, 5, 7, 8, 10 and 12 frames; those of less than 8 have no segment.
@@ -198,7 +198,7 @@ def test_a_score_that_is_nan_names_the_video_or_the_segment():
     ids = tf.constant([b"a", b"b"])
     batch = {"video_id": ids, "weights": tf.ones([2]), "views": view}
     runner = replicas.Runner(Broken(), "student", tf.distribute.get_strategy())
-    of_segments = segments.SegmentPredictor(runner, segments.Grid(), 5)
+    of_segments = segments.SegmentPredictor(runner, segments.Grid(5))
     for made, name in ((predictor.Predictor(runner), "b"), (of_segments, "b:0")):
         with pytest.raises(ValueError, match=f" {name} "):
             list(made.predict([batch]))

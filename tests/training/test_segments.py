@@ -378,9 +378,8 @@ def test_a_student_reads_its_teachers_encoding_of_the_whole_video(
     for name in ("gap", "map", "loss"):
         assert getattr(metrics, name) == pytest.approx(best[name], rel=1e-5), name
     # By hand: 5 frames and one to each side, and the teacher on all frames.
-    grid = segments_csv.Grid(context=1)
-    given = found.runner, grid, helpers.MAX_FRAMES
-    predict = segments_csv.SegmentPredictor(*given).predict
+    grid = segments_csv.Grid(helpers.MAX_FRAMES, context=1)
+    predict = segments_csv.SegmentPredictor(found.runner, grid).predict
     teacher = trained_networks.open_network(
         settings.CheckpointSettings(train_dir=str(folder / "teacher"))
     ).network

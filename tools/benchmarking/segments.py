@@ -48,7 +48,7 @@ def rows(quick: bool) -> list[results.Row]:
         "frames": tf.constant(random.integers(0, 256, shape, dtype=np.uint8)),
         "num_frames": tf.fill([batch], frames),
     }
-    bounds = segments.Grid().bounds(frames)
+    bounds = segments.Grid(frames).bounds()
     table = []
     for name in families.SMALL if quick else BARS:
         spec = registry.parse(families.SMALL[name] if quick else name)

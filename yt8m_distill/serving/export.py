@@ -150,6 +150,7 @@ def _describe(name: str, given: served.Served, result: parity.Result) -> dict:
     data, view = given.data, given.view
     columns = view.columns(data)
     exits = isinstance(given.network, early_exit.EarlyExit)
+    of_segments = isinstance(given.network, segments.SegmentNetwork)
     return {
         "format": name,
         "file": FORMATS[name].file,
@@ -159,7 +160,8 @@ def _describe(name: str, given: served.Served, result: parity.Result) -> dict:
         "k": given.num_frames,
         "budgets": list(given.budgets),
         "exit_budgets": list(given.network.policy.budgets) if exits else [],
-        "segment_starts": _starts(given.network),
+        # Of those that are scored; empty for whole videos.
+        "segment_starts": given.network.grid.starts().tolist() if of_segments else [],
         "frames_dtype": "uint8" if data.frame_features else "float32",
         "feature_names": [data.names[c] for c in columns],
         "feature_sizes": [data.sizes[c] for c in columns],
@@ -172,13 +174,6 @@ def _describe(name: str, given: served.Served, result: parity.Result) -> dict:
             "tensorflow": tf.__version__,
         },
     }
-
-
-def _starts(network) -> list[int]:
-    """First frames of the segments that are scored; empty for whole videos."""
-    if not isinstance(network, segments.SegmentNetwork):
-        return []
-    return network.grid.starts(network.max_frames).tolist()
 
 
 def _finish_replacement(folder: str) -> None:

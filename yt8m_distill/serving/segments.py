@@ -47,21 +47,23 @@ class Grid(NamedTuple):
     """Which segments of a video are scored.
 
     Attributes:
+        max_frames: of a video, T.
         stride: frames from the start of a segment to the next.
         context: frames to each side that the network sees.
         margins: segments that are left out at the start and at the end of a video.
     """
 
+    max_frames: int
     stride: int = settings.SEGMENT_FRAMES
     context: int = 3
     margins: tuple[int, int] = (0, 0)
 
-    def starts(self, max_frames: int) -> np.ndarray:
+    def starts(self) -> np.ndarray:
         """[W] int64: where the segments of the longest video start."""
-        count = self.counts(np.array([max_frames]))[0]
+        count = self._counts(np.array([self.max_frames]))[0]
         return np.arange(self.margins[0], max(count, 1)) * self.stride
 
-    def counts(self, num_frames: Any) -> Any:
+    def _counts(self, num_frames: Any) -> Any:
         """[B]: whole segments of each video, those at its start included.
 
         Below 1 if there is none; how much below depends on how quotients are rounded.
@@ -69,17 +71,17 @@ class Grid(NamedTuple):
         whole = (num_frames - settings.SEGMENT_FRAMES + self.stride) // self.stride
         return whole - self.margins[1]
 
-    def scored(self, num_frames: Any, max_frames: int) -> Any:
+    def scored(self, num_frames: Any) -> Any:
         """[B, W] bool: the segments that each video has; also of a tf.Tensor."""
-        starts = self.starts(max_frames)
-        return (self.counts(num_frames) * self.stride)[:, np.newaxis] > starts
+        ends = self._counts(num_frames) * self.stride
+        return ends[:, np.newaxis] > self.starts()
 
-    def bounds(self, max_frames: int) -> np.ndarray:
+    def bounds(self) -> np.ndarray:
         """[W, 2] int64: first frame and the one after the last, with the context."""
-        starts = self.starts(max_frames)
+        starts = self.starts()
         ends = starts + settings.SEGMENT_FRAMES + self.context
         begins = np.maximum(starts - self.context, 0)
-        return np.stack([begins, np.minimum(ends, max_frames)], axis=1)
+        return np.stack([begins, np.minimum(ends, self.max_frames)], axis=1)
 
 
 def make_grid(
@@ -108,8 +110,8 @@ def make_grid(
             f"segment has with --segment_context={context}. Train it on all of them or "
             "use a smaller context."
         )
-    grid = Grid(given.segment_stride, context, given.margins)
-    if not grid.scored(np.array([max_frames]), max_frames).any():
+    grid = Grid(max_frames, given.segment_stride, context, given.margins)
+    if not grid.scored(np.array([max_frames])).any():
         raise ValueError(
             f"--segment_margins={given.segment_margins} leaves no segment of "
             f"{settings.SEGMENT_FRAMES} frames in videos of "
@@ -126,49 +128,35 @@ class SegmentNetwork(keras.layers.Layer):
     Args:
         networks: of the run, or a mean.MeanNetworks; only the role's is used.
         role: its name.
-        grid, max_frames: as of SegmentPredictor.
+        grid: which segments.
     """
 
-    def __init__(
-        self,
-        networks: teacher_student.TeacherStudent,
-        role: str,
-        grid: Grid,
-        max_frames: int,
-    ):
+    def __init__(self, networks: teacher_student.TeacherStudent, role: str, grid: Grid):
         super().__init__(dtype="float32")
         self.networks = networks
         self.role = role
         self.grid = grid
-        self.max_frames = max_frames
         self.feature_size = networks.network(role).feature_size
         self.built = True
 
     def starts_of(self, num_frames: tf.Tensor) -> tf.Tensor:
         """[B, W] int32: first frame of each segment; -1: the video does not have it."""
-        scored = self.grid.scored(num_frames, self.max_frames)
-        starts = self.grid.starts(self.max_frames).astype(np.int32)
-        return tf.where(scored, starts, -1)
+        starts = self.grid.starts().astype(np.int32)
+        return tf.where(self.grid.scored(num_frames), starts, -1)
 
     def call(self, inputs: structures.View, training: bool = False):
-        """View of whole videos → Outputs with logits alone.
-
-        Raises:
-            ValueError: in training.
-        """
-        if training:
-            raise ValueError("SegmentNetwork is for trained networks.")
+        """View of whole videos → Outputs with logits alone; not for training."""
         frames, num_frames = inputs[structures.FRAMES], inputs[structures.NUM_FRAMES]
-        if frames.shape[1] != self.max_frames:
-            missing = tf.maximum(self.max_frames - tf.shape(frames)[1], 0)
-            frames = tf.pad(frames, [[0, 0], [0, missing], [0, 0]])
-            frames = frames[:, : self.max_frames]
-            frames = tf.ensure_shape(frames, [None, self.max_frames, self.feature_size])
-        num_frames = tf.minimum(num_frames, self.max_frames)
+        max_frames = self.grid.max_frames
+        if frames.shape[1] != max_frames:
+            missing = tf.maximum(max_frames - tf.shape(frames)[1], 0)
+            frames = tf.pad(frames, [[0, 0], [0, missing], [0, 0]])[:, :max_frames]
+            frames = tf.ensure_shape(frames, [None, max_frames, self.feature_size])
+        num_frames = tf.minimum(num_frames, max_frames)
         view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
-        bounds = self.grid.bounds(self.max_frames)
-        logits = self.networks.parts_logits(self.role, {structures.ALL: view}, bounds)
-        scored = self.grid.scored(num_frames, self.max_frames)[..., tf.newaxis]
+        views = {structures.ALL: view}
+        logits = self.networks.parts_logits(self.role, views, self.grid.bounds())
+        scored = self.grid.scored(num_frames)[..., tf.newaxis]
         return structures.Outputs(tf.where(scored, logits, -np.inf), None)
 
 
@@ -199,7 +187,6 @@ class SegmentPredictor(predictor.Predictor):
     Args:
         runner: the network.
         grid: which segments.
-        max_frames: T of the videos.
         classes: that are asked for; None: all.
     """
 
@@ -207,19 +194,16 @@ class SegmentPredictor(predictor.Predictor):
         self,
         runner: replicas.Runner,
         grid: Grid,
-        max_frames: int,
         classes: Sequence[int] | None = None,
     ):
         super().__init__(runner)
         self.grid = grid
-        self.max_frames = max_frames
         self.classes = classes
 
     def _replica_step(self, batch) -> tuple:
-        bounds = self.grid.bounds(self.max_frames)
         views = batch[structures.VIEWS]
         networks, role, _ = self.runner
-        logits = networks.parts_logits(role, views, bounds)
+        logits = networks.parts_logits(role, views, self.grid.bounds())
         if self.classes is not None:
             logits = tf.gather(logits, self.classes, axis=2)
         finite = tf.math.is_finite(logits)
@@ -229,10 +213,10 @@ class SegmentPredictor(predictor.Predictor):
         local = self.runner.local_rows
         view = batch[structures.VIEWS][structures.ALL]
         num_frames = local(view[structures.NUM_FRAMES])
-        rows, places = np.nonzero(self.grid.scored(num_frames, self.max_frames))
+        rows, places = np.nonzero(self.grid.scored(num_frames))
         ids = local(batch[structures.VIDEO_ID])
         own = ids[local(batch[structures.WEIGHTS]) > 0]
-        starts = self.grid.starts(self.max_frames)[places]
+        starts = self.grid.starts()[places]
         return Scores(ids[rows], starts, local(scores)[rows, places], own)
 
 
