@@ -16,7 +16,7 @@ import os
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -28,7 +28,6 @@ HEADER_LINE = (",".join(HEADER) + "\n").encode()
 FRAMES_HEADER, FRAMES_SUFFIX = ("VideoId", "Frames"), ".frames.csv"
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
-_BUFFER_BYTES = 1 << 20
 _PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # Readers unpack by these names.
 csv.field_size_limit(1 << 30)  # An id may be longer than the 131,072 bytes by default.
 
@@ -154,10 +153,9 @@ class Row(NamedTuple):
     text: bytes
 
 
-def read_header(path: str | os.PathLike) -> tuple[str, ...]:
+def read_header(path: str | os.PathLike) -> list[str]:
     """The columns of a CSV; raises ValueError if it is missing."""
-    with _open_text(os.fspath(path)) as file:
-        return tuple(file.readline().rstrip("\n").split(","))
+    return next(csv.reader(_lines(path, [])), [])
 
 
 def read_rows(
@@ -173,25 +171,45 @@ def read_rows(
         ValueError: if the file is missing, the header is another, or a row has another
             number of columns; the message names the line.
     """
-    path = os.fspath(path)
-    with _open_text(path) as file:
-        text: list[str] = []  # The lines of the row at hand.
-        reader = csv.reader(_noted(file, text), strict=True)
-        line = 1
-        try:
-            _check_header(next(reader, []), header)
+    text: list[bytes] = []  # The lines of the row at hand.
+    reader = csv.reader(_lines(path, text), strict=True)
+    line = 1
+    try:
+        columns = next(reader, [])
+        if tuple(columns) != header:
+            raise csv.Error(
+                f"the header must be {','.join(header)}; received "
+                f"{','.join(columns)[:80]!r}"
+            )
+        line = reader.line_num + 1
+        text.clear()
+        for columns in reader:
+            if len(columns) != len(header):
+                raise csv.Error(
+                    f"{len(header)} columns are expected; received {len(columns)}"
+                )
+            yield Row(line, columns, b"".join(text))
             line = reader.line_num + 1
             text.clear()
-            for columns in reader:
-                if len(columns) != len(header):
-                    raise ValueError(
-                        f"{len(header)} columns are expected; received {len(columns)}"
-                    )
-                yield Row(line, columns, _encoded("".join(text)))
-                line = reader.line_num + 1
-                text.clear()
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {line}: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{os.fspath(path)}, line {line}: {error}.") from error
+
+
+def _lines(path: str | os.PathLike, read: list[bytes]) -> Iterator[str]:
+    """The lines of a file, with every byte accepted; `read` gets them as they are."""
+    path = os.fspath(path)
+    try:
+        if files.is_remote(path):  # GFile would leave carriage returns out of lines.
+            with tf.io.gfile.GFile(path, "rb") as file:
+                lines = io.BytesIO(file.read())
+        else:
+            lines = open(path, "rb")
+        with lines:
+            for line in lines:
+                read.append(line)
+                yield line.decode("utf-8", "surrogateescape")
+    except files.ERRORS as error:
+        raise ValueError(f"{path} cannot be read: {files.reason(error)}.") from error
 
 
 NAMES_SUFFIX = ".names.csv"
@@ -215,19 +233,6 @@ def write_names(path: str, names: Mapping[int, str]) -> None:
             numbers = pairs.split()
             for number, score in zip(numbers[::2], numbers[1::2], strict=True):
                 writer.writerow([video_id, number, names.get(int(number), ""), score])
-
-
-def _check_header(row: list[str], header: tuple[str, ...]) -> None:
-    if tuple(row) != header:
-        raise ValueError(
-            f"the header must be {','.join(header)}; received {','.join(row)[:80]!r}"
-        )
-
-
-def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
-    for line in lines:
-        notes.append(line)
-        yield line
 
 
 def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> bytes:
@@ -255,18 +260,3 @@ def _quoted(video_id: bytes) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _open_text(path: str) -> io.TextIOWrapper:
-    """Opens for the csv module: no newline translation, every byte accepted."""
-    try:
-        if files.is_remote(path):
-            with tf.io.gfile.GFile(path, "rb") as file:
-                binary: BinaryIO = io.BytesIO(file.read())
-        else:
-            binary = open(path, "rb", buffering=_BUFFER_BYTES)
-    except files.ERRORS as error:
-        raise ValueError(f"{path} cannot be read: {files.reason(error)}.") from error
-    return io.TextIOWrapper(
-        binary, encoding="utf-8", errors="surrogateescape", newline=""
-    )
