@@ -10,7 +10,6 @@ export_model.py stop reading a video once the student is sure enough.
 
 import dataclasses
 import os
-import sys
 
 from yt8m_distill import flag_groups, settings
 
@@ -52,8 +51,8 @@ def main(
         given.exit_rule,
         trained.dataset(shards, checkpoint.batch_size),
     )
-    total, is_shown = shards.num_known_videos, sys.stderr.isatty()
-    with tqdm.tqdm(total=total, unit="video", disable=not is_shown) as bar:
+    total = shards.num_known_videos
+    with tqdm.tqdm(total=total, unit="video", disable=None) as bar:
         for part in parts:
             answers.append(part)
             bar.update(len(part.num_frames))

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import shlex
-import sys
 
 from yt8m_distill import __version__, flag_groups, settings, vocabulary
 
@@ -118,7 +117,7 @@ def main(
         os.makedirs(work.folder, exist_ok=True)
     if os.path.exists(output):
         work.reuse(output, old.get("parts", {}))
-    bar = tqdm.tqdm(total=len(videos), unit="video", disable=not sys.stderr.isatty())
+    bar = tqdm.tqdm(total=len(videos), unit="video", disable=None)
     try:
         with bar:
             problems = work.make_parts(given.jobs, bar.update)

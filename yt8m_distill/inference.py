@@ -11,7 +11,6 @@ Class,Segments.
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 
 from yt8m_distill import flag_groups, settings, vocabulary
@@ -107,7 +106,7 @@ def main(
     skipped, total = shards.skipped(), shards.num_known_videos
     dataset = trained.dataset(shards, checkpoint.batch_size)
     hashes = []
-    bar = tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty())
+    bar = tqdm.tqdm(total=total, unit="video", disable=None)
     with predictions_file as writer, bar:
         if inference.segments:
             predicted = predict_segments(trained, dataset, inference, writer)

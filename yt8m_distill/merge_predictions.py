@@ -16,7 +16,6 @@ must have as many segments per class as are asked for.
 """
 
 import dataclasses
-import sys
 
 from yt8m_distill import flag_groups, settings
 
@@ -43,9 +42,7 @@ def merge(paths: list[str], output_file: str) -> int:
 
     part_of: dict[str, str] = {}  # Video id → the CSV that has it.
     total = sum(tf.io.gfile.stat(path).length for path in paths)
-    bar = tqdm.tqdm(
-        total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
-    )
+    bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, disable=None)
     with predictions.PredictionWriter(output_file, inputs=paths) as writer, bar:
         for path in paths:
             bar.update(len(predictions.HEADER_LINE))

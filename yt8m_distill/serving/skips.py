@@ -18,12 +18,17 @@ def write_list(output_file: str, skipped: faults.Skipped) -> None:
     Raises:
         ValueError: if the file cannot be written.
     """
-    write_lines(output_file, (record.message for record in skipped.bad))
+    write_lines(output_file, [record.message for record in skipped.bad])
 
 
 def write_lines(output_file: str, lines: Iterable[str]) -> None:
     """The same of lines."""
-    _write(output_file, "".join(f"{line}\n" for line in lines))
+    path = output_file + SUFFIX
+    text = "".join(f"{line}\n" for line in lines)
+    if text:
+        files.write_text(path, text)
+    else:
+        files.remove(path)
 
 
 def merge_lists(parts: Sequence[str], output_file: str) -> None:
@@ -32,19 +37,9 @@ def merge_lists(parts: Sequence[str], output_file: str) -> None:
     Raises:
         ValueError: if the file cannot be written.
     """
-    texts = []
+    lines: list[str] = []
     for path in (part + SUFFIX for part in parts):
         if tf.io.gfile.exists(path):
             with tf.io.gfile.GFile(path) as file:
-                texts.append(file.read())
-    _write(output_file, "".join(texts))
-
-
-def _write(output_file: str, text: str) -> None:
-    """Writes the list, or removes that of an earlier run if `text` is empty."""
-    path = output_file + SUFFIX
-    if text:
-        files.write_text(path, text)
-    elif tf.io.gfile.exists(path):
-        with files.one_line_errors(path):
-            tf.io.gfile.remove(path)
+                lines += file.read().rstrip("\n").split("\n")
+    write_lines(output_file, lines)
