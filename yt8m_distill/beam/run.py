@@ -6,21 +6,6 @@ import apache_beam as beam
 from apache_beam.options import pipeline_options
 
 
-class DoItem(beam.DoFn):
-    """Processes one item and yields its number of videos.
-
-    Args:
-        job: one of the classes of `jobs`.
-    """
-
-    def __init__(self, job: Any):
-        self.job = job
-
-    def process(self, item: Any):
-        """Processes the item; Beam may call this more than once for the same item."""
-        yield self.job.do(item)
-
-
 def make_options(arguments: list[str]) -> pipeline_options.PipelineOptions:
     """Beam's options from command-line arguments.
 
@@ -37,6 +22,10 @@ def make_options(arguments: list[str]) -> pipeline_options.PipelineOptions:
 def run(job: Any, options: pipeline_options.PipelineOptions) -> None:
     """Processes all items of a job and waits for them.
 
+    Args:
+        job: one of the classes of `jobs`; Beam may do an item more than once.
+        options: of Beam.
+
     Raises:
         RuntimeError: if an item failed in every attempt of the runner; the message
             contains the worker's error.
@@ -47,5 +36,5 @@ def run(job: Any, options: pipeline_options.PipelineOptions) -> None:
             | "Items" >> beam.Create(job.items())
             # Without a reshuffle, one worker would get all items in one bundle.
             | "Spread" >> beam.Reshuffle()
-            | "Do" >> beam.ParDo(DoItem(job))
+            | "Do" >> beam.Map(job.do)
         )
