@@ -24,7 +24,7 @@ _LOG = logging.getLogger("yt8m_distill.eval")
 
 
 def evaluate_once(
-    judge, trained, shards, checkpoint, evaluation, log, names, predictions_file=None
+    judge, trained, checkpoint, evaluation, reading, log, names, predictions_file
 ) -> None:
     """Evaluates the loaded checkpoint and writes the results.
 
@@ -34,6 +34,8 @@ def evaluate_once(
     from yt8m_distill.serving import skips
     from yt8m_distill.training import actions
 
+    pattern = evaluation.eval_data_pattern
+    shards = trained.open_shards(pattern, reading, "eval_data_pattern")
     skipped = shards.skipped()
     dataset = trained.dataset(shards, checkpoint.batch_size)
     with predictions_file or contextlib.nullcontext() as writer:
@@ -53,8 +55,8 @@ def evaluate_once(
         if evaluation.segment_labels:
             what = f"{result.num_rows} segments has a class that is present"
         raise ValueError(
-            f"--eval_data_pattern={evaluation.eval_data_pattern}: none of the {what}, "
-            "so the predictions cannot be evaluated."
+            f"--eval_data_pattern={pattern}: none of the {what}, so the predictions "
+            "cannot be evaluated."
         )
     of_classes = result.class_precisions, result.class_positives, names
     if evaluation.per_class_file:
@@ -64,7 +66,7 @@ def evaluate_once(
     line = {
         "network": trained.role,
         "checkpoint": found.prefix,
-        "eval_data_pattern": evaluation.eval_data_pattern,
+        "eval_data_pattern": pattern,
         "asked": checkpoint.asked,
         "segment_labels": evaluation.segment_labels,
         "mean_with": evaluation.mean_with,
@@ -135,7 +137,6 @@ def main(
     if evaluation.mean_with:
         trained.mean_with(checkpoint, evaluation.mean_with, evaluation.mean_weight)
     names = trained.class_names(evaluation.vocabulary)
-    pattern = (evaluation.eval_data_pattern, reading, "eval_data_pattern")
     log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
     log.check_writable()
     judge = evaluator.build(  # Once: its graph serves every checkpoint.
@@ -144,10 +145,10 @@ def main(
         checkpoint.top_k,
         evaluation.segment_max_pred,
     )
-    given = (checkpoint, evaluation, log, names)
+    asked = checkpoint, evaluation, reading
+    given = judge, trained, *asked, log, names, predictions_file
     if evaluation.run_once:
-        shards = trained.open_shards(*pattern)
-        evaluate_once(judge, trained, shards, *given, predictions_file)
+        evaluate_once(*given)
         return
     _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
     seen = None
@@ -162,8 +163,7 @@ def main(
             except ValueError as error:  # Training has just replaced it.
                 _LOG.warning("%s", error)
                 continue
-            shards = trained.open_shards(*pattern)
-            evaluate_once(judge, trained, shards, *given)
+            evaluate_once(*given)
         time.sleep(evaluation.eval_interval_secs)
 
 
