@@ -57,17 +57,25 @@ def test_a_model_without_the_output_error_still_classifies():
     assert (lines, unread) == (["a: 2 0.750"], 0)
 
 
-@pytest.mark.parametrize("text", [parsing.WIDTH, parsing.NUMBERS, parsing.NO_FRAMES])
-def test_a_fault_names_no_flag_that_the_program_has_not(text):
-    fault = text.format(name="rgb", value=12, size=6)
-
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "a frame of feature rgb is 12 bytes wide, not the 6 of --feature_sizes.",
+        "feature rgb has no frames. Is --feature_names right, and is this frame-level "
+        "data?",
+        "feature rgb has 12 numbers, not the 6 of --feature_sizes. Is --feature_names "
+        "right, and is this video-level data?",
+        parsing.WIDTH.format(name="rgb", value=12, size=6),
+    ],
+)
+def test_a_fault_names_no_flag_also_of_models_exported_before(fault):
     def serve(example_bytes):
         outputs = Model().serve(example_bytes)
         return {**outputs, "error": tf.fill([1], fault)}
 
     (line,), unread = classify_records.classify(serve, [("here", b"!")], 1, {})
     assert unread == 1 and line.startswith("here: ") and "rgb" in line
-    assert ("6" in line) == ("6" in fault) and "--" not in line
+    assert ("6" in line) == ("6" in fault) and "--" not in line and line[-1] == "."
 
 
 def test_the_first_records_are_of_all_shards_together(tmp_path, shard):

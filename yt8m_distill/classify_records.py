@@ -10,6 +10,7 @@ of shards from it.
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Sequence
 
 from yt8m_distill import flag_groups, settings, vocabulary
@@ -73,9 +74,8 @@ def classify(
     for row, (where, _) in enumerate(found):
         if errors[row]:
             reason = errors[row].decode(errors="replace")
-            # The reasons are those of the programs that have the flags of records.
-            reason = reason.replace("Is --feature_names right, and is", "Is")
-            reason = reason.replace("--feature_sizes", "the model")
+            # Exports of earlier versions name flags of the programs that train.
+            reason = re.sub(r" of --\w+| Is --.*", "", reason)
             lines.append(f"{where}: {reason}")
             continue
         classes, scores = answer["class_indexes"][row], answer["predictions"][row]

@@ -59,12 +59,12 @@ BAD = {
     "wrong width": (
         helpers.frame_level("bad", [1], frames(rgb=(4, 5))),
         "wrong width",
-        "video bad: a frame of feature rgb is 5 bytes wide, not the 4",
+        "video bad: a frame of feature rgb is 5 bytes wide, not 4",
     ),
     "widths that cancel out": (
         helpers.frame_level("bad", [1], frames(rgb=(4, 5, 3))),
         "wrong width",
-        "video bad: a frame of feature rgb is 5 bytes wide, not the 4",
+        "video bad: a frame of feature rgb is 5 bytes wide, not 4",
     ),
     # No view shows it.
     "wrong width after max_frames": (
@@ -122,7 +122,7 @@ BAD = {
     "video-level": (
         helpers.video_level("bad", [1], {"rgb": [0.5] * 4}),
         "no frames",
-        "Is --feature_names right, and is this frame-level data?",
+        "Are --feature_names, --feature_sizes and --frame_features right?",
     ),
     "integer id": (
         helpers.frame_level(
@@ -134,7 +134,7 @@ BAD = {
     "all frames in one byte string": (
         helpers.frame_level("bad", [1], frames(rgb=(12,))),
         "not one byte string per frame",
-        "video bad: a frame of feature rgb is 12 bytes wide, not the 4",
+        "video bad: a frame of feature rgb is 12 bytes wide, not 4",
     ),
     "empty": (b"", "no id", "there is no id"),
     "no example": (b"garbage!", "not an example", "this is not an example"),
@@ -575,8 +575,8 @@ def test_video_level_records_are_skipped_too(tmp_path):
     helpers.assert_same_batches(read([shard], data, **SKIP), read([clean], data))
     found = bad_of(shard, data)
     assert [b.number for b in found] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert "mean has 3 numbers, not the 2" in found[0].message
-    assert "is this video-level data?" in found[1].message
+    assert "mean has 3 numbers, not 2" in found[0].message
+    assert "--frame_features" in found[1].message
     assert [b.fault for b in found[2:5]] == [faults.Fault.NOT_AN_EXAMPLE] * 3
     assert "mean" in found[5].message
     assert "number 1 of feature mean is nan" in found[6].message

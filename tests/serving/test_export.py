@@ -231,7 +231,7 @@ def bad_records(case) -> dict[str, bytes]:
     name, labels, frames = case.videos[0]
     good = case.serialized()[0]
     return {
-        "a frame of feature rgb is 4 bytes wide, not the 8": helpers.make_example(
+        "a frame of feature rgb is 4 bytes wide, not 8": helpers.make_example(
             name, labels, frames, sizes=(4, 8)
         ),
         "feature rgb has no frames.": b"",

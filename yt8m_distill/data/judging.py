@@ -212,6 +212,7 @@ def judge_labels(labels, kind: str, data: settings.DataSettings) -> None:
 
 
 _MISSING = wire.Frames(-1, 0, 0, 0)
+_FLAGS = " Are --feature_names, --feature_sizes and --frame_features right?"
 
 
 def _located(
@@ -261,7 +262,7 @@ def _judge_frames(lists, data, name: str, size: int) -> None:
             other in lists for other in data.names
         ):
             return
-        text = parsing.NO_FRAMES.format(name=name)
+        text = parsing.NO_FRAMES.format(name=name) + _FLAGS
         raise faults.Invalid(faults.Fault.NO_FRAMES, text)
     for step in steps:
         kind = step.WhichOneof("kind")
@@ -280,7 +281,7 @@ def _judge_frames(lists, data, name: str, size: int) -> None:
             whole = width and width % size == 0 and len(steps) == 1
             raise faults.Invalid(
                 faults.Fault.ONE_FEATURE if whole else faults.Fault.WIDTH,
-                parsing.WIDTH.format(name=name, value=width, size=size),
+                parsing.WIDTH.format(name=name, value=width, size=size) + _FLAGS,
             )
 
 
@@ -296,7 +297,7 @@ def _judge_vector(context, name: str, size: int) -> None:
     values = np.array(feature.float_list.value, np.float32)
     if len(values) != size:
         text = parsing.NUMBERS.format(name=name, value=len(values), size=size)
-        raise faults.Invalid(faults.Fault.WIDTH, text)
+        raise faults.Invalid(faults.Fault.WIDTH, text + _FLAGS)
     if not np.isfinite(values).all():
         where = int(np.flatnonzero(~np.isfinite(values))[0])
         raise faults.Invalid(

@@ -16,20 +16,11 @@ from yt8m_distill.data import records
 NOT_AN_EXAMPLE = (
     "this is not an example of the expected kind, or a feature is of another type."
 )
-# Messages about features, also of the judge.
-NO_FRAMES = (
-    "feature {name} has no frames. Is --feature_names right, and is this frame-level "
-    "data?"
-)
+# Messages about features, also of the judge, which adds the flags: a server has none.
+NO_FRAMES = "feature {name} has no frames."
 STRINGS = "a frame of feature {name} is {value} byte strings, not 1."
-WIDTH = (
-    "a frame of feature {name} is {value} bytes wide, not the {size} of "
-    "--feature_sizes."
-)
-NUMBERS = (
-    "feature {name} has {value} numbers, not the {size} of --feature_sizes. Is "
-    "--feature_names right, and is this video-level data?"
-)
+WIDTH = "a frame of feature {name} is {value} bytes wide, not {size}."
+NUMBERS = "feature {name} has {value} numbers, not {size}."
 _VALUE = "\0"  # Placeholder for a number that only the graph knows.
 
 
