@@ -188,15 +188,10 @@ def _open_saved_model(folder: str, signature: str, output: str) -> tuple[list, R
     _require(os.path.join(folder, "saved_model.pb"))
     # The user names a model that they trust.
     signatures = tf.saved_model.load(folder).signatures  # noqa: TID251
-    if signature not in signatures:
-        known = ", ".join(signatures) or "none"
-        raise ValueError(f"no signature {signature!r}; signatures: {known}.")
-    serve = signatures[signature]
+    serve = signatures[_chosen("signature", list(signatures), signature)]
     inputs = serve.structured_input_signature[1]
-    (name,) = _only("input", list(inputs))
-    (output,) = _only("output", [output] if output else list(serve.structured_outputs))
-    if output not in serve.structured_outputs:
-        raise ValueError(f"no output {output!r} in {signature}.")
+    name = _chosen("input", list(inputs))
+    output = _chosen("output", list(serve.structured_outputs), output)
 
     def run(values):
         return serve(**{name: tf.constant(values)})[output].numpy()
@@ -212,17 +207,35 @@ def _open_onnx(file: str, output: str) -> tuple[list, Run]:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # Its errors have no common base but this one.
         raise ValueError(f"{file} is not an ONNX network: {error}") from error
-    (given,) = _only("input", session.get_inputs())
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    name = _chosen("input", list(shapes))
     outputs = [entry.name for entry in session.get_outputs()]
-    (output,) = _only("output", [output] if output else outputs)
-    if output not in outputs:
-        raise ValueError(f"no output {output!r}; outputs: {', '.join(outputs)}.")
-    return given.shape, lambda values: session.run([output], {given.name: values})[0]
+    output = _chosen("output", outputs, output)
+    return shapes[name], lambda values: session.run([output], {name: values})[0]
 
 
-def _of_images(shape, run: Run, path: str, mean, std, size: int) -> Network:
-    layout, scaled = _Layout(shape, size), _scaling(mean, std)
-    return Network(lambda x: run(layout.arranged(scaled(x))), layout.size, path)
+def _of_images(shape: Sequence, run: Run, path: str, mean, std, size: int) -> Network:
+    """A network whose input is [N, H, W, 3] or [N, 3, H, W] of scaled pixels."""
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise ValueError(
+            f"the input is {list(shape)}, not images [N, H, W, 3] or [N, 3, H, W]."
+        )
+    channels_first = shape[3] != 3
+    sides = shape[2:] if channels_first else shape[1:3]
+    known = tuple(side for side in sides if isinstance(side, int) and side > 0)
+    if len(known) < 2 and not size:
+        raise ValueError("the input leaves the size of images open: give size=.")
+    mean, std = np.float32(mean), np.float32(std)
+    if {mean.shape, std.shape} - {(), (3,)} or not (std > 0).all():
+        raise ValueError("mean= and std= are numbers, or lists of 3; std is above 0.")
+
+    def run_scaled(images):
+        scaled = (images.astype(np.float32) / np.float32(255) - mean) / std
+        if channels_first:
+            scaled = scaled.transpose(0, 3, 1, 2)
+        return run(np.ascontiguousarray(scaled))
+
+    return Network(run_scaled, known if len(known) == 2 else (size, size), path)
 
 
 def _of_sounds(shape, run: Run, path: str) -> Network:
@@ -235,40 +248,12 @@ def _of_sounds(shape, run: Run, path: str) -> Network:
     return Network(lambda x: run(x.reshape(wanted)), sound.SIZE, path)
 
 
-class _Layout:
-    """Where an input [N, H, W, 3] or [N, 3, H, W] has its channels, and its size."""
-
-    def __init__(self, shape: Sequence, size: int):
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise ValueError(
-                f"the input is {list(shape)}, not images [N, H, W, 3] or [N, 3, H, W]."
-            )
-        self._channels_first = shape[3] != 3
-        sides = shape[2:] if self._channels_first else shape[1:3]
-        known = [side for side in sides if isinstance(side, int) and side > 0]
-        if len(known) < 2 and not size:
-            raise ValueError("the input leaves the size of images open: give size=.")
-        self.size = tuple(known) if len(known) == 2 else (size, size)
-
-    def arranged(self, images: np.ndarray) -> np.ndarray:
-        """[N, H, W, 3] as the input has them."""
-        if self._channels_first:
-            images = images.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(images)
-
-
-def _scaling(mean, std) -> Callable[[np.ndarray], np.ndarray]:
-    mean, std = np.float32(mean), np.float32(std)
-    if {mean.shape, std.shape} - {(), (3,)} or not (std > 0).all():
-        raise ValueError("mean= and std= are numbers, or lists of 3; std is above 0.")
-    return lambda images: (images.astype(np.float32) / np.float32(255) - mean) / std
-
-
-def _only(kind: str, entries: list) -> list:
-    if len(entries) != 1:
-        names = ", ".join(str(getattr(entry, "name", entry)) for entry in entries)
-        raise ValueError(f"it has {len(entries)} {kind}s, not one: {names}.")
-    return entries
+def _chosen(kind: str, names: list[str], name: str = "") -> str:
+    """The only one of these names, or the one that is asked for."""
+    if name in names or len(names) == 1 and not name:
+        return name or names[0]
+    asked = f"no {kind} {name!r}" if name else f"{len(names)} {kind}s, not one"
+    raise ValueError(f"it has {asked}; {kind}s: {', '.join(names) or 'none'}.")
 
 
 def _require(path: str) -> None:
