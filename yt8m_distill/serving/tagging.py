@@ -80,7 +80,7 @@ class Tagger:
                     f"--{name}={getattr(given, name, '')} is not the one that made the "
                     f"features: its SHA-256 is {value}, not {expected}."
                 )
-        for branch in self._extractor.branches:
+        for branch in self._extractor.branches.values():
             before = made_by["settings"][branch.flag]
             if not branch.is_at_another_place(before):
                 raise ValueError(

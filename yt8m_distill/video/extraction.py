@@ -25,23 +25,24 @@ class _Branch:
     """One feature: its network, the PCA after it, and the range of its bytes.
 
     Args:
-        feature: its name.
-        network: flag and value.
+        given: the settings of both features.
+        flag: of its network.
         registered: the networks of its kind.
-        pca: flag and value, a folder or empty.
+        pca_flag: of its PCA, whose value is a folder or empty.
         low_high: the range of its numbers.
-        blank: shape of an input → one of nothing, to try the network on.
     """
 
-    def __init__(self, feature, network, registered, pca, low_high, blank):
-        self.feature, self.range = feature, low_high
-        self.flag, self.text = network
+    def __init__(self, given, flag: str, registered, pca_flag: str, low_high):
+        self.flag, self.text, self.range = flag, getattr(given, flag), low_high
         self._registered = registered
-        self.network = networks.open_network(self.text, self.flag, registered)
-        self._pca_flag, self._folder = pca
-        self._pca = reduction.read(self._folder, self._pca_flag) if pca[1] else None
+        self.network = networks.open_network(self.text, flag, registered)
+        self._pca_flag, self._folder = pca_flag, getattr(given, pca_flag)
+        self._pca = reduction.read(self._folder, pca_flag) if self._folder else None
+        blank = np.zeros([1, *self.network.size], np.float32)
+        if registered is networks.NETWORKS:
+            blank = np.zeros([*blank.shape, 3], np.uint8)
         try:
-            self.width = self.features(blank((1, *self.network.size))).shape[1]
+            self.width = self.features(blank).shape[1]
         except (ValueError, tf.errors.OpError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"--{self.flag}={self.text}: {reason}") from error
@@ -94,7 +95,7 @@ class Extractor:
 
     Attributes:
         given: the same.
-        branches: the networks, one for each feature.
+        branches: feature → its network and what follows it.
         ranges: feature → low and high of its numbers.
         widths: feature → numbers per frame.
         description: settings, SHA-256 of all files used, widths; plain values.
@@ -107,34 +108,20 @@ class Extractor:
         if not given.image_network:
             raise ValueError("--image_network is empty: name the network.")
         self.given = given
-        self._image = _Branch(
-            IMAGE,
-            ("image_network", given.image_network),
-            networks.NETWORKS,
-            ("pca", given.pca),
-            given.range,
-            lambda shape: np.zeros([*shape, 3], np.uint8),
-        )
-        self.branches = [self._image]
+        of_image = "image_network", networks.NETWORKS, "pca", given.range
+        self.branches = {IMAGE: _Branch(given, *of_image)}
         if given.audio_network:
-            sound_branch = _Branch(
-                SOUND,
-                ("audio_network", given.audio_network),
-                networks.SOUND_NETWORKS,
-                ("audio_pca", given.audio_pca),
-                given.sound_range,
-                lambda shape: np.zeros(shape, np.float32),
-            )
-            self.branches.append(sound_branch)
-        self.ranges = {branch.feature: branch.range for branch in self.branches}
-        self.widths = {branch.feature: branch.width for branch in self.branches}
-        hashes = [branch.hashes() for branch in self.branches]
-        stated = dataclasses.asdict(given)
-        for branch in self.branches:
+            of_sound = "audio_network", networks.SOUND_NETWORKS, "audio_pca"
+            self.branches[SOUND] = _Branch(given, *of_sound, given.sound_range)
+        self.ranges = {name: branch.range for name, branch in self.branches.items()}
+        self.widths = {name: branch.width for name, branch in self.branches.items()}
+        stated, hashes = dataclasses.asdict(given), {}
+        for branch in self.branches.values():
             stated |= branch.paths()
+            hashes |= branch.hashes()
         self.description: dict[str, Any] = {
             "settings": stated,
-            "sha256": {name: value for of in hashes for name, value in of.items()},
+            "sha256": hashes,
             "features": self.widths,
         }
 
@@ -166,7 +153,7 @@ class Extractor:
             positions: among the frames of its record; ascending.
         """
         frames = self.frames_of(clip)[positions]
-        found = {IMAGE: clip.images(frames, self._image.network.size)}
+        found = {IMAGE: clip.images(frames, self.branches[IMAGE].network.size)}
         if samples is not None:
             times = np.asarray(positions) / self.given.fps
             found[SOUND] = sound.examples(samples, times)
@@ -174,19 +161,7 @@ class Extractor:
 
     def features(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Feature → [n, width] uint8."""
-        return {
-            branch.feature: branch.features(inputs[branch.feature])
-            for branch in self.branches
-            if branch.feature in inputs
-        }
-
-
-def _bytes(*values: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-
-def _integers(values: Sequence[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        return {name: self.branches[name].features(x) for name, x in inputs.items()}
 
 
 def make_record(
@@ -204,22 +179,24 @@ def make_record(
     Raises:
         ValueError: for a video that cannot be read; names it.
     """
+    example = tf.train.SequenceExample()
+    context = example.context.feature
+    context["id"].bytes_list.value.append(video_id.encode())
     with decoding.Clip(path) as clip:
         num_frames = len(extractor.frames_of(clip))
-        context, chosen = {"id": _bytes(video_id.encode())}, list(range(num_frames))
+        chosen = list(range(num_frames))
         if view:
             (chosen,) = pipeline.pick_frames(
                 view, [num_frames], extractor.given.max_frames, [video_id]
             )
-            context[structures.NUM_FRAMES] = _integers([num_frames])
-            context[structures.FRAME_INDICES] = _integers(chosen)
+            context[structures.NUM_FRAMES].int64_list.value.append(num_frames)
+            context[structures.FRAME_INDICES].int64_list.value.extend(chosen)
         if not chosen:
             raise ValueError(
                 f"{path}: --frame_sampler={view.sampler} chooses none of its frames."
             )
         samples = extractor.samples_of(clip)
         features = extractor.features(extractor.inputs(clip, samples, chosen))
-    example = tf.train.SequenceExample(context=tf.train.Features(feature=context))
     for name, rows in features.items():
         records.add_frames(example, name, rows, extractor.ranges[name])
     return example.SerializeToString(deterministic=True)
@@ -341,7 +318,8 @@ class Extraction:
                 if not os.path.exists(part):
                     continue
                 (example,) = (record.example for record in faults.sound(part))
-                feature = _integers(labels.get(path, ()))
+                numbers = tf.train.Int64List(value=labels.get(path, ()))
+                feature = tf.train.Feature(int64_list=numbers)
                 example.context.feature["labels"].CopyFrom(feature)
                 lists = example.feature_lists.feature_list
                 num_frames += len(lists[IMAGE].feature)
