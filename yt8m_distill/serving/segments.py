@@ -6,6 +6,7 @@ column, the scores by which parts are merged; its name, `Scores@K`, says of how 
 segments per class.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -310,18 +311,15 @@ def merge(paths: Sequence[str], output_file: str, k: int = 0) -> int:
                 f"--segment_max_pred={k}."
             )
     headers = [part_header(limit or k) for limit in limits]
-    readers = [*map(predictions.read_rows, paths, headers)]
-    firsts = [next(reader, None) for reader in readers]
-    # A part without files has the header alone.
-    used = [n for n, row in enumerate(firsts) if row is not None]
-    count = 0
+    readers = map(predictions.read_rows, paths, headers)
+    count, used = 0, []
     with predictions.PredictionWriter(output_file, HEADER, paths) as writer:
-        rows = [firsts[n] for n in used]
-        while any(row is not None for row in rows):
-            merged = _merge_class([paths[n] for n in used], rows, k)
-            _write_row(writer, *merged)
+        for rows in itertools.zip_longest(*readers):
+            # A part without files has the header alone.
+            used = used or [n for n, row in enumerate(rows) if row is not None]
+            own = [paths[n] for n in used], [rows[n] for n in used]
+            _write_row(writer, *_merge_class(*own, k))
             count += 1
-            rows = [next(readers[n], None) for n in used]
     return count
 
 
