@@ -28,55 +28,31 @@ class Format(NamedTuple):
 
     Attributes:
         file: of the model, by which its folder is known.
-        title: what an error calls it.
-        bound: largest difference of a score from the network's.
         write: (served.Served, folder), into a new folder.
         run: folder → parity.Run, in a program of its own kind.
+        bound: largest difference of a score from the network's. float32 sums in another
+            order differ by some 1e-7; a wrong conversion moves scores by tenths.
         extra: folder, below the export's, of files that are not the model's own.
     """
 
     file: str
-    title: str
-    bound: float
     write: Callable[..., None]
     run: Callable[[str], parity.Run]
+    bound: float = 1e-5
     extra: str = ""
 
 
-# float32 sums in another order differ by some 1e-7. Weights of 8 bits move the logits
-# of a trained network by about 1 %; a wrong conversion moves scores by tenths.
-_EXACT, _EIGHT_BITS = 1e-5, 0.05
-
+_LITERT = Format(converted.LITERT, converted.write_litert, converted.run_litert)
 FORMATS = {
     "saved_model": Format(
-        saved_model.FILE,
-        "a SavedModel",
-        _EXACT,
-        saved_model.write,
-        saved_model.run,
-        saved_model.EXTRA,
+        saved_model.FILE, saved_model.write, saved_model.run, extra=saved_model.EXTRA
     ),
-    "litert": Format(
-        converted.LITERT,
-        "a LiteRT model",
-        _EXACT,
-        converted.write_litert,
-        converted.run_litert,
+    "litert": _LITERT,
+    # Weights of 8 bits move the logits of a trained network by about 1 %.
+    "litert_int8": _LITERT._replace(
+        write=functools.partial(converted.write_litert, int8=True), bound=0.05
     ),
-    "litert_int8": Format(
-        converted.LITERT,
-        "a LiteRT model",
-        _EIGHT_BITS,
-        functools.partial(converted.write_litert, int8=True),
-        converted.run_litert,
-    ),
-    "onnx": Format(
-        converted.ONNX,
-        "an ONNX model",
-        _EXACT,
-        converted.write_onnx,
-        converted.run_onnx,
-    ),
+    "onnx": Format(converted.ONNX, converted.write_onnx, converted.run_onnx),
 }
 
 
@@ -112,7 +88,7 @@ def export(
         _finish_replacement(folder)
         is_model = tf.io.gfile.exists(os.path.join(folder, chosen.file))
         if tf.io.gfile.exists(folder) and not is_model:
-            raise ValueError(f"{what} exists and is not {chosen.title}.")
+            raise ValueError(f"{what} exists and is not one of --format={name}.")
     number = uuid.uuid4().int
     temporary, old = f"{folder}.tmp-{number}", f"{folder}.old-{number}"
     with files.one_line_errors(what), files.removed_after_errors(temporary):
