@@ -1,7 +1,6 @@
 """`wire` locates the same contents in a record as the protobuf parser."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from tests import mutated_records
@@ -47,9 +46,3 @@ def test_the_floats_of_a_damaged_record_are_those_of_the_parser():
             np.testing.assert_array_equal(located, list(values))  # Also NaN.
             compared += bool(located)
     assert compared > 100
-
-
-@pytest.mark.parametrize("size", [0, 1, 3, 100, 124, 128, 1024, 20000])
-def test_the_frame_header_equals_the_serializers(size):
-    feature = tf.train.FeatureList(feature=[helpers.bytes_feature(b"x" * size)])
-    assert feature.SerializeToString() == wire.frame_header(size) + b"x" * size

@@ -103,43 +103,24 @@ def _inside(data: memoryview, at: int, tag: int, end: int) -> tuple[int, int]:
     return begin, begin + length
 
 
-def _one_frame(data: memoryview, at: int, end: int) -> tuple[int, int, int]:
-    """Offset of a frame's data, its size, and the end of its chunk."""
-    begin, chunk_end = _inside(data, at, _FIRST, end)  # Feature
-    begin, bytes_end = _inside(data, begin, _FIRST, chunk_end)  # BytesList
-    begin, value_end = _inside(data, begin, _FIRST, bytes_end)  # its only value
-    if not value_end == bytes_end == chunk_end:
-        raise _Unusual
-    return begin, value_end - begin, chunk_end
-
-
 @functools.cache
-def frame_header(size: int) -> bytes:
-    """The bytes before a frame of `size` bytes: three tags with their lengths."""
-    header = b""
-    for _ in range(3):
-        length, varint = size + len(header), bytearray()
-        while length >= 128:
-            varint.append(length & 127 | 128)
-            length >>= 7
-        varint.append(length)
-        header = bytes([_FIRST]) + bytes(varint) + header
-    return header
-
-
-@functools.cache
-def _header_array(size: int) -> np.ndarray:
-    return np.frombuffer(frame_header(size), np.uint8)
+def frame_header(size: int) -> np.ndarray:
+    """The bytes before a frame of `size` bytes: three tags and lengths, uint8."""
+    frame = tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(size)]))
+    chunk = tf.train.FeatureList(feature=[frame]).SerializeToString()
+    return np.frombuffer(chunk[: len(chunk) - size], np.uint8)
 
 
 def _frames(data: memoryview, begin: int, end: int) -> Frames:
     """Parses a FeatureList whose frames all have the same width and header."""
     if begin == end:
         return Frames(begin, 0, 0, 0)
-    first, size, chunk_end = _one_frame(data, begin, end)
-    stride = chunk_end - begin
+    feature, chunk_end = _inside(data, begin, _FIRST, end)
+    value, _ = _inside(data, feature, _FIRST, chunk_end)  # Of its BytesList.
+    first, frame_end = _inside(data, value, _FIRST, chunk_end)
+    size, stride = frame_end - first, chunk_end - begin
     count, rest = divmod(end - begin, stride)
-    header = _header_array(size)
+    header = frame_header(size)
     if rest or stride != size + len(header):
         raise _Unusual
     chunks = np.frombuffer(data[begin:end], np.uint8).reshape(count, stride)
