@@ -185,7 +185,7 @@ def _walk_packed(path: str) -> Iterator[Record | Bad]:
 def _walk_local(path: str) -> Iterator[Record | Bad]:
     """The records of a local shard: at once, and piece by piece after a damage."""
     number, offset, size = 0, 0, os.path.getsize(path)
-    whole = framing.has_sound_lengths(path)
+    whole = not framing.follow_lengths(path)[1]
     while offset < size:
         begin, (end, name) = offset, (size, path) if whole else _piece(path, offset)
         try:

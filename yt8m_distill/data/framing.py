@@ -17,16 +17,6 @@ import tensorflow as tf
 HEADER, FRAMING = 12, 16
 
 
-def _crc32c_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC32C = _crc32c_table()
 NOT_RECORDS = (
     "this is not a TFRecord file (yt8m-convert makes them of arrays, yt8m-extract of "
     "videos)"
@@ -39,7 +29,9 @@ def masked_crc32c(content: bytes) -> int:
     """The checksum of TFRecord files; slow, so only for the 8 bytes of a length."""
     crc = 0xFFFFFFFF
     for byte in content:
-        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -78,43 +70,39 @@ def count_records(files: Sequence[str]) -> int:
     Raises:
         ValueError: for a file that is truncated or not a TFRecord file.
     """
-    return sum(_count_in_file(path) for path in files)
+    total = 0
+    for path in files:
+        count = check_lengths(path)
+        if count is None:
+            dataset = tf.data.TFRecordDataset(path, compression_of(path))
+            count = int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
+        total += count
+    return total
 
 
-def _count_in_file(path: str) -> int:
-    count = None
-    if os.path.isfile(path):
-        count, problem = _follow_lengths(path)
-        if problem:
-            raise ValueError(problem)
-    if count is None:
-        dataset = tf.data.TFRecordDataset(path, compression_of(path))
-        count = int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
-    return count
-
-
-def check_lengths(path: str) -> None:
+def check_lengths(path: str) -> int | None:
     """Rejects a local shard with an error that TensorFlow's reader does not handle.
 
     If the length of a record exceeds the file, the reader (seen in 2.21) allocates that
     much memory and the process dies. A file that ends inside a record header is read as
     if it ended before. A compressed shard is decompressed once more for this check.
 
+    Returns:
+        The number of records; None of a remote shard, or if the reader will report an
+        error.
+
     Raises:
         ValueError: naming the shard and the record.
     """
-    if os.path.isfile(path):
-        _, problem = _follow_lengths(path)
-        if problem:
-            raise ValueError(problem)
+    if not os.path.isfile(path):
+        return None
+    count, problem = follow_lengths(path)
+    if problem:
+        raise ValueError(problem)
+    return count
 
 
-def has_sound_lengths(path: str) -> bool:
-    """Whether `check_lengths` accepts a local shard."""
-    return not _follow_lengths(path)[1]
-
-
-def _follow_lengths(path: str) -> tuple[int | None, str]:
+def follow_lengths(path: str) -> tuple[int | None, str]:
     """Follows the lengths of the records of a local shard, as they are stored.
 
     Returns:
@@ -124,7 +112,7 @@ def _follow_lengths(path: str) -> tuple[int | None, str]:
     if compression_of(path):
         count, end, problem = packed_end(path)
         if problem:
-            return count, _located(path, count, unread(end, problem))
+            return count, f"{place(path, count)}: {unread(end, problem)}"
         return (None if problem is None else count), ""
     count = end = 0
     for begin, header in _headers(path):
@@ -135,7 +123,7 @@ def _follow_lengths(path: str) -> tuple[int | None, str]:
     headers = list(_headers(path))
     broken = (n for n, (_, head) in enumerate(headers) if header_length(head) is None)
     number = next(broken, len(headers) - 1)
-    return count, _located(path, number, damaged(path, headers[number][0])[0])
+    return count, f"{place(path, number)}: {damaged(path, headers[number][0])[0]}"
 
 
 def _headers(path: str) -> Iterator[tuple[int, bytes]]:
@@ -168,10 +156,6 @@ def remote_size(path: str) -> int:
 def unread(offset: int, what: str) -> str:
     """The message for a shard that is unreadable from an offset on."""
     return f"damaged at byte {offset}, and nothing after it is read: {what}."
-
-
-def _located(path: str, number: int, detail: str) -> str:
-    return f"{place(path, number)}: {detail}"
 
 
 def place(path: str, number: int) -> str:
