@@ -196,6 +196,12 @@ def _positions(k: int) -> tf.Tensor:
     return tf.range(k, dtype=tf.int32)[tf.newaxis]  # [1, k]
 
 
+def _spread(num_frames, k, indices):
+    """The indices [B, k], or all frames of a video that has at most k."""
+    few = num_frames[:, tf.newaxis] <= k
+    return tf.where(few, _positions(k), indices), tf.minimum(num_frames, k)
+
+
 def _from_start(num_frames, k, start):
     """k consecutive frames from `start` [B], or all of a shorter video."""
     return start[:, tf.newaxis] + _positions(k), tf.minimum(num_frames, k)
@@ -204,34 +210,26 @@ def _from_start(num_frames, k, start):
 @SAMPLERS.register("all")
 def all_frames(num_frames, k, max_frames, keys):
     """All frames; k is ignored."""
-    del k, keys
     return _from_start(num_frames, max_frames, tf.zeros_like(num_frames))
 
 
 @SAMPLERS.register("uniform")
 def uniform(num_frames, k, max_frames, keys):
     """Frames floor(i * n / k), i = 0..k-1; all n if n <= k."""
-    del max_frames, keys
-    spread = _positions(k) * num_frames[:, tf.newaxis] // k
-    few = num_frames[:, tf.newaxis] <= k
-    indices = tf.where(few, _positions(k), spread)
-    return indices, tf.minimum(num_frames, k)
+    indices = _positions(k) * num_frames[:, tf.newaxis] // k
+    return _spread(num_frames, k, indices)
 
 
 @SAMPLERS.register("uniform_center")
 def uniform_center(num_frames, k, max_frames, keys):
     """The middle of each of k equal parts: frames floor((2i + 1) * n / 2k)."""
-    del max_frames, keys
-    spread = (2 * _positions(k) + 1) * num_frames[:, tf.newaxis] // (2 * k)
-    few = num_frames[:, tf.newaxis] <= k
-    indices = tf.where(few, _positions(k), spread)
-    return indices, tf.minimum(num_frames, k)
+    indices = (2 * _positions(k) + 1) * num_frames[:, tf.newaxis] // (2 * k)
+    return _spread(num_frames, k, indices)
 
 
 @SAMPLERS.register("uniform_stride")
 def uniform_stride(num_frames, k, max_frames, keys):
     """Every (max_frames / k)-th position of the padded video (the authors' code)."""
-    del keys
     stride = max(max_frames // k, 1)
     valid = tf.minimum(-(-num_frames // stride), k)
     return tf.zeros_like(num_frames)[:, tf.newaxis] + _positions(k) * stride, valid
@@ -240,28 +238,24 @@ def uniform_stride(num_frames, k, max_frames, keys):
 @SAMPLERS.register("first")
 def first(num_frames, k, max_frames, keys):
     """The first k frames."""
-    del max_frames, keys
     return _from_start(num_frames, k, tf.zeros_like(num_frames))
 
 
 @SAMPLERS.register("middle")
 def middle(num_frames, k, max_frames, keys):
     """The k frames around the middle."""
-    del max_frames, keys
     return _from_start(num_frames, k, tf.maximum(num_frames - k, 0) // 2)
 
 
 @SAMPLERS.register("last")
 def last(num_frames, k, max_frames, keys):
     """The last k valid frames."""
-    del max_frames, keys
     return _from_start(num_frames, k, tf.maximum(num_frames - k, 0))
 
 
 @SAMPLERS.register("last_padded")
 def last_padded(num_frames, k, max_frames, keys):
     """The last k positions of the padded video, which few videos reach."""
-    del keys
     start = tf.zeros_like(num_frames) + max(max_frames - k, 0)
     valid = tf.clip_by_value(num_frames - start, 0, k)
     return start[:, tf.newaxis] + _positions(k), valid
@@ -270,7 +264,6 @@ def last_padded(num_frames, k, max_frames, keys):
 @SAMPLERS.register("first_middle_last")
 def first_middle_last(num_frames, k, max_frames, keys):
     """k split over start, middle and end; a remainder goes to start, then middle."""
-    del max_frames, keys
     sizes = [k // 3 + (k % 3 > part) for part in range(3)]
     n = num_frames[:, tf.newaxis]
     # Sizes differ by at most 1, so the three do not overlap if n > k.
@@ -279,8 +272,7 @@ def first_middle_last(num_frames, k, max_frames, keys):
         (n - sizes[1]) // 2 + _positions(sizes[1]),
         n - sizes[2] + _positions(sizes[2]),
     ]
-    indices = tf.where(n <= k, _positions(k), tf.concat(parts, axis=1))
-    return indices, tf.minimum(num_frames, k)
+    return _spread(num_frames, k, tf.concat(parts, axis=1))
 
 
 @SAMPLERS.register("uniform_jitter")
@@ -290,15 +282,13 @@ def uniform_jitter(num_frames, k, max_frames, keys):
     For `--train_frame_sampler`: other frames in every epoch, evenly spread over the
     video.
     """
-    del max_frames
     n = num_frames[:, tf.newaxis]
     starts = _positions(k) * n // k
     lengths = tf.maximum((_positions(k) + 1) * n // k - starts, 1)
     parts = tf.cast(_positions(k), tf.int64) * _ODD
-    drawn = tf.bitwise.bitwise_and(_mix(_mix(keys)[:, tf.newaxis] + parts), 2**31 - 1)
+    drawn = _mix(_mix(keys)[:, tf.newaxis] + parts) & (2**31 - 1)
     jitter = tf.cast(drawn % tf.cast(lengths, tf.int64), tf.int32)
-    indices = tf.where(n <= k, _positions(k), starts + jitter)
-    return indices, tf.minimum(num_frames, k)
+    return _spread(num_frames, k, starts + jitter)
 
 
 @SAMPLERS.register("random")
@@ -306,7 +296,7 @@ def random(num_frames, k, max_frames, keys):
     """k frames without replacement, in time order, drawn by the video's key."""
     times = tf.range(max_frames, dtype=tf.int64)[tf.newaxis]
     scores = _mix(_mix(keys[:, tf.newaxis]) + times * _ODD)
-    scores = tf.bitwise.right_shift(tf.bitwise.bitwise_and(scores, 2**62 - 1), 10)
+    scores = tf.bitwise.right_shift(scores & (2**62 - 1), 10)
     inside = tf.sequence_mask(num_frames, max_frames)
     scores = tf.where(inside, scores, -1)
     _, chosen = tf.math.top_k(scores, k)  # [B, k], the valid ones first
@@ -333,7 +323,6 @@ def nested(num_frames, k, max_frames, keys, in_time=True):
         ValueError: if max_frames is above 1000, since time and memory of the table of
             orders grow with its cube and square.
     """
-    del keys
     if max_frames > _MAX_NESTED:
         raise ValueError(
             f"--max_frames={max_frames} is more than the {_MAX_NESTED} of the sampler "
@@ -382,7 +371,7 @@ def mixed(num_frames, k, max_frames, keys, numbers=(), of="random"):
     """
     spec = parse(of)
     numbers = numbers or range(1, k + 1)
-    choice = tf.bitwise.bitwise_and(_mix(keys + _ODD), 2**31 - 1) % len(numbers)
+    choice = (_mix(keys + _ODD) & (2**31 - 1)) % len(numbers)
     indices, valid = tf.zeros([tf.shape(keys)[0], k], tf.int32), num_frames * 0
     for place, number in enumerate(numbers):
         found, count = SAMPLERS.get(spec.name)(
@@ -398,10 +387,5 @@ def mixed(num_frames, k, max_frames, keys, numbers=(), of="random"):
 def _mix(x: tf.Tensor) -> tf.Tensor:
     """A hash of int64 numbers (xor-shift and multiply)."""
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
-        x = (
-            tf.bitwise.bitwise_xor(
-                x, tf.bitwise.right_shift(x, tf.cast(shift, tf.int64))
-            )
-            * factor
-        )
-    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.cast(31, tf.int64)))
+        x = (x ^ tf.bitwise.right_shift(x, tf.cast(shift, tf.int64))) * factor
+    return x ^ tf.bitwise.right_shift(x, tf.cast(31, tf.int64))
