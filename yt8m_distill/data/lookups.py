@@ -4,7 +4,6 @@ The graph holds a token for the shards, and Python answers.
 """
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,30 +19,13 @@ _SPARE_BYTES = 1 << 22
 Token = int | tf.Tensor
 
 
-class Located(NamedTuple):
-    """A batch of videos before any frame is read.
-
-    Attributes:
-        video_ids: [B] string.
-        label_rows: [L] int64, the video of each label.
-        labels: [L] int64, all in range.
-        num_frames: [B] int32, at most max_frames; 0 for a padding row.
-    """
-
-    video_ids: tf.Tensor
-    label_rows: tf.Tensor
-    labels: tf.Tensor
-    num_frames: tf.Tensor
-
-
 @functools.cache
 def _method(name: str):
     """A function that calls a method of the Shards with a token."""
-    method = operator.attrgetter(name)
 
     def call(token, *arguments):
         try:
-            return method(shards.OPENED[int(token)])(*arguments)
+            return getattr(shards.OPENED[int(token)], name)(*arguments)
         except ValueError as error:  # Marked for `faults.describe_error`.
             raise ValueError(records.marked(str(error))) from error
 
@@ -54,9 +36,8 @@ def _in_graph(name: str, token: Token, arguments: Sequence, results: Sequence) -
     """The results of a method, in the graph, of these (dtype, shape)."""
     arguments = [tf.cast(token, tf.int64), *arguments]
     dtypes, shapes = zip(*results, strict=True)
-    values = tf.numpy_function(_method(name), arguments, dtypes)
     # Eagerly, TensorFlow returns a single result without its list.
-    values = [values] if isinstance(values, tf.Tensor) else values
+    values = tf.nest.flatten(tf.numpy_function(_method(name), arguments, dtypes))
     for value, shape in zip(values, shapes, strict=True):
         value.set_shape(shape)
     return values
@@ -67,7 +48,10 @@ class Found(NamedTuple):
 
     Attributes:
         is_video: [B] bool, False for a padding row.
-        located: what is known of the videos.
+        video_ids: [B] string.
+        label_rows: [L] int64, the video of each label.
+        labels: [L] int64, all in range.
+        num_frames: [B] int32, at most max_frames; 0 for a padding row.
         rated: their segments; None if rows are videos.
         gather: (picks, partner) → the frames [B, K, D] of each pick (positions of the
             features, indices [B, K], valid [B]), 0 after the valid ones; with `partner`
@@ -75,13 +59,16 @@ class Found(NamedTuple):
     """
 
     is_video: tf.Tensor
-    located: Located
+    video_ids: tf.Tensor
+    label_rows: tf.Tensor
+    labels: tf.Tensor
+    num_frames: tf.Tensor
     rated: segments.Segments | None
     gather: Callable[..., list[tf.Tensor]]
 
 
 def _fields(batch, of_segments: bool) -> list[tuple]:
-    """dtype and shape of the fields of Located, and of Segments."""
+    """dtype and shape of the fields after `is_video`, those of Segments last."""
     rated = [(tf.int32, batch), *_PAIRS, (tf.int32, [None])] if of_segments else []
     return [(tf.string, batch), *_PAIRS, (tf.int32, batch), *rated]
 
@@ -109,7 +96,7 @@ def look_up(
         return _frames_in_graph(token, "gather", [chosen], picks, data)
 
     rated = segments.Segments(*found[4:]) if data.segment_labels else None
-    return Found(rows >= 0, Located(*found[:4]), rated, gather)
+    return Found(rows >= 0, *found[:4], rated, gather)
 
 
 def judge(
@@ -136,9 +123,9 @@ def judge(
     content, lengths, begins = _contents(serialized)
     located, rated = _fields(batch, False), _fields(batch, bool(starts))[4:]
     places = [(tf.int64, width), (tf.int64, width), (tf.uint8, [None])]
-    results = [(tf.bool, batch), *located, *places, *rated]
+    results = [*located, *places, *rated]
     given = [files, numbers, content, lengths, begins, *starts]
-    is_video, *found = _in_graph("judge", token, given, results)
+    found = _in_graph("judge", token, given, results)
     first, stride, loose, *rated = found[4:]
 
     def gather(picks, partner=None):
@@ -150,7 +137,7 @@ def judge(
         )
 
     rated = segments.Segments(*rated) if starts else None
-    return Found(is_video, Located(*found[:4]), rated, gather)
+    return Found(files >= 0, *found[:4], rated, gather)
 
 
 def _contents(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -508,8 +508,7 @@ def _making(find, data: settings.DataSettings, views: tuple, samplers: tuple, al
 
 def _batch(found: lookups.Found, data, views, salt, altered) -> structures.Batch:
     """The batch of videos whose frames are not read yet; arguments as of _Source."""
-    video_ids, label_rows, labels, num_frames = found.located
-    is_video, rated, gather = found.is_video, found.rated, found.gather
+    is_video, video_ids, label_rows, labels, num_frames, rated, gather = found
     size = is_video.shape[0], data.num_classes
     labels = records.multi_hot(label_rows, labels, *size)
     starts = None if rated is None else rated.starts

@@ -399,7 +399,7 @@ class Shards:
                 stride[row, column] = frames.stride
         rows, labels = np.array(labels, np.int64).reshape(-1, 2).T
         loose = np.frombuffer(b"".join(loose), np.uint8)
-        found = files >= 0, ids, rows, labels, num_frames, first, stride, loose
+        found = ids, rows, labels, num_frames, first, stride, loose
         if not starts:
             return found
         starts = starts[0].astype(np.int32)

@@ -180,7 +180,7 @@ class Table:
         return starts, found[places], labels, ratings[:, 2].copy()
 
     def look_up(self, rows: np.ndarray) -> tuple:
-        """The fields of lookups.Located; -1 is a padding row."""
+        """Ids to numbers of frames of lookups.Found; -1 is a padding row."""
         videos = np.flatnonzero(rows >= 0)
         safe = rows[videos]
         ids = np.full(len(rows), b"", object)
