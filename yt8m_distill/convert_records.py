@@ -171,9 +171,7 @@ def convert(
     """Converts shards, each to one of the same name, with atomic writes.
 
     Args:
-        paths: the shards.
         folder: of the native shards.
-        layout: of the records.
         skip: whether to continue after a record that cannot be converted.
         overwrite: whether to replace existing shards with other records.
 
@@ -396,7 +394,6 @@ def _report(
     """Prints the closing lines; with a network, what 8 bits cost it.
 
     Args:
-        request: of the program.
         done: what was converted.
         words: arguments of the yt8m-inspect command for it.
         network: an exported network, or None.

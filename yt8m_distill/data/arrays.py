@@ -30,7 +30,6 @@ def read(path: str, sources: Sequence[layouts.Source]) -> dict[str, np.ndarray]:
     """Name → [T, D] float32 of each feature.
 
     Args:
-        path: of the video's file.
         sources: names of the features, and of the arrays in the file; a `size` is the
             D that is expected.
 
@@ -158,8 +157,6 @@ def make_record(
     """A native record, in which each feature has its range.
 
     Args:
-        video_id: its id.
-        labels: its classes.
         arrays: name → [T, D] float32, or uint8 that is quantized already.
         ranges: low and high of each, in the same order.
         example: the record to fill; by default an empty one.

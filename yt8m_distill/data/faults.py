@@ -289,7 +289,6 @@ def describe_error(error: Exception, paths: Iterable[str] = ()) -> str | None:
     """One line for the user about a TensorFlow error, or None.
 
     Args:
-        error: the exception.
         paths: the shards that were read; a damaged one is searched for and named.
     """
     text = str(error)
@@ -306,7 +305,6 @@ def named(paths: Iterable[str], target: str = "") -> Iterator[None]:
     """Turns TensorFlow errors of reading shards into one line.
 
     Args:
-        paths: the shards that are read.
         target: the file that is written, if any.
 
     Raises:

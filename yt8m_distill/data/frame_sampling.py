@@ -62,9 +62,7 @@ def pick(
     """The results of a sampler, checked, so that later code can rely on them.
 
     Args:
-        sampler: its specification.
         num_frames: [B] int32, 0 for a padding row.
-        k: number of frames to select.
         max_frames: T.
         keys: [B] int64.
 
@@ -118,7 +116,6 @@ def pick_each(
     """As `pick`, with another number of frames for each video.
 
     Args:
-        sampler, num_frames, max_frames, keys: see `pick`.
         each_k: [B] int32 in 1..k.
         k: width of the indices.
     """
@@ -316,7 +313,6 @@ def nested(num_frames, k, max_frames, keys, in_time=True):
     nearest to the middle.
 
     Args:
-        num_frames, k, max_frames, keys: see the module.
         in_time: whether the k frames are in time order, or in the order of selection.
 
     Raises:
@@ -365,7 +361,6 @@ def mixed(num_frames, k, max_frames, keys, numbers=(), of="random"):
     For training one student for all these numbers.
 
     Args:
-        num_frames, k, max_frames, keys: see the module.
         numbers: the numbers of frames, each at most k; empty for 1 to k.
         of: specification of the other sampler.
     """

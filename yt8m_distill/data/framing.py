@@ -167,8 +167,6 @@ def early_end(path: str, compression: str, offset: int) -> str:
     """The error of a compressed or remote shard whose reader ended early, or empty.
 
     Args:
-        path: the shard.
-        compression: of the shard.
         offset: where the reader ended, after decompression.
     """
     if compression and os.path.isfile(path):

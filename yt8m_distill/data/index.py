@@ -228,7 +228,6 @@ def build(shard: str, data: settings.DataSettings, progress=None) -> Index:
     """Reads, checks and indexes a shard.
 
     Args:
-        shard: a TFRecord file.
         data: description of the records; num_classes and max_frames are ignored.
         progress: called with the number of bytes read since the last call.
 

@@ -83,8 +83,6 @@ def judge(
     protobuf's accepts. Protobuf's names the fault.
 
     Args:
-        record: the record.
-        data: description of the records.
         read: what TensorFlow's parser reads of it, if that is known.
 
     Raises:
@@ -180,9 +178,7 @@ def judge_labels(labels, kind: str, data: settings.DataSettings) -> None:
     """Checks the values of the feature under --labels_key.
 
     Args:
-        labels: the values.
         kind: `int64_list`, `float_list` or `bytes_list`.
-        data: gives the number of classes.
 
     Raises:
         Invalid: without the id of the video.

@@ -72,7 +72,6 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
         path: of the CSV; empty: there are none.
         names: of the classes, from a vocabulary; empty: the names in the CSV in
             alphabetical order are classes 0, 1, ...
-        flag: for errors.
 
     Raises:
         ValueError: if it cannot be read, has a column of 0 and 1 per class, or a label
@@ -122,10 +121,8 @@ def _class_of(
     """The class of a label, which is a name or a number.
 
     Args:
-        label: as in the CSV.
         names: class → name; empty where there are numbers alone.
         numbers: name → its classes.
-        where: for errors.
     """
     found = numbers.get(label, [])
     if len(found) > 1:

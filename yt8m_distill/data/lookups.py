@@ -83,8 +83,6 @@ def look_up(
     """Looks up a batch of located videos in the table, in the graph.
 
     Args:
-        token: of the Shards.
-        data: description of the records.
         share: [2] float64, `fraction` and `labeled` of tables.Table.rows.
         places: [B] int64, positions in `kept_rows` of the share; -1 for padding.
     """
@@ -110,8 +108,6 @@ def judge(
     """Judges and locates a batch of serialized records, in the graph.
 
     Args:
-        token: of the Shards.
-        data: description of the records.
         files, numbers: [B] int64, of each record; file -1 for padding.
         serialized: [B] string.
         starts: [B] int64 of the segments, if rows are segments.

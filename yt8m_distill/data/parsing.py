@@ -65,7 +65,6 @@ def parse_request(
 
     Args:
         serialized: [B] string.
-        data: description of the records.
 
     Returns:
         The parsed records, without frames for one with a fault; and [B] string, the
@@ -235,8 +234,6 @@ def _parsed(context, features, data, is_video) -> Parsed:
     """What `_read` found.
 
     Args:
-        context, features: from `_read`.
-        data: description of the records.
         is_video: [B] bool, False for a record without frames.
     """
     named = context[data.video_id_key], context[data.labels_key]
@@ -358,7 +355,6 @@ def _may_lack(counts: Sequence[tf.Tensor], data: settings.DataSettings):
 
     Args:
         counts: [B] of each feature, its number of frames.
-        data: description of the records.
     """
     if data.missing_feature != "zeros":
         return False

@@ -156,13 +156,9 @@ def build_dataset(
     """One epoch of batches, a deterministic function of the arguments.
 
     Args:
-        shards: the opened shards.
-        views: name → specification.
         batch_size: B, of all processes together.
         training: shuffle by (seed, epoch) and draw new random frames in every epoch;
             otherwise keep the order of the files.
-        seed: see training.
-        epoch: see training.
         shuffle_buffer_size: number of records from which the next one is drawn.
         train_fraction: share of the videos to use, the same in every epoch.
         label_fraction: share of the videos that keep their labels, selected by id; the
@@ -291,10 +287,7 @@ class _Source:
     into a Batch.
 
     Args:
-        shards: the opened shards.
-        views: name → specification.
         salt: of the keys of random samplers.
-        altered: changes to the videos.
         share: of the records to use: `fraction` and `labeled` of tables.Table.rows.
     """
 
@@ -490,11 +483,9 @@ def _making(find, data: settings.DataSettings, views: tuple, samplers: tuple, al
 
     Args:
         find: lookups.judge or lookups.look_up.
-        data: description of the records.
         views: (name, ViewSpec) pairs.
         samplers: the functions of the views' samplers; part of the cache key, since a
             name can be registered again.
-        altered: changes to the videos.
     """
     del samplers
 
@@ -643,9 +634,6 @@ def view_of(
     """One view of parsed records, as in evaluation.
 
     Args:
-        parsed: the records.
-        data: description of the records.
-        view: specification of the view.
         each_k: [B] int32, number of frames of each video, at most the view's k; None
             for the view's k.
     """

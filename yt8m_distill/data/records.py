@@ -85,8 +85,6 @@ def add_frames(
     """Adds a feature to a record, with its range in the context feature <name>_range.
 
     Args:
-        example: the record.
-        name: of the feature.
         frames: [T, size] uint8, already quantized, or floats.
         low_high: the range. YouTube-8M's is the default and is not stored.
 
@@ -159,8 +157,6 @@ def multi_hot(rows: tf.Tensor, labels: tf.Tensor, size: int, num_classes: int):
     Args:
         rows: [L] int64 in [0, B), the video of each label.
         labels: [L] int64 in [0, C).
-        size: B.
-        num_classes: C.
     """
     nothing = tf.zeros([size, num_classes])
     ones = tf.ones_like(rows, tf.float32)

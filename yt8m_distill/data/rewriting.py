@@ -63,7 +63,6 @@ def is_written(target: str, expected: Iterator[bytes], count: int) -> bool:
     """Whether a shard exists whole; its first records are compared.
 
     Args:
-        target: path of the shard.
         expected: its records, of which no more are made than are compared.
         count: their number.
 

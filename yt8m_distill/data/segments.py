@@ -53,9 +53,7 @@ def problem(ratings: list[Rating], num_frames: int, data: settings.DataSettings)
     """What is wrong with ratings that were read; empty: nothing.
 
     Args:
-        ratings: of a video.
         num_frames: of it, as far as they are read.
-        data: its number of classes.
     """
     for start, label, _ in ratings:
         if not 0 <= start < num_frames:
@@ -113,7 +111,6 @@ def labels_and_weights(
     neither rated nor a label of the video has the weight `negatives`.
 
     Args:
-        segments: of the batch.
         video_labels: [B, C], 0 or 1.
         negatives: weight in [0, inf).
     """

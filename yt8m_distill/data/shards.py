@@ -38,7 +38,6 @@ class Files:
     """Memory-mapped local files, at most MAX_OPEN at a time.
 
     Args:
-        paths: the files.
         identities: expected size and modification time of each.
     """
 
@@ -67,7 +66,6 @@ class Files:
         """The bytes of a file.
 
         Args:
-            number: of the file.
             touched: approximate number of bytes that will be read.
 
         Raises:
@@ -116,9 +114,7 @@ class Shards:
     """Open shards, with their videos, their faults and how they are read.
 
     Args:
-        paths: the files.
         identities: size and modification time of each.
-        data: description of the records.
         reading: whether to use an index, and how to handle invalid records.
 
     Attributes:
@@ -275,11 +271,7 @@ class Shards:
             self.files.check(number)
 
     def check_labels(self, flag: str) -> None:
-        """Raises ValueError if the first records have no labels or ratings.
-
-        Args:
-            flag: the flag of the shards, for the message.
-        """
+        """Raises ValueError if the first records have no labels or ratings."""
         if self.data.segment_labels:
             if not self.num_videos():
                 raise ValueError(
@@ -532,8 +524,6 @@ def open_shards(
 
     Args:
         patterns: comma separated globs, or file names.
-        data: description of the records.
-        reading: how they are read.
         flag: the flag of the shards, for messages.
 
     Raises:

@@ -17,11 +17,6 @@ class Table:
     A video with two features takes about 90 bytes plus its id. With --segment_labels
     rows are the rated segments of the videos instead, in order of their starts.
 
-    Args:
-        paths: the shards.
-        indices: the index of each.
-        data: description of the records.
-
     Attributes:
         starts: [shards + 1] int64, row splits of the shards.
         located: whether all frames have known offsets.

@@ -102,12 +102,8 @@ def thin_shard(
     """Writes one thin shard, atomically.
 
     Args:
-        source: the full shard.
         count: number of its records.
         folder: output folder; the thin shard has the same file name.
-        data: description of the records.
-        view: the sampler and its k.
-        overwrite: replace an existing shard.
 
     Returns:
         False if the thin shard existed already.
