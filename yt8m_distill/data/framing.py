@@ -114,16 +114,14 @@ def follow_lengths(path: str) -> tuple[int | None, str]:
         if problem:
             return count, f"{place(path, count)}: {unread(end, problem)}"
         return (None if problem is None else count), ""
-    count = end = 0
-    for begin, header in _headers(path):
-        count, end = count + 1, _end_of(begin, header)
-    if end == os.path.getsize(path):
-        return count, ""
-    # After a wrong length, other bytes are misread as lengths, so the first one counts.
     headers = list(_headers(path))
+    if not headers or _end_of(*headers[-1]) == os.path.getsize(path):
+        return len(headers), ""
+    # After a wrong length, other bytes are misread as lengths, so the first one counts.
     broken = (n for n, (_, head) in enumerate(headers) if header_length(head) is None)
     number = next(broken, len(headers) - 1)
-    return count, f"{place(path, number)}: {damaged(path, headers[number][0])[0]}"
+    detail, _ = damaged(path, headers[number][0])
+    return len(headers), f"{place(path, number)}: {detail}"
 
 
 def _headers(path: str) -> Iterator[tuple[int, bytes]]:
@@ -197,8 +195,8 @@ def packed_end(path: str) -> tuple[int, int, str | None]:
 def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
     del identity
     is_zlib = compression_of(path) == "ZLIB"
-    inflater, header = zlib.decompressobj(_ANY_STREAM), b""
-    number = end = missing = 0  # `missing` bytes of the current record.
+    inflater, rest = zlib.decompressobj(_ANY_STREAM), b""
+    number = end = size = 0  # Records, end of the last one, and bytes unpacked.
     has_more = False
     with open(path, "rb") as file:
         for packed in iter(lambda: file.read(_PACKED_BYTES), b""):
@@ -209,26 +207,21 @@ def _packed_end(path: str, identity: tuple) -> tuple[int, int, str | None]:
                 if inflater.eof:
                     inflater = zlib.decompressobj(_ANY_STREAM)
                 try:
-                    content = memoryview(inflater.decompress(packed))
+                    content = inflater.decompress(packed)
                 except zlib.error:
                     return number, end, None
-                packed = inflater.unused_data
-                while content:
-                    if missing:
-                        size = min(missing, len(content))
-                        missing, content = missing - size, content[size:]
-                        continue
-                    size = HEADER - len(header)
-                    header += bytes(content[:size])
-                    content = content[size:]
-                    if len(header) == HEADER:
-                        missing = _end_of(0, header) - HEADER
-                        number, end, header = number + 1, _end_of(end, header), b""
-    if missing:
+                packed, rest = inflater.unused_data, rest + content
+                size += len(content)
+                begin = size - len(rest)
+                while end + HEADER <= size:
+                    header = rest[end - begin : end - begin + HEADER]
+                    number, end = number + 1, _end_of(end, header)
+                rest = rest[end - begin :]  # A part of a header, or nothing.
+    if end > size:
         return number, end, None
     if has_more:
         return number, end, "it goes on after the end of its zlib stream"
-    if header or not inflater.eof:
+    if rest or not inflater.eof:
         return number, end, "it is truncated"
     return number, end, ""
 
