@@ -196,24 +196,23 @@ def build_dataset(
     if altered.mix != mixing.NONE:  # The partner may be in another process' rows.
         own = slice(0, batch_size)
     source = _open_source(shards, views, salt, altered, train_fraction, labeled)
+
+    def make(*parts):
+        return source.make_batch(*(part[own] for part in parts))
+
     if not training:
         dataset = source.in_order(batch_size).skip(skip_batches)
-        dataset = _mapped(dataset, lambda *parts: source.make_batch(*_cut(parts, own)))
     else:
         extra = num_unlabeled_rows(batch_size, unlabeled_fraction) if unlabeled else 0
         shuffling = (seed, epoch, shuffle_buffer_size)
         dataset = source.shuffled(*shuffling, batch_size - extra, skip_batches)
-        if not extra:
-            dataset = _mapped(
-                dataset, lambda *parts: source.make_batch(*_cut(parts, own))
-            )
-        else:
+        if extra:
             unlabeled.check_unchanged()
             other = _open_source(unlabeled, views, salt, altered)
             others = other.shuffled(*shuffling, extra, skip_batches, repeat=True)
             dataset = tf.data.Dataset.zip((dataset, others))
-            mix = _mixer(source, other, batch_size, extra, own)
-            dataset = _mapped(dataset, mix)
+            make = _mixer(source, other, batch_size, extra, own)
+    dataset = _mapped(dataset, make)
     if rows != own:
         dataset = _mapped(
             dataset, lambda batch: tf.nest.map_structure(lambda x: x[rows], batch)
@@ -225,10 +224,6 @@ def build_dataset(
 
 def _mapped(dataset, function) -> tf.data.Dataset:
     return dataset.map(function, num_parallel_calls=PARALLEL_BATCHES)
-
-
-def _cut(parts, rows: slice) -> tuple:
-    return tuple(part[rows] for part in parts)
 
 
 def _mixer(source, other, batch_size: int, extra: int, own: slice):
@@ -252,6 +247,8 @@ def _mixer(source, other, batch_size: int, extra: int, own: slice):
             (other, other_parts, place[is_extra]),
         ):
             if len(rows):
+                # An element of one part is no tuple.
+                elements = tf.nest.flatten(elements)
                 made = one.make_batch(*(tf.gather(part, rows) for part in elements))
                 if one is other:
                     made[structures.LABELS] *= 0.0
@@ -261,11 +258,7 @@ def _mixer(source, other, batch_size: int, extra: int, own: slice):
             lambda *pair: tf.gather(tf.concat(pair, axis=0), order), *batches
         )
 
-    return lambda parts, others: mix(_as_tuple(parts), _as_tuple(others))
-
-
-def _as_tuple(parts) -> tuple:
-    return parts if isinstance(parts, tuple) else (parts,)
+    return mix
 
 
 def _mixed(seed: int, epoch: int) -> int:

@@ -421,8 +421,7 @@ class Shards:
         def frames(source, positions, size):
             return _items(content, len(content), positions, size)
 
-        place = functools.partial(self._gather, frames, sources, first, stride)
-        return [place(*pick) for pick in _in_threes(picks)]
+        return self._views(frames, sources, first, stride, picks)
 
     def gather(self, rows, *picks) -> list[np.ndarray]:
         """The frames of several views of rows of the table.
@@ -439,10 +438,12 @@ class Shards:
         sources = np.where(rows >= 0, table.files_of(rows), -1)
         first, stride = table.first[rows], table.stride[rows]
         first = np.where(first < 0, -1, table.offsets[rows, np.newaxis] + first)
-        place = functools.partial(
-            self._gather, self.files.frames, sources, first, stride
-        )
-        return [place(*pick) for pick in _in_threes(picks)]
+        return self._views(self.files.frames, sources, first, stride, picks)
+
+    def _views(self, frames, sources, first, stride, picks) -> list[np.ndarray]:
+        """The frames of each view, of which every three picks are one."""
+        views = zip(*[iter(picks)] * 3, strict=True)
+        return [self._gather(frames, sources, first, stride, *view) for view in views]
 
     def _gather(self, frames, sources, first, stride, features, indices, valid):
         """The frames of a view, [B, K, D] uint8.
@@ -481,10 +482,6 @@ class Shards:
 def frame_bytes(data: settings.DataSettings) -> Sequence[int]:
     """Bytes of a frame of each feature; the floats of a video-level record are one."""
     return data.sizes if data.frame_features else [4 * size for size in data.sizes]
-
-
-def _in_threes(picks: Sequence) -> Iterator[tuple]:
-    return zip(*(iter(picks),) * 3, strict=True)
 
 
 def _items(data, length: int, positions: np.ndarray, size: int) -> np.ndarray:
