@@ -124,8 +124,8 @@ class Findings:
             self.bad.append(record.bad(error))
             return
         self.videos += 1
-        context, key = record.context.feature, self.layout.labels_key
-        vector = layouts.label_vector(context[key]) if key in context else 0
+        context = record.context.feature
+        vector = layouts.label_vector(context.get(self.layout.labels_key))
         self._vector = max(self._vector, vector)
         stored = [records.stored_range(context, s.key) for s in self.layout.sources]
         self.ranges[",".join(f"{low:g}:{high:g}" for low, high in stored)] += 1

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from yt8m_distill import settings
 from yt8m_distill.data import faults, parsing, records, segments, wire
@@ -110,11 +109,11 @@ def judge(
 
 def _read_by_protobuf(record: faults.Record, data, video_id: bytes) -> Video:
     """The located video without its ratings; raises Invalid if there is none."""
-    context, labels = record.context.feature, []
-    if data.labels_key in context and context[data.labels_key].WhichOneof("kind"):
-        feature = context[data.labels_key]
-        labels = list(_values(feature))
-        judge_labels(labels, feature.WhichOneof("kind"), data)
+    feature = record.context.feature.get(data.labels_key)
+    kind, values = records.kind_and_values(feature)
+    labels = list(values)
+    if kind:
+        judge_labels(labels, kind, data)
     if frames := _located(record, data):
         return Video(record, video_id, labels, frames, _shortest(frames))
     _judge_features(record, data)
@@ -135,7 +134,7 @@ def _read_by_parser(
         (read,) = parsing.read_by_parser([bytes(record.content)], data) or [None]
     if read is None or not read.video_id:
         return None
-    judge_labels(read.labels, "int64_list", data)
+    judge_labels(read.labels, "int64", data)
     frames, loose = {}, b""
     for name, strings in zip(data.names, read.frames, strict=True):
         size = len(strings[0]) if strings else 0
@@ -145,22 +144,14 @@ def _read_by_parser(
     return Video(record, read.video_id, read.labels, frames, _shortest(frames), loose)
 
 
-def _values(feature: tf.train.Feature):
-    """The values of a feature of any type; empty if it is unset."""
-    kind = feature.WhichOneof("kind")
-    return getattr(feature, kind).value if kind else ()
-
-
 def _judge_id(context, data: settings.DataSettings) -> bytes:
     key = data.video_id_key
-    feature = context[key] if key in context else tf.train.Feature()
-    values = _values(feature)
+    kind, values = records.kind_and_values(context.get(key))
     if not values or values[0] == b"":
         raise faults.Invalid(
             faults.Fault.NO_ID, f"there is no id. Is --video_id_key={key} right?"
         )
-    if feature.WhichOneof("kind") != "bytes_list":
-        kind = feature.WhichOneof("kind").removesuffix("_list")
+    if kind != "bytes":
         raise faults.Invalid(
             faults.Fault.ID_TYPE,
             f"the id under --video_id_key={key} is {kind}, not bytes; yt8m-convert "
@@ -178,25 +169,25 @@ def judge_labels(labels, kind: str, data: settings.DataSettings) -> None:
     """Checks the values of the feature under --labels_key.
 
     Args:
-        kind: `int64_list`, `float_list` or `bytes_list`.
+        kind: `int64`, `float` or `bytes`.
 
     Raises:
         Invalid: without the id of the video.
     """
     key, classes = data.labels_key, data.num_classes
     # Integers are a 0/1 vector only if their number is C; floats are never indices.
-    could_be = kind == "float_list" or (kind == "int64_list" and len(labels) == classes)
+    could_be = kind == "float" or (kind == "int64" and len(labels) == classes)
     if could_be and len(labels) > 2 and all(value in (0, 1) for value in labels):
         raise faults.Invalid(
             faults.Fault.LABEL_VECTOR,
             f"--labels_key={key} holds a vector of {len(labels)} zeros and ones, not "
             "the indices of the labels; yt8m-convert turns one into the other.",
         )
-    if kind != "int64_list":
+    if kind != "int64":
         raise faults.Invalid(
             faults.Fault.LABEL_TYPE,
-            f"--labels_key={key} holds {kind.removesuffix('_list')}, not int64; "
-            "yt8m-convert turns whole floats into integers.",
+            f"--labels_key={key} holds {kind}, not int64; yt8m-convert turns whole "
+            "floats into integers.",
         )
     for label in labels:
         if not 0 <= label < classes:
@@ -261,14 +252,13 @@ def _judge_frames(lists, data, name: str, size: int) -> None:
         text = parsing.NO_FRAMES.format(name=name) + _FLAGS
         raise faults.Invalid(faults.Fault.NO_FRAMES, text)
     for step in steps:
-        kind = step.WhichOneof("kind")
-        if kind != "bytes_list":
+        kind, values = records.kind_and_values(step)
+        if kind != "bytes":
             raise faults.Invalid(
                 faults.Fault.FRAME_TYPE,
-                f"feature {name} holds {(kind or 'nothing').removesuffix('_list')}, "
-                "not bytes; yt8m-convert quantizes frames.",
+                f"feature {name} holds {kind or 'nothing'}, not bytes; yt8m-convert "
+                "quantizes frames.",
             )
-        values = step.bytes_list.value
         if len(values) != 1:
             text = parsing.STRINGS.format(name=name, value=len(values))
             raise faults.Invalid(faults.Fault.ONE_FEATURE, text)
@@ -283,14 +273,12 @@ def _judge_frames(lists, data, name: str, size: int) -> None:
 
 def _judge_vector(context, name: str, size: int) -> None:
     """Checks a video-level feature: `size` finite floats."""
-    feature = context[name] if name in context else tf.train.Feature()
-    kind = feature.WhichOneof("kind") or "float_list"
-    if kind != "float_list":
+    kind, values = records.kind_and_values(context.get(name))
+    if kind not in ("", "float"):
         raise faults.Invalid(
-            faults.Fault.FRAME_TYPE,
-            f"feature {name} holds {kind.removesuffix('_list')}, not floats.",
+            faults.Fault.FRAME_TYPE, f"feature {name} holds {kind}, not floats."
         )
-    values = np.array(feature.float_list.value, np.float32)
+    values = np.array(values, np.float32)
     if len(values) != size:
         text = parsing.NUMBERS.format(name=name, value=len(values), size=size)
         raise faults.Invalid(faults.Fault.WIDTH, text + _FLAGS)

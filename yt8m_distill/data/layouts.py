@@ -195,11 +195,7 @@ def read_video(record: faults.Record, layout: Layout) -> Video:
         Invalid: if it cannot be read.
     """
     context = record.context.feature
-
-    def context_feature(key):
-        return context[key] if key in context else None
-
-    labels = read_labels(context_feature(layout.labels_key))
+    labels = read_labels(context.get(layout.labels_key))
     frames = {s: _frames(record, s, layout.frame_features) for s in layout.sources}
     missing = [source.key for source, found in frames.items() if found is None]
     frames = {s.name: found for s, found in frames.items() if found is not None}
@@ -207,7 +203,7 @@ def read_video(record: faults.Record, layout: Layout) -> Video:
         raise faults.Invalid(
             faults.Fault.NO_FRAMES, f"there is no feature {missing[0]}."
         )
-    return Video(read_id(context_feature(layout.video_id_key)), labels, frames)
+    return Video(read_id(context.get(layout.video_id_key)), labels, frames)
 
 
 def is_bare(path: str) -> bool:

@@ -104,6 +104,14 @@ def add_frames(
     return changed
 
 
+def kind_and_values(feature: tf.train.Feature | None) -> tuple[str, Sequence]:
+    """`bytes`, `int64` or `float`, and the values; empty for none or an unset one."""
+    field = feature.WhichOneof("kind") if feature else None
+    if not field:
+        return "", ()
+    return field.removesuffix("_list"), getattr(feature, field).value
+
+
 def stored_range(context, name: str) -> tuple[float, float]:
     """The quantization range stored in a record's context; default: YouTube-8M's."""
     key = f"{name}_range"

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from yt8m_distill import settings
+from yt8m_distill.data import records
 
 START_TIMES, LABELS, SCORES = (
     "segment_start_times",
     "segment_labels",
     "segment_scores",
 )
-KINDS = {START_TIMES: "int64_list", LABELS: "int64_list", SCORES: "float_list"}
+KINDS = {START_TIMES: "int64", LABELS: "int64", SCORES: "float"}
 
 
 class Rating(NamedTuple):
@@ -30,15 +31,13 @@ class Rating(NamedTuple):
 
 def read(context: tf.train.Features) -> tuple[list[Rating], str]:
     """The ratings of a record, and what is wrong with its fields; empty: nothing."""
-    columns = {}
+    columns = []
     for name, kind in KINDS.items():
-        feature = context.feature[name] if name in context.feature else None
-        found = feature.WhichOneof("kind") if feature else None
-        if found not in (None, kind):
-            wanted = kind.removesuffix("_list")
-            return [], f"{name} holds {found.removesuffix('_list')}, not {wanted}."
-        columns[name] = list(getattr(feature, kind).value) if feature else []
-    starts, labels, scores = columns.values()
+        found, values = records.kind_and_values(context.feature.get(name))
+        if found not in ("", kind):
+            return [], f"{name} holds {found}, not {kind}."
+        columns.append(list(values))
+    starts, labels, scores = columns
     if not len(starts) == len(labels) == len(scores):
         lengths = f"{len(starts)}, {len(labels)} and {len(scores)}"
         return [], f"{START_TIMES}, {LABELS} and {SCORES} have {lengths} entries."

@@ -111,7 +111,7 @@ class Table:
         for row in sorted(rows):
             found = labels[begins[row] : ends[row]].tolist()
             try:
-                judging.judge_labels(found, "int64_list", self.data)
+                judging.judge_labels(found, "int64", self.data)
             except faults.Invalid as error:
                 bad[row] = self._bad(paths, row, error)
         return bad
