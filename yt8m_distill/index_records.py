@@ -43,7 +43,8 @@ def main(
 
     shards = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
     found = index.find_all(shards, data, reading.index_dir)
-    indices = index.build_missing(found, shards, data, reading.index_dir, required=True)
+    given = shards, data, reading.index_dir
+    indices = index.load_or_build(*given, required=True, found=found)
     bad = [
         b for path, i in zip(shards, indices, strict=True) for b in i.bad_records(path)
     ]

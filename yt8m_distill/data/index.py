@@ -18,7 +18,6 @@ import io
 import json
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -322,29 +321,21 @@ def load_or_build(
     data: settings.DataSettings,
     index_dir: str = "",
     required: bool = False,
+    found: Sequence[Index | None] | None = None,
 ) -> list[Index]:
-    """The index of each local shard: `build_missing` after `find_all`."""
-    found = find_all(shards, data, index_dir)
-    return build_missing(found, shards, data, index_dir, required)
-
-
-def build_missing(
-    found: Sequence[Index | None],
-    shards: Sequence[str],
-    data: settings.DataSettings,
-    index_dir: str = "",
-    required: bool = False,
-) -> list[Index]:
-    """The index of each local shard; builds and stores those that are None.
+    """The index of each local shard; builds and stores those that are missing.
 
     Of two concurrent processes one builds them and the other waits. If no folder is
     writable, the indices stay in memory, unless `required`.
+
+    Args:
+        found: those of `find_all`, if that was asked before.
 
     Raises:
         ValueError: for an unreadable or compressed shard, or a required index that
             cannot be written.
     """
-    found = list(found)
+    found = list(found or find_all(shards, data, index_dir))
     missing = [i for i, index in enumerate(found) if index is None]
     if not missing:
         return found
@@ -361,12 +352,9 @@ def build_missing(
     locks = sorted({folder for folder in target.values() if folder})
     with _held(locks):
         sizes = {i: identity(shards[i])[0] for i in missing}
+        total = sum(sizes.values())
         bar = tqdm.tqdm(
-            total=sum(sizes.values()),
-            desc="index",
-            unit="B",
-            unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            desc="index", total=total, unit="B", unit_scale=True, disable=None
         )
 
         def build_one(i: int) -> Index:
