@@ -66,13 +66,13 @@ def test_float_frames_are_quantized_and_bytes_are_kept():
 def test_floats_are_quantized_over_a_range_that_the_record_says():
     layout = LAYOUT._replace(ranges=((-2.5, 2.5), (0.0, 255.0)))
     record = faults.Record(foreign())
-    content, named, _, changed = convert_records.convert_record(record, layout)
+    content, video, changed = convert_records.convert_record(record, layout)
     native = tf.train.SequenceExample.FromString(content)
     assert context_of(native, "rgb_range") == [-2.5, 2.5]
     restored = records.dequantize(frames_of(native, "rgb"), -2.5, 2.5)
     np.testing.assert_allclose(restored, FRAMES, atol=5 / 255 * 0.51)
     np.testing.assert_array_equal(frames_of(native, "audio"), AUDIO)
-    assert named and changed["audio"] == records.Rounding()
+    assert video.video_id and changed["audio"] == records.Rounding()
     assert changed["rgb"][:2] == (12, 0)
     errors = np.abs(restored - FRAMES)
     assert changed["rgb"].largest == pytest.approx(errors.max(), rel=1e-5)

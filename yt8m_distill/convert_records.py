@@ -124,12 +124,11 @@ def parse_features(text: str) -> tuple[layouts.Source, ...]:
 
 def convert_record(
     record: faults.Record, layout: layouts.Layout
-) -> tuple[bytes, bool, bool, dict[str, records.Rounding]]:
+) -> tuple[bytes, layouts.Video, dict[str, records.Rounding]]:
     """A native record: context `id` and `labels`, and the features by their names.
 
     Returns:
-        The record, whether it had an id, whether it has labels, and name → what
-        quantization changed.
+        The record, the video that it is made of, and name → what quantization changed.
 
     Raises:
         faults.Invalid: if it cannot be converted.
@@ -148,7 +147,7 @@ def convert_record(
     video_id = video.video_id or _default_id(record).encode()
     ranges = [ranges_of(layout)[name] for name in frames]
     made, changed = arrays.make_record(video_id, video.labels, frames, ranges, native)
-    return made, bool(video.video_id), bool(video.labels), changed
+    return made, video, changed
 
 
 def _default_id(record: faults.Record) -> str:
@@ -202,7 +201,7 @@ def _native_records(
     """The native records of a shard; `done` counts them. Arguments as of `convert`."""
     for record in layouts.records_of(path):
         try:
-            native, has_id, has_labels, changed = convert_record(record, layout)
+            native, video, changed = convert_record(record, layout)
         except faults.Invalid as error:
             line = record.bad(error).message
             if not skip:
@@ -210,27 +209,24 @@ def _native_records(
             done.skipped.append(line)
             continue
         done.add_video(changed)
-        done.unnamed += not has_id
-        done.unlabeled += [] if has_labels else [record.where]
+        done.unnamed += not video.video_id
+        if not video.labels:
+            done.unlabeled.append(record.where)
         yield native
 
 
 def convert_arrays(
     paths: Sequence[str],
     folder: str,
-    sources: Sequence[layouts.Source],
+    layout: layouts.Layout,
     labels: label_files.Labels,
-    ranges: Sequence[tuple[float, float]],
-    overwrite: bool = False,
+    overwrite: bool,
 ) -> Converted:
     """Writes the arrays of all videos as shards of _VIDEOS_PER_SHARD.
 
     Args:
         paths: one file per video; its name without extension is the id.
-        folder: of the shards.
-        sources: the features, and the names of their arrays.
-        labels: of the files.
-        ranges: of the features.
+        layout: the features, the names of their arrays, and their ranges.
         overwrite: whether to replace existing shards with other records.
 
     Raises:
@@ -252,8 +248,9 @@ def convert_arrays(
         classes = classes_of[path]
         if not classes:
             done.unlabeled.append(path)
-        found = arrays.read(path, sources)
-        record, changed = arrays.make_record(video_id, classes or (), found, ranges)
+        found = arrays.read(path, layout.sources)
+        given = classes or (), found, layout.ranges
+        record, changed = arrays.make_record(video_id, *given)
         done.add_video(changed)
         return record
 
@@ -373,11 +370,10 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
         )
     folder, names = request.output_dir, vocabulary.read(request.vocabulary)
     labels = label_files.read(request.labels, names)
-    sources = layout.sources
-    ranges = layout.ranges or arrays.ranges_of(paths, sources)
+    ranges = layout.ranges or arrays.ranges_of(paths, layout.sources)
     layout = layout._replace(ranges=ranges)
     with rewriting.no_empty_folder(folder):
-        done = convert_arrays(paths, folder, sources, labels, ranges, request.overwrite)
+        done = convert_arrays(paths, folder, layout, labels, request.overwrite)
     more = []
     if labels.names:
         names_in = os.path.join(folder, "vocabulary.csv")

@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import shlex
-import sys
 
 from yt8m_distill import flag_groups, settings, vocabulary
 
@@ -23,7 +22,7 @@ import numpy as np
 import tqdm
 
 from yt8m_distill import file_patterns, files
-from yt8m_distill.data import faults, framing, judging, layouts, records, segments
+from yt8m_distill.data import faults, judging, layouts, records, segments
 from yt8m_distill.evaluation import per_class
 
 _BARS = 12
@@ -374,8 +373,7 @@ def inspect(
     Raises:
         ValueError: for a damaged file, or if no record is usable.
     """
-    bare = {path for path in paths if layouts.is_bare(path)}
-    total = len(bare) + framing.count_records([p for p in paths if p not in bare])
+    total = sum(map(layouts.count, paths))
     total = min(total, max_records) if max_records else total
     records_of_all = itertools.chain.from_iterable(map(layouts.records_of, paths))
     first = list(itertools.islice(records_of_all, min(_SAMPLE, total)))
@@ -387,9 +385,10 @@ def inspect(
         why = [f"{key}: {why}" for key, why in unused.items()]
         why += [] if samples else ["none is a SequenceExample or an Example"]
         raise ValueError(". ".join([f"{paths[0]}: no record has a feature", *why]))
-    findings = Findings(layout, unused, bool(bare), names or {})
+    bare = any(map(layouts.is_bare, paths))
+    findings = Findings(layout, unused, bare, names or {})
     rest = itertools.islice(records_of_all, total - len(first))
-    with tqdm.tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
+    with tqdm.tqdm(total=total, unit="video", disable=None) as bar:
         for record in itertools.chain(first, rest):
             findings.add(record)
             bar.update()

@@ -31,7 +31,6 @@ When run again, the program continues with the missing shards.
 import dataclasses
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 
 from yt8m_distill import flag_groups, processes, settings
@@ -66,10 +65,9 @@ def thin_shards(
         where = file_patterns.named(files)
         raise ValueError(f"--input_data_pattern: no records in {where}.")
     rewriting.make_folder(folder)
-    bar = tqdm.tqdm(total=videos, unit="video", disable=not sys.stderr.isatty())
     tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
     jobs = min(jobs, len(files))
-    with bar:
+    with tqdm.tqdm(total=videos, unit="video", disable=None) as bar:
         for task, is_new in processes.call_all(thinning.thin_shard, tasks, jobs):
             kept += not is_new
             bar.update(counts[task[0]])

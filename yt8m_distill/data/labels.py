@@ -62,7 +62,7 @@ def _keys(path: str) -> tuple[str, str, str]:
     return path, name, os.path.splitext(name)[0]
 
 
-def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
+def read(path: str, names: Mapping[int, str]) -> Labels:
     """The labels in a CSV with a header; several rows of one file add up.
 
     The first column is the file, all others are labels: names where there is a
@@ -79,7 +79,7 @@ def read(path: str, names: Mapping[int, str], flag: str = "labels") -> Labels:
     """
     if not path:
         return Labels({}, dict(names))
-    where = f"--{flag}={path}"
+    where = f"--labels={path}"
     rows: list[tuple[int, str, list[str]]] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
