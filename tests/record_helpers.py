@@ -81,6 +81,15 @@ def joined(parts: list[list[dict]]) -> list[dict]:
     ]
 
 
+def rows_of(batches: list[dict]) -> list[dict]:
+    """The batches row by row, with padding rows."""
+    return [
+        tf.nest.map_structure(lambda x, row=row: x[row], batch)
+        for batch in batches
+        for row in range(len(batch["video_id"]))
+    ]
+
+
 def assert_same_batches(some: list[dict], others: list[dict]) -> None:
     """Asserts that both lists have the same batches, bit for bit."""
     assert len(some) == len(others) > 0
@@ -93,6 +102,15 @@ def frames_of(num_frames: int, size: int, feature: int = 0, video: int = 0):
     frames = np.repeat(frames, size, axis=1)
     frames[:, 0] = video % 256
     return frames
+
+
+def features_of(number: int, num_frames: int | Sequence[int]) -> dict:
+    """Name → frames of video `number`; `num_frames` of both features or of each."""
+    lengths = np.broadcast_to(num_frames, len(SIZES))
+    return {
+        name: frames_of(lengths[feature], size, feature, number)
+        for feature, (name, size) in enumerate(SIZES.items())
+    }
 
 
 def bytes_feature(*values: bytes) -> tf.train.Feature:
@@ -149,13 +167,15 @@ def frame_level(
     ).SerializeToString(deterministic=True)
 
 
-def video(number: int, num_frames: int, labels: Sequence[int] = (1,)) -> bytes:
+def video(
+    number: int,
+    num_frames: int | Sequence[int],
+    labels: Sequence[int] = (1,),
+    **context: tf.train.Feature,
+) -> bytes:
     """Video `number`, called v<number>, with frames that tell their time."""
-    frames = {
-        name: frames_of(num_frames, size, feature, number)
-        for feature, (name, size) in enumerate(SIZES.items())
-    }
-    return frame_level(f"v{number}", labels, frames)
+    frames = features_of(number, num_frames)
+    return frame_level(f"v{number}", labels, frames, context=context)
 
 
 def video_level(
@@ -183,12 +203,7 @@ def rated_video(
     number: int, num_frames: int, labels: Sequence[int], ratings=(), **context
 ) -> bytes:
     """As `video`, with rated segments; `context` are other features instead."""
-    frames = {
-        name: frames_of(num_frames, size, feature, number)
-        for feature, (name, size) in enumerate(SIZES.items())
-    }
-    features = ratings_of(ratings) | context
-    return frame_level(f"v{number}", labels, frames, context=features)
+    return video(number, num_frames, labels, **ratings_of(ratings) | context)
 
 
 def context_again(record: bytes) -> bytes:
@@ -219,6 +234,13 @@ def endless_id(key: str = "id") -> bytes:
 def _message(tag: bytes, content: bytes) -> bytes:
     """A field of less than 128 bytes."""
     return tag + bytes([len(content)]) + content
+
+
+def frames_in(example: tf.train.SequenceExample, name: str) -> np.ndarray:
+    """[T, size] uint8 of a feature list, one byte string per frame."""
+    steps = example.feature_lists.feature_list[name].feature
+    (rows,) = zip(*(step.bytes_list.value for step in steps), strict=True)
+    return np.stack([np.frombuffer(row, np.uint8) for row in rows])
 
 
 def write_shard(path: pathlib.Path, serialized: Sequence[bytes]) -> str:

@@ -18,10 +18,10 @@ def feature(values) -> tf.train.Feature:
     """A Feature of the type that fits the values."""
     values = list(values)
     if values and isinstance(values[0], bytes):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+        return record_helpers.bytes_feature(*values)
     if values and isinstance(values[0], float | np.floating):
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        return record_helpers.float_feature(values)
+    return record_helpers.int64_feature(values)
 
 
 def foreign(video_id=(b"v1",), labels=(3, 5), rgb=FRAMES, **context) -> bytes:
@@ -42,13 +42,6 @@ def convert(serialized: bytes, layout=LAYOUT) -> tf.train.SequenceExample:
     return tf.train.SequenceExample.FromString(content)
 
 
-def frames_of(example, name: str) -> np.ndarray:
-    """[T, size] uint8 of a native feature list, one byte string per frame."""
-    steps = example.feature_lists.feature_list[name].feature
-    (rows,) = zip(*(step.bytes_list.value for step in steps), strict=True)
-    return np.stack([np.frombuffer(row, np.uint8) for row in rows])
-
-
 def context_of(example, key: str) -> list:
     value = example.context.feature[key]
     return list(getattr(value, value.WhichOneof("kind")).value)
@@ -56,10 +49,10 @@ def context_of(example, key: str) -> list:
 
 def test_float_frames_are_quantized_and_bytes_are_kept():
     native = convert(foreign())
-    np.testing.assert_array_equal(frames_of(native, "audio"), AUDIO)
+    np.testing.assert_array_equal(record_helpers.frames_in(native, "audio"), AUDIO)
     # The two values beyond each end of [-2, 2] are clipped; the others are off by half
     # a step of 4 / 255 at most, and by the float32 of the formula.
-    restored = records.dequantize(frames_of(native, "rgb"))
+    restored = records.dequantize(record_helpers.frames_in(native, "rgb"))
     np.testing.assert_allclose(restored, np.clip(FRAMES, -2, 2), atol=2 / 255 + 1e-4)
 
 
@@ -69,9 +62,9 @@ def test_floats_are_quantized_over_a_range_that_the_record_says():
     content, video, changed = convert_records.convert_record(record, layout)
     native = tf.train.SequenceExample.FromString(content)
     assert context_of(native, "rgb_range") == [-2.5, 2.5]
-    restored = records.dequantize(frames_of(native, "rgb"), -2.5, 2.5)
+    restored = records.dequantize(record_helpers.frames_in(native, "rgb"), -2.5, 2.5)
     np.testing.assert_allclose(restored, FRAMES, atol=5 / 255 * 0.51)
-    np.testing.assert_array_equal(frames_of(native, "audio"), AUDIO)
+    np.testing.assert_array_equal(record_helpers.frames_in(native, "audio"), AUDIO)
     assert video.video_id and changed["audio"] == records.Rounding()
     assert changed["rgb"][:2] == (12, 0)
     errors = np.abs(restored - FRAMES)

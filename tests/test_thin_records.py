@@ -266,9 +266,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
 
 
 def bad_video(defect: str) -> bytes:
-    frames = {
-        n: record_helpers.frames_of(3, s) for n, s in record_helpers.SIZES.items()
-    }
+    frames = record_helpers.features_of(0, 3)
     context = {}
     if defect == "width":
         frames["audio"] = record_helpers.frames_of(3, 5)

@@ -106,7 +106,9 @@ def test_the_network_reads_the_original_values_to_half_a_step(tmp_path, embeddin
         example = tf.train.SequenceExample.FromString(record.numpy())
         (name,) = example.context.feature["id"].bytes_list.value
         original = embeddings[name.decode()]
-        frames = np.concatenate([frames_in(example, n) for n in ("rgb", "audio")], 1)
+        frames = np.concatenate(
+            [record_helpers.frames_in(example, n) for n in ("rgb", "audio")], 1
+        )
         count = tf.constant([len(frames)])
         found = features.dequantize(frames[np.newaxis], count, *network.steps)[0]
         for part, key, step in zip(
@@ -121,11 +123,6 @@ def test_the_network_reads_the_original_values_to_half_a_step(tmp_path, embeddin
         np.testing.assert_allclose(
             network(view).logits, network(floats).logits, atol=1e-6
         )
-
-
-def frames_in(example, name: str) -> np.ndarray:
-    steps = example.feature_lists.feature_list[name].feature
-    return np.stack([np.frombuffer(s.bytes_list.value[0], np.uint8) for s in steps])
 
 
 @pytest.mark.once

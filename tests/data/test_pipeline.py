@@ -51,15 +51,6 @@ def videos(batches) -> list[str]:
     return [video_id for video_id, weight in rows if weight]
 
 
-def rows_of(batches: list[dict]) -> list[dict]:
-    """The batches row by row."""
-    return [
-        tf.nest.map_structure(lambda x, row=row: x[row], batch)
-        for batch in batches
-        for row in range(len(batch["video_id"]))
-    ]
-
-
 # ------------------------------------------------------------------ what is in them
 
 
@@ -93,12 +84,9 @@ def test_evaluation_keeps_the_order_of_files_and_records(shards):
 
 
 def test_frames_are_those_that_were_written(shards):
-    for number, row in enumerate(rows_of(read(shards))[:23]):
+    for number, row in enumerate(helpers.rows_of(read(shards))[:23]):
         n = 1 + number % 11
-        parts = [
-            helpers.frames_of(n, size, feature, number)
-            for feature, size in enumerate(helpers.SIZES.values())
-        ]
+        parts = [*helpers.features_of(number, n).values()]
         view = row["views"]["all"]
         assert view["num_frames"] == n
         np.testing.assert_array_equal(view["frames"][:n], np.concatenate(parts, 1))
@@ -127,23 +115,12 @@ def test_features_are_those_of_the_flag_or_the_view_in_that_order(shards, how):
 LABELS = [([], []), ([3, 0], [0, 3]), ([4, 1, 4, 4], [1, 4]), ([0, 1, 2, 3, 4], 5)]
 
 
-def uneven(number: int, labels, *lengths: int) -> bytes:
-    """Video `number`, whose features have these numbers of frames."""
-    frames = {
-        name: helpers.frames_of(n, size, feature, number)
-        for feature, (name, size), n in zip(
-            range(2), helpers.SIZES.items(), lengths, strict=True
-        )
-    }
-    return helpers.frame_level(f"v{number}", labels, frames)
-
-
 @pytest.mark.slow
 @both
 def test_records_may_differ_in_labels_lengths_and_features(tmp_path, how):
     lengths = [(5, 3), (3, 5), (12, 12), (2, 2), (3, 3), (4, 0)]
     labels = [*(stored for stored, _ in LABELS), [1], [1]]
-    records = [uneven(n, labels[n], *pair) for n, pair in enumerate(lengths)]
+    records = [helpers.video(n, pair, labels[n]) for n, pair in enumerate(lengths)]
     example = tf.train.SequenceExample.FromString(records[4])
     del example.context.feature["labels"]
     records[4] = example.SerializeToString()
@@ -181,7 +158,7 @@ def test_records_may_differ_in_labels_lengths_and_features(tmp_path, how):
 def test_sampled_frames_are_the_whole_view_at_their_indices(shards):
     samplers = set(frame_sampling.SAMPLERS) - {"all"}
     views = {name: pipeline.ViewSpec(name, 4) for name in samplers}
-    for row in rows_of(train(shards, {"all": ALL, **views})):
+    for row in helpers.rows_of(train(shards, {"all": ALL, **views})):
         every = row["views"]["all"]
         for name in samplers:
             some = row["views"][name]
@@ -196,7 +173,7 @@ def drawn(batches) -> dict:
     """Video → the frames drawn from it."""
     return {
         row["video_id"]: tuple(row["views"]["sampled"]["frame_indices"])
-        for row in rows_of(batches)
+        for row in helpers.rows_of(batches)
         if row["weights"]
     }
 
@@ -232,8 +209,7 @@ def test_a_server_reads_the_frames_of_evaluation(shards):
 
 
 def test_a_server_minds_neither_labels_nor_a_missing_id():
-    frames = {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
-    record = helpers.frame_level(None, [999], frames)
+    record = helpers.frame_level(None, [999], helpers.features_of(0, 2))
     ids, view = helpers.read_view(tf.constant([record]), helpers.data_settings(), ALL)
     assert ids.numpy().tolist() == [b""]
     assert view["num_frames"].numpy().tolist() == [2]
@@ -321,7 +297,7 @@ def test_the_sampled_view_follows_the_settings():
 def test_padding_rows_complete_the_last_batch_with_weight_0(shards, batch_size):
     batches = read(shards, batch_size=batch_size)
     assert len(batches) == -(-23 // batch_size)
-    rows = rows_of(batches)
+    rows = helpers.rows_of(batches)
     assert len(rows) == len(batches) * batch_size
     assert [row["weights"] for row in rows] == [1] * 23 + [0] * (len(rows) - 23)
     for row in rows[23:]:
@@ -441,7 +417,9 @@ def test_which_labels_count_depends_on_the_ids_alone(shards, tmp_path):
     assert set(videos(train(shards, **smaller))) < kept
     # The others are there, too, unless they are to be left out.
     whole, masked = train(shards), train(shards, label_fraction=0.5)
-    for row, expected in zip(rows_of(masked), rows_of(whole), strict=True):
+    for row, expected in zip(
+        helpers.rows_of(masked), helpers.rows_of(whole), strict=True
+    ):
         counts = row["video_id"].decode() in kept
         for name in ("labels", "label_weights"):
             expected[name] = expected[name] * counts

@@ -18,11 +18,6 @@ def read(files, **changes) -> list[dict]:
     return helpers.read(files, ALL, helpers.data_settings(**changes), use_index="never")
 
 
-def two_frames() -> dict:
-    """Two frames of each feature."""
-    return {name: helpers.frames_of(2, size) for name, size in helpers.SIZES.items()}
-
-
 # ---------------------------------------------------------------------- counting
 
 
@@ -54,7 +49,8 @@ def test_an_error_of_another_kind_has_no_description():
 
 
 def test_the_first_of_several_bad_videos_is_named_in_a_later_batch_and_file(tmp_path):
-    bad = [helpers.frame_level(f"bad{n}", [9], two_frames()) for n in range(2)]
+    frames = helpers.features_of(0, 2)
+    bad = [helpers.frame_level(f"bad{n}", [9], frames) for n in range(2)]
     files = [
         helpers.write_shard(tmp_path / "a", [helpers.video(n, 2) for n in range(6)]),
         helpers.write_shard(tmp_path / "b", [helpers.video(6, 2), *bad]),

@@ -41,11 +41,7 @@ def read(files, data=DATA, views=VIEWS, **arguments) -> list[dict]:
 
 def rows_of(batches) -> list[dict]:
     """Row by row, without padding."""
-    return [
-        tf.nest.map_structure(lambda x, row=row: x[row], batch)
-        for batch in batches
-        for row in np.flatnonzero(batch["weights"])
-    ]
+    return [row for row in helpers.rows_of(batches) if row["weights"]]
 
 
 def names_of(batches) -> list[tuple]:
