@@ -178,20 +178,19 @@ def convert(
         ValueError: for an invalid record, unless it is skipped, or an existing shard
             with other records; names it.
     """
-    rewriting.check_places(paths, folder)
-    rewriting.make_folder(folder)
     done = Converted()
-    for path in tqdm.tqdm(paths, unit="shard", disable=None):
-        target = os.path.join(folder, os.path.basename(path))
-        with faults.named([path], target):
-            if not overwrite and tf.io.gfile.exists(target):
-                expected = _native_records(path, layout, skip, Converted())
-                if rewriting.is_written(target, expected, layouts.count(path)):
-                    done.existing += 1
-                    continue
-            with rewriting.writing(target) as writer:
-                for native in _native_records(path, layout, skip, done):
-                    writer.write(native)
+    with rewriting.output_folder(folder, paths):
+        for path in tqdm.tqdm(paths, unit="shard", disable=None):
+            target = os.path.join(folder, os.path.basename(path))
+            with faults.named([path], target):
+                if not overwrite and tf.io.gfile.exists(target):
+                    expected = _native_records(path, layout, skip, Converted())
+                    if rewriting.is_written(target, expected, layouts.count(path)):
+                        done.existing += 1
+                        continue
+                with rewriting.writing(target) as writer:
+                    for native in _native_records(path, layout, skip, done):
+                        writer.write(native)
     return done
 
 
@@ -241,7 +240,6 @@ def convert_arrays(
             f"--input_data_pattern: several files are called {repeated[0]}, which "
             "would be the id of each."
         )
-    rewriting.make_folder(folder)
     done = Converted()
 
     def make(path, video_id):
@@ -372,7 +370,7 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
     labels = label_files.read(request.labels, names)
     ranges = layout.ranges or arrays.ranges_of(paths, layout.sources)
     layout = layout._replace(ranges=ranges)
-    with rewriting.no_empty_folder(folder):
+    with rewriting.output_folder(folder):
         done = convert_arrays(paths, folder, layout, labels, request.overwrite)
     more = []
     if labels.names:
@@ -446,8 +444,7 @@ def main(request: Request) -> None:
         _convert_arrays(request, paths, layout, network)
         return
     skip = request.bad_records == "skip"
-    with rewriting.no_empty_folder(request.output_dir):
-        done = convert(paths, request.output_dir, layout, skip, request.overwrite)
+    done = convert(paths, request.output_dir, layout, skip, request.overwrite)
     pattern = f"--data_pattern={request.output_dir}/*"
     videos = originals(paths, layout, None)
     _report(request, done, [pattern], network, videos, layout)

@@ -58,19 +58,18 @@ def thin_shards(
     from yt8m_distill.data import framing, rewriting
     from yt8m_distill.serving import thinning
 
-    rewriting.check_places(files, folder)
-    counts = {path: framing.count_records([path]) for path in files}
-    videos, kept = sum(counts.values()), 0
-    if not videos:
-        where = file_patterns.named(files)
-        raise ValueError(f"--input_data_pattern: no records in {where}.")
-    rewriting.make_folder(folder)
-    tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
-    jobs = min(jobs, len(files))
-    with tqdm.tqdm(total=videos, unit="video", disable=None) as bar:
-        for task, is_new in processes.call_all(thinning.thin_shard, tasks, jobs):
-            kept += not is_new
-            bar.update(counts[task[0]])
+    with rewriting.output_folder(folder, files):
+        counts = {path: framing.count_records([path]) for path in files}
+        videos, kept = sum(counts.values()), 0
+        if not videos:
+            where = file_patterns.named(files)
+            raise ValueError(f"--input_data_pattern: no records in {where}.")
+        tasks = [(p, n, folder, data, view, overwrite) for p, n in counts.items()]
+        jobs = min(jobs, len(files))
+        with tqdm.tqdm(total=videos, unit="video", disable=None) as bar:
+            for task, is_new in processes.call_all(thinning.thin_shard, tasks, jobs):
+                kept += not is_new
+                bar.update(counts[task[0]])
     return videos, kept
 
 
@@ -140,14 +139,12 @@ def main(
     data.require_frames("A thin shard")
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import file_patterns
-    from yt8m_distill.data import rewriting
     from yt8m_distill.serving import thinning
 
     view = thinning.view_to_keep(sampling, data.max_frames)
     files = file_patterns.expand(request.input_data_pattern, "input_data_pattern")
     folder, how = request.output_dir, (request.jobs, request.overwrite)
-    with rewriting.no_empty_folder(folder):
-        counts = thin_shards(files, folder, data, view, *how)
+    counts = thin_shards(files, folder, data, view, *how)
     print(report(files, folder, data, view, *counts))
 
 

@@ -33,23 +33,20 @@ def check_places(paths: Sequence[str], folder: str) -> None:
             )
 
 
-def make_folder(folder: str) -> None:
-    """Makes the folder of --output_dir.
+@contextlib.contextmanager
+def output_folder(folder: str, paths: Sequence[str] = ()) -> Iterator[None]:
+    """Makes the folder of --output_dir; after an error a new, empty one is removed.
 
     Raises:
-        ValueError: naming the flag, if it cannot be made or written to.
+        ValueError: naming the flag, if it cannot be made or written to; as
+            check_places.
     """
-    where = f"--output_dir={folder}"
+    check_places(paths, folder)
+    where, is_new = f"--output_dir={folder}", not tf.io.gfile.exists(folder)
     with files.one_line_errors(where):
         tf.io.gfile.makedirs(folder)
     if not files.is_remote(folder) and not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{where} cannot be written: it is read-only.")
-
-
-@contextlib.contextmanager
-def no_empty_folder(folder: str) -> Iterator[None]:
-    """Removes the folder after an error if the block made it and left it empty."""
-    is_new = not tf.io.gfile.exists(folder)
     try:
         yield
     except BaseException:
