@@ -68,7 +68,7 @@ def test_a_path_without_a_folder_is_in_the_working_directory(tmp_path, monkeypat
         (
             ["x-00000-of-00001.csv", "x-00000-of-00010.csv"],
             ".",
-            ["--num_shards: 1, 10"],
+            ["--num_shards=10", "/x-00000-of-00001.csv."],
         ),
         (
             ["x-00001-of-00004.csv", "x-00002-of-00004.csv"],
@@ -77,8 +77,8 @@ def test_a_path_without_a_folder_is_in_the_working_directory(tmp_path, monkeypat
         ),
         # Ten are named.
         (["x-00000-of-01000.csv"], ".", ["999 of 1000", "x-00010-", "989 more"]),
-        (["x-00000-of-00000.csv"], ".", ["/x-00000-of-00000.csv ", "below 0"]),
-        (["x-00002-of-00002.csv"], ".", ["/x-00002-of-00002.csv ", "below 2"]),
+        (["x-00000-of-00000.csv"], ".", ["/x-00000-of-00000.csv.", "--num_shards=0"]),
+        (["x-00002-of-00002.csv"], ".", ["/x-00002-of-00002.csv.", "--num_shards=2"]),
     ],
     ids=str,
 )

@@ -46,35 +46,28 @@ def find_parts(path: str) -> list[str]:
     where = f"--input={path}"
     folder, name = os.path.split(path)
     stem, extension = map(re.escape, os.path.splitext(name))
-    pattern = re.compile(rf"{stem}-([0-9]{{5}})-of-([0-9]{{5}}){extension}")
+    pattern = re.compile(rf"{stem}-[0-9]{{5}}-of-([0-9]{{5}}){extension}")
     try:
         matches = map(pattern.fullmatch, tf.io.gfile.listdir(folder or "."))
     except tf.errors.OpError as error:
         raise ValueError(f"{where}: {folder or '.'} cannot be listed.") from error
-    parts = {tuple(map(int, match.groups())) for match in matches if match}
-    counts = sorted({count for _, count in parts})
-    if not counts:
+    found = {os.path.join(folder, m[0]): int(m[1]) for m in matches if m}
+    if not found:
         raise ValueError(f"{where}: no file {_with_suffix(path, '?????-of-?????')}.")
-    if len(counts) > 1:
+    count = max(found.values())
+    parts = [_numbered(path, index, count) for index in range(count)]
+    others = sorted(found.keys() - {*parts})
+    if others:
         raise ValueError(
-            f"{where} has parts of several --num_shards: {_listed(counts)}. Remove all "
-            "but those of one."
+            f"{where}: these are not parts of --num_shards={count}: {_listed(others)}. "
+            "Remove all but the parts of one inference."
         )
-    (count,) = counts
-    too_large = [index for index, _ in parts if index >= count]
-    if too_large:
-        name = _numbered(path, min(too_large), count)
-        raise ValueError(f"{where}: the number of {name} is not below {count}.")
-    missing = [
-        _numbered(path, index, count)
-        for index in range(count)
-        if (index, count) not in parts
-    ]
+    missing = [part for part in parts if part not in found]
     if missing:
         raise ValueError(
             f"{where}: {len(missing)} of {count} parts are missing: {_listed(missing)}."
         )
-    return [_numbered(path, index, count) for index in range(count)]
+    return parts
 
 
 def _numbered(path: str, index: int, count: int) -> str:
