@@ -16,7 +16,7 @@ import os
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +25,8 @@ from yt8m_distill import files
 
 HEADER = ("VideoId", "LabelConfidencePairs")
 HEADER_LINE = (",".join(HEADER) + "\n").encode()
-FRAMES_HEADER, FRAMES_SUFFIX = ("VideoId", "Frames"), ".frames.csv"
+FRAMES_HEADER = ("VideoId", "Frames")
+FRAMES_SUFFIX, NAMES_SUFFIX = ".frames.csv", ".names.csv"
 
 _NEEDS_QUOTES = re.compile(rb'[,"\r\n]')
 _PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # Readers unpack by these names.
@@ -65,7 +66,6 @@ class PredictionWriter:
             self._target = os.path.realpath(path)
             files.check_target(self._target, self._what, inputs)
         self._open_files = contextlib.ExitStack()
-        self._file: Any = None
         self._frames: PredictionWriter | None = None  # Once it has something to write.
 
     def __enter__(self) -> "PredictionWriter":
@@ -107,9 +107,8 @@ class PredictionWriter:
         if self._frames is None:
             frames = PredictionWriter(self._target + FRAMES_SUFFIX, FRAMES_HEADER)
             self._frames = self._open_files.enter_context(frames)
-        rows = zip(map(_quoted, ids), num_frames.tolist(), strict=True)
-        lines = "".join(f"{video_id},{count}\n" for video_id, count in rows)
-        self._frames.write_text(_encoded(lines))
+        rows = zip(map(quoted, ids), num_frames.tolist(), strict=True)
+        self._frames.write_text(b"".join(b"%s,%d\n" % row for row in rows))
 
     def write_text(self, lines: bytes) -> None:
         """Appends lines that are in the format already, each with its end.
@@ -117,8 +116,6 @@ class PredictionWriter:
         Raises:
             ValueError: if the file system refuses.
         """
-        if self._file is None:
-            raise ValueError("PredictionWriter is used outside its with block.")
         with files.one_line_errors(self._what):
             self._file.write(lines)
 
@@ -129,13 +126,12 @@ class PredictionWriter:
         trace: types.TracebackType | None,
     ) -> None:
         """Renames the finished files, or removes them after an exception."""
-        self._file = None
         with files.one_line_errors(self._what):
             self._open_files.__exit__(kind, error, trace)
         if kind is None:  # Those of an earlier CSV would contradict it.
-            stale = [NAMES_SUFFIX, *([FRAMES_SUFFIX] * (self._frames is None))]
-            for suffix in stale:
-                files.remove(self._target + suffix)
+            files.remove(self._target + NAMES_SUFFIX)
+            if self._frames is None:
+                files.remove(self._target + FRAMES_SUFFIX)
 
 
 class Row(NamedTuple):
@@ -212,9 +208,6 @@ def _lines(path: str | os.PathLike, read: list[bytes]) -> Iterator[str]:
         raise ValueError(f"{path} cannot be read: {files.reason(error)}.") from error
 
 
-NAMES_SUFFIX = ".names.csv"
-
-
 def write_names(path: str, names: Mapping[int, str]) -> None:
     """Writes `<path>.names.csv`: one row per prediction, with the name of its class.
 
@@ -238,13 +231,12 @@ def write_names(path: str, names: Mapping[int, str]) -> None:
 def _format_lines(ids: list[bytes], classes: np.ndarray, scores: np.ndarray) -> bytes:
     """All lines of a batch. One template a batch is what makes this fast."""
     num_rows, k = classes.shape
-    template = ",".join(("%s", " ".join(["%i %g"] * k))) + "\n"
+    template = b",".join((b"%s", b" ".join([b"%i %g"] * k))) + b"\n"
     values = np.empty([num_rows, 1 + 2 * k], object)
-    values[:, 0] = [_quoted(video_id) for video_id in ids]
+    values[:, 0] = [quoted(video_id) for video_id in ids]
     values[:, 1::2] = classes
     values[:, 2::2] = scores
-    text = (template * num_rows) % tuple(values.ravel().tolist())
-    return _encoded(text)
+    return (template * num_rows) % tuple(values.ravel().tolist())
 
 
 def quoted(cell: bytes) -> bytes:
@@ -252,11 +244,3 @@ def quoted(cell: bytes) -> bytes:
     if _NEEDS_QUOTES.search(cell):
         return b'"' + cell.replace(b'"', b'""') + b'"'
     return cell
-
-
-def _quoted(video_id: bytes) -> str:
-    return quoted(video_id).decode("utf-8", "surrogateescape")
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
