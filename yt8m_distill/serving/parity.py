@@ -79,7 +79,7 @@ def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> 
 
     @tf.function(reduce_retracing=True, autograph=False)
     def scores_of(frames, num_frames):
-        view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
+        view = served.view_of(frames, num_frames)
         scores = tf.sigmoid(given.network(view, training=False).logits)
         return scores, *tf.math.top_k(scores, given.top_k)
 

@@ -86,18 +86,18 @@ class ServingModel(tf.Module):
         if given.budgets:
             self.functions["any_k"] = traced(self._serve_any_k, [records_of, each_k])
 
-    def _logits(self, frames: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
+    def _logits(self, view: structures.View) -> tf.Tensor:
+        frames = view[structures.FRAMES]
+
         def as_usual():
-            view = {structures.FRAMES: frames, structures.NUM_FRAMES: num_frames}
             return self._answer(view).logits
 
         def without_loops(length):
             missing = length - tf.shape(frames)[1]
             padded = tf.pad(frames, [[0, 0], [0, missing], [0, 0]])
             padded = tf.ensure_shape(padded, [None, length, frames.shape[2]])
-            view = {structures.FRAMES: padded, structures.NUM_FRAMES: num_frames}
             with lstm.unrolled():
-                return self._answer(view).logits
+                return self._answer({**view, structures.FRAMES: padded}).logits
 
         known = frames.shape[1]
         lengths = self._lengths
@@ -119,8 +119,7 @@ class ServingModel(tf.Module):
             outputs = self._answer(view)
             logits, more = outputs.logits, {"num_frames_used": outputs.exits[:, 1]}
         else:
-            frames, num_frames = view[structures.FRAMES], view[structures.NUM_FRAMES]
-            logits = self._logits(frames, num_frames)
+            logits = self._logits(view)
         if self._starts_of:
             more = {"segment_starts": self._starts_of(view[structures.NUM_FRAMES])}
         scores, classes = tf.math.top_k(tf.sigmoid(logits), self._top_k)
