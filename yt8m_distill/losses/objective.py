@@ -60,29 +60,21 @@ class Objective:
     flag: str = "student_loss"
 
     @property
-    def needs_states(self) -> bool:
-        """Whether a part compares intermediate states."""
-        return any(term.loss.needs == "guide_states" for term in self.terms)
+    def needs(self) -> set[str]:
+        """The targets of its losses, of registered.NEEDS.
+
+        With `self`, the learner is its own last guide.
+        """
+        return {term.loss.needs for term in self.terms}
 
     @property
-    def needs_states_alone(self) -> bool:
-        """Whether only states are compared, so that later layers do not learn."""
-        return all(term.loss.compares == "states" for term in self.terms)
+    def compares(self) -> set[str]:
+        """The student's outputs that it depends on, of registered.COMPARES.
 
-    @property
-    def needs_self(self) -> bool:
-        """Whether a part compares with the learner itself, then its last guide."""
-        return any(term.loss.needs == "self" for term in self.terms)
-
-    @property
-    def compares_representations(self) -> bool:
-        """Whether a term compares encodings or states."""
-        return any(term.loss.compares != "logits" for term in self.terms)
-
-    @property
-    def compares_logits(self) -> bool:
-        """Whether a term compares logits, so that the classifier learns."""
-        return any(term.loss.compares == "logits" for term in self.terms)
+        Without `logits` the classifier does not learn; from `states` alone no layer
+        after them does.
+        """
+        return {term.loss.compares for term in self.terms}
 
     def check_guides(self, count: int) -> None:
         """Checks that each term has a unique guide.
@@ -118,7 +110,7 @@ class Objective:
             return of_videos, label_weights
         if term.loss.needs == "self":
             return guides[-1]
-        guides = guides[:-1] if self.needs_self else guides
+        guides = guides[:-1] if "self" in self.needs else guides
         if term.guide is not None or len(guides) <= 1:
             return guides[term.guide or 0] if guides else None
         return mean_prediction(guides, self.mean)
@@ -137,7 +129,7 @@ class Objective:
             student: outputs of the learner.
             labels: [B, C].
             guides: outputs of its guides, in order; the last is the learner itself if
-                needs_self.
+                that is one of its needs.
             label_weights: [B] or [B, C]; None if all are 1.
             video_labels: [B, C], of the videos whose segments the rows are.
 
@@ -166,16 +158,15 @@ def _one_per_video(what: str, values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor
     Another shape would be broadcast with the weights [B]: with [B, 1] the loss would be
     B times too large.
     """
-    rows = labels.shape[0]
-    rule = f"not one number per video, [{'B' if rows is None else rows}]."
-    if not tf.is_tensor(values):
-        raise ValueError(f"{what} gives {values!r}, {rule}")
-    if not values.shape.is_compatible_with([rows]):
-        shape = values.shape.as_list()
-        raise ValueError(f"{what} gives {shape}, {rule}")
-    if values.dtype != tf.float32:
-        raise ValueError(f"{what} gives {values.dtype.name}, not float32.")
-    return tf.ensure_shape(values, [rows])
+    rows, received = labels.shape[0], repr(values)
+    if tf.is_tensor(values):
+        received = f"{values.shape.as_list()} {values.dtype.name}"
+        if values.dtype == tf.float32 and values.shape.is_compatible_with([rows]):
+            return tf.ensure_shape(values, [rows])
+    raise ValueError(
+        f"{what} gives {received}, not one number per video, "
+        f"[{'B' if rows is None else rows}] float32."
+    )
 
 
 def _parse_term(node: ast.expr, rule: str) -> tuple[float, registry.Specification]:
@@ -259,33 +250,15 @@ def _make_terms(
     return terms
 
 
-def build_objective(distillation_settings: settings.DistillationSettings) -> Objective:
-    """The student's objective from the settings.
+def build_objective(
+    distillation_settings: settings.DistillationSettings, flag: str = "student_loss"
+) -> Objective:
+    """The student's objective, or that of another flag, from the settings.
 
     Raises:
         ValueError: for a malformed sum, an unknown or repeated loss, an unknown
             argument, or a weight that is not positive.
     """
-    return _build("student_loss", distillation_settings)
-
-
-def label_objective(distillation_settings: settings.DistillationSettings) -> Objective:
-    """The objective without a guide: of teachers, baselines and fine-tuning.
-
-    Raises:
-        ValueError: as build_objective, or for a loss against a guide.
-    """
-    found = _build("label_loss", distillation_settings)
-    for term in found.terms:
-        if not term.loss.is_of_labels:
-            raise ValueError(
-                f"--label_loss={distillation_settings.label_loss}: {term.name} needs a "
-                "guide; without one there are labels alone."
-            )
-    return found
-
-
-def _build(flag: str, distillation_settings) -> Objective:
     text = getattr(distillation_settings, flag)
     terms: dict[str, Term] = {}
     for weight, spec in _parse_sum(text, flag):
@@ -300,10 +273,17 @@ def _build(flag: str, distillation_settings) -> Objective:
     return Objective(tuple(terms.values()), distillation_settings.teacher_mean, flag)
 
 
-def is_representation_only(distillation_settings) -> bool:
-    """Whether the objective ignores logits, as `rep` does; fine-tuning follows then.
+def label_objective(distillation_settings: settings.DistillationSettings) -> Objective:
+    """The objective without a guide: of teachers, baselines and fine-tuning.
 
     Raises:
-        ValueError: as build_objective.
+        ValueError: as build_objective, or for a loss against a guide.
     """
-    return not build_objective(distillation_settings).compares_logits
+    found = build_objective(distillation_settings, "label_loss")
+    for term in found.terms:
+        if not term.loss.is_of_labels:
+            raise ValueError(
+                f"--label_loss={distillation_settings.label_loss}: {term.name} needs a "
+                "guide; without one there are labels alone."
+            )
+    return found

@@ -118,7 +118,8 @@ class Parts:
         self.outside = outside.teachers(run, TEACHER) if resolved else ()
         self.is_external = bool(run.distillation.teacher_checkpoint)
         self.label_objective = objectives.label_objective(run.distillation)
-        self.alone = objectives.is_representation_only(run.distillation)
+        self.objective = objectives.build_objective(run.distillation)
+        self.alone = "logits" not in self.objective.compares
 
     def _add_budgets(self, numbers: tuple[int, ...]) -> dict[int, str]:
         """Makes the views of a student for several k: frames → view; empty otherwise.
@@ -190,7 +191,7 @@ class Parts:
         """The student that learns from these guides in a view."""
         run = self.run
         spec = student_specification(run)
-        objective = objectives.build_objective(run.distillation)
+        objective = self.objective
         if guides:
             objective.check_guides(len(guides))
             classifier = self._classifier_of(guides[0])
@@ -202,7 +203,7 @@ class Parts:
                     f"{len(guides)} of them use --classifier=own and "
                     "--student_start=new."
                 )
-            if objective.needs_self and not self.budgets:
+            if "self" in objective.needs and not self.budgets:
                 raise ValueError(
                     f"--student_loss={run.distillation.student_loss} compares with the "
                     "student on the most of several numbers of frames; received "
@@ -213,7 +214,7 @@ class Parts:
                 loss = f"--student_loss={run.distillation.student_loss} alone"
                 reason = loss if self.alone else "--classifier=shared"
                 _check_shared_head(spec, guides[0].network, reason)
-            if classifier != "own" or objective.compares_representations:
+            if classifier != "own" or objective.compares != {"logits"}:
                 position = next((t.guide for t in objective.terms if t.guide), 0)
                 guide_width = self._encoding_size(guides[position])
                 width = self._encoding_size(self.role(STUDENT, spec, view))
@@ -227,7 +228,7 @@ class Parts:
             fields = {
                 "context": context,
                 "objective": objective,
-                "guides": (*names, *([STUDENT] if objective.needs_self else [])),
+                "guides": (*names, *([STUDENT] if "self" in objective.needs else [])),
                 "copies_classifier": classifier == "copied",
                 "copies_network": copies,
                 "trains_classifier": not self.alone,
@@ -236,7 +237,7 @@ class Parts:
                 ),
             }
         if self.budgets:
-            if objective.needs_states:
+            if "guide_states" in objective.needs:
                 raise ValueError(
                     f"--student_k={run.sampling.student_k}: intermediate states are "
                     "compared for a single number of frames."
@@ -262,7 +263,7 @@ class Parts:
         for flag, is_wrong in (
             (f"teacher_checkpoint={given.teacher_checkpoint}", len(guides) > 1),
             (f"student_k={self.run.sampling.student_k}", self.budgets),
-            (f"student_loss={given.student_loss}", not objective.compares_logits),
+            (f"student_loss={given.student_loss}", "logits" not in objective.compares),
         ):
             if is_wrong:
                 raise ValueError(

@@ -93,12 +93,12 @@ class Role:
         If only states are compared, the layers after them do not learn, so GAP does not
         measure progress.
         """
-        return not self.frozen and self.objective.needs_states_alone
+        return not self.frozen and self.objective.compares == {"states"}
 
     @property
     def states_of(self) -> str | None:
         """The view at whose frames it compares intermediate states, or None."""
-        needs = not self.frozen and self.objective.needs_states
+        needs = not self.frozen and "guide_states" in self.objective.needs
         return self.view if needs else None
 
 

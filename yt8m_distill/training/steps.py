@@ -88,7 +88,7 @@ class Learner:
 
 def trained_variables(network, role: roles.Role) -> list:
     """The variables that a role's optimizer owns."""
-    if role.objective.needs_states_alone:
+    if role.objective.compares == {"states"}:
         return network.state_variables()
     if role.trains_classifier:
         return list(network.trainable_variables)
@@ -113,7 +113,7 @@ def _check_reached(role: roles.Role, network, gradients: list, variables: list) 
     if not lost:
         return
     of_head = {id(v) for v in network.head.trainable_variables}
-    if role.objective.needs_states_alone:
+    if role.objective.compares == {"states"}:
         advice = "say in state_variables() of the network what its states depend on"
     elif any(id(v) in of_head for v in lost):
         advice = (
