@@ -61,8 +61,11 @@ def make_asymmetric_loss(
 ) -> registered.Loss:
     """`asymmetric`: the cross-entropy that passes over easy negatives.
 
-    Args:
-        gamma_negative, gamma_positive, margin: see asymmetric_loss.
+    Summed over the classes (Ridnik et al., ICCV 2021), with p = sigmoid(logit) and
+    q = max(p - margin, 0):
+    -y (1 - p)^gamma_positive log p - (1 - y) q^gamma_negative log(1 - q).
+    A negative below the margin costs nothing. Without focus and margin it is the
+    cross-entropy.
     """
     for name, gamma in (("negative", gamma_negative), ("positive", gamma_positive)):
         if not 0 <= gamma <= 100:
@@ -71,8 +74,20 @@ def make_asymmetric_loss(
         raise ValueError(f"margin={margin} is not in [0, 1).")
 
     def of_labels(student, target):
-        focus = gamma_negative, gamma_positive, margin
-        return asymmetric_loss(student, *target, *focus)
+        labels, weights = target
+        log_p, log_not_p = (
+            tf.math.log_sigmoid(x) for x in (student.logits, -student.logits)
+        )
+        positive = tf.exp(gamma_positive * log_not_p) * log_p
+        log_not_q, focus = log_not_p, tf.exp(gamma_negative * log_p)
+        if margin:
+            q = tf.sigmoid(student.logits) - margin
+            counts = q > 0
+            q = tf.where(counts, q, 0.5)  # Anything with finite slopes.
+            log_not_q = tf.where(counts, tf.math.log1p(-q), 0.0)
+            focus = tf.pow(q, gamma_negative)
+        losses = -labels * positive - (1 - labels) * focus * log_not_q
+        return _summed(losses, weights)
 
     return registered.Loss(of_labels, needs="weighted_labels", compares="logits")
 
@@ -107,45 +122,6 @@ def _summed(losses: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     if weights is not None and weights.shape.rank == 2:
         losses *= weights
     return tf.reduce_sum(losses, axis=1)
-
-
-def asymmetric_loss(
-    student: structures.Outputs,
-    labels: tf.Tensor,
-    weights: tf.Tensor | None = None,
-    gamma_negative: float = 4.0,
-    gamma_positive: float = 1.0,
-    margin: float = 0.05,
-) -> tf.Tensor:
-    """Asymmetric loss, summed over the classes (Ridnik et al., ICCV 2021).
-
-    With p = sigmoid(logit) and q = max(p - margin, 0):
-    -y (1 - p)^gamma_positive log p - (1 - y) q^gamma_negative log(1 - q).
-    A negative below the margin costs nothing. Without focus and margin it is the
-    cross-entropy.
-
-    Args:
-        student: logits is [B, C].
-        labels: [B, C], in [0, 1].
-        weights: as in cross_entropy.
-        gamma_negative, gamma_positive, margin: see above.
-
-    Returns:
-        [B] float32.
-    """
-    log_p, log_not_p = (
-        tf.math.log_sigmoid(x) for x in (student.logits, -student.logits)
-    )
-    positive = tf.exp(gamma_positive * log_not_p) * log_p
-    log_not_q, focus = log_not_p, tf.exp(gamma_negative * log_p)
-    if margin:
-        q = tf.sigmoid(student.logits) - margin
-        counts = q > 0
-        q = tf.where(counts, q, 0.5)  # Anything with finite slopes.
-        log_not_q = tf.where(counts, tf.math.log1p(-q), 0.0)
-        focus = tf.pow(q, gamma_negative)
-    losses = -labels * positive - (1 - labels) * focus * log_not_q
-    return _summed(losses, weights)
 
 
 def cross_entropy(

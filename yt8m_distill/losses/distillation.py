@@ -57,21 +57,21 @@ def make_self_prediction_loss(
     """`self_pred`: `pred` against the student's own predictions on the most frames.
 
     For a student for several k, of Yu & Huang, Universally Slimmable Networks (2019).
-
-    Args:
-        distance, temperature: see `pred`.
     """
     return dataclasses.replace(
         make_prediction_loss(distance, temperature), needs="self"
     )
 
 
-def _check_widths(what: str, student: tf.Tensor, teacher: tf.Tensor) -> None:
+def _squared_distance(
+    what: str, student: tf.Tensor, teacher: tf.Tensor, axes: list[int]
+) -> tf.Tensor:
     if student.shape[-1] != teacher.shape[-1]:
         raise ValueError(
             f"--student_loss: the student's {what} has width {student.shape[-1]}, the "
             f"teacher's {teacher.shape[-1]}."
         )
+    return tf.reduce_sum(tf.square(student - tf.stop_gradient(teacher)), axes)
 
 
 def representation_loss(
@@ -90,9 +90,7 @@ def representation_loss(
     Raises:
         ValueError: if the encodings have different widths.
     """
-    _check_widths("encoding", student.encoding, teacher.encoding)
-    difference = student.encoding - tf.stop_gradient(teacher.encoding)
-    return tf.reduce_sum(tf.square(difference), axis=1)
+    return _squared_distance("encoding", student.encoding, teacher.encoding, [1])
 
 
 def intermediate_loss(
@@ -110,9 +108,9 @@ def intermediate_loss(
     Raises:
         ValueError: if the states have different widths.
     """
-    _check_widths("intermediate state", student.states, teacher.states)
-    difference = student.states - tf.stop_gradient(teacher.states)
-    return tf.reduce_sum(tf.square(difference), axis=[1, 2])
+    return _squared_distance(
+        "intermediate state", student.states, teacher.states, [1, 2]
+    )
 
 
 def binary_kl(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
