@@ -10,7 +10,7 @@ from yt8m_distill import settings
 from yt8m_distill.evaluation import evaluator
 from yt8m_distill.models import builder, replicas
 from yt8m_distill.serving import predictions
-from yt8m_distill.training import distribution, inputs, manifest, modes, trainer
+from yt8m_distill.training import distribution, inputs, modes, trainer
 
 
 def run_settings(quick: bool, folder: str, pattern: str, **changes):
@@ -102,14 +102,6 @@ def evaluation_rows(
     ]
 
 
-def _epochs(run) -> list[float]:
-    """Seconds of each epoch of the run's last phase, from its log."""
-    phases = manifest.read_json(
-        os.path.join(run.training.train_dir, manifest.MANIFEST)
-    )["phases"]
-    return list(phases.values())[-1]["epoch_seconds"]
-
-
 def training_rows(quick: bool, folder: str) -> list[results.Row]:
     """Time of a serial epoch over a baseline epoch, with and without a cache."""
     data = run_settings(quick, folder, "unused").data
@@ -137,9 +129,9 @@ def training_rows(quick: bool, folder: str) -> list[results.Row]:
             changes["teacher_checkpoint"] = teacher.training.train_dir
         train_dir = os.path.join(folder, name.replace(" ", "_"))
         run = run_settings(quick, folder, pattern, train_dir=train_dir, **changes)
-        trainer.train(run, strategy)
+        *_, phase = trainer.train(run, strategy).values()
         # The first epoch includes tracing.
-        seconds[name] = min(_epochs(run)[1:])
+        seconds[name] = min(phase["epoch_seconds"][1:])
         os.sync()
     return [
         results.Row(

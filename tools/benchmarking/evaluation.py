@@ -92,20 +92,15 @@ def repeated(made: list[structures.Batch], count: int) -> Iterator[structures.Ba
         yield {**batch, structures.VIEWS: views}
 
 
-def make_evaluator(num_classes: int) -> evaluator.Evaluator:
-    """The evaluator of these logits, on the CPU."""
-    strategy = distribution.mirrored_strategy(["CPU:0"])
-    runner = replicas.Runner(GivenLogits(), "student", strategy)
-    return evaluator.Evaluator(runner, num_classes, TOP_K)
-
-
 def measure_data_set(num_batches: int, batch_size: int, num_classes: int) -> dict:
     """Time and memory of evaluating these batches, and time of writing their CSV.
 
     The process should do nothing else, since its peak memory is measured.
     """
     made = make_batches(batch_size, num_classes)
-    judge = make_evaluator(num_classes)
+    strategy = distribution.mirrored_strategy(["CPU:0"])
+    runner = replicas.Runner(GivenLogits(), "student", strategy)
+    judge = evaluator.Evaluator(runner, num_classes, TOP_K)
     kept = Kept()
     judge.evaluate(repeated(made, MADE), writer=kept)  # Traces the graph.
     before = results.resident_bytes(peak=False)
