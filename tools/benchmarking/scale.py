@@ -134,16 +134,17 @@ class _Scale:
             *more,
         ]
 
-    def log(self, name: str, phase: str) -> list[dict]:
-        path = self.folder / name / phase / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+    def log(self, name: str) -> list[dict]:
+        """The log lines of a run, which has one phase."""
+        paths = (self.folder / name).glob("*/metrics.jsonl")
+        lines = [line for path in paths for line in path.read_text().splitlines()]
         return [line for line in map(json.loads, lines) if line["kind"] == "training"]
 
-    def first_line(self, name: str, phase: str, *flags: str) -> tuple[Done, float]:
+    def first_line(self, name: str, *flags: str) -> tuple[Done, float]:
         """A run, and the seconds from its start to its first log line."""
         began = time.time()
         done = _call("train", *self.train(name, *flags))
-        times = [line["time"] for line in self.log(name, phase)]
+        times = [line["time"] for line in self.log(name)]
         return done, min(x for x in times if x > began) - began
 
     def measure(self) -> dict[str, Done | float]:
@@ -154,21 +155,19 @@ class _Scale:
         found["index bytes"] = _size(self.index)
         one_step = ["--max_steps=1", "--log_steps=1"]
         teacher = ["--mode=teacher", f"--max_steps={self.steps * 5 // 4}"]
-        _, found["first step"] = self.first_line(
-            "first", "teacher", "--mode=teacher", *one_step
-        )
+        flags = "--mode=teacher", *one_step
+        _, found["first step"] = self.first_line("first", *flags)
         self._train_half(teacher)
-        found["training"], found["resume"] = self.first_line("run", "teacher", *teacher)
-        found["between epochs"] = self._lost("run", "teacher")
+        found["training"], found["resume"] = self.first_line("run", *teacher)
+        found["between epochs"] = self._lost()
         cache = self.folder / "cache"
         serial = ["--mode=serial", f"--teacher_checkpoint={self.folder / 'run'}"]
         serial.append(f"--teacher_cache={cache}")
         flags = self.train("fill", *serial, f"--max_steps={self.steps // 10}")
         found["teacher cache"] = _call("train", *flags)
         found["cache bytes"] = _size(cache)
-        _, found["first step, cached"] = self.first_line(
-            "cached", "student", *serial, *one_step
-        )
+        flags = *serial, *one_step
+        _, found["first step, cached"] = self.first_line("cached", *flags)
         # The data flags are stored with the run.
         of_run = [f"--train_dir={self.folder / 'run'}", f"--index_dir={self.index}"]
         found["evaluation"] = _call(
@@ -180,9 +179,9 @@ class _Scale:
         )
         return found
 
-    def _lost(self, name: str, phase: str) -> float:
+    def _lost(self) -> float:
         """Additional seconds between two log lines with the end of an epoch between."""
-        lines = self.log(name, phase)
+        lines = self.log("run")
         apart = {True: [], False: []}
         for before, after in zip(lines, lines[1:], strict=False):
             crossed = before["step"] <= self.steps < after["step"]
@@ -194,7 +193,7 @@ class _Scale:
         began = time.monotonic()
         process = _start("train", *self.train("run", *flags))
         while process.poll() is None:
-            lines = self.log("run", "teacher")
+            lines = self.log("run")
             if lines and lines[-1]["step"] >= self.steps // 2:
                 process.send_signal(signal.SIGTERM)
                 break
@@ -230,25 +229,20 @@ def rows(quick: bool, folder: str = "") -> list[results.Row]:
         small, whole = small.measure(), whole.measure()
         held = held()
     what = f"{num_shards:,} shards, {num_videos:,} videos of YouTube-8M's"
-    seconds = {
-        "command to first step": whole["first step"],
-        "command to first step, full teacher cache": whole["first step, cached"],
-        "lost between two epochs": whole["between epochs"],
-        "resume in the middle of an epoch": whole["resume"],
-    }
-    of_video = {
-        "index on disk": whole["index bytes"] / num_videos,
-        "index in memory": held["index"] / part,
-        "order of the videos in memory": held["order"] / part,
-        "teacher cache on disk": whole["cache bytes"] / num_videos,
-    }
+    of_video = "bytes per video"
+    numbers = (
+        ("command to first step", whole["first step"], "s"),
+        ("command to first step, full teacher cache", whole["first step, cached"], "s"),
+        ("lost between two epochs", whole["between epochs"], "s"),
+        ("resume in the middle of an epoch", whole["resume"], "s"),
+        ("index on disk", whole["index bytes"] / num_videos, of_video),
+        ("index in memory", held["index"] / part, of_video),
+        ("order of the videos in memory", held["order"] / part, of_video),
+        ("teacher cache on disk", whole["cache bytes"] / num_videos, of_video),
+    )
     table = [
-        results.Row(f"scale: {name}", value, unit="s", detail=what)
-        for name, value in seconds.items()
-    ]
-    table += [
-        results.Row(f"scale: {name}", value, unit="bytes per video", detail=what)
-        for name, value in of_video.items()
+        results.Row(f"scale: {name}", value, unit=unit, detail=what)
+        for name, value, unit in numbers
     ]
     programs = "index build", "training", "teacher cache", "evaluation", "inference"
     for name in programs:
@@ -259,7 +253,7 @@ def rows(quick: bool, folder: str = "") -> list[results.Row]:
                 grown / (num_videos - part),
                 bar=BYTES_PER_VIDEO,
                 at_most=True,
-                unit="bytes per video",
+                unit=of_video,
                 detail=f"{whole[name].memory / 2**20:.0f} MB, "
                 f"{small[name].memory / 2**20:.0f} MB on an eighth; "
                 f"{whole[name].seconds:.0f} s; {what}",
