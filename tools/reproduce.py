@@ -96,15 +96,6 @@ class Request(settings.Settings):
         False, "Only write the report of the finished runs."
     )
 
-    def _numbers(self, name: str) -> tuple[int, ...]:
-        words = settings.split_names(getattr(self, name))
-        try:
-            return tuple(sorted({int(word) for word in words}))
-        except ValueError as error:
-            raise ValueError(
-                f"--{name}={getattr(self, name)} is not a list of whole numbers."
-            ) from error
-
     def grid(self) -> plan.Grid:
         """The grid of the request.
 
@@ -117,8 +108,8 @@ class Request(settings.Settings):
         ]
         return plan.Grid(
             tuple(dict.fromkeys(wanted)),
-            self._numbers("frames"),
-            self._numbers("seeds"),
+            plan.read_numbers("frames", self.frames, minimum=1),
+            plan.read_numbers("seeds", self.seeds, minimum=0),
             settings.split_names(self.methods),
             plan.find_networks(settings.split_names(self.networks)),
         )

@@ -126,14 +126,16 @@ def test_a_command_gives_the_settings_of_its_cell():
     [
         (lambda: plan.Grid(tables=("5",)), "--table=5 is "),
         (lambda: plan.Grid(methods=("best",)), "--methods=best is unknown. Known: "),
-        (lambda: plan.Grid(frames=()), "--frames needs"),
+        (lambda: plan.read_numbers("frames", "6,", 7), "--frames=6, is "),
+        (lambda: plan.read_numbers("frames", "", 1), "--frames= is "),
         (lambda: plan.Grid(("budgets",), frames=(6,)), "--table=budgets needs"),
         (lambda: plan.find_networks(["network_*", "x*"]), "--networks=x* is unknown."),
         (
             lambda: plan.Grid(("cvpr_5",), networks=("network_yt8m_NeXtVLAD",)),
             "--table=cvpr_5 needs a NetVLAD; --networks=network_yt8m_NeXtVLAD",
         ),
-        (lambda: plan.Grid(seeds=(-1,)), "--seeds needs"),
+        (lambda: plan.read_numbers("seeds", "0,-1", 0), "--seeds=0,-1 is "),
+        (lambda: plan.read_numbers("seeds", "many", 0), "--seeds=many is "),
         (lambda: plan.data_flags("nowhere"), "--data=nowhere is neither a folder"),
         (lambda: plan.split_flags("--a='b"), "--base_flags=--a='b: No closing"),
         (lambda: plan.read_settings(["--nonsense=1"]), "Unknown command line flag"),

@@ -153,10 +153,6 @@ class Grid:
             raise ValueError(
                 f"--table={BUDGETS} needs several --frames; received {self.every_k}."
             )
-        if not self.frames or min(self.frames) < 1:
-            raise ValueError("--frames needs numbers of at least 1.")
-        if not self.seeds or min(self.seeds) < 0:
-            raise ValueError("--seeds needs numbers of at least 0.")
 
     @property
     def every_k(self) -> str:
@@ -265,6 +261,20 @@ def known_methods() -> list[str]:
     names = [path.stem for path in sorted(FLAGFILES.glob("*.flags"))]
     known = [name for name in names if not name.startswith(_NO_METHODS)]
     return [*known, published.BEST_PRESET]
+
+
+def read_numbers(name: str, text: str, minimum: int) -> tuple[int, ...]:
+    """The distinct numbers of a flag's value, ascending.
+
+    Raises:
+        ValueError: if it is not a list of whole numbers, or has one below the minimum.
+    """
+    words = settings.split_names(text)
+    if not words or not all(w.isdecimal() and int(w) >= minimum for w in words):
+        raise ValueError(
+            f"--{name}={text} is not a list of whole numbers of at least {minimum}."
+        )
+    return tuple(sorted({int(word) for word in words}))
 
 
 def find_networks(patterns: Sequence[str]) -> tuple[str, ...]:
