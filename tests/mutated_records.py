@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
 
+from tests import record_helpers as helpers
 from yt8m_distill import settings
 from yt8m_distill.data import framing
 
@@ -35,16 +35,14 @@ def make_records(count: int, seed: int = 0) -> list[bytes]:
     random = np.random.default_rng([seed, 1])
     made = []
     for number in range(count):
-        example = tf.train.SequenceExample()
         name = f"v{number}".encode() + (b"\xff\xfe" if number % 5 == 0 else b"")
-        example.context.feature["id"].bytes_list.value.append(name)
+        context = {"id": helpers.bytes_feature(name)}
         labels = random.integers(0, 5, random.integers(0, 4)).tolist()
-        example.context.feature["labels"].int64_list.value.extend(labels)
-        for feature, size in zip(DATA.names, DATA.sizes, strict=True):
-            for row in random.integers(0, 256, (random.integers(1, 15), size)):
-                steps = example.feature_lists.feature_list[feature].feature
-                steps.add().bytes_list.value.append(row.astype(np.uint8).tobytes())
-        made.append(example.SerializeToString(deterministic=True))
+        frames = {
+            feature: random.integers(0, 256, (random.integers(1, 15), size))
+            for feature, size in zip(DATA.names, DATA.sizes, strict=True)
+        }
+        made.append(helpers.frame_level(None, labels, frames, context=context))
     return made
 
 
