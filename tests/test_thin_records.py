@@ -40,7 +40,7 @@ def thin(files, folder, data=DATA, of=None, overwrite=False) -> list[str]:
     """The thin shards of these files, made in this process."""
     folder.mkdir(exist_ok=True)
     for path in files:
-        count = framing.count_records([path])
+        count = framing.count_records(path)
         thinning.thin_shard(path, count, str(folder), data, of or view(), overwrite)
     return [str(folder / os.path.basename(path)) for path in files]
 

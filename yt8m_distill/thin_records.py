@@ -59,7 +59,7 @@ def thin_shards(
     from yt8m_distill.serving import thinning
 
     with rewriting.output_folder(folder, files):
-        counts = {path: framing.count_records([path]) for path in files}
+        counts = {path: framing.count_records(path) for path in files}
         videos, kept = sum(counts.values()), 0
         if not videos:
             where = file_patterns.named(files)

@@ -21,10 +21,9 @@ def read(files, **changes) -> list[dict]:
 # ---------------------------------------------------------------------- counting
 
 
-def test_records_are_counted_over_files(tmp_path):
+def test_records_are_counted(tmp_path):
     files = helpers.write_shards(tmp_path, [3, 0, 2])
-    assert [framing.count_records([path]) for path in files] == [3, 0, 2]
-    assert framing.count_records(files) == 5
+    assert [framing.count_records(path) for path in files] == [3, 0, 2]
 
 
 # A flip of bit 7 leads to the end of the file by chance; whoever reads it stops there.
@@ -37,7 +36,7 @@ def test_a_broken_length_is_reported_rather_than_the_bytes_after_it(tmp_path, bi
     content[begin] ^= 1 << bit
     pathlib.Path(path).write_bytes(content)
     with pytest.raises(ValueError) as caught:
-        framing.count_records([path])
+        framing.count_records(path)
     assert str(caught.value) == (
         f"{path}, record 1 (counted from 0): damaged at byte {begin}: its length is "
         f"not known; the last {len(content) - begin} bytes of the file are lost."
@@ -90,7 +89,7 @@ def test_video_level_records_give_one_float_frame_in_the_order_of_the_flag(tmp_p
 @pytest.mark.real_data
 def test_audioset_has_as_many_records_as_published(real_data):
     files = file_patterns.expand(f"{real_data}/audioset_bal_train/*.tfrecord", "x")
-    assert framing.count_records(files) == 22_160
+    assert sum(map(framing.count_records, files)) == 22_160
 
 
 @pytest.mark.real_data
@@ -115,7 +114,7 @@ def test_a_genuine_video_equals_its_arrays(real_data):
 @pytest.mark.real_data
 def test_genuine_video_level_shards_read(real_data):
     files = file_patterns.expand(f"{real_data}/yt8m_video_level/*.tfrecord", "x")
-    assert framing.count_records(files) == 5714
+    assert sum(map(framing.count_records, files)) == 5714
     changes = {
         **VIDEO_LEVEL,
         "feature_sizes": "1024,128",
@@ -123,7 +122,7 @@ def test_genuine_video_level_shards_read(real_data):
     }
     batches = read(files[:1], **changes)
     videos = sum(int(batch["weights"].sum()) for batch in batches)
-    assert videos == framing.count_records(files[:1])
+    assert videos == framing.count_records(files[0])
     assert batches[0]["views"]["all"]["frames"].shape == (4, 1, 1152)
     labels = np.concatenate([batch["labels"] for batch in batches])[:videos]
     assert (labels.sum(axis=1) >= 1).all()

@@ -147,7 +147,7 @@ class Thinning:
         Raises:
             ValueError: for a bad record, or if another shard has the output's name.
         """
-        count = framing.count_records([item])
+        count = framing.count_records(item)
         with _ONE_AT_A_TIME:
             thinning.thin_shard(item, count, self.output_dir, self.data, self.view)
         return count

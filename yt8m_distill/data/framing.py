@@ -7,7 +7,7 @@ import functools
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -62,22 +62,19 @@ def compression_of(path: str) -> str:
     return "ZLIB" if sum_fits and begin[0] == 0x78 else ""
 
 
-def count_records(files: Sequence[str]) -> int:
-    """Counts the records of TFRecord files, from the lengths in their headers.
+def count_records(path: str) -> int:
+    """Counts the records of a TFRecord file, from the lengths in their headers.
 
-    Compressed files must be decompressed for that, and remote files read.
+    A compressed file must be decompressed for that, and a remote one read.
 
     Raises:
         ValueError: for a file that is truncated or not a TFRecord file.
     """
-    total = 0
-    for path in files:
-        count = check_lengths(path)
-        if count is None:
-            dataset = tf.data.TFRecordDataset(path, compression_of(path))
-            count = int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
-        total += count
-    return total
+    count = check_lengths(path)
+    if count is None:
+        dataset = tf.data.TFRecordDataset(path, compression_of(path))
+        count = int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
+    return count
 
 
 def check_lengths(path: str) -> int | None:

@@ -238,7 +238,7 @@ def count(path: str) -> int:
     Raises:
         ValueError: for a truncated file.
     """
-    return 1 if is_bare(path) else framing.count_records([path])
+    return 1 if is_bare(path) else framing.count_records(path)
 
 
 def recognize(

@@ -77,7 +77,7 @@ def is_written(target: str, expected: Iterator[bytes], count: int) -> bool:
             "or another --output_dir."
         )
     try:
-        return framing.count_records([target]) == count
+        return framing.count_records(target) == count
     except ValueError:  # Truncated.
         return False
 

@@ -62,7 +62,7 @@ class Files:
                 "written anew. Start again once it is complete."
             )
 
-    def mapped(self, number: int, touched: int = 0) -> mmap.mmap:
+    def mapped(self, number: int, touched: int) -> mmap.mmap:
         """The bytes of a file.
 
         Args:
@@ -97,11 +97,6 @@ class Files:
         span = int(positions.max() - positions.min()) + size if positions.size else 0
         data = self.mapped(number, min(positions.size * _MAPPED_AROUND, span))
         return _items(data, len(data), positions, size)
-
-    def close(self) -> None:
-        """Unmaps all files."""
-        with self._lock:
-            self._open.clear()
 
 
 # Open shards by token (data/lookups.py). The graph holds only the token: TensorFlow
@@ -207,7 +202,7 @@ class Shards:
 
     @functools.cached_property
     def _num_records(self) -> int:
-        return framing.count_records(self.paths)
+        return sum(map(framing.count_records, self.paths))
 
     @functools.cached_property
     def compressions(self) -> list[str]:
@@ -324,10 +319,6 @@ class Shards:
                 if isinstance(video, faults.Bad):
                     raise ValueError(video.message)
                 yield video
-
-    def close(self) -> None:
-        """Unmaps all files; they are mapped again if more is read."""
-        self.files.close()
 
     def kept_rows(self, fraction: float, labeled: float = 1.0) -> np.ndarray:
         """[M] int64: the rows of a share of the videos; cached."""
