@@ -56,7 +56,7 @@ def write_litert(given: served.Served, folder: str, int8: bool = False) -> None:
     name = "litert_int8" if int8 else "litert"
     _load("ai_edge_litert.interpreter", name)  # Reads it afterwards.
     function = fixed_function(given, batch_size=1)
-    with _converting(name, given.network), _silenced("absl"):
+    with _converting(name, given.network, "absl"):
         concrete = function.get_concrete_function()
         # Without the object that holds the variables they become constants; TensorFlow
         # (2.21) warns of that, and leaves them out of the file otherwise.
@@ -98,7 +98,7 @@ def write_onnx(given: served.Served, folder: str) -> None:
     tf2onnx = _load("tf2onnx", "onnx")
     runtime = _load("onnxruntime", "onnx")
     function = fixed_function(given, batch_size=None)
-    with _converting("onnx", given.network), _silenced("tf2onnx"):
+    with _converting("onnx", given.network, "tf2onnx"):
         model, _ = tf2onnx.convert.from_function(
             function, input_signature=function.input_signature, opset=_OPSET
         )
@@ -142,20 +142,11 @@ def _load(module: str, name: str):
 
 
 @contextlib.contextmanager
-def _silenced(logger: str):
-    """Without a converter's own log, below errors."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+def _converting(name: str, network: base.VideoClassifier, logger: str):
+    """Turns what a converter raises, which is of any type, into one line.
 
-
-@contextlib.contextmanager
-def _converting(name: str, network: base.VideoClassifier):
-    """Turns what a converter raises, which is of any type, into one line."""
+    Its own log, of this name, is silent below errors.
+    """
     where = f"--format={name}: {type(network).__name__}"
     policy = keras.mixed_precision.global_policy().name
     if policy != "float32":
@@ -163,6 +154,9 @@ def _converting(name: str, network: base.VideoClassifier):
             f"{where} has --dtype_policy={policy}, whose products are not converted; "
             "--format=saved_model has them."
         )
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     except Exception as error:
@@ -170,3 +164,5 @@ def _converting(name: str, network: base.VideoClassifier):
         reason = " ".join(str(error).split())[:200]
         reason = f"{lacking[1]} is not built in" if lacking else reason
         raise ValueError(f"{where} cannot be converted: {reason}.") from error
+    finally:
+        log.setLevel(level)
