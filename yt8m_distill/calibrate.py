@@ -32,9 +32,8 @@ def main(
     from yt8m_distill.training import manifest
     from yt8m_distill.training import trained as trained_networks
 
-    nothing = {f.name: f.default for f in dataclasses.fields(checkpoint)}
-    ignored = {name: nothing[name] for name in _IGNORED}
-    checkpoint = dataclasses.replace(checkpoint, **ignored)
+    defaults = {n: getattr(settings.CheckpointSettings, n) for n in _IGNORED}
+    checkpoint = dataclasses.replace(checkpoint, **defaults)
     trained = trained_networks.open_network(checkpoint, stated=stated)
     trained.read_nested()
     try:  # The run's --import_modules may have added it.

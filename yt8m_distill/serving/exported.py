@@ -105,15 +105,6 @@ def read_features(model: str) -> dict[str, Any]:
     return _read(model, FEATURES, "export it with --extraction_manifest")
 
 
-def read_description(model: str) -> dict[str, Any]:
-    """The `model.json` of an exported folder.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    return _read(model, served.DESCRIPTION, "it is not of yt8m-export")
-
-
 def _read(model: str, name: str, otherwise: str) -> dict[str, Any]:
     path = os.path.join(folder_in(model), name)
     try:
@@ -141,16 +132,13 @@ class ExportedNetwork:
     """
 
     def __init__(self, folder: str, student_k: int = 0):
-        model = read_description(folder)
-        if model["format"] != "saved_model":
+        model = _read(folder, served.DESCRIPTION, "it is not of yt8m-export")
+        made_with = f"--format={model['format']}"
+        made_with += " --segments" * bool(model.get("segment_starts"))
+        if made_with != "--format=saved_model":
             raise ValueError(
-                f"--model={folder} is of yt8m-export --format={model['format']}; this "
-                "program needs --format=saved_model."
-            )
-        if model.get("segment_starts"):
-            raise ValueError(
-                f"--model={folder} is of yt8m-export --segments; this program needs a "
-                "network of whole videos."
+                f"--model={folder} is of yt8m-export {made_with}; this program needs "
+                "--format=saved_model of whole videos."
             )
         self.max_frames = model["max_frames"]
         names, sizes = model["feature_names"], model["feature_sizes"]
