@@ -53,7 +53,6 @@ def write_clip(
 ) -> str:
     """Writes a video of `picture`s at 25 frames per second, or at these seconds."""
     av = import_av()
-    options = {**_OPTIONS, **(options or {})}
     with av.open(str(path), "w", container_options=container_options or {}) as file:
         stream = file.add_stream(
             codec, rate=RATE, options={**_OPTIONS, **(options or {})}
@@ -108,15 +107,15 @@ class _Bands(tf.Module):
 
 def write_sound_network(folder: pathlib.Path) -> str:
     """Writes a network for sound as a SavedModel; its specification comes back."""
-    network = _Bands()
-    signature = network.__call__.get_concrete_function()
-    tf.saved_model.save(network, str(folder), signatures=signature)
-    return f"saved_model(folder={str(folder)!r})"
+    return _save(_Bands(), folder)
 
 
-def write_network(folder: pathlib.Path, width: int = 6, seed: int = 0) -> str:
+def write_network(folder: pathlib.Path, seed: int = 0) -> str:
     """Writes an image network as a SavedModel; its specification comes back."""
-    network = _Patches(width, seed)
+    return _save(_Patches(6, seed), folder, ", mean=0.5, std=0.5")
+
+
+def _save(network: tf.Module, folder: pathlib.Path, more: str = "") -> str:
     signature = network.__call__.get_concrete_function()
     tf.saved_model.save(network, str(folder), signatures=signature)
-    return f"saved_model(folder={str(folder)!r}, mean=0.5, std=0.5)"
+    return f"saved_model(folder={str(folder)!r}{more})"

@@ -10,12 +10,13 @@ import pathlib
 import pytest
 import tensorflow as tf
 
+from tests import script_helpers
 from tests import training_helpers as helpers
 from yt8m_distill import merge_predictions, settings
 from yt8m_distill.beam import jobs
 from yt8m_distill.data import index as data_index
 from yt8m_distill.data import pipeline
-from yt8m_distill.serving import predictions, skips
+from yt8m_distill.serving import skips
 from yt8m_distill.training import manifest
 
 
@@ -126,13 +127,13 @@ def test_an_item_that_fails_before_its_rename_leaves_only_temporary_files(
 
 
 def test_the_merged_parts_are_the_csv_of_one_part(serial_run, shards, tmp_path):
-    one = inference(serial_run, shards, tmp_path / "one.csv", num_shards=1)
-    whole = dataclasses.replace(one, files=shards)
-    trained, predict = jobs._open_predictor(whole.checkpoint)
-    with predictions.PredictionWriter(tmp_path / "one.csv") as writer:
-        opened = trained.open_shards(list(shards), whole.reading, "unused")
-        for batch in predict(trained.dataset(opened, whole.checkpoint.batch_size)):
-            writer.write(batch.video_ids, batch.classes, batch.scores)
+    script_helpers.succeed(
+        "inference",
+        f"--train_dir={serial_run.training.train_dir}",
+        f"--input_data_pattern={','.join(shards)}",
+        f"--output_file={tmp_path}/one.csv",
+        *("--batch_size=4", "--num_gpus=0"),
+    )
     for count in (1, 2, 5):  # 1 means one part per file.
         output = tmp_path / f"parts{count}.csv"
         job = inference(serial_run, shards, output, num_shards=count)
