@@ -147,7 +147,7 @@ def test_all_workers_agree_on_the_best_network_of_a_resumed_run(kept, tmp_path, 
     other = actions.KeepBest(keep.roles, keep.networks, keep.folder_of, other_state)
     said = []
     keep.largest = lambda number: said.append(number) or number
-    other.writes, other.largest = False, lambda number: max(number, *said)
+    other.largest = lambda number: max(number, *said)
     for one in (keep, other):
         one.state.write_notes(noted)
         one.start(place(30, 3))

@@ -4,6 +4,7 @@ Each action (see loop.Action) can be used alone; a phase has a list of them.
 """
 
 import datetime
+import json
 import logging
 import math
 import os
@@ -91,7 +92,11 @@ class MetricsLog:
         """Appends one JSON object to metrics.jsonl."""
         if self.writes:
             record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
-            manifest.append_json_line(self._lines_path, {**record, **values})
+            with (
+                files.one_line_errors(self._lines_path),
+                tf.io.gfile.GFile(self._lines_path, "a") as file,
+            ):
+                file.write(json.dumps({**record, **values}) + "\n")
 
     def flush(self) -> None:
         """Flushes everything to disk."""
@@ -385,7 +390,6 @@ class KeepBest(loop.Action):
         networks: their networks.
         folder_of: role → folder of its best network.
         state: stores the notes.
-        writes: False on all workers but the chief.
         largest: a number → the largest of those of all workers.
     """
 
@@ -395,14 +399,12 @@ class KeepBest(loop.Action):
         networks,
         folder_of: Callable[[roles.Role], str],
         state: checkpoints.State,
-        writes: bool = True,
         largest: Callable[[int], int] = int,
     ):
         self.roles = roles
         self.networks = networks
         self.folder_of = folder_of
         self.state = state
-        self.writes = writes
         self.largest = largest
         self._improved: list[roles.Role] = []
 
@@ -416,9 +418,9 @@ class KeepBest(loop.Action):
         notes = self.state.read_notes()
         for role in self.roles:
             noted = notes.get(role.name, {}).get("best")
-            best = self._settle(role, noted, loop) if self.writes else None
+            best = self._settle(role, noted, loop) if self.state.writes else None
             # The others learn of it from the chief, or they would stop at other epochs.
-            lost = self.largest(int(self.writes and best is None))
+            lost = self.largest(int(self.state.writes and best is None))
             if not noted:
                 continue
             if lost and loop.epoch >= loop.epochs:
@@ -427,7 +429,7 @@ class KeepBest(loop.Action):
                     "epochs are done: put it back, or begin anew with "
                     "--start_new_model."
                 )
-            if not lost and not self.writes:
+            if not lost and not self.state.writes:
                 best = checkpoints.settled(self.folder_of(role))
             notes[role.name]["best"] = best
         self.state.write_notes(notes)
@@ -457,7 +459,7 @@ class KeepBest(loop.Action):
             if better or role.keeps_last:
                 entry["best"] = result
                 self._improved.append(role)
-        if self.writes:
+        if self.state.writes:
             for role in self._improved:
                 checkpoints.propose_best(
                     self.folder_of(role),
@@ -468,7 +470,7 @@ class KeepBest(loop.Action):
         self.state.write_notes(notes)
 
     def next_epoch(self, loop: loop.Loop) -> None:
-        if self.writes:
+        if self.state.writes:
             notes = self.state.read_notes()
             for role in self._improved:
                 best = notes[role.name]["best"]

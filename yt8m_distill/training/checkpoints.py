@@ -366,7 +366,7 @@ class State:
         self.unlogged: list = []
         self._objects = objects
         self._folder = os.path.join(folder, CHECKPOINTS)
-        self._writes = writes
+        self.writes = writes
         self._max_to_keep = max_to_keep
         self._saved: tuple = ()  # Counters, notes and prefix of the newest save.
 
@@ -402,7 +402,7 @@ class State:
             ValueError: if the file system refuses.
             FloatingPointError: if a value is NaN or Inf.
         """
-        if not self._writes:
+        if not self.writes:
             return ""
         step = int(self.step.numpy())
         counters = (step, int(self.epoch.numpy()), int(self.batch.numpy()))

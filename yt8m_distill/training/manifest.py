@@ -88,16 +88,6 @@ def read_json(path: str, kind: type = object) -> Any:
     return value
 
 
-def append_json_line(path: str, value: dict) -> None:
-    """Appends one JSON object as a line.
-
-    Raises:
-        ValueError: if the file cannot be written.
-    """
-    with files.one_line_errors(path), tf.io.gfile.GFile(path, "a") as file:
-        file.write(json.dumps(value) + "\n")
-
-
 def keep_json_lines(path: str, keep: Callable[[dict], bool]) -> None:
     """Keeps the lines for which `keep` is true; drops the others and incomplete ones.
 

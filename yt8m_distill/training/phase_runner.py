@@ -189,10 +189,6 @@ class PhaseRunner:
                     self.phase.name,
                 )
 
-    def _best_folder(self, role: roles.Role) -> str:
-        train_dir = self.run_settings.training.train_dir
-        return checkpoints.best_folder(train_dir, self.phase.name, role.name)
-
     def _build(self) -> None:
         """Builds networks, optimizers and state."""
         run, phase = self.run_settings, self.phase
@@ -312,10 +308,10 @@ class PhaseRunner:
             self.phase, role, run, self.networks, self.strategy
         )
         cache = cache_builder.cache
-        fraction, several = run.training.train_fraction, self.unlabeled is not None
         # Once per video, even if rows are segments.
-        sources = [(self.shards.videos, fraction)]
-        sources += [(self.unlabeled, 1.0)] * several
+        sources = [(self.shards.videos, run.training.train_fraction)]
+        if self.unlabeled:
+            sources.append((self.unlabeled, 1.0))
         computed = 0
         for opened, share in sources:
             shards = opened.files  # Not asked again: each may be a request.
@@ -411,15 +407,15 @@ class PhaseRunner:
         alone = distribution.num_processes(self.strategy) == 1
         validate = []
         if self.validation is not None:
-            on_shards = functools.partial(self._evaluate, self.validation)
             between = stop.check if alone else None
-            validate = [actions.Validate(learners, on_shards, self.log, between)]
+            validate = [actions.Validate(learners, self._evaluate, self.log, between)]
         keep = actions.KeepBest(
             learners,
             self.kept,
-            self._best_folder,
+            lambda role: checkpoints.best_folder(
+                training.train_dir, self.phase.name, role.name
+            ),
             self.state,
-            self.chief,
             functools.partial(distribution.largest, self.strategy),
         )
         return [
@@ -452,16 +448,16 @@ class PhaseRunner:
         (learner, *_) = self.step.learners.values()
         return int(learner.optimizer.iterations.numpy())
 
-    def _evaluate(self, opened, role: roles.Role, watched: Callable) -> dict:
-        """Metrics of a role on opened shards.
+    def _evaluate(self, role: roles.Role, watched: Callable) -> dict:
+        """Metrics of a role on the validation videos.
 
         For a role with several budgets: the means over them (or the GAP of
         --best_budget, if given), and the GAP and mAP of each.
         """
         if not role.budgets:
-            return self._evaluate_view(opened, role, role.view, watched)
+            return self._evaluate_view(role, role.view, watched)
         found = {
-            k: self._evaluate_view(opened, role, view, watched)
+            k: self._evaluate_view(role, view, watched)
             for k, view in role.budgets.items()
         }
         means = dict(found[max(found)])
@@ -474,16 +470,15 @@ class PhaseRunner:
             means |= {f"{name}_k{k}": numbers[name] for name in ("gap", "map")}
         return means
 
-    def _evaluate_view(self, opened, role, view: str, watched: Callable) -> dict:
+    def _evaluate_view(self, role, view: str, watched: Callable) -> dict:
         run = self.run_settings
         dataset = inputs.evaluation_dataset(
             self.strategy,
-            opened,
+            self.validation,
             self.phase.view_specs({view, self.networks.views.get(role.context)}),
             run.training.batch_size,
         )
         result = self.evaluators[role.name, view].evaluate(
-            watched(dataset),
-            num_skipped=len(opened.skipped().bad),
+            watched(dataset), num_skipped=len(self.validation.skipped().bad)
         )
         return result.to_dict()

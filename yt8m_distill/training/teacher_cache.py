@@ -98,23 +98,19 @@ Arrays = dict[str, np.ndarray]
 
 def _stored(outputs: structures.Outputs, top_k: int) -> dict[str, tf.Tensor]:
     """The part of a batch's outputs that is cached; runs in the graph."""
-    kept = {"encoding": outputs.encoding}
+    kept, exact = {"encoding": outputs.encoding, "logits": outputs.logits}, {}
     if outputs.states is not None:
         kept["states"] = outputs.states
     logits, classes = outputs.logits, outputs.logits.shape[-1]
     if top_k and top_k < classes:
-        best, chosen = tf.math.top_k(logits, top_k)
+        best, exact["classes"] = tf.math.top_k(logits, top_k)
         total = tf.reduce_sum(tf.sigmoid(logits), 1) - tf.reduce_sum(
             tf.sigmoid(best), 1
         )
         mean = tf.clip_by_value(total / (classes - top_k), 1e-7, 1 - 1e-7)
         kept["rest"] = tf.math.log(mean) - tf.math.log1p(-mean)
         kept["logits"] = best
-        kept = {name: tf.cast(value, tf.float16) for name, value in kept.items()}
-        kept["classes"] = chosen
-        return kept
-    kept["logits"] = logits
-    return {name: tf.cast(value, tf.float16) for name, value in kept.items()}
+    return {name: tf.cast(value, tf.float16) for name, value in kept.items()} | exact
 
 
 def restored(guide: dict[str, tf.Tensor], num_classes: int) -> structures.Outputs:

@@ -148,8 +148,8 @@ def _devices(strategy: tf.distribute.Strategy) -> str:
         tf.DeviceSpec.from_string(device).device_type
         for device in strategy.extended.worker_devices
     }
-    count = strategy.num_replicas_in_sync
-    return f"{count} replica{'s' * (count > 1)} on {' and '.join(sorted(kinds))}"
+    count = settings.counted(strategy.num_replicas_in_sync, "replica")
+    return f"{count} on {' and '.join(sorted(kinds))}"
 
 
 def _say_what_next(plan, run: settings.RunSettings, record) -> None:
