@@ -212,11 +212,7 @@ def evaluation_line(prefix: str, numbers: dict[str, float]) -> str:
 
 
 class StopOnNaN(loop.Action):
-    """Stops a run whose loss or gradient is NaN or Inf.
-
-    Args:
-        state: for naming the last checkpoint.
-    """
+    """Stops a run whose loss or gradient is NaN or Inf; names the last checkpoint."""
 
     def __init__(self, state: checkpoints.State):
         self.state = state
@@ -317,9 +313,7 @@ class Validate(loop.Action):
     """Evaluates the roles after every epoch; `loop.results[name]` has the metrics.
 
     Args:
-        roles: the roles to evaluate.
         evaluate: (role, function that the batches are passed through) → metrics.
-        log: receives the metrics.
         between: called between two batches; an exception ends the validation.
         name: of the data set.
     """
@@ -387,9 +381,7 @@ class KeepBest(loop.Action):
 
     Args:
         roles: the roles that learn.
-        networks: their networks.
         folder_of: role → folder of its best network.
-        state: stores the notes.
         largest: a number → the largest of those of all workers.
     """
 

@@ -138,8 +138,6 @@ def _write(checkpoint: tf.train.Checkpoint, folder: str, name: str) -> str:
     """Writes a checkpoint atomically; returns its prefix.
 
     Args:
-        checkpoint: to be written.
-        folder: target folder.
         name: of its files; a number is appended if it exists.
 
     Raises:
@@ -186,8 +184,6 @@ def propose_best(folder: str, role: str, network, info: dict) -> None:
 
     Args:
         folder: see best_folder.
-        role: its role.
-        network: its variables are written.
         info: `epoch`, `step` and metrics.
     """
     tf.io.gfile.makedirs(folder)
@@ -283,9 +279,6 @@ def find(
     Damage is detected when it is restored.
 
     Args:
-        train_dir: of the run.
-        plan: its phases and networks.
-        role: the network's.
         which: `best`, `latest`, or a checkpoint prefix.
     """
     if which not in ("best", "latest"):

@@ -192,7 +192,6 @@ def check_agreement(strategy: tf.distribute.Strategy, values: dict[str, Any]) ->
     """Waits for all processes and checks that their values are equal.
 
     Args:
-        strategy: the devices.
         values: name → value that JSON can represent; the same names in all processes.
 
     Raises:
@@ -302,7 +301,6 @@ def distribute(strategy: tf.distribute.Strategy, make_dataset):
     """A dataset whose elements are global batches, split over the replicas.
 
     Args:
-        strategy: the strategy in use.
         make_dataset: (input_shard: (index, count)) → dataset of this process' rows of
             every global batch. Every process reads the same records and parses only
             its own rows, so the global batches do not depend on the number of

@@ -15,7 +15,6 @@ class InnerLoop:
 
     Args:
         step: the step of one replica.
-        strategy: the devices.
         counter: int64 variable, the number of steps done; updated by the loop.
         loss_scale: float32 variable under mixed_float16, or None.
     """

@@ -80,10 +80,7 @@ def evaluation_dataset(
 ):
     """A distributed dataset for evaluation: every video once, in order.
 
-    Args:
-        strategy: the devices.
-        opened, views, batch_size, train_fraction: as in pipeline.build_dataset.
-        num_batches: to end after; -1 for all.
+    It ends after `num_batches`; -1 for all. See pipeline.build_dataset for the others.
     """
     return distribution.distribute(
         strategy,

@@ -67,11 +67,8 @@ class Loop:
         name: of the phase.
         run_steps: (iterator, number of steps) → means, number of the bad step and
             steps taken, as tensors; moves `counters.step`.
-        metric_names: of the means.
         counters: has the int64 variables `step`, `epoch` and `batch` (of the epoch).
         make_dataset: (epoch, batches to skip) → iterable of batches.
-        actions: see Action.
-        epochs: passes over the data.
         batches: per epoch.
         total_steps: steps after which the phase ends, within an epoch if need be.
         steps_per_loop: largest number of steps in a chunk.

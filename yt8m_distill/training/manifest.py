@@ -275,9 +275,7 @@ class Manifest:
     """manifest.json of a run: settings, versions, machine and results.
 
     Args:
-        train_dir: the run's folder.
-        run: its settings.
-        writes: whether to write the file; False on all workers but the chief.
+        writes: False on all workers but the chief.
     """
 
     def __init__(self, train_dir: str, run: settings.RunSettings, writes: bool = True):

@@ -86,7 +86,6 @@ class Parts:
     """Makes the views, roles and phases of a run, for a mode.
 
     Args:
-        run: the settings.
         resolved: whether to look up the teachers of other runs.
 
     Attributes:
@@ -332,7 +331,6 @@ def phases(run: settings.RunSettings, resolved: bool = True) -> list[Phase]:
     """The phases of a run, in order.
 
     Args:
-        run: the settings.
         resolved: whether to look up the teachers of other runs; otherwise a single one
             without weights replaces them.
 

@@ -25,7 +25,6 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate at a step: warm-up, then decay.
 
     Args:
-        optimization: the settings, which count in examples.
         batch_size: videos per step, over all replicas.
         total_steps: steps of the phase, for the cosine schedule.
     """

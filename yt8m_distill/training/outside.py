@@ -37,7 +37,6 @@ def teachers(run: settings.RunSettings, role: str) -> tuple[Teacher, ...]:
     from labels that this run withholds.
 
     Args:
-        run: the settings of this run.
         role: theirs there, also the flag of the network here.
 
     Raises:

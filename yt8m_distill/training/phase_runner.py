@@ -60,17 +60,16 @@ def is_finished(
 
 
 class PhaseRunner:
-    """Trains the learners of one phase, from its start or from where it stopped.
+    """Trains the learners of one phase, from its start or from where it stopped."""
 
-    Args:
-        phase: its roles.
-        run: the settings.
-        strategy: the devices.
-        record: the run's manifest.
-        data: opened shards.
-    """
-
-    def __init__(self, phase, run, strategy, record, data: inputs.Data):
+    def __init__(
+        self,
+        phase: roles.Phase,
+        run: settings.RunSettings,
+        strategy: tf.distribute.Strategy,
+        record: manifest.Manifest,
+        data: inputs.Data,
+    ):
         self.phase = phase
         self.run_settings = run
         self.strategy = strategy

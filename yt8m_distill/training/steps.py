@@ -132,16 +132,12 @@ class TrainStep:
     """Computes and applies the gradients of all learners of a phase.
 
     Args:
-        networks: of all roles.
-        phase: its roles, guides first.
         learners: one per role that is not frozen.
-        optimization: clipping and penalty.
         batch_size: of all replicas.
         seed: of the dropout, which depends only on it, the step and the row: neither on
             the number of replicas nor on interruptions.
         top_k: of the logged GAP.
         loss_scale: None, or the factor on the loss under mixed_float16.
-        average: the moving average of the weights, or None.
     """
 
     def __init__(

@@ -65,8 +65,6 @@ def describe(
 
     Args:
         network: the teacher; all its variables enter the key, trainable or not.
-        role: its role.
-        run: gives feature names, number of frames and precision.
         states_of: the view at whose frames the states are cached, or None.
     """
     digest = hashlib.sha256()
@@ -118,7 +116,6 @@ def restored(guide: dict[str, tf.Tensor], num_classes: int) -> structures.Output
 
     Args:
         guide: name → [B, ...], as in `Arrays`.
-        num_classes: C.
     """
     values = {k: tf.cast(v, tf.float32) for k, v in guide.items() if k != "classes"}
     logits = values["logits"]
@@ -356,8 +353,6 @@ class Builder:
 
     Args:
         phase: the phase that the teacher guides.
-        role: the teacher's.
-        run: the settings.
         networks: of the run; the teacher has its weights.
         strategy: the devices, of one process.
 

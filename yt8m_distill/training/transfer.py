@@ -46,8 +46,6 @@ def plan(role: roles.Role, network, run: settings.RunSettings) -> Transfer:
 
     Args:
         role: its start_from names the other run.
-        network: in this run.
-        run: the settings of this run.
 
     Raises:
         ValueError: if there is no such network, or its encoder has other shapes.
