@@ -1,6 +1,5 @@
 """Small records, settings and a quick network for the tests of training."""
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -382,6 +381,65 @@ def initialized(run, phase: str, monkeypatch):
     return found["networks"]
 
 
+def refusal(run, replicas: int = 1) -> str:
+    """The one line with which a run is refused, before anything is written."""
+
+    def look():
+        return os.path.exists(run.training.train_dir), snapshot(run.training.train_dir)
+
+    before = look()
+    with pytest.raises(ValueError) as caught:
+        train(run, replicas)
+    assert "\n" not in str(caught.value) and look() == before
+    return str(caught.value)
+
+
+def without(value, names):
+    """A result without some entries."""
+    if isinstance(value, dict):
+        return {k: without(v, names) for k, v in value.items() if k not in names}
+    return [without(v, names) for v in value] if isinstance(value, list) else value
+
+
+def end_of(train_dir) -> dict[str, object]:
+    """All that two runs must have in common: names → bits and results."""
+    train_dir = pathlib.Path(train_dir)
+    content = manifest.read_json(str(train_dir / manifest.MANIFEST))
+    times = ("videos_per_second", "time", "seconds")
+    found: dict[str, object] = {}
+    for phase, entry in content["phases"].items():
+        found[f"{phase} finished"] = entry["finished"]
+        found[f"{phase} results"] = without(entry["results"], times)
+        prefixes = {"state": latest(train_dir, phase)}
+        for role in os.listdir(train_dir / phase / checkpoints.BEST):
+            kept = checkpoints.read_best(str(train_dir), phase, role)
+            prefixes[f"best {role}"] = kept.prefix
+            found[f"{phase} best {role} step"] = kept.step
+        for kind, prefix in prefixes.items():
+            for name, value in read_variables(prefix).items():
+                bits = (str(value.dtype), value.shape, value.tobytes())
+                found[f"{phase} {kind} {name}"] = bits
+        lines = read_lines(train_dir / phase / "metrics.jsonl")
+        validations = [line for line in lines if line["kind"] == "validation"]
+        found[f"{phase} validations"] = without(validations, times)
+    return found
+
+
+def assert_same_end(one: dict, other: dict) -> None:
+    """Two results of `end_of` are equal, bit for bit."""
+    assert one.keys() == other.keys() and one
+    different = [name for name in one if one[name] != other[name]]
+    assert not different
+
+
+def assert_ends_alike(whole, other, phase: str) -> None:
+    """Both runs have the same bits and results in a phase, and nothing is left over."""
+    folders = [pathlib.Path(run.training.train_dir) for run in (whole, other)]
+    assert_same_end(*(of(end_of(folder), f"{phase} ") for folder in folders))
+    for folder in (folders[1] / phase / checkpoints.BEST).iterdir():
+        assert len(list(folder.iterdir())) == 3  # One network, and what names it.
+
+
 def read_lines(path) -> list[dict]:
     """The objects of a JSON-lines file."""
     return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
@@ -395,9 +453,6 @@ def snapshot(folder) -> dict[str, bytes]:
         for p in paths
         if p.is_file() and p.name != files.LOCK
     }
-
-
-Fake = collections.namedtuple("Fake", ["gap"])
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ from tests.faults import processes
 
 
 class Run(NamedTuple):
-    """A finished run, and its data and end (see processes.end_of)."""
+    """A finished run, and its data and end (see training_helpers.end_of)."""
 
     data: pathlib.Path
     train_dir: pathlib.Path
@@ -26,7 +26,7 @@ def data(tmp_path_factory) -> pathlib.Path:
 def _train(data, train_dir, *more: str) -> Run:
     flags = processes.training_flags(data, train_dir, *more)
     processes.call("train", *flags).assert_succeeded()
-    return Run(data, train_dir, processes.end_of(train_dir))
+    return Run(data, train_dir, training_helpers.end_of(train_dir))
 
 
 @pytest.fixture(scope="session")

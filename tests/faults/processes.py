@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import subprocess
@@ -13,11 +12,10 @@ import tensorflow as tf
 
 from tests import script_helpers, training_helpers
 from tools import make_synthetic_records
-from yt8m_distill.training import checkpoints, manifest
+from yt8m_distill.training import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 600  # After which a process is taken for hanging.
-TIMES = ("videos_per_second", "time", "seconds")  # Results that no two runs share.
 REFUSED = "cannot be written"
 
 DATA_FLAGS = (
@@ -141,44 +139,6 @@ def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
         done = script_helpers.call(script, *flags)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return Ended(script, done.returncode, lines)
-
-
-def without(value, names=TIMES):
-    """A result without some entries: those that depend on the machine's speed."""
-    if isinstance(value, dict):
-        return {k: without(v, names) for k, v in value.items() if k not in names}
-    return [without(v, names) for v in value] if isinstance(value, list) else value
-
-
-def end_of(train_dir: pathlib.Path) -> dict[str, object]:
-    """All that two runs must have in common: names → bits and results."""
-    content = manifest.read_json(str(train_dir / manifest.MANIFEST))
-    found: dict[str, object] = {}
-    for phase, entry in content["phases"].items():
-        found[f"{phase} finished"] = entry["finished"]
-        found[f"{phase} results"] = without(entry["results"])
-        folder = train_dir / phase
-        newest = tf.train.latest_checkpoint(str(folder / checkpoints.CHECKPOINTS))
-        prefixes = {"state": newest}
-        for role in os.listdir(folder / checkpoints.BEST):
-            best = checkpoints.read_best(str(train_dir), phase, role)
-            prefixes[f"best {role}"] = best.prefix
-            found[f"{phase} best {role} step"] = best.step
-        for kind, prefix in prefixes.items():
-            for name, value in training_helpers.read_variables(prefix).items():
-                bits = (str(value.dtype), value.shape, value.tobytes())
-                found[f"{phase} {kind} {name}"] = bits
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        validations = [x for x in map(json.loads, lines) if x["kind"] == "validation"]
-        found[f"{phase} validations"] = without(validations)
-    return found
-
-
-def assert_same_end(one: dict, other: dict) -> None:
-    """Two results of `end_of` are equal, bit for bit."""
-    assert one.keys() == other.keys() and one
-    different = [name for name in one if one[name] != other[name]]
-    assert not different
 
 
 def assert_nothing_left(folder: pathlib.Path) -> None:

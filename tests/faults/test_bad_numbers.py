@@ -65,8 +65,8 @@ def test_a_bad_value_stops_training_which_continues_after_its_removal(
     shutil.rmtree(data)
     shutil.copytree(video_level_run.data, data)
     processes.call("train", *flags).assert_succeeded()
-    end = processes.end_of(tmp_path / "run")
-    processes.assert_same_end(video_level_run.end, end)
+    end = training_helpers.end_of(tmp_path / "run")
+    training_helpers.assert_same_end(video_level_run.end, end)
 
 
 @slow

@@ -75,7 +75,7 @@ def assert_goes_on(ended, before: dict[str, bytes], train_dir, whole) -> None:
     processes.assert_nothing_left(train_dir)
     again = processes.call("train", *teacher_flags(whole.data, train_dir))
     again.assert_succeeded()
-    processes.assert_same_end(whole.end, processes.end_of(train_dir))
+    training_helpers.assert_same_end(whole.end, training_helpers.end_of(train_dir))
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=slow) for s in (1, 2, 3))])

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests import training_helpers
 from tests.faults import processes
 from yt8m_distill.training import checkpoints, manifest
 
@@ -51,7 +52,7 @@ def undisturbed(data, tmp_path_factory):
             flags = flags_of(variant, data, folder)
             processes.call("train", *flags).assert_succeeded()
             seconds = time.monotonic() - began
-            found[variant] = seconds, processes.end_of(folder / "run")
+            found[variant] = seconds, training_helpers.end_of(folder / "run")
         return found[variant]
 
     return get
@@ -96,5 +97,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
         elif not asked:
             assert ended.code in (0, -signal.SIGKILL), ended.lines
     processes.call("train", *flags).assert_succeeded()
-    processes.assert_same_end(expected, processes.end_of(tmp_path / "run"))
+    training_helpers.assert_same_end(
+        expected, training_helpers.end_of(tmp_path / "run")
+    )
     processes.assert_nothing_left(tmp_path)

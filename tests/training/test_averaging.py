@@ -108,15 +108,7 @@ def test_the_average_is_validated_kept_and_read(averaged_run):
 
 def test_a_resumed_run_ends_like_one_without_a_stop(averaged_run, tmp_path):
     run = helpers.resume(averaged_run, "killed", tmp_path)
-    for prefix in (
-        lambda folder: helpers.latest(folder, "student"),
-        lambda folder: helpers.best(folder, "student", "student"),
-    ):
-        whole, resumed = (
-            helpers.read_variables(prefix(r.training.train_dir))
-            for r in (averaged_run, run)
-        )
-        helpers.assert_identical(whole, resumed)
+    helpers.assert_ends_alike(averaged_run, run, "student")
     # Without the average it is another run.
     with pytest.raises(ValueError, match="--ema_decay"):
         helpers.train(helpers.change(run, ema_decay=0.0, student_epochs=3))

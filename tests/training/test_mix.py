@@ -41,12 +41,7 @@ def test_a_resumed_run_ends_like_one_without_a_stop(data, tmp_path):
     with helpers.killed_copy(tmp_path / "run", "killed", "baseline", 7, save=True):
         helpers.train(run)
     resumed = helpers.resume(run, "killed", tmp_path)
-    helpers.assert_identical(
-        *(
-            helpers.read_variables(helpers.latest(r.training.train_dir, "baseline"))
-            for r in (run, resumed)
-        )
-    )
+    helpers.assert_ends_alike(run, resumed, "baseline")
 
 
 @pytest.mark.once

@@ -21,49 +21,6 @@ once = pytest.mark.once
 # ------------------------------------------------------------------ stops
 
 
-def state_of(train_dir, phase: str) -> dict:
-    """All numbers in a phase's newest checkpoint, and its best networks."""
-    found = helpers.read_variables(helpers.latest(train_dir, phase))
-    for role in os.listdir(f"{train_dir}/{phase}/best"):
-        prefix = helpers.best(train_dir, phase, role)
-        variables = helpers.read_variables(prefix)
-        found |= {f"best {role}/{k}": v for k, v in variables.items()}
-        found[f"best {role} step"] = int(prefix.rsplit("-", 1)[1])
-    return found
-
-
-def curve(train_dir, phase: str) -> list:
-    """The validation results of a phase, as the manifest has them."""
-    content = manifest.read_json(f"{train_dir}/manifest.json")
-    results = content["phases"][phase]["results"]
-    return [
-        {k: v for k, v in epoch.items() if k != "videos_per_second"}
-        for role in results.values()
-        for epoch in role["epochs"]
-    ]
-
-
-def validations(train_dir, phase: str) -> list:
-    """The validations in metrics.jsonl, without what the clock decides."""
-    lines = helpers.read_lines(f"{train_dir}/{phase}/metrics.jsonl")
-    clock = ("time", "videos_per_second")
-    return [
-        {k: v for k, v in line.items() if k not in clock}
-        for line in lines
-        if line["kind"] == "validation"
-    ]
-
-
-def assert_ends_alike(whole, other, phase: str) -> None:
-    """Both runs have the same bits and results in a phase, and nothing is left over."""
-    one, two = whole.training.train_dir, other.training.train_dir
-    helpers.assert_identical(state_of(one, phase), state_of(two, phase))
-    assert curve(one, phase) == curve(two, phase)
-    assert validations(one, phase) == validations(two, phase)
-    for folder in pathlib.Path(two, phase, "best").iterdir():
-        assert len(list(folder.iterdir())) == 3  # One network, and what names it.
-
-
 @pytest.mark.parametrize(
     "trained, name, mode, phase",
     [
@@ -85,7 +42,7 @@ def test_a_resumed_run_ends_like_one_without_a_stop(
     proposed = killed / phase / "best" / "student" / "proposed.json"
     assert proposed.exists() == name.startswith("un")
     run = helpers.resume(whole, name, tmp_path, mode=mode)
-    assert_ends_alike(whole, run, phase)
+    helpers.assert_ends_alike(whole, run, phase)
     # What was finished is used as it is.
     for done in phases.keys() - {phase}:
         before, after = (helpers.snapshot(x / done) for x in (killed, tmp_path / name))
@@ -127,7 +84,7 @@ def test_a_signal_ends_the_validation_and_the_same_command_repeats_it(
         assert part in str(stop.value)
     assert seen == ["teacher", "student"]
     helpers.train(run)
-    assert_ends_alike(parallel_run, run, "parallel")
+    helpers.assert_ends_alike(parallel_run, run, "parallel")
 
 
 @once
