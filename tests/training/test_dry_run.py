@@ -1,5 +1,7 @@
 """Errors that would surface late in a run are raised before its first step."""
 
+import re
+
 import keras
 import pytest
 import tensorflow as tf
@@ -87,40 +89,25 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(
     data, tmp_path, changes, named
 ):
     run = helpers.make_run(tmp_path / "run", data, **changes)
-    with pytest.raises(ValueError, match=named) as caught:
-        helpers.train(run)
-    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("mode", ["serial", "baseline"])
-def test_a_batch_without_a_labeled_row_is_refused_before_anything_is_written(
-    data, tmp_path, mode
-):
-    """In serial mode the student's phase is the second one."""
-    changes = {
-        "unlabeled_data_pattern": f"{data}/train-*.tfrecord",
-        "unlabeled_fraction": 0.95,  # Of 8 rows all.
-    }
-    run = helpers.make_run(tmp_path / "run", data, mode=mode, **changes)
-    with pytest.raises(ValueError, match="--unlabeled_fraction=0.95 .*--batch_size=8"):
-        helpers.train(run)
-    assert not (tmp_path / "run").exists()
+    assert re.search(named, helpers.refusal(run))
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"mode": "serial", "unlabeled_fraction": 0.05}, "fraction=0.05.*batch_size=8"),
-        ({"mode": "baseline"}, "unlabeled_data_pattern.*--mode=baseline"),
-        ({"mode": "teacher"}, "unlabeled_data_pattern.*--mode=teacher"),
+        *(
+            ({"mode": mode, "unlabeled_fraction": share}, f"{share} .*--batch_size=8")
+            # In serial mode the student's phase is the second one.
+            for mode, share in (("serial", 0.95), ("baseline", 0.95), ("serial", 0.05))
+        ),
+        ({"mode": "baseline"}, "data_pattern.*--mode=baseline"),
+        ({"mode": "teacher"}, "data_pattern.*--mode=teacher"),
     ],
 )
-def test_unlabeled_videos_that_no_batch_would_use_are_refused(
+def test_unlabeled_videos_that_no_batch_can_use_are_refused(
     data, tmp_path, changes, named
 ):
-    """0.05 of 8 rows are none; without a guide nothing teaches on them."""
+    """0.95 of 8 rows are all, 0.05 none; without a guide nothing teaches on them."""
     pattern = {"unlabeled_data_pattern": f"{data}/train-*.tfrecord"}
     run = helpers.make_run(tmp_path / "run", data, **pattern, **changes)
-    with pytest.raises(ValueError, match=named):
-        helpers.train(run)
-    assert not (tmp_path / "run").exists()
+    assert re.search(f"--unlabeled_.*{named}", helpers.refusal(run))

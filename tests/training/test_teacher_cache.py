@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import threading
 
@@ -141,9 +142,7 @@ def test_states_at_other_frames_than_those_of_the_cache_are_refused(
     """Before a teacher of the same run is trained."""
     run = student_run(serial_run, tmp_path, match="both", **changes)
     run = helpers.change(run, teacher_checkpoint="")
-    with pytest.raises(ValueError, match=f"--teacher_cache cannot hold.*{said}"):
-        helpers.train(run)
-    assert not os.path.exists(run.training.train_dir)
+    assert re.search(f"--teacher_cache cannot hold.*{said}", helpers.refusal(run))
 
 
 @once

@@ -157,16 +157,12 @@ def test_what_a_finished_run_cannot_become_is_refused_and_leaves_it_alone(
 ):
     run = request.getfixturevalue(trained)
     train_dir = run.training.train_dir
-    before = helpers.snapshot(train_dir)
     changes = {
         name: value.format(train_dir=train_dir) if isinstance(value, str) else value
         for name, value in changes.items()
     }
-    with pytest.raises(ValueError) as error:
-        helpers.train(helpers.change(run, **changes))
-    message = str(error.value)
+    message = helpers.refusal(helpers.change(run, **changes))
     assert all(part.format(train_dir=train_dir) in message for part in named)
-    assert "\n" not in message and helpers.snapshot(train_dir) == before
 
 
 @pytest.mark.parametrize(
@@ -192,17 +188,8 @@ def test_a_wrong_setting_writes_nothing_and_removes_nothing(
     train_dir = tmp_path / "run"
     train_dir.mkdir()
     (train_dir / manifest.MODEL_FLAGS).write_text("{}")
-    before = helpers.snapshot(train_dir)
-    run = helpers.make_run(
-        train_dir,
-        data,
-        **{"mode": "parallel", "start_new_model": True, **changes},
-    )
-    with pytest.raises(ValueError) as error:
-        helpers.train(run)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-    assert helpers.snapshot(train_dir) == before
+    changes = {"mode": "parallel", "start_new_model": True, **changes}
+    assert message in helpers.refusal(helpers.make_run(train_dir, data, **changes))
 
 
 @once
@@ -214,8 +201,7 @@ def test_processes_that_cannot_fill_a_cache_do_not_train_its_teacher_first(
     cache = {"mode": "serial", "teacher_cache": str(tmp_path / "cache")}
     new = {"start_new_model": start_new_model}
     run = helpers.make_run(tmp_path / "run", data, **cache, **new)
-    with pytest.raises(ValueError, match=f"--teacher_cache={tmp_path}/cache: "):
-        helpers.train(run)
+    assert f"--teacher_cache={tmp_path}/cache: " in helpers.refusal(run)
     assert not list(tmp_path.iterdir())
     # Its finished teacher is no reason: then the cache may be filled.
     trained = helpers.change(serial_run, **cache)
@@ -229,16 +215,13 @@ def test_an_empty_shard_is_refused(data, tmp_path, of, use_index):
     shard, flag = helpers.write_shard(tmp_path / "empty", []), f"{of}_data_pattern"
     patterns = {"validation_data_pattern": "", "use_index": use_index, flag: shard}
     run = helpers.make_run(tmp_path / "run", data, mode="serial", **patterns)
-    with pytest.raises(ValueError, match=f"--{flag}=.*empty has no videos"):
-        helpers.train(run)
-    assert not (tmp_path / "run").exists()
+    assert re.search(f"--{flag}=.*empty has no videos", helpers.refusal(run))
 
 
 def test_the_batch_must_be_divisible_by_the_replicas(data, tmp_path):
     run = helpers.make_run(tmp_path / "run", data, batch_size=7)
-    with pytest.raises(ValueError, match="--batch_size=7 .* 2 replicas"):
-        helpers.train(run, replicas=2)
-    assert not (tmp_path / "run").exists()
+    said = helpers.refusal(run, replicas=2)
+    assert "--batch_size=7 " in said and " 2 replicas" in said
 
 
 @once
@@ -268,13 +251,10 @@ def test_start_new_model_starts_over_and_leaves_a_link_to_another_disk(data, tmp
 @once
 def test_a_train_dir_that_another_process_is_at_is_left_alone(serial_run):
     train_dir = serial_run.training.train_dir
-    before = helpers.snapshot(train_dir)
     with files.held(train_dir, "x"):
         for start_new_model in (False, True):
             other = helpers.change(serial_run, start_new_model=start_new_model)
-            with pytest.raises(ValueError, match="run: another process is training"):
-                helpers.train(other)
-    assert helpers.snapshot(train_dir) == before
+            assert "run: another process is training" in helpers.refusal(other)
     assert helpers.train(serial_run)["student"]["finished"]  # The lock is free.
 
 
@@ -382,11 +362,9 @@ def test_a_student_is_not_continued_with_other_unlabeled_shards(
 def test_start_new_model_refuses_a_folder_that_is_no_run(data, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
-    before = helpers.snapshot(tmp_path)
     run = helpers.make_run(tmp_path / "home", data, start_new_model=True)
-    with pytest.raises(ValueError, match=f"--train_dir={tmp_path}/home"):
-        helpers.train(run)
-    assert helpers.snapshot(tmp_path) == before
+    assert f"--train_dir={tmp_path}/home" in helpers.refusal(run)
+    assert os.listdir(tmp_path) == ["home"]
 
 
 # ----------------------------------------------------------------- going on
@@ -431,9 +409,7 @@ def test_data_flags_that_do_not_fit_are_named_before_anything_is_built(
     monkeypatch.setattr(trainer.dry_run, "build_phases", lambda *arguments: 1 / 0)
     for name, value in (("feature_sizes", "7,4"), ("feature_names", "rgb,x")):
         run = helpers.make_run(tmp_path / "run", data, **{name: value})
-        with pytest.raises(ValueError, match="train-0.tfrecord"):
-            helpers.train(run)
-    assert not (tmp_path / "run").exists()
+        assert "train-0.tfrecord" in helpers.refusal(run)
 
 
 @once
