@@ -54,7 +54,8 @@ def test_the_help_of_teacher_names_every_model_and_head():
 @pytest.mark.parametrize(
     "k, block_len",
     # 3 where it divides k and 5 does not, as the paper's k = 6; 5 otherwise.
-    [(6, 3), (3, 3), (9, 3), (10, 5), (15, 5), (20, 5), (30, 5), (7, 5), (1, 5)],
+    [(6, 3), (3, 3), (9, 3), (10, 5), (15, 5), (20, 5), (30, 5), (7, 5), (1, 5)]
+    + [("6,10,15", 5)],  # The largest counts.
 )
 def test_the_default_student_is_the_teacher_with_short_blocks(k, block_len):
     found = modes.student_specification(make_run(k=k))

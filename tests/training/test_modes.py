@@ -34,23 +34,6 @@ def test_one_network_alone_learns_from_the_labels(mode, role, view):
     assert not found.frozen and found.trains_classifier
 
 
-@pytest.mark.parametrize(
-    ("teacher", "k", "expected"),
-    [
-        ("HierarchicalLSTM(block_len=20)", "30", {"block_len": 5}),
-        ("HierarchicalLSTM(block_len=20)", "6,10,15", {"block_len": 5}),
-        ("HierarchicalLSTM(cells=8, block_len=20)", "6", {"cells": 8, "block_len": 3}),
-        ("HierarchicalLSTM(num_blocks=20)", "30", {"num_blocks": 5}),
-        ("HierarchicalLSTM(num_blocks=20)", "6", {"num_blocks": 3}),
-        ("AttentionPooling(num_heads=2)", "6", {"num_heads": 2}),
-    ],
-)
-def test_the_default_student_is_the_teacher_with_shorter_blocks(teacher, k, expected):
-    run = {"mode": "baseline", "student_k": k, "max_frames": 300}
-    (role,) = plan(**run, teacher=teacher)[0].roles
-    assert role.network.arguments.items() >= expected.items()
-
-
 def test_whoever_has_no_guide_minimises_the_label_loss():
     how = {"label_loss": "asymmetric", "student_loss": "rep", "finetune_epochs": 1}
     for mode in ("teacher", "baseline", "serial", "parallel"):
