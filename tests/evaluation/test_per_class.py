@@ -19,7 +19,14 @@ def accumulate() -> average_precision.MetricsAccumulator:
     pool = average_precision.MetricsAccumulator(4)
     pool.update(
         average_precision.TopPredictions(
-            SCORES, CLASSES, HITS, np.array([1, 1, 2]), np.zeros(3), POSITIVES
+            SCORES,
+            CLASSES,
+            HITS,
+            num_labels=np.array([1, 1, 2]),
+            perr=np.zeros(3),
+            class_positives=POSITIVES[np.newaxis],
+            weights=np.ones(3),
+            loss=np.zeros(3),
         )
     )
     return pool

@@ -47,7 +47,7 @@ def test_every_column_follows_its_definition(seed, k):
         expected = truth[best[:n]].sum() / n if n else 0
         assert result.perr[i] == pytest.approx(expected, abs=1e-7)  # float32
     np.testing.assert_array_equal(
-        result.class_positives, labels[weights == 1].sum(axis=0)
+        result.class_positives, [labels[weights == 1].sum(axis=0)]
     )
 
 
@@ -59,7 +59,7 @@ def test_a_nan_anywhere_marks_its_video_and_no_other():
     ids = np.array([b"first", b"second", b"third"], object)
     accumulator = average_precision.MetricsAccumulator(3)
     with pytest.raises(ValueError, match="video second is NaN"):
-        accumulator.update(result._replace(video_ids=ids))
+        accumulator.update(result._replace(video_ids=ids, loss=np.zeros(3)))
 
 
 def test_half_precision_leaves_as_float32():

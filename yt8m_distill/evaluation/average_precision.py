@@ -27,10 +27,10 @@ class TopPredictions(NamedTuple):
         hits: [B, k] bool, whether that class is a label of the video.
         num_labels: [B] int32, all labels of the video, in its top k or not.
         perr: [B] float32, share of the video's top n that are its n labels.
-        class_positives: [C] float32, videos of the batch with each label, without
-            padding rows.
-        weights: [B], 1 for a video, 0 for a padding row; None if all are videos.
-        loss: [B] float32 or None.
+        class_positives: [R, C] float32, videos with each label in each of R parts of
+            the batch, without padding rows.
+        weights: [B], 1 for a video, 0 for a padding row.
+        loss: [B] float32.
         video_ids: [B] bytes or None; used only in the message about a NaN.
         exits: [B, 2] int32 or None, see structures.Outputs.
     """
@@ -41,7 +41,7 @@ class TopPredictions(NamedTuple):
     num_labels: Any
     perr: Any
     class_positives: Any
-    weights: Any = None
+    weights: Any
     loss: Any = None
     video_ids: Any = None
     exits: Any = None
@@ -58,7 +58,7 @@ class Metrics(NamedTuple):
             paper's authors do it.
         hit_at_one: share of videos whose highest-scored class is a label.
         perr: mean over videos of the precision at the video's number of labels.
-        loss: mean over videos; None if the batches had none.
+        loss: mean over videos.
         num_videos: videos evaluated, without padding rows.
 
     Videos without labels count as 0 in `hit_at_one` and `perr`. Without any label,
@@ -70,7 +70,7 @@ class Metrics(NamedTuple):
     map_all_classes: float
     hit_at_one: float
     perr: float
-    loss: float | None
+    loss: float
     num_videos: int
 
 
@@ -147,6 +147,16 @@ def class_average_precisions(
     return result
 
 
+def mean_average_precisions(precisions: np.ndarray) -> dict[str, float]:
+    """`map` and `map_all_classes` of Metrics, from class_average_precisions [C]."""
+    total = float(np.nansum(precisions))
+    num_defined = int(np.count_nonzero(~np.isnan(precisions)))
+    return {
+        "map": total / max(num_defined, 1),
+        "map_all_classes": total / len(precisions),
+    }
+
+
 class MetricsAccumulator:
     """Collects the top predictions of all batches and computes the metrics at the end.
 
@@ -161,12 +171,14 @@ class MetricsAccumulator:
 
     def __init__(self, num_classes: int) -> None:
         """Starts with no videos of `num_classes` classes."""
-        self._class_dtype = np.uint16 if num_classes <= 2**16 else np.int32
-        self._scores: list[np.ndarray] = []
-        self._classes: list[np.ndarray] = []
-        self._hits: list[np.ndarray] = []
-        self._perr: list[np.ndarray] = []
-        self._loss: list[np.ndarray] = []
+        self._dtypes = {
+            "scores": np.float32,
+            "classes": np.uint16 if num_classes <= 2**16 else np.int32,
+            "hits": bool,
+            "perr": np.float32,
+            "loss": np.float32,
+        }
+        self._columns: dict[str, list[np.ndarray]] = {n: [] for n in self._dtypes}
         self.class_positives = np.zeros(num_classes, np.float64)
         self.class_precisions: np.ndarray | None = None
         self._num_hits_at_one = 0
@@ -178,25 +190,19 @@ class MetricsAccumulator:
         Raises:
             ValueError: for a NaN score, naming the video. The batch is not added then.
         """
-        rows = np.arange(len(batch.scores))
-        if batch.weights is not None:
-            rows = np.flatnonzero(batch.weights)
-
-        def keep(column: Any, dtype: Any) -> np.ndarray:
+        rows = np.flatnonzero(batch.weights)
+        kept = {
             # The index makes a copy, which shares no memory with a tensor.
-            return np.asarray(column)[rows].astype(dtype, copy=False)
-
-        scores, hits = keep(batch.scores, np.float32), keep(batch.hits, bool)
+            name: np.asarray(getattr(batch, name))[rows].astype(dtype, copy=False)
+            for name, dtype in self._dtypes.items()
+        }
+        scores = kept["scores"]
         self._check_scores(scores, batch.video_ids, rows)
-        self._scores.append(scores)
-        self._classes.append(keep(batch.classes, self._class_dtype))
-        self._hits.append(hits)
-        self._perr.append(keep(batch.perr, np.float32))
-        if batch.loss is not None:
-            self._loss.append(keep(batch.loss, np.float32))
-        self.class_positives += batch.class_positives
+        for name, column in kept.items():
+            self._columns[name].append(column)
+        self.class_positives += batch.class_positives.sum(axis=0)
         best = scores.argmax(axis=1)
-        self._num_hits_at_one += int(hits[np.arange(rows.size), best].sum())
+        self._num_hits_at_one += int(kept["hits"][np.arange(rows.size), best].sum())
         self._num_videos += rows.size
 
     def result(self) -> Metrics:
@@ -209,21 +215,19 @@ class MetricsAccumulator:
             raise ValueError(
                 "There are no videos to evaluate: none has labels under --labels_key."
             )
-        scores, hits = _joined(self._scores), _joined(self._hits)
-        precisions = class_average_precisions(
-            scores, _joined(self._classes), hits, self.class_positives
+        for parts in self._columns.values():
+            parts[:] = [np.concatenate(parts)]  # In place: only one copy remains.
+        scores, classes, hits, perr, loss = (c[0] for c in self._columns.values())
+        positives = self.class_positives
+        self.class_precisions = class_average_precisions(
+            scores, classes, hits, positives
         )
-        self.class_precisions = precisions
-        total = float(np.nansum(precisions))
         return Metrics(
-            gap=average_precision(scores, hits, int(self.class_positives.sum())),
-            map=total / max(int(np.count_nonzero(self.class_positives)), 1),
-            map_all_classes=total / len(precisions),
+            gap=average_precision(scores, hits, int(positives.sum())),
+            **mean_average_precisions(self.class_precisions),
             hit_at_one=self._num_hits_at_one / self._num_videos,
-            perr=math.fsum(_joined(self._perr)) / self._num_videos,
-            loss=math.fsum(_joined(self._loss)) / self._num_videos
-            if self._loss
-            else None,
+            perr=math.fsum(perr) / self._num_videos,
+            loss=math.fsum(loss) / self._num_videos,
             num_videos=self._num_videos,
         )
 
@@ -239,9 +243,3 @@ class MetricsAccumulator:
         else:
             name = structures.readable_id(video_ids[rows[position]])
         raise ValueError(f"The score of video {name} is NaN.")
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenates `parts` in place, so that only one copy remains."""
-    parts[:] = [np.concatenate(parts)]
-    return parts[0]

@@ -148,8 +148,6 @@ class Evaluator:
         finite = tf.reduce_all(tf.math.is_finite(outputs.logits), 1, keepdims=True)
         return found._replace(
             scores=tf.where(finite, found.scores, float("nan")),
-            # One row per replica, so that they can be gathered like all others.
-            class_positives=found.class_positives[tf.newaxis],
             # The gather operation does not support booleans.
             hits=tf.cast(found.hits, tf.int32),
             loss=classification.cross_entropy(outputs, batch[structures.LABELS]),
@@ -193,17 +191,16 @@ class Evaluator:
         """
         pool = self._new_pool()
         began, ends, videos, num_unlabeled = time.perf_counter(), [], [], 0
-        hashes, exits, all_ids = [], [], True
+        hashes, exits = [], []
         bar = tqdm.tqdm(dataset, disable=not progress, unit="batch", leave=False)
         for batch in bar:
-            top = self._to_arrays(self._step(batch))
+            top = self._step(batch)
+            top = type(top)(*(None if x is None else x.numpy() for x in top))
             top = top._replace(video_ids=self._video_ids(batch, len(top.scores)))
             labeled = top._replace(weights=top.weights * self._have_labels(top))
             num_unlabeled += int((top.weights - labeled.weights).sum())
             pool.update(labeled)
-            if top.video_ids is None:
-                all_ids = False
-            else:
+            if top.video_ids is not None:
                 hashes.append(hashes_of(top.video_ids[top.weights > 0]))
             if getattr(top, "exits", None) is not None:
                 exits.append(top.exits[top.weights > 0])
@@ -220,7 +217,8 @@ class Evaluator:
             metrics = average_precision.Metrics(*[0.0] * 6, num_videos=0)
         else:
             metrics = pool.result()
-        repeated = count_repeated(hashes) if all_ids else None
+        has_all_ids = len(hashes) == len(ends)
+        repeated = count_repeated(hashes) if has_all_ids else None
         if repeated:
             _LOG.warning(
                 "Ids of an earlier video, which are counted, too: %s.",
@@ -240,11 +238,6 @@ class Evaluator:
     def _new_pool(self):
         """The accumulator of all batches."""
         return average_precision.MetricsAccumulator(self.num_classes)
-
-    def _to_arrays(self, found):
-        """The results of a step as numpy arrays."""
-        found = type(found)(*(None if x is None else x.numpy() for x in found))
-        return found._replace(class_positives=found.class_positives.sum(axis=0))
 
     def _have_labels(self, top) -> np.ndarray:
         """[B], whether a row's predictions can be right or wrong."""
@@ -282,9 +275,6 @@ class SegmentEvaluator(Evaluator):
 
     def _new_pool(self):
         return segments.SegmentAccumulator(self.num_classes, self.top_k)
-
-    def _to_arrays(self, found):
-        return type(found)(*(None if x is None else x.numpy() for x in found))
 
     def _have_labels(self, top) -> np.ndarray:
         # A row is a rated segment; classes without a rating have no weight.

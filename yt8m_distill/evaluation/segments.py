@@ -112,15 +112,12 @@ class SegmentAccumulator:
         scores, classes, hits = (np.concatenate(part) for part in parts)
         positives = self.class_positives
         first = scores > self._cuts()[classes]
-        precisions = average_precision.class_average_precisions(
+        self.class_precisions = average_precision.class_average_precisions(
             scores[first], classes[first], hits[first], positives
         )
-        self.class_precisions = precisions
-        total = float(np.nansum(precisions))
         return SegmentMetrics(
             gap=average_precision.average_precision(scores, hits, int(positives.sum())),
-            map=total / max(int(np.count_nonzero(positives)), 1),
-            map_all_classes=total / len(positives),
+            **average_precision.mean_average_precisions(self.class_precisions),
             loss=float(losses.mean()),
             num_segments=losses.size,
             num_ratings=len(scores),

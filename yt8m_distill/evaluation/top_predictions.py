@@ -28,9 +28,9 @@ def top_predictions(
 
     Returns:
         TopPredictions with scores, classes and hits [B, min(k, C)], num_labels and
-        perr [B], class_positives [C] without padding rows, and weights. `perr` covers
-        the top n of a video with n labels, even if n > k; it is 0 for a video without
-        labels. `loss` and `video_ids` are None.
+        perr [B], class_positives [1, C] without padding rows, and weights; the others
+        are None. `perr` covers the top n of a video with n labels, even if n > k; it is
+        0 for a video without labels.
 
     Raises:
         ValueError: if k is less than 1.
@@ -67,6 +67,6 @@ def top_predictions(
         hits=first_k(hits) > 0,
         num_labels=num_labels,
         perr=perr,
-        class_positives=tf.reduce_sum(labels * weights[:, None], axis=0),
+        class_positives=tf.reduce_sum(labels * weights[:, None], axis=0, keepdims=True),
         weights=weights,
     )
