@@ -284,7 +284,8 @@ def frame_level_record(
     example = tf.train.SequenceExample()
     columns = zip(*ratings, strict=True)  # Empty without ratings.
     for (name, kind), values in zip(segments.KINDS.items(), columns, strict=False):
-        getattr(example.context.feature[name], kind).value.extend(values)
+        feature = example.context.feature[name]
+        getattr(feature, f"{kind}_list").value.extend(values)
     data = recipe.data
     features = dict(zip(data.names, frames, strict=True))
     record, _ = arrays.make_record(video_id, labels, features, data.ranges, example)
