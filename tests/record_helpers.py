@@ -200,7 +200,7 @@ def ratings_of(ratings: Sequence[tuple]) -> dict:
 
 
 def rated_video(
-    number: int, num_frames: int, labels: Sequence[int], ratings=(), **context
+    number: int, num_frames: int, labels: Sequence[int], ratings, **context
 ) -> bytes:
     """As `video`, with rated segments; `context` are other features instead."""
     return video(number, num_frames, labels, **ratings_of(ratings) | context)
@@ -216,19 +216,17 @@ def context_again(record: bytes) -> bytes:
 _ENDLESS = b"\x0a\xff\xff\xff\xff\x0f"
 
 
-def endless_frame(feature: str = "rgb") -> bytes:
+def endless_frame() -> bytes:
     """A frame-level record whose one frame claims to be 2**32 - 1 bytes long."""
     feature_of_list = _message(b"\x0a", _message(b"\x0a", _ENDLESS))
-    entry = _message(b"\x0a", feature.encode()) + _message(b"\x12", feature_of_list)
+    entry = _message(b"\x0a", b"rgb") + _message(b"\x12", feature_of_list)
     return _message(b"\x12", _message(b"\x0a", entry))
 
 
-def endless_id(key: str = "id") -> bytes:
+def endless_id() -> bytes:
     """A record of either level whose id claims to be 2**32 - 1 bytes long."""
     in_feature = _message(b"\x12", _message(b"\x0a", _ENDLESS))
-    return _message(
-        b"\x0a", _message(b"\x0a", _message(b"\x0a", key.encode()) + in_feature)
-    )
+    return _message(b"\x0a", _message(b"\x0a", _message(b"\x0a", b"id") + in_feature))
 
 
 def _message(tag: bytes, content: bytes) -> bytes:

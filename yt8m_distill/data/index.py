@@ -298,7 +298,7 @@ def find(shard: str, data: settings.DataSettings, index_dir: str) -> Index | Non
 
 
 def find_all(
-    shards: Sequence[str], data: settings.DataSettings, index_dir: str = ""
+    shards: Sequence[str], data: settings.DataSettings, index_dir: str
 ) -> list[Index | None]:
     """The usable index of each shard, or None.
 

@@ -242,7 +242,7 @@ def count(path: str) -> int:
 
 
 def recognize(
-    samples: Sequence[faults.Record], video_id_key="", labels_key=""
+    samples: Sequence[faults.Record], video_id_key: str, labels_key: str
 ) -> tuple[Layout, dict[str, str]]:
     """The layout of some records, and the reason for each feature that is not read.
 

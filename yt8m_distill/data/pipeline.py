@@ -125,11 +125,10 @@ def num_unlabeled_rows(batch_size: int, fraction: float) -> int:
     return rows
 
 
-def num_batches(num_videos: int, batch_size: int, unlabeled_fraction: float = 0) -> int:
+def num_batches(num_videos: int, batch_size: int, unlabeled_fraction: float) -> int:
     """Number of batches of an epoch, which is one pass over the labeled videos."""
-    return -(
-        -num_videos // (batch_size - num_unlabeled_rows(batch_size, unlabeled_fraction))
-    )
+    rows = batch_size - num_unlabeled_rows(batch_size, unlabeled_fraction)
+    return -(-num_videos // rows)
 
 
 # No function here needs AutoGraph, whose conversion takes seconds per process, and half

@@ -51,10 +51,9 @@ class Rounding(NamedTuple):
         )
 
 
-def rounding(values: np.ndarray, low: float = -2, high: float = 2) -> Rounding:
-    """What quantization over a range does to numbers [...]."""
-    read = dequantize(quantize(values, low, high), low, high)
-    changes = np.abs(read - values.astype(np.float64))
+def _rounding(values: np.ndarray, quantized: np.ndarray, low, high) -> Rounding:
+    """What quantization over a range did to numbers [...]."""
+    changes = np.abs(dequantize(quantized, low, high) - values.astype(np.float64))
     outside = np.count_nonzero((values < low) | (values > high))
     largest, squares = changes.max(initial=0.0), np.square(changes).sum()
     return Rounding(values.size, outside, float(largest), float(squares))
@@ -71,7 +70,7 @@ def dequantize(values: np.ndarray, low: float = -2, high: float = 2) -> np.ndarr
     return values.astype(np.float32) * np.float32(scale) + np.float32(offset)
 
 
-def zero_byte(low: float = -2, high: float = 2) -> int:
+def zero_byte(low: float, high: float) -> int:
     """The byte that is read as the number nearest to 0: 127 over any range -x:x."""
     return int(np.abs(dequantize(np.arange(256), low, high)).argmin())
 
@@ -93,8 +92,8 @@ def add_frames(
     """
     changed = Rounding()
     if frames.dtype != np.uint8:
-        changed = rounding(frames, *low_high)
-        frames = quantize(frames, *low_high)
+        values, frames = frames, quantize(frames, *low_high)
+        changed = _rounding(values, frames, *low_high)
     if low_high != settings.YOUTUBE_8M:
         stored = tf.train.Feature(float_list=tf.train.FloatList(value=low_high))
         example.context.feature[f"{name}_range"].CopyFrom(stored)
