@@ -339,55 +339,37 @@ def write_text(monkeypatch):
     return write_text
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["signal", "kill"])
 @pytest.mark.parametrize("renames", [1, 2], ids=["before new", "after new"])
-def test_an_interrupted_replacement_is_completed_at_the_next_start(
-    tmp_path, monkeypatch, write_text, renames
+def test_an_interrupted_replacement_leaves_one_whole_model(
+    tmp_path, monkeypatch, write_text, renames, killed
 ):
-    write_text(tmp_path / "model", "old")
-    rename, calls = tf.io.gfile.rename, []
+    """At once after a signal; after a kill at the next start."""
+    model, rename, calls = tmp_path / "model", tf.io.gfile.rename, []
+    write_text(model, "old")
 
-    def killed(*arguments, **options):
-        if len(calls) == renames:  # Nothing comes after that.
+    def stopped(*arguments, **options):
+        if killed and len(calls) == renames:  # Nothing comes after that.
             raise KeyboardInterrupt
         rename(*arguments, **options)
-        if not options:  # Of a folder; that of a file says what it overwrites.
-            calls.append(arguments)
+        # Of a folder; that of a file says what it overwrites.
+        calls.extend([arguments] * (not options))
         if len(calls) == renames:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tf.io.gfile, "rename", killed)
-        patch.setattr(files, "remove", lambda path: None)  # As when it is killed.
-        write_text(tmp_path / "model", "new")
-    assert len(os.listdir(tmp_path)) == 2
-    export._finish_replacement(str(tmp_path / "model"))
-    assert os.listdir(tmp_path) == ["model"]
-    assert (tmp_path / "model" / "saved_model.pb").read_text() == "new"
-    write_text(tmp_path / "model", "newer")
-    assert (tmp_path / "model" / "saved_model.pb").read_text() == "newer"
-    assert os.listdir(tmp_path) == ["model"]
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_signal_within_a_replacement_leaves_one_whole_model(
-    tmp_path, monkeypatch, write_text, number
-):
-    write_text(tmp_path / "model", "old")
-    rename, calls = tf.io.gfile.rename, []
-
-    def stopped(*arguments, **options):
-        rename(*arguments, **options)
-        calls.extend([arguments] * (not options))
-        if len(calls) == number:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(tf.io.gfile, "rename", stopped)
-        write_text(tmp_path / "model", "new")
-    text = (tmp_path / "model" / "saved_model.pb").read_text()
-    assert text == ("old" if number == 1 else "new")
+        if killed:
+            patch.setattr(files, "remove", lambda path: None)
+        write_text(model, "new")
+    if killed:
+        assert len(os.listdir(tmp_path)) == 2
+        export._finish_replacement(str(model))
     assert os.listdir(tmp_path) == ["model"]
-    write_text(tmp_path / "model", "newer")
+    text = (model / "saved_model.pb").read_text()
+    assert text == ("new" if killed or renames == 2 else "old")
+    write_text(model, "newer")
+    assert (model / "saved_model.pb").read_text() == "newer"
     assert os.listdir(tmp_path) == ["model"]
 
 
