@@ -105,14 +105,6 @@ def test_the_program_merges(tmp_path):
     assert output.read_bytes() == HEADER + b"b,1 0.5\na,2 0.25\n"
 
 
-def test_ids_and_pairs_have_no_longest_length(tmp_path):
-    # Python's csv module refuses columns beyond 131,072 characters by default.
-    row = b"v" * 140_000 + b"," + b" ".join([b"1 0.5"] * 30_000) + b"\n"
-    output = tmp_path / "merged.csv"
-    assert merge_predictions.merge(write_parts(tmp_path, row), str(output)) == 1
-    assert output.read_bytes() == HEADER + row
-
-
 @pytest.mark.parametrize(
     "arguments, named",
     [
