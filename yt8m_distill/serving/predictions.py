@@ -14,7 +14,6 @@ import csv
 import io
 import os
 import re
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -119,16 +118,11 @@ class PredictionWriter:
         with files.one_line_errors(self._what):
             self._file.write(lines)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error) -> None:
         """Renames the finished files, or removes them after an exception."""
         with files.one_line_errors(self._what):
-            self._open_files.__exit__(kind, error, trace)
-        if kind is None:  # Those of an earlier CSV would contradict it.
+            self._open_files.__exit__(*error)
+        if error[0] is None:  # Those of an earlier CSV would contradict it.
             files.remove(self._target + NAMES_SUFFIX)
             if self._frames is None:
                 files.remove(self._target + FRAMES_SUFFIX)

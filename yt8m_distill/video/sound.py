@@ -53,13 +53,13 @@ def examples(samples: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
     Args:
         samples: [N] float32 at 16 kHz.
-        seconds: [n] times.
+        seconds: [n] times, at least one.
 
     Returns:
         [n, 96, 64] float32. Each depends on its own 0.975 s alone.
     """
     starts = np.round(np.asarray(seconds) * RATE).astype(np.int64)
-    end = max([0, *starts]) + _SAMPLES
+    end = starts.max() + _SAMPLES
     padded = np.pad(samples, (0, max(end - len(samples), 0)))
     inside = np.arange(WINDOWS)[:, np.newaxis] * _HOP + np.arange(_WINDOW)
     return np.stack([log_mel(padded[start + inside]) for start in starts])
