@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 import subprocess
 
 import pytest
@@ -59,16 +58,7 @@ def test_every_task_of_the_slurm_script_has_its_index(tmp_path):
         )
 
 
-def test_the_manifest_names_a_worker_for_each_pod():
-    text = MANIFEST.read_text()
-    (count,) = set(re.findall(r"(?:completions|parallelism): (\d+)", text))
-    workers = json.loads(re.search(r"value: '(\[.*\])'", text).group(1))
-    # A pod of an Indexed Job is <job>-<index>.<subdomain>.
-    expected = [f"yt8m-train-{i}.yt8m-train:2222" for i in range(int(count))]
-    assert workers == expected
-
-
-def test_the_manifest_is_yaml_of_the_right_kinds():
+def test_the_pods_of_the_manifest_find_each_other():
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     service, job = yaml.safe_load_all(MANIFEST.read_text())
     assert (service["kind"], job["kind"]) == ("Service", "Job")
@@ -77,13 +67,18 @@ def test_the_manifest_is_yaml_of_the_right_kinds():
     labels = job["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
     (container,) = pod["containers"]
+    workers = container["env"][0]["value"]
+    count = job["spec"]["completions"]
+    assert job["spec"]["parallelism"] == count
+    # A pod of an Indexed Job is <job>-<index>.<subdomain>.
+    name = f"{job['metadata']['name']}-{{}}.{pod['subdomain']}:2222"
+    assert json.loads(workers) == [name.format(index) for index in range(count)]
     # What the pod runs makes a TF_CONFIG that holds.
     words = [*container["command"], *container["args"]]
     script = words.index("-ceu") + 1
     words[script] = words[script].replace(
         "exec yt8m-train", "printf '%s\\n' \"$TF_CONFIG\"; :"
     )
-    workers = container["env"][0]["value"]
     environment = {**os.environ, "WORKERS": workers, "JOB_COMPLETION_INDEX": "1"}
     done = subprocess.run(
         words, env=environment, capture_output=True, text=True, check=True
