@@ -23,10 +23,6 @@ from yt8m_distill import flag_groups, settings
 def merge(paths: list[str], output_file: str) -> int:
     """Writes the rows of these CSVs into one, in their order.
 
-    Args:
-        paths: the CSVs of all parts.
-        output_file: the CSV to write; replaced if it exists.
-
     Returns:
         The number of videos.
 

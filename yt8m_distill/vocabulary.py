@@ -20,7 +20,6 @@ def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int,
     Args:
         path: a local CSV.
         num_classes: of the run; 0 if unknown.
-        flag: for errors.
 
     Raises:
         ValueError: if it cannot be read, or names no class or one out of range.
@@ -43,11 +42,6 @@ def read_classes(path: str, num_classes: int, flag: str) -> list[int]:
     """The classes in the first column of a CSV, ascending; all without a path.
 
     Kaggle's segment_label_ids.csv is such a file.
-
-    Args:
-        path: a local CSV.
-        num_classes: of the run.
-        flag: for errors.
 
     Raises:
         ValueError: as `read`.

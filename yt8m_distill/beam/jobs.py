@@ -39,13 +39,8 @@ _ONE_AT_A_TIME = threading.RLock()
 class Inference:
     """Predicts a data set in parts, as `inference.py --num_shards` does.
 
-    An item is the index of a part. With num_shards=1 each file is a part.
-
-    Args:
-        checkpoint: selects the network.
-        inference: input and output files.
-        reading: how the input is read.
-        files: all input files, sorted.
+    An item is the index of a part of the files, which are sorted. With num_shards=1
+    each file is a part.
     """
 
     checkpoint: settings.CheckpointSettings
@@ -185,11 +180,8 @@ class TeacherCaching:
     """Fills the teacher cache of a serial run.
 
     An item is a part of the cache: its index and its training shard. The cache is a
-    folder that all machines share; train.py then finds it complete.
-
-    Args:
-        run: settings of the run that will use the cache.
-        files: the training shards that contain videos, sorted.
+    folder that all machines share; train.py then finds it complete. The files are the
+    training shards that contain videos, sorted.
     """
 
     run: settings.RunSettings

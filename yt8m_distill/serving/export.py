@@ -66,14 +66,10 @@ def export(
     """Writes a network, which appears under its name only if it is whole and right.
 
     Args:
-        given: the network.
         folder: of the model; must not exist, or hold one of this format.
-        name: of the format.
+        name: of the format, a key of FORMATS.
         videos: on which the written model is run next to the network; None: noise.
         extra_files: name → content, written next to `model.json`.
-
-    Returns:
-        How the two agree.
 
     Raises:
         ValueError: if something else is there, the file system refuses, the network

@@ -34,7 +34,6 @@ def extra_files(
     """Name → content of the files that are written next to `model.json`.
 
     Args:
-        data: what the network's records hold.
         names: of the classes; may be empty.
         manifest: of yt8m-extract; empty: the records were made in another way.
 

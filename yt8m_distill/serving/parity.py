@@ -66,12 +66,7 @@ def generated(given: served.Served) -> Videos:
 
 
 def compare(given: served.Served, run: Run, videos: Iterable[Videos] | None) -> Result:
-    """Runs both on all videos.
-
-    Args:
-        given: the original.
-        run: the written model.
-        videos: in batches; None: some of noise.
+    """Runs both on all videos; None: some of noise.
 
     Raises:
         ValueError: if there is no video, as nothing would be compared.

@@ -14,16 +14,10 @@ _MAX_LISTED = 10  # Files listed in a message.
 
 
 def files_of_part(files: Sequence[str], index: int, count: int) -> list[str]:
-    """The files of part `index`, in order.
+    """The files of part `index` of [0, count), in order; `files` are those of all.
 
-    Args:
-        files: of all parts, sorted.
-        index: in [0, count).
-        count: number of parts.
-
-    Returns:
-        len(files) / count files, rounded up or down, so possibly none. Each file is in
-        exactly one part.
+    len(files) / count of them, rounded up or down, so possibly none. Each file is in
+    exactly one part.
     """
     return list(files[len(files) * index // count : len(files) * (index + 1) // count])
 

@@ -35,9 +35,7 @@ class Predictor:
 
     A subclass scores other rows: `_replica_step` in the graph, `_rows` of its results.
 
-    Args:
-        runner: the network.
-        top_k: predictions a video, cut to the number of classes.
+    `top_k` is cut to the number of classes.
     """
 
     def __init__(self, runner: replicas.Runner, top_k: int = 20):

@@ -43,9 +43,6 @@ class ServingModel(tf.Module):
 
     Few and short videos go through an LSTM without a loop, see lstm.unrolled, at the
     smallest of `budgets` that holds their frames.
-
-    Args:
-        given: what is served.
     """
 
     def __init__(self, given: served.Served):

@@ -91,13 +91,10 @@ def make_grid(
     views: Iterable[pipeline.ViewSpec],
     max_frames: int,
 ) -> Grid:
-    """The segments that a network scores.
+    """The segments that the network of a role scores.
 
     Args:
-        given: of the program.
-        role: whose network it is.
         views: that it reads, with others of a mean; those of segments are alike.
-        max_frames: of a video.
 
     Raises:
         ValueError: if a view has not all frames of a segment, or nothing is left.
@@ -124,12 +121,8 @@ def make_grid(
 class SegmentNetwork(keras.layers.Layer):
     """A network of segments as one of whole videos, to be exported.
 
-    Its logits are [B, W, C]; a segment that a video does not have has -inf.
-
-    Args:
-        networks: of the run, or a mean.MeanNetworks; only the role's is used.
-        role: its name.
-        grid: which segments.
+    Its logits are [B, W, C]; a segment that a video does not have has -inf. `networks`
+    may be a mean.MeanNetworks.
     """
 
     def __init__(self, networks: teacher_student.TeacherStudent, role: str, grid: Grid):
@@ -185,10 +178,7 @@ class Scores(NamedTuple):
 class SegmentPredictor(predictor.Predictor):
     """A Predictor of all segments of whole videos; its rows are Scores.
 
-    Args:
-        runner: the network.
-        grid: which segments.
-        classes: that are asked for; None: all.
+    `classes` are those that are asked for; None: all.
     """
 
     def __init__(
@@ -222,12 +212,7 @@ class SegmentPredictor(predictor.Predictor):
 
 
 class TopSegments:
-    """The best segments of each class; memory does not grow with the videos.
-
-    Args:
-        classes: the number of each class.
-        k: segments per class.
-    """
+    """The best k segments of each class; memory does not grow with the videos."""
 
     def __init__(self, classes: Sequence[int], k: int):
         self.classes = classes

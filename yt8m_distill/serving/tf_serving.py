@@ -30,13 +30,7 @@ pad_variable_length_inputs: true
 
 
 def write(given: served.Served, signatures, folder: str) -> None:
-    """Writes both files.
-
-    Args:
-        given: what is served.
-        signatures: the names of the SavedModel's.
-        folder: exists.
-    """
+    """Writes both files; `signatures` are the names of the SavedModel's."""
     files.write_text(os.path.join(folder, BATCHING), _BATCHING)
     try:
         from tensorflow_serving.apis import prediction_log_pb2

@@ -61,11 +61,8 @@ def open_container(path: str) -> Any:
 class Clip:
     """A video file of N frames, numbered in the order in which they are shown.
 
-    Args:
-        path: a local file.
-
     Attributes:
-        path: the same.
+        path: a local file.
         seconds: [N] float64 when each frame is shown, counted from the first one.
         num_decoded: frames decoded so far: the wanted ones and those they depend on.
 

@@ -90,11 +90,7 @@ class _Branch:
 class Extractor:
     """What turns frames of a video, and its sound, into features.
 
-    Args:
-        given: of the networks.
-
     Attributes:
-        given: the same.
         branches: feature → its network and what follows it.
         ranges: feature → low and high of its numbers.
         widths: feature → numbers per frame.
@@ -148,8 +144,7 @@ class Extractor:
         """Feature → inputs of its network; no `audio` for a file without sound.
 
         Args:
-            clip: the file.
-            samples: its sound.
+            samples: see samples_of.
             positions: among the frames of its record; ascending.
         """
         frames = self.frames_of(clip)[positions]
@@ -170,9 +165,6 @@ def make_record(
     """A serialized SequenceExample without labels.
 
     Args:
-        path: of the video.
-        video_id: of the record.
-        extractor: what makes the features.
         view: the frames to decode and keep; None: all. The record is then as one of
             yt8m-thin, with `num_frames` and `frame_indices` in its context.
 
@@ -211,7 +203,6 @@ class Extraction:
 
     Args:
         videos: path → id.
-        extractor: what makes the features.
         view: see make_record.
         folder: of the parts.
     """

@@ -26,7 +26,6 @@ def read(path: str, seconds: float) -> np.ndarray | None:
     Of several streams the one that a player would take; its channels are mixed.
 
     Args:
-        path: of the file.
         seconds: how much of it is decoded at least, if it has so much.
 
     Raises:
