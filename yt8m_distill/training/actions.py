@@ -105,30 +105,14 @@ class MetricsLog:
                 writer.flush()
 
 
-# TensorBoard names of the starter code → those of a role.
+# Names of a role's metrics → the starter code's names in TensorBoard.
 _STARTER_NAMES = {
     "label_loss": "label_loss",
     "reg_loss": "reg_loss",
-    "model/Training_Hit@1": "Hit@1",
-    "model/Training_Perr": "PERR",
-    "model/Training_GAP": "GAP",
+    "Hit@1": "model/Training_Hit@1",
+    "PERR": "model/Training_Perr",
+    "GAP": "model/Training_GAP",
 }
-
-
-def _main_role(means: dict[str, float]) -> str:
-    """The last role that learns."""
-    return list(means)[-1].split("/")[0]
-
-
-def training_scalars(means: dict[str, float], rate: float, speed: float) -> dict:
-    """The scalars of a training log point, under the starter code's names and by role.
-
-    With two learners the starter's names have the values of the last one, the student.
-    """
-    main = _main_role(means)
-    named = {"learning_rate": rate, "global_step/Examples/Second": speed}
-    named |= {k: means[f"{main}/{name}"] for k, name in _STARTER_NAMES.items()}
-    return {**named, **means}
 
 
 # The starter code's names of metrics; an evaluation of segments has some of them.
@@ -162,7 +146,7 @@ def evaluation_scalars(numbers: dict[str, float]) -> dict[str, float]:
     }
 
 
-def log_training(step: int, means: dict, speed: float, tail: str = "") -> None:
+def log_training(step: int, means: dict, speed: float, tail: str) -> None:
     """The starter code's log line, one per learner; `tail` is appended."""
     for role in sorted({name.split("/")[0] for name in means}):
         _LOG.info(
@@ -295,15 +279,19 @@ class LogTraining(loop.Action):
             name: sum(c.means[name] * c.taken for c in chunks) / taken
             for name in chunk.means
         }
-        scalars = training_scalars(means, self.rate_at(loop.step), speed)
-        # Only once each: the starter's names are those of the main role.
-        repeated = {f"{_main_role(means)}/{name}" for name in _STARTER_NAMES.values()}
-        once = {k: v for k, v in scalars.items() if k not in repeated}
+        # Of two learners the last, the student, has the starter's names.
+        role = list(means)[-1].split("/")[0]
+        titles = {f"{role}/{name}": title for name, title in _STARTER_NAMES.items()}
+        once = {
+            "learning_rate": self.rate_at(loop.step),
+            "global_step/Examples/Second": speed,
+            **{titles.get(name, name): value for name, value in means.items()},
+        }
         self.log.scalars(once, loop.step)
-        rounded = {name: float(f"{value:.6g}") for name, value in scalars.items()}
+        every = {**once, **means}
+        rounded = {name: float(f"{value:.6g}") for name, value in every.items()}
         self.log.line("training", loop.step, rounded)
-        place = place_of(loop, loop.epoch + 1)
-        log_training(loop.step, means, speed, place)
+        log_training(loop.step, means, speed, place_of(loop, loop.epoch + 1))
 
     def end(self, loop: loop.Loop) -> None:
         self.log.flush()

@@ -83,8 +83,13 @@ def read_json(path: str, kind: type = object) -> Any:
             value = json.loads(file.read())
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
+    return _checked(value, kind, path)
+
+
+def _checked(value: Any, kind: type, where: str) -> Any:
+    """The value; raises ValueError if it is not a `kind`."""
     if not isinstance(value, kind):
-        raise ValueError(f"{path} holds no JSON {_JSON_TYPES[kind]}.")
+        raise ValueError(f"{where} is no JSON {_JSON_TYPES[kind]}.")
     return value
 
 
@@ -259,15 +264,11 @@ def read_phases(train_dir: str) -> dict[str, dict]:
     path = os.path.join(train_dir, MANIFEST)
     if not tf.io.gfile.exists(path):
         return {}
-    phases = read_json(path, dict).get("phases", {})
-    parts = {"phases": (phases, dict)}
-    for name, entry in phases.items() if isinstance(phases, dict) else ():
-        parts[name] = (entry, dict)
-        for key in _READ_BACK.keys() & (entry if isinstance(entry, dict) else {}):
-            parts[f"{name}.{key}"] = (entry[key], _READ_BACK[key])
-    for name, (value, kind) in parts.items():
-        if not isinstance(value, kind):
-            raise ValueError(f"{path}: {name} is no JSON {_JSON_TYPES[kind]}.")
+    phases = _checked(read_json(path, dict).get("phases", {}), dict, f"{path}: phases")
+    for name, entry in phases.items():
+        _checked(entry, dict, f"{path}: {name}")
+        for key in _READ_BACK.keys() & entry:
+            _checked(entry[key], _READ_BACK[key], f"{path}: {name}.{key}")
     return phases
 
 

@@ -19,7 +19,7 @@ import tqdm
 from yt8m_distill import files, settings
 from yt8m_distill.data import pipeline
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.models import builder, replicas
+from yt8m_distill.models import base, builder, replicas
 from yt8m_distill.training import (
     actions,
     averaging,
@@ -274,9 +274,8 @@ class PhaseRunner:
         described = {}
         for role in self.phase.roles:
             network = self.networks.network(role.name)
-            size = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
             described[role.name] = {
-                "parameters": size,
+                "parameters": base.num_weights(network.trainable_variables),
                 "frames": network.max_frames,
                 "multiply_adds": network.multiply_adds(network.max_frames),
             }

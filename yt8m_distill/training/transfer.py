@@ -6,6 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from yt8m_distill import registry, settings
+from yt8m_distill.models import base
 from yt8m_distill.training import checkpoints, manifest, roles, trained
 
 _LOG = logging.getLogger(__name__)
@@ -28,14 +29,9 @@ class Transfer(NamedTuple):
         """Copies the variables and logs how many."""
         for target, source in self.pairs:
             target.assign(source.numpy())
-        size = sum(tf.size(source).numpy() for _, source in self.pairs)
-        _LOG.info(
-            "The %s starts from %s: %s parameters are taken%s.",
-            role,
-            self.prefix,
-            f"{size:,}",
-            self.remark,
-        )
+        size = base.num_weights([source for _, source in self.pairs])
+        taken = f"{size:,} parameters are taken{self.remark}"
+        _LOG.info("The %s starts from %s: %s.", role, self.prefix, taken)
 
 
 def plan(role: roles.Role, network, run: settings.RunSettings) -> Transfer:
