@@ -26,16 +26,6 @@ _LOG = logging.getLogger("yt8m_distill.extract_videos")
 MANIFEST_SUFFIX, VOCABULARY_SUFFIX = ".json", ".vocabulary.csv"
 
 
-def read_manifest(path: str) -> dict:
-    """What a manifest says; empty where there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def report(output: str, manifest: dict) -> str:
     """The closing lines, with the flags of train.py if there are labels."""
     names, sizes = zip(*manifest["extraction"]["features"].items(), strict=True)
@@ -48,9 +38,10 @@ def report(output: str, manifest: dict) -> str:
         f"--max_frames={frames}",
     ]
     given = settings.FeatureSettings(**manifest["extraction"]["settings"])
-    ranges = [given.feature_range, given.audio_range][: len(names)]
-    if set(ranges) != {"-2:2"}:
-        flags.append(f"--feature_ranges={','.join(ranges)}")
+    both = given.feature_range, given.audio_range
+    ranges = dict(zip(names, both, strict=False))
+    if {*ranges.values()} != {"-2:2"}:
+        flags.append(f"--feature_ranges={','.join(ranges.values())}")
     if "audio" in names:
         flags.append("--missing_feature=zeros")
     if os.path.exists(output + VOCABULARY_SUFFIX):
@@ -60,7 +51,6 @@ def report(output: str, manifest: dict) -> str:
         f"{settings.counted(manifest['frames'], 'frame')} in {output}, "
         f"{manifest['skipped']} skipped."
     ]
-    ranges = dict(zip(names, ranges, strict=True))
     for name, numbers in manifest.get("numbers", {}).items():
         lowest, highest, at_low, at_high = numbers
         lines.append(
@@ -93,6 +83,7 @@ def main(
     from yt8m_distill import files
     from yt8m_distill.data import labels as label_files
     from yt8m_distill.serving import skips
+    from yt8m_distill.training import manifest as json_files
     from yt8m_distill.video import extraction
 
     output = given.output
@@ -103,7 +94,9 @@ def main(
     classes = labels.find_each(videos)
     made_of = json.dumps([sorted(work.parts()), classes, labels.names])
     made_of = hashlib.sha256(made_of.encode()).hexdigest()
-    old = read_manifest(output + MANIFEST_SUFFIX)
+    old = {}
+    with contextlib.suppress(ValueError, *files.ERRORS):  # Perhaps there is none.
+        old = json_files.read_json(output + MANIFEST_SUFFIX, dict)
     if os.path.exists(output) and not given.overwrite:
         if old.get("made_of") == made_of:
             print(report(output, old))
@@ -156,7 +149,7 @@ def main(
         text = vocabulary.to_text(labels.names)
         files.write_text(output + VOCABULARY_SUFFIX, text)
     skips.write_lines(output, problems.values())
-    files.write_text(output + MANIFEST_SUFFIX, json.dumps(manifest, indent=2) + "\n")
+    json_files.write_json(output + MANIFEST_SUFFIX, manifest)
     files.remove(work.folder)
     print(report(output, manifest))
 
