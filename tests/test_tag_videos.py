@@ -71,6 +71,22 @@ def tag(folder, *arguments: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def tagged_and_expected(folder) -> list[tuple[dict, dict]]:
+    """Each video as tagged, and what the network says of its record: the same."""
+    records = [r.numpy() for r in tf.data.TFRecordDataset(f"{folder}/mine.tfrecord")]
+    serve = tf.saved_model.load(f"{folder}/model").signatures["serving_default"]
+    found = serve(example_bytes=tf.constant(records))
+    expected = [{k: v[row].numpy() for k, v in found.items()} for row in range(6)]
+    tagged = tag(folder, f"--videos={folder}/clips/*.mp4")
+    pairs = list(zip(tagged, expected, strict=True))
+    for video, answer in pairs:
+        scores = [entry["score"] for entry in video["tags"]]
+        np.testing.assert_allclose(scores, answer["predictions"], atol=1e-5)
+        classes = [entry["class"] for entry in video["tags"]]
+        assert classes == answer["class_indexes"].tolist()
+    return pairs
+
+
 def test_one_file_that_cannot_be_read_is_counted_in_the_singular(made):
     given = f"--model={made}/model", f"--videos={made}/labels.csv"
     done = script_helpers.call("tag_videos", *given)
@@ -78,16 +94,9 @@ def test_one_file_that_cannot_be_read_is_counted_in_the_singular(made):
 
 
 def test_the_scores_are_those_of_the_records(made):
-    expected = of_records(made)
-    found = tag(made, f"--videos={made}/clips/*.mp4")
-    assert len(found) == len(expected["predictions"]) == 6
-    for row, video in enumerate(found):
-        classes = [entry["class"] for entry in video["tags"]]
-        assert classes == expected["class_indexes"][row].numpy().tolist()
-        names = {0: "bird", 1: "cat", 2: "dog"}
-        assert [t["name"] for t in video["tags"]] == [names[c] for c in classes]
-        scores = [entry["score"] for entry in video["tags"]]
-        np.testing.assert_allclose(scores, expected["predictions"][row], atol=1e-5)
+    names = {0: "bird", 1: "cat", 2: "dog"}
+    for video, _ in tagged_and_expected(made):
+        assert all(tag["name"] == names[tag["class"]] for tag in video["tags"])
         frames, n = video["frames"], video["frames"]["of"]
         assert frames["used"] == [i * n // K for i in range(K)]
         assert K <= frames["decoded"] < frames["in_file"] == 40
@@ -134,25 +143,11 @@ def stopping(made, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def of_records(folder) -> dict[str, tf.Tensor]:
-    """What an exported network says of the records."""
-    records = [r.numpy() for r in tf.data.TFRecordDataset(f"{folder}/mine.tfrecord")]
-    serve = tf.saved_model.load(f"{folder}/model").signatures["serving_default"]
-    return serve(example_bytes=tf.constant(records))
-
-
 def test_only_the_frames_that_early_exit_asks_for_are_decoded(stopping):
-    expected = of_records(stopping)
-    found = tag(stopping, f"--videos={stopping}/clips/*.mp4")
-    assert len(found) == 6
     decoded = {}
-    for row, video in enumerate(found):
-        scores = [entry["score"] for entry in video["tags"]]
-        np.testing.assert_allclose(scores, expected["predictions"][row], atol=1e-5)
-        classes = [entry["class"] for entry in video["tags"]]
-        assert classes == expected["class_indexes"][row].numpy().tolist()
+    for video, expected in tagged_and_expected(stopping):
         used = len(video["frames"]["used"])
-        assert used == expected["num_frames_used"][row] and used in BUDGETS
+        assert used == expected["num_frames_used"] and used in BUDGETS
         decoded.setdefault(used, []).append(video["frames"]["decoded"])
     # The one frame of the first budget, and at most the 14 that it needs.
     assert len(decoded) > 1 and max(decoded[1]) <= 15 < min(decoded[BUDGETS[-1]])
