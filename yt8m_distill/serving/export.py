@@ -107,13 +107,10 @@ def export(
             if is_model:
                 tf.io.gfile.rename(folder, old)
             tf.io.gfile.rename(temporary, folder)
-            files.remove(old)
-        except BaseException:  # A signal, too, may come between the three.
-            if tf.io.gfile.exists(folder):
-                files.remove(old)
-            elif is_model:
+        finally:  # An error or a signal may come between the two.
+            if is_model and not tf.io.gfile.exists(folder):
                 tf.io.gfile.rename(old, folder)
-            raise
+            files.remove(old)
     return result
 
 
