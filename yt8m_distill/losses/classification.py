@@ -22,13 +22,15 @@ def make_cross_entropy(class_counts: str = "", power: float = 0.5) -> registered
     """
     if not 0 <= power <= 10:
         raise ValueError(f"power={power} is not in 0..10.")
-    if not class_counts:
-        return registered.Loss(_against, needs="weighted_labels", compares="logits")
-    path = os.path.expanduser(class_counts)
-    counts = vocabulary.read_counts(path, f"class_counts={class_counts}")
+    counts = None
+    if class_counts:
+        path = os.path.expanduser(class_counts)
+        counts = vocabulary.read_counts(path, f"class_counts={class_counts}")
 
-    def weighted(student, target):
+    def of_labels(student, target):
         labels, weights = target
+        if counts is None:
+            return cross_entropy(student, labels, weights)
         of_class = class_weights(counts, power, student.logits.shape[-1])
         of_class = tf.constant(of_class[np.newaxis])  # [1, C]
         has_classes = weights is not None and weights.shape.rank == 2
@@ -36,7 +38,7 @@ def make_cross_entropy(class_counts: str = "", power: float = 0.5) -> registered
             student, labels, of_class * weights if has_classes else of_class
         )
 
-    return registered.Loss(weighted, needs="weighted_labels", compares="logits")
+    return registered.Loss(of_labels, needs="weighted_labels", compares="logits")
 
 
 @registered.LOSSES.register("video_ce")
@@ -90,10 +92,6 @@ def make_asymmetric_loss(
         return _summed(losses, weights)
 
     return registered.Loss(of_labels, needs="weighted_labels", compares="logits")
-
-
-def _against(student: structures.Outputs, target: tuple) -> tf.Tensor:
-    return cross_entropy(student, *target)
 
 
 def class_weights(

@@ -182,9 +182,8 @@ def _parse_term(node: ast.expr, rule: str) -> tuple[float, registry.Specificatio
         raise ValueError(f"{rule}.")
     try:
         return weight, registry.parse(ast.unparse(node))
-    except RecursionError as error:  # ast.unparse gives up before ast.parse does
-        raise ValueError(f"{rule}.") from error
-    except ValueError as error:
+    # ast.unparse gives up on depth before ast.parse does.
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{rule}: {error}") from error
 
 
