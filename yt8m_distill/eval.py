@@ -53,7 +53,7 @@ def evaluate_once(
     if not result.class_positives.any():
         what = f"{result.num_unlabeled} videos has a label"
         if evaluation.segment_labels:
-            what = f"{result.num_rows} segments has a class that is present"
+            what = f"{result.metrics.num_segments} segments has a class that is present"
         raise ValueError(
             f"--eval_data_pattern={pattern}: none of the {what}, so the predictions "
             "cannot be evaluated."

@@ -45,12 +45,6 @@ class Evaluation(NamedTuple):
     exits: dict | None = None
     num_unlabeled: int = 0
 
-    @property
-    def num_rows(self) -> int:
-        """Number of videos or segments."""
-        found = self.metrics._asdict()
-        return found.get("num_videos", found.get("num_segments"))
-
     def to_dict(self) -> dict[str, Any]:
         """Numbers by name, as JSON values."""
         return {

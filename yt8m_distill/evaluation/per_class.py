@@ -17,7 +17,6 @@ def write(
     """Writes one row per class: index, name, number of videos, average precision.
 
     Args:
-        path: of the CSV.
         precisions: [C], NaN for a class without positives; its cell is empty.
         positives: [C], videos with the label.
         names: of the classes that have one.

@@ -8,12 +8,10 @@ import tensorflow as tf
 
 from yt8m_distill.evaluation import average_precision
 
-TopPredictions = average_precision.TopPredictions
-
 
 def top_predictions(
     probabilities: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, k: int
-) -> TopPredictions:
+) -> average_precision.TopPredictions:
     """The top k classes of each video, which of them are labels, and the PERR.
 
     Of classes with equal scores the lower index comes first. A video with a NaN in any
@@ -61,7 +59,7 @@ def top_predictions(
         # Restores the static width, which the dynamic depth has lost.
         return tf.ensure_shape(x[:, :k], [None, k])
 
-    return TopPredictions(
+    return average_precision.TopPredictions(
         scores=first_k(scores),
         classes=first_k(classes),
         hits=first_k(hits) > 0,
