@@ -47,15 +47,11 @@ class MeanNetworks:
         self, role: str, views: dict[str, structures.View], view: str | None = None
     ) -> structures.Outputs:
         """The mean of all members, each on its own view; logits alone."""
-        return structures.Outputs(
-            tf.add_n(
-                [
-                    member.weight * member.networks.forward(member.role, views).logits
-                    for member in self.members
-                ]
-            ),
-            None,
+        logits = sum(
+            member.weight * member.networks.forward(member.role, views).logits
+            for member in self.members
         )
+        return structures.Outputs(logits, None)
 
     def parts_logits(
         self, role: str, views: dict[str, structures.View], bounds: np.ndarray

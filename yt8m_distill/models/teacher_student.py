@@ -46,23 +46,20 @@ class TeacherStudent(keras.Model):
         contexts: dict[str, str] | None = None,
     ):
         super().__init__(dtype="float32")
-        self.views = dict(views)
+        self.views: dict[str, str] = {}
         self.contexts = dict(contexts or {})
         for role, network in networks.items():
-            self._attach(role, network)
+            self.add(role, network, views[role])
         self.built = True
 
     def add(self, role: str, network: base.VideoClassifier, view: str) -> None:
         """Adds the network of one more role, which reads this view."""
-        self._attach(role, network)
-        self.views[role] = view
-
-    def _attach(self, role: str, network: base.VideoClassifier) -> None:
         if hasattr(self, role):
             raise ValueError(f"A role cannot be called {role}.")
         # An attribute each: Keras 3 (3.15) hides layers in a dict from
         # tf.train.Checkpoint.
         setattr(self, role, network)
+        self.views[role] = view
 
     def network(self, role: str) -> base.VideoClassifier:
         """The network of a role."""
@@ -123,9 +120,7 @@ class TeacherStudent(keras.Model):
         """One role's network on its view.
 
         Args:
-            role: its name.
             views: of the batch.
-            training: with dropout or without.
             states_of: a view at whose frames the intermediate states (the paper's I)
                 are wanted too, in its order.
             noise: what is random draws from it, see layers.Noise.
@@ -153,7 +148,6 @@ class TeacherStudent(keras.Model):
         """Logits of parts of each video, see VideoClassifier: [B, W, C].
 
         Args:
-            role: its name.
             views: of the batch, with all frames.
             bounds: [W, 2], of the parts.
         """
@@ -170,8 +164,3 @@ class TeacherStudent(keras.Model):
             return dict(view)
         found = context or self.forward(source, views)
         return {**view, structures.CONTEXT: tf.stop_gradient(found.encoding)}
-
-    def call(self, inputs: dict, training: bool = False) -> dict:
-        """Batch → Outputs of every role."""
-        views = inputs[structures.VIEWS]
-        return {role: self.forward(role, views, training) for role in self.views}
