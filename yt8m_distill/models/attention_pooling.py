@@ -32,7 +32,7 @@ class AttentionPooling(sets.SetClassifier):
         super().__init__(**kwargs)
         arguments.require_counts(hidden_size=hidden_size, num_heads=num_heads)
         arguments.require_divisor(num_heads, hidden_size, "num_heads", "hidden_size")
-        self.num_heads = num_heads
+        self.num_heads, self.head_size = num_heads, hidden_size // num_heads
         self.first = layers.Linear(self.feature_size, hidden_size)
         self.first_norm = layers.LayerNorm(hidden_size)
         self.second = layers.Linear(hidden_size, hidden_size)
@@ -61,14 +61,10 @@ class AttentionPooling(sets.SetClassifier):
         largest = tf.stop_gradient(largest)
         share = tf.exp(scores - largest[:, tf.newaxis])
         share = tf.where(mask[..., tf.newaxis], share, 0.0)
-        parts = self._parts(h)  # [B, T, J, W/J]
+        shape = [*tf.unstack(tf.shape(h)[:2]), self.num_heads, self.head_size]
+        parts = tf.reshape(h, shape)  # [B, T, J, W/J]
         pooled = tf.reduce_sum(share[..., tf.newaxis] * parts, axis=1)
         return largest, tf.reduce_sum(share, axis=1), pooled, tf.reduce_sum(h, axis=1)
-
-    def _parts(self, h: tf.Tensor) -> tf.Tensor:
-        """[B, T, W] → [B, T, J, W/J]."""
-        size = h.shape[-1] // self.num_heads
-        return tf.reshape(h, [*tf.unstack(tf.shape(h)[:2]), self.num_heads, size])
 
     def join(self, one: sets.State, other: sets.State) -> sets.State:
         largest = tf.maximum(one[1], other[1])

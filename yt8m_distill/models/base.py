@@ -226,13 +226,7 @@ class VideoClassifier(keras.Model, abc.ABC):
         training: bool = False,
         noise: layers.Noise | None = None,
     ) -> tf.Tensor:
-        """Dropout and the head: [B, E] → logits [B, C].
-
-        Args:
-            encoding: [B, E].
-            training: whether dropout is applied.
-            noise: of the training step, see layers.dropout.
-        """
+        """Dropout, in training alone, and the head: [B, E] → logits [B, C]."""
         if training:
             encoding = layers.dropout(encoding, self.dropout_rate, noise)
         return self.head(encoding)

@@ -71,11 +71,7 @@ def encoding_size(
 ) -> int:
     """E, the width of the encoding of a network that is not built yet.
 
-    Args:
-        name, spec, data, frames: as of build_network.
-
-    Raises:
-        ValueError: as build_network.
+    Arguments and errors are those of build_network.
     """
     # A name can be registered again, so the network is part of the key.
     return _encoding_size(name, str(spec), base.MODELS.get(spec.name), data, frames)

@@ -109,7 +109,6 @@ class BatchNorm(keras.layers.Layer):
     Args:
         size: columns of x.
         momentum: of the moving averages; after n batches min(momentum, n / (n + 1)).
-        epsilon: see above.
     """
 
     def __init__(self, size: int, momentum: float = 0.99, epsilon: float = 1e-3):
@@ -178,13 +177,7 @@ class BatchNorm(keras.layers.Layer):
 
 
 class Linear(keras.layers.Layer):
-    """y = x W + b.
-
-    Args:
-        inputs: width of x.
-        outputs: width of y.
-        bias: whether b exists.
-    """
+    """y = x W + b, from width `inputs` to `outputs`."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True):
         super().__init__(dtype="float32")
@@ -219,7 +212,6 @@ class LayerNorm(keras.layers.Layer):
 
     Args:
         size: columns of x.
-        epsilon: see above.
     """
 
     def __init__(self, size: int, epsilon: float = 1e-5):

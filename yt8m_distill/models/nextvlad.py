@@ -32,6 +32,7 @@ class NeXtVLADPooling(keras.layers.Layer):
         wide = expansion * size
         arguments.require_divisor(groups, wide, called, "expansion * feature size")
         self.clusters, self.groups, self.part = clusters, groups, wide // groups
+        self.size = clusters * self.part  # K · λN/G
         self.expand = layers.Linear(size, wide)
         self.attend = layers.Linear(wide, groups)
         self.assign = layers.Linear(wide, groups * clusters, bias=False)
@@ -41,13 +42,8 @@ class NeXtVLADPooling(keras.layers.Layer):
             shape=(clusters, self.part),
             initializer="glorot_uniform",
         )
-        self.norm = layers.BatchNorm(clusters * self.part)
+        self.norm = layers.BatchNorm(self.size)
         self.built = True
-
-    @property
-    def size(self) -> int:
-        """Width of the descriptor, K · λN/G."""
-        return self.clusters * self.part
 
     def multiply_adds(self) -> int:
         """Multiply-adds per frame."""

@@ -110,8 +110,10 @@ class SetClassifier(base.VideoClassifier):
         joined = None
         for step in range(int((last - first).max())):
             chosen = np.where(first + step < last, first + step, nothing)
-            part = tuple(tf.gather(state, chosen, axis=1) for state in states)
-            part = tuple(_merge_axes(state) for state in part)  # [B * W, ...]
+            chosen_states = (tf.gather(state, chosen, axis=1) for state in states)
+            part = tuple(  # [B * W, ...]
+                tf.reshape(x, [-1, *x.shape[2:]]) for x in chosen_states
+            )
             joined = part if joined is None else self.join(joined, part)
         return self.finish(joined)
 
@@ -123,7 +125,8 @@ class SetClassifier(base.VideoClassifier):
             here = np.flatnonzero(lengths == length)
             bounds = begins[here, np.newaxis] + [0, length]
             state = self._read(*base.cut(frames, num_frames, bounds))
-            found.append([_split_axis(x, len(here)) for x in state])
+            # [B, pieces of this length, ...]
+            found.append([tf.reshape(x, [-1, len(here), *x.shape[1:]]) for x in state])
             order.append(here)
         empty = self.start(tf.shape(frames)[0])
         found.append([x[:, tf.newaxis] for x in empty])
@@ -131,16 +134,6 @@ class SetClassifier(base.VideoClassifier):
         places = np.argsort(np.concatenate(order))
         joint = (tf.concat(states, axis=1) for states in zip(*found, strict=True))
         return tuple(tf.gather(state, places, axis=1) for state in joint)
-
-
-def _merge_axes(x: tf.Tensor) -> tf.Tensor:
-    """[B, P, ...] → [B * P, ...]."""
-    return tf.reshape(x, [-1, *x.shape[2:]])
-
-
-def _split_axis(x: tf.Tensor, count: int) -> tf.Tensor:
-    """[B * count, ...] → [B, count, ...]."""
-    return tf.reshape(x, [-1, count, *x.shape[1:]])
 
 
 def mean(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -161,6 +154,9 @@ class FeatureEncoders(layers.Numbered, keras.layers.Layer):
         make: (width, share) → a layer with `read`, `finish`, `size` and
             `multiply_adds`. It divides its number of clusters by the share, which is 1
             for the first feature and 2 for the others.
+
+    Attributes:
+        size: total width of the descriptors.
     """
 
     def __init__(
@@ -170,17 +166,13 @@ class FeatureEncoders(layers.Numbered, keras.layers.Layer):
         self.sizes = tuple(sizes)
         encoders = [make(size, 1 if n == 0 else 2) for n, size in enumerate(self.sizes)]
         self.add_numbered("feature", encoders)
+        self.size = sum(encoder.size for encoder in encoders)
         self.built = True
 
     @property
     def encoders(self) -> list:
         """The encoders in the order of the features."""
         return self.numbered("feature")
-
-    @property
-    def size(self) -> int:
-        """Total width of the descriptors."""
-        return sum(encoder.size for encoder in self.encoders)
 
     def multiply_adds(self) -> int:
         """Multiply-adds per frame."""
