@@ -55,15 +55,20 @@ def inferred(run, tmp_path_factory) -> pathlib.Path:
     return path
 
 
-def calibrate(run, *flags, **changes):
-    train_dir = changes.get("train_dir", run.training.train_dir)
+def calibrate(run, *flags):
     pattern = run.training.validation_data_pattern
     return scripts.succeed(
         "calibrate",
-        f"--train_dir={train_dir}",
+        f"--train_dir={run.training.train_dir}",
         f"--calibration_data_pattern={pattern}",
         *flags,
     )
+
+
+def copied(run, folder) -> settings.RunSettings:
+    """The run in a folder of its own."""
+    shutil.copytree(run.training.train_dir, folder / "run")
+    return helpers.change(run, train_dir=str(folder / "run"))
 
 
 def arguments(run, program):
@@ -205,11 +210,10 @@ def test_the_largest_budget_alone_is_the_student_on_its_largest_k(run):
 
 def test_a_simple_rule_calibrates_too(run, tmp_path):
     rule = "change"
-    train_dir = tmp_path / "run"
-    shutil.copytree(run.training.train_dir, train_dir)
-    done = calibrate(run, f"--exit_rule={rule}", train_dir=train_dir)
+    moved = copied(run, tmp_path)
+    done = calibrate(moved, f"--exit_rule={rule}")
     assert f"{NUM_VIDEOS} videos | {rule} |" in done.stdout
-    made = stored(helpers.change(run, train_dir=str(train_dir)))
+    made = stored(moved)
     assert made["policy"]["rule"] == rule
     # From the smallest budget, also of the video of 3 frames, to the largest.
     largest = (9 * (NUM_VIDEOS - 1) + 3) / NUM_VIDEOS
@@ -226,13 +230,10 @@ def test_a_rule_of_a_module_that_training_did_not_name(run, tmp_path, monkeypatc
     )
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(early_exit.RULES, "_entries", {**early_exit.RULES._entries})
-    moved = helpers.change(run, train_dir=str(tmp_path / "run"))
-    shutil.copytree(run.training.train_dir, moved.training.train_dir)
-    made = []
+    moved, made = copied(run, tmp_path), []
     for flags in (["max_probability"], ["late", "--import_modules=late_rules"]):
         rule, *named = flags
-        train_dir = moved.training.train_dir
-        calibrate(run, f"--exit_rule={rule}", *named, train_dir=train_dir)
+        calibrate(moved, f"--exit_rule={rule}", *named)
         made.append(stored(moved)["mean_frames"])
         scripts.succeed(*arguments(moved, "eval"), "--mean_frames=5", *named)
     assert made[0] == made[1]
@@ -288,13 +289,11 @@ def test_what_cannot_be_had_is_one_line(run, tmp_path, program, flags, named):
 
 @pytest.mark.parametrize("content", [None, "[]", "{}", '{"policy": 3}', "{"])
 def test_a_file_that_is_missing_or_none_of_ours_is_named(run, tmp_path, content):
-    train_dir = tmp_path / "run"
-    shutil.copytree(run.training.train_dir, train_dir)
-    path = train_dir / trained.EXIT_FILE
+    moved = copied(run, tmp_path)
+    path = pathlib.Path(moved.training.train_dir, trained.EXIT_FILE)
     path.unlink()
     if content is not None:
         path.write_text(content, "utf-8")
-    moved = helpers.change(run, train_dir=str(train_dir))
     line = scripts.refuse(*arguments(moved, "eval"), "--mean_frames=3")
     assert "--mean_frames=3" in line and str(path) in line and "yt8m-calibrate" in line
 
@@ -302,14 +301,10 @@ def test_a_file_that_is_missing_or_none_of_ours_is_named(run, tmp_path, content)
 def test_calibration_refuses_an_unknown_rule_and_a_student_of_one_number(run, tmp_path):
     pattern = run.training.validation_data_pattern
     given = [f"--calibration_data_pattern={pattern}"]
-    of_run = f"--train_dir={run.training.train_dir}"
+    of_run = f"--train_dir={copied(run, tmp_path).training.train_dir}"
     line = scripts.refuse("calibrate", of_run, *given, "--exit_rule=luck")
     assert "--exit_rule=luck" in line and "entropy" in line
-    single = tmp_path / "single"
-    shutil.copytree(run.training.train_dir, single)
-    values = manifest.read_json(str(single / manifest.MODEL_FLAGS))
-    manifest.write_json(
-        str(single / manifest.MODEL_FLAGS), {**values, "student_k": "9"}
-    )
-    line = scripts.refuse("calibrate", f"--train_dir={single}", *given)
+    path = str(tmp_path / "run" / manifest.MODEL_FLAGS)
+    manifest.write_json(path, {**manifest.read_json(path), "student_k": "9"})
+    line = scripts.refuse("calibrate", of_run, *given)
     assert "--student_k=9" in line

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from tests.models import small_networks as small
-from yt8m_distill.models import base
 
 LENGTHS = small.LENGTHS
 
@@ -62,12 +61,6 @@ def test_the_bridge_is_a_learned_linear_map_before_the_classifier():
     assert any(v is network.bridge for v in network.trainable_variables)
     parts = network.multiply_adds(1)
     assert parts == {"bridge": sum(small.SIZES) * 7, "classifier": 7 * small.C}
-    with pytest.raises(ValueError, match="width 7; this network's has width 24"):
-        base.MODELS.create(
-            "LogisticModel",
-            feature_size=sum(small.SIZES), num_classes=small.C, max_frames=small.T,
-            head=network.head,
-        )  # fmt: skip
 
 
 def test_the_context_is_a_learned_linear_map_added_before_the_classifier():

@@ -25,14 +25,21 @@ def make_view(lengths=small.LENGTHS, seed=0):
     return view, {**view, "frames": frames, "frame_indices": order}
 
 
+def answers_of(network, view):
+    """[n, B, C]: the logits at every budget."""
+    logits, state = [], None
+    for start, stop in zip((0, *BUDGETS), BUDGETS, strict=False):
+        answer, state = early_exit.read_on(network, view, start, stop, state)
+        logits.append(answer.numpy())
+    return np.stack(logits)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", small.CASES)
 def test_step_by_step_is_direct_evaluation_at_each_budget(name):
     network = small.make_network(name)
     whole, view = make_view()
-    state = None
-    for start, stop in zip((0, *BUDGETS), BUDGETS, strict=False):
-        logits, state = early_exit.read_on(network, view, start, stop, state)
+    for stop, logits in zip(BUDGETS, answers_of(network, view), strict=True):
         # Its frames of this budget in time, and nothing else.
         frames = np.zeros_like(whole["frames"])[:, :stop]
         for row, n in enumerate(small.LENGTHS):
@@ -58,15 +65,6 @@ def make_policy(rule, seed=0):
         biases = [random.normal(size=len(stages) - i).tolist() for i in stages]
     scales, offsets = (random.uniform(0.5, 2, len(BUDGETS)).tolist() for _ in "ab")
     return early_exit.Policy(BUDGETS, rule, weights, biases, scales, offsets)
-
-
-def answers_of(network, view):
-    """[n, B, C]: the logits at every budget."""
-    logits, state = [], None
-    for start, stop in zip((0, *BUDGETS), BUDGETS, strict=False):
-        answer, state = early_exit.read_on(network, view, start, stop, state)
-        logits.append(answer.numpy())
-    return np.stack(logits)
 
 
 def confidences_of(logits, policy):
