@@ -15,7 +15,7 @@ POSITIVES = np.array([2.0, 1.0, 0.0, 1.0])
 EXPECTED = [(1 / 1 + 2 / 3) / 2, 1 / 2, np.nan, 0.0]
 
 
-def accumulate() -> average_precision.MetricsAccumulator:
+def test_the_csv_has_a_row_per_class_and_its_mean_is_the_map(tmp_path):
     pool = average_precision.MetricsAccumulator(4)
     pool.update(
         average_precision.TopPredictions(
@@ -29,11 +29,6 @@ def accumulate() -> average_precision.MetricsAccumulator:
             loss=np.zeros(3),
         )
     )
-    return pool
-
-
-def test_the_csv_has_a_row_per_class_and_its_mean_is_the_map(tmp_path):
-    pool = accumulate()
     metrics = pool.result()
     np.testing.assert_allclose(pool.class_precisions, EXPECTED, rtol=1e-12)
     path = tmp_path / "classes.csv"
