@@ -47,6 +47,7 @@ def test_a_frame_does_not_depend_on_the_other_requested_frames(tmp_path, name):
     some = [1, 1, 13, 14, 30]
     with decoding.Clip(path) as clip:
         np.testing.assert_array_equal(clip.images(some, SIZE), every[some])
+        assert clip.images([], SIZE).shape == (0, *SIZE, 3)
 
 
 @pytest.mark.parametrize(

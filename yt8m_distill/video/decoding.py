@@ -160,7 +160,7 @@ class Clip:
         """These frames, rotated upright and stretched to a size.
 
         Args:
-            numbers: of n frames, at least one, ascending; repeats are decoded once.
+            numbers: of n frames, ascending; repeats are decoded once.
             size: height and width, to which each frame is stretched.
 
         Returns:
@@ -177,6 +177,8 @@ class Clip:
                     f"{self.path}: the frame at {self.seconds[number]:.2f} s cannot be "
                     "decoded."
                 )
+        if not numbers:
+            return np.zeros([0, *size, 3], np.uint8)
         return np.stack([found[number] for number in numbers])
 
     def _image(self, frame, size: tuple[int, int]) -> np.ndarray:
