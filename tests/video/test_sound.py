@@ -56,7 +56,7 @@ def test_sound_of_a_file_is_its_first_streams(tmp_path, streams):
 def test_examples_have_the_shape_that_the_network_takes(tmp_path):
     given = np.random.default_rng(2).normal(0, 1, [2, 96, 64]).astype(np.float32)
     text = helpers.write_sound_network(tmp_path / "bands")
-    network = networks.open_network(text, "audio_network", networks.SOUND_NETWORKS)
+    network = networks.open_network(text, "audio_network")
     expected = given.mean(axis=1) / 4
     np.testing.assert_allclose(network.vectors(given), expected, atol=1e-6)
     for shape in ([None, 96, 64, 1], [None, 1, 96, 64]):
@@ -67,5 +67,5 @@ def test_examples_have_the_shape_that_the_network_takes(tmp_path):
         np.testing.assert_array_equal(np.ravel(seen[0]), given[0].ravel())
     image = helpers.write_network(tmp_path / "cnn")
     with pytest.raises(ValueError) as error:
-        networks.open_network(image, "audio_network", networks.SOUND_NETWORKS)
+        networks.open_network(image, "audio_network")
     assert str(error.value).startswith("--audio_network=")

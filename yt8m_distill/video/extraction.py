@@ -27,19 +27,17 @@ class _Branch:
     Args:
         given: the settings of both features.
         flag: of its network.
-        registered: the networks of its kind.
         pca_flag: of its PCA, whose value is a folder or empty.
         low_high: the range of its numbers.
     """
 
-    def __init__(self, given, flag: str, registered, pca_flag: str, low_high):
+    def __init__(self, given, flag: str, pca_flag: str, low_high):
         self.flag, self.text, self.range = flag, getattr(given, flag), low_high
-        self._registered = registered
-        self.network = networks.open_network(self.text, flag, registered)
+        self.network = networks.open_network(self.text, flag)
         self._pca_flag, self._folder = pca_flag, getattr(given, pca_flag)
         self._pca = reduction.read(self._folder, pca_flag) if self._folder else None
         blank = np.zeros([1, *self.network.size], np.float32)
-        if registered is networks.NETWORKS:
+        if flag == "image_network":
             blank = np.zeros([*blank.shape, 3], np.uint8)
         try:
             self.width = self.features(blank).shape[1]
@@ -83,7 +81,8 @@ class _Branch:
     def is_at_another_place(self, text: str) -> bool:
         """Whether a specification differs only in the path of the network's files."""
         before, now = registry.parse(text), registry.parse(self.text)
-        old, new = (self._registered.arguments(spec) for spec in (before, now))
+        registered = networks.REGISTERED[self.flag]
+        old, new = (registered.arguments(spec) for spec in (before, now))
         return (before.name, old | self._paths_among(new)) == (now.name, new)
 
 
@@ -104,11 +103,10 @@ class Extractor:
         if not given.image_network:
             raise ValueError("--image_network is empty: name the network.")
         self.given = given
-        of_image = "image_network", networks.NETWORKS, "pca", given.range
-        self.branches = {IMAGE: _Branch(given, *of_image)}
+        self.branches = {IMAGE: _Branch(given, "image_network", "pca", given.range)}
         if given.audio_network:
-            of_sound = "audio_network", networks.SOUND_NETWORKS, "audio_pca"
-            self.branches[SOUND] = _Branch(given, *of_sound, given.sound_range)
+            of_sound = "audio_network", "audio_pca", given.sound_range
+            self.branches[SOUND] = _Branch(given, *of_sound)
         self.ranges = {name: branch.range for name, branch in self.branches.items()}
         self.widths = {name: branch.width for name, branch in self.branches.items()}
         stated, hashes = dataclasses.asdict(given), {}

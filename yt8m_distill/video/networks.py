@@ -28,6 +28,7 @@ from yt8m_distill.video import sound
 
 NETWORKS = registry.Registry("image network")
 SOUND_NETWORKS = registry.Registry("audio network")
+REGISTERED = {"image_network": NETWORKS, "audio_network": SOUND_NETWORKS}  # By flag.
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -72,9 +73,7 @@ class Network(NamedTuple):
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def open_network(
-    text: str, flag: str, networks: registry.Registry = NETWORKS
-) -> Network:
+def open_network(text: str, flag: str) -> Network:
     """The network of a specification.
 
     Raises:
@@ -82,7 +81,7 @@ def open_network(
     """
     where = f"--{flag}={text}"
     try:
-        return networks.create(text)
+        return REGISTERED[flag].create(text)
     except (ValueError, OSError, ImportError, tf.errors.OpError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         if isinstance(error, ImportError):
