@@ -34,8 +34,7 @@ def predict_segments(trained, dataset, inference, writer) -> Iterator:
     from yt8m_distill.serving import segments
 
     data, path = trained.run.data, inference.segment_label_ids_file
-    flag = "segment_label_ids_file"
-    classes = vocabulary.read_classes(path, data.num_classes, flag)
+    classes = vocabulary.read_classes(path, data.num_classes)
     top = segments.TopSegments(classes, inference.segment_max_pred)
     views = trained.views.values()
     grid = segments.make_grid(inference, trained.role, views, data.max_frames)

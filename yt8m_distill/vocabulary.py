@@ -38,17 +38,17 @@ def read(path: str, num_classes: int = 0, flag: str = "vocabulary") -> dict[int,
     return names
 
 
-def read_classes(path: str, num_classes: int, flag: str) -> list[int]:
-    """The classes in the first column of a CSV, ascending; all without a path.
+def read_classes(path: str, num_classes: int) -> list[int]:
+    """The classes of --segment_label_ids_file, ascending; all without a path.
 
-    Kaggle's segment_label_ids.csv is such a file.
+    They are in the first column of a CSV, such as Kaggle's segment_label_ids.csv.
 
     Raises:
         ValueError: as `read`.
     """
     if not path:
         return list(range(num_classes))
-    where = f"--{flag}={path}"
+    where = f"--segment_label_ids_file={path}"
     _, rows = _read(path, where)
     cells = [row[0].strip() for row in rows if row]
     classes = sorted({int(cell) for cell in cells if cell.isdecimal()})

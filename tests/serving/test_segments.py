@@ -217,7 +217,7 @@ def test_flags_of_segments_are_checked(tmp_path):
     assert "--top_k=5" in line and "--segment_max_pred" in line
     path = tmp_path / "ids.csv"
     path.write_text("Index\n12\n3\n")
-    assert vocabulary.read_classes(str(path), 20, "some_flag") == [3, 12]
-    assert vocabulary.read_classes("", 3, "some_flag") == [0, 1, 2]
-    with pytest.raises(ValueError, match=f"--some_flag={path} .*12"):
-        vocabulary.read_classes(str(path), 12, "some_flag")
+    assert vocabulary.read_classes(str(path), 20) == [3, 12]
+    assert vocabulary.read_classes("", 3) == [0, 1, 2]
+    with pytest.raises(ValueError, match=f"--segment_label_ids_file={path} .*12"):
+        vocabulary.read_classes(str(path), 12)
