@@ -164,3 +164,8 @@ class TeacherStudent(keras.Model):
             return dict(view)
         found = context or self.forward(source, views)
         return {**view, structures.CONTEXT: tf.stop_gradient(found.encoding)}
+
+    def call(self, inputs: dict, training: bool = False) -> dict:
+        """Batch → Outputs of every role, as of any Keras model."""
+        views = inputs[structures.VIEWS]
+        return {role: self.forward(role, views, training) for role in self.views}
