@@ -66,7 +66,12 @@ class Job:
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
             environment.pop("TF_CONFIG", None)
             task = {"type": "worker", "index": index}
-            config = {"cluster": {"worker": self.addresses}, "task": task}
+            cluster = {"worker": self.addresses}
+            if count == 3:  # With a chief by name.
+                cluster = {"chief": self.addresses[:1], "worker": self.addresses[1:]}
+                name = "worker" if index else "chief"
+                task = {"type": name, "index": max(index - 1, 0)}
+            config = {"cluster": cluster, "task": task}
             if count > 1:
                 environment["TF_CONFIG"] = json.dumps(config)
             own = (own_flags or {}).get(index, [])

@@ -38,42 +38,6 @@ def test_a_cluster_that_is_not_json_is_refused(monkeypatch):
         distribution.build_strategy(0, several_machines=True)
 
 
-class FakeStrategy:
-    """A strategy with a given task in a cluster."""
-
-    def __init__(self, workers: list[str], kind: str, index: int):
-        names = {"worker": workers}
-        if kind == "chief" or "chief" in workers:
-            names = {"chief": ["a:1"], "worker": [w for w in workers if w != "chief"]}
-
-        class Resolver:
-            task_type, task_id = kind, index
-
-            def cluster_spec(self):
-                return tf.train.ClusterSpec(names)
-
-        self.cluster_resolver = Resolver()
-
-
-@pytest.mark.parametrize(
-    "workers, kind, index, chief",
-    [
-        (["a:1", "b:1"], "worker", 0, True),
-        (["a:1", "b:1"], "worker", 1, False),
-        (["chief", "b:1"], "chief", 0, True),
-        (["chief", "b:1"], "worker", 0, False),
-    ],
-)
-def test_one_process_is_the_chief(workers, kind, index, chief):
-    strategy = FakeStrategy(workers, kind, index)
-    assert distribution.is_chief(strategy) is chief
-
-
-def test_a_single_process_is_the_chief():
-    for strategy in (helpers.cpus(2), tf.distribute.get_strategy()):
-        assert distribution.is_chief(strategy)
-
-
 def batches_of_rows(shard):
     """Two batches of four rows: 0..3 and 4..7, nested as a Batch is."""
     assert shard == (0, 1)
@@ -171,11 +135,14 @@ def test_a_cluster_is_one_of_many_processes(monkeypatch):
     assert made == [7]
 
 
-class SeveralProcesses(FakeStrategy):
-    """Processes of which each has one replica, with given numbers."""
+class SeveralProcesses:
+    """The strategy of the second of three processes."""
 
-    def __init__(self):
-        super().__init__(["a:1", "b:2", "c:3"], "worker", 1)
+    class cluster_resolver:
+        task_type, task_id = "worker", 1
+
+        def cluster_spec():
+            return tf.train.ClusterSpec({"worker": ["a:1", "b:2", "c:3"]})
 
 
 def test_values_that_differ_between_processes_are_named(monkeypatch):

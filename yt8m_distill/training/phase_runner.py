@@ -75,7 +75,7 @@ class PhaseRunner:
         self.strategy = strategy
         self.record = record
         self.folder = os.path.join(run.training.train_dir, phase.name)
-        self.chief = distribution.is_chief(strategy)
+        self.chief = strategy.extended.should_checkpoint
         self.caches: dict[str, teacher_cache.TeacherCache] = {}
         self.shards = data.training
         self.validation = data.validation

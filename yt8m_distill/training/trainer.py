@@ -44,7 +44,7 @@ def _train(run, strategy, until_the_end: contextlib.ExitStack) -> dict:
     data = inputs.open_data(run)
     described, skipped = _describe(data, run), data.training.skipped()
     distribution.check_agreement(strategy, _same_everywhere(run, data))
-    chief = distribution.is_chief(strategy)
+    chief = strategy.extended.should_checkpoint
     if chief:
         _begin_folder(run, names, until_the_end)
     # The other processes wait until the chief has prepared the folder.
