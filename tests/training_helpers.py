@@ -440,6 +440,14 @@ def assert_ends_alike(whole, other, phase: str) -> None:
         assert len(list(folder.iterdir())) == 3  # One network, and what names it.
 
 
+def fill(variables, seed: int, scale: float = 1.0) -> None:
+    """Assigns normal numbers to the float variables."""
+    random = np.random.default_rng(seed)
+    for variable in variables:
+        if "float" in str(variable.dtype):
+            variable.assign(random.normal(0, scale, variable.shape))
+
+
 def read_lines(path) -> list[dict]:
     """The objects of a JSON-lines file."""
     return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]

@@ -105,12 +105,11 @@ class Ended:
         assert self.code == 0, self.lines[-3:]
 
 
-def start(script: str, *flags: str) -> subprocess.Popen:
-    """A script's process."""
+def start(script: str, *flags: str, task: str = "{}", **streams) -> subprocess.Popen:
+    """A script's process on the CPU; `task` is its TF_CONFIG, by default of no job."""
     command = [sys.executable, str(ROOT / "yt8m_distill" / f"{script}.py"), *flags]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    environment.pop("TF_CONFIG", None)
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CONFIG": task}
+    streams = streams or {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **streams)
 
 

@@ -5,7 +5,6 @@ import pathlib
 import random
 import shutil
 
-import numpy as np
 import pytest
 
 from tests import training_helpers as helpers
@@ -42,19 +41,13 @@ def subject(tmp_path_factory):
     state = checkpoints.State(str(folder), {"student": network}, 3)
     expected = {}
     for step in (1, 2):
-        fill(network, step)
+        helpers.fill(network.weights, step)
         state.step.assign(step)
         state.save()
         expected[step] = numbers_of(network)
     facts = {"epoch": 1, "step": 2}
     checkpoints.write_best(str(folder / "best"), "student", network, facts)
     return network, folder, expected
-
-
-def fill(network, seed: int) -> None:
-    random_ = np.random.default_rng(seed)
-    for variable in network.weights:
-        variable.assign(random_.normal(size=variable.shape))
 
 
 def numbers_of(network) -> list[bytes]:
@@ -80,7 +73,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
         copy = shutil.copytree(folder, tmp_path / str(number))
         path = copy / checkpoints.CHECKPOINTS / f"ckpt-2{part}"
         damage(path, harm, random.Random(f"{round_} {number}"))
-        fill(network, 99)
+        helpers.fill(network.weights, 99)
         caplog.clear()
         restored = checkpoints.State(str(copy), {"student": network}, 3).restore()
         step = int(os.path.basename(restored).removeprefix("ckpt-"))
@@ -99,7 +92,7 @@ def test_a_damaged_best_network_is_refused_by_name(
         copy = shutil.copytree(folder, tmp_path / str(number))
         prefix = str(copy / "best" / "network-2")
         damage(pathlib.Path(prefix + part), harm, random.Random(f"{round_} {number}"))
-        fill(network, 99)
+        helpers.fill(network.weights, 99)
         try:
             checkpoints.restore_network(prefix, "student", network)
         except ValueError as error:

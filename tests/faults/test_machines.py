@@ -1,12 +1,10 @@
 """Several machines, played by processes of this one with TF_CONFIG."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
@@ -14,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests import script_helpers, training_helpers
+from tests.faults import processes
 
 pytestmark = pytest.mark.faults
 slow = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_SECONDS = 600  # Until a job has its first checkpoint, or ends.
 STOP_SECONDS = 60  # The bound for the others after the loss of one.
 # Float32 sums in another order, over a few dozen steps with rates up to 0.5.
@@ -63,23 +61,22 @@ class Job:
         self.processes: dict[int, subprocess.Popen] = {}
         self._logs = {}
         for index in sorted(set(range(count)) - set(absent)):
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-            environment.pop("TF_CONFIG", None)
             task = {"type": "worker", "index": index}
             cluster = {"worker": self.addresses}
             if count == 3:  # With a chief by name.
                 cluster = {"chief": self.addresses[:1], "worker": self.addresses[1:]}
                 name = "worker" if index else "chief"
                 task = {"type": name, "index": max(index - 1, 0)}
-            config = {"cluster": cluster, "task": task}
-            if count > 1:
-                environment["TF_CONFIG"] = json.dumps(config)
+            config = {"cluster": cluster, "task": task} if count > 1 else {}
             own = (own_flags or {}).get(index, [])
-            command = [*_command(data, train_dir), *flags, *own]
             self._logs[index] = train_dir.with_name(f"{train_dir.name}-{index}.log")
             with self._logs[index].open("w") as log:
-                self.processes[index] = subprocess.Popen(
-                    command, env=environment, stdout=log, stderr=subprocess.STDOUT
+                self.processes[index] = processes.start(
+                    "train",
+                    *(*_flags(data, train_dir), *flags, *own),
+                    task=json.dumps(config),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
                 )
 
     def __enter__(self):
@@ -118,10 +115,8 @@ class Job:
         return [(p.read_text(errors="replace").splitlines() or [""])[-1] for p in logs]
 
 
-def _command(data: pathlib.Path, train_dir: pathlib.Path) -> list[str]:
+def _flags(data: pathlib.Path, train_dir: pathlib.Path) -> list[str]:
     return [
-        sys.executable,
-        str(ROOT / "yt8m_distill" / "train.py"),
         "--mode=parallel",
         f"--train_dir={train_dir}",
         f"--train_data_pattern={data}/train*.tfrecord",
@@ -161,7 +156,7 @@ def train(*job, **how) -> pathlib.Path:
 def alone(shards, tmp_path_factory) -> pathlib.Path:
     """The run of one process, which is this one."""
     train_dir = tmp_path_factory.mktemp("alone") / "run"
-    script_helpers.succeed("train", *_command(shards, train_dir)[2:])
+    script_helpers.succeed("train", *_flags(shards, train_dir))
     return train_dir
 
 

@@ -29,13 +29,6 @@ def build(text: str, role: str = "student", **changes):
     return helpers.build_network(role, run)
 
 
-def fill(variables, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    for variable in variables:
-        if "float" in str(variable.dtype):
-            variable.assign(random.normal(size=variable.shape))
-
-
 def values(variables) -> list:
     return [v.numpy() for v in variables]
 
@@ -49,13 +42,13 @@ def assert_equal(found: list, expected: list) -> None:
 @pytest.mark.parametrize("text", MODELS)
 def test_the_best_network_keeps_every_variable(tmp_path, text):
     network = build(text)
-    fill(network.weights, seed=1)
+    helpers.fill(network.weights, seed=1)
     expected = values(network.weights)
     info = {"step": 4, "gap": 0.5}
     checkpoints.write_best(str(tmp_path), "student", network, info)
     # Another object, as in another process, with other numbers in it.
     other = build(text)
-    fill(other.weights, seed=2)
+    helpers.fill(other.weights, seed=2)
     prefix = str(tmp_path / "network-4")
     checkpoints.restore_network(prefix, "student", other)
     assert_equal(values(other.weights), expected)
@@ -84,7 +77,7 @@ def make_state(folder, optimizer: str, max_to_keep: int = 3):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_state_keeps_every_variable_of_networks_and_optimizers(tmp_path, optimizer):
     state, variables = make_state(tmp_path, optimizer)
-    fill(variables, seed=1)
+    helpers.fill(variables, seed=1)
     expected = values(variables)
     state.step.assign(12)
     state.epoch.assign(2)
@@ -93,7 +86,7 @@ def test_the_state_keeps_every_variable_of_networks_and_optimizers(tmp_path, opt
     state.unlogged = [[2, 2.0, {"student/loss": 0.1}, -1, 0.5]]
     state.save()
     other, variables = make_state(tmp_path, optimizer)
-    fill(variables, seed=2)
+    helpers.fill(variables, seed=2)
     assert other.restore().endswith("ckpt-12")
     assert_equal(values(variables), expected)
     counters = (other.step, other.epoch, other.batch)

@@ -18,10 +18,8 @@ class LateDense(helpers.MeanTanh):
         super().__init__(feature_size, num_classes, max_frames, units, **others)
         self.late = keras.layers.Dense(units)
 
-    def encode(self, frames, num_frames, state_indices, training, noise):
-        encoding, states = super().encode(
-            frames, num_frames, state_indices, training, noise
-        )
+    def encode(self, *arguments):
+        encoding, states = super().encode(*arguments)
         return self.late(encoding), states
 
 
@@ -33,10 +31,8 @@ class PlainVariable(base.MODELS.get("MeanTanh")):
         super().__init__(feature_size, num_classes, max_frames, units, **others)
         self.scale = tf.Variable(tf.ones([units]), name="my_scale")
 
-    def encode(self, frames, num_frames, state_indices, training, noise):
-        encoding, states = super().encode(
-            frames, num_frames, state_indices, training, noise
-        )
+    def encode(self, *arguments):
+        encoding, states = super().encode(*arguments)
         return encoding * self.scale, states
 
 

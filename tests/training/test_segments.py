@@ -503,9 +503,7 @@ def test_two_replicas_have_the_gradients_of_one_with_context_and_negatives(folde
     )
 
     def randomize(networks) -> None:
-        random = np.random.default_rng(3)
-        for variable in networks.weights:
-            variable.assign(random.normal(0, 0.5, variable.shape))
+        helpers.fill(networks.weights, 3, 0.5)
 
     def gradients(replicas: int) -> list:
         runner = helpers.build_phase(run, replicas, randomize)

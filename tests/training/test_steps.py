@@ -37,9 +37,7 @@ def make_run(data, **changes) -> settings.RunSettings:
 
 
 def randomize(networks) -> None:
-    random = np.random.default_rng(3)
-    for variable in networks.weights:
-        variable.assign(random.normal(0, 0.5, variable.shape))
+    helpers.fill(networks.weights, 3, 0.5)
 
 
 @functools.cache
