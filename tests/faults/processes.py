@@ -140,6 +140,20 @@ def call(script: str, *flags: str, file_size: int | None = None) -> Ended:
     return Ended(script, done.returncode, lines)
 
 
+def outputs(script: str, run, path) -> list[str]:
+    """The flags of a script that reads a run and its data, and writes to a path."""
+    validation = f"{run.data}/validate*.tfrecord"
+    return [f"--train_dir={run.train_dir}"] + {
+        "inference": [f"--input_data_pattern={validation}", f"--output_file={path}"],
+        "eval": [
+            f"--eval_data_pattern={validation}",
+            f"--output_file={path}",
+            "--run_once",
+        ],
+        "export_model": [f"--export_dir={path}"],
+    }[script]
+
+
 def assert_nothing_left(folder: pathlib.Path) -> None:
     """No file is there that a finished run has not."""
     marks = (".tmp", f"/{checkpoints.WRITING}/", "proposed.json", ".worker-")

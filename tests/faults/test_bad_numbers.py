@@ -42,13 +42,8 @@ def assert_all_saved_is_finite(train_dir: pathlib.Path) -> None:
 def assert_refused(script, run, data, folder, *more: str, words=()) -> None:
     """eval.py, inference.py or export_model.py reports it and leaves no output."""
     folder.mkdir()
-    output = f"--output_file={folder}/out.csv"
-    flags = {
-        "inference": [f"--input_data_pattern={data}/validate*", output],
-        "eval": [f"--eval_data_pattern={data}/validate*", output, "--run_once"],
-        "export_model": [f"--export_dir={folder}/model"],
-    }[script]
-    ended = processes.call(script, f"--train_dir={run.train_dir}", *flags, *more)
+    flags = processes.outputs(script, run._replace(data=data), folder / "out")
+    ended = processes.call(script, *flags, *more)
     ended.assert_refused(*words)
     assert not list(folder.iterdir())
 

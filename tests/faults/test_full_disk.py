@@ -52,20 +52,6 @@ def teacher_flags(data, train_dir, *more: str) -> list[str]:
     return processes.training_flags(data, train_dir, "--mode=teacher", *more)
 
 
-def outputs(script: str, run, path) -> list[str]:
-    """The flags of a script that writes to a path."""
-    validation = f"{run.data}/validate*.tfrecord"
-    return [f"--train_dir={run.train_dir}"] + {
-        "inference": [f"--input_data_pattern={validation}", f"--output_file={path}"],
-        "eval": [
-            f"--eval_data_pattern={validation}",
-            f"--output_file={path}",
-            "--run_once",
-        ],
-        "export_model": [f"--export_dir={path}"],
-    }[script]
-
-
 def assert_goes_on(ended, before: dict[str, bytes], train_dir, whole) -> None:
     """A stopped run keeps its last checkpoint and ends like an undisturbed one."""
     ended.assert_refused(processes.REFUSED)
@@ -123,7 +109,7 @@ def test_an_old_csv_is_kept_if_a_new_one_cannot_be_written(script, whole, tmp_pa
     output = tmp_path / "out.csv"
     output.write_text("old")
     # eval.py opens metrics.jsonl before, in which there is room.
-    flags = outputs(script, whole, output)
+    flags = processes.outputs(script, whole, output)
     ended = processes.call(script, *flags, file_size=1000)
     ended.assert_refused(f"--output_file={output}", processes.REFUSED)
     assert output.read_text() == "old"
@@ -134,14 +120,14 @@ def test_an_old_csv_is_kept_if_a_new_one_cannot_be_written(script, whole, tmp_pa
 @pytest.mark.parametrize("path", ["{}/none/out.csv", "{}", "/dev/full"])
 def test_a_csv_that_cannot_be_is_refused(path, whole, tmp_path):
     path = path.format(tmp_path)
-    ended = processes.call("inference", *outputs("inference", whole, path))
+    ended = processes.call("inference", *processes.outputs("inference", whole, path))
     ended.assert_refused(f"--output_file={path}", processes.REFUSED)
     assert not list(tmp_path.iterdir())
 
 
 @slow
 def test_an_old_model_is_kept_if_a_new_one_cannot_be_written(whole, tmp_path):
-    flags = outputs("export_model", whole, tmp_path / "model")
+    flags = processes.outputs("export_model", whole, tmp_path / "model")
     processes.call("export_model", *flags).assert_succeeded()
     before = training_helpers.snapshot(tmp_path)
     for size in (10, max(map(len, before.values())) // 2):
@@ -155,7 +141,9 @@ def test_a_model_on_or_below_a_file_is_refused(whole, tmp_path):
     path = tmp_path / "mine"
     path.write_text("mine")
     for folder in (path, path / "model"):
-        ended = processes.call("export_model", *outputs("export_model", whole, folder))
+        ended = processes.call(
+            "export_model", *processes.outputs("export_model", whole, folder)
+        )
         ended.assert_refused(f"--export_dir={folder}")
     assert path.read_text() == "mine"
 
@@ -179,5 +167,5 @@ def test_a_read_only_file_system_is_refused(script, whole, mount):
     if script == "train":
         flags = teacher_flags(run.data, folder / "new")
     else:
-        flags = outputs(script, run, folder / "out")
+        flags = processes.outputs(script, run, folder / "out")
     processes.call(script, *flags).assert_refused(processes.REFUSED)
