@@ -42,7 +42,7 @@ def test_means_cover_the_steps_that_were_not_skipped(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     log.check_writable()
     state = types.SimpleNamespace(unlogged=[])
-    action = actions.LogTraining(state, log, 4, 8, rate_at=lambda step: 0.5)
+    action = actions.LogTraining(state, log, 4, 8, rate=lambda: 0.5)
     assert action.steps_until_next(6) == 2
     action.after_steps(place(2), chunk(1.0, count=2, taken=2))
     state.unlogged = json.loads(json.dumps(state.unlogged))  # A stop, and on again.
@@ -59,7 +59,7 @@ def test_the_speed_counts_no_padding(tmp_path):
     log = actions.MetricsLog(str(tmp_path))
     log.check_writable()
     state = types.SimpleNamespace(unlogged=[])
-    action = actions.LogTraining(state, log, 2, 8, lambda step: 0.5, padding=5)
+    action = actions.LogTraining(state, log, 2, 8, lambda: 0.5, padding=5)
     for step, count in ((2, 2), (3, 1)):
         action.after_steps(place(step, batch=7 + step), chunk(1.0, count=count))
     speeds = [

@@ -231,7 +231,7 @@ class LogTraining(loop.Action):
         log: the log; lines that a resumed run will repeat are dropped from it.
         every: steps between two lines; an epoch ends with a line, too.
         batch_size: videos per step.
-        rate_at: number of finished steps → learning rate of the last one.
+        rate: () → learning rate of the last step that changed the weights.
         padding: rows without a video in the last step of an epoch.
     """
 
@@ -241,14 +241,14 @@ class LogTraining(loop.Action):
         log: MetricsLog,
         every: int,
         batch_size: int,
-        rate_at: Callable,
+        rate: Callable[[], float],
         padding: int = 0,
     ):
         self.state = state
         self.log = log
         self.every = every
         self.batch_size = batch_size
-        self.rate_at = rate_at
+        self.rate = rate
         self.padding = padding
 
     def start(self, loop: loop.Loop) -> None:
@@ -283,7 +283,7 @@ class LogTraining(loop.Action):
         role = list(means)[-1].split("/")[0]
         titles = {f"{role}/{name}": title for name, title in _STARTER_NAMES.items()}
         once = {
-            "learning_rate": self.rate_at(loop.step),
+            "learning_rate": self.rate(),
             "global_step/Examples/Second": speed,
             **{titles.get(name, name): value for name, value in means.items()},
         }

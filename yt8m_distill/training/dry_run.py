@@ -36,7 +36,7 @@ def build_phases(plan: list[roles.Phase], run: settings.RunSettings) -> None:
     training = run.training
     if training.unlabeled_data_pattern:
         pipeline.num_unlabeled_rows(training.batch_size, training.unlabeled_fraction)
-        if not any(role.guides for phase in plan for role in phase.roles):
+        if not any(phase.is_guided for phase in plan):
             raise ValueError(
                 f"--unlabeled_data_pattern={training.unlabeled_data_pattern}: no "
                 f"network of --mode={run.distillation.mode} has a teacher, which alone "

@@ -424,7 +424,7 @@ class PhaseRunner:
                 self.log,
                 training.log_steps,
                 training.batch_size,
-                self._rate_at,
+                self._rate,
                 self.padding,
             ),
             *validate,
@@ -435,16 +435,11 @@ class PhaseRunner:
             stop,
         ]
 
-    def _rate_at(self, step: int) -> float:
-        """The learning rate of the last of `step` steps."""
-        return float(self.learning_rate(max(self._steps_taken(step) - 1, 0)))
-
-    def _steps_taken(self, step: int) -> int:
-        """The number of steps that changed the weights, which the schedule counts."""
-        if self.loop.loss_scale is None:
-            return step
+    def _rate(self) -> float:
+        """The learning rate of the last step that changed the weights."""
         (learner, *_) = self.step.learners.values()
-        return int(learner.optimizer.iterations.numpy())
+        taken = int(learner.optimizer.iterations.numpy())
+        return float(self.learning_rate(max(taken - 1, 0)))
 
     def _evaluate(self, role: roles.Role, watched: Callable) -> dict:
         """Metrics of a role on the validation videos.
