@@ -463,26 +463,6 @@ def snapshot(folder) -> dict[str, bytes]:
     }
 
 
-@dataclasses.dataclass
-class FakeEvaluator:
-    """An Evaluator whose GAPs are given."""
-
-    gaps: list[float]
-
-    def evaluate(self, dataset, num_skipped=0):
-        """The next GAP; all other metrics are 0."""
-        numbers = dict.fromkeys(
-            ["hit_at_one", "perr", "map", "map_all_classes", "loss", "num_videos"], 0.0
-        )
-        gap = self.gaps.pop(0)
-
-        class Result:
-            def to_dict(self):
-                return {**numbers, "gap": gap, "videos_per_second": 1.0}
-
-        return Result()
-
-
 def copy_without(run, train_dir: pathlib.Path, phase: str):
     """A copy of a finished run in which a phase, and what follows, never began."""
     shutil.copytree(run.training.train_dir, train_dir)

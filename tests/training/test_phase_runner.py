@@ -1,20 +1,18 @@
 """A phase: stops and going on, the best network, what it writes."""
 
+import functools
 import json
 import os
 import pathlib
 import signal
+import types
 
 import numpy as np
 import pytest
 
 from tests import training_helpers as helpers
 from yt8m_distill.evaluation import evaluator
-from yt8m_distill.training import (
-    checkpoints,
-    interruption,
-    manifest,
-)
+from yt8m_distill.training import checkpoints, interruption, manifest
 
 once = pytest.mark.once
 
@@ -128,7 +126,14 @@ def test_max_steps_ends_a_phase_within_an_epoch_that_more_of_them_continue(
 
 
 def fake_gaps(monkeypatch, gaps: list[float]) -> None:
-    fake = helpers.FakeEvaluator(list(gaps))
+    """Evaluations have these GAPs, one after the other, and 0 for all else."""
+    names = ("hit_at_one", "perr", "map", "map_all_classes", "loss", "num_videos")
+    results = ({**dict.fromkeys(names, 0.0), "gap": gap} for gap in gaps)
+
+    def evaluate(dataset, num_skipped):
+        return types.SimpleNamespace(to_dict=functools.partial(next, results))
+
+    fake = types.SimpleNamespace(evaluate=evaluate)
     monkeypatch.setattr(evaluator, "Evaluator", lambda *args: fake)
 
 

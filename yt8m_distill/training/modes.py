@@ -388,11 +388,11 @@ def networks(run: settings.RunSettings) -> dict[str, Role]:
     return _described(run)[0]
 
 
-def views_of(run: settings.RunSettings, names, training: bool = False) -> dict:
-    """The views that the networks of these names read."""
+def views_of(run: settings.RunSettings, names) -> dict[str, pipeline.ViewSpec]:
+    """The views that the networks of these names read in an evaluation."""
     found, views = _described(run)
-    wanted = {found[name].view for name in names}
-    return Phase("", (), views, 0).view_specs(wanted, training)
+    read = (found[name].view for name in names)
+    return {view: views[view].evaluation for view in read}
 
 
 # Settings that a phase without a student, or without a guide, does not see.
@@ -410,7 +410,8 @@ def _settings_of(
     """The settings that a phase of these roles depends on, name → value."""
     names = {role.name for role in roles}
     guided = any(role.guides or role.start for role in roles)
-    left_out = set(manifest.CHANGEABLE)
+    # What ends a phase has one name in all of them, `epochs`.
+    left_out = {*manifest.CHANGEABLE, "num_epochs", "student_epochs", "finetune_epochs"}
     if names == {TEACHER}:
         left_out |= _STUDENT_ONLY | _GUIDED_ONLY
     if names == {STUDENT} and not guided:
@@ -419,9 +420,6 @@ def _settings_of(
     if all(role.guides for role in roles if not role.frozen):
         left_out.add("label_loss")
     values = {k: v for k, v in run.to_dict().items() if k not in left_out}
-    # What ends it, under one name in all phases.
-    for name in ("num_epochs", "student_epochs", "finetune_epochs"):
-        values.pop(name, None)
     values["epochs"] = epochs
     if any(role.start and not role.frozen for role in roles):
         # What it continues from: serial and parallel mode have their own.
