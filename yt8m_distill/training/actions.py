@@ -398,9 +398,9 @@ class KeepBest(loop.Action):
         notes = self.state.read_notes()
         for role in self.roles:
             noted = notes.get(role.name, {}).get("best")
-            best = self._settle(role, noted, loop) if self.state.writes else None
+            lost = self.state.writes and self._settle(role, noted, loop) is None
             # The others learn of it from the chief, or they would stop at other epochs.
-            lost = self.largest(int(self.state.writes and best is None))
+            lost = self.largest(int(lost))
             if not noted:
                 continue
             if lost and loop.epoch >= loop.epochs:
@@ -409,8 +409,7 @@ class KeepBest(loop.Action):
                     "epochs are done: put it back, or begin anew with "
                     "--start_new_model."
                 )
-            if not lost and not self.state.writes:
-                best = checkpoints.settled(self.folder_of(role))
+            best = None if lost else checkpoints.settled(self.folder_of(role))
             notes[role.name]["best"] = best
         self.state.write_notes(notes)
 
