@@ -57,12 +57,7 @@ class MetricsLog:
         manifest.keep_json_lines(self._lines_path, lambda line: True)
 
     def go_back_to(self, step: int, epoch: int) -> None:
-        """Drops the lines that a resumed run will write again.
-
-        Args:
-            step: the step of the restored state.
-            epoch: the number of epochs finished then.
-        """
+        """Drops the lines that a run resumed at these counters will write again."""
         if self.writes:
             manifest.keep_json_lines(
                 self._lines_path,

@@ -181,10 +181,7 @@ def propose_best(folder: str, role: str, network, info: dict) -> None:
 
     In between, the state that refers to it is saved. So a process may be killed at any
     time: the best network always is the one that the last saved state refers to.
-
-    Args:
-        folder: see best_folder.
-        info: `epoch`, `step` and metrics.
+    The `info` has `epoch`, `step` and metrics.
     """
     tf.io.gfile.makedirs(folder)
     _check_finite({role: network}, info["step"], folder)
@@ -327,7 +324,6 @@ class State:
     Args:
         folder: of the phase.
         objects: name → trackable: networks and optimizers.
-        max_to_keep: number of checkpoints to keep.
         writes: False in all processes but the chief. All have the same complete state,
             so the chief alone saves it.
     """

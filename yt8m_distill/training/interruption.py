@@ -48,11 +48,10 @@ def _handled(handler: Callable) -> Iterator[None]:
 def raised(how_to_go_on: str) -> Iterator[None]:
     """Makes SIGTERM and SIGINT raise Interrupted; a second signal ends the process.
 
+    The message ends with `how_to_go_on`.
+
     The exception lets unfinished files be removed. Native code, such as that of an
     import, may put another in its place, so any error after a signal is Interrupted.
-
-    Args:
-        how_to_go_on: the end of the message.
     """
     stops: list[Interrupted] = []
 

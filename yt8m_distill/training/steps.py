@@ -332,12 +332,7 @@ class TrainStep:
         return [hit_at_one, perr, gap / replicas]
 
     def apply(self, gradients: dict[str, list], step: tf.Tensor) -> None:
-        """Updates the variables of every learner; runs in a replica.
-
-        Args:
-            gradients: of `compute`.
-            step: int64 scalar, the number of steps before this one.
-        """
+        """Updates every learner with the gradients of `compute`; runs in a replica."""
         for name, values in gradients.items():
             learner = self.learners[name]
             optimizers.apply_summed(learner.optimizer, values, learner.variables)

@@ -129,11 +129,7 @@ def restored(guide: dict[str, tf.Tensor], num_classes: int) -> structures.Output
 
 
 class TeacherCache:
-    """The parts of one teacher's cache.
-
-    Args:
-        directory: `--teacher_cache`.
-        key: see `describe`.
+    """The parts of one teacher's cache, in a folder for its key (see `describe`).
 
     Raises:
         ValueError: if a part is damaged, or an id occurs twice.

@@ -34,14 +34,10 @@ class TrainedNetwork:
     Attributes:
         networks: contains the role's network and its context's alone, or a
             mean.MeanNetworks.
-        role: its name.
         run: the settings of its training, with this script's --video_id_key.
-        plan: the run's phases and networks.
         views: name → pipeline.ViewSpec of the view that it reads, and of those that
             its context and other networks of a mean read.
         view_name: name of its own.
-        strategy: the devices.
-        train_dir: of its run.
         found: the checkpoint of its variables.
         names: class index → name, from the run's vocabulary; may be empty.
     """
