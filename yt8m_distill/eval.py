@@ -23,77 +23,115 @@ from yt8m_distill import flag_groups, settings, vocabulary
 _LOG = logging.getLogger("yt8m_distill.eval")
 
 
-def evaluate_once(
-    judge, trained, checkpoint, evaluation, reading, log, names, predictions_file
-) -> None:
-    """Evaluates the loaded checkpoint and writes the results.
+class Evaluation:
+    """The evaluation of a network on some shards, for any number of its checkpoints.
 
-    The CSV of `predictions_file`, if any, is complete before the metrics are written.
+    Args:
+        trained: the network; its weights are those of the checkpoint at hand.
+        checkpoint, evaluation, reading: the settings of the program.
     """
-    from yt8m_distill.evaluation import per_class
-    from yt8m_distill.serving import skips
-    from yt8m_distill.training import actions
 
-    pattern = evaluation.eval_data_pattern
-    shards = trained.open_shards(pattern, reading, "eval_data_pattern")
-    skipped = shards.skipped()
-    dataset = trained.dataset(shards, checkpoint.batch_size)
-    with predictions_file or contextlib.nullcontext() as writer:
-        result = judge.evaluate(
-            dataset,
-            progress=sys.stderr.isatty(),
-            writer=writer,
-            num_skipped=len(skipped.bad),
+    def __init__(self, trained, checkpoint, evaluation, reading):
+        from yt8m_distill.evaluation import evaluator
+        from yt8m_distill.training import actions
+
+        self.trained, self.checkpoint = trained, checkpoint
+        self.evaluation, self.reading = evaluation, reading
+        self.names = trained.class_names(evaluation.vocabulary)
+        self.log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
+        self.log.check_writable()
+        self.judge = evaluator.build(  # Once: its graph serves every checkpoint.
+            trained.runner,
+            trained.run.data,
+            checkpoint.top_k,
+            evaluation.segment_max_pred,
         )
-    if evaluation.output_file:
-        skips.write_list(evaluation.output_file, skipped)
-        _LOG.info("The predictions are in %s.", evaluation.output_file)
-    for reason in skipped.lines():
-        _LOG.warning("%s", reason)
-    if not result.class_positives.any():
-        what = f"{result.num_unlabeled} videos has a label"
-        if evaluation.segment_labels:
-            what = f"{result.metrics.num_segments} segments has a class that is present"
-        raise ValueError(
-            f"--eval_data_pattern={pattern}: none of the {what}, so the predictions "
-            "cannot be evaluated."
+
+    def run(self, predictions_file=None) -> None:
+        """Evaluates the weights at hand, and writes and prints the results.
+
+        The CSV of `predictions_file`, if any, is complete before the metrics are
+        written.
+        """
+        from yt8m_distill.evaluation import per_class
+        from yt8m_distill.serving import skips
+
+        trained, pattern = self.trained, self.evaluation.eval_data_pattern
+        shards = trained.open_shards(pattern, self.reading, "eval_data_pattern")
+        skipped = shards.skipped()
+        dataset = trained.dataset(shards, self.checkpoint.batch_size)
+        with predictions_file or contextlib.nullcontext() as writer:
+            result = self.judge.evaluate(
+                dataset,
+                progress=sys.stderr.isatty(),
+                writer=writer,
+                num_skipped=len(skipped.bad),
+            )
+        if self.evaluation.output_file:
+            skips.write_list(self.evaluation.output_file, skipped)
+            _LOG.info("The predictions are in %s.", self.evaluation.output_file)
+        for reason in skipped.lines():
+            _LOG.warning("%s", reason)
+        if not result.class_positives.any():
+            what = f"{result.num_unlabeled} videos has a label"
+            if self.evaluation.segment_labels:
+                count = result.metrics.num_segments
+                what = f"{count} segments has a class that is present"
+            raise ValueError(
+                f"--eval_data_pattern={pattern}: none of the {what}, so the "
+                "predictions cannot be evaluated."
+            )
+        of_classes = result.class_precisions, result.class_positives, self.names
+        path = self.evaluation.per_class_file
+        if path:
+            per_class.write(path, *of_classes)
+        numbers = result.to_dict()
+        self._log(numbers, skipped)
+        self._print(numbers)
+        if self.names or path:
+            print(*per_class.best_and_worst(*of_classes), sep="\n", flush=True)
+
+    def _log(self, numbers: dict, skipped) -> None:
+        """Writes to metrics.jsonl and for TensorBoard."""
+        from yt8m_distill.training import actions
+
+        trained, given = self.trained, self.evaluation
+        line = {
+            "network": trained.role,
+            "checkpoint": trained.found.prefix,
+            "eval_data_pattern": given.eval_data_pattern,
+            "asked": self.checkpoint.asked,
+            "segment_labels": given.segment_labels,
+            "mean_with": given.mean_with,
+            "mean_weight": given.mean_weight if given.mean_with else 0.0,
+            **numbers,
+        }
+        if skipped.bad:
+            line["skipped"] = skipped.to_dict()["reasons"]
+        self.log.line("evaluation", trained.found.step, line)
+        # A curve per folder: of each network, and of what else is asked.
+        is_as_trained = self.checkpoint.student_k == trained.run.sampling.largest_k
+        asked = "" if is_as_trained else self.checkpoint.asked
+        words = asked.removeprefix("--").replace("=", "_")
+        names = [trained.role, words, "mean" * bool(given.mean_with)]
+        self.log.scalars(
+            actions.evaluation_scalars(numbers),
+            max(trained.found.step, 0),
+            subfolder="_".join(filter(None, names)),
         )
-    of_classes = result.class_precisions, result.class_positives, names
-    if evaluation.per_class_file:
-        per_class.write(evaluation.per_class_file, *of_classes)
-    numbers = result.to_dict()
-    found = trained.found
-    line = {
-        "network": trained.role,
-        "checkpoint": found.prefix,
-        "eval_data_pattern": pattern,
-        "asked": checkpoint.asked,
-        "segment_labels": evaluation.segment_labels,
-        "mean_with": evaluation.mean_with,
-        "mean_weight": evaluation.mean_weight if evaluation.mean_with else 0.0,
-        **numbers,
-    }
-    if skipped.bad:
-        line["skipped"] = skipped.to_dict()["reasons"]
-    log.line("evaluation", found.step, line)
-    # TensorBoard draws a curve per folder: of each network, and of what else is asked.
-    is_as_trained = checkpoint.student_k == trained.run.sampling.largest_k
-    asked = "" if is_as_trained else checkpoint.asked
-    words = asked.removeprefix("--").replace("=", "_")
-    names_of = [trained.role, words, "mean" * bool(evaluation.mean_with)]
-    folder = "_".join(filter(None, names_of))
-    scalars = actions.evaluation_scalars(numbers)
-    log.scalars(scalars, max(found.step, 0), subfolder=folder)
-    log.flush()
-    prefix = f"step {found.step} | {trained.role}"
-    if evaluation.mean_with:
-        prefix += f" | --mean_with={evaluation.mean_with}"
-    print(actions.evaluation_line(prefix, numbers), flush=True)
-    for name in ("frames_histogram", "stopped_at") if result.exits else ():
-        counts = ", ".join(f"{k}: {count}" for k, count in numbers[name].items())
-        print(f"{name.replace('_', ' ').capitalize()} | {counts}", flush=True)
-    if names or evaluation.per_class_file:
-        print(*per_class.best_and_worst(*of_classes), sep="\n", flush=True)
+        self.log.flush()
+
+    def _print(self, numbers: dict) -> None:
+        from yt8m_distill.training import actions
+
+        prefix = f"step {self.trained.found.step} | {self.trained.role}"
+        if self.evaluation.mean_with:
+            prefix += f" | --mean_with={self.evaluation.mean_with}"
+        print(actions.evaluation_line(prefix, numbers), flush=True)
+        for name in ("frames_histogram", "stopped_at"):
+            if name in numbers:  # With early exit.
+                counts = ", ".join(f"{k}: {n}" for k, n in numbers[name].items())
+                print(f"{name.replace('_', ' ').capitalize()} | {counts}", flush=True)
 
 
 def main(
@@ -111,9 +149,8 @@ def main(
     vocabulary.read(evaluation.vocabulary)
     flag_groups.load_tensorflow()  # Only once the flags are right.
     from yt8m_distill import file_patterns, files
-    from yt8m_distill.evaluation import evaluator
     from yt8m_distill.serving import predictions
-    from yt8m_distill.training import actions, checkpoints
+    from yt8m_distill.training import checkpoints
     from yt8m_distill.training import trained as trained_networks
 
     inputs = file_patterns.expand(evaluation.eval_data_pattern, "eval_data_pattern")
@@ -136,19 +173,9 @@ def main(
     )
     if evaluation.mean_with:
         trained.mean_with(checkpoint, evaluation.mean_with, evaluation.mean_weight)
-    names = trained.class_names(evaluation.vocabulary)
-    log = actions.MetricsLog(os.path.join(checkpoint.train_dir, "eval"))
-    log.check_writable()
-    judge = evaluator.build(  # Once: its graph serves every checkpoint.
-        trained.runner,
-        trained.run.data,
-        checkpoint.top_k,
-        evaluation.segment_max_pred,
-    )
-    asked = checkpoint, evaluation, reading
-    given = judge, trained, *asked, log, names, predictions_file
+    job = Evaluation(trained, checkpoint, evaluation, reading)
     if evaluation.run_once:
-        evaluate_once(*given)
+        job.run(predictions_file)
         return
     _LOG.info("Waiting for checkpoints in %s.", checkpoint.train_dir)
     seen = None
@@ -163,7 +190,7 @@ def main(
             except ValueError as error:  # Training has just replaced it.
                 _LOG.warning("%s", error)
                 continue
-            evaluate_once(*given)
+            job.run()
         time.sleep(evaluation.eval_interval_secs)
 
 

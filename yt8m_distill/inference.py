@@ -117,6 +117,23 @@ def main(
     skips.write_list(output_file, skipped)
     if names:
         predictions.write_names(output_file, names)
+    _report(output_file, skipped, hashes)
+    mean_with = inference.mean_with and f", and --mean_with={inference.mean_with}"
+    _LOG.info(
+        "%s in %s, by the %s of %s%s.",
+        settings.counted(sum(map(len, hashes)), "video"),
+        output_file,
+        trained.role,
+        trained.found.prefix,
+        mean_with,
+    )
+
+
+def _report(output_file: str, skipped, hashes: list) -> None:
+    """Warns of videos that the CSV lacks, or has more than once."""
+    from yt8m_distill.evaluation import evaluator
+    from yt8m_distill.serving import skips
+
     for reason in skipped.lines():
         _LOG.warning("%s", reason)
     if skipped.bad:
@@ -129,15 +146,6 @@ def main(
             "Ids of an earlier video, which the CSV repeats: %s.",
             settings.counted(repeated, "video"),
         )
-    mean_with = inference.mean_with and f", and --mean_with={inference.mean_with}"
-    _LOG.info(
-        "%s in %s, by the %s of %s%s.",
-        settings.counted(sum(map(len, hashes)), "video"),
-        output_file,
-        trained.role,
-        trained.found.prefix,
-        mean_with,
-    )
 
 
 run = flag_groups.script(
