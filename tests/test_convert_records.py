@@ -1,5 +1,7 @@
 """Records of other writers become the native records of the same videos."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from tests import record_helpers, script_helpers
 from yt8m_distill import convert_records
 from yt8m_distill.data import faults, layouts, records
+from yt8m_distill.serving import exported
 
 FEATURES = "rgb=RGB/feature/floats,audio=audio"
 LAYOUT = layouts.Layout(convert_records.parse_features(FEATURES))
@@ -202,6 +205,32 @@ def test_input_without_records_and_flags_of_other_input_are_refused(tmp_path):
         line = script_helpers.refuse(*given, f"--input_data_pattern={numbers}", *flags)
         assert line.startswith(f"--model={model}") and named in line
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["records", "arrays"])
+@pytest.mark.parametrize(
+    ("widths", "named"),
+    [({"rgb": 4, "speech": 2}, "speech"), ({"rgb": 5}, "rgb is 5 wide")],
+)
+def test_a_network_of_other_features_is_refused_before_writing(
+    tmp_path, monkeypatch, kind, widths, named
+):
+    path = tmp_path / {"records": "in.tfrecord", "arrays": "v.npy"}[kind]
+    if kind == "records":
+        record_helpers.write_shard(path, [foreign()])
+    else:
+        np.save(path, FRAMES)
+    opened = types.SimpleNamespace(widths=widths)
+    monkeypatch.setattr(exported, "ExportedNetwork", lambda folder: opened)
+    line = script_helpers.refuse(
+        "convert_records",
+        f"--input_data_pattern={path}",
+        f"--output_dir={tmp_path}/native",
+        f"--features=rgb{'=RGB/feature/floats' * (kind == 'records')}",
+        "--model=m",
+    )
+    assert line.startswith("--model") and named in line
+    assert not (tmp_path / "native").exists()
 
 
 def test_a_file_that_is_no_record_at_all_is_named(tmp_path):

@@ -368,6 +368,7 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
         )
     folder, names = request.output_dir, vocabulary.read(request.vocabulary)
     labels = label_files.read(request.labels, names)
+    _check_model(network, request, originals(paths, layout, labels))
     ranges = layout.ranges or arrays.ranges_of(paths, layout.sources)
     layout = layout._replace(ranges=ranges)
     with rewriting.output_folder(folder):
@@ -380,6 +381,24 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
     pattern = f"--data_pattern={folder}/*.tfrecord"
     videos = originals(paths, layout, labels)
     _report(request, done, [pattern, *more], network, videos, layout)
+
+
+def _check_model(network, request: Request, videos) -> None:
+    """Raises ValueError, before anything is written, for a network of other features.
+
+    The widths are those of the first video.
+    """
+    if not network:
+        return
+    made = {source.name for source in parse_features(request.features)}
+    lacking = sorted(network.widths.keys() - made)
+    if lacking:
+        raise ValueError(
+            f"--model={request.model} reads {', '.join(lacking)}, which is not among "
+            f"--features={request.features}."
+        )
+    for video in itertools.islice(videos, 1):
+        quantization.check_widths(network, video)
 
 
 def _report(
@@ -443,6 +462,7 @@ def main(request: Request) -> None:
     if is_arrays:
         _convert_arrays(request, paths, layout, network)
         return
+    _check_model(network, request, originals(paths, layout, None))
     skip = request.bad_records == "skip"
     done = convert(paths, request.output_dir, layout, skip, request.overwrite)
     pattern = f"--data_pattern={request.output_dir}/*"

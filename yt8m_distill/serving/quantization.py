@@ -81,16 +81,22 @@ def cost(
     return Cost(len(lists), of_bytes, of_numbers, difference)
 
 
+def check_widths(network: exported.ExportedNetwork, video: Original) -> None:
+    """Raises ValueError for a feature of another width than the network reads."""
+    for name, width in network.widths.items():
+        if name in video.frames and video.frames[name].shape[1] != width:
+            raise ValueError(
+                f"--model: its {name} is {width} wide, that of {video.video_id} "
+                f"{video.frames[name].shape[1]}."
+            )
+
+
 def _both(network: exported.ExportedNetwork, video: Original, ranges: Ranges):
     """The features side by side, [T, D] float32, before and after quantization."""
     before, after = [], []
-    for name, width in network.widths.items():
+    check_widths(network, video)
+    for name in network.widths:
         numbers, low_high = video.frames[name], ranges[name]
-        if numbers.shape[1] != width:
-            raise ValueError(
-                f"--model: its {name} is {width} wide, that of {video.video_id} "
-                f"{numbers.shape[1]}."
-            )
         stored = numbers
         if numbers.dtype != np.uint8:
             stored = records.quantize(numbers, *low_high)
