@@ -183,15 +183,20 @@ def convert(
         for path in tqdm.tqdm(paths, unit="shard", disable=None):
             target = os.path.join(folder, os.path.basename(path))
             with faults.named([path], target):
-                if not overwrite and tf.io.gfile.exists(target):
-                    expected = _native_records(path, layout, skip, Converted())
-                    if rewriting.is_written(target, expected, layouts.count(path)):
-                        done.existing += 1
-                        continue
-                with rewriting.writing(target) as writer:
-                    for native in _native_records(path, layout, skip, done):
-                        writer.write(native)
+                _convert_shard(path, target, layout, skip, overwrite, done)
     return done
+
+
+def _convert_shard(path, target, layout, skip, overwrite, done: Converted) -> None:
+    """Converts a shard, unless `target` has its records; `done` counts them."""
+    if not overwrite and tf.io.gfile.exists(target):
+        expected = _native_records(path, layout, skip, Converted())
+        if rewriting.is_written(target, expected, layouts.count(path)):
+            done.existing += 1
+            return
+    with rewriting.writing(target) as writer:
+        for native in _native_records(path, layout, skip, done):
+            writer.write(native)
 
 
 def _native_records(
@@ -368,7 +373,7 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
         )
     folder, names = request.output_dir, vocabulary.read(request.vocabulary)
     labels = label_files.read(request.labels, names)
-    _check_model(network, request, originals(paths, layout, labels))
+    _check_model(network, request, layout, originals(paths, layout, labels))
     ranges = layout.ranges or arrays.ranges_of(paths, layout.sources)
     layout = layout._replace(ranges=ranges)
     with rewriting.output_folder(folder):
@@ -383,14 +388,14 @@ def _convert_arrays(request: Request, paths, layout: layouts.Layout, network) ->
     _report(request, done, [pattern, *more], network, videos, layout)
 
 
-def _check_model(network, request: Request, videos) -> None:
+def _check_model(network, request: Request, layout, videos) -> None:
     """Raises ValueError, before anything is written, for a network of other features.
 
     The widths are those of the first video.
     """
     if not network:
         return
-    made = {source.name for source in parse_features(request.features)}
+    made = {source.name for source in layout.sources}
     lacking = sorted(network.widths.keys() - made)
     if lacking:
         raise ValueError(
@@ -462,7 +467,7 @@ def main(request: Request) -> None:
     if is_arrays:
         _convert_arrays(request, paths, layout, network)
         return
-    _check_model(network, request, originals(paths, layout, None))
+    _check_model(network, request, layout, originals(paths, layout, None))
     skip = request.bad_records == "skip"
     done = convert(paths, request.output_dir, layout, skip, request.overwrite)
     pattern = f"--data_pattern={request.output_dir}/*"

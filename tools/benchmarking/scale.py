@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from tools.benchmarking import results, shards
 from yt8m_distill import settings
-from yt8m_distill.data import shards as shards_module
+from yt8m_distill.data import shards as data_shards
 
 NUM_SHARDS, NUM_VIDEOS = 3844, 5_600_000
 DATA = settings.DataSettings(
@@ -203,7 +203,7 @@ class _Scale:
     def held(self) -> dict[str, int]:
         """Bytes of the index in memory, and of the order of the videos."""
         reading = settings.ReadingSettings(index_dir=str(self.index))
-        opened = shards_module.open_shards(self.pattern, DATA, reading)
+        opened = data_shards.open_shards(self.pattern, DATA, reading)
         columns = vars(opened.table).values()
         arrays = sum(x.nbytes for x in columns if isinstance(x, np.ndarray))
         ids = sum(len(x) for x in columns if isinstance(x, bytes))

@@ -111,14 +111,17 @@ def follow_lengths(path: str) -> tuple[int | None, str]:
         if problem:
             return count, f"{place(path, count)}: {unread(end, problem)}"
         return (None if problem is None else count), ""
-    headers = list(_headers(path))
-    if not headers or _end_of(*headers[-1]) == os.path.getsize(path):
-        return len(headers), ""
+    count = end = 0
+    for begin, header in _headers(path):
+        count, end = count + 1, _end_of(begin, header)
+    if end == os.path.getsize(path):
+        return count, ""
     # After a wrong length, other bytes are misread as lengths, so the first one counts.
+    headers = list(_headers(path))
     broken = (n for n, (_, head) in enumerate(headers) if header_length(head) is None)
     number = next(broken, len(headers) - 1)
     detail, _ = damaged(path, headers[number][0])
-    return len(headers), f"{place(path, number)}: {detail}"
+    return count, f"{place(path, number)}: {detail}"
 
 
 def _headers(path: str) -> Iterator[tuple[int, bytes]]:
